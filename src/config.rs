@@ -1,0 +1,450 @@
+//! The pipeline file as written: TOML sections, defaults and overrides.
+//!
+//! Comes in: the file's text and `--set` overrides. Goes out: a [`PipelineFile`], which
+//! [`crate::plan::Plan::check`] turns into something that can be run.
+//!
+//! - An unknown key is an error that names the nearest known one.
+//! - `model.path` and a `model.labels` file are relative to the pipeline file's folder; URIs of
+//!   data, and every path given on the command line, are relative to the current folder.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::ConfigError;
+
+/// A pipeline file, section by section.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PipelineFile {
+    /// What the operator calls the job; part of `run_id`.
+    pub name: String,
+    #[serde(default)]
+    pub input: InputSection,
+    pub preprocess: PreprocessSection,
+    pub model: ModelSection,
+    #[serde(default)]
+    pub engine: EngineSection,
+    #[serde(default)]
+    pub output: OutputSection,
+}
+
+/// `[input]`: what to score.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct InputSection {
+    /// One URI or a list: object, folder (prefix) or glob.
+    pub uri: OneOrMany,
+    pub format: InputFormat,
+    /// TFRecord feature or Parquet column with the encoded image. Without it `image/encoded` in
+    /// TFRecord, and in Parquet `image`, else the only binary or image-struct column.
+    pub image_key: Option<String>,
+    /// TFRecord feature or Parquet column with the image's id.
+    pub id_key: Option<String>,
+    /// Loose images cut into one virtual shard, and so into one predictions part.
+    pub files_per_shard: usize,
+    /// Shards read ahead of the one being decoded.
+    pub look_ahead: usize,
+    /// Longest encoded image, bytes; a longer one becomes a `too_large` row.
+    pub max_image_bytes: u64,
+}
+
+impl Default for InputSection {
+    fn default() -> Self {
+        Self {
+            uri: OneOrMany::Many(Vec::new()),
+            format: InputFormat::Auto,
+            image_key: None,
+            id_key: None,
+            files_per_shard: 1000,
+            look_ahead: 2,
+            max_image_bytes: 32 << 20,
+        }
+    }
+}
+
+/// A string or a list of strings.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl OneOrMany {
+    pub fn into_vec(self) -> Vec<String> {
+        match self {
+            Self::One(one) => vec![one],
+            Self::Many(many) => many,
+        }
+    }
+}
+
+/// `input.format`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum InputFormat {
+    /// By the object's name, then by its first bytes.
+    Auto,
+    Tfrecord,
+    Webdataset,
+    Parquet,
+    /// Loose images below a prefix or matching a glob.
+    Files,
+    /// A list of images: one URI a line, or JSONL with `uri` and optionally `id`.
+    Manifest,
+}
+
+/// `[preprocess]`: from encoded bytes to the model's input tensor.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PreprocessSection {
+    pub resize: Resize,
+    /// Centred crop after the resize.
+    #[serde(default)]
+    pub crop: Option<Size>,
+    #[serde(default)]
+    pub color: Color,
+    /// `(pixel * scale - mean) / std`, per channel in tensor order.
+    #[serde(default = "one")]
+    pub scale: f32,
+    #[serde(default)]
+    pub mean: [f32; 3],
+    #[serde(default = "ones")]
+    pub std: [f32; 3],
+    #[serde(default)]
+    pub layout: Layout,
+    #[serde(default)]
+    pub orientation: Orientation,
+    /// Colour that alpha is composited over, and that letterbox bars have; without it alpha is
+    /// dropped and bars are black.
+    #[serde(default)]
+    pub background: Option<[u8; 3]>,
+    /// Decode JPEGs at 1/2, 1/4 or 1/8 by DCT scaling when the target is at most that small.
+    #[serde(default)]
+    pub scaled_decode: bool,
+    /// Largest image, pixels; a larger one becomes a `too_large` row before it is decoded.
+    #[serde(default = "default_max_pixels")]
+    pub max_pixels: u64,
+    /// Decode threads; 0 is one for each core.
+    #[serde(default)]
+    pub threads: usize,
+}
+
+fn one() -> f32 {
+    1.0
+}
+
+fn ones() -> [f32; 3] {
+    [1.0; 3]
+}
+
+/// Larger than any camera's photo of today, and 400 MB once decoded to RGBA.
+fn default_max_pixels() -> u64 {
+    100_000_000
+}
+
+/// `preprocess.resize`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Resize {
+    pub width: u32,
+    pub height: u32,
+    #[serde(default)]
+    pub fit: Fit,
+    #[serde(default)]
+    pub filter: Filter,
+}
+
+/// How an image of another aspect ratio gets to the target size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Fit {
+    /// Exactly width × height, aspect ratio ignored.
+    #[default]
+    Stretch,
+    /// The smallest size that covers the target, then cut to it about the centre.
+    Cover,
+    /// The largest size that fits inside, centred on `background` (letterbox).
+    Contain,
+}
+
+/// Resampling filter, as Pillow names and defines it: antialiased, support grows with the scale.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Filter {
+    Nearest,
+    Box,
+    #[default]
+    Bilinear,
+    Bicubic,
+    Lanczos3,
+}
+
+/// Width and height in pixels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Size {
+    pub width: u32,
+    pub height: u32,
+}
+
+/// Channel order of the tensor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Color {
+    #[default]
+    Rgb,
+    Bgr,
+}
+
+/// Axis order of the tensor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Layout {
+    Nhwc,
+    #[default]
+    Nchw,
+}
+
+/// What is done with the EXIF orientation tag.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Orientation {
+    #[default]
+    Apply,
+    Ignore,
+}
+
+/// `[model]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelSection {
+    pub path: PathBuf,
+    /// Class names in output order: a list, or the path of a file with one a line.
+    #[serde(default)]
+    pub labels: Option<LabelsSection>,
+}
+
+/// `model.labels`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum LabelsSection {
+    File(PathBuf),
+    Inline(Vec<String>),
+}
+
+/// `[engine]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EngineSection {
+    pub kind: EngineKind,
+    pub provider: Provider,
+    /// Rows of every batch, the last one padded up to it.
+    pub batch_size: usize,
+    /// Compute threads of the CPU provider; 0 is one for each core.
+    pub threads: usize,
+}
+
+impl Default for EngineSection {
+    fn default() -> Self {
+        Self { kind: EngineKind::Onnxruntime, provider: Provider::Cpu, batch_size: 32, threads: 0 }
+    }
+}
+
+/// `engine.kind`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EngineKind {
+    Onnxruntime,
+}
+
+/// `engine.provider`: where ONNX Runtime runs the model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Provider {
+    Cpu,
+}
+
+/// `[output]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct OutputSection {
+    /// Folder or prefix that this run alone writes.
+    pub uri: String,
+    /// `all`, `topN` (best first) or `none`.
+    pub scores: String,
+    /// Share of rejected rows above which the run counts as failed.
+    pub max_error_rate: f64,
+    /// Shards that may end early, with an unknown number of records lost, before the run counts
+    /// as failed.
+    pub max_damaged_shards: u64,
+}
+
+impl Default for OutputSection {
+    fn default() -> Self {
+        Self { uri: String::new(), scores: "all".to_owned(), max_error_rate: 0.01, max_damaged_shards: 0 }
+    }
+}
+
+/// What the command line puts over the file.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Overrides {
+    /// Replaces `input.uri` when not empty.
+    pub inputs: Vec<String>,
+    pub output: Option<String>,
+    /// `section.key=value`, the value in TOML or a bare string.
+    pub set: Vec<String>,
+}
+
+impl PipelineFile {
+    /// Read `path`, apply `overrides`, and resolve model paths.
+    pub fn load(path: &Path, overrides: &Overrides) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let mut table: toml::Table = toml::from_str(&text)
+            .map_err(|source| ConfigError::Syntax { path: path.to_owned(), source: Box::new(source) })?;
+        let folder = path.parent().unwrap_or(Path::new(""));
+        resolve_model_paths(&mut table, folder);
+        for argument in &overrides.set {
+            apply_set(&mut table, argument)?;
+        }
+        let mut file = Self::from_table(table)?;
+        if !overrides.inputs.is_empty() {
+            file.input.uri = OneOrMany::Many(overrides.inputs.clone());
+        }
+        if let Some(uri) = &overrides.output {
+            file.output.uri.clone_from(uri);
+        }
+        Ok(file)
+    }
+
+    fn from_table(table: toml::Table) -> Result<Self, ConfigError> {
+        serde_path_to_error::deserialize(toml::Value::Table(table)).map_err(|error| {
+            let path = error.path().to_string();
+            explain(&path, error.inner().message())
+        })
+    }
+}
+
+/// Relative paths in the file start at the file's own folder, so that it travels with its model.
+fn resolve_model_paths(table: &mut toml::Table, folder: &Path) {
+    let Some(toml::Value::Table(model)) = table.get_mut("model") else { return };
+    for key in ["path", "labels"] {
+        if let Some(toml::Value::String(path)) = model.get_mut(key) {
+            *path = folder.join(&*path).to_string_lossy().into_owned();
+        }
+    }
+}
+
+/// Put one `section.key=value` into the table.
+fn apply_set(table: &mut toml::Table, argument: &str) -> Result<(), ConfigError> {
+    let invalid =
+        |message: &str| ConfigError::Set { argument: argument.to_owned(), message: message.to_owned() };
+    let (path, text) = argument.split_once('=').ok_or_else(|| invalid("expected section.key=value"))?;
+    let value = format!("value = {text}")
+        .parse::<toml::Table>()
+        .ok()
+        .and_then(|mut parsed| parsed.remove("value"))
+        .unwrap_or_else(|| toml::Value::String(text.to_owned()));
+    let mut keys: Vec<&str> = path.split('.').map(str::trim).collect();
+    let last = keys.pop().filter(|key| !key.is_empty()).ok_or_else(|| invalid("the key is empty"))?;
+    let mut section = table;
+    for key in keys {
+        let entry = section.entry(key).or_insert_with(|| toml::Value::Table(toml::Table::new()));
+        section = entry.as_table_mut().ok_or_else(|| invalid("the key leads through a plain value"))?;
+    }
+    section.insert(last.to_owned(), value);
+    Ok(())
+}
+
+/// Turn serde's words into ours: an unknown key is named with its nearest neighbour.
+fn explain(path: &str, message: &str) -> ConfigError {
+    let Some(rest) = message.strip_prefix("unknown field ") else {
+        let key = if path == "." { "pipeline file" } else { path };
+        return ConfigError::invalid(key, message.trim());
+    };
+    // serde lists the field, then every known one, each between backticks
+    let mut names = rest.split('`').skip(1).step_by(2);
+    let unknown = names.next().unwrap_or_default();
+    let nearest = names
+        .map(|known| (strsim::damerau_levenshtein(known, unknown), known))
+        .min()
+        .map(|(_, known)| known.to_owned());
+    let parent = path.strip_suffix(unknown).unwrap_or(path).trim_matches('.');
+    let key = if parent.is_empty() { unknown.to_owned() } else { format!("{parent}.{unknown}") };
+    ConfigError::UnknownKey { key, nearest }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMALL: &str = r#"
+        name = "t"
+        [input]
+        uri = "in/*.tar"
+        [preprocess]
+        resize = { width = 8, height = 8 }
+        [model]
+        path = "m.onnx"
+        labels = ["a", "b"]
+        [output]
+        uri = "out"
+    "#;
+
+    fn parse(text: &str) -> Result<PipelineFile, ConfigError> {
+        PipelineFile::from_table(text.parse().expect("test TOML"))
+    }
+
+    #[test]
+    fn a_small_file_gets_defaults() {
+        let file = parse(SMALL).expect("valid");
+        assert_eq!(file.engine.batch_size, 32);
+        assert_eq!(file.preprocess.std, [1.0; 3]);
+        assert_eq!(file.preprocess.resize.filter, Filter::Bilinear);
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_the_nearest_known_one() {
+        let cases = [
+            ("[engine]\nbatchsize = 3", "unknown key engine.batchsize, did you mean batch_size?"),
+            ("[ouput]\nuri = 'x'", "unknown key ouput, did you mean output?"),
+        ];
+        for (addition, expected) in cases {
+            let error = parse(&format!("{SMALL}\n{addition}")).expect_err("unknown key");
+            assert_eq!(error.to_string(), expected);
+        }
+        let nested = SMALL.replace("height = 8", "height = 8, filtr = 'box'");
+        assert_eq!(
+            parse(&nested).expect_err("unknown key").to_string(),
+            "unknown key preprocess.resize.filtr, did you mean filter?"
+        );
+    }
+
+    #[test]
+    fn a_wrong_type_names_its_key() {
+        let error = parse(&format!("{SMALL}\n[engine]\nbatch_size = 'many'")).expect_err("type");
+        assert!(error.to_string().starts_with("engine.batch_size: invalid type"), "{error}");
+    }
+
+    #[test]
+    fn set_overrides_nested_keys_as_toml_or_bare_strings() {
+        let mut table: toml::Table = SMALL.parse().expect("test TOML");
+        for argument in ["engine.batch_size=7", "preprocess.resize.fit=cover", "output.scores=top3"] {
+            apply_set(&mut table, argument).expect("valid override");
+        }
+        let file = PipelineFile::from_table(table).expect("valid");
+        assert_eq!(file.engine.batch_size, 7);
+        assert_eq!(file.preprocess.resize.fit, Fit::Cover);
+        assert_eq!(file.output.scores, "top3");
+    }
+
+    #[test]
+    fn a_malformed_set_is_refused() {
+        let mut table: toml::Table = SMALL.parse().expect("test TOML");
+        for argument in ["engine.batch_size", "=3", "name.x=3"] {
+            assert!(apply_set(&mut table, argument).is_err(), "{argument}");
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! Typed errors of the library: broken machinery and unusable plans, never bad records.
+//!
+//! - A record that cannot be scored is a [`crate::items::Rejected`] row, not an error.
+//! - Messages are lower case and name the thing and the limit.
+
+use std::path::PathBuf;
+
+/// Why a run could not be done.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error(transparent)]
+    Sink(#[from] SinkError),
+    #[error("the {stage} stage panicked: {message}")]
+    StagePanicked { stage: &'static str, message: String },
+}
+
+/// The pipeline file, or a flag that overrides it, cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("cannot read the pipeline file {path}: {source}")]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("{path} is not valid TOML: {source}")]
+    Syntax { path: PathBuf, source: Box<toml::de::Error> },
+    #[error("unknown key {key}{}", nearest.as_ref().map(|n| format!(", did you mean {n}?")).unwrap_or_default())]
+    UnknownKey { key: String, nearest: Option<String> },
+    #[error("{key}: {message}")]
+    Invalid { key: String, message: String },
+    #[error("--set {argument}: {message}")]
+    Set { argument: String, message: String },
+    #[error("cannot read the label file {path}: {source}")]
+    Labels { path: PathBuf, source: std::io::Error },
+}
+
+impl ConfigError {
+    pub(crate) fn invalid(key: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::Invalid { key: key.into(), message: message.into() }
+    }
+}
+
+/// An object store said no, or did not answer.
+#[derive(Debug, thiserror::Error)]
+#[error("{uri}: {source}")]
+pub struct StorageError {
+    pub uri: String,
+    pub source: object_store::Error,
+}
+
+impl StorageError {
+    /// Whether the object or its bucket is not there, as opposed to denied or unreachable.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self.source, object_store::Error::NotFound { .. })
+    }
+}
+
+/// Input could not be listed or read.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    #[error("input {uri}: {message}")]
+    Uri { uri: String, message: String },
+    #[error("input {uri} holds nothing to score: {message}")]
+    NoInput { uri: String, message: String },
+    #[error("cannot read input {0}")]
+    Storage(#[from] StorageError),
+}
+
+/// Why a shard reader stopped before the end of its shard.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The store failed: the run cannot go on, and nothing is known about the data.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The data itself is damaged from here on; an unknown number of records is lost.
+    #[error("{0}")]
+    Corrupt(String),
+}
+
+/// The model or the engine cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    #[error("{0}")]
+    RuntimeMissing(String),
+    #[error("cannot read the model {path}: {source}")]
+    ModelFile { path: PathBuf, source: std::io::Error },
+    #[error("cannot load the model {path}: {message}")]
+    Load { path: PathBuf, message: String },
+    #[error("the model {path} does not fit the pipeline: {message}")]
+    Mismatch { path: PathBuf, message: String },
+    #[error("inference failed on batch {batch_id}: {message}")]
+    Inference { batch_id: u64, message: String },
+}
+
+/// Output could not be written, or must not be.
+#[derive(Debug, thiserror::Error)]
+pub enum SinkError {
+    #[error("output {uri}: {message}")]
+    Uri { uri: String, message: String },
+    #[error("output {uri} already holds {what}; choose another output or remove it")]
+    Occupied { uri: String, what: String },
+    #[error("cannot write output {0}")]
+    Storage(#[from] StorageError),
+    #[error("cannot encode {part}: {source}")]
+    Encode { part: String, source: parquet::errors::ParquetError },
+}

@@ -1,0 +1,7 @@
+//! sluice: batch image scoring.
+#![deny(unsafe_code)]
+
+pub mod config;
+pub mod error;
+pub mod items;
+pub mod plan;

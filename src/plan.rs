@@ -1,0 +1,223 @@
+//! The pipeline as checked: everything that can fail without running has been tried.
+//!
+//! Comes in: a [`PipelineFile`]. Goes out: a [`Plan`], or the first thing wrong with it.
+//!
+//! - Sizes are positive, the crop fits inside the resize, `std` has no zero.
+//! - Labels are loaded; whether their number fits the model is the engine's check.
+//! - [`Plan::hash`] covers whatever changes predictions, and nothing else.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use crate::config::{EngineSection, Fit, InputSection, LabelsSection, PipelineFile, PreprocessSection, Size};
+use crate::error::ConfigError;
+
+/// A checked pipeline.
+#[derive(Debug, Clone, Serialize)]
+pub struct Plan {
+    pub name: String,
+    /// Input URIs, at least one, in the order given.
+    pub inputs: Vec<String>,
+    pub input: InputSection,
+    pub preprocess: PreprocessSection,
+    pub model: ModelPlan,
+    pub engine: EngineSection,
+    pub output: OutputPlan,
+}
+
+/// Where the model lies and what its outputs are called.
+#[derive(Debug, Clone, Serialize)]
+pub struct ModelPlan {
+    pub path: PathBuf,
+    /// Class names in output order.
+    pub labels: Option<Vec<String>>,
+}
+
+/// Where rows go and which of their scores.
+#[derive(Debug, Clone, Serialize)]
+pub struct OutputPlan {
+    pub uri: String,
+    pub scores: ScoresKept,
+    pub max_error_rate: f64,
+    pub max_damaged_shards: u64,
+}
+
+/// How many of a row's scores are kept in the `scores` list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ScoresKept {
+    /// Every score, in class order.
+    All,
+    /// The N best, best first, with their class indices.
+    Top(usize),
+    /// Only the top-1 columns.
+    None,
+}
+
+impl Plan {
+    /// Check `file` as far as it can be checked without opening the model or the input.
+    pub fn check(file: PipelineFile) -> Result<Self, ConfigError> {
+        let PipelineFile { name, input, preprocess, model, engine, output } = file;
+        if name.is_empty() {
+            return Err(ConfigError::invalid("name", "must not be empty"));
+        }
+        let inputs = input.uri.clone().into_vec();
+        if inputs.is_empty() || inputs.iter().any(String::is_empty) {
+            return Err(ConfigError::invalid(
+                "input.uri",
+                "names nothing to read; give it here or with --input",
+            ));
+        }
+        check_positive("input.files_per_shard", input.files_per_shard as u64)?;
+        check_positive("input.max_image_bytes", input.max_image_bytes)?;
+        check_positive("engine.batch_size", engine.batch_size as u64)?;
+        check_preprocess(&preprocess)?;
+        if output.uri.is_empty() {
+            return Err(ConfigError::invalid("output.uri", "is empty; give it here or with --output"));
+        }
+        if !(0.0..=1.0).contains(&output.max_error_rate) {
+            return Err(ConfigError::invalid("output.max_error_rate", "must lie between 0 and 1"));
+        }
+        let labels = model.labels.map(load_labels).transpose()?;
+        Ok(Self {
+            name,
+            inputs,
+            input,
+            preprocess,
+            model: ModelPlan { path: model.path, labels },
+            engine,
+            output: OutputPlan {
+                uri: output.uri,
+                scores: parse_scores(&output.scores)?,
+                max_error_rate: output.max_error_rate,
+                max_damaged_shards: output.max_damaged_shards,
+            },
+        })
+    }
+
+    /// Width and height of the tensor: the crop where there is one, else the resize.
+    pub fn tensor_size(&self) -> Size {
+        self.preprocess.tensor_size()
+    }
+
+    /// SHA-256 (hex) over what determines the predictions of a given input: preprocessing,
+    /// labels, kept scores, batch size and the model's own hash. Where the input and the output
+    /// lie, thread counts and limits on errors are left out.
+    pub fn hash(&self, model_sha256: &str) -> String {
+        #[derive(Serialize)]
+        struct Hashed<'a> {
+            preprocess: &'a PreprocessSection,
+            labels: &'a Option<Vec<String>>,
+            scores: ScoresKept,
+            batch_size: usize,
+            image_key: &'a Option<String>,
+            id_key: &'a Option<String>,
+            max_image_bytes: u64,
+            model_sha256: &'a str,
+        }
+        let preprocess = PreprocessSection { threads: 0, ..self.preprocess.clone() };
+        let hashed = Hashed {
+            preprocess: &preprocess,
+            labels: &self.model.labels,
+            scores: self.output.scores,
+            batch_size: self.engine.batch_size,
+            image_key: &self.input.image_key,
+            id_key: &self.input.id_key,
+            max_image_bytes: self.input.max_image_bytes,
+            model_sha256,
+        };
+        let json = serde_json::to_vec(&hashed).expect("plain structs always serialise to JSON");
+        hex(&Sha256::digest(json))
+    }
+}
+
+impl PreprocessSection {
+    /// Width and height of the tensor: the crop where there is one, else the resize.
+    pub fn tensor_size(&self) -> Size {
+        self.crop.unwrap_or(Size { width: self.resize.width, height: self.resize.height })
+    }
+
+    /// Elements of one image: width × height × 3.
+    pub fn row_elements(&self) -> usize {
+        let size = self.tensor_size();
+        size.width as usize * size.height as usize * 3
+    }
+}
+
+/// Lower-case hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn check_positive(key: &str, value: u64) -> Result<(), ConfigError> {
+    if value == 0 {
+        return Err(ConfigError::invalid(key, "must be at least 1"));
+    }
+    Ok(())
+}
+
+/// Longest side of a tensor: beyond it a single image would not fit any accelerator's batch.
+const MAX_SIDE: u32 = 16_384;
+
+fn check_preprocess(preprocess: &PreprocessSection) -> Result<(), ConfigError> {
+    let resize = preprocess.resize;
+    for (key, side) in [("width", resize.width), ("height", resize.height)] {
+        if side == 0 || side > MAX_SIDE {
+            let message = format!("is {side}, must lie between 1 and {MAX_SIDE}");
+            return Err(ConfigError::invalid(format!("preprocess.resize.{key}"), message));
+        }
+    }
+    if let Some(crop) = preprocess.crop {
+        let fits = (1..=resize.width).contains(&crop.width) && (1..=resize.height).contains(&crop.height);
+        if !fits {
+            let message = format!(
+                "{}×{} does not fit inside the resize to {}×{}",
+                crop.width, crop.height, resize.width, resize.height
+            );
+            return Err(ConfigError::invalid("preprocess.crop", message));
+        }
+    }
+    if resize.fit == Fit::Contain && preprocess.crop.is_some() {
+        let message = "cannot follow fit = \"contain\": it would cut the letterbox";
+        return Err(ConfigError::invalid("preprocess.crop", message));
+    }
+    let numbers = preprocess.mean.iter().chain(&preprocess.std).chain([&preprocess.scale]);
+    if numbers.into_iter().any(|number| !number.is_finite()) || preprocess.std.contains(&0.0) {
+        let message = "scale, mean and std must be finite, and std not zero";
+        return Err(ConfigError::invalid("preprocess", message));
+    }
+    check_positive("preprocess.max_pixels", preprocess.max_pixels)
+}
+
+fn load_labels(section: LabelsSection) -> Result<Vec<String>, ConfigError> {
+    let labels = match section {
+        LabelsSection::Inline(labels) => labels,
+        LabelsSection::File(path) => {
+            let text =
+                std::fs::read_to_string(&path).map_err(|source| ConfigError::Labels { path, source })?;
+            text.lines().map(|line| line.trim_end().to_owned()).collect()
+        }
+    };
+    if labels.is_empty() {
+        return Err(ConfigError::invalid("model.labels", "has no entry"));
+    }
+    Ok(labels)
+}
+
+fn parse_scores(text: &str) -> Result<ScoresKept, ConfigError> {
+    match text {
+        "all" => return Ok(ScoresKept::All),
+        "none" => return Ok(ScoresKept::None),
+        _ => {}
+    }
+    text.strip_prefix("top").and_then(|n| n.parse().ok()).filter(|&n| n > 0).map(ScoresKept::Top).ok_or_else(
+        || {
+            ConfigError::invalid(
+                "output.scores",
+                format!("is {text:?}, expected all, none or topN such as top5"),
+            )
+        },
+    )
+}
