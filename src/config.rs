@@ -140,8 +140,10 @@ fn ones() -> [f32; 3] {
 }
 
 /// Larger than any camera's photo of today, and 400 MB once decoded to RGBA.
+pub const DEFAULT_MAX_PIXELS: u64 = 100_000_000;
+
 fn default_max_pixels() -> u64 {
-    100_000_000
+    DEFAULT_MAX_PIXELS
 }
 
 /// `preprocess.resize`.

@@ -91,6 +91,8 @@ pub enum EngineError {
     Load { path: PathBuf, message: String },
     #[error("the model {path} does not fit the pipeline: {message}")]
     Mismatch { path: PathBuf, message: String },
+    #[error("the warm-up batch of {batch_size} rows failed: {message}")]
+    WarmUp { batch_size: usize, message: String },
     #[error("inference failed on batch {batch_id}: {message}")]
     Inference { batch_id: u64, message: String },
 }

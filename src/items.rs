@@ -8,9 +8,12 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+
+use crate::flow::{Budget, Filler, Permit, Receiver};
 
 /// How the records of a shard are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -80,6 +83,18 @@ pub struct ShardRef {
     pub name: String,
     pub format: ShardFormat,
     pub content: ShardContent,
+}
+
+impl ShardRef {
+    /// Bytes of its objects, as far as the listing knows them.
+    pub fn size_bytes(&self) -> u64 {
+        match &self.content {
+            ShardContent::Container(object) => object.size_bytes.unwrap_or_default(),
+            ShardContent::Objects(entries) => {
+                entries.iter().filter_map(|entry| entry.object.size_bytes).sum()
+            }
+        }
+    }
 }
 
 /// Why a record has no scores, as the `status` column spells it.
@@ -192,13 +207,15 @@ pub struct RawRecord {
 }
 
 /// One record on its way to the decode stage.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct EncodedImage {
     pub shard: Arc<ShardRef>,
     /// Position in the shard, from 0.
     pub record_index: u64,
     pub image_id: String,
     pub content: Result<Bytes, Rejected>,
+    /// Keeps the bytes on the read-ahead budget until they are decoded.
+    pub permit: Permit,
 }
 
 /// What the sink needs of a record besides its scores.
@@ -221,3 +238,159 @@ pub enum Pixels {
     /// Resized, cropped and normalised: `(pixel * scale - mean) / std`.
     F32(Vec<f32>),
 }
+
+/// The end of one shard, in its place behind the shard's last record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShardEnd {
+    /// Records seen, rejected ones included.
+    pub records: u64,
+    /// Why the shard ended early, with an unknown number of records lost; `None` if it was whole.
+    pub damage: Option<String>,
+}
+
+/// What a shard's reader hands to the decode stage.
+#[derive(Debug)]
+pub enum ShardItem {
+    Record(EncodedImage),
+    /// Always last. A stream that stops without it belongs to a run that is being abandoned.
+    End(ShardEnd),
+}
+
+/// What leaves the decode stage, in input order.
+#[derive(Debug)]
+pub enum Decoded {
+    ShardStart(Arc<ShardRef>),
+    Image(DecodedImage),
+    Rejected(RecordMeta, Rejected),
+    ShardEnd(ShardEnd),
+}
+
+/// One image ready to be put into a batch.
+#[derive(Debug)]
+pub struct DecodedImage {
+    pub meta: RecordMeta,
+    /// One row of the batch.
+    pub pixels: Pixels,
+}
+
+/// One thing on its way to the sink, in input order.
+#[derive(Debug)]
+pub enum Entry {
+    ShardStart(Arc<ShardRef>),
+    /// Its scores are the next row of the batch.
+    Scored(RecordMeta),
+    Rejected(RecordMeta, Rejected),
+    ShardEnd(ShardEnd),
+}
+
+/// What goes into the engine, and what travels along.
+#[derive(Debug)]
+pub struct Batch {
+    /// Position in the run, from 0; `None` where there is nothing to score.
+    pub id: Option<u64>,
+    /// `batch_size` rows: `rows` images, then zeros.
+    pub pixels: Pixels,
+    /// Images in the batch; the entries hold as many [`Entry::Scored`].
+    pub rows: usize,
+    pub entries: Vec<Entry>,
+    /// When the batch was complete.
+    pub sealed_at: Instant,
+}
+
+/// What comes out of the engine.
+#[derive(Debug)]
+pub struct Inferred {
+    pub entries: Vec<Entry>,
+    /// `None` where there was nothing to score.
+    pub outcome: Option<Outcome>,
+}
+
+/// Scores of one batch and what they cost.
+#[derive(Debug)]
+pub struct Outcome {
+    pub batch_id: i64,
+    pub rows: usize,
+    /// `rows × classes` in row order; padding is already cut off.
+    pub scores: Vec<f32>,
+    pub timing: BatchTiming,
+}
+
+/// Times of one batch, in trtexec's words. Milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct BatchTiming {
+    /// From complete to taken up by an engine.
+    pub queue_ms: f64,
+    /// Host to device copy; 0 where the model runs on the CPU.
+    pub h2d_ms: f64,
+    pub compute_ms: f64,
+    /// Device to host copy; 0 where the model runs on the CPU.
+    pub d2h_ms: f64,
+    /// When the engine took the batch up.
+    pub started_at: SystemTime,
+    /// Run on zeros before the first batch, to load and specialise kernels.
+    pub warmup: bool,
+}
+
+impl BatchTiming {
+    /// trtexec's latency: copy in, compute, copy out.
+    pub fn latency_ms(&self) -> f64 {
+        self.h2d_ms + self.compute_ms + self.d2h_ms
+    }
+}
+
+/// One shard being read ahead: its records arrive here while it waits for its turn.
+#[derive(Debug)]
+pub struct ShardStream {
+    pub shard: Arc<ShardRef>,
+    pub items: Receiver<ShardItem>,
+    /// What the shard's records may hold in memory; closed on drop, so that the reader ends.
+    pub budget: Budget,
+}
+
+impl Drop for ShardStream {
+    fn drop(&mut self) {
+        self.budget.close();
+    }
+}
+
+/// Element type of the engine's input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PixelElement {
+    /// Pixels as they are; the engine normalises them itself.
+    U8,
+    /// Normalised pixels.
+    F32,
+}
+
+/// Shape of every batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchShape {
+    /// Rows.
+    pub batch_size: usize,
+    /// Elements of one row: width × height × 3.
+    pub row_elements: usize,
+    pub element: PixelElement,
+}
+
+impl BatchShape {
+    /// Bytes of one batch buffer.
+    pub fn bytes(&self) -> u64 {
+        let element_bytes = match self.element {
+            PixelElement::U8 => 1,
+            PixelElement::F32 => 4,
+        };
+        (self.batch_size * self.row_elements * element_bytes) as u64
+    }
+
+    /// A buffer of zeros for one batch.
+    pub fn zeros(&self) -> Pixels {
+        let elements = self.batch_size * self.row_elements;
+        match self.element {
+            PixelElement::U8 => Pixels::U8(vec![0; elements]),
+            PixelElement::F32 => Pixels::F32(vec![0.0; elements]),
+        }
+    }
+}
+
+/// A batch on its way into an engine, with the place its result will take.
+pub type BatchJob = (Batch, Filler<Inferred>);

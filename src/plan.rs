@@ -11,7 +11,10 @@ use std::path::PathBuf;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use crate::config::{EngineSection, Fit, InputSection, LabelsSection, PipelineFile, PreprocessSection, Size};
+use crate::config::{
+    Color, DEFAULT_MAX_PIXELS, EngineSection, Filter, Fit, InputSection, LabelsSection, Layout, Orientation,
+    PipelineFile, PreprocessSection, Resize, Size,
+};
 use crate::error::ConfigError;
 
 /// A checked pipeline.
@@ -134,6 +137,24 @@ impl Plan {
 }
 
 impl PreprocessSection {
+    /// Down to one pixel: for looking at images without a model in mind.
+    pub fn smallest() -> Self {
+        Self {
+            resize: Resize { width: 1, height: 1, fit: Fit::Stretch, filter: Filter::Nearest },
+            crop: None,
+            color: Color::Rgb,
+            scale: 1.0,
+            mean: [0.0; 3],
+            std: [1.0; 3],
+            layout: Layout::Nhwc,
+            orientation: Orientation::Ignore,
+            background: None,
+            scaled_decode: false,
+            max_pixels: DEFAULT_MAX_PIXELS,
+            threads: 0,
+        }
+    }
+
     /// Width and height of the tensor: the crop where there is one, else the resize.
     pub fn tensor_size(&self) -> Size {
         self.crop.unwrap_or(Size { width: self.resize.width, height: self.resize.height })

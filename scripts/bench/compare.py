@@ -1,0 +1,244 @@
+#!/usr/bin/env python3
+"""Measure sluice and its peers on the same images in one run; scripts/bench.sh calls this.
+
+- Every peer is a process of its own; rounds are interleaved and turn the order, so that a machine
+  that slows down slows all of them.
+- images/s are from the first image read to the last score, model loading excluded, as each peer
+  tells them itself; wall s and peak MB are of the whole process, as the outside sees it.
+- The ceiling is 1 / (1/inference + 1/decode), both alone on all cores, from the Rust stages bench.
+- Rates are medians over the rounds; a ratio is the median of the ratios within each round.
+- Everyone's scores are compared with the Python loop's.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import pyarrow.dataset
+
+import dataset
+import metered
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+TOLERANCE = 1e-3
+
+SLUICE = "sluice"
+LOOP = "Python, one loop"
+THREADS = "Python, decode threads"
+BEAM = "Beam RunInference, in process"
+BEAM_WORKERS = "Beam RunInference, 2 worker processes"
+LOOPS, BEAMS = (LOOP, THREADS), (BEAM, BEAM_WORKERS)
+
+
+@dataclass
+class Result:
+    """One setup in one round."""
+
+    images_per_second: float
+    wall_seconds: float
+    peak_rss_mb: float
+    scores: np.ndarray = field(repr=False)  # by file name
+
+
+def measure_peer(command, args, images, work):
+    out = work / "peer.npz"
+    usage = metered.run([*command, "--pipeline", args.pipeline, "--images", images, "--out", out])
+    left = np.load(out)
+    order = np.argsort(left["names"])
+    rate = len(order) / float(left["seconds"])
+    return Result(rate, usage.wall_seconds, usage.peak_rss_mb, left["scores"][order])
+
+
+def measure_sluice(args, images, work):
+    output = work / "sluice"
+    shutil.rmtree(output, ignore_errors=True)
+    usage, summary = metered.run_sluice(args.sluice, args.pipeline, [images], output, ["output.scores=all"])
+    table = pyarrow.dataset.dataset(output / "predictions", format="parquet").to_table()
+    rows = sorted(table.select(["image_id", "scores"]).to_pylist(), key=lambda row: Path(row["image_id"]).name)
+    scores = np.asarray([row["scores"] for row in rows], np.float32)
+    return Result(summary["images_per_second"], usage.wall_seconds, usage.peak_rss_mb, scores)
+
+
+def setups(args, images, work):
+    """Each setup's name and how to measure it."""
+    loop = [sys.executable, HERE / "peer_loop.py"]
+    beam = [args.beam_python, HERE / "peer_beam.py"]
+    commands = {
+        LOOP: loop,
+        THREADS: [*loop, "--decode-threads", os.cpu_count()],
+        BEAM: beam,
+        BEAM_WORKERS: [*beam, "--workers", 2],
+    }
+    yield SLUICE, lambda: measure_sluice(args, images, work)
+    for name, command in commands.items():
+        yield name, lambda command=command: measure_peer(command, args, images, work)
+
+
+def json_of(command, images, args):
+    """The JSON object that a command prints last."""
+    command = [*command, "--pipeline", args.pipeline, "--images", images]
+    printed = subprocess.run(list(map(str, command)), cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(printed.stdout.strip().splitlines()[-1])
+
+
+def measure_round(number, args, images, work):
+    """All setups and stages once: {name: Result}, stages of Rust, steps of Pillow."""
+    measured = {}
+    order = list(setups(args, images, work))
+    shift = number % len(order)
+    for name, measure in order[shift:] + order[:shift]:
+        print(f"round {number + 1} of {args.rounds}: {name}", file=sys.stderr)
+        measured[name] = measure()
+    print(f"round {number + 1} of {args.rounds}: decoding and inference alone", file=sys.stderr)
+    stages = json_of(args.stages.split(), images, args)
+    pillow = json_of([sys.executable, HERE / "pillow_decode.py"], images, args)
+    return measured, stages, pillow
+
+
+def ceiling(stages):
+    return 1 / (1 / stages["inference"] + 1 / stages["decode_all_threads"])
+
+
+def best(measured, names):
+    return max(measured[name].images_per_second for name in names)
+
+
+def agreement(scores, expected):
+    """(largest difference, number of images whose top class differs)"""
+    if scores.shape != expected.shape:
+        return float("inf"), len(expected)
+    return float(np.abs(scores - expected).max()), int((scores.argmax(1) != expected.argmax(1)).sum())
+
+
+def figures(rounds):
+    """Everything the tables say, from the rounds."""
+
+    def ratio(of_round):
+        return median(of_round(*one) for one in rounds)
+
+    setups = {}
+    for name in rounds[0][0]:
+        results = [measured[name] for measured, _, _ in rounds]
+        expected = rounds[0][0][LOOP].scores
+        differences, other_tops = zip(*(agreement(result.scores, expected) for result in results), strict=True)
+        setups[name] = {
+            "images_per_second": median(result.images_per_second for result in results),
+            "images_per_second_by_round": [result.images_per_second for result in results],
+            "wall_seconds": median(result.wall_seconds for result in results),
+            "peak_rss_mb": max(result.peak_rss_mb for result in results),
+            "to_beam": ratio(lambda m, s, p: m[name].images_per_second / best(m, BEAMS)),
+            "to_loop": ratio(lambda m, s, p: m[name].images_per_second / best(m, LOOPS)),
+            "to_ceiling": ratio(lambda m, s, p: m[name].images_per_second / ceiling(s)),
+            "max_difference": max(differences),
+            "other_top_class": max(other_tops),
+        }
+    return {
+        "setups": setups,
+        "ceiling": ratio(lambda m, s, p: ceiling(s)),
+        "stages": {key: median(s[key] for _, s, _ in rounds) for key in rounds[0][1]},
+        "pillow": {key: median(p[key] for _, _, p in rounds) for key in rounds[0][2]},
+        "decode_to_pillow": ratio(lambda m, s, p: s["decode_1_thread"] / p["resize"]),
+        "scaled_decode_to_pillow": ratio(lambda m, s, p: s["decode_1_thread_scaled"] / p["resize"]),
+    }
+
+
+def demands(found):
+    """(demand, figure, met)"""
+    sluice = found["setups"][SLUICE]
+    difference = max(setup["max_difference"] for setup in found["setups"].values())
+    other_top = max(setup["other_top_class"] for setup in found["setups"].values())
+    for demand, figure, least in (
+        ("at least 1.5x the better Beam", sluice["to_beam"], 1.5),
+        ("no slower than the better Python loop", sluice["to_loop"], 1.0),
+        ("at least 95% of the ceiling", sluice["to_ceiling"], 0.95),
+        ("decode + resize per thread at least 2.0x Pillow", found["decode_to_pillow"], 2.0),
+        ("with scaled_decode at least 3.0x Pillow", found["scaled_decode_to_pillow"], 3.0),
+    ):
+        yield demand, f"{figure:.2f}", figure >= least
+    agree = difference < TOLERANCE and other_top == 0
+    yield "all scores equal within 1e-3, top class identical", f"{difference:.1e}, {other_top} differ", agree
+
+
+def report(found, images, rounds):
+    """The figures as Markdown."""
+    mean_kb = sum(path.stat().st_size for path in images) / len(images) / 1000
+    rows = [
+        [
+            name,
+            f"{setup['images_per_second']:.1f}",
+            f"{setup['wall_seconds']:.1f}",
+            f"{setup['peak_rss_mb']:.0f}",
+            f"{setup['to_beam']:.2f}",
+            f"{setup['to_loop']:.2f}",
+            f"{setup['to_ceiling']:.0%}",
+            f"{setup['max_difference']:.0e}",
+        ]
+        for name, setup in found["setups"].items()
+    ]
+    stages, pillow = found["stages"], found["pillow"]
+    alone = [
+        [f"inference, {stages['threads']:.0f} threads", f"{stages['inference']:.1f}", ""],
+        [f"decode, {stages['threads']:.0f} threads", f"{stages['decode_all_threads']:.1f}", ""],
+        ["the ceiling of both", f"{found['ceiling']:.1f}", ""],
+        ["decode, one thread", f"{stages['decode_1_thread']:.1f}", f"{found['decode_to_pillow']:.2f}"],
+        [
+            "decode, one thread, scaled_decode",
+            f"{stages['decode_1_thread_scaled']:.1f}",
+            f"{found['scaled_decode_to_pillow']:.2f}",
+        ],
+        ["Pillow, decode and resize", f"{pillow['resize']:.1f}", "1"],
+        ["Pillow, decode only", f"{pillow['decode']:.1f}", ""],
+        ["Pillow, decode with draft, and resize", f"{pillow['resize_draft']:.1f}", ""],
+        ["Pillow, decode and resize to 384x384", f"{pillow['resize_384']:.1f}", ""],
+    ]
+    parts = (
+        f"{len(images)} images of {mean_kb:.0f} kB, {rounds} rounds, {os.cpu_count()} cores",
+        metered.markdown(
+            ["setup", "images/s", "wall s", "peak MB", "x Beam", "x loop", "of ceiling", "max diff"], rows
+        ),
+        metered.markdown(["alone", "images/s", "x Pillow"], alone),
+        metered.markdown(
+            ["demand", "figure", ""],
+            [[demand, figure, "met" if met else "NOT MET"] for demand, figure, met in demands(found)],
+        ),
+    )
+    return "\n\n".join(parts)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sluice", required=True, help="the release binary")
+    parser.add_argument("--pipeline", type=Path, default=ROOT / "pipelines" / "safety.toml")
+    parser.add_argument("--images", type=int, default=400, help="how many to score")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--beam-python", default=ROOT / ".deps/beam/bin/python")
+    parser.add_argument("--stages", default="cargo bench --quiet --locked --bench stages --", help="command")
+    parser.add_argument("--json", type=Path, default=ROOT / "out" / "bench.json")
+    args = parser.parse_args()
+    args.pipeline = args.pipeline.resolve()
+
+    images = dataset.make(ROOT / ".deps" / "bench", args.images)
+    for path in images:
+        path.read_bytes()  # into the page cache, for the first peer as for the last
+    with tempfile.TemporaryDirectory(prefix="sluice-bench-") as work:
+        rounds = [
+            measure_round(number, args, images[0].parent, Path(work)) for number in range(args.rounds)
+        ]
+    found = figures(rounds)
+    args.json.parent.mkdir(parents=True, exist_ok=True)
+    met = {demand: {"figure": figure, "met": met} for demand, figure, met in demands(found)}
+    args.json.write_text(json.dumps({"images": len(images), **found, "demands": met}, indent=2) + "\n")
+    print(report(found, images, args.rounds))
+
+
+if __name__ == "__main__":
+    main()

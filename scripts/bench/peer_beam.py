@@ -1,0 +1,83 @@
+#!/usr/bin/env python3
+"""Score a folder with Apache Beam's RunInference, ONNX handler and Pillow.
+
+    scripts/bench/peer_beam.py --pipeline FILE --images DIR --out NPZ [--workers N]
+
+One worker runs inside this process, several are processes of their own; both are Beam's Python
+runner (FnApiRunner). RunInference loads the model before the first image is read, so the seconds
+reported hold neither that nor Beam's start.
+"""
+
+import os
+import time
+from pathlib import Path
+
+import apache_beam as beam
+import numpy as np
+from apache_beam.ml.inference.base import KeyedModelHandler, RunInference
+from apache_beam.ml.inference.onnx_inference import OnnxModelHandlerNumpy
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+
+import peer
+
+
+class Decode(beam.DoFn):
+    """Path to ((file name, when its reading started), row of the model's input)."""
+
+    def __init__(self, pipeline):
+        self.pipeline = pipeline
+
+    def setup(self):
+        self.reference = peer.Reference(self.pipeline)
+
+    def process(self, path):
+        started = time.time()
+        yield (Path(path).name, started), self.reference.tensor(Path(path).read_bytes())
+
+
+def to_scores(element):
+    (name, started), prediction = element
+    return name, np.asarray(prediction.inference).ravel(), started
+
+
+def save(results, out):
+    finished = time.time()
+    names, scores, started = zip(*sorted(results, key=lambda result: result[0]), strict=True)
+    peer.save(out, names, scores, finished - min(started))
+
+
+def main():
+    parser = peer.arguments(__doc__)
+    parser.add_argument("--workers", type=int, default=1)
+    args = parser.parse_args()
+
+    reference = peer.Reference(args.pipeline)
+    handler = OnnxModelHandlerNumpy(
+        model_uri=str(reference.folder / reference.model["path"]),
+        min_batch_size=reference.batch_size,
+        max_batch_size=reference.batch_size,
+        providers=["CPUExecutionProvider"],
+    )
+    os.environ["PYTHONPATH"] = str(Path(__file__).parent)  # worker processes import peer, too
+    options = PipelineOptions(
+        flags=[],
+        direct_num_workers=args.workers,
+        direct_running_mode="in_memory" if args.workers == 1 else "multi_processing",
+    )
+    paths = [str(path) for path in peer.image_paths(args.images)]
+    with beam.Pipeline(runner=FnApiRunner(), options=options) as pipeline:
+        (
+            pipeline
+            | beam.Create(paths)
+            | beam.Reshuffle()
+            | beam.ParDo(Decode(args.pipeline))
+            | RunInference(KeyedModelHandler(handler))
+            | beam.Map(to_scores)
+            | beam.combiners.ToList()
+            | beam.Map(save, str(args.out))
+        )
+
+
+if __name__ == "__main__":
+    main()

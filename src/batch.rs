@@ -1,0 +1,224 @@
+//! The batch stage: exactly `batch_size` rows into the engine, always.
+//!
+//! Comes in: decoded images, rejected records and shard marks, in input order. Goes out: batches
+//! in the same order, each with whatever travelled beside its rows.
+//!
+//! - Batches fill across shards; only the last one of a run is padded, with zeros. (One more
+//!   exception: [`MAX_WAITING_ENTRIES`].)
+//! - An entry leaves in the batch that was open when it came, so order is kept; entries before
+//!   the first row of a batch need not wait for it.
+//! - Buffers come back from the engine and are used again.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::flow::{Disconnected, Receiver, Sender, Slot, StageMeter, slot};
+use crate::items::{Batch, BatchJob, BatchShape, Decoded, Entry, Inferred, Pixels};
+
+/// Entries that may wait in one batch for its rows. Only a flood of rejected records gets there;
+/// a record's entry takes some 300 bytes, so this bounds the flood to about 20 MB and costs one
+/// padded batch each time.
+pub const MAX_WAITING_ENTRIES: usize = 65_536;
+
+/// Collects entries into batches. Pure: buffers are passed in, batches come out.
+#[derive(Debug)]
+pub struct Batcher {
+    shape: BatchShape,
+    next_id: u64,
+    entries: Vec<Entry>,
+    pixels: Option<Pixels>,
+    rows: usize,
+}
+
+impl Batcher {
+    pub fn new(shape: BatchShape) -> Self {
+        Self { shape, next_id: 0, entries: Vec::new(), pixels: None, rows: 0 }
+    }
+
+    /// Take one item; a batch comes out when it completes one. `buffer` gives the pixels of a new
+    /// batch, of this batcher's shape; their contents do not matter.
+    ///
+    /// # Panics
+    /// If a row has another length or element type than the shape says: the decoder and the
+    /// engine were set up from different plans.
+    pub fn push(&mut self, item: Decoded, buffer: impl FnOnce() -> Pixels) -> Option<Batch> {
+        let entry = match item {
+            Decoded::Image(image) => {
+                let pixels = self.pixels.get_or_insert_with(buffer);
+                copy_row(&image.pixels, pixels, self.rows, self.shape.row_elements);
+                self.rows += 1;
+                Entry::Scored(image.meta)
+            }
+            Decoded::Rejected(meta, rejected) => Entry::Rejected(meta, rejected),
+            Decoded::ShardStart(shard) => Entry::ShardStart(shard),
+            Decoded::ShardEnd(end) => Entry::ShardEnd(end),
+        };
+        self.entries.push(entry);
+        let full = self.rows == self.shape.batch_size;
+        // without a row there is nothing to wait for
+        let idle = self.rows == 0 && self.entries.len() >= self.shape.batch_size;
+        (full || idle || self.entries.len() >= MAX_WAITING_ENTRIES).then(|| self.seal())
+    }
+
+    /// What is left at the end of the input.
+    pub fn finish(mut self) -> Option<Batch> {
+        (!self.entries.is_empty()).then(|| self.seal())
+    }
+
+    fn seal(&mut self) -> Batch {
+        let rows = std::mem::take(&mut self.rows);
+        let id = (rows > 0).then_some(self.next_id);
+        self.next_id += u64::from(rows > 0);
+        let mut pixels = self.pixels.take().unwrap_or(Pixels::U8(Vec::new()));
+        let used = rows * self.shape.row_elements;
+        match &mut pixels {
+            Pixels::U8(pixels) => pixels[used..].fill(0),
+            Pixels::F32(pixels) => pixels[used..].fill(0.0),
+        }
+        let entries = std::mem::take(&mut self.entries);
+        Batch { id, pixels, rows, entries, sealed_at: Instant::now() }
+    }
+}
+
+fn copy_row(row: &Pixels, batch: &mut Pixels, index: usize, row_elements: usize) {
+    let place = index * row_elements..(index + 1) * row_elements;
+    match (row, batch) {
+        (Pixels::U8(row), Pixels::U8(batch)) => batch[place].copy_from_slice(row),
+        (Pixels::F32(row), Pixels::F32(batch)) => batch[place].copy_from_slice(row),
+        _ => panic!("a decoded row and the batch buffer have different element types"),
+    }
+}
+
+/// Why the stage stopped before its input ended: a neighbour is gone, and says why itself.
+pub fn run(
+    input: &Receiver<Slot<Decoded>>,
+    to_engine: &Sender<BatchJob>,
+    to_sink: &Sender<Slot<Inferred>>,
+    used_buffers: &crossbeam_channel::Receiver<Pixels>,
+    shape: BatchShape,
+    meter: &Arc<StageMeter>,
+) -> Result<(), Disconnected> {
+    let mut batcher = Batcher::new(shape);
+    let hand_on = |batch: Batch| {
+        let Batch { id: Some(_), .. } = &batch else {
+            return to_sink.send(Slot::filled(Inferred { entries: batch.entries, outcome: None }));
+        };
+        meter.add_items(1);
+        let (filler, reserved) = slot();
+        to_sink.send(reserved)?;
+        to_engine.send((batch, filler))
+    };
+    while let Some(slot) = input.recv() {
+        let decoded = slot.wait(meter).ok_or(Disconnected)?;
+        let buffer = || used_buffers.try_recv().unwrap_or_else(|_| shape.zeros());
+        if let Some(batch) = meter.busy(|| batcher.push(decoded, buffer)) {
+            hand_on(batch)?;
+        }
+    }
+    batcher.finish().map_or(Ok(()), hand_on)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::items::{
+        DecodedImage, PixelElement, RecordMeta, Rejected, ShardContent, ShardEnd, ShardFormat, ShardRef,
+        Status,
+    };
+    use proptest::prelude::*;
+
+    fn shard(index: u64) -> Arc<ShardRef> {
+        Arc::new(ShardRef {
+            index,
+            name: format!("s{index}"),
+            format: ShardFormat::Files,
+            content: ShardContent::Objects(Vec::new()),
+        })
+    }
+
+    fn meta(shard: &Arc<ShardRef>, record_index: u64) -> RecordMeta {
+        let image_id = record_index.to_string();
+        RecordMeta { shard: Arc::clone(shard), record_index, image_id, image_bytes: 1, header: None }
+    }
+
+    /// A name for an entry that says what it is and where it came from.
+    fn name(entry: &Entry) -> String {
+        match entry {
+            Entry::ShardStart(shard) => format!("start {}", shard.name),
+            Entry::Scored(meta) => format!("ok {}#{}", meta.shard.name, meta.record_index),
+            Entry::Rejected(meta, _) => format!("bad {}#{}", meta.shard.name, meta.record_index),
+            Entry::ShardEnd(end) => format!("end {}", end.records),
+        }
+    }
+
+    proptest! {
+        /// No record is lost, doubled or reordered; every batch is full but the last; each row
+        /// holds its own image's pixels and the padding is zero.
+        #[test]
+        fn batching_keeps_every_record_once_and_in_order(
+            shards in prop::collection::vec(prop::collection::vec(any::<bool>(), 0..40), 0..12),
+            batch_size in 1usize..9,
+        ) {
+            let shape = BatchShape { batch_size, row_elements: 2, element: PixelElement::U8 };
+            let mut batcher = Batcher::new(shape);
+            let (mut expected, mut batches) = (Vec::new(), Vec::new());
+            let mut serial = 0u8;
+            for (index, records) in shards.iter().enumerate() {
+                let shard = shard(index as u64);
+                let mut items = vec![Decoded::ShardStart(Arc::clone(&shard))];
+                expected.push(format!("start s{index}"));
+                for (record, &good) in records.iter().enumerate() {
+                    let meta = meta(&shard, record as u64);
+                    expected.push(format!("{} s{index}#{record}", if good { "ok" } else { "bad" }));
+                    items.push(if good {
+                        serial = serial.wrapping_add(1);
+                        Decoded::Image(DecodedImage { meta, pixels: Pixels::U8(vec![serial; 2]) })
+                    } else {
+                        Decoded::Rejected(meta, Rejected::new(Status::Empty, "empty"))
+                    });
+                }
+                items.push(Decoded::ShardEnd(ShardEnd { records: records.len() as u64, damage: None }));
+                expected.push(format!("end {}", records.len()));
+                // stale contents of a used buffer must not show
+                batches.extend(items.into_iter().filter_map(|item| {
+                    batcher.push(item, || Pixels::U8(vec![255; batch_size * 2]))
+                }));
+            }
+            batches.extend(batcher.finish());
+
+            let names: Vec<_> = batches.iter().flat_map(|batch| batch.entries.iter().map(name)).collect();
+            prop_assert_eq!(names, expected);
+
+            let scored: Vec<_> = batches.iter().filter(|batch| batch.id.is_some()).collect();
+            let mut serial = 0u8;
+            for (id, batch) in scored.iter().enumerate() {
+                prop_assert_eq!(batch.id, Some(id as u64));
+                prop_assert!(batch.rows == batch_size || id + 1 == scored.len());
+                let rows = batch.entries.iter().filter(|entry| matches!(entry, Entry::Scored(_))).count();
+                prop_assert_eq!(rows, batch.rows);
+                let Pixels::U8(pixels) = &batch.pixels else { panic!("element type changed") };
+                prop_assert_eq!(pixels.len(), batch_size * 2);
+                for (row, pixels) in pixels.chunks(2).enumerate() {
+                    let value = if row < batch.rows { serial = serial.wrapping_add(1); serial } else { 0 };
+                    prop_assert_eq!(pixels, &[value; 2][..]);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_flood_of_rejected_records_does_not_wait_for_rows_that_never_come() {
+        let shape = BatchShape { batch_size: 4, row_elements: 1, element: PixelElement::F32 };
+        let mut batcher = Batcher::new(shape);
+        let shard = shard(0);
+        let image = DecodedImage { meta: meta(&shard, 0), pixels: Pixels::F32(vec![1.0]) };
+        assert!(batcher.push(Decoded::Image(image), || shape.zeros()).is_none());
+        let sealed = (1..=MAX_WAITING_ENTRIES as u64).find_map(|record| {
+            let rejected = Rejected::new(Status::Empty, "empty");
+            batcher.push(Decoded::Rejected(meta(&shard, record), rejected), || shape.zeros())
+        });
+        let batch = sealed.expect("sealed at the bound");
+        assert_eq!((batch.rows, batch.entries.len()), (1, MAX_WAITING_ENTRIES));
+        assert_eq!(batch.pixels, Pixels::F32(vec![1.0, 0.0, 0.0, 0.0]));
+    }
+}

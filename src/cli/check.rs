@@ -1,0 +1,32 @@
+//! `sluice check`: everything that can be validated without running.
+
+use std::process::ExitCode;
+
+use sluice::error::Error;
+use sluice::job::Checked;
+use sluice::source::list_shards;
+
+use super::{PipelineArgs, storage_runtime};
+
+/// Validate the pipeline and print the resolved plan as JSON.
+pub fn run(args: &PipelineArgs) -> anyhow::Result<ExitCode> {
+    let plan = args.load().map_err(Error::from)?;
+    let runtime = storage_runtime()?;
+    let checked = Checked::new(plan, runtime.handle()).map_err(Error::from)?;
+    let first = list_shards(&checked.stores, &checked.plan.inputs, &checked.plan.input)
+        .map_err(Error::from)?
+        .next()
+        .transpose()
+        .map_err(Error::from)?;
+    let resolved = serde_json::json!({
+        "plan": checked.plan,
+        "plan_sha256": checked.plan_sha256,
+        "model_sha256": checked.model_sha256,
+        "classes": checked.classes,
+        "first_shard": first.map(|shard| serde_json::json!({ "name": shard.name, "format": shard.format })),
+        "queues": checked.bounds,
+        "memory_bound_bytes": checked.memory,
+    });
+    println!("{}", serde_json::to_string_pretty(&resolved)?);
+    Ok(ExitCode::SUCCESS)
+}

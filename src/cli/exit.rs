@@ -1,0 +1,43 @@
+//! Exit codes, so that a scheduler knows what to do next.
+
+use sluice::error::{Error, SinkError};
+
+/// Something that should not happen: report it.
+pub const FAILED: u8 = 1;
+/// Usage or pipeline file. Do not retry.
+pub const USAGE: u8 = 2;
+/// Input missing, denied or unreadable.
+pub const INPUT: u8 = 3;
+/// Model or engine unusable. Do not retry.
+pub const ENGINE: u8 = 4;
+/// More rejected rows or damaged shards than allowed; the output is whole, without `_SUCCESS`.
+pub const TOO_MANY_ERRORS: u8 = 5;
+/// Output occupied by another run, denied, or not writable.
+pub const OUTPUT: u8 = 6;
+/// Interrupted: 128 + SIGINT, as shells count it.
+pub const INTERRUPTED: u8 = 130;
+/// Interrupted: 128 + SIGTERM.
+pub const TERMINATED: u8 = 143;
+
+/// What `--help` says about them.
+pub const HELP: &str = "Exit codes:
+  0    done
+  1    internal failure
+  2    usage or pipeline file
+  3    input missing, denied or unreadable
+  4    model or engine unusable
+  5    more errors than output.max_error_rate or max_damaged_shards allow; output whole, no _SUCCESS
+  6    output occupied, denied or not writable
+  130  interrupted (SIGINT)
+  143  interrupted (SIGTERM)";
+
+/// The exit code of a failed run.
+pub fn code_of(error: &Error) -> u8 {
+    match error {
+        Error::Config(_) => USAGE,
+        Error::Source(_) => INPUT,
+        Error::Engine(_) => ENGINE,
+        Error::Sink(SinkError::Encode { .. }) | Error::StagePanicked { .. } => FAILED,
+        Error::Sink(_) => OUTPUT,
+    }
+}

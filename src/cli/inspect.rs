@@ -1,0 +1,101 @@
+//! `sluice inspect SHARD`: what a shard holds, and what is wrong with it.
+
+use std::process::ExitCode;
+
+use clap::Args;
+use sluice::config::{InputSection, PreprocessSection};
+use sluice::decode::{Decoder, Scratch};
+use sluice::error::{Error, ReadError, SourceError};
+use sluice::items::{PixelElement, RawRecord, Rejected, ShardRef};
+use sluice::source::{ReadOptions, Stores, list_shards, open_shard};
+
+use super::{exit, storage_runtime};
+
+/// Arguments of `sluice inspect`.
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    /// Shard, folder or glob.
+    shard: String,
+    /// TFRecord feature or Parquet column with the encoded image.
+    #[arg(long, value_name = "NAME")]
+    image_key: Option<String>,
+    /// TFRecord feature or Parquet column with the image's id.
+    #[arg(long, value_name = "NAME")]
+    id_key: Option<String>,
+}
+
+/// Read every record of the shard and decode it; exits with 5 when something is bad.
+pub fn run(args: &InspectArgs) -> anyhow::Result<ExitCode> {
+    let input = InputSection {
+        image_key: args.image_key.clone(),
+        id_key: args.id_key.clone(),
+        ..InputSection::default()
+    };
+    let runtime = storage_runtime()?;
+    let stores = Stores::new(runtime.handle().clone());
+    let mut all_good = true;
+    for shard in list_shards(&stores, std::slice::from_ref(&args.shard), &input).map_err(Error::from)? {
+        let shard = shard.map_err(Error::from)?;
+        let findings = inspect(&stores, &shard, &input).map_err(Error::from)?;
+        findings.print(&shard);
+        all_good &= findings.first_bad.is_none() && findings.damage.is_none();
+    }
+    Ok(if all_good { ExitCode::SUCCESS } else { ExitCode::from(exit::TOO_MANY_ERRORS) })
+}
+
+#[derive(Debug, Default)]
+struct Findings {
+    records: u64,
+    bad: u64,
+    /// Index, id and reason.
+    first_bad: Option<(u64, String, Rejected)>,
+    damage: Option<String>,
+    /// Of the encoded images.
+    sizes_bytes: Vec<u64>,
+}
+
+fn inspect(stores: &Stores, shard: &ShardRef, input: &InputSection) -> Result<Findings, SourceError> {
+    let decoder = Decoder::new(&PreprocessSection::smallest(), input.max_image_bytes, PixelElement::U8);
+    let mut scratch = Scratch::default();
+    let mut findings = Findings::default();
+    let records = match open_shard(stores, shard, &ReadOptions::from(input)) {
+        Ok(records) => records,
+        Err(ReadError::Corrupt(reason)) => return Ok(Findings { damage: Some(reason), ..findings }),
+        Err(ReadError::Storage(error)) => return Err(error.into()),
+    };
+    for record in records {
+        match record {
+            Ok(RawRecord { image_id, content }) => {
+                findings.sizes_bytes.extend(content.as_ref().ok().map(|bytes| bytes.len() as u64));
+                let decoded = content.and_then(|bytes| decoder.decode(&bytes, &mut scratch).map(|_| ()));
+                if let Err(rejected) = decoded {
+                    findings.bad += 1;
+                    findings.first_bad.get_or_insert((findings.records, image_id, rejected));
+                }
+                findings.records += 1;
+            }
+            Err(ReadError::Corrupt(reason)) => findings.damage = Some(reason),
+            Err(ReadError::Storage(error)) => return Err(error.into()),
+        }
+    }
+    Ok(findings)
+}
+
+impl Findings {
+    fn print(&self, shard: &ShardRef) {
+        println!("{}", shard.name);
+        println!("  format   {}", shard.format);
+        println!("  records  {}, {} of them bad", self.records, self.bad);
+        let mut sizes = self.sizes_bytes.clone();
+        sizes.sort_unstable();
+        if let (Some(min), Some(max)) = (sizes.first(), sizes.last()) {
+            println!("  image    bytes: min {min}, med {}, max {max}", sizes[sizes.len() / 2]);
+        }
+        if let Some((index, id, rejected)) = &self.first_bad {
+            println!("  bad      first is record {index} ({id}): {}: {}", rejected.status, rejected.error);
+        }
+        if let Some(damage) = &self.damage {
+            println!("  damaged  after record {}: {damage}", self.records);
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! The command line: a thin shell around the library.
+
+mod check;
+mod exit;
+mod inspect;
+mod logging;
+mod progress;
+mod run;
+mod show;
+mod summary;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use sluice::config::{Overrides, PipelineFile};
+use sluice::error::{ConfigError, Error};
+use sluice::plan::Plan;
+
+use logging::LogFormat;
+
+/// Batch image scoring: shards from a bucket or a disk in, Parquet out.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100, after_help = exit::HELP)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// How log lines look. json: one object a line, with severity and message.
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Score the input and write predictions.
+    Run(run::RunArgs),
+    /// Validate a pipeline without running it, and print the resolved plan.
+    Check(PipelineArgs),
+    /// Tell what is in an output: rows, statuses and reasons, labels, scores, latency.
+    Show(show::ShowArgs),
+    /// Tell what is in a shard: format, records, sizes, the first bad record.
+    Inspect(inspect::InspectArgs),
+}
+
+/// A pipeline file and what the command line puts over it.
+#[derive(Debug, Args)]
+struct PipelineArgs {
+    /// Pipeline file (TOML).
+    file: PathBuf,
+    /// Score this instead of input.uri: object, folder or glob; may be given more than once.
+    #[arg(long, value_name = "URI")]
+    input: Vec<String>,
+    /// Write here instead of output.uri.
+    #[arg(long, value_name = "URI")]
+    output: Option<String>,
+    /// Override one key of the file; may be given more than once.
+    #[arg(long, value_name = "SECTION.KEY=VALUE")]
+    set: Vec<String>,
+}
+
+impl PipelineArgs {
+    fn load(&self) -> Result<Plan, ConfigError> {
+        let overrides =
+            Overrides { inputs: self.input.clone(), output: self.output.clone(), set: self.set.clone() };
+        Plan::check(PipelineFile::load(&self.file, &overrides)?)
+    }
+}
+
+/// Run the command that the arguments name.
+pub fn main() -> ExitCode {
+    // clap exits with 2 on a usage error, as the exit codes promise
+    let cli = Cli::parse();
+    let progress = progress::Progress::detect();
+    logging::init(cli.log_format, &progress);
+    let result = match &cli.command {
+        Command::Run(args) => run::run(args, &progress),
+        Command::Check(args) => check::run(args),
+        Command::Show(args) => show::run(args),
+        Command::Inspect(args) => inspect::run(args),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            let code = error.downcast_ref::<Error>().map_or(exit::FAILED, exit::code_of);
+            ExitCode::from(code)
+        }
+    }
+}
+
+/// A small runtime for object stores; everything else runs on threads of its own.
+fn storage_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("storage")
+        .enable_all()
+        .build()?)
+}

@@ -1,0 +1,62 @@
+//! The end of a run, for a person to read.
+
+use sluice::job::RunReport;
+use sluice::report::{Outcome, Summary};
+
+/// Print the summary to standard output.
+pub fn print(report: &RunReport, output: &str) {
+    for line in lines(&report.summary) {
+        println!("{line}");
+    }
+    let output = output.trim_end_matches('/');
+    println!(
+        "output     {output}/predictions/*.parquet, {output}/batches/*.parquet, {output}/_manifest.json"
+    );
+}
+
+fn lines(summary: &Summary) -> Vec<String> {
+    let outcome = match summary.outcome {
+        Outcome::Succeeded => "done",
+        Outcome::TooManyErrors => "too many errors: the output is whole, _SUCCESS is not written",
+        Outcome::Interrupted => "interrupted: finished shards are whole, _SUCCESS is not written",
+    };
+    let statuses: Vec<_> =
+        summary.rows_by_status.iter().map(|(status, rows)| format!("{rows} {status}")).collect();
+    let mut lines = vec![
+        format!("{outcome}"),
+        format!("rows       {} in {} shards: {}", summary.rows, summary.shards, statuses.join(", ")),
+        format!(
+            "speed      {:.1} images/s for {:.1} s, after {:.1} s of loading",
+            summary.images_per_second, summary.seconds, summary.startup_seconds
+        ),
+    ];
+    if let Some(latency) = summary.latency_ms {
+        lines.push(format!(
+            "latency    ms a batch: min {:.1}, med {:.1}, p95 {:.1}, p99 {:.1}, max {:.1}, of {} batches",
+            latency.min, latency.med, latency.p95, latency.p99, latency.max, summary.batches
+        ));
+    }
+    lines.push(
+        "stages     busy of all its threads' time; of the run, blocked by the next, waiting for the last"
+            .into(),
+    );
+    for stage in &summary.stages {
+        lines.push(format!(
+            "  {:<8} busy {:>3.0}%  blocked {:>3.0}%  waiting {:>3.0}%  threads {}",
+            stage.stage,
+            stage.busy * 100.0,
+            stage.blocked * 100.0,
+            stage.starved * 100.0,
+            stage.workers
+        ));
+    }
+    lines.push(format!("bottleneck {}", summary.bottleneck));
+    if summary.damaged_shards > 0 {
+        lines
+            .push(format!("damaged    {} shards ended early; the manifest says why", summary.damaged_shards));
+    }
+    if let Some(shard) = &summary.unfinished_shard {
+        lines.push(format!("unfinished {shard} was cut short and left no part"));
+    }
+    lines
+}

@@ -1,0 +1,183 @@
+//! JPEG through libjpeg-turbo.
+//!
+//! Comes in: a whole JPEG. Goes out: RGB, full size or DCT-scaled.
+//!
+//! - Pixels equal Pillow's to the bit: accurate integer DCT, smooth chroma upsampling.
+//! - Four components are taken to be inverted, as Pillow takes them, with or without Adobe's marker.
+//! - A file that ends too early is rejected exactly where Pillow raises "image file is truncated".
+//!   Other damage that libjpeg only warns about is decoded, as Pillow decodes it.
+
+use turbojpeg::{Colorspace, DecompressHeader, Decompressor, Image, PixelFormat, ScalingFactor};
+
+use super::buffer::Buffer;
+use super::jpeg_markers::{self, Markers};
+use super::orientation::Orientation;
+use super::samples::{self, Model};
+use super::{Decoded, Request, damaged};
+use crate::items::{ImageFormat, ImageHeader, Rejected};
+
+/// Scans a progressive JPEG may have. Encoders write about 10; each one is a pass over all
+/// coefficients, so a small file of thousands of empty scans would keep a thread busy for minutes.
+const MAX_SCANS: u32 = 500;
+
+/// The decompressor of one thread.
+#[derive(Debug, Default)]
+pub(super) struct JpegScratch {
+    decompressor: Option<Decompressor>,
+}
+
+impl JpegScratch {
+    fn decompressor(&mut self) -> Result<&mut Decompressor, turbojpeg::Error> {
+        if self.decompressor.is_none() {
+            let mut created = Decompressor::new()?;
+            created.set_scan_limit(MAX_SCANS)?;
+            self.decompressor = Some(created);
+        }
+        Ok(self.decompressor.as_mut().expect("created above"))
+    }
+}
+
+/// Decode `jpeg` into `rgb`, by way of `raw` where it has four components.
+pub(super) fn decode(
+    jpeg: &[u8],
+    request: &mut Request,
+    scratch: &mut JpegScratch,
+    raw: &mut Buffer,
+    rgb: &mut Buffer,
+) -> Result<Decoded, Rejected> {
+    let markers = jpeg_markers::read(jpeg);
+    let decompressor = scratch.decompressor().map_err(|error| damaged(message(error)))?;
+    let tidy;
+    let (jpeg, header) = match decompressor.read_header(jpeg).map_err(message) {
+        Ok(header) => (jpeg, header),
+        Err(warning) if is_warning(&warning) => {
+            tidy = jpeg_markers::tidied(jpeg);
+            let header = decompressor.read_header(&tidy).map_err(|error| damaged(message(error)))?;
+            (tidy.as_slice(), header)
+        }
+        Err(error) => return Err(damaged(error)),
+    };
+    let size = (side(header.width)?, side(header.height)?);
+    request.admit(ImageHeader { format: ImageFormat::Jpeg, width: size.0, height: size.1 })?;
+    let orientation = request.orientation(|| Orientation::from_metadata(markers.exif, markers.xmp));
+
+    let factor =
+        scaling(&header, orientation.stored_window(request.window(size, orientation)).resized, request);
+    decompressor.set_scaling_factor(factor).map_err(|error| damaged(message(error)))?;
+    let scaled = header.scaled(factor);
+    let pixels = scaled.width * scaled.height;
+    if matches!(header.colorspace, Colorspace::CMYK | Colorspace::YCCK) {
+        let inks = raw.take(pixels * 4);
+        decompress(decompressor, jpeg, &markers, &scaled, PixelFormat::CMYK, inks)?;
+        samples::to_rgb(inks, Model::InvertedCmyk, None, rgb.take(pixels * 3));
+    } else {
+        decompress(decompressor, jpeg, &markers, &scaled, PixelFormat::RGB, rgb.take(pixels * 3))?;
+    }
+    let part = |side: usize| side as f64 * factor.num() as f64 / factor.denom() as f64;
+    Ok(Decoded {
+        size: (side(scaled.width)?, side(scaled.height)?),
+        extent: (part(header.width), part(header.height)),
+        stored: size,
+        orientation,
+    })
+}
+
+fn side(length: usize) -> Result<u32, Rejected> {
+    u32::try_from(length).map_err(|_| damaged("jpeg: side is out of range"))
+}
+
+/// The strongest reduction that leaves at least `target` pixels in both directions.
+fn scaling(header: &DecompressHeader, target: (u32, u32), request: &Request) -> ScalingFactor {
+    if !request.scaled_decode || header.is_lossless {
+        return ScalingFactor::ONE;
+    }
+    let factors = [ScalingFactor::ONE_EIGHTH, ScalingFactor::ONE_QUARTER, ScalingFactor::ONE_HALF];
+    let enough = |factor: &ScalingFactor| {
+        let scaled = header.scaled(*factor);
+        scaled.width >= target.0 as usize && scaled.height >= target.1 as usize
+    };
+    factors.into_iter().find(enough).unwrap_or(ScalingFactor::ONE)
+}
+
+/// Decompress, and tell harmless warnings from a file that is cut short.
+///
+/// turbojpeg reports a warning as an error whose text is that of the *first* warning; the pixels
+/// are complete all the same.
+fn decompress(
+    decompressor: &mut Decompressor,
+    jpeg: &[u8],
+    markers: &Markers,
+    header: &DecompressHeader,
+    format: PixelFormat,
+    output: &mut [u8],
+) -> Result<(), Rejected> {
+    let mut run = |jpeg: &[u8], output: &mut [u8]| {
+        let (width, height) = (header.width, header.height);
+        let image = Image { pixels: output, width, pitch: width * format.size(), height, format };
+        decompressor.decompress(jpeg, image).map_err(message)
+    };
+    let Err(first) = run(jpeg, output) else { return Ok(()) };
+    let cut_short = || damaged("jpeg: image is cut short");
+    if first.starts_with(END_OF_FILE) {
+        // The end was met, but was it before the last row was complete? Pillow cares for nothing
+        // else. It never is complete where the rows wait for several scans.
+        if markers.several_scans {
+            return Err(cut_short());
+        }
+        let padded = [jpeg, &[0; PADDING_BYTES], &[0xff, 0xd9]].concat();
+        let untouched = match run(&padded, output) {
+            Ok(()) => false,
+            Err(warning) => left_over(&warning).is_some_and(|bytes| bytes >= PADDING_BYTES),
+        };
+        return if untouched { Ok(()) } else { Err(cut_short()) };
+    }
+    if !is_warning(&first) {
+        return Err(damaged(first));
+    }
+    // Another warning came first, so one about the end would not show. A second frame header
+    // behind the file's end is fatal to whoever reads that far.
+    let trapped = [jpeg, &[0xff, 0xc0].repeat(TRAP_MARKERS)].concat();
+    match run(&trapped, output) {
+        Err(error) if !is_warning(&error) => Err(cut_short()),
+        _ => Ok(()),
+    }
+}
+
+/// Zeros put behind a file without its end marker. More than the decoder reads ahead (8 bytes),
+/// less than makes it change to the loop that reads ahead more (512 bytes).
+const PADDING_BYTES: usize = 64;
+
+/// Repetitions of the marker behind a damaged file: more bytes than the longest segment that the
+/// file's last bytes could begin.
+const TRAP_MARKERS: usize = 33_000;
+
+const END_OF_FILE: &str = "Premature end of JPEG file";
+
+/// How the texts of libjpeg's warnings begin (`JWRN_*` in its `jerror.h`). Everything else it
+/// says is fatal.
+const WARNINGS: [&str; 7] = [
+    "Corrupt JPEG data: ",
+    END_OF_FILE,
+    "Inconsistent progression sequence",
+    "Unknown Adobe color transform code",
+    "Warning: unknown JFIF revision",
+    "Invalid SOS parameters for sequential JPEG",
+    "Application transferred too many scanlines",
+];
+
+fn is_warning(message: &str) -> bool {
+    WARNINGS.iter().any(|warning| message.starts_with(warning))
+}
+
+/// The number in "Corrupt JPEG data: 64 extraneous bytes before marker 0xd9".
+fn left_over(warning: &str) -> Option<usize> {
+    let (number, rest) = warning.strip_prefix("Corrupt JPEG data: ")?.split_once(' ')?;
+    rest.starts_with("extraneous bytes before marker 0xd9").then(|| number.parse().ok())?
+}
+
+fn message(error: turbojpeg::Error) -> String {
+    match error {
+        turbojpeg::Error::TurboJpegError(message) => message,
+        other => other.to_string(),
+    }
+}

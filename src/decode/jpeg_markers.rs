@@ -1,0 +1,190 @@
+//! The segments of a JPEG before its first scan.
+//!
+//! Comes in: a whole JPEG. Goes out: what libjpeg does not tell (EXIF, XMP, how many scans there
+//! are), and a copy with a tidy header for files whose header libjpeg only warns about.
+//!
+//! - Marker syntax: ITU-T T.81, annex B. Reading is as lenient as libjpeg's: bytes between
+//!   segments are passed over.
+//! - Nothing here looks at entropy-coded data.
+
+const SOI: u8 = 0xd8;
+const EOI: u8 = 0xd9;
+const SOS: u8 = 0xda;
+const APP0: u8 = 0xe0;
+const APP1: u8 = 0xe1;
+const APP14: u8 = 0xee;
+
+const EXIF_PREFIX: &[u8] = b"Exif\0\0";
+const XMP_PREFIX: &[u8] = b"http://ns.adobe.com/xap/1.0/\0";
+
+/// What the header of a JPEG tells beyond its size and colours.
+#[derive(Debug, Default)]
+pub(super) struct Markers<'a> {
+    /// TIFF structure of the first EXIF segment.
+    pub exif: Option<&'a [u8]>,
+    /// XML packet of the first XMP segment.
+    pub xmp: Option<&'a [u8]>,
+    /// The first scan holds only some of the components, or only some of their bits, so that no
+    /// row is complete before the last scan has been read.
+    pub several_scans: bool,
+}
+
+/// Read the segments of `jpeg` up to its first scan, as far as they can be followed.
+pub(super) fn read(jpeg: &[u8]) -> Markers<'_> {
+    let mut markers = Markers::default();
+    let mut components = 0;
+    for segment in Segments::new(jpeg) {
+        match segment.marker {
+            APP1 if markers.exif.is_none() => {
+                markers.exif = segment.payload.strip_prefix(EXIF_PREFIX);
+                markers.xmp = markers.xmp.or(segment.payload.strip_prefix(XMP_PREFIX));
+            }
+            APP1 => markers.xmp = markers.xmp.or(segment.payload.strip_prefix(XMP_PREFIX)),
+            marker if is_frame(marker) => {
+                components = segment.payload.get(5).copied().unwrap_or(0);
+                markers.several_scans |= matches!(marker, 0xc2 | 0xca);
+            }
+            SOS => {
+                let in_scan = segment.payload.first().copied().unwrap_or(0);
+                markers.several_scans |= in_scan < components;
+            }
+            _ => {}
+        }
+    }
+    markers
+}
+
+/// A copy of `jpeg` without what libjpeg warns about in a header: bytes between segments, a JFIF
+/// version other than 1, an Adobe transform of unknown meaning. libjpeg decodes such files, and
+/// takes the values that are written here, but turbojpeg refuses a header with a warning.
+pub(super) fn tidied(jpeg: &[u8]) -> Vec<u8> {
+    let mut copy = Vec::with_capacity(jpeg.len());
+    copy.extend([0xff, SOI]);
+    let mut components = 0;
+    let mut segments = Segments::new(jpeg);
+    for segment in segments.by_ref() {
+        let payload_at = copy.len() + 4;
+        copy.extend([0xff, segment.marker]);
+        if !has_payload(segment.marker) {
+            continue;
+        }
+        // the length was read from these two bytes
+        copy.extend((segment.payload.len() as u16 + 2).to_be_bytes());
+        copy.extend(segment.payload);
+        let payload = &mut copy[payload_at..];
+        match segment.marker {
+            APP0 if payload.starts_with(b"JFIF\0") && payload.len() > 5 => payload[5] = 1,
+            APP14 if payload.starts_with(b"Adobe") && payload.len() > 11 && payload[11] > 2 => {
+                // libjpeg's guess: YCCK where there are four components, else YCbCr
+                payload[11] = if components == 4 { 2 } else { 1 };
+            }
+            marker if is_frame(marker) => components = payload.get(5).copied().unwrap_or(0),
+            _ => {}
+        }
+    }
+    copy.extend(&jpeg[segments.at.min(jpeg.len())..]);
+    copy
+}
+
+/// Start-of-frame markers; 0xc4, 0xc8 and 0xcc lie among them and mean something else.
+fn is_frame(marker: u8) -> bool {
+    matches!(marker, 0xc0..=0xcf) && !matches!(marker, 0xc4 | 0xc8 | 0xcc)
+}
+
+fn has_payload(marker: u8) -> bool {
+    !matches!(marker, 0x01 | 0xd0..=0xd9)
+}
+
+/// One marker with what follows it.
+struct Segment<'a> {
+    marker: u8,
+    /// Without the two bytes of length; empty for markers that stand alone.
+    payload: &'a [u8],
+}
+
+/// Iterates over segments up to and including the first start of scan.
+struct Segments<'a> {
+    jpeg: &'a [u8],
+    /// Where the next marker is looked for.
+    at: usize,
+    ended: bool,
+}
+
+impl<'a> Segments<'a> {
+    fn new(jpeg: &'a [u8]) -> Self {
+        Self { jpeg, at: 2, ended: false }
+    }
+}
+
+impl<'a> Iterator for Segments<'a> {
+    type Item = Segment<'a>;
+
+    fn next(&mut self) -> Option<Segment<'a>> {
+        if self.ended {
+            return None;
+        }
+        // a marker is 0xff, any number of further 0xff, and a byte that is neither 0 nor 0xff
+        let mut at = self.at;
+        while self
+            .jpeg
+            .get(at)
+            .zip(self.jpeg.get(at + 1))
+            .is_some_and(|(&a, &b)| a != 0xff || b == 0 || b == 0xff)
+        {
+            at += 1;
+        }
+        let marker = *self.jpeg.get(at + 1)?;
+        at += 2;
+        let mut payload: &[u8] = &[];
+        if has_payload(marker) {
+            let length = u16::from_be_bytes([*self.jpeg.get(at)?, *self.jpeg.get(at + 1)?]);
+            payload = self.jpeg.get(at + 2..at + usize::from(length))?;
+            at += usize::from(length);
+        } else if marker == EOI {
+            return None;
+        }
+        self.at = at;
+        self.ended = marker == SOS;
+        Some(Segment { marker, payload })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// SOI, JFIF 7.0, two stray bytes, EXIF, fill bytes before a frame of 3 components, a scan of 1.
+    fn untidy() -> Vec<u8> {
+        let mut jpeg = b"\xff\xd8\xff\xe0\0\x10JFIF\0\x07\0\0\0\x01\0\x01\0\0xy".to_vec();
+        jpeg.extend(b"\xff\xe1\0\x0aExif\0\0II");
+        jpeg.extend(b"\xff\xff\xff\xc0\0\x11\x08\0\x08\0\x08\x03\x01\x11\0\x02\x11\0\x03\x11\0");
+        jpeg.extend(b"\xff\xda\0\x08\x01\x01\0\0\x3f\0data\xff\xd9");
+        jpeg
+    }
+
+    #[test]
+    fn exif_and_the_number_of_scans_are_read_past_stray_bytes() {
+        let jpeg = untidy();
+        let markers = read(&jpeg);
+        assert_eq!(markers.exif, Some(&b"II"[..]));
+        assert!(markers.several_scans);
+    }
+
+    #[test]
+    fn a_tidied_copy_differs_only_in_its_header() {
+        let tidy = tidied(&untidy());
+        assert!(!tidy.windows(2).any(|pair| pair == b"xy"));
+        assert_eq!(tidy[11], 1, "JFIF major version");
+        assert!(tidy.ends_with(b"data\xff\xd9"));
+        assert_eq!(tidied(&tidy), tidy);
+    }
+
+    #[test]
+    fn a_header_cut_anywhere_is_read_without_panic() {
+        let jpeg = untidy();
+        for end in 2..jpeg.len() {
+            read(&jpeg[..end]);
+            tidied(&jpeg[..end]);
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! Encoded bytes to tensor rows: decode, turn upright, resize, crop, normalise.
+//!
+//! Comes in: the bytes of one image. Goes out: its header and its pixels, or a [`Rejected`] that
+//! says why there are none. No threads and no queues here; the stage around this brings them.
+//!
+//! - Pure: the result depends on the bytes and the `[preprocess]` section only, never on what a
+//!   [`Scratch`] was used for before.
+//! - Pixels are those of Python's Pillow 12 (`convert("RGB")`, `ImageOps.exif_transpose`,
+//!   `resize`): to the bit when decoded, within 1 when resized. `fixtures/codecs` holds the proof.
+//! - Sizes are judged by the header, before memory is taken for pixels. The most that one image
+//!   can take is [`Decoder::MAX_BYTES_PER_PIXEL`] for each pixel of `max_pixels`.
+//! - A panic inside a codec is that image's failure.
+
+mod buffer;
+mod format;
+mod geometry;
+mod gif;
+mod jpeg;
+mod jpeg_markers;
+mod orientation;
+mod raster;
+mod resample;
+mod samples;
+mod stage;
+mod tensor;
+mod tiff;
+mod webp_chunks;
+
+use std::num::NonZeroU64;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use self::buffer::Buffer;
+use self::geometry::{Geometry, Window};
+use self::jpeg::JpegScratch;
+use self::orientation::Orientation;
+use self::resample::{FirstPass, Resampler, Source};
+pub use self::stage::run;
+use self::tensor::TensorWriter;
+use crate::config::{self, Filter, PreprocessSection};
+use crate::items::{ImageFormat, ImageHeader, PixelElement, Pixels, Rejected, Status};
+
+/// Memory a decoder may take for what is not pixels (profiles, texts, tables): far above what
+/// cameras and editors write, far below what a bomb needs.
+const MAX_METADATA_BYTES: NonZeroU64 = NonZeroU64::new(16 << 20).expect("not zero");
+
+/// Turns encoded bytes into tensor rows; shared by all threads.
+#[derive(Debug)]
+pub struct Decoder {
+    geometry: Geometry,
+    writer: TensorWriter,
+    filter: Filter,
+    orientation: config::Orientation,
+    background: Option<[u8; 3]>,
+    scaled_decode: bool,
+    max_pixels: u64,
+    max_image_bytes: u64,
+}
+
+/// Memory and codec state of one thread, used again for each image.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    jpeg: JpegScratch,
+    resampler: Resampler,
+    /// Samples as stored, where they are not RGB of 8 bits.
+    raw: Buffer,
+    /// The decoded image.
+    rgb: Buffer,
+    /// The window of the resized image.
+    resized: Buffer,
+    /// An image turned upright.
+    upright: Buffer,
+}
+
+/// What a codec is asked for, and where it notes what it has learned.
+struct Request<'a> {
+    geometry: &'a Geometry,
+    orientation: config::Orientation,
+    background: Option<[u8; 3]>,
+    scaled_decode: bool,
+    max_pixels: u64,
+    header: Option<ImageHeader>,
+}
+
+/// What a codec says of the RGB pixels it has written.
+#[derive(Debug, Clone, Copy)]
+struct Decoded {
+    /// Pixels written.
+    size: (u32, u32),
+    /// Width and height they stand for; less than `size` by a fraction after a scaled decode.
+    extent: (f64, f64),
+    /// Pixels stored in the file.
+    stored: (u32, u32),
+    orientation: Orientation,
+}
+
+impl Decoded {
+    /// All pixels that are stored.
+    fn whole(size: (u32, u32), orientation: Orientation) -> Self {
+        Self { size, extent: (f64::from(size.0), f64::from(size.1)), stored: size, orientation }
+    }
+}
+
+impl Request<'_> {
+    /// Take note of the header, and refuse an image by it.
+    fn admit(&mut self, header: ImageHeader) -> Result<(), Rejected> {
+        self.header = Some(header);
+        let ImageHeader { width, height, .. } = header;
+        if width == 0 || height == 0 {
+            return Err(damaged(format!("image is {width}×{height} pixels, a side is zero")));
+        }
+        if u64::from(width) * u64::from(height) > self.max_pixels {
+            let limit = match self.max_pixels {
+                pixels if pixels % 1_000_000 == 0 => format!("{} megapixels", pixels / 1_000_000),
+                pixels => format!("{pixels} pixels"),
+            };
+            let error = format!("image is {width}×{height} pixels, limit is {limit}");
+            return Err(Rejected::new(Status::TooLarge, error));
+        }
+        Ok(())
+    }
+
+    /// The orientation to apply; `read` is only called where one is wanted.
+    fn orientation(&self, read: impl FnOnce() -> Orientation) -> Orientation {
+        match self.orientation {
+            config::Orientation::Apply => read(),
+            config::Orientation::Ignore => Orientation::UPRIGHT,
+        }
+    }
+
+    /// The window wanted of an image of `stored` pixels, upright.
+    fn window(&self, stored: (u32, u32), orientation: Orientation) -> Window {
+        self.geometry.place(orientation.upright_size(stored)).window
+    }
+}
+
+impl Decoder {
+    /// Upper bound of what decoding takes for each pixel of an image, beside the tensor: 8 bytes
+    /// of 16-bit RGBA samples and 3 of RGB, and as much again inside a codec.
+    pub const MAX_BYTES_PER_PIXEL: u64 = 22;
+
+    /// A decoder for one pipeline. Images of more than `max_image_bytes` are refused; `element`
+    /// is what the engine takes.
+    pub fn new(preprocess: &PreprocessSection, max_image_bytes: u64, element: PixelElement) -> Self {
+        let geometry = Geometry::new(preprocess);
+        Self {
+            geometry,
+            writer: TensorWriter::new(preprocess, geometry.tensor, element),
+            filter: preprocess.resize.filter,
+            orientation: preprocess.orientation,
+            background: preprocess.background,
+            scaled_decode: preprocess.scaled_decode,
+            max_pixels: preprocess.max_pixels,
+            max_image_bytes,
+        }
+    }
+
+    /// Header and tensor row of one encoded image. A refused image carries its header as far as
+    /// one was read.
+    pub fn decode(&self, bytes: &[u8], scratch: &mut Scratch) -> Result<(ImageHeader, Pixels), Rejected> {
+        if bytes.is_empty() {
+            return Err(Rejected::new(Status::Empty, "image is zero bytes long"));
+        }
+        let length = bytes.len();
+        if length as u64 > self.max_image_bytes {
+            let error = format!("image is {length} bytes long, limit is {}", self.max_image_bytes);
+            return Err(Rejected::new(Status::TooLarge, error));
+        }
+        let format = format::detect(bytes).ok_or_else(|| damaged(format::unknown(bytes)))?;
+        let mut request = Request {
+            geometry: &self.geometry,
+            orientation: self.orientation,
+            background: self.background,
+            scaled_decode: self.scaled_decode,
+            max_pixels: self.max_pixels,
+            header: None,
+        };
+        // A panic may leave a codec's state half changed, so the scratch is not used again.
+        let caught = catch_unwind(AssertUnwindSafe(|| self.decode_as(format, bytes, &mut request, scratch)));
+        let result = caught.unwrap_or_else(|panic| {
+            *scratch = Scratch::default();
+            Err(damaged(format!("{} decoder panicked: {}", format.as_str(), panic_message(&*panic))))
+        });
+        match (result, request.header) {
+            (Ok(pixels), Some(header)) => Ok((header, pixels)),
+            (Ok(_), None) => unreachable!("every codec has its header admitted first"),
+            (Err(rejected), header) => Err(Rejected { header, ..rejected }),
+        }
+    }
+
+    fn decode_as(
+        &self,
+        format: ImageFormat,
+        bytes: &[u8],
+        request: &mut Request,
+        scratch: &mut Scratch,
+    ) -> Result<Pixels, Rejected> {
+        let Scratch { jpeg, raw, rgb, .. } = &mut *scratch;
+        let decoded = match format {
+            ImageFormat::Jpeg => jpeg::decode(bytes, request, jpeg, raw, rgb),
+            ImageFormat::Png => raster::decode_png(bytes, request, raw, rgb),
+            ImageFormat::Webp => raster::decode_webp(bytes, request, raw, rgb),
+            ImageFormat::Gif => gif::decode(bytes, request, raw, rgb),
+            ImageFormat::Bmp => raster::decode_bmp(bytes, request, raw, rgb),
+            ImageFormat::Tiff => tiff::decode(bytes, request, raw, rgb),
+        }?;
+        let pixels = self.finish(decoded, scratch);
+        for buffer in [&mut scratch.raw, &mut scratch.rgb, &mut scratch.resized, &mut scratch.upright] {
+            buffer.trim();
+        }
+        pixels
+    }
+
+    /// Resize, turn upright, crop and normalise what lies in `scratch.rgb`.
+    fn finish(&self, decoded: Decoded, scratch: &mut Scratch) -> Result<Pixels, Rejected> {
+        let Scratch { resampler, rgb, resized, upright, .. } = scratch;
+        let Decoded { size, extent, stored, orientation } = decoded;
+        let place = self.geometry.place(orientation.upright_size(stored));
+        let kept_bytes = rgb_bytes(place.window.kept);
+        let mut source = Source { pixels: rgb.written(rgb_bytes(size)), size, extent };
+        let failed = |error| damaged(format!("resize failed: {error}"));
+
+        if orientation == Orientation::UPRIGHT || !is_symmetric(self.filter) {
+            if orientation != Orientation::UPRIGHT {
+                let turned = upright.take(rgb_bytes(size));
+                orientation.apply(source.pixels, size, turned);
+                source = Source {
+                    pixels: turned,
+                    size: orientation.upright_size(size),
+                    extent: if orientation.swaps_sides() { (extent.1, extent.0) } else { extent },
+                };
+            }
+            let resized = resized.take(kept_bytes);
+            resampler
+                .resample(source, place.window, self.filter, FirstPass::Width, resized)
+                .map_err(failed)?;
+            return Ok(self.writer.write(resized, place));
+        }
+        // Turning the small image is cheaper, and the same: the filter is symmetric, and the
+        // passes change places where rows become columns.
+        let window = orientation.stored_window(place.window);
+        let first = if orientation.swaps_sides() { FirstPass::Height } else { FirstPass::Width };
+        let resized = resized.take(kept_bytes);
+        resampler.resample(source, window, self.filter, first, resized).map_err(failed)?;
+        let turned = upright.take(kept_bytes);
+        orientation.apply(resized, window.kept, turned);
+        Ok(self.writer.write(turned, place))
+    }
+}
+
+/// Whether a filter gives a mirrored image the mirrored result. Nearest and box do not where a
+/// source pixel lies exactly on the edge between two resized ones.
+fn is_symmetric(filter: Filter) -> bool {
+    !matches!(filter, Filter::Nearest | Filter::Box)
+}
+
+fn rgb_bytes((width, height): (u32, u32)) -> usize {
+    width as usize * height as usize * 3
+}
+
+fn damaged(error: impl Into<String>) -> Rejected {
+    Rejected::new(Status::DecodeError, error)
+}
+
+fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
+}

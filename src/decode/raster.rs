@@ -1,0 +1,121 @@
+//! PNG, WebP and BMP through the `image` crate.
+//!
+//! - PNG: all colour types and interlacing; an animation's default image. WebP: the first frame.
+
+use std::io::Cursor;
+
+use image::codecs::bmp::BmpDecoder;
+use image::codecs::png::PngDecoder;
+use image::codecs::webp::WebPDecoder;
+use image::error::{ImageError, LimitErrorKind};
+use image::{ColorType, ImageDecoder, Limits};
+
+use super::buffer::Buffer;
+use super::orientation::Orientation;
+use super::samples::{self, Model};
+use super::{Decoded, MAX_METADATA_BYTES, Request, damaged, webp_chunks};
+use crate::items::{ImageFormat, ImageHeader, Rejected};
+
+/// Decode a PNG into `rgb`, by way of its samples in `raw`.
+pub(super) fn decode_png(
+    bytes: &[u8],
+    request: &mut Request,
+    raw: &mut Buffer,
+    rgb: &mut Buffer,
+) -> Result<Decoded, Rejected> {
+    let broken = |error| refused("png", error);
+    // The size is read here because the decoder allocates a row before it can be asked for it.
+    let side = |at: usize| bytes.get(at..at + 4)?.try_into().ok().map(u32::from_be_bytes);
+    let (Some(width), Some(height), Some(b"IHDR")) = (side(16), side(20), bytes.get(12..16)) else {
+        return Err(damaged("png: the header is cut short"));
+    };
+    request.admit(ImageHeader { format: ImageFormat::Png, width, height })?;
+    let mut limits = Limits::no_limits();
+    limits.max_alloc = Some(MAX_METADATA_BYTES.get());
+    let mut decoder = PngDecoder::with_limits(Cursor::new(bytes), limits).map_err(broken)?;
+    let orientation = request.orientation(|| {
+        // unreadable metadata is no reason to refuse the pixels
+        let exif = decoder.exif_metadata().ok().flatten();
+        let xmp = decoder.xmp_metadata().ok().flatten();
+        Orientation::from_metadata(exif.as_deref(), xmp.as_deref())
+    });
+    read("png", decoder, orientation, request, raw, rgb)
+}
+
+/// Decode the first frame of a WebP into `rgb`, by way of its samples in `raw`.
+pub(super) fn decode_webp(
+    bytes: &[u8],
+    request: &mut Request,
+    raw: &mut Buffer,
+    rgb: &mut Buffer,
+) -> Result<Decoded, Rejected> {
+    let chunks = webp_chunks::read(bytes).map_err(|error| damaged(format!("webp: {error}")))?;
+    request.admit(ImageHeader { format: ImageFormat::Webp, width: chunks.size.0, height: chunks.size.1 })?;
+    let decoder = WebPDecoder::new(Cursor::new(bytes)).map_err(|error| refused("webp", error))?;
+    if decoder.dimensions() != chunks.size {
+        return Err(damaged("webp: the chunks disagree about the size"));
+    }
+    let orientation = request.orientation(|| Orientation::from_metadata(chunks.exif, chunks.xmp));
+    read("webp", decoder, orientation, request, raw, rgb)
+}
+
+/// Decode a BMP into `rgb`, by way of its samples in `raw`.
+pub(super) fn decode_bmp(
+    bytes: &[u8],
+    request: &mut Request,
+    raw: &mut Buffer,
+    rgb: &mut Buffer,
+) -> Result<Decoded, Rejected> {
+    let decoder = BmpDecoder::new(Cursor::new(bytes)).map_err(|error| refused("bmp", error))?;
+    let (width, height) = decoder.dimensions();
+    request.admit(ImageHeader { format: ImageFormat::Bmp, width, height })?;
+    read("bmp", decoder, Orientation::UPRIGHT, request, raw, rgb)
+}
+
+/// The common end: samples, then RGB.
+fn read(
+    format: &str,
+    decoder: impl ImageDecoder,
+    orientation: Orientation,
+    request: &Request,
+    raw: &mut Buffer,
+    rgb: &mut Buffer,
+) -> Result<Decoded, Rejected> {
+    let size = decoder.dimensions();
+    let pixels = size.0 as usize * size.1 as usize;
+    let (model, wide) = match decoder.color_type() {
+        ColorType::L8 => (Model::Gray, false),
+        ColorType::La8 => (Model::GrayAlpha, false),
+        ColorType::Rgb8 => (Model::Rgb, false),
+        ColorType::Rgba8 => (Model::Rgba, false),
+        ColorType::L16 => (Model::Gray, true),
+        ColorType::La16 => (Model::GrayAlpha, true),
+        ColorType::Rgb16 => (Model::Rgb, true),
+        ColorType::Rgba16 => (Model::Rgba, true),
+        other => return Err(damaged(format!("{format}: colour type {other:?} is not supported"))),
+    };
+    let broken = |error| refused(format, error);
+    let rgb = rgb.take(pixels * 3);
+    if (model, wide) == (Model::Rgb, false) {
+        decoder.read_image(rgb).map_err(broken)?;
+        return Ok(Decoded::whole(size, orientation));
+    }
+    let samples = pixels * model.samples();
+    let stored = raw.take(if wide { samples * 2 } else { samples });
+    decoder.read_image(stored).map_err(broken)?;
+    if wide {
+        samples::narrow(stored);
+    }
+    samples::to_rgb(&stored[..samples], model, request.background, rgb);
+    Ok(Decoded::whole(size, orientation))
+}
+
+fn refused(format: &str, error: ImageError) -> Rejected {
+    let limit = MAX_METADATA_BYTES.get() >> 20;
+    match error {
+        ImageError::Limits(limits) if matches!(limits.kind(), LimitErrorKind::InsufficientMemory) => {
+            damaged(format!("{format}: metadata needs more than {limit} MiB"))
+        }
+        other => damaged(format!("{format}: {other}")),
+    }
+}

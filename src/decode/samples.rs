@@ -1,0 +1,132 @@
+//! Decoded samples of any colour model to 8-bit RGB, as Pillow's `convert("RGB")` does it.
+//!
+//! Comes in: interleaved samples of 8 or 16 bits. Goes out: RGB, alpha dropped or composited.
+//!
+//! - A 16-bit sample becomes its high byte, without rounding.
+//! - Dropping alpha keeps the colour that is stored below it, also of transparent pixels.
+//! - Formulas are integer arithmetic and equal Pillow's to the bit (`Convert.c`,
+//!   `AlphaComposite.c` over an opaque background).
+
+/// What the samples of one pixel mean.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Model {
+    Gray,
+    GrayAlpha,
+    Rgb,
+    Rgba,
+    /// 0 is no ink.
+    Cmyk,
+    /// 255 is no ink, as Adobe writes JPEGs and Pillow takes all four-component JPEGs to be.
+    InvertedCmyk,
+}
+
+impl Model {
+    pub(super) fn samples(self) -> usize {
+        match self {
+            Self::Gray => 1,
+            Self::GrayAlpha => 2,
+            Self::Rgb => 3,
+            Self::Rgba | Self::Cmyk | Self::InvertedCmyk => 4,
+        }
+    }
+}
+
+/// Keep the high byte of each 16-bit sample in native byte order; the first half of `samples`
+/// holds them afterwards.
+pub(super) fn narrow(samples: &mut [u8]) {
+    for index in 0..samples.len() / 2 {
+        let wide = u16::from_ne_bytes([samples[2 * index], samples[2 * index + 1]]);
+        samples[index] = (wide >> 8) as u8;
+    }
+}
+
+/// Convert `samples`, pixel by pixel, into `rgb`.
+///
+/// # Panics
+/// When the two do not hold the same number of pixels.
+pub(super) fn to_rgb(samples: &[u8], model: Model, background: Option<[u8; 3]>, rgb: &mut [u8]) {
+    let pixels = samples.chunks_exact(model.samples());
+    assert_eq!(pixels.len() * 3, rgb.len(), "one RGB pixel for every decoded one");
+    let pairs = pixels.zip(rgb.chunks_exact_mut(3));
+    match model {
+        Model::Gray => pairs.for_each(|(pixel, out)| out.fill(pixel[0])),
+        Model::Rgb => rgb.copy_from_slice(samples),
+        Model::GrayAlpha => pairs.for_each(|(pixel, out)| {
+            out.copy_from_slice(&over([pixel[0]; 3], pixel[1], background));
+        }),
+        Model::Rgba => pairs.for_each(|(pixel, out)| {
+            out.copy_from_slice(&over([pixel[0], pixel[1], pixel[2]], pixel[3], background));
+        }),
+        Model::Cmyk => pairs.for_each(|(pixel, out)| {
+            out.copy_from_slice(&cmyk([pixel[0], pixel[1], pixel[2]], pixel[3]));
+        }),
+        Model::InvertedCmyk => pairs.for_each(|(pixel, out)| {
+            out.copy_from_slice(&cmyk([!pixel[0], !pixel[1], !pixel[2]], !pixel[3]));
+        }),
+    }
+}
+
+/// `color` with `alpha` over an opaque background, or just the colour where there is none.
+pub(super) fn over(color: [u8; 3], alpha: u8, background: Option<[u8; 3]>) -> [u8; 3] {
+    let Some(background) = background else { return color };
+    let alpha = u32::from(alpha);
+    let mut out = [0; 3];
+    for channel in 0..3 {
+        let front = u32::from(color[channel]) * alpha;
+        let back = u32::from(background[channel]) * (255 - alpha);
+        // 7 bits of extra precision, then a rounded division by 255
+        out[channel] = (divide_by_255(((front + back) << 7) + (128 << 7)) >> 7) as u8;
+    }
+    out
+}
+
+fn cmyk(inks: [u8; 3], black: u8) -> [u8; 3] {
+    let light = u32::from(255 - black);
+    inks.map(|ink| (light - divide_by_255(u32::from(ink) * light + 128)) as u8)
+}
+
+/// `value / 255` for a value that already has its rounding term added.
+fn divide_by_255(value: u32) -> u32 {
+    ((value >> 8) + value) >> 8
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sixteen_bits_become_their_high_byte() {
+        let mut samples: Vec<u8> =
+            [0x12ff_u16, 0x00ff, 0xff00].iter().flat_map(|v| v.to_ne_bytes()).collect();
+        narrow(&mut samples);
+        assert_eq!(samples[..3], [0x12, 0x00, 0xff]);
+    }
+
+    #[test]
+    fn compositing_is_the_rounded_mean_weighted_by_alpha() {
+        for alpha in 0..=255_u8 {
+            for (front, back) in [(0_u8, 255_u8), (255, 0), (17, 200), (255, 255), (0, 0)] {
+                let exact =
+                    (f64::from(front) * f64::from(alpha) + f64::from(back) * f64::from(255 - alpha)) / 255.0;
+                let got = over([front; 3], alpha, Some([back; 3]))[0];
+                assert!((f64::from(got) - exact).abs() <= 0.51, "{front} at {alpha} over {back}: {got}");
+            }
+        }
+    }
+
+    #[test]
+    fn dropped_alpha_keeps_the_stored_colour() {
+        let mut rgb = [0; 6];
+        to_rgb(&[1, 2, 3, 0, 4, 5, 6, 9], Model::Rgba, None, &mut rgb);
+        assert_eq!(rgb, [1, 2, 3, 4, 5, 6]);
+    }
+
+    #[test]
+    fn no_ink_is_white_and_full_black_is_black() {
+        let mut rgb = [0; 6];
+        to_rgb(&[0, 0, 0, 0, 9, 9, 9, 255], Model::Cmyk, None, &mut rgb);
+        assert_eq!(rgb, [255, 255, 255, 0, 0, 0]);
+        to_rgb(&[255, 255, 255, 255, 9, 9, 9, 0], Model::InvertedCmyk, None, &mut rgb);
+        assert_eq!(rgb, [255, 255, 255, 0, 0, 0]);
+    }
+}

@@ -1,0 +1,102 @@
+//! The decode stage: records in, tensor rows out, in parallel on rayon and in input order.
+//!
+//! Comes in: shard streams in input order. Goes out: one slot a record or shard mark, reserved in
+//! input order before the work is spawned.
+//!
+//! - The queue of slots is the bound of the work in flight; the dispatching thread waits for room
+//!   there, a rayon thread never waits for anything.
+//! - Encoded bytes are given back to the read-ahead budget as soon as they are decoded.
+//! - Once a drain is asked for, no further record is taken.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rayon::ThreadPool;
+
+use crate::flow::{Receiver, Sender, Slot, StageMeter, StopSignal, slot};
+use crate::items::{Decoded, DecodedImage, EncodedImage, RecordMeta, ShardEnd, ShardItem, ShardStream};
+
+use super::{Decoder, Scratch};
+
+/// What all decode tasks share.
+struct Shared {
+    decoder: Decoder,
+    /// One for each thread of the pool, so a lock is never contended.
+    scratch: Vec<Mutex<Scratch>>,
+    meter: Arc<StageMeter>,
+}
+
+/// Decode everything that arrives, at most `limit` records, until the source ends, the receiver
+/// of `out` hangs up, or `stop` asks for a drain.
+pub fn run(
+    streams: &Receiver<ShardStream>,
+    out: &Sender<Slot<Decoded>>,
+    decoder: Decoder,
+    pool: &ThreadPool,
+    limit: Option<u64>,
+    stop: &StopSignal,
+    meter: &Arc<StageMeter>,
+) {
+    let scratch = (0..pool.current_num_threads()).map(|_| Mutex::default()).collect();
+    let shared = Arc::new(Shared { decoder, scratch, meter: Arc::clone(meter) });
+    let mut left = limit.unwrap_or(u64::MAX);
+    while left > 0
+        && let Some(stream) = streams.recv()
+    {
+        if out.send(Slot::filled(Decoded::ShardStart(Arc::clone(&stream.shard)))).is_err() {
+            return;
+        }
+        let mut taken = 0;
+        let end = loop {
+            if left == 0 {
+                break ShardEnd { records: taken, damage: None };
+            }
+            if stop.is_draining() {
+                return;
+            }
+            let image = match stream.items.recv() {
+                Some(ShardItem::Record(image)) => image,
+                Some(ShardItem::End(end)) => break end,
+                // the source failed and says why itself
+                None => return,
+            };
+            let (filler, reserved) = slot();
+            if out.send(reserved).is_err() {
+                return;
+            }
+            let shared = Arc::clone(&shared);
+            pool.spawn(move || filler.fill(shared.meter.busy(|| shared.decode(image))));
+            (left, taken) = (left - 1, taken + 1);
+        };
+        if out.send(Slot::filled(Decoded::ShardEnd(end))).is_err() {
+            return;
+        }
+    }
+}
+
+impl Shared {
+    fn decode(&self, image: EncodedImage) -> Decoded {
+        let EncodedImage { shard, record_index, image_id, content, permit } = image;
+        let image_bytes = content.as_ref().map_or(0, |bytes| bytes.len() as u64);
+        let mut meta = RecordMeta { shard, record_index, image_id, image_bytes, header: None };
+        let outcome = content.and_then(|bytes| {
+            let thread = rayon::current_thread_index().unwrap_or_default();
+            // a decoder that panicked left its scratch behind fresh, so poison means nothing here
+            let mut scratch = self.scratch[thread].lock().unwrap_or_else(PoisonError::into_inner);
+            self.decoder.decode(&bytes, &mut scratch)
+        });
+        drop(permit);
+        self.meter.add_items(1);
+        self.meter.add_bytes(image_bytes);
+        match outcome {
+            Ok((header, pixels)) => {
+                meta.header = Some(header);
+                Decoded::Image(DecodedImage { meta, pixels })
+            }
+            Err(rejected) => {
+                self.meter.add_rejected();
+                meta.header = rejected.header;
+                Decoded::Rejected(meta, rejected)
+            }
+        }
+    }
+}

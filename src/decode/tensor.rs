@@ -1,0 +1,153 @@
+//! Resized RGB pixels to one row of the engine's input tensor.
+//!
+//! - Channel order, layout, bars and normalisation are applied here and nowhere else.
+//! - `f32` elements equal `(pixel * scale - mean) / std`, each step rounded to `f32`: the table
+//!   holds the result for each of the 256 values a channel can have.
+
+use super::geometry::Placement;
+use crate::config::{Color, Layout, PreprocessSection};
+use crate::items::{PixelElement, Pixels};
+
+/// Writes tensor rows of one pipeline.
+#[derive(Debug)]
+pub(super) struct TensorWriter {
+    /// Width and height.
+    size: (u32, u32),
+    layout: Layout,
+    /// For each channel of the tensor, the RGB channel it comes from.
+    order: [usize; 3],
+    /// Colour of the bars, as RGB.
+    bars: [u8; 3],
+    /// For each channel of the tensor, the normalised value of each pixel value; `None` leaves
+    /// pixels as they are.
+    normalised: Option<Box<[[f32; 256]; 3]>>,
+}
+
+impl TensorWriter {
+    pub(super) fn new(preprocess: &PreprocessSection, size: (u32, u32), element: PixelElement) -> Self {
+        let order = match preprocess.color {
+            Color::Rgb => [0, 1, 2],
+            Color::Bgr => [2, 1, 0],
+        };
+        let normalised = (element == PixelElement::F32).then(|| {
+            Box::new(std::array::from_fn(|channel| {
+                std::array::from_fn(|pixel| {
+                    (pixel as f32 * preprocess.scale - preprocess.mean[channel]) / preprocess.std[channel]
+                })
+            }))
+        });
+        let bars = preprocess.background.unwrap_or_default();
+        Self { size, layout: preprocess.layout, order, bars, normalised }
+    }
+
+    /// The tensor row of an image: `rgb`, the kept part of its window, at its place.
+    pub(super) fn write(&self, rgb: &[u8], place: Placement) -> Pixels {
+        match &self.normalised {
+            None => Pixels::U8(self.arrange(rgb, place, |_, pixel| pixel)),
+            Some(tables) => {
+                Pixels::F32(self.arrange(rgb, place, |channel, pixel| tables[channel][usize::from(pixel)]))
+            }
+        }
+    }
+
+    fn arrange<T: Copy + Default>(
+        &self,
+        rgb: &[u8],
+        place: Placement,
+        value: impl Fn(usize, u8) -> T,
+    ) -> Vec<T> {
+        let (width, height) = (self.size.0 as usize, self.size.1 as usize);
+        let (kept_width, kept_height) = (place.window.kept.0 as usize, place.window.kept.1 as usize);
+        let (left, top) = (place.at.0 as usize, place.at.1 as usize);
+        let bars: [T; 3] = std::array::from_fn(|channel| value(channel, self.bars[self.order[channel]]));
+        let covered = (kept_width, kept_height) == (width, height);
+        let [first, second, third] = self.order;
+        let rgb_rows = rgb.chunks_exact(kept_width * 3);
+        let mut row = vec![T::default(); width * height * 3];
+        match self.layout {
+            Layout::Nhwc => {
+                if !covered {
+                    row.chunks_exact_mut(3).for_each(|pixel| pixel.copy_from_slice(&bars));
+                }
+                let inside = row.chunks_exact_mut(width * 3).skip(top);
+                for (line, rgb_row) in inside.zip(rgb_rows) {
+                    let line = &mut line[left * 3..(left + kept_width) * 3];
+                    for (pixel, rgb) in line.chunks_exact_mut(3).zip(rgb_row.chunks_exact(3)) {
+                        pixel[0] = value(0, rgb[first]);
+                        pixel[1] = value(1, rgb[second]);
+                        pixel[2] = value(2, rgb[third]);
+                    }
+                }
+            }
+            Layout::Nchw => {
+                for (channel, plane) in row.chunks_exact_mut(width * height).enumerate() {
+                    if !covered {
+                        plane.fill(bars[channel]);
+                    }
+                    let from = self.order[channel];
+                    let inside = plane.chunks_exact_mut(width).skip(top);
+                    for (line, rgb_row) in inside.zip(rgb_rows.clone()) {
+                        let line = &mut line[left..left + kept_width];
+                        for (element, rgb) in line.iter_mut().zip(rgb_row.chunks_exact(3)) {
+                            *element = value(channel, rgb[from]);
+                        }
+                    }
+                }
+            }
+        }
+        row
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::geometry::Window;
+    use super::*;
+    use crate::config::{Fit, Resize};
+
+    fn preprocess(color: Color, layout: Layout) -> PreprocessSection {
+        let text = "resize = { width = 2, height = 2 }";
+        let mut section: PreprocessSection = toml::from_str(text).expect("valid section");
+        section.resize = Resize { fit: Fit::Contain, ..section.resize };
+        section.color = color;
+        section.layout = layout;
+        section.background = Some([7, 8, 9]);
+        section
+    }
+
+    /// Pixels (1, 2, 3) and (4, 5, 6) on the lower of two lines.
+    fn write(section: &PreprocessSection, element: PixelElement) -> Pixels {
+        let window = Window { resized: (2, 1), cut: (0, 0), kept: (2, 1) };
+        let writer = TensorWriter::new(section, (2, 2), element);
+        writer.write(&[1, 2, 3, 4, 5, 6], Placement { window, at: (0, 1) })
+    }
+
+    #[test]
+    fn layouts_and_orders_hold_the_same_pixels() {
+        let cases = [
+            (Color::Rgb, Layout::Nhwc, [7, 8, 9, 7, 8, 9, 1, 2, 3, 4, 5, 6]),
+            (Color::Bgr, Layout::Nhwc, [9, 8, 7, 9, 8, 7, 3, 2, 1, 6, 5, 4]),
+            (Color::Rgb, Layout::Nchw, [7, 7, 1, 4, 8, 8, 2, 5, 9, 9, 3, 6]),
+            (Color::Bgr, Layout::Nchw, [9, 9, 3, 6, 8, 8, 2, 5, 7, 7, 1, 4]),
+        ];
+        for (color, layout, expected) in cases {
+            let got = write(&preprocess(color, layout), PixelElement::U8);
+            assert_eq!(got, Pixels::U8(expected.to_vec()), "{color:?} {layout:?}");
+        }
+    }
+
+    #[test]
+    fn normalisation_uses_the_mean_and_std_of_the_tensors_channel() {
+        let mut section = preprocess(Color::Bgr, Layout::Nhwc);
+        section.scale = 1.0 / 255.0;
+        section.mean = [0.485, 0.456, 0.406];
+        section.std = [0.229, 0.224, 0.225];
+        let Pixels::F32(row) = write(&section, PixelElement::F32) else { panic!("f32 was asked for") };
+        let pixels = [9, 8, 7, 9, 8, 7, 3, 2, 1, 6, 5, 4_u8];
+        for (index, (value, pixel)) in row.iter().zip(pixels).enumerate() {
+            let channel = index % 3;
+            let expected = (f32::from(pixel) * section.scale - section.mean[channel]) / section.std[channel];
+            assert_eq!(value.to_bits(), expected.to_bits());
+        }
+    }
+}

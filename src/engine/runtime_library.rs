@@ -1,0 +1,89 @@
+//! Finding and opening ONNX Runtime's shared library at run time.
+//!
+//! Looked for, in this order: `ORT_DYLIB_PATH`; `.deps/onnxruntime/` in the current folder and
+//! those above it; the same from the executable's folder upwards. Nothing is linked, so the
+//! binary starts, and says what is missing, where there is no ONNX Runtime at all.
+
+use std::path::{Path, PathBuf};
+
+use ort::environment::Environment;
+
+use crate::error::EngineError;
+
+/// Where `scripts/setup.sh` puts the library, below the repository's root.
+const FOLDER: &str = ".deps/onnxruntime";
+
+/// Open ONNX Runtime; the environment keeps it open.
+pub fn open() -> Result<Environment, EngineError> {
+    let path = find(std::env::var_os("ORT_DYLIB_PATH").map(PathBuf::from), &search_roots())
+        .map_err(EngineError::RuntimeMissing)?;
+    let fail = |error: &dyn std::fmt::Display| {
+        EngineError::RuntimeMissing(format!("cannot use ONNX Runtime at {}: {error}", path.display()))
+    };
+    tracing::debug!(path = %path.display(), "opening ONNX Runtime");
+    ort::init_from(&path)
+        .map_err(|error| fail(&error))?
+        .with_name("sluice")
+        .build()
+        .map_err(|error| fail(&error))
+}
+
+/// The current folder and the executable's, each with all folders above it.
+fn search_roots() -> Vec<PathBuf> {
+    let exe = std::env::current_exe().ok();
+    let starts = [std::env::current_dir().ok(), exe.and_then(|exe| exe.parent().map(Path::to_owned))];
+    starts.iter().flatten().flat_map(|start| start.ancestors()).map(Path::to_owned).collect()
+}
+
+fn find(from_env: Option<PathBuf>, roots: &[PathBuf]) -> Result<PathBuf, String> {
+    if let Some(path) = from_env {
+        return if path.is_file() {
+            Ok(path)
+        } else {
+            Err(format!("ORT_DYLIB_PATH is {}, which is not a file", path.display()))
+        };
+    }
+    roots.iter().find_map(|root| library_in(&root.join(FOLDER))).ok_or_else(|| {
+        format!(
+            "ONNX Runtime was not found: run scripts/setup.sh in the repository, which puts it into {FOLDER}, \
+             or set ORT_DYLIB_PATH to a libonnxruntime.so of version 1.31 or later"
+        )
+    })
+}
+
+fn library_in(folder: &Path) -> Option<PathBuf> {
+    let names = std::fs::read_dir(folder).ok()?.flatten().map(|entry| entry.path());
+    names
+        .filter(|path| {
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            name.starts_with("libonnxruntime.so") || name.ends_with(".dylib") || name == "onnxruntime.dll"
+        })
+        .max()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_library_says_what_to_run() {
+        let message = find(None, &[]).expect_err("nothing to find");
+        assert!(message.contains("scripts/setup.sh") && message.contains("ORT_DYLIB_PATH"), "{message}");
+    }
+
+    #[test]
+    fn the_environment_wins_and_is_never_passed_over() {
+        let message = find(Some("/no/such/lib.so".into()), &search_roots()).expect_err("not a file");
+        assert!(message.contains("/no/such/lib.so"), "{message}");
+    }
+
+    #[test]
+    fn the_library_is_found_in_the_folder_of_the_setup_script() {
+        let root = tempfile::tempdir().expect("temp folder");
+        let folder = root.path().join(FOLDER);
+        std::fs::create_dir_all(&folder).expect("folder");
+        let library = folder.join("libonnxruntime.so.1.31.1");
+        std::fs::write(&library, b"").expect("file");
+        assert_eq!(find(None, &[root.path().to_owned()]), Ok(library));
+    }
+}

@@ -1,0 +1,108 @@
+//! A bounded channel that tells its two stages how long they waited.
+//!
+//! - Holds at most `capacity` items; a full channel blocks the sender, an empty one the receiver.
+//! - The clock runs only while a call really waits, so an idle channel costs no system call.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crossbeam_channel::{TryRecvError, TrySendError};
+
+use super::StageMeter;
+
+/// The other end is gone: the neighbour finished or failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Disconnected;
+
+/// Sending end; waiting for room counts as the sending stage's `blocked` time.
+#[derive(Debug)]
+pub struct Sender<T> {
+    inner: crossbeam_channel::Sender<T>,
+    meter: Arc<StageMeter>,
+}
+
+/// Receiving end; waiting for an item counts as the receiving stage's `starved` time.
+#[derive(Debug)]
+pub struct Receiver<T> {
+    inner: crossbeam_channel::Receiver<T>,
+    meter: Arc<StageMeter>,
+}
+
+/// A channel of at most `capacity` items from the stage of `sender` to the stage of `receiver`.
+pub fn channel<T>(
+    capacity: usize,
+    sender: &Arc<StageMeter>,
+    receiver: &Arc<StageMeter>,
+) -> (Sender<T>, Receiver<T>) {
+    let (tx, rx) = crossbeam_channel::bounded(capacity);
+    (Sender { inner: tx, meter: Arc::clone(sender) }, Receiver { inner: rx, meter: Arc::clone(receiver) })
+}
+
+impl<T> Sender<T> {
+    /// Hand over `item`, waiting for room. The item is dropped when nobody will receive it.
+    pub fn send(&self, item: T) -> Result<(), Disconnected> {
+        let item = match self.inner.try_send(item) {
+            Ok(()) => return Ok(()),
+            Err(TrySendError::Disconnected(_)) => return Err(Disconnected),
+            Err(TrySendError::Full(item)) => item,
+        };
+        let start = Instant::now();
+        let sent = self.inner.send(item);
+        self.meter.add_blocked(start.elapsed());
+        sent.map_err(|_| Disconnected)
+    }
+}
+
+impl<T> Receiver<T> {
+    /// The next item, waiting for it; `None` once the channel is empty and no sender is left.
+    pub fn recv(&self) -> Option<T> {
+        match self.inner.try_recv() {
+            Ok(item) => return Some(item),
+            Err(TryRecvError::Disconnected) => return None,
+            Err(TryRecvError::Empty) => {}
+        }
+        let start = Instant::now();
+        let item = self.inner.recv();
+        self.meter.add_starved(start.elapsed());
+        item.ok()
+    }
+}
+
+impl<T> Clone for Sender<T> {
+    fn clone(&self) -> Self {
+        Self { inner: self.inner.clone(), meter: Arc::clone(&self.meter) }
+    }
+}
+
+impl<T> Clone for Receiver<T> {
+    fn clone(&self) -> Self {
+        Self { inner: self.inner.clone(), meter: Arc::clone(&self.meter) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pair(capacity: usize) -> (Sender<u32>, Receiver<u32>) {
+        let meter = Arc::new(StageMeter::new("test", 1));
+        channel(capacity, &meter, &meter)
+    }
+
+    #[test]
+    fn items_arrive_in_order_and_the_end_is_seen() {
+        let (tx, rx) = pair(2);
+        let received = std::thread::scope(|scope| {
+            scope.spawn(move || (0..100).try_for_each(|i| tx.send(i)));
+            std::iter::from_fn(|| rx.recv()).collect::<Vec<_>>()
+        });
+        assert_eq!(received, (0..100).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_sender_learns_that_nobody_listens() {
+        let (tx, rx) = pair(1);
+        drop(rx);
+        assert_eq!(tx.send(1), Err(Disconnected));
+    }
+}

@@ -1,0 +1,132 @@
+//! Where the time of a stage goes: busy, blocked on the next stage, starved by the one before.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+/// Counters of one stage, written by its threads and read by the progress line and the summary.
+#[derive(Debug)]
+pub struct StageMeter {
+    pub name: &'static str,
+    /// Threads that can be busy at once.
+    pub workers: usize,
+    busy_ns: AtomicU64,
+    blocked_ns: AtomicU64,
+    starved_ns: AtomicU64,
+    items: AtomicU64,
+    rejected: AtomicU64,
+    bytes: AtomicU64,
+}
+
+/// A stage's time as shares of the run, each between 0 and 1.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct StageShare {
+    pub stage: &'static str,
+    pub workers: usize,
+    /// Items handed on.
+    pub items: u64,
+    /// Of all workers' time.
+    pub busy: f64,
+    /// Of the run: waiting for room in the next queue.
+    pub blocked: f64,
+    /// Of the run: waiting for the stage before.
+    pub starved: f64,
+}
+
+impl StageMeter {
+    pub fn new(name: &'static str, workers: usize) -> Self {
+        Self {
+            name,
+            workers,
+            busy_ns: AtomicU64::new(0),
+            blocked_ns: AtomicU64::new(0),
+            starved_ns: AtomicU64::new(0),
+            items: AtomicU64::new(0),
+            rejected: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+        }
+    }
+
+    /// Run `work` on the clock of this stage.
+    pub fn busy<R>(&self, work: impl FnOnce() -> R) -> R {
+        let start = Instant::now();
+        let result = work();
+        self.busy_ns.fetch_add(nanoseconds(start.elapsed()), Relaxed);
+        result
+    }
+
+    pub fn add_blocked(&self, time: Duration) {
+        self.blocked_ns.fetch_add(nanoseconds(time), Relaxed);
+    }
+
+    pub fn add_starved(&self, time: Duration) {
+        self.starved_ns.fetch_add(nanoseconds(time), Relaxed);
+    }
+
+    /// Count `n` items handed on.
+    pub fn add_items(&self, n: u64) {
+        self.items.fetch_add(n, Relaxed);
+    }
+
+    /// Items handed on so far.
+    pub fn items(&self) -> u64 {
+        self.items.load(Relaxed)
+    }
+
+    /// Count one item that was rejected; it counts as handed on, too.
+    pub fn add_rejected(&self) {
+        self.rejected.fetch_add(1, Relaxed);
+    }
+
+    /// Items rejected so far.
+    pub fn rejected(&self) -> u64 {
+        self.rejected.load(Relaxed)
+    }
+
+    /// Count `n` bytes of input dealt with.
+    pub fn add_bytes(&self, n: u64) {
+        self.bytes.fetch_add(n, Relaxed);
+    }
+
+    /// Bytes of input dealt with so far.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Relaxed)
+    }
+
+    /// Shares of a run that took `wall`.
+    pub fn share(&self, wall: Duration) -> StageShare {
+        let wall_ns = (wall.as_nanos() as f64).max(1.0);
+        let share = |counter: &AtomicU64, threads: usize| {
+            (counter.load(Relaxed) as f64 / (wall_ns * threads as f64)).min(1.0)
+        };
+        StageShare {
+            stage: self.name,
+            workers: self.workers,
+            items: self.items(),
+            busy: share(&self.busy_ns, self.workers),
+            blocked: share(&self.blocked_ns, 1),
+            starved: share(&self.starved_ns, 1),
+        }
+    }
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_are_of_all_workers_time() {
+        let meter = StageMeter::new("decode", 4);
+        meter.busy_ns.store(2_000_000_000, Relaxed);
+        meter.add_starved(Duration::from_millis(250));
+        let share = meter.share(Duration::from_secs(1));
+        assert_eq!(share.busy, 0.5);
+        assert_eq!(share.starved, 0.25);
+        assert_eq!(share.blocked, 0.0);
+    }
+}

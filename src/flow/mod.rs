@@ -1,0 +1,19 @@
+//! How data moves between stages: bounded channels with meters, slots, byte budgets, stop rules.
+//!
+//! Knows nothing of images.
+//!
+//! - Every queue is bounded; its bound and the reason stand where it is made, in `pipeline.rs`.
+//! - A stage ends when the one before it hangs up; a stage that fails drops its channel ends, so
+//!   its neighbours end too, and the first fault is what the run returns.
+
+mod budget;
+mod channel;
+mod meter;
+mod slot;
+mod stop;
+
+pub use budget::{Budget, Permit};
+pub use channel::{Disconnected, Receiver, Sender, channel};
+pub use meter::{StageMeter, StageShare};
+pub use slot::{Filler, Slot, slot};
+pub use stop::StopSignal;

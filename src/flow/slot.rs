@@ -1,0 +1,76 @@
+//! A place in the output order, reserved first and filled later.
+//!
+//! Workers finish out of order; whoever reads the slots in the order they were reserved gets the
+//! results back in that order. Bounding the queue of slots bounds the work in flight.
+//!
+//! - Filling never blocks, so it is safe on a rayon thread.
+//! - A filler dropped unfilled (a worker that failed) leaves the slot vacant, never hanging.
+
+use std::time::Instant;
+
+use super::StageMeter;
+
+/// The right to fill one [`Slot`].
+#[derive(Debug)]
+pub struct Filler<T>(crossbeam_channel::Sender<T>);
+
+/// One reserved place.
+#[derive(Debug)]
+pub struct Slot<T>(crossbeam_channel::Receiver<T>);
+
+/// Reserve a place.
+pub fn slot<T>() -> (Filler<T>, Slot<T>) {
+    let (tx, rx) = crossbeam_channel::bounded(1);
+    (Filler(tx), Slot(rx))
+}
+
+impl<T> Filler<T> {
+    /// Fill the slot. If its reader is gone, so is the run, and the value is dropped.
+    pub fn fill(self, value: T) {
+        // the channel has room for one value and this is its only sender, so it is never full
+        let _ = self.0.try_send(value);
+    }
+}
+
+impl<T> Slot<T> {
+    /// A slot that was full from the start.
+    pub fn filled(value: T) -> Self {
+        let (filler, slot) = slot();
+        filler.fill(value);
+        slot
+    }
+
+    /// Wait for the value, as `starved` time of `meter`; `None` if it will never come.
+    pub fn wait(self, meter: &StageMeter) -> Option<T> {
+        if let Ok(value) = self.0.try_recv() {
+            return Some(value);
+        }
+        let start = Instant::now();
+        let value = self.0.recv().ok();
+        meter.add_starved(start.elapsed());
+        value
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_filled_in_any_order_are_read_in_the_order_reserved() {
+        let meter = StageMeter::new("test", 1);
+        let (fillers, slots): (Vec<_>, Vec<_>) = (0..10).map(|_| slot()).unzip();
+        for (i, filler) in fillers.into_iter().enumerate().rev() {
+            filler.fill(i);
+        }
+        let read: Vec<_> = slots.into_iter().filter_map(|slot| slot.wait(&meter)).collect();
+        assert_eq!(read, (0..10).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_dropped_filler_leaves_the_slot_vacant() {
+        let (filler, slot) = slot::<u8>();
+        drop(filler);
+        assert_eq!(slot.wait(&StageMeter::new("test", 1)), None);
+    }
+}

@@ -1,0 +1,246 @@
+//! "Score these shards" as one library call: what the command line runs, and what a worker of a
+//! distributed runner calls for each of its bundles.
+//!
+//! - [`Checked::new`] and [`Job::prepare`] do whatever can fail before the first byte of input is
+//!   read: the output is vacant, the model loads and fits, every engine has run once.
+//! - [`Job::run`] leaves a whole output: `_manifest.json` in any case, `_SUCCESS` after it only if
+//!   the run succeeded.
+
+use std::collections::hash_map::RandomState;
+use std::fs::File;
+use std::hash::{BuildHasher, Hasher};
+use std::io::Read;
+use std::path::Path;
+use std::time::{Duration, Instant, SystemTime};
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+use tokio::runtime::Handle;
+
+use crate::decode::Decoder;
+use crate::engine::{Engine, OnnxRuntime};
+use crate::error::{EngineError, Error, SinkError, SourceError};
+use crate::flow::StopSignal;
+use crate::items::ShardRef;
+use crate::pipeline::{Bounds, MemoryBound, Meters, Stages, warm_up};
+use crate::plan::{Plan, hex};
+use crate::report::{Outcome, PartReport, Summary};
+use crate::sink::{Output, ParquetSink, RunIdentity, SCHEMA_VERSION, Sink};
+use crate::source::{ReadOptions, Stores, open_shard};
+
+/// How a run is done, as opposed to what it computes.
+#[derive(Debug, Clone, Default)]
+pub struct JobOptions {
+    /// Records to score at most.
+    pub limit: Option<u64>,
+    /// Ask this to drain the run.
+    pub stop: StopSignal,
+}
+
+/// A pipeline whose every part has been tried, short of running it.
+pub struct Checked {
+    pub plan: Plan,
+    pub stores: Stores,
+    pub model_sha256: String,
+    pub plan_sha256: String,
+    /// Scores of one row.
+    pub classes: usize,
+    pub bounds: Bounds,
+    pub memory: MemoryBound,
+    output: Output,
+    engines: Vec<Box<dyn Engine>>,
+    decode_threads: usize,
+}
+
+/// A run that is ready to start.
+pub struct Job {
+    checked: Checked,
+    options: JobOptions,
+    sink: Box<dyn Sink>,
+    identity: RunIdentity,
+    meters: Meters,
+    startup: Duration,
+}
+
+/// What a run leaves behind, as its manifest says it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct RunReport {
+    pub schema_version: &'static str,
+    pub sluice_version: &'static str,
+    pub name: String,
+    pub run_id: String,
+    /// RFC 3339, UTC.
+    pub started_at: String,
+    /// RFC 3339, UTC.
+    pub finished_at: String,
+    pub plan_sha256: String,
+    pub model_sha256: String,
+    /// Records the run was limited to, if it was.
+    pub limit: Option<u64>,
+    pub summary: Summary,
+    /// Predictions parts in input order.
+    pub parts: Vec<PartReport>,
+    pub batches: Option<PartReport>,
+}
+
+/// The manifest: the report and the plan that led to it.
+#[derive(Serialize)]
+struct Manifest<'a> {
+    #[serde(flatten)]
+    report: &'a RunReport,
+    plan: &'a Plan,
+}
+
+impl Checked {
+    /// Load the model, see that it fits the pipeline, and that the output is vacant.
+    pub fn new(plan: Plan, runtime: &Handle) -> Result<Self, Error> {
+        let stores = Stores::new(runtime.clone());
+        let output = resolve_output(&stores, &plan, runtime)?;
+        output.check_vacant()?;
+        let model_sha256 = hash_model(&plan.model.path)?;
+        let engines = load_engines(&plan)?;
+        let decode_threads = threads_or_cores(plan.preprocess.threads);
+        let bounds = Bounds::new(&plan, decode_threads, engines.len());
+        let shape = engines[0].batch_shape();
+        Ok(Self {
+            plan_sha256: plan.hash(&model_sha256),
+            classes: engines[0].classes(),
+            memory: MemoryBound::new(&plan, &bounds, shape, decode_threads, engines.len()),
+            plan,
+            stores,
+            model_sha256,
+            bounds,
+            output,
+            engines,
+            decode_threads,
+        })
+    }
+}
+
+impl Job {
+    /// Check everything that can be checked before input is read, and warm the engines up.
+    pub fn prepare(plan: Plan, runtime: &Handle, options: JobOptions) -> Result<Self, Error> {
+        let start = Instant::now();
+        let mut checked = Checked::new(plan, runtime)?;
+        let plan = &checked.plan;
+        let identity = RunIdentity {
+            run_id: new_run_id(&plan.name, SystemTime::now()),
+            worker: "000000".to_owned(),
+            model_sha256: checked.model_sha256.clone(),
+            plan_sha256: checked.plan_sha256.clone(),
+        };
+        let mut sink =
+            Box::new(ParquetSink::new(checked.output.clone(), plan, identity.clone(), checked.classes)?);
+        warm_up(&mut checked.engines, sink.as_mut())?;
+        let meters =
+            Meters::new(checked.plan.input.look_ahead + 1, checked.decode_threads, checked.engines.len());
+        Ok(Self { checked, options, sink, identity, meters, startup: start.elapsed() })
+    }
+
+    /// The pipeline this job runs, with its queues and the memory they take.
+    pub fn checked(&self) -> &Checked {
+        &self.checked
+    }
+
+    pub fn identity(&self) -> &RunIdentity {
+        &self.identity
+    }
+
+    /// Live counters, for a progress display.
+    pub fn meters(&self) -> &Meters {
+        &self.meters
+    }
+
+    /// Score `shards`, write the manifest and, if all went well, `_SUCCESS`.
+    pub fn run(
+        self,
+        shards: impl Iterator<Item = Result<ShardRef, SourceError>> + Send,
+    ) -> Result<RunReport, Error> {
+        let Self { checked, options, sink, identity, meters, startup } = self;
+        let Checked { plan, stores, bounds, output, mut engines, decode_threads, .. } = checked;
+        let read_options = ReadOptions {
+            image_key: plan.input.image_key.clone(),
+            id_key: plan.input.id_key.clone(),
+            max_image_bytes: plan.input.max_image_bytes,
+        };
+        let element = engines[0].batch_shape().element;
+        let stages = Stages {
+            decoder: Decoder::new(&plan.preprocess, plan.input.max_image_bytes, element),
+            decode_threads,
+            engines: &mut engines,
+            sink,
+            bounds,
+            meters: &meters,
+            stop: &options.stop,
+            limit: options.limit,
+        };
+        let (started_at, start) = (SystemTime::now(), Instant::now());
+        let written = stages.run(shards, |shard| open_shard(&stores, shard, &read_options))?;
+        let wall = start.elapsed();
+        let interrupted = options.stop.is_draining();
+        let summary = Summary::new(&written, &plan.output, interrupted, meters.shares(wall), wall, startup);
+        let report = RunReport {
+            schema_version: SCHEMA_VERSION,
+            sluice_version: env!("CARGO_PKG_VERSION"),
+            name: plan.name.clone(),
+            run_id: identity.run_id,
+            started_at: rfc3339(started_at),
+            finished_at: rfc3339(SystemTime::now()),
+            plan_sha256: identity.plan_sha256,
+            model_sha256: identity.model_sha256,
+            limit: options.limit,
+            summary,
+            parts: written.parts,
+            batches: written.batches,
+        };
+        output.write_manifest(&Manifest { report: &report, plan: &plan })?;
+        if report.summary.outcome == Outcome::Succeeded {
+            output.write_success()?;
+        }
+        Ok(report)
+    }
+}
+
+fn resolve_output(stores: &Stores, plan: &Plan, runtime: &Handle) -> Result<Output, SinkError> {
+    let uri = &plan.output.uri;
+    let location = stores
+        .resolve(uri)
+        .map_err(|error| SinkError::Uri { uri: uri.clone(), message: error.to_string() })?;
+    Ok(Output::new(location.store, location.path, location.uri, runtime.clone()))
+}
+
+fn load_engines(plan: &Plan) -> Result<Vec<Box<dyn Engine>>, EngineError> {
+    Ok(vec![Box::new(OnnxRuntime::load(plan)?)])
+}
+
+/// SHA-256 of the model file, lower-case hexadecimal.
+fn hash_model(path: &Path) -> Result<String, EngineError> {
+    let fail = |source| EngineError::ModelFile { path: path.to_owned(), source };
+    let mut file = File::open(path).map_err(fail)?;
+    let (mut sha256, mut buffer) = (Sha256::new(), vec![0; 1 << 20]);
+    loop {
+        match file.read(&mut buffer).map_err(fail)? {
+            0 => return Ok(hex(&sha256.finalize())),
+            read => sha256.update(&buffer[..read]),
+        }
+    }
+}
+
+fn threads_or_cores(threads: usize) -> usize {
+    match threads {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        threads => threads,
+    }
+}
+
+/// `name-20261123T101500Z-1a2b3c4d`: sorts by time, and two runs never share it.
+fn new_run_id(name: &str, now: SystemTime) -> String {
+    // the hasher's keys are random for each process and differ for each hasher
+    let random = RandomState::new().build_hasher().finish() as u32;
+    format!("{name}-{}-{random:08x}", DateTime::<Utc>::from(now).format("%Y%m%dT%H%M%SZ"))
+}
+
+fn rfc3339(time: SystemTime) -> String {
+    DateTime::<Utc>::from(time).to_rfc3339_opts(SecondsFormat::Millis, true)
+}

@@ -1,0 +1,279 @@
+//! The only file that knows all stages: wires them, runs them, and reports.
+//!
+//! ```text
+//! shards → source ⇒ decode → batch → engine(s) → sink
+//!          readers  rayon    1 thread 1 each      1 thread
+//! ```
+//!
+//! - Every queue is bounded ([`Bounds`]), so memory is bounded too ([`MemoryBound`]).
+//! - A stage that ends drops its channel ends: its successors run dry, its predecessors stop.
+//!   The first fault is what the run returns.
+//! - Asked to drain, the decode stage takes no further record and what is in flight is finished.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use crate::batch;
+use crate::decode::{self, Decoder};
+use crate::engine::{self, Engine};
+use crate::error::{EngineError, Error, ReadError, SourceError};
+use crate::flow::{StageMeter, StageShare, StopSignal, channel};
+use crate::items::{BatchShape, ShardRef};
+use crate::plan::Plan;
+use crate::report::OutputReport;
+use crate::sink::{self, Sink};
+use crate::source::{self, ReadAhead, Records};
+
+/// Capacities of all queues, and why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Bounds {
+    /// Shard streams waiting for their turn: the plan's `look_ahead`. One more is being decoded,
+    /// and each has a reader.
+    pub look_ahead: usize,
+    /// Records waiting in one stream. Thumbnails of a few kB reach this before the byte bound;
+    /// a batch or two of them are ready when a shard's turn comes.
+    pub records_per_shard: usize,
+    /// Encoded bytes of one stream, from reading to decoded: the longest image the plan allows,
+    /// and more than a hundred ordinary photos.
+    pub bytes_per_shard: u64,
+    /// Records between dispatch and batch. One batch, so that a slow image delays nothing while
+    /// the batch before it fills, and four for each thread, so that no thread runs out of work.
+    pub decode_slots: usize,
+    /// Batches waiting for an engine: one ready for each the moment it is free, and one more to
+    /// ride out an uneven supply.
+    pub engine_queue: usize,
+    /// Batches reserved in the sink's order: those queued, those in the engines, and two whose
+    /// rows are waiting to be written.
+    pub sink_queue: usize,
+}
+
+impl Bounds {
+    pub fn new(plan: &Plan, decode_threads: usize, engines: usize) -> Self {
+        let engine_queue = engines + 1;
+        Self {
+            look_ahead: plan.input.look_ahead,
+            records_per_shard: 256,
+            bytes_per_shard: plan.input.max_image_bytes,
+            decode_slots: plan.engine.batch_size + 4 * decode_threads,
+            engine_queue,
+            sink_queue: engine_queue + engines + 2,
+        }
+    }
+
+    fn readers(&self) -> usize {
+        self.look_ahead + 1
+    }
+}
+
+/// The most memory that queues and decoders can hold, in bytes; the model's own comes on top.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct MemoryBound {
+    /// Encoded images, read and not yet decoded.
+    pub encoded_bytes: u64,
+    /// Decoded rows waiting for their batch.
+    pub rows_bytes: u64,
+    /// Batch buffers in circulation.
+    pub batches_bytes: u64,
+    /// Decoders, if every thread meets an image of `max_pixels` at once.
+    pub decoders_bytes: u64,
+}
+
+/// A decoder holds an image as it was stored (up to four channels) and in the channel order that
+/// the resize takes: eight bytes a pixel cover every codec with 8-bit samples.
+const DECODER_BYTES_PER_PIXEL: u64 = 8;
+
+impl MemoryBound {
+    pub fn new(
+        plan: &Plan,
+        bounds: &Bounds,
+        shape: BatchShape,
+        decode_threads: usize,
+        engines: usize,
+    ) -> Self {
+        let row_bytes = shape.bytes() / shape.batch_size as u64;
+        // one stream more than there are readers may hold bytes that are still being decoded
+        let streams = bounds.readers() as u64 + 1;
+        // being filled, waiting to be queued, queued, in the engines, on the way back
+        let batches = 2 + bounds.engine_queue + engines + bounds.engine_queue;
+        Self {
+            encoded_bytes: streams * bounds.bytes_per_shard,
+            rows_bytes: (bounds.decode_slots as u64 + 2) * row_bytes,
+            batches_bytes: batches as u64 * shape.bytes(),
+            decoders_bytes: decode_threads as u64 * plan.preprocess.max_pixels * DECODER_BYTES_PER_PIXEL,
+        }
+    }
+
+    pub fn total(&self) -> u64 {
+        self.encoded_bytes + self.rows_bytes + self.batches_bytes + self.decoders_bytes
+    }
+}
+
+/// The meters of all stages, shared with whoever shows progress.
+#[derive(Debug, Clone)]
+pub struct Meters {
+    pub source: Arc<StageMeter>,
+    pub decode: Arc<StageMeter>,
+    pub batch: Arc<StageMeter>,
+    pub engine: Arc<StageMeter>,
+    pub sink: Arc<StageMeter>,
+}
+
+impl Meters {
+    pub fn new(readers: usize, decode_threads: usize, engines: usize) -> Self {
+        let meter = |name, workers| Arc::new(StageMeter::new(name, workers));
+        Self {
+            source: meter("source", readers),
+            decode: meter("decode", decode_threads),
+            batch: meter("batch", 1),
+            engine: meter("engine", engines),
+            sink: meter("sink", 1),
+        }
+    }
+
+    /// Shares of a run that took `wall`, in flow order.
+    pub fn shares(&self, wall: Duration) -> Vec<StageShare> {
+        [&self.source, &self.decode, &self.batch, &self.engine, &self.sink]
+            .map(|meter| meter.share(wall))
+            .into()
+    }
+}
+
+/// Everything that one pass of data through the stages needs.
+pub struct Stages<'a> {
+    pub decoder: Decoder,
+    pub decode_threads: usize,
+    /// All with the same batch shape.
+    pub engines: &'a mut [Box<dyn Engine>],
+    pub sink: Box<dyn Sink>,
+    pub bounds: Bounds,
+    pub meters: &'a Meters,
+    pub stop: &'a StopSignal,
+    /// Records to take at most.
+    pub limit: Option<u64>,
+}
+
+impl Stages<'_> {
+    /// Score all `shards`, opening each with `open`, and return what the sink has written.
+    ///
+    /// # Panics
+    /// If there is no engine.
+    pub fn run(
+        self,
+        shards: impl Iterator<Item = Result<ShardRef, SourceError>> + Send,
+        open: impl Fn(&ShardRef) -> Result<Records, ReadError> + Send + Sync,
+    ) -> Result<OutputReport, Error> {
+        let Self { decoder, decode_threads, engines, sink, bounds, meters, stop, limit } = self;
+        let shape = engines.first().expect("a run has at least one engine").batch_shape();
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(decode_threads)
+            .thread_name(|index| format!("decode-{index}"))
+            .build()
+            .map_err(|error| Error::StagePanicked { stage: "decode", message: error.to_string() })?;
+
+        let (stream_tx, stream_rx) = channel(bounds.look_ahead, &meters.source, &meters.decode);
+        let (decoded_tx, decoded_rx) = channel(bounds.decode_slots, &meters.decode, &meters.batch);
+        let (batch_tx, batch_rx) = channel(bounds.engine_queue, &meters.batch, &meters.engine);
+        let (inferred_tx, inferred_rx) = channel(bounds.sink_queue, &meters.batch, &meters.sink);
+        let (used_tx, used_rx) = crossbeam_channel::bounded(bounds.engine_queue);
+
+        let faults = Faults::default();
+        let report = std::thread::scope(|scope| {
+            let faults = &faults;
+            let read_ahead = ReadAhead {
+                readers: bounds.readers(),
+                records_per_shard: bounds.records_per_shard,
+                bytes_per_shard: bounds.bytes_per_shard,
+            };
+            scope.spawn(move || {
+                faults.guard("source", || {
+                    source::run(shards, open, stream_tx, read_ahead, &meters.source, &meters.decode)
+                        .map_err(Error::from)
+                })
+            });
+            let pool = &pool;
+            scope.spawn(move || {
+                faults.guard("decode", || {
+                    decode::run(&stream_rx, &decoded_tx, decoder, pool, limit, stop, &meters.decode);
+                    // dropped here rather than with the closure, so that the neighbours learn of the end
+                    drop((stream_rx, decoded_tx));
+                    Ok(())
+                })
+            });
+            scope.spawn(move || {
+                faults.guard("batch", || {
+                    let ended =
+                        batch::run(&decoded_rx, &batch_tx, &inferred_tx, &used_rx, shape, &meters.batch);
+                    drop((decoded_rx, batch_tx, inferred_tx));
+                    // a neighbour that is gone is no fault of this stage
+                    let _ = ended;
+                    Ok(())
+                })
+            });
+            for engine in engines.iter_mut() {
+                let (batches, used) = (batch_rx.clone(), used_tx.clone());
+                scope.spawn(move || {
+                    faults.guard("engine", || {
+                        engine::run(engine.as_mut(), &batches, &used, &meters.engine).map_err(Error::from)
+                    })
+                });
+            }
+            drop((batch_rx, used_tx));
+            let sink = scope.spawn(move || {
+                faults.guard("sink", || sink::run(sink, &inferred_rx, &meters.sink).map_err(Error::from))
+            });
+            sink.join().ok().flatten()
+        });
+        match (faults.first(), report) {
+            (Some(fault), _) => Err(fault),
+            (None, Some(report)) => Ok(report),
+            (None, None) => unreachable!("a sink without a report has left a fault"),
+        }
+    }
+}
+
+/// The first thing that went wrong; what follows from it is noise.
+#[derive(Debug, Default)]
+struct Faults(Mutex<Option<Error>>);
+
+impl Faults {
+    /// Run a stage; an error or a panic is kept if it is the first.
+    fn guard<T>(&self, stage: &'static str, work: impl FnOnce() -> Result<T, Error>) -> Option<T> {
+        // what a panicking stage leaves half done is never looked at again
+        let result = std::panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+            let message = panic_message(panic.as_ref());
+            Err(Error::StagePanicked { stage, message })
+        });
+        result
+            .map_err(|error| {
+                self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error).to_string()
+            })
+            .ok()
+    }
+
+    fn first(self) -> Option<Error> {
+        self.0.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The text of a panic.
+pub fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
+}
+
+/// Run each engine once on zeros and hand its times to the sink.
+pub fn warm_up(engines: &mut [Box<dyn Engine>], sink: &mut dyn Sink) -> Result<Duration, Error> {
+    let start = Instant::now();
+    let outcomes: Result<Vec<_>, EngineError> = engines
+        .iter_mut()
+        .enumerate()
+        .map(|(worker, engine)| engine::warm_up(engine.as_mut(), worker))
+        .collect();
+    for outcome in outcomes? {
+        sink.accept_warm_up(&outcome)?;
+    }
+    Ok(start.elapsed())
+}

@@ -1,0 +1,250 @@
+//! What a run did: counts, times and the stage that held it up.
+//!
+//! - Every count is of rows that are in a finished part.
+//! - Shares are of the time from the first shard to the last row, model loading excluded.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::flow::StageShare;
+use crate::items::{ShardFormat, Status};
+use crate::plan::OutputPlan;
+
+/// Rows by status.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Tally(BTreeMap<Status, u64>);
+
+impl Tally {
+    pub fn count(&mut self, status: Status) {
+        *self.0.entry(status).or_default() += 1;
+    }
+
+    pub fn add(&mut self, other: &Self) {
+        for (&status, rows) in &other.0 {
+            *self.0.entry(status).or_default() += rows;
+        }
+    }
+
+    pub fn rows(&self) -> u64 {
+        self.0.values().sum()
+    }
+
+    pub fn of(&self, status: Status) -> u64 {
+        self.0.get(&status).copied().unwrap_or_default()
+    }
+
+    /// Share of rows that were rejected; 0 without rows.
+    pub fn error_rate(&self) -> f64 {
+        let rows = self.rows();
+        if rows == 0 { 0.0 } else { (rows - self.of(Status::Ok)) as f64 / rows as f64 }
+    }
+
+    /// Statuses that occurred, `ok` first.
+    pub fn iter(&self) -> impl Iterator<Item = (Status, u64)> {
+        self.0.iter().map(|(&status, &rows)| (status, rows))
+    }
+}
+
+/// One file of the output.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct PartReport {
+    /// Path below the output.
+    pub path: String,
+    /// Shard whose records these are; empty for a batches part.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub shard: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub format: Option<ShardFormat>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rows: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rows_by_status: Option<Tally>,
+    pub bytes: u64,
+    /// SHA-256 of the file, lower-case hexadecimal.
+    pub sha256: String,
+    /// Why the shard ended early, with an unknown number of records lost.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub damage: Option<String>,
+}
+
+/// What the sink has written.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct OutputReport {
+    pub tally: Tally,
+    pub parts: Vec<PartReport>,
+    pub batches: Option<PartReport>,
+    /// Latency of each batch, in order; warm-up excluded. Milliseconds.
+    pub latency_ms: Vec<f32>,
+    /// Latency of each engine's warm-up. Milliseconds.
+    pub warm_up_ms: Vec<f64>,
+    /// The shard whose rows were cut short, and so left no part.
+    pub unfinished_shard: Option<String>,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    Succeeded,
+    /// More rejected rows or damaged shards than the plan allows. All parts are whole.
+    TooManyErrors,
+    /// Drained before the input's end. The parts there are whole; others are missing.
+    Interrupted,
+}
+
+/// Quantiles of batch latency, by the nearest-rank method. Milliseconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct Latency {
+    pub min: f64,
+    pub med: f64,
+    pub p95: f64,
+    pub p99: f64,
+    pub max: f64,
+}
+
+impl Latency {
+    /// Quantiles of `values`; `None` if there are none.
+    pub fn of(values: &[f32]) -> Option<Self> {
+        let mut sorted = values.to_vec();
+        sorted.sort_unstable_by(f32::total_cmp);
+        let rank = |share: f64| (share * sorted.len() as f64).ceil().max(1.0) as usize - 1;
+        let at = |share: f64| sorted.get(rank(share)).map(|&value| f64::from(value));
+        Some(Self { min: at(0.0)?, med: at(0.5)?, p95: at(0.95)?, p99: at(0.99)?, max: at(1.0)? })
+    }
+}
+
+/// The end of a run in figures and words.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Summary {
+    pub outcome: Outcome,
+    pub rows: u64,
+    pub rows_by_status: Tally,
+    pub error_rate: f64,
+    pub shards: u64,
+    pub damaged_shards: u64,
+    /// The shard that was cut short by an interruption.
+    pub unfinished_shard: Option<String>,
+    pub batches: u64,
+    /// From the first shard to the last row, seconds.
+    pub seconds: f64,
+    /// Rows of any status over that time.
+    pub images_per_second: f64,
+    /// Loading the model and the first run of each engine, seconds; not part of `seconds`.
+    pub startup_seconds: f64,
+    pub latency_ms: Option<Latency>,
+    pub warm_up_ms: Vec<f64>,
+    pub stages: Vec<StageShare>,
+    /// One sentence.
+    pub bottleneck: String,
+}
+
+impl Summary {
+    /// Put the figures of a finished run together.
+    pub fn new(
+        output: &OutputReport,
+        limits: &OutputPlan,
+        interrupted: bool,
+        stages: Vec<StageShare>,
+        wall: Duration,
+        startup: Duration,
+    ) -> Self {
+        let damaged_shards = output.parts.iter().filter(|part| part.damage.is_some()).count() as u64;
+        let error_rate = output.tally.error_rate();
+        let outcome = if interrupted {
+            Outcome::Interrupted
+        } else if error_rate > limits.max_error_rate || damaged_shards > limits.max_damaged_shards {
+            Outcome::TooManyErrors
+        } else {
+            Outcome::Succeeded
+        };
+        Self {
+            outcome,
+            rows: output.tally.rows(),
+            rows_by_status: output.tally.clone(),
+            error_rate,
+            shards: output.parts.len() as u64,
+            damaged_shards,
+            unfinished_shard: output.unfinished_shard.clone(),
+            batches: output.latency_ms.len() as u64,
+            seconds: wall.as_secs_f64(),
+            images_per_second: output.tally.rows() as f64 / wall.as_secs_f64().max(1e-9),
+            startup_seconds: startup.as_secs_f64(),
+            latency_ms: Latency::of(&output.latency_ms),
+            warm_up_ms: output.warm_up_ms.clone(),
+            bottleneck: bottleneck(&stages),
+            stages,
+        }
+    }
+}
+
+/// Below this share of its time nothing in particular held the run up.
+const BUSY_ENOUGH: f64 = 0.5;
+
+/// Which stage the others waited for: the busiest one.
+fn bottleneck(stages: &[StageShare]) -> String {
+    let percent = |share: f64| (share * 100.0).round();
+    let Some(busiest) = stages.iter().max_by(|a, b| a.busy.total_cmp(&b.busy)) else {
+        return "nothing ran".to_owned();
+    };
+    let engine_waited =
+        stages.iter().find(|stage| stage.stage == "engine").map_or(0.0, |engine| engine.starved);
+    if busiest.busy < BUSY_ENOUGH {
+        return format!(
+            "no stage was busy for even half of the run ({} came closest, {}%): it was too short to have a bottleneck, \
+             or waited for storage",
+            busiest.stage,
+            percent(busiest.busy)
+        );
+    }
+    let workers =
+        if busiest.workers == 1 { String::new() } else { format!("'s {} threads", busiest.workers) };
+    let engine = if busiest.stage == "engine" {
+        format!("it waited for input {}% of the run", percent(engine_waited))
+    } else {
+        format!("the engine waited for input {}% of the run", percent(engine_waited))
+    };
+    format!("{}{workers} held the run up, busy {}% of it; {engine}", busiest.stage, percent(busiest.busy))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_are_by_nearest_rank() {
+        let values: Vec<f32> = (1..=100).rev().map(|value| value as f32).collect();
+        let latency = Latency::of(&values).expect("values");
+        assert_eq!(latency, Latency { min: 1.0, med: 50.0, p95: 95.0, p99: 99.0, max: 100.0 });
+        assert_eq!(Latency::of(&[]), None);
+    }
+
+    #[test]
+    fn the_error_rate_counts_every_status_but_ok() {
+        let mut tally = Tally::default();
+        (0..98).for_each(|_| tally.count(Status::Ok));
+        tally.count(Status::Empty);
+        tally.count(Status::DecodeError);
+        assert_eq!(tally.rows(), 100);
+        assert!((tally.error_rate() - 0.02).abs() < 1e-12);
+    }
+
+    #[test]
+    fn the_busiest_stage_is_named_and_how_long_the_engine_waited() {
+        let stage = |stage, workers, busy, starved| StageShare {
+            stage,
+            workers,
+            items: 1,
+            busy,
+            blocked: 0.0,
+            starved,
+        };
+        let words = bottleneck(&[stage("decode", 16, 0.98, 0.0), stage("engine", 1, 0.4, 0.6)]);
+        assert_eq!(
+            words,
+            "decode's 16 threads held the run up, busy 98% of it; the engine waited for input 60% of the run"
+        );
+    }
+}

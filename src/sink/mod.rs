@@ -1,0 +1,53 @@
+//! The sink stage: scored and rejected records in, Parquet parts out.
+//!
+//! Comes in: entries in input order, with the scores of their batch. Goes out: one predictions
+//! part for each shard, one batches part for the run.
+//!
+//! - A part is handed to the store when its shard has ended, never before; uploads overlap with
+//!   the next shards' rows, at most [`PENDING_PARTS`] of them.
+//! - A shard whose end never comes (the run was interrupted) leaves no part.
+
+use crate::error::SinkError;
+use crate::flow::{Receiver, Slot, StageMeter};
+use crate::items::{Inferred, Outcome};
+
+mod output;
+mod parquet_sink;
+mod part;
+mod rows;
+mod schema;
+mod upload;
+
+pub use output::{MANIFEST, Output, SUCCESS};
+pub use parquet_sink::{PENDING_PARTS, ParquetSink, RunIdentity};
+pub use rows::microseconds;
+pub use schema::{BATCHES, PREDICTIONS, SCHEMA_VERSION};
+
+use crate::report::OutputReport;
+
+/// Takes what the pipeline produces, in input order.
+pub trait Sink: Send {
+    /// Take the entries of one batch and its scores.
+    fn accept(&mut self, inferred: Inferred) -> Result<(), SinkError>;
+
+    /// Take a warm-up run's times.
+    fn accept_warm_up(&mut self, outcome: &Outcome) -> Result<(), SinkError>;
+
+    /// Everything has been accepted: make it durable.
+    fn finish(self: Box<Self>) -> Result<OutputReport, SinkError>;
+}
+
+/// Feed the sink until the pipeline hangs up; the report comes from [`Sink::finish`].
+pub fn run(
+    mut sink: Box<dyn Sink>,
+    inferred: &Receiver<Slot<Inferred>>,
+    meter: &StageMeter,
+) -> Result<OutputReport, SinkError> {
+    while let Some(slot) = inferred.recv() {
+        // a vacant slot: an engine failed and says why itself; what is whole is still finished
+        let Some(inferred) = slot.wait(meter) else { break };
+        meter.add_items(inferred.entries.len() as u64);
+        meter.busy(|| sink.accept(inferred))?;
+    }
+    meter.busy(|| sink.finish())
+}

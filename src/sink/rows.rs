@@ -1,0 +1,337 @@
+//! Rows to Arrow: pure, no files.
+//!
+//! - One row per record, in the order given; a rejected record has a reason and no scores.
+//! - `top1_*` is the largest score that is a number, the lowest index among equals.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use arrow::array::{
+    BooleanBuilder, Float32Builder, Float64Builder, Int32Builder, Int64Builder, ListBuilder, RecordBatch,
+    StringBuilder, TimestampMicrosecondBuilder,
+};
+use arrow::datatypes::{DataType, Field};
+use arrow::error::ArrowError;
+
+use crate::items::{Outcome, RecordMeta, Rejected, Status};
+use crate::plan::ScoresKept;
+
+use super::schema::{BATCHES, PREDICTIONS};
+
+/// What is the same in every row of a run.
+#[derive(Debug, Clone)]
+pub struct RunColumns {
+    pub run_id: String,
+    pub model_sha256: String,
+    pub labels: Option<Vec<String>>,
+    pub scores: ScoresKept,
+}
+
+/// Collects prediction rows.
+#[derive(Debug)]
+pub struct PredictionRows {
+    run: Arc<RunColumns>,
+    rows: usize,
+    key: StringBuilder,
+    shard: StringBuilder,
+    record_index: Int64Builder,
+    image_id: StringBuilder,
+    status: StringBuilder,
+    error: StringBuilder,
+    top1_index: Int32Builder,
+    top1_label: StringBuilder,
+    top1_score: Float32Builder,
+    scores: ListBuilder<Float32Builder>,
+    scores_index: ListBuilder<Int32Builder>,
+    width: Int32Builder,
+    height: Int32Builder,
+    format: StringBuilder,
+    image_bytes: Int64Builder,
+    batch_id: Int64Builder,
+}
+
+impl PredictionRows {
+    pub fn new(run: Arc<RunColumns>) -> Self {
+        let element = |item| Arc::new(Field::new("element", item, false));
+        Self {
+            run,
+            rows: 0,
+            key: StringBuilder::new(),
+            shard: StringBuilder::new(),
+            record_index: Int64Builder::new(),
+            image_id: StringBuilder::new(),
+            status: StringBuilder::new(),
+            error: StringBuilder::new(),
+            top1_index: Int32Builder::new(),
+            top1_label: StringBuilder::new(),
+            top1_score: Float32Builder::new(),
+            scores: ListBuilder::new(Float32Builder::new()).with_field(element(DataType::Float32)),
+            scores_index: ListBuilder::new(Int32Builder::new()).with_field(element(DataType::Int32)),
+            width: Int32Builder::new(),
+            height: Int32Builder::new(),
+            format: StringBuilder::new(),
+            image_bytes: Int64Builder::new(),
+            batch_id: Int64Builder::new(),
+        }
+    }
+
+    /// Rows collected since the last [`Self::take`].
+    pub fn len(&self) -> usize {
+        self.rows
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.rows == 0
+    }
+
+    /// Append a scored record; `scores` is in class order.
+    pub fn push_scored(&mut self, meta: &RecordMeta, batch_id: i64, scores: &[f32]) {
+        self.push_meta(meta, Status::Ok);
+        self.error.append_null();
+        self.batch_id.append_value(batch_id);
+        let top1 = top1(scores);
+        self.top1_index.append_option(top1.map(|index| index as i32));
+        self.top1_score.append_option(top1.map(|index| scores[index]));
+        let labels = self.run.labels.as_deref().unwrap_or_default();
+        self.top1_label.append_option(top1.and_then(|index| labels.get(index)));
+        match self.run.scores {
+            ScoresKept::All => {
+                self.scores.values().append_slice(scores);
+                self.scores.append(true);
+                self.scores_index.append_null();
+            }
+            ScoresKept::Top(n) => {
+                for index in best(scores, n) {
+                    self.scores.values().append_value(scores[index]);
+                    self.scores_index.values().append_value(index as i32);
+                }
+                self.scores.append(true);
+                self.scores_index.append(true);
+            }
+            ScoresKept::None => {
+                self.scores.append_null();
+                self.scores_index.append_null();
+            }
+        }
+    }
+
+    /// Append a record that has no scores.
+    pub fn push_rejected(&mut self, meta: &RecordMeta, rejected: &Rejected) {
+        self.push_meta(meta, rejected.status);
+        self.error.append_value(&rejected.error);
+        self.batch_id.append_null();
+        self.top1_index.append_null();
+        self.top1_score.append_null();
+        self.top1_label.append_null();
+        self.scores.append_null();
+        self.scores_index.append_null();
+    }
+
+    fn push_meta(&mut self, meta: &RecordMeta, status: Status) {
+        self.rows += 1;
+        self.key.append_value(format!("{}#{}", meta.shard.name, meta.record_index));
+        self.shard.append_value(&meta.shard.name);
+        self.record_index.append_value(meta.record_index as i64);
+        self.image_id.append_value(&meta.image_id);
+        self.status.append_value(status.as_str());
+        self.width.append_option(meta.header.map(|header| header.width as i32));
+        self.height.append_option(meta.header.map(|header| header.height as i32));
+        self.format.append_option(meta.header.map(|header| header.format.as_str()));
+        self.image_bytes.append_value(meta.image_bytes as i64);
+    }
+
+    /// The rows collected so far, which are then forgotten.
+    pub fn take(&mut self) -> Result<RecordBatch, ArrowError> {
+        let rows = std::mem::take(&mut self.rows);
+        let constant = |text: &str| {
+            let mut column = StringBuilder::with_capacity(rows, rows * text.len());
+            (0..rows).for_each(|_| column.append_value(text));
+            Arc::new(column.finish())
+        };
+        RecordBatch::try_new(
+            Arc::clone(&PREDICTIONS),
+            vec![
+                Arc::new(self.key.finish()),
+                Arc::new(self.shard.finish()),
+                Arc::new(self.record_index.finish()),
+                Arc::new(self.image_id.finish()),
+                Arc::new(self.status.finish()),
+                Arc::new(self.error.finish()),
+                Arc::new(self.top1_index.finish()),
+                Arc::new(self.top1_label.finish()),
+                Arc::new(self.top1_score.finish()),
+                Arc::new(self.scores.finish()),
+                Arc::new(self.scores_index.finish()),
+                Arc::new(self.width.finish()),
+                Arc::new(self.height.finish()),
+                Arc::new(self.format.finish()),
+                Arc::new(self.image_bytes.finish()),
+                Arc::new(self.batch_id.finish()),
+                constant(&self.run.model_sha256),
+                constant(&self.run.run_id),
+            ],
+        )
+    }
+}
+
+/// Index of the largest number, the lowest among equals; `None` if none is a number.
+fn top1(scores: &[f32]) -> Option<usize> {
+    let numbers = scores.iter().enumerate().filter(|(_, score)| !score.is_nan());
+    numbers.reduce(|best, next| if next.1 > best.1 { next } else { best }).map(|(index, _)| index)
+}
+
+/// Indices of the `n` largest scores, best first, the lower index first among equals; what is no
+/// number comes last.
+fn best(scores: &[f32], n: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..scores.len()).collect();
+    let number = |index: usize| if scores[index].is_nan() { f32::NEG_INFINITY } else { scores[index] };
+    let descending = |&a: &usize, &b: &usize| number(b).total_cmp(&number(a)).then(a.cmp(&b));
+    if n < order.len() {
+        order.select_nth_unstable_by(n, descending);
+        order.truncate(n);
+    }
+    order.sort_unstable_by(descending);
+    order
+}
+
+/// Collects batch rows.
+#[derive(Debug)]
+pub struct BatchRows {
+    run_id: String,
+    worker: String,
+    batch_size: i32,
+    rows: usize,
+    columns: BatchColumns,
+}
+
+#[derive(Debug, Default)]
+struct BatchColumns {
+    run_id: StringBuilder,
+    worker: StringBuilder,
+    batch_id: Int64Builder,
+    rows: Int32Builder,
+    batch_size: Int32Builder,
+    queue_ms: Float64Builder,
+    h2d_ms: Float64Builder,
+    compute_ms: Float64Builder,
+    d2h_ms: Float64Builder,
+    latency_ms: Float64Builder,
+    started_at: TimestampMicrosecondBuilder,
+    warmup: BooleanBuilder,
+}
+
+impl BatchRows {
+    pub fn new(run_id: String, worker: String, batch_size: usize) -> Self {
+        Self { run_id, worker, batch_size: batch_size as i32, rows: 0, columns: BatchColumns::default() }
+    }
+
+    /// Rows collected since the last [`Self::take`].
+    pub fn len(&self) -> usize {
+        self.rows
+    }
+
+    pub fn push(&mut self, outcome: &Outcome) {
+        self.rows += 1;
+        let (columns, timing) = (&mut self.columns, &outcome.timing);
+        columns.run_id.append_value(&self.run_id);
+        columns.worker.append_value(&self.worker);
+        columns.batch_id.append_value(outcome.batch_id);
+        columns.rows.append_value(outcome.rows as i32);
+        columns.batch_size.append_value(self.batch_size);
+        columns.queue_ms.append_value(timing.queue_ms);
+        columns.h2d_ms.append_value(timing.h2d_ms);
+        columns.compute_ms.append_value(timing.compute_ms);
+        columns.d2h_ms.append_value(timing.d2h_ms);
+        columns.latency_ms.append_value(timing.latency_ms());
+        columns.started_at.append_value(microseconds(timing.started_at));
+        columns.warmup.append_value(timing.warmup);
+    }
+
+    /// The rows collected so far, which are then forgotten.
+    pub fn take(&mut self) -> Result<RecordBatch, ArrowError> {
+        self.rows = 0;
+        let columns = &mut self.columns;
+        RecordBatch::try_new(
+            Arc::clone(&BATCHES),
+            vec![
+                Arc::new(columns.run_id.finish()),
+                Arc::new(columns.worker.finish()),
+                Arc::new(columns.batch_id.finish()),
+                Arc::new(columns.rows.finish()),
+                Arc::new(columns.batch_size.finish()),
+                Arc::new(columns.queue_ms.finish()),
+                Arc::new(columns.h2d_ms.finish()),
+                Arc::new(columns.compute_ms.finish()),
+                Arc::new(columns.d2h_ms.finish()),
+                Arc::new(columns.latency_ms.finish()),
+                Arc::new(columns.started_at.finish().with_timezone("UTC")),
+                Arc::new(columns.warmup.finish()),
+            ],
+        )
+    }
+}
+
+/// Microseconds since 1970 in UTC; a clock before that reads as 1970.
+pub fn microseconds(time: SystemTime) -> i64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as i64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::items::{ShardContent, ShardFormat, ShardRef};
+    use arrow::array::{Array, AsArray};
+    use arrow::datatypes::{Float32Type, Int32Type};
+
+    fn rows(scores: ScoresKept) -> PredictionRows {
+        PredictionRows::new(Arc::new(RunColumns {
+            run_id: "r".into(),
+            model_sha256: "m".into(),
+            labels: Some(vec!["a".into(), "b".into(), "c".into()]),
+            scores,
+        }))
+    }
+
+    fn meta(record_index: u64) -> RecordMeta {
+        let content = ShardContent::Objects(Vec::new());
+        let shard = ShardRef { index: 0, name: "s".into(), format: ShardFormat::Files, content };
+        RecordMeta {
+            shard: Arc::new(shard),
+            record_index,
+            image_id: "i".into(),
+            image_bytes: 3,
+            header: None,
+        }
+    }
+
+    #[test]
+    fn a_rejected_record_has_a_reason_and_no_scores() {
+        let mut rows = rows(ScoresKept::All);
+        rows.push_rejected(&meta(0), &Rejected::new(Status::Empty, "the image is empty"));
+        rows.push_scored(&meta(1), 7, &[0.1, 0.7, 0.2]);
+        let batch = rows.take().expect("matches the schema");
+        assert_eq!(batch["status"].as_string::<i32>().value(0), "empty");
+        assert!(batch["top1_index"].is_null(0) && batch["scores"].is_null(0) && batch["batch_id"].is_null(0));
+        assert_eq!(batch["top1_label"].as_string::<i32>().value(1), "b");
+        assert_eq!(batch["key"].as_string::<i32>().value(1), "s#1");
+        assert!(rows.is_empty());
+    }
+
+    #[test]
+    fn top_n_keeps_the_best_first_with_their_classes() {
+        let mut rows = rows(ScoresKept::Top(2));
+        rows.push_scored(&meta(0), 0, &[0.25, 0.5, 0.25]);
+        let batch = rows.take().expect("matches the schema");
+        let scores = batch["scores"].as_list::<i32>().value(0);
+        let index = batch["scores_index"].as_list::<i32>().value(0);
+        assert_eq!(scores.as_primitive::<Float32Type>().values(), &[0.5, 0.25]);
+        assert_eq!(index.as_primitive::<Int32Type>().values(), &[1, 0]);
+    }
+
+    #[test]
+    fn a_score_that_is_no_number_never_wins() {
+        assert_eq!(top1(&[f32::NAN, 0.1, 0.1]), Some(1));
+        assert_eq!(top1(&[f32::NAN]), None);
+        assert_eq!(best(&[f32::NAN, 0.1, 0.2], 2), [2, 1]);
+    }
+}

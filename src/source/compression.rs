@@ -1,0 +1,106 @@
+//! Whole-file compression, told by its magic bytes.
+//!
+//! Comes in: the raw bytes of a shard or manifest. Goes out: its content, whether it was plain,
+//! gzip or zstd. A misleading extension changes nothing.
+//!
+//! - Decompression streams: output that nobody reads is not produced, and the formats cap each
+//!   record, so a small file that unpacks to terabytes costs time and no memory.
+
+use std::io::{self, BufReader, Cursor, Read};
+
+/// Longest magic number below, bytes.
+const MAGIC_BYTES: usize = 4;
+
+/// Compressed bytes handed to a decoder at once. The sources behind hold megabytes; this only
+/// amortises the call.
+const BUFFER_BYTES: usize = 64 << 10;
+
+/// Largest zstd window, as a power of two: what `zstd --long` uses and its command line accepts
+/// by default. A frame header may ask for up to 2 TiB, which nothing in an image shard justifies.
+const ZSTD_WINDOW_LOG_MAX: u32 = 27;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Compression {
+    None,
+    Gzip,
+    Zstd,
+}
+
+impl Compression {
+    /// By the first bytes of a file.
+    pub fn of(head: &[u8]) -> Self {
+        if head.starts_with(&[0x1f, 0x8b]) {
+            Self::Gzip
+        } else if head.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
+            Self::Zstd
+        } else {
+            Self::None
+        }
+    }
+}
+
+/// The content behind `reader`.
+pub(super) fn decompressed<'a>(mut reader: impl Read + Send + 'a) -> io::Result<Box<dyn Read + Send + 'a>> {
+    let mut head = Vec::with_capacity(MAGIC_BYTES);
+    reader.by_ref().take(MAGIC_BYTES as u64).read_to_end(&mut head)?;
+    let compression = Compression::of(&head);
+    let whole = Cursor::new(head).chain(reader);
+    Ok(match compression {
+        Compression::None => Box::new(whole),
+        Compression::Gzip => {
+            let buffered = BufReader::with_capacity(BUFFER_BYTES, whole);
+            Box::new(flate2::bufread::MultiGzDecoder::new(buffered))
+        }
+        Compression::Zstd => {
+            let buffered = BufReader::with_capacity(BUFFER_BYTES, whole);
+            let mut decoder = zstd::stream::read::Decoder::with_buffer(buffered)?;
+            decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
+            Box::new(decoder)
+        }
+    })
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use std::io::Write;
+
+    pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(bytes).expect("to memory");
+        encoder.finish().expect("to memory")
+    }
+
+    pub(crate) fn zstd(bytes: &[u8]) -> Vec<u8> {
+        ::zstd::encode_all(bytes, 1).expect("to memory")
+    }
+
+    fn unpacked(bytes: &[u8]) -> io::Result<Vec<u8>> {
+        let mut content = Vec::new();
+        decompressed(bytes)?.read_to_end(&mut content)?;
+        Ok(content)
+    }
+
+    #[test]
+    fn plain_gzip_and_zstd_are_told_by_their_first_bytes() {
+        let text = b"the same content";
+        for bytes in [text.to_vec(), gzip(text), zstd(text), [gzip(&text[..4]), gzip(&text[4..])].concat()] {
+            assert_eq!(unpacked(&bytes).expect("unpack"), text);
+        }
+        assert_eq!(unpacked(b"").expect("empty"), b"");
+        assert_eq!(unpacked(b"ab").expect("short"), b"ab");
+    }
+
+    #[test]
+    fn a_cut_stream_is_an_error_after_its_content() {
+        // several of zstd's 128 KiB blocks, of which some are whole in the first half
+        let noise = |n: u32| (n.wrapping_mul(n).wrapping_mul(2_654_435_761) >> 24) as u8;
+        let text: Vec<u8> = (0..1_000_000).map(noise).collect();
+        for packed in [gzip(&text), zstd(&text)] {
+            let mut reader = decompressed(&packed[..packed.len() / 2]).expect("head");
+            let mut content = Vec::new();
+            reader.read_to_end(&mut content).expect_err("cut");
+            assert!(!content.is_empty() && text.starts_with(&content));
+        }
+    }
+}

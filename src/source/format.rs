@@ -1,0 +1,243 @@
+//! From a shard to its records, whatever its format.
+//!
+//! Comes in: a [`ShardRef`]. Goes out: [`Records`], in the order in which they are stored.
+//!
+//! - After its first error a reader ends. A storage error wins over the damage that it looked
+//!   like to the parser: nothing is known about data that did not arrive.
+
+use bytes::Bytes;
+
+use crate::config::InputSection;
+use crate::error::{ReadError, SourceError, StorageError};
+use crate::items::{RawRecord, Rejected, ShardContent, ShardFormat, ShardRef, Status};
+
+use super::column_windows::ColumnWindows;
+use super::compression::decompressed;
+use super::files::FileRecords;
+use super::object::Object;
+use super::parquet::ParquetRecords;
+use super::store::Stores;
+use super::tfrecord::TfRecords;
+use super::webdataset::TarRecords;
+
+/// Records of one shard in order. Ends after the first `Err`.
+pub type Records = Box<dyn Iterator<Item = Result<RawRecord, ReadError>> + Send>;
+
+/// What the readers of all formats need to know of the plan.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReadOptions {
+    /// TFRecord feature or Parquet column with the encoded image.
+    pub image_key: Option<String>,
+    /// TFRecord feature or Parquet column with the image's id.
+    pub id_key: Option<String>,
+    /// Longest encoded image, bytes; a longer one is [`Status::TooLarge`] and not held.
+    pub max_image_bytes: u64,
+}
+
+impl From<&InputSection> for ReadOptions {
+    fn from(input: &InputSection) -> Self {
+        Self {
+            image_key: input.image_key.clone(),
+            id_key: input.id_key.clone(),
+            max_image_bytes: input.max_image_bytes,
+        }
+    }
+}
+
+/// Start reading `shard`. Blocks on the store for the first bytes of a container.
+///
+/// # Errors
+/// [`ReadError::Storage`] when the object cannot be opened, [`ReadError::Corrupt`] when its very
+/// beginning (or, for Parquet, its footer) cannot be understood.
+pub fn open_shard(stores: &Stores, shard: &ShardRef, options: &ReadOptions) -> Result<Records, ReadError> {
+    let object = match &shard.content {
+        ShardContent::Objects(entries) => {
+            let mut reader = FileRecords::new(stores.clone(), entries.clone(), options.max_image_bytes);
+            return Ok(records(move || reader.next_record()));
+        }
+        ShardContent::Container(object) => stores.open(object).map_err(unreadable)?,
+    };
+    let inner = open_container(&object, shard.format, options).map_err(|error| blame(&object, error))?;
+    Ok(Box::new(Blamed { object, inner }))
+}
+
+fn open_container(object: &Object, format: ShardFormat, options: &ReadOptions) -> Result<Records, ReadError> {
+    let content = || decompressed(object.reader()).map_err(|error| ReadError::Corrupt(error.to_string()));
+    Ok(match format {
+        ShardFormat::Tfrecord => {
+            let mut reader = TfRecords::new(content()?, options.clone());
+            records(move || reader.next_record())
+        }
+        ShardFormat::Webdataset => {
+            let mut reader = TarRecords::new(content()?, options.max_image_bytes);
+            records(move || reader.next_record())
+        }
+        ShardFormat::Parquet => {
+            let windows = ColumnWindows::new(object.clone());
+            let mut reader = ParquetRecords::open(windows.clone(), options)?;
+            windows.keep_inside(reader.column_chunks());
+            records(move || reader.next_record())
+        }
+        ShardFormat::Files => {
+            let message = "a container cannot hold loose files; this shard was put together wrongly";
+            return Err(ReadError::Corrupt(message.to_owned()));
+        }
+    })
+}
+
+/// The records that `next` yields until it says `None` or fails.
+pub(super) fn records(
+    mut next: impl FnMut() -> Result<Option<RawRecord>, ReadError> + Send + 'static,
+) -> Records {
+    let mut ended = false;
+    Box::new(std::iter::from_fn(move || {
+        if ended {
+            return None;
+        }
+        let item = next().transpose();
+        ended = !matches!(item, Some(Ok(_)));
+        item
+    }))
+}
+
+/// Bytes of an image as a record's content: empty and too long ones are told apart here, for all
+/// formats alike.
+pub(super) fn image_content(bytes: Bytes, max_image_bytes: u64) -> Result<Bytes, Rejected> {
+    if bytes.is_empty() {
+        return Err(Rejected::new(Status::Empty, "image is 0 bytes"));
+    }
+    if bytes.len() as u64 > max_image_bytes {
+        return Err(too_large(bytes.len() as u64, max_image_bytes));
+    }
+    Ok(bytes)
+}
+
+pub(super) fn too_large(image_bytes: u64, max_image_bytes: u64) -> Rejected {
+    let message = format!("image is {image_bytes} bytes, limit is {max_image_bytes} bytes");
+    Rejected::new(Status::TooLarge, message)
+}
+
+/// Records of a container, with damage told from a store that failed.
+struct Blamed {
+    object: Object,
+    inner: Records,
+}
+
+impl Iterator for Blamed {
+    type Item = Result<RawRecord, ReadError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        match self.inner.next() {
+            Some(Err(error)) => Some(Err(blame(&self.object, error))),
+            item => item,
+        }
+    }
+}
+
+/// The store's error where there was one, else `error`.
+fn blame(object: &Object, error: ReadError) -> ReadError {
+    object.take_fault().map_or(error, ReadError::Storage)
+}
+
+/// An object that cannot even be resolved is no more the data's fault than one that cannot be
+/// reached.
+fn unreadable(error: SourceError) -> ReadError {
+    match error {
+        SourceError::Storage(error) => ReadError::Storage(error),
+        SourceError::Uri { uri, message } | SourceError::NoInput { uri, message } => {
+            let source = object_store::Error::Generic { store: "URI", source: message.into() };
+            ReadError::Storage(StorageError { uri, source })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::store::tests::local_stores;
+    use super::super::{tfrecord, webdataset};
+    use super::*;
+    use crate::items::ObjectRef;
+
+    fn options() -> ReadOptions {
+        ReadOptions { image_key: None, id_key: None, max_image_bytes: 8 << 20 }
+    }
+
+    fn container(uri: &str, format: ShardFormat) -> ShardRef {
+        let object = ObjectRef { uri: uri.to_owned(), size_bytes: None, version: None };
+        ShardRef { index: 0, name: uri.to_owned(), format, content: ShardContent::Container(object) }
+    }
+
+    #[test]
+    fn a_reader_ends_after_its_first_error() {
+        let mut calls = 0;
+        let mut all = records(move || {
+            calls += 1;
+            if calls == 2 { Err(ReadError::Corrupt("broken".to_owned())) } else { Ok(Some(record())) }
+        });
+        assert!(all.next().expect("first").is_ok());
+        assert!(all.next().expect("second").is_err());
+        assert!(all.next().is_none());
+        assert!(all.next().is_none());
+    }
+
+    fn record() -> RawRecord {
+        RawRecord { image_id: "x".to_owned(), content: Ok(Bytes::from_static(b"x")) }
+    }
+
+    #[test]
+    fn containers_are_read_from_a_store() {
+        let (_runtime, stores) = local_stores();
+        let folder = tempfile::tempdir().expect("folder");
+        let tar = webdataset::tests::archive(&[("a.jpg", b"one"), ("b.jpg", b"two")]);
+        let cases = [
+            (ShardFormat::Webdataset, tar),
+            (
+                ShardFormat::Tfrecord,
+                [tfrecord::tests::image_record("a", b"one"), tfrecord::tests::image_record("b", b"two")]
+                    .concat(),
+            ),
+        ];
+        for (format, bytes) in cases {
+            let path = folder.path().join(format.as_str());
+            std::fs::write(&path, bytes).expect("write");
+            let shard = container(path.to_str().expect("UTF-8"), format);
+            let ids: Vec<_> = open_shard(&stores, &shard, &options())
+                .expect("open")
+                .map(|record| record.expect("record").image_id)
+                .collect();
+            assert_eq!(ids, ["a", "b"], "{format}");
+        }
+    }
+
+    #[test]
+    fn a_store_that_fails_is_not_taken_for_damaged_data() {
+        let (_runtime, stores) = local_stores();
+        let file = tempfile::NamedTempFile::new().expect("file");
+        // long enough that its end is not fetched before the first record has been consumed
+        let image = vec![3_u8; 4 << 20];
+        let shard: Vec<u8> = (0..8).flat_map(|_| tfrecord::tests::image_record("x", &image)).collect();
+        for format in [ShardFormat::Tfrecord, ShardFormat::Webdataset] {
+            let bytes = match format {
+                ShardFormat::Tfrecord => shard.clone(),
+                _ => webdataset::tests::archive(&[("a.jpg", image.as_slice()); 8]),
+            };
+            std::fs::write(file.path(), bytes).expect("write");
+            let reference = container(file.path().to_str().expect("UTF-8"), format);
+            let mut found = open_shard(&stores, &reference, &options()).expect("open");
+            found.next().expect("one").expect("whole");
+            std::fs::write(file.path(), b"replaced").expect("replace");
+            let error = found.find_map(Result::err).expect("replaced under the reader");
+            assert!(matches!(error, ReadError::Storage(_)), "{format}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_missing_container_is_a_storage_error() {
+        let (_runtime, stores) = local_stores();
+        let shard = container("/no/such/shard.tar", ShardFormat::Webdataset);
+        match open_shard(&stores, &shard, &options()).err().expect("missing") {
+            ReadError::Storage(error) => assert!(error.is_not_found()),
+            other => panic!("{other}"),
+        }
+    }
+}

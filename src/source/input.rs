@@ -1,0 +1,249 @@
+//! One input URI: object, folder or glob.
+//!
+//! Comes in: a URI of the plan. Goes out: an [`Input`], which says where to list and which of the
+//! names found there it takes.
+//!
+//! - A name that exists as it stands is that object or folder, whatever characters it has.
+//! - In globs `*`, `?` and `[…]` stay inside one folder, `**` crosses folders, `{a,b}` is either.
+//! - Hidden names, those that start with a dot or an underscore like `.DS_Store` and `_SUCCESS`,
+//!   are taken only by a glob that spells such a name out or an input that names the object.
+
+use std::collections::HashSet;
+
+use globset::{GlobBuilder, GlobMatcher};
+
+use crate::error::{SourceError, StorageError};
+use crate::items::ObjectRef;
+
+use super::store::{Location, StoreKind, Stores};
+
+/// Characters that make a pattern of a name.
+const GLOB_CHARACTERS: [char; 4] = ['*', '?', '[', '{'];
+
+/// What one input URI stands for.
+pub(super) struct Input {
+    /// As given.
+    pub uri: String,
+    /// The object, or the folder below which to list.
+    pub location: Location,
+    pub shape: Shape,
+}
+
+pub(super) enum Shape {
+    /// One object, looked up.
+    Object(ObjectRef),
+    /// Everything below a folder or prefix.
+    Folder,
+    /// What matches below the last folder that the pattern spells out.
+    Glob(Glob),
+}
+
+/// A pattern, relative to the input's folder.
+pub(super) struct Glob {
+    matcher: GlobMatcher,
+    /// What every match starts with.
+    pub literal: String,
+    /// How many folders deep matches can lie, 1 being directly below; `None` with `**`.
+    pub max_depth: Option<usize>,
+    takes_hidden: bool,
+}
+
+impl Input {
+    /// Find out what `uri` stands for. Asks the store about names without glob characters.
+    pub fn find(stores: &Stores, uri: &str) -> Result<Self, SourceError> {
+        let key_start = uri.find("://").map_or(0, |scheme| scheme + 3);
+        let first_glob = uri[key_start..].find(GLOB_CHARACTERS).map(|at| key_start + at);
+        let refused = |message: &str| SourceError::Uri { uri: uri.to_owned(), message: message.to_owned() };
+        let is_web = ["http://", "https://"].iter().any(|scheme| uri.starts_with(scheme));
+        if is_web && (uri.ends_with('/') || uri.contains('*')) {
+            return Err(refused(
+                "a web server cannot be listed; name each object, or list them in a manifest",
+            ));
+        }
+        if let Some(first_glob) = first_glob.filter(|_| !is_web) {
+            // a literal `file:///x*` would be percent-encoded, so only plain paths can exist as typed
+            let exists = key_start == 0 && std::path::Path::new(uri).exists();
+            if !exists {
+                return Self::glob(stores, uri, first_glob);
+            }
+        }
+        let location = stores.resolve(uri)?;
+        let shape = match location.kind {
+            StoreKind::Local if location.local_path().is_some_and(|path| path.is_dir()) => Shape::Folder,
+            StoreKind::Bucket if location.path.is_root() || uri.ends_with('/') => Shape::Folder,
+            StoreKind::Bucket => match stores.head(&location) {
+                Err(error) if error.is_not_found() => Shape::Folder,
+                found => Shape::Object(found?),
+            },
+            StoreKind::Local | StoreKind::Http => Shape::Object(stores.head(&location)?),
+        };
+        Ok(Self { uri: uri.to_owned(), location, shape })
+    }
+
+    fn glob(stores: &Stores, uri: &str, first_glob: usize) -> Result<Self, SourceError> {
+        let folder_end = uri[..first_glob].rfind('/').map_or(0, |slash| slash + 1);
+        let (folder, pattern) = uri.split_at(folder_end);
+        let matcher = GlobBuilder::new(pattern).literal_separator(true).build().map_err(|error| {
+            SourceError::Uri { uri: uri.to_owned(), message: format!("not a valid glob: {}", error.kind()) }
+        })?;
+        let mut location = stores.resolve(if folder.is_empty() { "." } else { folder })?;
+        if folder.is_empty() {
+            location.uri = String::new();
+        }
+        if let Some(path) = location.local_path() {
+            // an empty match and a missing folder are different mistakes
+            std::fs::metadata(&path).map_err(|source| {
+                let path = path.display().to_string();
+                let source = object_store::Error::NotFound { path, source: source.into() };
+                StorageError { uri: uri.to_owned(), source }
+            })?;
+        }
+        let glob = Glob {
+            matcher: matcher.compile_matcher(),
+            literal: uri[folder_end..first_glob].to_owned(),
+            max_depth: (!pattern.contains("**")).then(|| pattern.matches('/').count() + 1),
+            takes_hidden: pattern.split('/').any(is_hidden),
+        };
+        Ok(Self { uri: uri.to_owned(), location, shape: Shape::Glob(glob) })
+    }
+
+    /// What stands before the names found: the folder as it was typed, with a slash.
+    pub fn base_uri(&self) -> String {
+        with_slash(self.location.uri.clone())
+    }
+
+    /// The same for every spelling of the folder.
+    pub fn base_id(&self) -> String {
+        with_slash(self.location.id())
+    }
+
+    /// Whether this input takes the object `name`, which is relative to its folder, going by the
+    /// name alone.
+    pub fn takes(&self, name: &str) -> bool {
+        match &self.shape {
+            Shape::Object(_) => false,
+            Shape::Folder => !self.hides(name),
+            Shape::Glob(glob) => !self.hides(name) && glob.matcher.is_match(name),
+        }
+    }
+
+    /// Whether `name` or a folder on its way is hidden from this input.
+    pub fn hides(&self, name: &str) -> bool {
+        let takes_hidden = matches!(&self.shape, Shape::Glob(glob) if glob.takes_hidden);
+        !takes_hidden && name.split('/').any(is_hidden)
+    }
+}
+
+/// Inputs that came before, to drop what they have taken already.
+///
+/// An input is a rule about names, so nothing listed has to be remembered; only objects that were
+/// named one by one are.
+#[derive(Default)]
+pub(super) struct Earlier {
+    objects: HashSet<String>,
+    /// Positions in the list of inputs.
+    lists: Vec<usize>,
+}
+
+impl Earlier {
+    /// The input at `position` is done.
+    pub fn add(&mut self, inputs: &[Input], position: usize) {
+        match inputs[position].shape {
+            Shape::Object(_) => drop(self.objects.insert(inputs[position].location.id())),
+            Shape::Folder | Shape::Glob(_) => self.lists.push(position),
+        }
+    }
+
+    /// Whether the object `id` was listed before. `listed_kind` says whether its name alone makes
+    /// a listing take it: a folder does not take a manifest that is later named.
+    pub fn took(&self, inputs: &[Input], id: &str, listed_kind: bool) -> bool {
+        self.objects.contains(id)
+            || (listed_kind
+                && self.lists.iter().any(|&at| {
+                    id.strip_prefix(&inputs[at].base_id()).is_some_and(|name| inputs[at].takes(name))
+                }))
+    }
+}
+
+fn is_hidden(part: &str) -> bool {
+    part.starts_with(['.', '_'])
+}
+
+fn with_slash(mut folder: String) -> String {
+    if !folder.is_empty() && !folder.ends_with('/') {
+        folder.push('/');
+    }
+    folder
+}
+
+/// Refuse inputs of which two are the same, in whatever spelling.
+pub(super) fn refuse_repeated(inputs: &[Input]) -> Result<(), SourceError> {
+    let mut seen = HashSet::new();
+    for input in inputs {
+        let pattern = match &input.shape {
+            Shape::Glob(glob) => glob.matcher.glob().glob(),
+            Shape::Object(_) | Shape::Folder => "",
+        };
+        if !seen.insert((input.location.id(), pattern)) {
+            let message = "is given twice".to_owned();
+            return Err(SourceError::Uri { uri: input.uri.clone(), message });
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::store::tests::local_stores;
+    use super::*;
+
+    #[test]
+    fn globs_keep_inside_folders_unless_told_otherwise() {
+        let (_runtime, stores) = local_stores();
+        let folder = tempfile::tempdir().expect("folder");
+        let cases = [
+            ("*.jpg", "a.jpg", true),
+            ("*.jpg", "d/a.jpg", false),
+            ("**/*.jpg", "d/e/a.jpg", true),
+            ("**/*.jpg", "a.jpg", true),
+            ("d?/[ab].{jpg,png}", "d1/b.png", true),
+            ("d?/[ab].{jpg,png}", "d1/c.png", false),
+            ("*", "_SUCCESS", false),
+            ("**/*.jpg", ".cache/a.jpg", false),
+            ("_*/a.jpg", "_x/a.jpg", true),
+        ];
+        for (pattern, name, expected) in cases {
+            let input =
+                Input::find(&stores, &format!("{}/{pattern}", folder.path().display())).expect(pattern);
+            assert_eq!(input.takes(name), expected, "{pattern} {name}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_exists_is_no_pattern() {
+        let (_runtime, stores) = local_stores();
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("photo[1].jpg");
+        std::fs::write(&path, b"x").expect("write");
+        let input = Input::find(&stores, path.to_str().expect("UTF-8")).expect("found");
+        assert!(matches!(input.shape, Shape::Object(object) if object.size_bytes == Some(1)));
+    }
+
+    #[test]
+    fn a_web_server_cannot_be_listed() {
+        let (_runtime, stores) = local_stores();
+        for uri in ["https://h/*.jpg", "https://h/folder/"] {
+            let message = Input::find(&stores, uri).err().expect("refused").to_string();
+            assert!(message.contains("cannot be listed"), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_bad_glob_and_a_missing_folder_are_different_errors() {
+        let (_runtime, stores) = local_stores();
+        let message = Input::find(&stores, "src/[z-a].rs").err().expect("bad").to_string();
+        assert!(message.contains("not a valid glob"), "{message}");
+        let message = Input::find(&stores, "no/such/*.rs").err().expect("missing").to_string();
+        assert!(message.contains("no/such/*.rs") && message.contains("not found"), "{message}");
+    }
+}

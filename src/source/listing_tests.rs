@@ -1,0 +1,320 @@
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use object_store::list::PaginatedListResult;
+use object_store::{ListResult, ObjectStoreExt};
+
+use super::super::compression::tests::gzip;
+use super::super::format::{ReadOptions, open_shard};
+use super::super::store::tests::local_stores;
+use super::super::webdataset;
+use super::*;
+
+fn section(settings: &str) -> InputSection {
+    toml::from_str(settings).expect("input section")
+}
+
+struct Folder {
+    folder: tempfile::TempDir,
+    _runtime: tokio::runtime::Runtime,
+    stores: Stores,
+}
+
+impl Folder {
+    fn with(names: &[&str]) -> Self {
+        let folder = tempfile::tempdir().expect("folder");
+        for name in names {
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(path.parent().expect("parent")).expect("folders");
+            std::fs::write(path, name).expect("write");
+        }
+        let (runtime, stores) = local_stores();
+        Self { folder, _runtime: runtime, stores }
+    }
+
+    fn uri(&self, name: &str) -> String {
+        format!("{}/{name}", self.folder.path().display())
+    }
+
+    fn list(&self, inputs: &[&str], settings: &str) -> Result<Vec<ShardRef>, SourceError> {
+        let inputs: Vec<_> = inputs.iter().map(|name| self.uri(name)).collect();
+        list_shards(&self.stores, &inputs, &section(settings))?.collect()
+    }
+
+    /// Shard names with the images of virtual shards, relative to the folder.
+    fn outline(&self, inputs: &[&str], settings: &str) -> Vec<String> {
+        let shards = self.list(inputs, settings).expect("listed");
+        for (index, shard) in shards.iter().enumerate() {
+            assert_eq!(shard.index, index as u64);
+        }
+        let base = self.uri("");
+        let outline = shards.iter().map(|shard| match &shard.content {
+            ShardContent::Container(_) => shard.name.clone(),
+            ShardContent::Objects(entries) => {
+                let uris: Vec<_> = entries.iter().map(|entry| entry.object.uri.as_str()).collect();
+                format!("{}: {}", shard.name, uris.join(" "))
+            }
+        });
+        outline.map(|line| line.replace(&base, "")).collect()
+    }
+}
+
+#[test]
+fn a_folder_is_listed_in_the_order_of_full_names() {
+    // "a-b.tar" < "a.tar" < "a/z.tar" < "a0.tar", as a bucket would list them
+    let folder = Folder::with(&["a/z.tar", "a.tar", "a-b.tar", "a0.tar", "b/c/d.parquet", "b/c.tfrecord"]);
+    let expected = ["a-b.tar", "a.tar", "a/z.tar", "a0.tar", "b/c.tfrecord", "b/c/d.parquet"];
+    assert_eq!(folder.outline(&[""], ""), expected);
+    let shards = folder.list(&["b"], "").expect("listed");
+    assert_eq!(shards[0].format, ShardFormat::Tfrecord);
+    assert_eq!(shards[1].format, ShardFormat::Parquet);
+}
+
+#[test]
+fn loose_images_are_cut_and_never_mix_inputs_or_span_containers() {
+    let folder = Folder::with(&["x/1.jpg", "x/2.png", "x/3.gif", "x/4.tar", "x/5.jpg", "y/6.jpg", "y/7.jpg"]);
+    let expected = [
+        "x/1.jpg+2: x/1.jpg x/2.png",
+        "x/3.gif+1: x/3.gif",
+        "x/4.tar",
+        "x/5.jpg+1: x/5.jpg",
+        "y/6.jpg+2: y/6.jpg y/7.jpg",
+    ];
+    assert_eq!(folder.outline(&["x", "y/"], "files_per_shard = 2"), expected);
+}
+
+#[test]
+fn hidden_and_unknown_names_are_skipped() {
+    let names =
+        ["_SUCCESS", ".DS_Store", ".git/a.jpg", "readme.md", "a.txt", "a.jpg", "_tmp/b.jpg", "part.tar#7"];
+    let folder = Folder::with(&names);
+    assert_eq!(folder.outline(&[""], ""), ["a.jpg+1: a.jpg"]);
+}
+
+#[test]
+fn globs_list_what_matches() {
+    let folder = Folder::with(&["1/a.tar", "1/b.tar", "2/a.tar", "2/x/a.tar", "a.tar"]);
+    assert_eq!(folder.outline(&["*/a.tar"], ""), ["1/a.tar", "2/a.tar"]);
+    assert_eq!(folder.outline(&["**/a.tar"], ""), ["1/a.tar", "2/a.tar", "2/x/a.tar", "a.tar"]);
+    assert_eq!(folder.outline(&["[12]/{b,x/a}.tar"], ""), ["1/b.tar", "2/x/a.tar"]);
+}
+
+#[test]
+fn an_object_matched_twice_belongs_to_the_first_input() {
+    let folder = Folder::with(&["a.tar", "b.tar", "c.tar", "list.txt"]);
+    assert_eq!(folder.outline(&["b.tar", "*.tar", "c.tar"], ""), ["b.tar", "a.tar", "c.tar"]);
+}
+
+#[test]
+fn the_same_input_twice_is_refused_in_any_spelling() {
+    let folder = Folder::with(&["d/a.tar"]);
+    for inputs in [["d", "d/"], ["d/a.tar", "d/../d/a.tar"], ["d/*.tar", "./d/*.tar"]] {
+        let message = folder.list(&inputs, "").expect_err("repeated").to_string();
+        assert!(message.contains("given twice"), "{message}");
+    }
+}
+
+#[test]
+fn nothing_to_score_says_what_was_found_instead() {
+    let folder = Folder::with(&["d/readme.md", "d/.hidden", "d/x.csv"]);
+    std::fs::create_dir(folder.folder.path().join("empty")).expect("folder");
+    let cases = [
+        ("d", "2 of unknown type, such as readme.md (set input.format?), 1 hidden"),
+        ("empty", "nothing matches"),
+        ("d/*.tar", "nothing matches"),
+    ];
+    for (input, expected) in cases {
+        let error = folder.list(&[input], "").expect_err(expected);
+        assert!(matches!(&error, SourceError::NoInput { message, .. } if message == expected), "{error}");
+    }
+    let error = folder.list(&["missing.tar"], "").expect_err("missing");
+    assert!(matches!(error, SourceError::Storage(error) if error.is_not_found()));
+}
+
+#[test]
+fn a_named_object_without_a_known_name_is_looked_into() {
+    let folder = Folder::with(&["mystery", "nonsense"]);
+    let tar = webdataset::tests::archive(&[("a.jpg", b"x")]);
+    std::fs::write(folder.folder.path().join("mystery"), gzip(&tar)).expect("write");
+    let shards = folder.list(&["mystery"], "").expect("a tar");
+    assert_eq!(shards[0].format, ShardFormat::Webdataset);
+    assert!(shards[0].content != ShardContent::Objects(Vec::new()));
+    let message = folder.list(&["nonsense"], "").expect_err("unknown").to_string();
+    assert!(message.contains("set input.format"), "{message}");
+}
+
+#[test]
+fn an_explicit_format_takes_every_name() {
+    let folder = Folder::with(&["a.bin", "b", "_c"]);
+    let shards = folder.list(&[""], "format = 'tfrecord'").expect("listed");
+    assert!(shards.iter().all(|shard| shard.format == ShardFormat::Tfrecord));
+    assert_eq!(shards.len(), 2);
+    assert_eq!(folder.outline(&[""], "format = 'files'"), ["a.bin+2: a.bin b"]);
+}
+
+#[test]
+fn containers_know_their_size_and_version() {
+    let folder = Folder::with(&["a.tar"]);
+    for input in ["", "a.tar", "*.tar"] {
+        let shards = folder.list(&[input], "").expect("listed");
+        match &shards[0].content {
+            ShardContent::Container(object) => {
+                assert_eq!(object.size_bytes, Some(5));
+                assert!(object.version.is_some());
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_manifest_is_cut_into_virtual_shards() {
+    let folder = Folder::with(&["d/1.jpg", "d/2.jpg"]);
+    let text = "# two\n1.jpg\n2.jpg\n{\"uri\": \"gone.jpg\", \"id\": \"G\"}\n";
+    for (name, bytes) in [("list.txt", text.as_bytes().to_vec()), ("list.jsonl.gz", gzip(text.as_bytes()))] {
+        std::fs::write(folder.folder.path().join("d").join(name), bytes).expect("write");
+        let input = format!("d/{name}");
+        let expected = [format!("{input}#2+2: d/1.jpg d/2.jpg"), format!("{input}#4+1: d/gone.jpg")];
+        assert_eq!(folder.outline(&[&input], "files_per_shard = 2"), expected);
+    }
+    let shards = folder.list(&["d/list.txt"], "").expect("listed");
+    let options = ReadOptions { image_key: None, id_key: None, max_image_bytes: 100 };
+    let records: Vec<_> = open_shard(&folder.stores, &shards[0], &options)
+        .expect("open")
+        .map(|record| record.expect("record"))
+        .collect();
+    assert_eq!(records[0].content.as_deref().expect("image"), b"d/1.jpg");
+    assert_eq!(records[2].image_id, "G");
+    assert!(records[2].content.is_err());
+}
+
+#[test]
+fn a_bad_manifest_ends_the_listing_and_an_empty_one_is_no_input() {
+    let folder = Folder::with(&[]);
+    std::fs::write(folder.folder.path().join("bad.jsonl"), "a.jpg\n{}\n").expect("write");
+    std::fs::write(folder.folder.path().join("empty.txt"), "# nothing\n").expect("write");
+    let inputs = [folder.uri("bad.jsonl")];
+    let mut shards = list_shards(&folder.stores, &inputs, &section("files_per_shard = 1")).expect("found");
+    assert!(shards.next().expect("first").is_ok());
+    let message = shards.next().expect("second").expect_err("bad line").to_string();
+    assert!(message.contains("bad.jsonl: line 2"), "{message}");
+    assert!(shards.next().is_none());
+    let message = folder.list(&["empty.txt"], "").expect_err("empty").to_string();
+    assert!(message.contains("the manifest names no image"), "{message}");
+}
+
+#[test]
+fn linked_folders_and_files_are_listed_and_a_dead_link_is_a_row() {
+    let folder = Folder::with(&["real/a.jpg", "in/b.jpg"]);
+    let at = |name: &str| folder.folder.path().join(name);
+    std::os::unix::fs::symlink(at("real"), at("in/linked")).expect("link");
+    std::os::unix::fs::symlink(at("real/a.jpg"), at("in/c.jpg")).expect("link");
+    std::os::unix::fs::symlink(at("nowhere"), at("in/dead.jpg")).expect("link");
+    std::os::unix::fs::symlink(at("in"), at("in/loop")).expect("link");
+    let mut found = Vec::new();
+    for shard in folder.list(&["in"], "").expect("listed") {
+        if let ShardContent::Objects(entries) = shard.content {
+            found.extend(entries.into_iter().map(|entry| entry.object.uri.replace(&folder.uri(""), "")));
+        }
+    }
+    found.sort_unstable();
+    assert_eq!(found, ["in/b.jpg", "in/c.jpg", "in/dead.jpg", "in/linked/a.jpg"]);
+}
+
+#[test]
+fn a_relative_folder_gives_relative_names() {
+    let (_runtime, stores) = local_stores();
+    let shards: Vec<_> =
+        list_shards(&stores, &["src/source/*.rs".to_owned()], &section("format = 'parquet'"))
+            .expect("found")
+            .map(|shard| shard.expect("listed").name)
+            .collect();
+    assert!(shards.contains(&"src/source/mod.rs".to_owned()), "{shards:?}");
+}
+
+#[test]
+fn a_shard_list_can_move_to_another_thread() {
+    fn is_send<T: Send>() {}
+    is_send::<ShardList>();
+}
+
+/// A bucket in memory that lists two keys a page and counts the pages.
+struct TwoAPage {
+    objects: BTreeMap<String, u64>,
+    pages: Arc<AtomicUsize>,
+}
+
+#[async_trait::async_trait]
+impl PaginatedListStore for TwoAPage {
+    async fn list_paginated(
+        &self,
+        prefix: Option<&str>,
+        options: PaginatedListOptions,
+    ) -> object_store::Result<PaginatedListResult> {
+        self.pages.fetch_add(1, Ordering::Relaxed);
+        let prefix = prefix.unwrap_or_default();
+        let direct = |key: &str| options.delimiter.is_none() || !key[prefix.len()..].contains('/');
+        let after = options.page_token.clone().unwrap_or_default();
+        let mut keys = self.objects.range(after..).filter(|(key, _)| key.starts_with(prefix) && direct(key));
+        let store = object_store::memory::InMemory::new();
+        let mut objects = Vec::new();
+        for (key, &size) in keys.by_ref().take(2) {
+            let location = object_store::path::Path::parse(key)?;
+            store.put(&location, vec![0; size as usize].into()).await?;
+            objects.push(store.head(&location).await?);
+        }
+        let result = ListResult { objects, common_prefixes: Vec::new(), extensions: Default::default() };
+        Ok(PaginatedListResult { result, page_token: keys.next().map(|(key, _)| key.clone()) })
+    }
+}
+
+fn pages(
+    keys: &[&str],
+    prefix: &str,
+    base_key: &str,
+    only_direct: bool,
+) -> (Pages, Arc<AtomicUsize>, tokio::runtime::Runtime) {
+    let (runtime, stores) = local_stores();
+    let count = Arc::new(AtomicUsize::new(0));
+    let objects = keys.iter().map(|key| ((*key).to_owned(), u64::from(!key.ends_with("folder")))).collect();
+    let pages = Pages {
+        stores,
+        store: Arc::new(TwoAPage { objects, pages: count.clone() }),
+        uri: "gs://b/".to_owned(),
+        prefix: prefix.to_owned(),
+        base_key: base_key.to_owned(),
+        only_direct,
+        page: Vec::new().into_iter(),
+        next_token: None,
+        begun: false,
+    };
+    (pages, count, runtime)
+}
+
+fn names(pages: Pages) -> Vec<String> {
+    pages
+        .map(|listed| match listed.expect("listed") {
+            Listed::Found(found) => found.name,
+            Listed::Named(_) | Listed::Unreadable(_) => panic!("a bucket only finds names"),
+        })
+        .collect()
+}
+
+const KEYS: [&str; 8] =
+    ["d/a.jpg", "d/b.jpg", "d/folder", "d/x-1.tar", "d/x-2.tar", "d/x-3/c.tar", "e.tar", "f"];
+
+#[test]
+fn a_bucket_is_listed_page_by_page_as_it_is_asked() {
+    let (mut all, count, _runtime) = pages(&KEYS, "", "", false);
+    assert!(all.next().is_some());
+    assert_eq!(count.load(Ordering::Relaxed), 1);
+    assert_eq!(names(all), ["d/b.jpg", "d/x-1.tar", "d/x-2.tar", "d/x-3/c.tar", "e.tar", "f"]);
+    assert_eq!(count.load(Ordering::Relaxed), 4);
+}
+
+#[test]
+fn a_bucket_is_asked_for_the_literal_start_of_a_glob_only() {
+    let (found, count, _runtime) = pages(&KEYS, "d/x-", "d/", true);
+    assert_eq!(names(found), ["x-1.tar", "x-2.tar"]);
+    assert_eq!(count.load(Ordering::Relaxed), 1);
+}

@@ -1,0 +1,44 @@
+//! Input: from URIs to records.
+//!
+//! ```text
+//! Plan ─ list_shards ─→ ShardRef ─ open_shard ─→ RawRecord
+//! ```
+//!
+//! Comes in: the input section of a plan. Goes out: [`list_shards`] streams the shards of a run in
+//! input order, and [`open_shard`] streams the records of one.
+//!
+//! - Callers are plain blocking threads. tokio carries the object store and nothing else, and no
+//!   function here may be called from an async task.
+//! - Format parsing (`tfrecord`, `webdataset`, `parquet`) is pure: bytes in, records out, generic
+//!   over the reader. What it cannot understand it calls [`crate::error::ReadError::Corrupt`];
+//!   whether the store was to blame is settled once, in [`open_shard`].
+//! - Neither a shard nor a listing is ever held whole in memory, and no length found in the data
+//!   is allocated before as many bytes have arrived.
+//! - Records come in the order in which they are stored, each one either bytes or a reason.
+//!
+//! Knows nothing of pixels: an image is a run of bytes no longer than `max_image_bytes`.
+
+mod column_windows;
+mod compression;
+pub mod detect;
+mod example;
+mod files;
+mod format;
+mod input;
+mod listing;
+mod manifest;
+mod object;
+mod parquet;
+mod read_ahead;
+mod store;
+mod stream;
+mod tfrecord;
+mod webdataset;
+
+pub use column_windows::ColumnWindows;
+pub use detect::{ObjectKind, SNIFF_BYTES, detect};
+pub use format::{ReadOptions, Records, open_shard};
+pub use listing::{ShardList, list_shards};
+pub use object::{Object, ObjectReader};
+pub use read_ahead::{ReadAhead, run};
+pub use store::{Location, StoreKind, Stores};

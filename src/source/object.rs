@@ -1,0 +1,243 @@
+//! One object of a store: ranged reads and a reader that runs ahead.
+//!
+//! Comes in: a [`Location`] with the size and version that the listing or a look-up told. Goes
+//! out: bytes of that version, or the storage error.
+//!
+//! - Every request is conditional on the version where one is known, so an object that is
+//!   replaced while it is read is an error and never a mixture.
+//! - A failed read is remembered in the object. Readers of formats only see an `io::Error` and
+//!   may wrap it as they like; [`Object::take_fault`] then tells a store that failed from data
+//!   that is damaged.
+
+use std::collections::VecDeque;
+use std::io::{self, Read};
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::{Buf, Bytes};
+use object_store::path::Path;
+use object_store::{GetOptions, ObjectStore};
+use tokio::task::JoinHandle;
+
+use crate::error::StorageError;
+
+use super::store::{Location, Stores};
+
+/// One ranged read of [`ObjectReader`], bytes. At 30 ms for a request's first byte and some
+/// 100 MB/s for its stream, 4 MiB spend more time on bytes than on waiting; twice as much would
+/// hardly be faster and cost every open shard twice the memory.
+const READ_BYTES: u64 = 4 << 20;
+
+/// Ranged reads under way besides the one being consumed: one whose bytes are arriving, and one
+/// whose first byte is waited for. An open shard so holds at most 12 MiB of raw bytes.
+const READS_IN_FLIGHT: usize = 2;
+
+/// A readable object of known size. Cheap to clone; clones share the memory of a failed read.
+#[derive(Clone)]
+pub struct Object {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    location: Location,
+    stores: Stores,
+    size_bytes: u64,
+    version: Option<String>,
+    fault: Mutex<Option<StorageError>>,
+}
+
+impl Object {
+    pub(super) fn new(location: Location, stores: Stores, size_bytes: u64, version: Option<String>) -> Self {
+        Self { inner: Arc::new(Inner { location, stores, size_bytes, version, fault: Mutex::default() }) }
+    }
+
+    pub fn uri(&self) -> &str {
+        &self.inner.location.uri
+    }
+
+    pub fn size_bytes(&self) -> u64 {
+        self.inner.size_bytes
+    }
+
+    /// Entity tag that reads are conditional on, where the store gives one.
+    pub fn version(&self) -> Option<&str> {
+        self.inner.version.as_deref()
+    }
+
+    /// Read `range`, which must lie inside the object, and wait for it.
+    pub fn read_range(&self, range: Range<u64>) -> Result<Bytes, StorageError> {
+        if range.is_empty() {
+            return Ok(Bytes::new());
+        }
+        let location = &self.inner.location;
+        let fetch = fetch(location.store.clone(), location.path.clone(), self.options(range.clone()), range);
+        self.inner.stores.wait(location.kind, fetch).map_err(|source| location.error(source))
+    }
+
+    /// Read the object from its start to its end.
+    pub fn reader(&self) -> ObjectReader {
+        ObjectReader {
+            object: self.clone(),
+            current: Bytes::new(),
+            in_flight: VecDeque::with_capacity(READS_IN_FLIGHT),
+            next_offset: 0,
+        }
+    }
+
+    /// The first storage error that a reader of this object met, once.
+    pub fn take_fault(&self) -> Option<StorageError> {
+        self.inner.fault.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Remember `error` for [`Object::take_fault`] and give readers something to stop at.
+    pub(super) fn fault(&self, error: StorageError) -> io::Error {
+        let stop = io::Error::other(error.to_string());
+        self.inner.fault.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+        stop
+    }
+
+    fn options(&self, range: Range<u64>) -> GetOptions {
+        // without a range a server that knows none can serve small objects
+        let whole = range == (0..self.inner.size_bytes);
+        GetOptions {
+            range: (!whole).then(|| range.into()),
+            if_match: self.version().and_then(strong_tag),
+            ..GetOptions::default()
+        }
+    }
+
+    fn spawn(&self, range: Range<u64>) -> JoinHandle<object_store::Result<Bytes>> {
+        let location = &self.inner.location;
+        let options = self.options(range.clone());
+        self.inner.stores.runtime().spawn(fetch(
+            location.store.clone(),
+            location.path.clone(),
+            options,
+            range,
+        ))
+    }
+}
+
+/// `If-Match` compares strongly and never holds for a weak tag.
+pub(super) fn strong_tag(tag: &str) -> Option<String> {
+    (!tag.starts_with("W/")).then(|| tag.to_owned())
+}
+
+async fn fetch(
+    store: Arc<dyn ObjectStore>,
+    path: Path,
+    options: GetOptions,
+    range: Range<u64>,
+) -> object_store::Result<Bytes> {
+    let bytes = store.get_opts(&path, options).await?.bytes().await?;
+    let expected = range.end - range.start;
+    if bytes.len() as u64 != expected {
+        let message = format!("{} bytes came for the {expected} at {}", bytes.len(), range.start);
+        return Err(object_store::Error::Generic { store: "read", source: message.into() });
+    }
+    Ok(bytes)
+}
+
+/// Reads an object front to back with requests running ahead on the runtime.
+///
+/// Must be read on a thread that is not an async task.
+pub struct ObjectReader {
+    object: Object,
+    /// What has arrived and is not consumed yet.
+    current: Bytes,
+    /// In order of offset.
+    in_flight: VecDeque<JoinHandle<object_store::Result<Bytes>>>,
+    /// Where the next request starts.
+    next_offset: u64,
+}
+
+impl ObjectReader {
+    fn request_ahead(&mut self) {
+        while self.in_flight.len() < READS_IN_FLIGHT && self.next_offset < self.object.size_bytes() {
+            let end = (self.next_offset + READ_BYTES).min(self.object.size_bytes());
+            self.in_flight.push_back(self.object.spawn(self.next_offset..end));
+            self.next_offset = end;
+        }
+    }
+}
+
+impl Read for ObjectReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if buffer.is_empty() {
+            return Ok(0);
+        }
+        if self.current.is_empty() {
+            self.request_ahead();
+            let Some(task) = self.in_flight.pop_front() else { return Ok(0) };
+            let inner = &self.object.inner;
+            let fetched = inner.stores.runtime().block_on(task).unwrap_or_else(|error| Err(error.into()));
+            self.current = fetched.map_err(|source| self.object.fault(inner.location.error(source)))?;
+            self.request_ahead();
+        }
+        let count = buffer.len().min(self.current.len());
+        self.current.copy_to_slice(&mut buffer[..count]);
+        Ok(count)
+    }
+}
+
+impl Drop for ObjectReader {
+    /// A reader given up early must not go on downloading.
+    fn drop(&mut self) {
+        for task in &self.in_flight {
+            task.abort();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::store::tests::local_stores;
+    use super::*;
+    use crate::items::ObjectRef;
+
+    fn object_of(bytes: &[u8]) -> (tokio::runtime::Runtime, tempfile::NamedTempFile, Object) {
+        let (runtime, stores) = local_stores();
+        let file = tempfile::NamedTempFile::new().expect("file");
+        std::fs::write(file.path(), bytes).expect("write");
+        let uri = file.path().to_str().expect("UTF-8").to_owned();
+        let object = stores.open(&ObjectRef { uri, size_bytes: None, version: None }).expect("open");
+        (runtime, file, object)
+    }
+
+    #[test]
+    fn a_reader_yields_every_byte_in_order_across_requests() {
+        let bytes: Vec<u8> = (0..3 * READ_BYTES + 12_345).map(|n| (n * 31 >> 7) as u8).collect();
+        let (_runtime, _file, object) = object_of(&bytes);
+        let mut read = Vec::new();
+        object.reader().read_to_end(&mut read).expect("read");
+        assert!(read == bytes);
+        assert!(object.take_fault().is_none());
+    }
+
+    #[test]
+    fn an_object_replaced_while_it_is_read_is_a_fault() {
+        let bytes = vec![7; 4 * READ_BYTES as usize];
+        let (_runtime, file, object) = object_of(&bytes);
+        let mut reader = object.reader();
+        let mut first = [0; 10];
+        reader.read_exact(&mut first).expect("first bytes");
+        std::fs::write(file.path(), b"something else").expect("replace");
+        let error = io::copy(&mut reader, &mut io::sink()).expect_err("replaced");
+        assert!(error.to_string().contains("precondition"), "{error}");
+        assert!(object.take_fault().is_some());
+        assert!(object.take_fault().is_none(), "a fault is taken once");
+    }
+
+    #[test]
+    fn an_empty_object_has_no_bytes_and_no_fault() {
+        let (_runtime, _file, object) = object_of(b"");
+        assert_eq!(object.size_bytes(), 0);
+        assert_eq!(io::copy(&mut object.reader(), &mut io::sink()).expect("empty"), 0);
+    }
+
+    #[test]
+    fn weak_tags_are_no_condition() {
+        assert_eq!(strong_tag("W/\"x\""), None);
+        assert_eq!(strong_tag("\"x\""), Some("\"x\"".to_owned()));
+    }
+}

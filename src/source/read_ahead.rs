@@ -1,0 +1,140 @@
+//! The source stage: shards are read ahead by a few threads, each into a stream of its own.
+//!
+//! Comes in: shards in input order. Goes out: one [`ShardStream`] a shard, in the same order.
+//!
+//! - At most `readers` shards are being read; the decode stage takes the streams one after
+//!   another, so records keep the input order whatever the readers' speed.
+//! - Each stream is bounded in records and in bytes, separately, so that a shard read ahead can
+//!   never use up what the shard being decoded needs.
+//! - A shard that turns out damaged ends with one `corrupt_record` row; a store that fails ends
+//!   the run.
+
+use std::sync::Arc;
+
+use crate::error::{ReadError, SourceError};
+use crate::flow::{Budget, Disconnected, Sender, StageMeter, channel};
+use crate::items::{EncodedImage, RawRecord, Rejected, ShardEnd, ShardItem, ShardRef, ShardStream, Status};
+
+use super::Records;
+
+/// Bounds of the stage.
+#[derive(Debug, Clone, Copy)]
+pub struct ReadAhead {
+    /// Shards being read at once.
+    pub readers: usize,
+    /// Records waiting in one stream.
+    pub records_per_shard: usize,
+    /// Encoded bytes of one stream, from reading to decoded.
+    pub bytes_per_shard: u64,
+}
+
+/// One shard for one reader thread.
+struct Job {
+    shard: Arc<ShardRef>,
+    items: Sender<ShardItem>,
+    budget: Budget,
+}
+
+/// Read all `shards` through `open` until they end, the receiver of `out` hangs up, or the store
+/// fails.
+pub fn run(
+    shards: impl Iterator<Item = Result<ShardRef, SourceError>>,
+    open: impl Fn(&ShardRef) -> Result<Records, ReadError> + Send + Sync,
+    out: Sender<ShardStream>,
+    bounds: ReadAhead,
+    meter: &Arc<StageMeter>,
+    decode_meter: &Arc<StageMeter>,
+) -> Result<(), SourceError> {
+    // a rendezvous: a shard is handed over only when a reader is free to start on it
+    let (jobs, next_job) = crossbeam_channel::bounded::<Job>(0);
+    std::thread::scope(|scope| {
+        let readers: Vec<_> = (0..bounds.readers)
+            .map(|_| {
+                let (next_job, open) = (next_job.clone(), &open);
+                scope.spawn(move || next_job.iter().try_for_each(|job| read_shard(&job, open, meter)))
+            })
+            .collect();
+        drop(next_job);
+
+        let mut listed = Ok(());
+        for shard in shards {
+            let shard = match shard {
+                Ok(shard) => Arc::new(shard),
+                Err(error) => {
+                    listed = Err(error);
+                    break;
+                }
+            };
+            // the wait for room in a stream is its reader's; many readers are one stage
+            let (items, stream) = channel(bounds.records_per_shard, meter, decode_meter);
+            let budget = Budget::new(bounds.bytes_per_shard);
+            let job = Job { shard: Arc::clone(&shard), items, budget: budget.clone() };
+            if out.send(ShardStream { shard, items: stream, budget }).is_err() || jobs.send(job).is_err() {
+                break;
+            }
+        }
+        drop((jobs, out));
+        let read = readers.into_iter().try_for_each(|reader| match reader.join() {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        });
+        read.and(listed)
+    })
+}
+
+/// Read one shard to its end. Nobody listening any more is not an error: the run is ending.
+fn read_shard(
+    job: &Job,
+    open: &impl Fn(&ShardRef) -> Result<Records, ReadError>,
+    meter: &StageMeter,
+) -> Result<(), SourceError> {
+    let mut record_index = 0;
+    let mut damage = None;
+    match meter.busy(|| open(&job.shard)) {
+        Ok(mut records) => {
+            while let Some(record) = meter.busy(|| records.next()) {
+                let record = match record {
+                    Ok(record) => record,
+                    Err(ReadError::Corrupt(reason)) => {
+                        damage = Some(reason);
+                        break;
+                    }
+                    Err(ReadError::Storage(error)) => return Err(error.into()),
+                };
+                if admit(job, record, record_index, meter).is_err() {
+                    return Ok(());
+                }
+                record_index += 1;
+            }
+        }
+        Err(ReadError::Corrupt(reason)) => damage = Some(reason),
+        Err(ReadError::Storage(error)) => return Err(error.into()),
+    }
+    if let Some(reason) = &damage {
+        tracing::warn!(shard = job.shard.name, records = record_index, reason, "shard is damaged");
+        let rejected = Rejected::new(Status::CorruptRecord, reason.clone());
+        let record = RawRecord { image_id: record_index.to_string(), content: Err(rejected) };
+        if admit(job, record, record_index, meter).is_err() {
+            return Ok(());
+        }
+        record_index += 1;
+    }
+    tracing::debug!(shard = job.shard.name, records = record_index, "shard read");
+    // a hung-up receiver means that the run is ending
+    let _ = job.items.send(ShardItem::End(ShardEnd { records: record_index, damage }));
+    Ok(())
+}
+
+fn admit(job: &Job, record: RawRecord, record_index: u64, meter: &StageMeter) -> Result<(), Disconnected> {
+    let bytes = record.content.as_ref().map_or(0, |content| content.len() as u64);
+    let permit = job.budget.acquire(bytes).ok_or(Disconnected)?;
+    job.items.send(ShardItem::Record(EncodedImage {
+        shard: Arc::clone(&job.shard),
+        record_index,
+        image_id: record.image_id,
+        content: record.content,
+        permit,
+    }))?;
+    meter.add_items(1);
+    Ok(())
+}

@@ -1,0 +1,447 @@
+//! Object stores: from a URI to a store and a path in it.
+//!
+//! Comes in: URIs as an operator writes them. Goes out: [`Location`]s, and [`Object`]s that can be
+//! read.
+//!
+//! - Each store is opened once and shared; [`Stores`] is cheap to clone.
+//! - Credentials follow each platform's own convention through the environment; a URI never
+//!   carries any.
+//! - A key is what stands behind the bucket, byte for byte: `gs://b/a b#1%.jpg` means just that.
+//!   Only `file://` and `https://` are URLs and percent-decoded.
+
+use std::collections::HashMap;
+use std::path::{Component, Path as FilePath, PathBuf};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures_util::FutureExt;
+use object_store::aws::AmazonS3Builder;
+use object_store::azure::MicrosoftAzureBuilder;
+use object_store::client::ClientConfigKey;
+use object_store::gcp::{GoogleCloudStorage, GoogleCloudStorageBuilder, GoogleConfigKey};
+use object_store::http::HttpBuilder;
+use object_store::list::PaginatedListStore;
+use object_store::local::LocalFileSystem;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
+use tokio::runtime::Handle;
+use url::Url;
+
+use crate::error::{SourceError, StorageError};
+use crate::items::ObjectRef;
+
+use super::object::Object;
+
+/// What kind of store a URI leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum StoreKind {
+    /// The file system of this machine.
+    Local,
+    /// A bucket or container that can be listed: GCS, S3, Azure.
+    Bucket,
+    /// A web server: objects can be read by name, nothing can be listed.
+    Http,
+}
+
+/// Opens each store once and hands out objects.
+#[derive(Clone)]
+pub struct Stores {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    runtime: Handle,
+    /// By root: `gs://bucket/`, `https://host/`, `/`.
+    open: Mutex<HashMap<String, Opened>>,
+}
+
+#[derive(Clone)]
+struct Opened {
+    store: Arc<dyn ObjectStore>,
+    pages: Option<Arc<dyn PaginatedListStore>>,
+}
+
+/// A place in a store: an object, a folder or a prefix.
+#[derive(Clone)]
+pub struct Location {
+    /// As it was given, except that `file://` has become a plain path.
+    pub uri: String,
+    pub kind: StoreKind,
+    pub store: Arc<dyn ObjectStore>,
+    /// Path inside `store`, without a leading or trailing slash.
+    pub path: Path,
+    /// What stands before the path: `gs://bucket/`, `https://host/`, `/`.
+    root: String,
+    /// Listing by pages and by a prefix that need not end at a slash; buckets only.
+    pages: Option<Arc<dyn PaginatedListStore>>,
+}
+
+impl Location {
+    /// Root and path: the same for every spelling of the same place.
+    pub fn id(&self) -> String {
+        format!("{}{}", self.root, self.path)
+    }
+
+    /// What stands before the path: `gs://bucket/`, `https://host/`, `/`.
+    pub fn root(&self) -> &str {
+        &self.root
+    }
+
+    /// Where the object lies on this machine; `None` in any other store.
+    pub fn local_path(&self) -> Option<PathBuf> {
+        (self.kind == StoreKind::Local).then(|| PathBuf::from(format!("/{}", self.path)))
+    }
+
+    pub(super) fn pages(&self) -> Option<&Arc<dyn PaginatedListStore>> {
+        self.pages.as_ref()
+    }
+
+    pub(super) fn error(&self, source: object_store::Error) -> StorageError {
+        StorageError { uri: self.uri.clone(), source }
+    }
+}
+
+impl Stores {
+    /// No store is opened yet; `runtime` drives their requests and must outlive all readers.
+    pub fn new(runtime: Handle) -> Self {
+        Self { shared: Arc::new(Shared { runtime, open: Mutex::default() }) }
+    }
+
+    /// Find store and path of `uri`: a path, `file://`, `gs://`, `s3://`, `az://`, `abfs[s]://` or
+    /// `http[s]://`. Whether anything lies there is not looked up.
+    ///
+    /// A relative path starts at the current folder. `..` follows symbolic links, as the operating
+    /// system would.
+    ///
+    /// # Errors
+    /// [`SourceError::Uri`] when the URI cannot be understood, [`SourceError::Storage`] when the
+    /// store cannot be set up, say for want of an account name.
+    pub fn resolve(&self, uri: &str) -> Result<Location, SourceError> {
+        let address =
+            Address::parse(uri).map_err(|message| SourceError::Uri { uri: uri.to_owned(), message })?;
+        let opened = self.opened(&address)?;
+        let Address { uri, kind, root, path, .. } = address;
+        Ok(Location { uri, kind, store: opened.store, path, root, pages: opened.pages })
+    }
+
+    /// Look the object at `location` up.
+    pub fn head(&self, location: &Location) -> Result<ObjectRef, StorageError> {
+        let meta = self
+            .wait(location.kind, location.store.head(&location.path))
+            .map_err(|source| location.error(source))?;
+        Ok(ObjectRef { uri: location.uri.clone(), size_bytes: Some(meta.size), version: meta.e_tag })
+    }
+
+    /// Make `object` readable. It is looked up where the listing told no size, and on the local
+    /// disk, where that costs nothing, also where it told no version.
+    pub fn open(&self, object: &ObjectRef) -> Result<Object, SourceError> {
+        let location = self.resolve(&object.uri)?;
+        let known = match object.size_bytes {
+            Some(size) if location.kind != StoreKind::Local || object.version.is_some() => {
+                (size, object.version.clone())
+            }
+            _ => {
+                let found = self.head(&location)?;
+                (found.size_bytes.unwrap_or(0), found.version)
+            }
+        };
+        Ok(Object::new(location, self.clone(), known.0, known.1))
+    }
+
+    pub(super) fn runtime(&self) -> &Handle {
+        &self.shared.runtime
+    }
+
+    /// Wait for a store's answer on this thread.
+    ///
+    /// Outside a runtime the local store does its work in the first poll, so nothing has to be
+    /// handed to another thread and back.
+    pub(super) fn wait<T>(&self, kind: StoreKind, future: impl Future<Output = T>) -> T {
+        let mut future = pin!(future);
+        if kind == StoreKind::Local
+            && Handle::try_current().is_err()
+            && let Some(done) = future.as_mut().now_or_never()
+        {
+            return done;
+        }
+        self.shared.runtime.block_on(future)
+    }
+
+    fn opened(&self, address: &Address) -> Result<Opened, SourceError> {
+        // a poisoned lock only means that another thread panicked between two whole insertions
+        let mut open = self.shared.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(opened) = open.get(&address.root) {
+            return Ok(opened.clone());
+        }
+        let opened = address.connect().map_err(|source| StorageError { uri: address.uri.clone(), source })?;
+        open.insert(address.root.clone(), opened.clone());
+        Ok(opened)
+    }
+}
+
+/// Which service a root belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Service {
+    Local,
+    Google,
+    Amazon,
+    Azure,
+    Http,
+}
+
+/// A URI taken apart.
+#[derive(Debug)]
+struct Address {
+    uri: String,
+    service: Service,
+    kind: StoreKind,
+    root: String,
+    path: Path,
+}
+
+impl Address {
+    fn parse(uri: &str) -> Result<Self, String> {
+        let Some((scheme, rest)) = uri.split_once("://") else { return Self::local(uri, uri) };
+        let service = match scheme.to_ascii_lowercase().as_str() {
+            "file" => {
+                let path = Url::parse(uri).ok().and_then(|url| url.to_file_path().ok());
+                let path = path.ok_or("a file URL must name an absolute path of this machine")?;
+                let path = path.to_str().ok_or("the path is not valid UTF-8")?;
+                return Self::local(path, path);
+            }
+            "http" | "https" => return Self::http(uri),
+            "gs" => Service::Google,
+            "s3" | "s3a" => Service::Amazon,
+            "az" | "azure" | "adl" | "abfs" | "abfss" => Service::Azure,
+            _ => {
+                return Err(format!(
+                    "scheme {scheme} is not supported, expected a path, file, gs, s3, az, abfs, http or https"
+                ));
+            }
+        };
+        let (bucket, key) = rest.split_once('/').unwrap_or((rest, ""));
+        if bucket.is_empty() {
+            return Err("names no bucket".to_owned());
+        }
+        let path = Path::parse(key).map_err(|error| error.to_string())?;
+        let root = format!("{}://{bucket}/", scheme.to_ascii_lowercase());
+        Ok(Self { uri: uri.to_owned(), service, kind: StoreKind::Bucket, root, path })
+    }
+
+    fn local(uri: &str, path: &str) -> Result<Self, String> {
+        let absolute = absolute_path(FilePath::new(path))
+            .map_err(|error| format!("cannot be made an absolute path: {error}"))?;
+        let absolute = absolute.to_str().ok_or("the path is not valid UTF-8")?;
+        let path = Path::parse(absolute).map_err(|error| error.to_string())?;
+        if path.filename().is_some_and(is_staged_name) {
+            return Err("a name that ends in # and digits is that of a file still being written".to_owned());
+        }
+        let root = "/".to_owned();
+        Ok(Self { uri: uri.to_owned(), service: Service::Local, kind: StoreKind::Local, root, path })
+    }
+
+    fn http(uri: &str) -> Result<Self, String> {
+        let url = Url::parse(uri).map_err(|error| error.to_string())?;
+        if url.query().is_some() || url.fragment().is_some() {
+            return Err("a query or fragment is not supported; percent-encode ? and # in names".to_owned());
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err("credentials in a URL would end up in logs and in the output".to_owned());
+        }
+        let path = Path::from_url_path(url.path()).map_err(|error| error.to_string())?;
+        let root = url[..url::Position::BeforePath].to_owned() + "/";
+        Ok(Self { uri: uri.to_owned(), service: Service::Http, kind: StoreKind::Http, root, path })
+    }
+
+    /// Open the store. Sends nothing; credentials are asked for by the first request.
+    fn connect(&self) -> object_store::Result<Opened> {
+        fn listed(store: Arc<impl ObjectStore + PaginatedListStore>) -> Opened {
+            Opened { store: store.clone(), pages: Some(store) }
+        }
+        fn unlisted(store: impl ObjectStore) -> Opened {
+            Opened { store: Arc::new(store), pages: None }
+        }
+        Ok(match self.service {
+            Service::Local => unlisted(LocalFileSystem::new()),
+            Service::Google => listed(Arc::new(connect_google(&self.root)?)),
+            Service::Amazon => {
+                let mut builder = AmazonS3Builder::from_env().with_url(&self.root);
+                if names_plain_http(&["AWS_ENDPOINT", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"]) {
+                    builder = builder.with_allow_http(true);
+                }
+                listed(Arc::new(builder.build()?))
+            }
+            Service::Azure => {
+                let mut builder = MicrosoftAzureBuilder::from_env().with_url(&self.root);
+                if names_plain_http(&["AZURE_ENDPOINT", "AZURE_STORAGE_ENDPOINT"]) {
+                    builder = builder.with_allow_http(true);
+                }
+                listed(Arc::new(builder.build()?))
+            }
+            Service::Http => {
+                let builder = HttpBuilder::new().with_url(&self.root);
+                unlisted(builder.with_config(ClientConfigKey::AllowHttp, "true").build()?)
+            }
+        })
+    }
+}
+
+/// `STORAGE_EMULATOR_HOST` is the convention of Google's own clients; `object_store` does not
+/// know it.
+fn connect_google(root: &str) -> object_store::Result<GoogleCloudStorage> {
+    let allow_http = GoogleConfigKey::Client(ClientConfigKey::AllowHttp);
+    let Ok(host) = std::env::var("STORAGE_EMULATOR_HOST") else {
+        let mut builder = GoogleCloudStorageBuilder::from_env().with_url(root);
+        if names_plain_http(&["GOOGLE_BASE_URL"]) {
+            builder = builder.with_config(allow_http, "true");
+        }
+        return builder.build();
+    };
+    let base = if host.contains("://") { host } else { format!("http://{host}") };
+    let account = serde_json::json!({
+        "gcs_base_url": base.trim_end_matches('/'),
+        "disable_oauth": true,
+        "client_email": "",
+        "private_key": "",
+        "private_key_id": "",
+    });
+    GoogleCloudStorageBuilder::new()
+        .with_url(root)
+        .with_service_account_key(account.to_string())
+        .with_config(allow_http, "true")
+        .build()
+}
+
+/// Whether one of the variables holds an endpoint without TLS, which the operator then means.
+fn names_plain_http(variables: &[&str]) -> bool {
+    variables.iter().any(|name| std::env::var(name).is_ok_and(|value| value.starts_with("http://")))
+}
+
+/// Absolute, without `.` and `..`. A path need not exist: outputs do not, yet.
+fn absolute_path(path: &FilePath) -> std::io::Result<PathBuf> {
+    let absolute = std::path::absolute(path)?;
+    if !absolute.components().any(|part| part == Component::ParentDir) {
+        return Ok(absolute);
+    }
+    let mut result = PathBuf::new();
+    for part in absolute.components() {
+        if part == Component::ParentDir {
+            // the parent of a symbolic link's target is not the parent of the link
+            result = result.canonicalize().unwrap_or(result);
+            result.pop();
+        } else {
+            result.push(part);
+        }
+    }
+    Ok(result)
+}
+
+/// `name#1`: how `LocalFileSystem` names a file that it has not finished writing. It refuses to
+/// read one.
+pub(super) fn is_staged_name(name: &str) -> bool {
+    name.split_once('#')
+        .is_some_and(|(_, digits)| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// Stores on a runtime of their own, which the caller keeps alive.
+    pub(crate) fn local_stores() -> (tokio::runtime::Runtime, Stores) {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .expect("test runtime");
+        let stores = Stores::new(runtime.handle().clone());
+        (runtime, stores)
+    }
+
+    fn object(uri: &str) -> ObjectRef {
+        ObjectRef { uri: uri.to_owned(), size_bytes: None, version: None }
+    }
+
+    #[test]
+    fn uris_are_taken_apart_byte_for_byte() {
+        let cases = [
+            ("gs://b/a b#1%20.jpg", "gs://b/", "a b#1%20.jpg"),
+            ("s3://my_bucket", "s3://my_bucket/", ""),
+            ("s3://b/folder/", "s3://b/", "folder"),
+            ("abfss://c@a.dfs.core.windows.net/x/y", "abfss://c@a.dfs.core.windows.net/", "x/y"),
+            ("https://h:8080/a%20b/c.tar", "https://h:8080/", "a b/c.tar"),
+            ("/data/a%b.tar", "/", "data/a%b.tar"),
+            ("file:///data/a%20b.tar", "/", "data/a b.tar"),
+        ];
+        for (uri, root, path) in cases {
+            let address = Address::parse(uri).expect(uri);
+            assert_eq!((address.root.as_str(), address.path.as_ref()), (root, path), "{uri}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_resolved_says_why() {
+        let cases = [
+            ("ftp://h/x", "scheme ftp is not supported"),
+            ("gs:///x", "names no bucket"),
+            ("https://h/x?sig=1", "query"),
+            ("https://me:secret@h/x", "credentials"),
+            ("dir/part.parquet#12", "still being written"),
+        ];
+        for (uri, expected) in cases {
+            let message = Address::parse(uri).expect_err(uri);
+            assert!(message.contains(expected), "{uri}: {message}");
+        }
+    }
+
+    #[test]
+    fn files_with_awkward_names_can_be_read() {
+        let (_runtime, stores) = local_stores();
+        let folder = tempfile::tempdir().expect("folder");
+        for name in
+            ["a b.bin", "a#b.bin", "100%.bin", "a%20b.bin", "ümlaut 日本.bin", " x ", "q?*[1]{2}.bin", "b\\c"]
+        {
+            let path = folder.path().join(name);
+            std::fs::write(&path, name).expect("write");
+            let opened = stores.open(&object(path.to_str().expect("UTF-8"))).expect(name);
+            let bytes = opened.read_range(0..opened.size_bytes()).expect(name);
+            assert_eq!(&bytes[..], name.as_bytes());
+        }
+    }
+
+    #[test]
+    fn parent_folders_and_links_resolve_as_the_system_does() {
+        let (_runtime, stores) = local_stores();
+        let folder = tempfile::tempdir().expect("folder");
+        std::fs::create_dir_all(folder.path().join("real/inner")).expect("folders");
+        std::fs::write(folder.path().join("real/x.bin"), b"through").expect("write");
+        std::os::unix::fs::symlink(folder.path().join("real/inner"), folder.path().join("link"))
+            .expect("link");
+        std::os::unix::fs::symlink(folder.path().join("real/x.bin"), folder.path().join("y.bin"))
+            .expect("link");
+        for name in ["link/../x.bin", "y.bin", "./y.bin", "real/inner/..//x.bin"] {
+            let uri = format!("{}/{name}", folder.path().display());
+            let opened = stores.open(&object(&uri)).expect(name);
+            assert_eq!(&opened.read_range(0..7).expect(name)[..], b"through");
+        }
+    }
+
+    #[test]
+    fn a_missing_file_is_not_found_and_named() {
+        let (_runtime, stores) = local_stores();
+        let error = stores.open(&object("no/such/file.tar")).err().expect("missing");
+        assert!(error.to_string().contains("no/such/file.tar"), "{error}");
+        assert!(matches!(error, SourceError::Storage(error) if error.is_not_found()));
+    }
+
+    #[test]
+    fn a_local_store_can_also_be_waited_for_on_a_blocking_thread_of_the_runtime() {
+        let (runtime, stores) = local_stores();
+        let found = runtime.block_on(async move {
+            tokio::task::spawn_blocking(move || stores.open(&object("Cargo.toml")).map(|o| o.size_bytes()))
+                .await
+                .expect("no panic")
+        });
+        assert!(found.expect("Cargo.toml") > 0);
+    }
+}

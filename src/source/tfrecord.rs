@@ -1,0 +1,386 @@
+//! TFRecord: framed `tf.Example` messages with checksums.
+//!
+//! Comes in: the uncompressed bytes of a shard. Goes out: one record for each frame.
+//!
+//! ```text
+//! u64 length, u32 masked CRC32C of the length, data, u32 masked CRC32C of the data
+//! ```
+//! All little-endian, see `tensorflow/core/lib/io/record_writer.h`.
+//!
+//! - A length whose checksum fails says nothing about where the next frame starts, so the shard
+//!   ends there. Data whose checksum fails costs its own record only.
+//! - A frame longer than any acceptable image is read past and never held.
+
+use std::collections::HashMap;
+use std::io::Read;
+
+use bytes::Bytes;
+use prost::Message;
+
+use crate::error::ReadError;
+use crate::items::{RawRecord, Rejected, Status};
+
+use super::example::{Example, Feature};
+use super::format::{ReadOptions, image_content};
+use super::stream::Stream;
+
+/// Bytes of a frame before its data.
+const HEADER_BYTES: usize = 12;
+
+/// Bytes of a frame after its data.
+const FOOTER_BYTES: u64 = 4;
+
+/// What a record may hold besides its image (labels, boxes, captions) before it is taken for too
+/// large without being looked into, bytes.
+const RECORD_SLACK_BYTES: u64 = 1 << 20;
+
+/// The image where no `image_key` is given: what TensorFlow's own dataset scripts write.
+const DEFAULT_IMAGE_KEY: &str = "image/encoded";
+
+/// Ids where no `id_key` is given, the first one present.
+const DEFAULT_ID_KEYS: [&str; 2] = ["image/id", "image/filename"];
+
+/// Feature names listed when the image's is not among them: enough to see the typo.
+const NAMES_SHOWN: usize = 12;
+
+/// The records of one shard.
+pub(super) struct TfRecords<R> {
+    stream: Stream<R>,
+    options: ReadOptions,
+    next_index: u64,
+}
+
+impl<R: Read> TfRecords<R> {
+    pub fn new(reader: R, options: ReadOptions) -> Self {
+        Self { stream: Stream::new(reader), options, next_index: 0 }
+    }
+
+    /// The next record; `None` at the end.
+    pub fn next_record(&mut self) -> Result<Option<RawRecord>, ReadError> {
+        let start = self.stream.offset();
+        let index = self.next_index;
+        let corrupt = |what: &str| ReadError::Corrupt(format!("record {index} at byte {start}: {what}"));
+        let failed = |error: std::io::Error| corrupt(&error.to_string());
+
+        let mut header = [0; HEADER_BYTES];
+        match self.stream.fill(&mut header).map_err(failed)? {
+            0 => return Ok(None),
+            HEADER_BYTES => {}
+            _ => return Err(corrupt("the file ends inside the record's header")),
+        }
+        let length = checked_length(&header).ok_or_else(|| {
+            corrupt("the checksum of the record's length does not hold, so the next record cannot be found")
+        })?;
+        self.next_index += 1;
+
+        let limit = self.options.max_image_bytes.saturating_add(RECORD_SLACK_BYTES);
+        if length > limit {
+            let rest = length.saturating_add(FOOTER_BYTES);
+            if self.stream.skip(rest).map_err(failed)? < rest {
+                return Err(corrupt(&format!("the file ends inside the record's {length} bytes")));
+            }
+            let message = format!("record is {length} bytes, limit is {limit} bytes");
+            return Ok(Some(rejected(index, Rejected::new(Status::TooLarge, message))));
+        }
+
+        let data = self.stream.read_bytes(length).map_err(failed)?;
+        let mut footer = [0; FOOTER_BYTES as usize];
+        let whole =
+            data.len() as u64 == length && self.stream.fill(&mut footer).map_err(failed)? == footer.len();
+        if !whole {
+            return Err(corrupt(&format!("the file ends inside the record's {length} bytes")));
+        }
+        if masked_crc(&data) != u32::from_le_bytes(footer) {
+            let message = "the checksum of the record does not hold";
+            return Ok(Some(rejected(index, Rejected::new(Status::CorruptRecord, message))));
+        }
+        Ok(Some(self.parse(index, data.into())))
+    }
+
+    fn parse(&self, index: u64, data: Bytes) -> RawRecord {
+        let example = match Example::decode(data) {
+            Ok(example) => example,
+            Err(error) => {
+                let message = format!("the record is not a tf.Example: {error}");
+                return rejected(index, Rejected::new(Status::CorruptRecord, message));
+            }
+        };
+        let features = example.features.unwrap_or_default().feature;
+        let text = |key: &str| features.get(key).and_then(Feature::first_as_text);
+        let id = match &self.options.id_key {
+            Some(key) => text(key),
+            None => DEFAULT_ID_KEYS.into_iter().find_map(text),
+        };
+        let key = self.options.image_key.as_deref().unwrap_or(DEFAULT_IMAGE_KEY);
+        let image = features.get(key).and_then(|feature| feature.bytes_list.as_ref()?.value.first());
+        let content = match image {
+            Some(bytes) => image_content(bytes.clone(), self.options.max_image_bytes),
+            None => Err(Rejected::new(Status::MissingImage, missing_feature(key, &features))),
+        };
+        RawRecord { image_id: id.unwrap_or_else(|| index.to_string()), content }
+    }
+}
+
+/// A record that cannot be asked for its id.
+fn rejected(index: u64, reason: Rejected) -> RawRecord {
+    RawRecord { image_id: index.to_string(), content: Err(reason) }
+}
+
+fn missing_feature(key: &str, features: &HashMap<String, Feature>) -> String {
+    if features.contains_key(key) {
+        return format!("feature {key} holds no bytes");
+    }
+    let mut names: Vec<&str> = features.keys().map(String::as_str).collect();
+    names.sort_unstable();
+    let more = if names.len() > NAMES_SHOWN { ", …" } else { "" };
+    names.truncate(NAMES_SHOWN);
+    format!("no feature {key}; the record has: {}{more}", names.join(", "))
+}
+
+/// Whether `head` starts with a frame's header whose checksum holds.
+pub(super) fn is_header(head: &[u8]) -> bool {
+    head.first_chunk().is_some_and(|header| checked_length(header).is_some())
+}
+
+/// Length of the data, if its checksum holds.
+fn checked_length(header: &[u8; HEADER_BYTES]) -> Option<u64> {
+    let (length, crc) = header.split_first_chunk()?;
+    let crc = u32::from_le_bytes(*crc.first_chunk()?);
+    (masked_crc(length) == crc).then(|| u64::from_le_bytes(*length))
+}
+
+/// CRC32C as TFRecord stores it: rotated and offset, so that a checksum over data that holds
+/// checksums stays sound.
+fn masked_crc(data: &[u8]) -> u32 {
+    crc32c::crc32c(data).rotate_right(15).wrapping_add(0xa282_ead8)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::super::compression::decompressed;
+    use super::super::compression::tests::gzip;
+    use super::super::example::{BytesList, Features, Int64List};
+    use super::super::format::{Records, records};
+    use super::*;
+    use proptest::prelude::*;
+
+    pub(crate) fn frame(data: &[u8]) -> Vec<u8> {
+        let length = (data.len() as u64).to_le_bytes();
+        let mut frame = length.to_vec();
+        frame.extend(masked_crc(&length).to_le_bytes());
+        frame.extend(data);
+        frame.extend(masked_crc(data).to_le_bytes());
+        frame
+    }
+
+    fn bytes_feature(value: &[u8]) -> Feature {
+        let list = BytesList { value: vec![Bytes::copy_from_slice(value)] };
+        Feature { bytes_list: Some(list), int64_list: None }
+    }
+
+    fn example(features: Vec<(&str, Feature)>) -> Vec<u8> {
+        let feature = features.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+        Example { features: Some(Features { feature }) }.encode_to_vec()
+    }
+
+    pub(crate) fn image_record(id: &str, image: &[u8]) -> Vec<u8> {
+        frame(&example(vec![
+            ("image/encoded", bytes_feature(image)),
+            ("image/id", bytes_feature(id.as_bytes())),
+        ]))
+    }
+
+    fn options() -> ReadOptions {
+        ReadOptions { image_key: None, id_key: None, max_image_bytes: 1000 }
+    }
+
+    fn read_with(bytes: &[u8], options: ReadOptions) -> Vec<Result<RawRecord, ReadError>> {
+        let mut reader = TfRecords::new(bytes, options);
+        let mut all = Vec::new();
+        loop {
+            match reader.next_record() {
+                Ok(Some(record)) => all.push(Ok(record)),
+                Ok(None) => return all,
+                Err(error) => {
+                    all.push(Err(error));
+                    return all;
+                }
+            }
+        }
+    }
+
+    fn read(bytes: &[u8]) -> Vec<Result<RawRecord, ReadError>> {
+        read_with(bytes, options())
+    }
+
+    fn status(record: &Result<RawRecord, ReadError>) -> Status {
+        match record {
+            Ok(RawRecord { content: Ok(_), .. }) => Status::Ok,
+            Ok(RawRecord { content: Err(rejected), .. }) => rejected.status,
+            Err(error) => panic!("shard error: {error}"),
+        }
+    }
+
+    #[test]
+    fn records_come_in_order_with_their_ids() {
+        let ids = Int64List { value: vec![42] };
+        let number = Feature { bytes_list: None, int64_list: Some(ids) };
+        let shard = [
+            image_record("a", b"one"),
+            frame(&example(vec![("image/encoded", bytes_feature(b"two")), ("image/id", number)])),
+            frame(&example(vec![("image/encoded", bytes_feature(b"three"))])),
+            frame(&example(vec![
+                ("image/encoded", bytes_feature(b"four")),
+                ("image/filename", bytes_feature(b"d.jpg")),
+            ])),
+        ];
+        let found = read(&shard.concat());
+        let found: Vec<_> = found.into_iter().map(|r| r.expect("record")).collect();
+        let ids: Vec<_> = found.iter().map(|r| r.image_id.as_str()).collect();
+        assert_eq!(ids, ["a", "42", "2", "d.jpg"]);
+        let images: Vec<_> = found.iter().map(|r| r.content.clone().expect("image")).collect();
+        assert_eq!(images, ["one", "two", "three", "four"]);
+    }
+
+    #[test]
+    fn keys_can_be_named() {
+        let shard = frame(&example(vec![("jpeg", bytes_feature(b"x")), ("name", bytes_feature(b"n"))]));
+        let named = ReadOptions {
+            image_key: Some("jpeg".to_owned()),
+            id_key: Some("name".to_owned()),
+            max_image_bytes: 10,
+        };
+        let found = read_with(&shard, named).remove(0).expect("record");
+        assert_eq!(found, RawRecord { image_id: "n".to_owned(), content: Ok(Bytes::from_static(b"x")) });
+    }
+
+    #[test]
+    fn a_missing_feature_names_those_there() {
+        let shard = frame(&example(vec![("b", bytes_feature(b"x")), ("a", bytes_feature(b"n"))]));
+        let found = read(&shard).remove(0).expect("record");
+        let reason = found.content.expect_err("no image");
+        assert_eq!(reason.status, Status::MissingImage);
+        assert_eq!(reason.error, "no feature image/encoded; the record has: a, b");
+    }
+
+    #[test]
+    fn a_feature_of_another_type_is_a_missing_image() {
+        let list = Int64List { value: vec![1] };
+        let number = Feature { bytes_list: None, int64_list: Some(list) };
+        let found = read(&frame(&example(vec![("image/encoded", number)])));
+        assert_eq!(status(&found[0]), Status::MissingImage);
+    }
+
+    #[test]
+    fn zero_bytes_are_empty_and_long_images_too_large() {
+        let shard = [image_record("e", b""), image_record("l", &[1; 1001]), image_record("o", &[1; 1000])];
+        let found = read(&shard.concat());
+        let found: Vec<_> = found.iter().map(status).collect();
+        assert_eq!(found, [Status::Empty, Status::TooLarge, Status::Ok]);
+    }
+
+    #[test]
+    fn a_record_beyond_any_image_is_skipped_and_the_next_one_read() {
+        let shard = [frame(&vec![0; 3 << 20]), image_record("next", b"image")].concat();
+        let found = read(&shard);
+        assert_eq!(status(&found[0]), Status::TooLarge);
+        assert_eq!(found[1].as_ref().expect("record").image_id, "next");
+    }
+
+    #[test]
+    fn damaged_data_costs_its_own_record_only() {
+        let first = image_record("a", b"one");
+        let mut shard = [first.clone(), image_record("b", b"two")].concat();
+        shard[HEADER_BYTES + 3] ^= 1;
+        let found = read(&shard);
+        assert_eq!(status(&found[0]), Status::CorruptRecord);
+        assert_eq!(found[1].as_ref().expect("record").image_id, "b");
+        assert_eq!(found.len(), 2);
+    }
+
+    #[test]
+    fn a_damaged_length_ends_the_shard_and_says_where() {
+        let first = image_record("a", b"one");
+        let mut shard = [first.clone(), image_record("b", b"two"), image_record("c", b"three")].concat();
+        shard[first.len()] ^= 1;
+        let found = read(&shard);
+        assert_eq!(found.len(), 2);
+        assert_eq!(status(&found[0]), Status::Ok);
+        let message = found[1].as_ref().expect_err("corrupt").to_string();
+        assert!(message.starts_with(&format!("record 1 at byte {}: the checksum", first.len())), "{message}");
+    }
+
+    #[test]
+    fn a_cut_shard_keeps_its_whole_records() {
+        let first = image_record("a", b"one");
+        let shard = [first.clone(), image_record("b", b"two")].concat();
+        for cut in [first.len() + 5, first.len() + HEADER_BYTES + 1, shard.len() - 1] {
+            let found = read(&shard[..cut]);
+            assert_eq!(found.len(), 2, "cut at {cut}");
+            assert_eq!(status(&found[0]), Status::Ok);
+            let message = found[1].as_ref().expect_err("cut").to_string();
+            assert!(message.contains("the file ends inside the record's"), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_huge_length_with_a_true_checksum_is_not_allocated() {
+        let length = (1_u64 << 62).to_le_bytes();
+        let mut shard = length.to_vec();
+        shard.extend(masked_crc(&length).to_le_bytes());
+        shard.extend([0; 100]);
+        let message = read(&shard)[0].as_ref().expect_err("cut").to_string();
+        assert!(message.contains("the file ends inside the record's 4611686018427387904 bytes"), "{message}");
+    }
+
+    #[test]
+    fn a_record_that_is_no_example_is_corrupt() {
+        let shard = [frame(&[0xff; 20]), image_record("b", b"two")].concat();
+        let found = read(&shard);
+        assert_eq!(status(&found[0]), Status::CorruptRecord);
+        assert_eq!(status(&found[1]), Status::Ok);
+    }
+
+    #[test]
+    fn records_before_a_cut_of_the_gzip_stream_survive() {
+        let shard: Vec<u8> = (0..200_u32)
+            .flat_map(|n| image_record("x", &n.wrapping_mul(2_654_435_761).to_le_bytes()))
+            .collect();
+        let packed = gzip(&shard);
+        let packed = packed[..packed.len() / 2].to_vec();
+        let content = decompressed(std::io::Cursor::new(packed)).expect("head");
+        let mut reader = TfRecords::new(content, options());
+        let found: Records = records(move || reader.next_record());
+        let found: Vec<_> = found.collect();
+        assert!(found.len() > 10, "{}", found.len());
+        assert!(found.last().expect("some").is_err());
+        assert!(found[..found.len() - 1].iter().all(Result::is_ok));
+    }
+
+    #[test]
+    fn images_share_the_memory_of_their_record() {
+        let data = Bytes::from(example(vec![("image/encoded", bytes_feature(&[9; 500]))]));
+        let range = data.as_ptr_range();
+        let record = TfRecords::new(&b""[..], options()).parse(0, data);
+        assert!(range.contains(&record.content.expect("image").as_ptr()));
+    }
+
+    proptest! {
+        #[test]
+        fn random_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
+            read(&bytes);
+            read(&frame(&bytes));
+        }
+
+        #[test]
+        fn a_changed_byte_never_panics_nor_invents_records(at in 0_usize..10_000, flip in 1_u8..) {
+            let mut shard: Vec<u8> = (0..5).flat_map(|n| image_record("x", &[n; 30])).collect();
+            let at = at % shard.len();
+            shard[at] ^= flip;
+            let found = read(&shard);
+            prop_assert!(found.len() <= 5);
+            let all_whole = found.iter().all(|record| matches!(record, Ok(RawRecord { content: Ok(_), .. })));
+            prop_assert!(!all_whole);
+        }
+    }
+}

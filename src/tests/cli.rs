@@ -1,0 +1,361 @@
+//! The binary as its users meet it: inputs on disk, a real model, Parquet read back.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::process::Stdio;
+
+use parquet::file::reader::{FileReader, SerializedFileReader};
+use support::*;
+
+fn statuses(rows: &[Row]) -> BTreeMap<&str, usize> {
+    let mut statuses = BTreeMap::new();
+    rows.iter().for_each(|row| *statuses.entry(row.status.as_str()).or_default() += 1);
+    statuses
+}
+
+fn assert_code(output: &std::process::Output, code: i32) {
+    assert_eq!(output.status.code(), Some(code), "stdout:\n{}\nstderr:\n{}", stdout(output), stderr(output));
+}
+
+#[test]
+fn every_record_has_one_row_in_input_order_scored_or_with_a_reason() {
+    let bench = Bench::new();
+    let mut members = images(0, 10);
+    members[3] = ("text".into(), b"hello, I am no image".to_vec());
+    members[5] = ("nothing".into(), Vec::new());
+    let mut cut = png(99);
+    cut.truncate(cut.len() / 2);
+    members[7] = ("cut".into(), cut);
+    write_tar(&bench.path("in/a.tar"), &members);
+    write_tar(&bench.path("in/b.tar"), &images(100, 3));
+
+    assert_code(&bench.run("out", &["--set", "output.max_error_rate=0.5"]), 0);
+
+    let rows = bench.rows("out");
+    let ids: Vec<_> = rows.iter().map(|row| row.image_id.as_str()).collect();
+    let expected: Vec<_> = members
+        .iter()
+        .map(|member| member.0.clone())
+        .chain(images(100, 3).into_iter().map(|m| m.0))
+        .collect();
+    assert_eq!(ids, expected);
+    assert_eq!(statuses(&rows), BTreeMap::from([("ok", 10), ("decode_error", 2), ("empty", 1)]));
+    for row in &rows {
+        let ok = row.status == "ok";
+        assert_eq!(
+            (row.error.is_none(), row.top1.is_some(), row.score_bits.is_some(), row.batch_id.is_some()),
+            (ok, ok, ok, ok)
+        );
+        assert!(!ok || row.size == Some((16, 12)));
+    }
+    assert_eq!(
+        rows.iter().map(|row| row.record_index).collect::<Vec<_>>(),
+        [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1, 2]
+    );
+    assert!(bench.path("out/_SUCCESS").is_file());
+    let manifest = bench.manifest("out");
+    assert_eq!(manifest["summary"]["rows"], 13);
+    assert_eq!(manifest["summary"]["batches"], 3, "ten images in batches of four, filled across shards");
+    assert_eq!(manifest["parts"][0]["rows"], 10);
+}
+
+#[test]
+fn all_formats_give_the_same_image_the_same_scores() {
+    let bench = Bench::new();
+    let images = images(0, 9);
+    write_tar(&bench.path("in/a.tar"), &images);
+    write_tfrecord(&bench.path("in/a.tfrecord"), &images);
+    fs::create_dir(bench.path("loose")).expect("folder");
+    let mut list = String::new();
+    for (id, bytes) in &images {
+        fs::write(bench.path("loose").join(format!("{id}.png")), bytes).expect("image");
+        list += &format!("{{\"uri\": \"loose/{id}.png\", \"id\": \"{id}\"}}\n");
+    }
+    fs::write(bench.path("list.jsonl"), list).expect("manifest");
+    support::write_parquet(&bench.path("a.parquet"), &images);
+
+    let inputs = ["in/a.tar", "in/a.tfrecord", "loose", "list.jsonl", "a.parquet"];
+    let mut all = Vec::new();
+    for (number, input) in inputs.iter().enumerate() {
+        let out = format!("out{number}");
+        assert_code(&bench.run(&out, &["--input", input]), 0);
+        let by_id = scores_by_id(&bench.rows(&out)).into_iter();
+        // a loose file's id is its URI, whose stem is the id in every other format
+        let stem = |id: String| id.rsplit('/').next().unwrap_or_default().trim_end_matches(".png").to_owned();
+        all.push(by_id.map(|(id, scores)| (stem(id), scores)).collect::<BTreeMap<_, _>>());
+    }
+    assert_eq!(all[0].len(), 9);
+    for scores in &all[1..] {
+        assert_eq!(scores, &all[0]);
+    }
+}
+
+#[test]
+fn scores_do_not_depend_on_shard_order_look_ahead_or_batch() {
+    let bench = Bench::new();
+    for shard in 0..5 {
+        write_tar(&bench.path(&format!("in/{shard}.tar")), &images(shard * 100, 7 + shard));
+    }
+    assert_code(&bench.run("forward", &[]), 0);
+    let mut backward = vec!["--set", "input.look_ahead=0", "--set", "preprocess.threads=1"];
+    let inputs: Vec<_> = (0..5).rev().map(|shard| format!("in/{shard}.tar")).collect();
+    inputs.iter().for_each(|input| backward.extend(["--input", input]));
+    assert_code(&bench.run("backward", &backward), 0);
+    let (forward, backward) = (bench.rows("forward"), bench.rows("backward"));
+    assert_eq!(forward.len(), 45);
+    assert_eq!(scores_by_id(&forward), scores_by_id(&backward));
+    assert_ne!(
+        forward.iter().map(|row| &row.image_id).collect::<Vec<_>>(),
+        backward.iter().map(|row| &row.image_id).collect::<Vec<_>>(),
+        "the two runs had the same order and prove nothing"
+    );
+}
+
+#[test]
+fn every_part_has_the_same_schema_also_an_empty_and_an_all_failed_one() {
+    let bench = Bench::new();
+    write_tar(&bench.path("in/a.tar"), &images(0, 3));
+    write_tar(&bench.path("in/b.tar"), &[]);
+    write_tar(&bench.path("in/c.tar"), &[("bad".into(), b"not an image".to_vec())]);
+    assert_code(&bench.run("out", &["--set", "output.max_error_rate=1.0"]), 0);
+    let parts = parts(&bench.path("out/predictions"));
+    assert_eq!(parts.iter().map(|part| read_rows(part).len()).collect::<Vec<_>>(), [3, 0, 1]);
+    let schemas: Vec<_> = parts
+        .iter()
+        .map(|part| {
+            let file = fs::File::open(part).expect("part");
+            let metadata =
+                SerializedFileReader::new(file).expect("Parquet").metadata().file_metadata().clone();
+            let footer = metadata.key_value_metadata().expect("a footer");
+            let keys: Vec<_> = footer.iter().map(|pair| pair.key.as_str()).collect();
+            for key in ["sluice.schema_version", "sluice.plan_sha256"] {
+                assert!(keys.contains(&key), "{key} is not in the footer: {keys:?}");
+            }
+            metadata.schema_descr().root_schema().clone()
+        })
+        .collect();
+    assert_eq!(schemas[0], schemas[1]);
+    assert_eq!(schemas[0], schemas[2]);
+}
+
+#[test]
+fn a_tar_cut_in_a_member_keeps_the_rows_before_it_and_is_reported() {
+    let bench = Bench::new();
+    write_tar(&bench.path("in/a.tar"), &images(0, 6));
+    let whole = fs::read(bench.path("in/a.tar")).expect("tar");
+    // a member takes a header block and one block or more of data; cut inside the fourth's data
+    let member = (whole.len() - 1024) / 6;
+    fs::write(bench.path("in/a.tar"), &whole[..3 * member + 512 + 100]).expect("cut tar");
+    write_tar(&bench.path("in/b.tar"), &images(50, 2));
+
+    let output = bench.run("out", &["--set", "output.max_error_rate=0.5"]);
+    assert_code(&output, 5);
+    let rows = bench.rows("out");
+    assert_eq!(statuses(&rows), BTreeMap::from([("ok", 5), ("corrupt_record", 1)]));
+    let manifest = bench.manifest("out");
+    assert!(manifest["parts"][0]["damage"].is_string(), "{manifest:#}");
+    assert_eq!(manifest["summary"]["damaged_shards"], 1);
+    assert!(!bench.path("out/_SUCCESS").exists());
+
+    let tolerated =
+        bench.run("out2", &["--set", "output.max_error_rate=0.5", "--set", "output.max_damaged_shards=1"]);
+    assert_code(&tolerated, 0);
+}
+
+#[test]
+fn a_broken_record_checksum_costs_one_row_and_a_broken_length_the_rest() {
+    let bench = Bench::new();
+    write_tfrecord(&bench.path("in/a.tfrecord"), &images(0, 5));
+    let whole = fs::read(bench.path("in/a.tfrecord")).expect("TFRecord");
+    let mut data = whole.clone();
+    data[12 + 40] ^= 1;
+    fs::write(bench.path("in/a.tfrecord"), &data).expect("damaged data");
+    assert_code(&bench.run("data", &["--set", "output.max_error_rate=0.5"]), 0);
+    assert_eq!(statuses(&bench.rows("data")), BTreeMap::from([("ok", 4), ("corrupt_record", 1)]));
+
+    let first = 16 + u64::from_le_bytes(whole[..8].try_into().expect("eight bytes")) as usize;
+    let mut length = whole;
+    length[first] ^= 1;
+    fs::write(bench.path("in/a.tfrecord"), &length).expect("damaged length");
+    assert_code(&bench.run("length", &["--set", "output.max_error_rate=0.5"]), 5);
+    assert_eq!(statuses(&bench.rows("length")), BTreeMap::from([("ok", 1), ("corrupt_record", 1)]));
+}
+
+#[test]
+fn a_huge_header_is_too_large_and_nothing_is_allocated_for_it() {
+    let bench = Bench::new();
+    write_tar(&bench.path("in/a.tar"), &[("huge".into(), huge_png(60_000, 60_000)), ("good".into(), png(1))]);
+    assert_code(&bench.run("out", &["--set", "output.max_error_rate=0.5"]), 0);
+    let rows = bench.rows("out");
+    assert_eq!(rows[0].status, "too_large");
+    assert_eq!(rows[0].size, Some((60_000, 60_000)));
+    let error = rows[0].error.as_deref().unwrap_or_default();
+    assert!(error.contains("60000×60000") && error.contains("100 megapixels"), "{error}");
+    assert_eq!(rows[1].status, "ok");
+}
+
+#[test]
+fn a_parquet_shard_without_the_column_names_the_columns_it_has() {
+    let bench = Bench::new();
+    write_parquet(&bench.path("in/a.parquet"), &images(0, 2));
+    assert_code(&bench.run("out", &["--set", "input.image_key=photo"]), 5);
+    let rows = bench.rows("out");
+    assert_eq!(rows.len(), 1);
+    let error = rows[0].error.as_deref().unwrap_or_default();
+    assert!(error.contains("photo") && error.contains("image"), "{error}");
+}
+
+#[test]
+fn a_run_is_limited_to_so_many_records() {
+    let bench = Bench::new();
+    write_tar(&bench.path("in/a.tar"), &images(0, 5));
+    write_tar(&bench.path("in/b.tar"), &images(10, 5));
+    assert_code(&bench.run("out", &["--limit", "7"]), 0);
+    assert_eq!(bench.rows("out").len(), 7);
+    assert_eq!(bench.manifest("out")["limit"], 7);
+}
+
+#[test]
+fn top_n_and_no_scores_are_kept_as_asked() {
+    let bench = Bench::new();
+    write_tar(&bench.path("in/a.tar"), &images(0, 2));
+    assert_code(&bench.run("top", &["--set", "output.scores=top2"]), 0);
+    assert_code(&bench.run("none", &["--set", "output.scores=none"]), 0);
+    assert!(
+        bench.rows("top").iter().all(|row| row.score_bits.as_ref().is_some_and(|scores| scores.len() == 2))
+    );
+    assert!(bench.rows("none").iter().all(|row| row.score_bits.is_none() && row.top1.is_some()));
+}
+
+#[test]
+fn exit_codes_tell_what_is_wrong_before_anything_is_written() {
+    let bench = Bench::new();
+    write_tar(&bench.path("in/a.tar"), &images(0, 2));
+    fs::write(bench.path("labels.txt"), "one\ntwo\n").expect("labels");
+    let labels = format!("model.labels={}", bench.path("labels.txt").display());
+    let cases: [(&[&str], i32, &str); 9] = [
+        (&["--set", "engine.batchsize=3"], 2, "unknown key engine.batchsize, did you mean batch_size?"),
+        (&["--set", "engine.batch_size=0"], 2, "engine.batch_size: must be at least 1"),
+        (&["--input", "nowhere/*.tar"], 3, "nowhere"),
+        (&["--input", "missing.tar"], 3, "missing.tar"),
+        (&["--set", "model.path=/no/model.onnx"], 4, "/no/model.onnx"),
+        (&["--set", "preprocess.resize.width=9"], 4, "has shape N×8×8×3, the pipeline makes 4×8×9×3"),
+        (&["--set", "preprocess.layout=nchw"], 4, "the pipeline makes 4×3×8×8 (nchw)"),
+        (&["--set", &labels], 4, "it has 4 scores a row, model.labels has 2 names"),
+        (&["--set", "model.path=pipeline.toml"], 4, "cannot load the model"),
+    ];
+    for (number, (args, code, words)) in cases.into_iter().enumerate() {
+        let out = format!("out{number}");
+        let output = bench.run(&out, args);
+        assert_code(&output, code);
+        assert!(stderr(&output).contains(words), "{args:?} said:\n{}", stderr(&output));
+        assert!(
+            !bench.path(&out).join("predictions").exists() && !bench.path(&out).join("_SUCCESS").exists()
+        );
+    }
+}
+
+#[test]
+fn an_output_that_holds_another_run_is_refused_and_left_alone() {
+    let bench = Bench::new();
+    write_tar(&bench.path("in/a.tar"), &images(0, 2));
+    assert_code(&bench.run("out", &[]), 0);
+    let before = fs::read(bench.path("out/_manifest.json")).expect("manifest");
+    let output = bench.run("out", &[]);
+    assert_code(&output, 6);
+    assert!(stderr(&output).contains("already holds"), "{}", stderr(&output));
+    assert_eq!(fs::read(bench.path("out/_manifest.json")).expect("manifest"), before);
+}
+
+#[test]
+fn a_missing_onnx_runtime_is_an_error_that_names_it() {
+    let bench = Bench::new();
+    write_tar(&bench.path("in/a.tar"), &images(0, 2));
+    let output =
+        bench.command("run", "out", &[]).env("ORT_DYLIB_PATH", "/no/lib.so").output().expect("starts");
+    assert_code(&output, 4);
+    assert!(stderr(&output).contains("/no/lib.so"), "{}", stderr(&output));
+}
+
+#[test]
+fn an_interrupt_drains_what_is_in_flight_and_says_so_by_its_exit_code() {
+    let bench = Bench::new();
+    // shards enough that the run cannot be over before the signal, and small enough to end some
+    for shard in 0..400 {
+        write_tar(&bench.path(&format!("in/{shard:03}.tar")), &images(shard * 50, 50));
+    }
+    let mut running = bench
+        .command("run", "out", &[])
+        .stderr(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("starts");
+    let predictions = bench.path("out/predictions");
+    while parts(&predictions).iter().filter(|part| part.extension().is_some_and(|e| e == "parquet")).count()
+        < 3
+    {
+        assert!(running.try_wait().expect("a child").is_none(), "the run ended before it was interrupted");
+        std::thread::yield_now();
+    }
+    let kill = std::process::Command::new("kill").args(["-INT", &running.id().to_string()]).status();
+    assert!(kill.expect("kill exists").success());
+    let output = running.wait_with_output().expect("a child");
+    assert_code(&output, 130);
+
+    assert!(!bench.path("out/_SUCCESS").exists());
+    let manifest = bench.manifest("out");
+    assert_eq!(manifest["summary"]["outcome"], "interrupted");
+    let rows = bench.rows("out");
+    assert_eq!(manifest["summary"]["rows"], rows.len());
+    assert!(rows.len() >= 150 && rows.len() % 50 == 0 && rows.iter().all(|row| row.status == "ok"));
+}
+
+#[test]
+fn json_logs_are_one_object_a_line_with_severity_and_message() {
+    let bench = Bench::new();
+    write_tar(&bench.path("in/a.tar"), &images(0, 2));
+    let output = bench.run("out", &["--log-format", "json"]);
+    assert_code(&output, 0);
+    let log = stderr(&output);
+    assert!(!log.is_empty());
+    for line in log.lines() {
+        let object: serde_json::Value = serde_json::from_str(line).expect("a JSON object");
+        assert!(object["severity"].is_string() && object["message"].is_string(), "{line}");
+    }
+}
+
+#[test]
+fn check_prints_the_resolved_plan_and_writes_nothing() {
+    let bench = Bench::new();
+    write_tar(&bench.path("in/a.tar"), &images(0, 2));
+    let output = bench.command("check", "out", &["--set", "engine.batch_size=8"]).output().expect("starts");
+    assert_code(&output, 0);
+    let resolved: serde_json::Value = serde_json::from_str(&stdout(&output)).expect("JSON");
+    assert_eq!(resolved["plan"]["engine"]["batch_size"], 8);
+    assert_eq!(resolved["classes"], 4);
+    assert!(!bench.path("out").exists());
+}
+
+#[test]
+fn show_and_inspect_tell_what_is_there() {
+    let bench = Bench::new();
+    let mut members = images(0, 4);
+    members[2] = ("text".into(), b"hello".to_vec());
+    write_tar(&bench.path("in/a.tar"), &members);
+    assert_code(&bench.run("out", &["--set", "output.max_error_rate=0.5"]), 0);
+
+    let shown = sluice().current_dir(bench.path("")).args(["show", "out"]).output().expect("starts");
+    assert_code(&shown, 0);
+    for words in ["4 rows in 1 parts", "decode_error", "75.0%", "latency of 1 batches"] {
+        assert!(stdout(&shown).contains(words), "{words} is missing:\n{}", stdout(&shown));
+    }
+
+    let inspected =
+        sluice().current_dir(bench.path("")).args(["inspect", "in/a.tar"]).output().expect("starts");
+    assert_code(&inspected, 5);
+    for words in ["webdataset", "4, 1 of them bad", "record 2 (text): decode_error"] {
+        assert!(stdout(&inspected).contains(words), "{words} is missing:\n{}", stdout(&inspected));
+    }
+}

@@ -1,0 +1,278 @@
+//! What the black-box tests share: inputs made on the spot, the binary, and its output read back.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use arrow::array::{Array, AsArray};
+use arrow::datatypes::{Float32Type, Int32Type, Int64Type};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+
+pub const REPOSITORY: &str = env!("CARGO_MANIFEST_DIR");
+
+/// A small image whose pixels depend on `seed` alone.
+pub fn png(seed: u32) -> Vec<u8> {
+    let image = image::RgbImage::from_fn(16, 12, |x, y| {
+        image::Rgb([(seed * 37 + x * 11) as u8, (seed * 91 + y * 17) as u8, (x * y + seed) as u8])
+    });
+    let mut png = Vec::new();
+    image.write_to(&mut std::io::Cursor::new(&mut png), image::ImageFormat::Png).expect("a PNG in memory");
+    png
+}
+
+/// `count` images named `img-00000` and on, from `first`.
+pub fn images(first: u32, count: u32) -> Vec<(String, Vec<u8>)> {
+    (first..first + count).map(|seed| (format!("img-{seed:05}"), png(seed))).collect()
+}
+
+/// Write a tar of `members`, each named `stem.png`.
+pub fn write_tar(path: &Path, members: &[(String, Vec<u8>)]) {
+    let mut tar = tar::Builder::new(File::create(path).expect("tar file"));
+    for (stem, bytes) in members {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
+        tar.append_data(&mut header, format!("{stem}.png"), bytes.as_slice()).expect("tar member");
+    }
+    tar.finish().expect("tar end");
+}
+
+/// Write a TFRecord file of `tf.Example` messages with `image/encoded` and `image/id`.
+pub fn write_tfrecord(path: &Path, records: &[(String, Vec<u8>)]) {
+    let mut file = File::create(path).expect("TFRecord file");
+    for (id, bytes) in records {
+        let features = [feature("image/encoded", bytes), feature("image/id", id.as_bytes())].concat();
+        let example = field(1, &features);
+        let length = (example.len() as u64).to_le_bytes();
+        for block in [&length[..], &example[..]] {
+            file.write_all(block).expect("block");
+            file.write_all(&masked_crc(block).to_le_bytes()).expect("checksum");
+        }
+    }
+}
+
+/// TFRecord's checksum: CRC-32C, rotated right by 15 bits, plus a constant.
+fn masked_crc(bytes: &[u8]) -> u32 {
+    crc32c::crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8)
+}
+
+/// A length-delimited protobuf field.
+fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
+    let mut field = vec![number << 3 | 2];
+    let mut length = bytes.len();
+    while length >= 0x80 {
+        field.push(length as u8 | 0x80);
+        length >>= 7;
+    }
+    field.push(length as u8);
+    field.extend_from_slice(bytes);
+    field
+}
+
+/// One map entry of `tf.Features`: a name and a list of one byte string.
+fn feature(name: &str, bytes: &[u8]) -> Vec<u8> {
+    let value = field(1, &field(1, bytes));
+    field(1, &[field(1, name.as_bytes()), field(2, &value)].concat())
+}
+
+/// A folder for one test, with a pipeline file for the tiny model.
+pub struct Bench {
+    folder: tempfile::TempDir,
+}
+
+impl Bench {
+    pub fn new() -> Self {
+        let bench = Self { folder: tempfile::tempdir().expect("temp folder") };
+        fs::create_dir(bench.path("in")).expect("input folder");
+        fs::write(bench.path("pipeline.toml"), tiny_pipeline()).expect("pipeline file");
+        bench
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// `sluice COMMAND pipeline.toml --input in --output OUT ARGS…`, not yet started.
+    pub fn command(&self, command: &str, out: &str, args: &[&str]) -> Command {
+        let mut sluice = sluice();
+        sluice.current_dir(self.folder.path()).args([command, "pipeline.toml", "--output", out]);
+        if !args.contains(&"--input") {
+            sluice.args(["--input", "in"]);
+        }
+        sluice.args(args);
+        sluice
+    }
+
+    pub fn run(&self, out: &str, args: &[&str]) -> Output {
+        self.command("run", out, args).output().expect("the binary starts")
+    }
+
+    /// Rows of an output, in the order of its parts.
+    pub fn rows(&self, out: &str) -> Vec<Row> {
+        parts(&self.path(out).join("predictions")).iter().flat_map(|part| read_rows(part)).collect()
+    }
+
+    pub fn manifest(&self, out: &str) -> serde_json::Value {
+        let text = fs::read(self.path(out).join("_manifest.json")).expect("a manifest");
+        serde_json::from_slice(&text).expect("the manifest is JSON")
+    }
+}
+
+/// The binary under test.
+pub fn sluice() -> Command {
+    let mut sluice = Command::new(env!("CARGO_BIN_EXE_sluice"));
+    if std::env::var_os("ORT_DYLIB_PATH").is_none() {
+        sluice.env("ORT_DYLIB_PATH", onnxruntime());
+    }
+    sluice
+}
+
+/// The library that `scripts/setup.sh` installs; a test that needs it fails without it.
+fn onnxruntime() -> PathBuf {
+    let path = Path::new(REPOSITORY).join(".deps/onnxruntime/libonnxruntime.so.1.31.1");
+    assert!(path.is_file(), "{} is missing: run scripts/setup.sh", path.display());
+    path
+}
+
+fn tiny_pipeline() -> String {
+    format!(
+        r#"
+        name = "tiny"
+        [input]
+        uri = "in"
+        [preprocess]
+        resize = {{ width = 8, height = 8 }}
+        scale = 0.00392156862745098
+        layout = "nhwc"
+        [model]
+        path = "{REPOSITORY}/fixtures/tiny.onnx"
+        labels = ["north", "east", "south", "west"]
+        [engine]
+        batch_size = 4
+        threads = 1
+        [output]
+        uri = "unused"
+        "#
+    )
+}
+
+/// Parquet files of a folder, sorted by name.
+pub fn parts(folder: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+    let mut parts: Vec<_> = entries.map(|entry| entry.expect("folder entry").path()).collect();
+    parts.sort();
+    parts
+}
+
+/// One prediction, with its scores as bits, so that equal means identical.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Row {
+    pub key: String,
+    pub record_index: i64,
+    pub image_id: String,
+    pub status: String,
+    pub error: Option<String>,
+    pub top1: Option<(i32, String)>,
+    pub score_bits: Option<Vec<u32>>,
+    pub size: Option<(i32, i32)>,
+    pub batch_id: Option<i64>,
+}
+
+pub fn read_rows(part: &Path) -> Vec<Row> {
+    let file = File::open(part).expect("part");
+    let reader = ParquetRecordBatchReaderBuilder::try_new(file).expect("Parquet").build().expect("reader");
+    let mut rows = Vec::new();
+    for batch in reader {
+        let batch = batch.expect("rows");
+        let text = |column: &str, row: usize| {
+            let column = batch[column].as_string::<i32>();
+            column.is_valid(row).then(|| column.value(row).to_owned())
+        };
+        let int = |column: &str, row: usize| {
+            let column = batch[column].as_primitive::<Int32Type>();
+            column.is_valid(row).then(|| column.value(row))
+        };
+        let scores = batch["scores"].as_list::<i32>();
+        let batch_id = batch["batch_id"].as_primitive::<Int64Type>();
+        for row in 0..batch.num_rows() {
+            rows.push(Row {
+                key: text("key", row).expect("key"),
+                record_index: batch["record_index"].as_primitive::<Int64Type>().value(row),
+                image_id: text("image_id", row).expect("image_id"),
+                status: text("status", row).expect("status"),
+                error: text("error", row),
+                top1: int("top1_index", row).zip(text("top1_label", row)),
+                score_bits: scores.is_valid(row).then(|| {
+                    scores
+                        .value(row)
+                        .as_primitive::<Float32Type>()
+                        .values()
+                        .iter()
+                        .map(|s| s.to_bits())
+                        .collect()
+                }),
+                size: int("width", row).zip(int("height", row)),
+                batch_id: batch_id.is_valid(row).then(|| batch_id.value(row)),
+            });
+        }
+    }
+    rows
+}
+
+/// Score bits by image id; every id occurs once.
+pub fn scores_by_id(rows: &[Row]) -> BTreeMap<String, Vec<u32>> {
+    let scores: BTreeMap<_, _> =
+        rows.iter().filter_map(|row| Some((row.image_id.clone(), row.score_bits.clone()?))).collect();
+    assert_eq!(
+        scores.len(),
+        rows.iter().filter(|row| row.status == "ok").count(),
+        "an image id occurs twice"
+    );
+    scores
+}
+
+pub fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+pub fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Write a Parquet file with Hugging Face's image struct and an id column.
+pub fn write_parquet(path: &Path, records: &[(String, Vec<u8>)]) {
+    use arrow::array::{ArrayRef, BinaryArray, RecordBatch, StringArray, StructArray};
+    use arrow::datatypes::{DataType, Field};
+    use std::sync::Arc;
+
+    let bytes: ArrayRef = Arc::new(BinaryArray::from_iter_values(records.iter().map(|record| &record.1)));
+    let names: ArrayRef = Arc::new(StringArray::from_iter_values(records.iter().map(|record| &record.0)));
+    let image = StructArray::from(vec![
+        (Arc::new(Field::new("bytes", DataType::Binary, false)), bytes),
+        (Arc::new(Field::new("path", DataType::Utf8, false)), names),
+    ]);
+    let batch = RecordBatch::try_from_iter([("image", Arc::new(image) as ArrayRef)]).expect("columns");
+    let file = File::create(path).expect("Parquet file");
+    let mut writer = parquet::arrow::ArrowWriter::try_new(file, batch.schema(), None).expect("writer");
+    writer.write(&batch).expect("rows");
+    writer.close().expect("footer");
+}
+
+/// A PNG that declares a size and holds no pixels.
+pub fn huge_png(width: u32, height: u32) -> Vec<u8> {
+    let mut header = b"IHDR".to_vec();
+    header.extend(width.to_be_bytes());
+    header.extend(height.to_be_bytes());
+    header.extend([8, 2, 0, 0, 0]);
+    let mut png = b"\x89PNG\r\n\x1a\n".to_vec();
+    for chunk in [header, b"IDAT".to_vec(), b"IEND".to_vec()] {
+        png.extend((chunk.len() as u32 - 4).to_be_bytes());
+        png.extend(&chunk);
+        let mut crc = flate2::Crc::new();
+        crc.update(&chunk);
+        png.extend(crc.sum().to_be_bytes());
+    }
+    png
+}
