@@ -62,7 +62,9 @@ def counts_by_pyarrow(folder):
 
 def counts_by_pandas(folder):
     frame = pandas.concat(pandas.read_parquet(part, columns=["status", "key"]) for part in parts_of(folder))
-    return {status: int(count) for status, count in frame["status"].value_counts().items()}, frame["key"].nunique()
+    return {status: int(count) for status, count in frame["status"].value_counts().items()}, frame[
+        "key"
+    ].nunique()
 
 
 def parts_of(folder):
@@ -85,7 +87,9 @@ def check_counts(checks, output, records):
     checks.check("DuckDB agrees with pyarrow", found["DuckDB"] == found["pyarrow"])
     checks.check("pandas agrees with pyarrow", found["pandas"] == found["pyarrow"])
     checks.check(
-        "the manifest agrees with pyarrow", summary["rows_by_status"] == statuses, str(summary["rows_by_status"])
+        "the manifest agrees with pyarrow",
+        summary["rows_by_status"] == statuses,
+        str(summary["rows_by_status"]),
     )
     checks.check("_SUCCESS is there", (output / "_SUCCESS").exists())
 
@@ -139,7 +143,9 @@ def check_schemas(checks, output):
     for kind in ("predictions", "batches"):
         parts = parts_of(output / kind)
         schemas = [pq.read_schema(part) for part in parts]
-        odd = [part.name for part, schema in zip(parts, schemas, strict=True) if not schema.equals(schemas[0])]
+        odd = [
+            part.name for part, schema in zip(parts, schemas, strict=True) if not schema.equals(schemas[0])
+        ]
         checks.check(f"all {len(parts)} {kind} parts have one schema", not odd, ", ".join(odd))
         unsafe = sorted({problem for part in parts for problem in unsafe_columns(part)})
         checks.check(f"{kind} have BigQuery's and Spark's types", not unsafe, ", ".join(unsafe))

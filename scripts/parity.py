@@ -137,7 +137,7 @@ def score_with_sluice(sluice, pipeline, images, output):
     """Scores by file name; rejected images by the reason."""
     command = [sluice, "run", pipeline, "--input", images, "--output", output]
     command += ["--set", "output.scores=all", "--set", "output.max_error_rate=1.0"]
-    run = subprocess.run(command, capture_output=True, text=True)
+    run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)  # finds .deps there
     if run.returncode:
         sys.exit(f"parity: {' '.join(map(str, command))} exited with {run.returncode}\n{run.stderr}")
     table = pyarrow.dataset.dataset(output / "predictions", format="parquet").to_table()
@@ -189,7 +189,7 @@ class Comparison:
 
     @property
     def agrees(self):
-        return not self.other_labels and max(self.differences.values()) < TOLERANCE
+        return not self.other_labels and all(value < TOLERANCE for value in self.differences.values())
 
     def row(self):
         worst = max(self.differences, key=self.differences.get)
@@ -205,7 +205,7 @@ class Comparison:
         for name, difference in self.differences.items():
             other = " another top label" if name in self.other_labels else ""
             reason = f" rejected: {self.rejected[name]}" if name in self.rejected else ""
-            if verbose or other or difference >= TOLERANCE:
+            if verbose or other or not difference < TOLERANCE:  # NaN is no agreement
                 yield f"  {self.pipeline}, {self.scored_by}, {name}: {difference:.1e}{other}{reason}"
 
 
@@ -238,10 +238,11 @@ def compare_all(sluice, work):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sluice", help="the binary; the release build by default")
+    parser.add_argument("--sluice", metavar="BINARY", help="the binary; the release build by default")
     parser.add_argument("--verbose", action="store_true", help="a line for each image")
     args = parser.parse_args()
-    sluice = args.sluice or subprocess.check_output([ROOT / "scripts/binary.sh", "release"], text=True).strip()
+    built = args.sluice or subprocess.check_output([ROOT / "scripts/binary.sh", "release"], text=True).strip()
+    sluice = Path(built).resolve()
 
     with tempfile.TemporaryDirectory(prefix="sluice-parity-") as work:
         comparisons = list(compare_all(sluice, Path(work)))

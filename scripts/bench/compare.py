@@ -4,7 +4,8 @@
 - Every peer is a process of its own; rounds are interleaved and turn the order, so that a machine
   that slows down slows all of them.
 - images/s are from the first image read to the last score, model loading excluded, as each peer
-  tells them itself; wall s and peak MB are of the whole process, as the outside sees it.
+  tells them itself; wall s and peak MB are of the whole process, as the outside sees it (of the
+  largest process where there are several).
 - The ceiling is 1 / (1/inference + 1/decode), both alone on all cores, from the Rust stages bench.
 - Rates are medians over the rounds; a ratio is the median of the ratios within each round.
 - Everyone's scores are compared with the Python loop's.
@@ -63,7 +64,9 @@ def measure_sluice(args, images, work):
     shutil.rmtree(output, ignore_errors=True)
     usage, summary = metered.run_sluice(args.sluice, args.pipeline, [images], output, ["output.scores=all"])
     table = pyarrow.dataset.dataset(output / "predictions", format="parquet").to_table()
-    rows = sorted(table.select(["image_id", "scores"]).to_pylist(), key=lambda row: Path(row["image_id"]).name)
+    rows = sorted(
+        table.select(["image_id", "scores"]).to_pylist(), key=lambda row: Path(row["image_id"]).name
+    )
     scores = np.asarray([row["scores"] for row in rows], np.float32)
     return Result(summary["images_per_second"], usage.wall_seconds, usage.peak_rss_mb, scores)
 
@@ -126,10 +129,12 @@ def figures(rounds):
         return median(of_round(*one) for one in rounds)
 
     setups = {}
-    for name in rounds[0][0]:
+    for name in rounds[0][0]:  # each ratio is taken before the next name
         results = [measured[name] for measured, _, _ in rounds]
         expected = rounds[0][0][LOOP].scores
-        differences, other_tops = zip(*(agreement(result.scores, expected) for result in results), strict=True)
+        differences, other_tops = zip(
+            *(agreement(result.scores, expected) for result in results), strict=True
+        )
         setups[name] = {
             "images_per_second": median(result.images_per_second for result in results),
             "images_per_second_by_round": [result.images_per_second for result in results],
@@ -138,7 +143,7 @@ def figures(rounds):
             "to_beam": ratio(lambda m, s, p: m[name].images_per_second / best(m, BEAMS)),
             "to_loop": ratio(lambda m, s, p: m[name].images_per_second / best(m, LOOPS)),
             "to_ceiling": ratio(lambda m, s, p: m[name].images_per_second / ceiling(s)),
-            "max_difference": max(differences),
+            "max_difference": float(np.max(differences)),
             "other_top_class": max(other_tops),
         }
     return {
@@ -154,7 +159,7 @@ def figures(rounds):
 def demands(found):
     """(demand, figure, met)"""
     sluice = found["setups"][SLUICE]
-    difference = max(setup["max_difference"] for setup in found["setups"].values())
+    difference = float(np.max([setup["max_difference"] for setup in found["setups"].values()]))
     other_top = max(setup["other_top_class"] for setup in found["setups"].values())
     for demand, figure, least in (
         ("at least 1.5x the better Beam", sluice["to_beam"], 1.5),
@@ -230,9 +235,7 @@ def main():
     for path in images:
         path.read_bytes()  # into the page cache, for the first peer as for the last
     with tempfile.TemporaryDirectory(prefix="sluice-bench-") as work:
-        rounds = [
-            measure_round(number, args, images[0].parent, Path(work)) for number in range(args.rounds)
-        ]
+        rounds = [measure_round(number, args, images[0].parent, Path(work)) for number in range(args.rounds)]
     found = figures(rounds)
     args.json.parent.mkdir(parents=True, exist_ok=True)
     met = {demand: {"figure": figure, "met": met} for demand, figure, met in demands(found)}

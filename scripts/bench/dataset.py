@@ -5,8 +5,8 @@
 
 An image is four random pieces of random photos, most of them enlarged, with a little noise in
 brightness as cameras have it; more --noise gives larger files. With the defaults an image is about
-273 kB, what a photo of that size takes. Image N is the same in every
-folder made with the same options. A complete folder is left as it is.
+270 kB, what a photo of that size takes. Image N is the same in every folder made with the same
+options. Images that are there already are left alone.
 """
 
 import argparse

@@ -15,7 +15,7 @@ class Usage:
     """What a process took."""
 
     wall_seconds: float
-    peak_rss_mb: float  # MB of 10**6 bytes; its own, without processes it started
+    peak_rss_mb: float  # 10**6 bytes; of the largest process, where it starts others
 
 
 def run(command):

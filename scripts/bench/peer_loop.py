@@ -32,13 +32,12 @@ def decoded_in_turn(reference, paths):
 
 def decoded_by_threads(reference, paths, threads):
     """Rows in the order of `paths`, decoded ahead by `threads` threads."""
-    paths = iter(paths)
     with ThreadPoolExecutor(threads) as pool:
-        decode = lambda path: pool.submit(lambda: reference.tensor(path.read_bytes()))
-        ahead = deque(map(decode, islice(paths, BATCHES_AHEAD * reference.batch_size)))
+        decoding = (pool.submit(lambda path=path: reference.tensor(path.read_bytes())) for path in paths)
+        ahead = deque(islice(decoding, BATCHES_AHEAD * reference.batch_size))
         while ahead:
             row = ahead.popleft().result()
-            ahead.extend(map(decode, islice(paths, 1)))
+            ahead.extend(islice(decoding, 1))
             yield row
 
 

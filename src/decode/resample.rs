@@ -1,20 +1,19 @@
-//! RGB pixels to another size, as Pillow's `Image.resize` does it.
+//! RGB pixels to another size, bit for bit as Pillow's `Image.resize` does it.
 //!
 //! Comes in: an RGB image and the window of the resized image that is wanted. Goes out: that
 //! window.
 //!
-//! - Two passes with 8-bit pixels between them. Which pass is first matters to filters that
-//!   overshoot (bicubic, Lanczos), because the overshoot is cut off between the passes. Pillow
-//!   works along the rows first; `fast_image_resize`, asked for both at once, along the columns
-//!   first, which is why it is off by up to 10 there. So each pass is asked for by itself.
-//! - Coefficients have 16 bits where Pillow's have 22, so a pixel can differ by 1.
+//! - The arithmetic is Pillow's: coefficients in double precision, rounded to 22 fractional bits;
+//!   32-bit sums; two passes, along the rows first, with 8-bit pixels between them. A model reacts
+//!   to a difference of 1 in a few pixels by a thousandth of a score, which is why no resampling
+//!   library serves here: `fast_image_resize` has coefficients of 16 bits.
 //! - Only the window is computed: an extreme aspect ratio with `cover` costs no more than another.
-//!   The box filter is the exception, because it is not continuous: where the edge of a box falls
-//!   on the centre of a pixel, the last bit of a coordinate decides, and a window has other last
-//!   bits than the whole.
+//! - The inner loops are plain Rust that the compiler vectorises; `pulp` picks the instruction set
+//!   at run time.
 
-use fast_image_resize::images::{Image, ImageRef};
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeError, ResizeOptions, Resizer};
+use std::f64::consts::PI;
+
+use pulp::Arch;
 
 use super::buffer::Buffer;
 use super::geometry::Window;
@@ -43,149 +42,275 @@ pub(super) struct Source<'a> {
 /// The resizer of one thread with its memory.
 #[derive(Debug, Default)]
 pub(super) struct Resampler {
-    resizer: Resizer,
     /// The image between the two passes.
     between: Buffer,
-    /// A whole resized image of which a window is wanted.
-    whole: Buffer,
+    /// The last row, followed by the byte that reading four at a time asks for.
+    last_row: Vec<u8>,
+    across: Weights,
+    down: Weights,
 }
+
+/// Fractional bits of a coefficient: 32 of a sum, less 8 of a pixel, less 2 for filters whose
+/// coefficients exceed 1 or overshoot.
+const FRACTION_BITS: u32 = 32 - 8 - 2;
+
+/// A sum starts at one half, so that cutting the fraction off rounds.
+const HALF: i32 = 1 << (FRACTION_BITS - 1);
 
 /// Beyond this no intermediate image may outgrow the source: far more than models take, and no
 /// more than a 20-megapixel photo itself.
 const LARGE_BYTES: u64 = 64 << 20;
 
+/// Channels of a pixel.
+const RGB: usize = 3;
+
 impl Resampler {
     /// Write `window` of the resized `source` to `out`, `kept` width × height × 3 bytes.
     pub(super) fn resample(
         &mut self,
-        source: Source,
+        source: Source<'_>,
         window: Window,
         filter: Filter,
         first: FirstPass,
         out: &mut [u8],
-    ) -> Result<(), ResizeError> {
-        let whole = Window { resized: window.resized, cut: (0, 0), kept: window.resized };
-        if filter == Filter::Box && window != whole && bytes_u64(window.resized) <= LARGE_BYTES {
-            let mut buffer = std::mem::take(&mut self.whole);
-            let pixels = buffer.take(bytes(window.resized));
-            let result = self.resample(source, whole, filter, first, pixels);
-            cut(pixels, window, out);
-            buffer.trim();
-            self.whole = buffer;
-            return result;
-        }
+    ) {
         let scale =
             (source.extent.0 / f64::from(window.resized.0), source.extent.1 / f64::from(window.resized.1));
-        let Some(filter) = convolution(filter) else {
+        let Some(kernel) = Kernel::of(filter) else {
             nearest(source, scale, window, out);
-            return Ok(());
+            return;
         };
-        let (width, height) = source.size;
-        let x = Span::new(window.cut.0, window.kept.0, scale.0, source.extent.0);
-        let y = Span::new(window.cut.1, window.kept.1, scale.1, source.extent.1);
-        let all_columns = Span { start: 0.0, length: f64::from(width) };
-        let all_rows = Span { start: 0.0, length: f64::from(height) };
-        let keep_height = (window.kept.0, height);
-        let keep_width = (width, window.kept.1);
-        let (between, first_spans, second_spans) = match first_pass(first, source.size, window.kept) {
-            FirstPass::Width => (keep_height, (x, all_rows), (Span::whole(window.kept.0), y)),
-            FirstPass::Height => (keep_width, (all_columns, y), (x, Span::whole(window.kept.1))),
-        };
-        // a pass that changes nothing is left out
-        if between == source.size && first_spans == (all_columns, all_rows) {
-            return self.pass(source.pixels, source.size, second_spans, filter, window.kept, out);
+        let (width, height) = (source.size.0 as usize, source.size.1 as usize);
+        let (kept_width, kept_height) = (window.kept.0 as usize, window.kept.1 as usize);
+        let (columns, rows) =
+            (window.cut.0..window.cut.0 + window.kept.0, window.cut.1..window.cut.1 + window.kept.1);
+        // a side that keeps its size is not filtered, as in Pillow
+        let keeps_width = kept_width == width && source.extent.0 == f64::from(window.resized.0);
+        let keeps_height = kept_height == height && source.extent.1 == f64::from(window.resized.1);
+        self.across.set(&kernel, scale.0, source.extent.0, width, columns);
+        self.down.set(&kernel, scale.1, source.extent.1, height, rows);
+        let Self { between, last_row, across, down } = self;
+        let pixels = &source.pixels[..width * height * RGB];
+        match (keeps_width, keeps_height) {
+            (true, true) => out.copy_from_slice(pixels),
+            (true, false) => shrink_columns(pixels, width, 0, down, out),
+            (false, true) => shrink_rows(pixels, width, across, last_row, out),
+            (false, false) => {
+                match first_pass(first, source.size, window.kept) {
+                    FirstPass::Width => {
+                        // rows that no result looks at are not filtered
+                        let needed = down.reach();
+                        let part = between.take(needed.len() * kept_width * RGB);
+                        let from = &pixels[needed.start * width * RGB..needed.end * width * RGB];
+                        shrink_rows(from, width, across, last_row, part);
+                        shrink_columns(part, kept_width, needed.start, down, out);
+                    }
+                    FirstPass::Height => {
+                        let part = between.take(width * kept_height * RGB);
+                        shrink_columns(pixels, width, 0, down, part);
+                        shrink_rows(part, width, across, last_row, out);
+                    }
+                }
+                between.trim();
+            }
         }
-        if between == window.kept && second_spans == (Span::whole(between.0), Span::whole(between.1)) {
-            return self.pass(source.pixels, source.size, first_spans, filter, window.kept, out);
-        }
-        let mut buffer = std::mem::take(&mut self.between);
-        let pixels = buffer.take(bytes(between));
-        let result = self
-            .pass(source.pixels, source.size, first_spans, filter, between, pixels)
-            .and_then(|()| self.pass(pixels, between, second_spans, filter, window.kept, out));
-        buffer.trim();
-        self.between = buffer;
-        result
-    }
-
-    /// Resize the part of `pixels` inside `spans` to `out_size`.
-    fn pass(
-        &mut self,
-        pixels: &[u8],
-        size: (u32, u32),
-        (x, y): (Span, Span),
-        filter: FilterType,
-        out_size: (u32, u32),
-        out: &mut [u8],
-    ) -> Result<(), ResizeError> {
-        let source = ImageRef::new(size.0, size.1, &pixels[..bytes(size)], PixelType::U8x3)
-            .expect("the slice is cut to the size of the image");
-        let mut target = Image::from_slice_u8(out_size.0, out_size.1, out, PixelType::U8x3)
-            .expect("the caller gives a slice of the size of the window");
-        let options = ResizeOptions::new()
-            .resize_alg(ResizeAlg::Convolution(filter))
-            .crop(x.start, y.start, x.length, y.length);
-        self.resizer.resize(&source, &mut target, &options)
-    }
-}
-
-/// A stretch of source pixels along one side.
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Span {
-    start: f64,
-    length: f64,
-}
-
-impl Span {
-    /// The source pixels behind `kept` resized ones that follow `cut` others.
-    fn new(cut: u32, kept: u32, scale: f64, extent: f64) -> Self {
-        let start = f64::from(cut) * scale;
-        // rounding must not carry the end past the last pixel
-        Self { start, length: (f64::from(kept) * scale).min(extent - start) }
-    }
-
-    fn whole(length: u32) -> Self {
-        Self { start: 0.0, length: f64::from(length) }
-    }
-}
-
-fn bytes((width, height): (u32, u32)) -> usize {
-    width as usize * height as usize * 3
-}
-
-fn bytes_u64((width, height): (u32, u32)) -> u64 {
-    u64::from(width) * u64::from(height) * 3
-}
-
-/// Copy the window out of the whole resized image.
-fn cut(whole: &[u8], window: Window, out: &mut [u8]) {
-    let rows = whole.chunks_exact(window.resized.0 as usize * 3).skip(window.cut.1 as usize);
-    let (left, length) = (window.cut.0 as usize * 3, window.kept.0 as usize * 3);
-    for (row, out) in rows.zip(out.chunks_exact_mut(length)) {
-        out.copy_from_slice(&row[left..left + length]);
     }
 }
 
 /// `wanted`, unless that would blow a sliver up to an image far larger than source and result.
 fn first_pass(wanted: FirstPass, (width, height): (u32, u32), kept: (u32, u32)) -> FirstPass {
+    let bytes = |(width, height): (u32, u32)| u64::from(width) * u64::from(height) * RGB as u64;
     let (between, other) = match wanted {
         FirstPass::Width => ((kept.0, height), FirstPass::Height),
         FirstPass::Height => ((width, kept.1), FirstPass::Width),
     };
-    let large = bytes_u64((width, height)).max(LARGE_BYTES);
-    if bytes_u64(between) > large { other } else { wanted }
+    if bytes(between) > bytes((width, height)).max(LARGE_BYTES) { other } else { wanted }
 }
 
-fn convolution(filter: Filter) -> Option<FilterType> {
-    match filter {
-        Filter::Nearest => None,
-        Filter::Box => Some(FilterType::Box),
-        Filter::Bilinear => Some(FilterType::Bilinear),
-        // Catmull-Rom is the cubic convolution with a = -0.5, as is Pillow's bicubic
-        Filter::Bicubic => Some(FilterType::CatmullRom),
-        Filter::Lanczos3 => Some(FilterType::Lanczos3),
+/// A filter of Pillow's: how far it reaches at scale 1, and its value there.
+struct Kernel {
+    support: f64,
+    value: fn(f64) -> f64,
+}
+
+impl Kernel {
+    fn of(filter: Filter) -> Option<Self> {
+        let (support, value): (f64, fn(f64) -> f64) = match filter {
+            Filter::Nearest => return None,
+            Filter::Box => (0.5, |x| if x > -0.5 && x <= 0.5 { 1.0 } else { 0.0 }),
+            Filter::Bilinear => (1.0, |x| (1.0 - x.abs()).max(0.0)),
+            Filter::Bicubic => (2.0, cubic),
+            Filter::Lanczos3 => {
+                (3.0, |x| if (-3.0..3.0).contains(&x) { sinc(x) * sinc(x / 3.0) } else { 0.0 })
+            }
+        };
+        Some(Self { support, value })
     }
 }
+
+/// Cubic convolution (Keys 1981) with a = -0.5.
+fn cubic(x: f64) -> f64 {
+    const A: f64 = -0.5;
+    let x = x.abs();
+    if x < 1.0 {
+        ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0
+    } else if x < 2.0 {
+        (((x - 5.0) * x + 8.0) * x - 4.0) * A
+    } else {
+        0.0
+    }
+}
+
+fn sinc(x: f64) -> f64 {
+    if x == 0.0 { 1.0 } else { (x * PI).sin() / (x * PI) }
+}
+
+/// For each resized position along one side: where its source pixels start, and their weights.
+#[derive(Debug, Default)]
+struct Weights {
+    starts: Vec<usize>,
+    /// `taps` for each position; what a position does not need is zero at its end.
+    weights: Vec<i32>,
+    /// Weights that each position really has.
+    lengths: Vec<usize>,
+    taps: usize,
+    /// One position's weights before rounding.
+    exact: Vec<f64>,
+}
+
+impl Weights {
+    /// Weights of the resized positions `wanted`, each `scale` source pixels apart; the source has
+    /// `length` pixels, of which `extent` are mapped.
+    fn set(&mut self, kernel: &Kernel, scale: f64, extent: f64, length: usize, wanted: std::ops::Range<u32>) {
+        debug_assert!(extent <= length as f64);
+        let stretch = scale.max(1.0);
+        let support = kernel.support * stretch;
+        self.taps = support.ceil() as usize * 2 + 1;
+        self.starts.clear();
+        self.lengths.clear();
+        self.weights.clear();
+        for position in wanted {
+            let center = (f64::from(position) + 0.5) * scale;
+            let start = (center - support + 0.5).max(0.0) as usize;
+            let end = ((center + support + 0.5) as usize).min(length);
+            self.exact.clear();
+            self.exact
+                .extend((start..end).map(|at| (kernel.value)((at as f64 - center + 0.5) * stretch.recip())));
+            let sum: f64 = self.exact.iter().sum();
+            let norm = if sum == 0.0 { 1.0 } else { sum };
+            self.starts.push(start);
+            self.lengths.push(self.exact.len());
+            self.weights.extend(self.exact.iter().map(|weight| fixed_point(weight / norm)));
+            self.weights.resize(self.starts.len() * self.taps, 0);
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (usize, &[i32])> {
+        let weights = self.weights.chunks_exact(self.taps).zip(&self.lengths);
+        self.starts.iter().zip(weights).map(|(&start, (weights, &length))| (start, &weights[..length]))
+    }
+
+    /// Source pixels that any position looks at.
+    fn reach(&self) -> std::ops::Range<usize> {
+        let end = self.starts.iter().zip(&self.lengths).map(|(start, length)| start + length).max();
+        self.starts.first().copied().unwrap_or(0)..end.unwrap_or(0)
+    }
+}
+
+/// Halves are rounded away from zero.
+fn fixed_point(weight: f64) -> i32 {
+    let scaled = weight * f64::from(1 << FRACTION_BITS);
+    (if weight < 0.0 { scaled - 0.5 } else { scaled + 0.5 }) as i32
+}
+
+#[inline(always)]
+fn to_pixel(sum: i32) -> u8 {
+    (sum >> FRACTION_BITS).clamp(0, 255) as u8
+}
+
+/// Filter each row of `pixels` along its length; `out` has as many rows.
+fn shrink_rows(pixels: &[u8], width: usize, across: &Weights, last_row: &mut Vec<u8>, out: &mut [u8]) {
+    let row_bytes = width * RGB;
+    // a pixel is read with the byte behind it, which the last row does not have
+    last_row.clear();
+    last_row.extend_from_slice(&pixels[pixels.len() - row_bytes..]);
+    last_row.push(0);
+    let rows = pixels.len() / row_bytes;
+    let row = |y: usize| {
+        if y + 1 < rows { &pixels[y * row_bytes..=(y + 1) * row_bytes] } else { last_row.as_slice() }
+    };
+    let out_row_bytes = across.starts.len() * RGB;
+    Arch::new().dispatch(|| {
+        let mut pairs = out.chunks_exact_mut(2 * out_row_bytes);
+        for (pair, out) in pairs.by_ref().enumerate() {
+            let (upper, lower) = out.split_at_mut(out_row_bytes);
+            shrink_two_rows(row(2 * pair), row(2 * pair + 1), across, upper, lower);
+        }
+        let odd = pairs.into_remainder();
+        if !odd.is_empty() {
+            let mut unused = vec![0; out_row_bytes];
+            shrink_two_rows(row(rows - 1), row(rows - 1), across, odd, &mut unused);
+        }
+    });
+}
+
+/// Two rows at once, so that eight sums fill one register and each weight is loaded once.
+#[inline(always)]
+fn shrink_two_rows(upper: &[u8], lower: &[u8], across: &Weights, out_upper: &mut [u8], out_lower: &mut [u8]) {
+    let out = out_upper.chunks_exact_mut(RGB).zip(out_lower.chunks_exact_mut(RGB));
+    for ((start, weights), (out_upper, out_lower)) in across.iter().zip(out) {
+        // three channels of a pixel and one byte of the next, whose sum is not used
+        let bytes = start * RGB..(start + weights.len()) * RGB + 1;
+        let (upper, lower) = (&upper[bytes.clone()], &lower[bytes]);
+        let mut sums = [HALF; 8];
+        for (tap, &weight) in weights.iter().enumerate() {
+            let at = tap * RGB;
+            let mut pixels = [0; 8];
+            pixels[..4].copy_from_slice(&upper[at..at + 4]);
+            pixels[4..].copy_from_slice(&lower[at..at + 4]);
+            for (sum, pixel) in sums.iter_mut().zip(pixels) {
+                *sum = sum.wrapping_add(i32::from(pixel).wrapping_mul(weight));
+            }
+        }
+        let results = sums.map(to_pixel);
+        out_upper.copy_from_slice(&results[..RGB]);
+        out_lower.copy_from_slice(&results[4..4 + RGB]);
+    }
+}
+
+/// Filter each column of `pixels`, whose first row is row `first_row` of the source.
+fn shrink_columns(pixels: &[u8], width: usize, first_row: usize, down: &Weights, out: &mut [u8]) {
+    let row_bytes = width * RGB;
+    Arch::new().dispatch(|| {
+        for ((start, weights), out_row) in down.iter().zip(out.chunks_exact_mut(row_bytes)) {
+            let from = &pixels[(start - first_row) * row_bytes..][..weights.len() * row_bytes];
+            let mut blocks = out_row.chunks_exact_mut(BLOCK);
+            for (block, out) in blocks.by_ref().enumerate() {
+                let mut sums = [HALF; BLOCK];
+                for (row, &weight) in from.chunks_exact(row_bytes).zip(weights) {
+                    let row = &row[block * BLOCK..][..BLOCK];
+                    for (sum, &pixel) in sums.iter_mut().zip(row) {
+                        *sum = sum.wrapping_add(i32::from(pixel).wrapping_mul(weight));
+                    }
+                }
+                for (out, sum) in out.iter_mut().zip(sums) {
+                    *out = to_pixel(sum);
+                }
+            }
+            let rest = blocks.into_remainder();
+            let offset = row_bytes - rest.len();
+            for (column, out) in rest.iter_mut().enumerate() {
+                let sum = from.chunks_exact(row_bytes).zip(weights).fold(HALF, |sum, (row, &weight)| {
+                    sum.wrapping_add(i32::from(row[offset + column]).wrapping_mul(weight))
+                });
+                *out = to_pixel(sum);
+            }
+        }
+    });
+}
+
+/// Bytes of a row that are summed up at once: four registers of eight sums.
+const BLOCK: usize = 32;
 
 /// The source pixel below the centre of each resized one. Positions are summed up as Pillow sums
 /// them, so that they fall on the same side of a pixel's edge.
@@ -222,6 +347,10 @@ const MOST_SUMMED: u32 = 1 << 20;
 mod tests {
     use super::*;
 
+    fn bytes((width, height): (u32, u32)) -> usize {
+        width as usize * height as usize * RGB
+    }
+
     const FILTERS: [Filter; 5] =
         [Filter::Nearest, Filter::Box, Filter::Bilinear, Filter::Bicubic, Filter::Lanczos3];
 
@@ -232,9 +361,13 @@ mod tests {
     fn resample(pixels: &[u8], size: (u32, u32), window: Window, filter: Filter) -> Vec<u8> {
         let extent = (f64::from(size.0), f64::from(size.1));
         let mut out = vec![0; bytes(window.kept)];
-        Resampler::default()
-            .resample(Source { pixels, size, extent }, window, filter, FirstPass::Width, &mut out)
-            .expect("valid window");
+        Resampler::default().resample(
+            Source { pixels, size, extent },
+            window,
+            filter,
+            FirstPass::Width,
+            &mut out,
+        );
         out
     }
 
@@ -259,9 +392,7 @@ mod tests {
                 let part = resample(&pixels, size, window, filter);
                 for (index, row) in part.chunks(33).enumerate() {
                     let at = ((index + 4) * resized.0 as usize + 3) * 3;
-                    for (a, b) in row.iter().zip(&whole[at..at + 33]) {
-                        assert!(a.abs_diff(*b) <= 1, "{filter:?} {resized:?}");
-                    }
+                    assert_eq!(row, &whole[at..at + 33], "{filter:?} {resized:?}");
                 }
             }
         }
