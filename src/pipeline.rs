@@ -71,6 +71,8 @@ impl Bounds {
 /// The most memory that queues and decoders can hold, in bytes; the model's own comes on top.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct MemoryBound {
+    /// What shard readers hold of stores' answers, and of a record being put together.
+    pub readers_bytes: u64,
     /// Encoded images, read and not yet decoded.
     pub encoded_bytes: u64,
     /// Decoded rows waiting for their batch.
@@ -80,10 +82,6 @@ pub struct MemoryBound {
     /// Decoders, if every thread meets an image of `max_pixels` at once.
     pub decoders_bytes: u64,
 }
-
-/// A decoder holds an image as it was stored (up to four channels) and in the channel order that
-/// the resize takes: eight bytes a pixel cover every codec with 8-bit samples.
-const DECODER_BYTES_PER_PIXEL: u64 = 8;
 
 impl MemoryBound {
     pub fn new(
@@ -99,15 +97,17 @@ impl MemoryBound {
         // being filled, waiting to be queued, queued, in the engines, on the way back
         let batches = 2 + bounds.engine_queue + engines + bounds.engine_queue;
         Self {
+            readers_bytes: bounds.readers() as u64 * (source::READER_BYTES + plan.input.max_image_bytes),
             encoded_bytes: streams * bounds.bytes_per_shard,
             rows_bytes: (bounds.decode_slots as u64 + 2) * row_bytes,
             batches_bytes: batches as u64 * shape.bytes(),
-            decoders_bytes: decode_threads as u64 * plan.preprocess.max_pixels * DECODER_BYTES_PER_PIXEL,
+            decoders_bytes: decode_threads as u64 * plan.preprocess.max_pixels * Decoder::MAX_BYTES_PER_PIXEL,
         }
     }
 
-    pub fn total(&self) -> u64 {
-        self.encoded_bytes + self.rows_bytes + self.batches_bytes + self.decoders_bytes
+    /// All but the decoders.
+    pub fn queues_bytes(&self) -> u64 {
+        self.readers_bytes + self.encoded_bytes + self.rows_bytes + self.batches_bytes
     }
 }
 

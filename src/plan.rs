@@ -150,6 +150,7 @@ impl PreprocessSection {
             orientation: Orientation::Ignore,
             background: None,
             scaled_decode: false,
+            jpeg_round_trip: None,
             max_pixels: DEFAULT_MAX_PIXELS,
             threads: 0,
         }
@@ -203,6 +204,13 @@ fn check_preprocess(preprocess: &PreprocessSection) -> Result<(), ConfigError> {
     if resize.fit == Fit::Contain && preprocess.crop.is_some() {
         let message = "cannot follow fit = \"contain\": it would cut the letterbox";
         return Err(ConfigError::invalid("preprocess.crop", message));
+    }
+    if preprocess.jpeg_round_trip.is_some_and(|quality| !(1..=100).contains(&quality)) {
+        return Err(ConfigError::invalid("preprocess.jpeg_round_trip", "must lie between 1 and 100"));
+    }
+    if preprocess.jpeg_round_trip.is_some() && resize.fit == Fit::Contain {
+        let message = "is not defined for fit = \"contain\"";
+        return Err(ConfigError::invalid("preprocess.jpeg_round_trip", message));
     }
     let numbers = preprocess.mean.iter().chain(&preprocess.std).chain([&preprocess.scale]);
     if numbers.into_iter().any(|number| !number.is_finite()) || preprocess.std.contains(&0.0) {

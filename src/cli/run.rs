@@ -78,7 +78,7 @@ fn announce(job: &Job) {
         run_id = job.identity().run_id,
         "memory beside the model: at most {} MiB in queues, and {} MiB in decoders if every thread meets an image \
          of max_pixels at once",
-        mib(memory.total() - memory.decoders_bytes),
+        mib(memory.queues_bytes()),
         mib(memory.decoders_bytes),
     );
 }

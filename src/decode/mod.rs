@@ -17,6 +17,7 @@ mod geometry;
 mod gif;
 mod jpeg;
 mod jpeg_markers;
+mod jpeg_round_trip;
 mod orientation;
 mod raster;
 mod resample;
@@ -30,8 +31,9 @@ use std::num::NonZeroU64;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use self::buffer::Buffer;
-use self::geometry::{Geometry, Window};
+use self::geometry::{Geometry, Placement, Window};
 use self::jpeg::JpegScratch;
+use self::jpeg_round_trip::JpegRoundTrip;
 use self::orientation::Orientation;
 use self::resample::{FirstPass, Resampler, Source};
 pub use self::stage::run;
@@ -52,6 +54,7 @@ pub struct Decoder {
     orientation: config::Orientation,
     background: Option<[u8; 3]>,
     scaled_decode: bool,
+    jpeg_round_trip: Option<u8>,
     max_pixels: u64,
     max_image_bytes: u64,
 }
@@ -69,6 +72,7 @@ pub struct Scratch {
     resized: Buffer,
     /// An image turned upright.
     upright: Buffer,
+    round_trip: JpegRoundTrip,
 }
 
 /// What a codec is asked for, and where it notes what it has learned.
@@ -149,6 +153,7 @@ impl Decoder {
             orientation: preprocess.orientation,
             background: preprocess.background,
             scaled_decode: preprocess.scaled_decode,
+            jpeg_round_trip: preprocess.jpeg_round_trip,
             max_pixels: preprocess.max_pixels,
             max_image_bytes,
         }
@@ -212,7 +217,7 @@ impl Decoder {
 
     /// Resize, turn upright, crop and normalise what lies in `scratch.rgb`.
     fn finish(&self, decoded: Decoded, scratch: &mut Scratch) -> Pixels {
-        let Scratch { resampler, rgb, resized, upright, .. } = scratch;
+        let Scratch { resampler, rgb, resized, upright, round_trip, .. } = scratch;
         let Decoded { size, extent, stored, orientation } = decoded;
         let place = self.geometry.place(orientation.upright_size(stored));
         let kept_bytes = rgb_bytes(place.window.kept);
@@ -230,7 +235,7 @@ impl Decoder {
             }
             let resized = resized.take(kept_bytes);
             resampler.resample(source, place.window, self.filter, FirstPass::Width, resized);
-            return self.writer.write(resized, place);
+            return self.write(resized, place, round_trip);
         }
         // Turning the small image is cheaper, and the same: the filter is symmetric, and the
         // passes change places where rows become columns.
@@ -240,7 +245,14 @@ impl Decoder {
         resampler.resample(source, window, self.filter, first, resized);
         let turned = upright.take(kept_bytes);
         orientation.apply(resized, window.kept, turned);
-        self.writer.write(turned, place)
+        self.write(turned, place, round_trip)
+    }
+
+    fn write(&self, rgb: &mut [u8], place: Placement, round_trip: &mut JpegRoundTrip) -> Pixels {
+        if let Some(quality) = self.jpeg_round_trip {
+            round_trip.apply(rgb, place.window.kept, quality);
+        }
+        self.writer.write(rgb, place)
     }
 }
 

@@ -28,7 +28,7 @@ const REQUESTS_IN_FLIGHT: usize = 32;
 
 /// Bytes that may be under way or waiting for their turn: as much as 32 photos of 2 MiB. The next
 /// image in line is always fetched, so the most a shard holds is this and one image more.
-const BYTES_IN_FLIGHT: u64 = 64 << 20;
+pub const BYTES_IN_FLIGHT: u64 = 64 << 20;
 
 /// What an object of unknown size, as a manifest lists them, counts for.
 const ASSUMED_BYTES: u64 = BYTES_IN_FLIGHT / REQUESTS_IN_FLIGHT as u64;

@@ -37,6 +37,9 @@ mod webdataset;
 
 pub use column_windows::ColumnWindows;
 pub use detect::{ObjectKind, SNIFF_BYTES, detect};
+/// The most that one shard reader holds, beside the record it is putting together: loose images
+/// under way; reading a container takes less.
+pub use files::BYTES_IN_FLIGHT as READER_BYTES;
 pub use format::{ReadOptions, Records, open_shard};
 pub use listing::{ShardList, list_shards};
 pub use object::{Object, ObjectReader};

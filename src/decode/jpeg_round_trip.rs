@@ -1,0 +1,71 @@
+//! Pixels to JPEG and back, for models whose reference code does that to every image.
+//!
+//! Yahoo's open_nsfw resizes with one library and hands over to the next by way of a JPEG in
+//! memory; its scores are those of the pixels that came back.
+//!
+//! - What Pillow's `save(format="JPEG", quality=…)` and `open` do, to the bit: 4:2:0 chroma, the
+//!   accurate integer DCT, standard Huffman tables.
+
+use turbojpeg::{Compressor, Decompressor, Image, OutputBuf, PixelFormat, Subsamp};
+
+/// Compressor, decompressor and memory of one thread.
+#[derive(Debug, Default)]
+pub(super) struct JpegRoundTrip {
+    codecs: Option<(Compressor, Decompressor)>,
+    jpeg: Vec<u8>,
+}
+
+impl JpegRoundTrip {
+    /// Replace the RGB `pixels` of `size` by what a JPEG of `quality` (1 to 100) keeps of them.
+    ///
+    /// # Panics
+    /// When libjpeg-turbo refuses valid pixels, or what it has just written: it is out of memory.
+    pub(super) fn apply(&mut self, pixels: &mut [u8], (width, height): (u32, u32), quality: u8) {
+        self.try_apply(pixels, (width as usize, height as usize), quality)
+            .expect("libjpeg-turbo reads what it writes");
+    }
+
+    fn try_apply(
+        &mut self,
+        pixels: &mut [u8],
+        (width, height): (usize, usize),
+        quality: u8,
+    ) -> turbojpeg::Result<()> {
+        if self.codecs.is_none() {
+            self.codecs = Some((Compressor::new()?, Decompressor::new()?));
+        }
+        let (compressor, decompressor) = self.codecs.as_mut().expect("created above");
+        compressor.set_quality(i32::from(quality))?;
+        compressor.set_subsamp(Subsamp::Sub2x2)?;
+        let (pitch, format) = (width * PixelFormat::RGB.size(), PixelFormat::RGB);
+        self.jpeg.resize(compressor.buf_len(width, height)?, 0);
+        let image = Image { pixels: &*pixels, width, pitch, height, format };
+        let mut output = OutputBuf::borrowed(&mut self.jpeg);
+        compressor.compress(image, &mut output)?;
+        decompressor.decompress(&output, Image { pixels, width, pitch, height, format })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pixels_come_back_lossy_and_the_same_each_time() {
+        let size = (31, 17);
+        let pixels: Vec<u8> =
+            (0..31 * 17 * 3_u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        let mut codec = JpegRoundTrip::default();
+        let mut round_trip = |quality| {
+            let mut changed = pixels.clone();
+            codec.apply(&mut changed, size, quality);
+            changed
+        };
+        let (low, high) = (round_trip(10), round_trip(75));
+        assert_ne!(high, pixels, "4:2:0 loses something of noise");
+        assert_eq!(round_trip(75), high, "what was done before does not show");
+        let error =
+            |changed: &[u8]| pixels.iter().zip(changed).map(|(a, b)| u64::from(a.abs_diff(*b))).sum::<u64>();
+        assert!(error(&high) < error(&low), "a higher quality keeps more");
+    }
+}
