@@ -4,8 +4,10 @@
 //!
 //! - Pixels equal Pillow's to the bit: accurate integer DCT, smooth chroma upsampling.
 //! - Four components are taken to be inverted, as Pillow takes them, with or without Adobe's marker.
-//! - A file that ends too early is rejected exactly where Pillow raises "image file is truncated".
-//!   Other damage that libjpeg only warns about is decoded, as Pillow decodes it.
+//! - A file that ends too early is rejected where Pillow raises "image file is truncated". Where
+//!   nothing but the end marker is missing Pillow is lenient if it happens not to need it; so are
+//!   we, but not with restart markers. Other damage that libjpeg only warns about is decoded, as
+//!   Pillow decodes it.
 
 use turbojpeg::{Colorspace, DecompressHeader, Decompressor, Image, PixelFormat, ScalingFactor};
 
@@ -45,8 +47,23 @@ pub(super) fn decode(
     raw: &mut Buffer,
     rgb: &mut Buffer,
 ) -> Result<Decoded, Rejected> {
-    let markers = jpeg_markers::read(jpeg);
     let decompressor = scratch.decompressor().map_err(|error| damaged(message(error)))?;
+    let decoded = decode_with(decompressor, jpeg, request, raw, rgb);
+    if decoded.is_err() {
+        // turbojpeg leaves a header that it could not read half read, and takes up from there
+        *scratch = JpegScratch::default();
+    }
+    decoded
+}
+
+fn decode_with(
+    decompressor: &mut Decompressor,
+    jpeg: &[u8],
+    request: &mut Request,
+    raw: &mut Buffer,
+    rgb: &mut Buffer,
+) -> Result<Decoded, Rejected> {
+    let markers = jpeg_markers::read(jpeg);
     let tidy;
     let (jpeg, header) = match decompressor.read_header(jpeg).map_err(message) {
         Ok(header) => (jpeg, header),
@@ -120,8 +137,9 @@ fn decompress(
     let cut_short = || damaged("jpeg: image is cut short");
     if first.starts_with(END_OF_FILE) {
         // The end was met, but was it before the last row was complete? Pillow cares for nothing
-        // else. It never is complete where the rows wait for several scans.
-        if markers.several_scans {
+        // else. Rows that wait for several scans are never complete without the end marker, and
+        // a missing restart marker looks like a missing end marker.
+        if markers.several_scans || markers.restarts {
             return Err(cut_short());
         }
         let padded = [jpeg, &[0; PADDING_BYTES], &[0xff, 0xd9]].concat();

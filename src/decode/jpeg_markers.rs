@@ -1,7 +1,7 @@
 //! The segments of a JPEG before its first scan.
 //!
-//! Comes in: a whole JPEG. Goes out: what libjpeg does not tell (EXIF, XMP, how many scans there
-//! are), and a copy with a tidy header for files whose header libjpeg only warns about.
+//! Comes in: a whole JPEG. Goes out: what libjpeg does not tell (EXIF, XMP, how the scans are
+//! laid out), and a copy with a tidy header for files whose header libjpeg only warns about.
 //!
 //! - Marker syntax: ITU-T T.81, annex B. Reading is as lenient as libjpeg's: bytes between
 //!   segments are passed over.
@@ -10,6 +10,7 @@
 const SOI: u8 = 0xd8;
 const EOI: u8 = 0xd9;
 const SOS: u8 = 0xda;
+const DRI: u8 = 0xdd;
 const APP0: u8 = 0xe0;
 const APP1: u8 = 0xe1;
 const APP14: u8 = 0xee;
@@ -27,6 +28,8 @@ pub(super) struct Markers<'a> {
     /// The first scan holds only some of the components, or only some of their bits, so that no
     /// row is complete before the last scan has been read.
     pub several_scans: bool,
+    /// The scan is cut into stretches by restart markers.
+    pub restarts: bool,
 }
 
 /// Read the segments of `jpeg` up to its first scan, as far as they can be followed.
@@ -44,6 +47,7 @@ pub(super) fn read(jpeg: &[u8]) -> Markers<'_> {
                 components = segment.payload.get(5).copied().unwrap_or(0);
                 markers.several_scans |= matches!(marker, 0xc2 | 0xca);
             }
+            DRI => markers.restarts = segment.payload != [0, 0],
             SOS => {
                 let in_scan = segment.payload.first().copied().unwrap_or(0);
                 markers.several_scans |= in_scan < components;

@@ -62,7 +62,7 @@ mod tests {
             changed
         };
         let (low, high) = (round_trip(10), round_trip(75));
-        assert_ne!(high, pixels, "4:2:0 loses something of noise");
+        assert_ne!(high, pixels, "something is lost");
         assert_eq!(round_trip(75), high, "what was done before does not show");
         let error =
             |changed: &[u8]| pixels.iter().zip(changed).map(|(a, b)| u64::from(a.abs_diff(*b))).sum::<u64>();

@@ -6,7 +6,7 @@
 //! - Pure: the result depends on the bytes and the `[preprocess]` section only, never on what a
 //!   [`Scratch`] was used for before.
 //! - Pixels are those of Python's Pillow 12 (`convert("RGB")`, `ImageOps.exif_transpose`,
-//!   `resize`): to the bit, decoded and resized. `scripts/parity.py` holds the proof.
+//!   `resize`): to the bit, decoded and resized. `fixtures/codecs` holds the proof.
 //! - Sizes are judged by the header, before memory is taken for pixels. The most that one image
 //!   can take is [`Decoder::MAX_BYTES_PER_PIXEL`] for each pixel of `max_pixels`.
 //! - A panic inside a codec is that image's failure.
@@ -26,6 +26,9 @@ mod stage;
 mod tensor;
 mod tiff;
 mod webp_chunks;
+
+#[cfg(test)]
+mod parity;
 
 use std::num::NonZeroU64;
 use std::panic::{AssertUnwindSafe, catch_unwind};
