@@ -203,6 +203,9 @@ def jpegs():
     decodes("ycck.jpg", rebuilt(adobe, ycck))
     decodes("cmyk_without_adobe.jpg", rebuilt(adobe, lambda part: b"" if part[1] == 0xEE else part))
 
+    odd = lambda part: part[:15] + b"\7" if part[1] == 0xEE else part
+    decodes("cmyk_transform_7.jpg", rebuilt(adobe, odd))
+
     # what libjpeg warns about and Pillow decodes
     base = (FOLDER / "baseline.jpg").read_bytes()
     version = lambda part: part[:9] + b"\7" + part[10:] if part[1] == 0xE0 else part

@@ -12,7 +12,7 @@ use super::{PipelineArgs, storage_runtime};
 pub fn run(args: &PipelineArgs) -> anyhow::Result<ExitCode> {
     let plan = args.load().map_err(Error::from)?;
     let runtime = storage_runtime()?;
-    let checked = Checked::new(plan, runtime.handle()).map_err(Error::from)?;
+    let checked = Checked::new(plan, runtime.handle())?;
     let first = list_shards(&checked.stores, &checked.plan.inputs, &checked.plan.input)
         .map_err(Error::from)?
         .next()

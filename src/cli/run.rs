@@ -33,7 +33,7 @@ pub fn run(args: &RunArgs, progress: &Progress) -> anyhow::Result<ExitCode> {
     let plan = args.pipeline.load().map_err(Error::from)?;
     let runtime = storage_runtime()?;
     let options = JobOptions { limit: args.limit, stop };
-    let job = Job::prepare(plan, runtime.handle(), options).map_err(Error::from)?;
+    let job = Job::prepare(plan, runtime.handle(), options)?;
     announce(&job);
     let (plan, stores) = (&job.checked().plan, &job.checked().stores);
     let shards = list_shards(stores, &plan.inputs, &plan.input).map_err(Error::from)?;

@@ -22,42 +22,21 @@ use crate::items::{ImageFormat, ImageHeader, Rejected};
 /// coefficients, so a small file of thousands of empty scans would keep a thread busy for minutes.
 const MAX_SCANS: u32 = 500;
 
-/// The decompressor of one thread.
-#[derive(Debug, Default)]
-pub(super) struct JpegScratch {
-    decompressor: Option<Decompressor>,
+/// A decompressor that has seen no image. libjpeg keeps quantization and Huffman tables from one
+/// image to the next, so a damaged one would be decoded by the tables of whichever came before it.
+/// A new decompressor costs some microseconds.
+fn decompressor() -> Result<Decompressor, turbojpeg::Error> {
+    let mut created = Decompressor::new()?;
+    created.set_scan_limit(MAX_SCANS)?;
+    Ok(created)
 }
 
-impl JpegScratch {
-    fn decompressor(&mut self) -> Result<&mut Decompressor, turbojpeg::Error> {
-        if self.decompressor.is_none() {
-            let mut created = Decompressor::new()?;
-            created.set_scan_limit(MAX_SCANS)?;
-            self.decompressor = Some(created);
-        }
-        Ok(self.decompressor.as_mut().expect("created above"))
-    }
+fn read_header(jpeg: &[u8]) -> Result<DecompressHeader, String> {
+    decompressor().and_then(|mut decompressor| decompressor.read_header(jpeg)).map_err(message)
 }
 
 /// Decode `jpeg` into `rgb`, by way of `raw` where it has four components.
 pub(super) fn decode(
-    jpeg: &[u8],
-    request: &mut Request,
-    scratch: &mut JpegScratch,
-    raw: &mut Buffer,
-    rgb: &mut Buffer,
-) -> Result<Decoded, Rejected> {
-    let decompressor = scratch.decompressor().map_err(|error| damaged(message(error)))?;
-    let decoded = decode_with(decompressor, jpeg, request, raw, rgb);
-    if decoded.is_err() {
-        // turbojpeg leaves a header that it could not read half read, and takes up from there
-        *scratch = JpegScratch::default();
-    }
-    decoded
-}
-
-fn decode_with(
-    decompressor: &mut Decompressor,
     jpeg: &[u8],
     request: &mut Request,
     raw: &mut Buffer,
@@ -65,11 +44,11 @@ fn decode_with(
 ) -> Result<Decoded, Rejected> {
     let markers = jpeg_markers::read(jpeg);
     let tidy;
-    let (jpeg, header) = match decompressor.read_header(jpeg).map_err(message) {
+    let (jpeg, header) = match read_header(jpeg) {
         Ok(header) => (jpeg, header),
         Err(warning) if is_warning(&warning) => {
-            tidy = jpeg_markers::tidied(jpeg);
-            let header = decompressor.read_header(&tidy).map_err(|error| damaged(message(error)))?;
+            tidy = jpeg_markers::tidied(jpeg, markers.components);
+            let header = read_header(&tidy).map_err(damaged)?;
             (tidy.as_slice(), header)
         }
         Err(error) => return Err(damaged(error)),
@@ -80,15 +59,14 @@ fn decode_with(
 
     let factor =
         scaling(&header, orientation.stored_window(request.window(size, orientation)).resized, request);
-    decompressor.set_scaling_factor(factor).map_err(|error| damaged(message(error)))?;
     let scaled = header.scaled(factor);
     let pixels = scaled.width * scaled.height;
     if matches!(header.colorspace, Colorspace::CMYK | Colorspace::YCCK) {
         let inks = raw.take(pixels * 4);
-        decompress(decompressor, jpeg, &markers, &scaled, PixelFormat::CMYK, inks)?;
+        decompress(jpeg, &markers, (&scaled, factor), PixelFormat::CMYK, inks)?;
         samples::to_rgb(inks, Model::InvertedCmyk, None, rgb.take(pixels * 3));
     } else {
-        decompress(decompressor, jpeg, &markers, &scaled, PixelFormat::RGB, rgb.take(pixels * 3))?;
+        decompress(jpeg, &markers, (&scaled, factor), PixelFormat::RGB, rgb.take(pixels * 3))?;
     }
     let part = |side: usize| side as f64 * factor.num() as f64 / factor.denom() as f64;
     Ok(Decoded {
@@ -121,16 +99,17 @@ fn scaling(header: &DecompressHeader, target: (u32, u32), request: &Request) -> 
 /// turbojpeg reports a warning as an error whose text is that of the *first* warning; the pixels
 /// are complete all the same.
 fn decompress(
-    decompressor: &mut Decompressor,
     jpeg: &[u8],
     markers: &Markers,
-    header: &DecompressHeader,
+    (header, factor): (&DecompressHeader, ScalingFactor),
     format: PixelFormat,
     output: &mut [u8],
 ) -> Result<(), Rejected> {
-    let mut run = |jpeg: &[u8], output: &mut [u8]| {
+    let run = |jpeg: &[u8], output: &mut [u8]| {
         let (width, height) = (header.width, header.height);
         let image = Image { pixels: output, width, pitch: width * format.size(), height, format };
+        let mut decompressor = decompressor().map_err(message)?;
+        decompressor.set_scaling_factor(factor).map_err(message)?;
         decompressor.decompress(jpeg, image).map_err(message)
     };
     let Err(first) = run(jpeg, output) else { return Ok(()) };
@@ -142,11 +121,9 @@ fn decompress(
         if markers.several_scans || markers.restarts {
             return Err(cut_short());
         }
-        let padded = [jpeg, &[0; PADDING_BYTES], &[0xff, 0xd9]].concat();
-        let untouched = match run(&padded, output) {
-            Ok(()) => false,
-            Err(warning) => left_over(&warning).is_some_and(|bytes| bytes >= PADDING_BYTES),
-        };
+        // A byte behind the end that is found to be in the way of the end marker was not needed.
+        let padded = [jpeg, &[0, 0xff, 0xd9]].concat();
+        let untouched = run(&padded, output).is_err_and(|warning| is_left_over(&warning));
         return if untouched { Ok(()) } else { Err(cut_short()) };
     }
     if !is_warning(&first) {
@@ -160,10 +137,6 @@ fn decompress(
         _ => Ok(()),
     }
 }
-
-/// Zeros put behind a file without its end marker. More than the decoder reads ahead (8 bytes),
-/// less than makes it change to the loop that reads ahead more (512 bytes).
-const PADDING_BYTES: usize = 64;
 
 /// Repetitions of the marker behind a damaged file: more bytes than the longest segment that the
 /// file's last bytes could begin.
@@ -187,10 +160,9 @@ fn is_warning(message: &str) -> bool {
     WARNINGS.iter().any(|warning| message.starts_with(warning))
 }
 
-/// The number in "Corrupt JPEG data: 64 extraneous bytes before marker 0xd9".
-fn left_over(warning: &str) -> Option<usize> {
-    let (number, rest) = warning.strip_prefix("Corrupt JPEG data: ")?.split_once(' ')?;
-    rest.starts_with("extraneous bytes before marker 0xd9").then(|| number.parse().ok())?
+/// Whether this is "Corrupt JPEG data: 1 extraneous bytes before marker 0xd9", with any number.
+fn is_left_over(warning: &str) -> bool {
+    warning.ends_with("extraneous bytes before marker 0xd9")
 }
 
 fn message(error: turbojpeg::Error) -> String {

@@ -25,6 +25,8 @@ pub(super) struct Markers<'a> {
     pub exif: Option<&'a [u8]>,
     /// XML packet of the first XMP segment.
     pub xmp: Option<&'a [u8]>,
+    /// Colour components.
+    pub components: u8,
     /// The first scan holds only some of the components, or only some of their bits, so that no
     /// row is complete before the last scan has been read.
     pub several_scans: bool,
@@ -35,7 +37,6 @@ pub(super) struct Markers<'a> {
 /// Read the segments of `jpeg` up to its first scan, as far as they can be followed.
 pub(super) fn read(jpeg: &[u8]) -> Markers<'_> {
     let mut markers = Markers::default();
-    let mut components = 0;
     for segment in Segments::new(jpeg) {
         match segment.marker {
             APP1 if markers.exif.is_none() => {
@@ -44,13 +45,13 @@ pub(super) fn read(jpeg: &[u8]) -> Markers<'_> {
             }
             APP1 => markers.xmp = markers.xmp.or(segment.payload.strip_prefix(XMP_PREFIX)),
             marker if is_frame(marker) => {
-                components = segment.payload.get(5).copied().unwrap_or(0);
+                markers.components = segment.payload.get(5).copied().unwrap_or(0);
                 markers.several_scans |= matches!(marker, 0xc2 | 0xca);
             }
             DRI => markers.restarts = segment.payload != [0, 0],
             SOS => {
                 let in_scan = segment.payload.first().copied().unwrap_or(0);
-                markers.several_scans |= in_scan < components;
+                markers.several_scans |= in_scan < markers.components;
             }
             _ => {}
         }
@@ -61,10 +62,9 @@ pub(super) fn read(jpeg: &[u8]) -> Markers<'_> {
 /// A copy of `jpeg` without what libjpeg warns about in a header: bytes between segments, a JFIF
 /// version other than 1, an Adobe transform of unknown meaning. libjpeg decodes such files, and
 /// takes the values that are written here, but turbojpeg refuses a header with a warning.
-pub(super) fn tidied(jpeg: &[u8]) -> Vec<u8> {
+pub(super) fn tidied(jpeg: &[u8], components: u8) -> Vec<u8> {
     let mut copy = Vec::with_capacity(jpeg.len());
     copy.extend([0xff, SOI]);
-    let mut components = 0;
     let mut segments = Segments::new(jpeg);
     for segment in segments.by_ref() {
         let payload_at = copy.len() + 4;
@@ -78,11 +78,13 @@ pub(super) fn tidied(jpeg: &[u8]) -> Vec<u8> {
         let payload = &mut copy[payload_at..];
         match segment.marker {
             APP0 if payload.starts_with(b"JFIF\0") && payload.len() > 5 => payload[5] = 1,
-            APP14 if payload.starts_with(b"Adobe") && payload.len() > 11 && payload[11] > 2 => {
-                // libjpeg's guess: YCCK where there are four components, else YCbCr
-                payload[11] = if components == 4 { 2 } else { 1 };
+            APP14 if payload.starts_with(b"Adobe") && payload.len() > 11 => {
+                // 0 is no transform; YCCK is libjpeg's guess for four components, else YCbCr
+                let guess = if components == 4 { 2 } else { 1 };
+                if payload[11] != 0 {
+                    payload[11] = guess;
+                }
             }
-            marker if is_frame(marker) => components = payload.get(5).copied().unwrap_or(0),
             _ => {}
         }
     }
@@ -176,11 +178,11 @@ mod tests {
 
     #[test]
     fn a_tidied_copy_differs_only_in_its_header() {
-        let tidy = tidied(&untidy());
+        let tidy = tidied(&untidy(), 3);
         assert!(!tidy.windows(2).any(|pair| pair == b"xy"));
         assert_eq!(tidy[11], 1, "JFIF major version");
         assert!(tidy.ends_with(b"data\xff\xd9"));
-        assert_eq!(tidied(&tidy), tidy);
+        assert_eq!(tidied(&tidy, 3), tidy);
     }
 
     #[test]
@@ -188,7 +190,7 @@ mod tests {
         let jpeg = untidy();
         for end in 2..jpeg.len() {
             read(&jpeg[..end]);
-            tidied(&jpeg[..end]);
+            tidied(&jpeg[..end], 3);
         }
     }
 }

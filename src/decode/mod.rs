@@ -35,7 +35,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use self::buffer::Buffer;
 use self::geometry::{Geometry, Placement, Window};
-use self::jpeg::JpegScratch;
 use self::jpeg_round_trip::JpegRoundTrip;
 use self::orientation::Orientation;
 use self::resample::{FirstPass, Resampler, Source};
@@ -62,10 +61,9 @@ pub struct Decoder {
     max_image_bytes: u64,
 }
 
-/// Memory and codec state of one thread, used again for each image.
+/// Memory of one thread, used again for each image.
 #[derive(Debug, Default)]
 pub struct Scratch {
-    jpeg: JpegScratch,
     resampler: Resampler,
     /// Samples as stored, where they are not RGB of 8 bits.
     raw: Buffer,
@@ -202,9 +200,9 @@ impl Decoder {
         request: &mut Request,
         scratch: &mut Scratch,
     ) -> Result<Pixels, Rejected> {
-        let Scratch { jpeg, raw, rgb, .. } = &mut *scratch;
+        let Scratch { raw, rgb, .. } = &mut *scratch;
         let decoded = match format {
-            ImageFormat::Jpeg => jpeg::decode(bytes, request, jpeg, raw, rgb),
+            ImageFormat::Jpeg => jpeg::decode(bytes, request, raw, rgb),
             ImageFormat::Png => raster::decode_png(bytes, request, raw, rgb),
             ImageFormat::Webp => raster::decode_webp(bytes, request, raw, rgb),
             ImageFormat::Gif => gif::decode(bytes, request, raw, rgb),

@@ -11,9 +11,13 @@
 //! - The inner loops are plain Rust that the compiler vectorises; `pulp` picks the instruction set
 //!   at run time.
 
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::__m128i;
 use std::f64::consts::PI;
 
-use pulp::Arch;
+#[cfg(target_arch = "x86_64")]
+use pulp::x86::V3;
+use pulp::{Arch, NullaryFnOnce};
 
 use super::buffer::Buffer;
 use super::geometry::Window;
@@ -44,8 +48,8 @@ pub(super) struct Source<'a> {
 pub(super) struct Resampler {
     /// The image between the two passes.
     between: Buffer,
-    /// The last row, followed by the byte that reading four at a time asks for.
-    last_row: Vec<u8>,
+    /// Some rows of the source, column by column.
+    lanes: Vec<Lanes>,
     across: Weights,
     down: Weights,
 }
@@ -89,12 +93,12 @@ impl Resampler {
         let keeps_height = kept_height == height && source.extent.1 == f64::from(window.resized.1);
         self.across.set(&kernel, scale.0, source.extent.0, width, columns);
         self.down.set(&kernel, scale.1, source.extent.1, height, rows);
-        let Self { between, last_row, across, down } = self;
+        let Self { between, lanes, across, down } = self;
         let pixels = &source.pixels[..width * height * RGB];
         match (keeps_width, keeps_height) {
             (true, true) => out.copy_from_slice(pixels),
             (true, false) => shrink_columns(pixels, width, 0, down, out),
-            (false, true) => shrink_rows(pixels, width, across, last_row, out),
+            (false, true) => shrink_rows(pixels, width, across, lanes, out),
             (false, false) => {
                 match first_pass(first, source.size, window.kept) {
                     FirstPass::Width => {
@@ -102,13 +106,13 @@ impl Resampler {
                         let needed = down.reach();
                         let part = between.take(needed.len() * kept_width * RGB);
                         let from = &pixels[needed.start * width * RGB..needed.end * width * RGB];
-                        shrink_rows(from, width, across, last_row, part);
+                        shrink_rows(from, width, across, lanes, part);
                         shrink_columns(part, kept_width, needed.start, down, out);
                     }
                     FirstPass::Height => {
                         let part = between.take(width * kept_height * RGB);
                         shrink_columns(pixels, width, 0, down, part);
-                        shrink_rows(part, width, across, last_row, out);
+                        shrink_rows(part, width, across, lanes, out);
                     }
                 }
                 between.trim();
@@ -205,11 +209,6 @@ impl Weights {
         }
     }
 
-    fn iter(&self) -> impl Iterator<Item = (usize, &[i32])> {
-        let weights = self.weights.chunks_exact(self.taps).zip(&self.lengths);
-        self.starts.iter().zip(weights).map(|(&start, (weights, &length))| (start, &weights[..length]))
-    }
-
     /// Source pixels that any position looks at.
     fn reach(&self) -> std::ops::Range<usize> {
         let end = self.starts.iter().zip(&self.lengths).map(|(start, length)| start + length).max();
@@ -229,84 +228,162 @@ fn to_pixel(sum: i32) -> u8 {
 }
 
 /// Filter each row of `pixels` along its length; `out` has as many rows.
-fn shrink_rows(pixels: &[u8], width: usize, across: &Weights, last_row: &mut Vec<u8>, out: &mut [u8]) {
+fn shrink_rows(pixels: &[u8], width: usize, across: &Weights, lanes: &mut Vec<Lanes>, out: &mut [u8]) {
+    lanes.resize(width, [0; ROWS * LANES]);
     let row_bytes = width * RGB;
-    // a pixel is read with the byte behind it, which the last row does not have
-    last_row.clear();
-    last_row.extend_from_slice(&pixels[pixels.len() - row_bytes..]);
-    last_row.push(0);
-    let rows = pixels.len() / row_bytes;
-    let row = |y: usize| {
-        if y + 1 < rows { &pixels[y * row_bytes..=(y + 1) * row_bytes] } else { last_row.as_slice() }
-    };
-    let out_row_bytes = across.starts.len() * RGB;
-    Arch::new().dispatch(|| {
-        let mut pairs = out.chunks_exact_mut(2 * out_row_bytes);
-        for (pair, out) in pairs.by_ref().enumerate() {
-            let (upper, lower) = out.split_at_mut(out_row_bytes);
-            shrink_two_rows(row(2 * pair), row(2 * pair + 1), across, upper, lower);
-        }
-        let odd = pairs.into_remainder();
-        if !odd.is_empty() {
-            let mut unused = vec![0; out_row_bytes];
-            shrink_two_rows(row(rows - 1), row(rows - 1), across, odd, &mut unused);
-        }
-    });
-}
-
-/// Two rows at once, so that eight sums fill one register and each weight is loaded once.
-#[inline(always)]
-fn shrink_two_rows(upper: &[u8], lower: &[u8], across: &Weights, out_upper: &mut [u8], out_lower: &mut [u8]) {
-    let out = out_upper.chunks_exact_mut(RGB).zip(out_lower.chunks_exact_mut(RGB));
-    for ((start, weights), (out_upper, out_lower)) in across.iter().zip(out) {
-        // three channels of a pixel and one byte of the next, whose sum is not used
-        let bytes = start * RGB..(start + weights.len()) * RGB + 1;
-        let (upper, lower) = (&upper[bytes.clone()], &lower[bytes]);
-        let mut sums = [HALF; 8];
-        for (tap, &weight) in weights.iter().enumerate() {
-            let at = tap * RGB;
-            let mut pixels = [0; 8];
-            pixels[..4].copy_from_slice(&upper[at..at + 4]);
-            pixels[4..].copy_from_slice(&lower[at..at + 4]);
-            for (sum, pixel) in sums.iter_mut().zip(pixels) {
-                *sum = sum.wrapping_add(i32::from(pixel).wrapping_mul(weight));
-            }
-        }
-        let results = sums.map(to_pixel);
-        out_upper.copy_from_slice(&results[..RGB]);
-        out_lower.copy_from_slice(&results[4..4 + RGB]);
+    #[cfg(target_arch = "x86_64")]
+    if let Some(simd) = V3::try_new() {
+        simd.vectorize(ShrinkRows { pixels, row_bytes, across, lanes, out, summing: Avx2(simd) });
+        return;
     }
+    Arch::new().dispatch(ShrinkRows { pixels, row_bytes, across, lanes, out, summing: Portable });
 }
 
 /// Filter each column of `pixels`, whose first row is row `first_row` of the source.
 fn shrink_columns(pixels: &[u8], width: usize, first_row: usize, down: &Weights, out: &mut [u8]) {
-    let row_bytes = width * RGB;
-    Arch::new().dispatch(|| {
-        for ((start, weights), out_row) in down.iter().zip(out.chunks_exact_mut(row_bytes)) {
-            let from = &pixels[(start - first_row) * row_bytes..][..weights.len() * row_bytes];
+    Arch::new().dispatch(ShrinkColumns { pixels, row_bytes: width * RGB, first_row, down, out });
+}
+
+/// Rows filtered at once: their sums fill two registers, and each weight is loaded once for all.
+const ROWS: usize = 4;
+
+/// A pixel's bytes beside those of other rows: three channels, and one that stays zero.
+const LANES: usize = 4;
+
+/// The pixels of one column in [`ROWS`] rows.
+type Lanes = [u8; ROWS * LANES];
+
+/// Sums of one resized column in [`ROWS`] rows.
+type Sums = [i32; ROWS * LANES];
+
+/// How the weighted pixels of one resized column are summed up.
+trait Summing {
+    /// One half plus the sum of each pixel times its weight.
+    fn sums(&self, pixels: &[Lanes], weights: &[i32]) -> Sums;
+}
+
+struct Portable;
+
+impl Summing for Portable {
+    #[inline(always)]
+    fn sums(&self, pixels: &[Lanes], weights: &[i32]) -> Sums {
+        let mut sums = [HALF; ROWS * LANES];
+        for (lanes, &weight) in pixels.iter().zip(weights) {
+            for (sum, &lane) in sums.iter_mut().zip(lanes) {
+                *sum = sum.wrapping_add(i32::from(lane).wrapping_mul(weight));
+            }
+        }
+        sums
+    }
+}
+
+/// Spelled out, because the compiler would rather gather bytes across weights than keep the sums
+/// in two registers, at half the speed.
+#[cfg(target_arch = "x86_64")]
+struct Avx2(V3);
+
+#[cfg(target_arch = "x86_64")]
+impl Summing for Avx2 {
+    #[inline(always)]
+    fn sums(&self, pixels: &[Lanes], weights: &[i32]) -> Sums {
+        let V3 { sse2, avx, avx2, .. } = self.0;
+        let mut low = avx._mm256_set1_epi32(HALF);
+        let mut high = low;
+        for (&lanes, &weight) in pixels.iter().zip(weights) {
+            let lanes: __m128i = pulp::cast(lanes);
+            let weight = avx._mm256_set1_epi32(weight);
+            let (first, second) = (lanes, sse2._mm_unpackhi_epi64(lanes, lanes));
+            let product = |half| avx2._mm256_mullo_epi32(avx2._mm256_cvtepu8_epi32(half), weight);
+            low = avx2._mm256_add_epi32(low, product(first));
+            high = avx2._mm256_add_epi32(high, product(second));
+        }
+        pulp::cast([low, high])
+    }
+}
+
+/// One pass along the rows. A type and not a closure, because only this way the loops are sure to
+/// be inlined into the function that `pulp` compiles for the instruction set.
+struct ShrinkRows<'a, S> {
+    summing: S,
+    pixels: &'a [u8],
+    row_bytes: usize,
+    across: &'a Weights,
+    /// One for each column of the source.
+    lanes: &'a mut [Lanes],
+    out: &'a mut [u8],
+}
+
+impl<S: Summing> NullaryFnOnce for ShrinkRows<'_, S> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let Self { summing, pixels, row_bytes, across, lanes, out } = self;
+        let out_row_bytes = across.starts.len() * RGB;
+        let groups = pixels.chunks(ROWS * row_bytes).zip(out.chunks_mut(ROWS * out_row_bytes));
+        for (rows, out) in groups {
+            // a last group of fewer rows leaves old pixels in the other lanes, which nobody reads
+            for (row, from) in rows.chunks_exact(row_bytes).enumerate() {
+                for (lanes, pixel) in lanes.iter_mut().zip(from.chunks_exact(RGB)) {
+                    lanes[row * LANES..][..RGB].copy_from_slice(pixel);
+                }
+            }
+            let positions =
+                across.starts.iter().zip(&across.lengths).zip(across.weights.chunks_exact(across.taps));
+            for (column, ((&start, &length), weights)) in positions.enumerate() {
+                let sums = summing.sums(&lanes[start..start + length], weights);
+                let results = sums.map(to_pixel);
+                for (row, out) in out.chunks_exact_mut(out_row_bytes).enumerate() {
+                    out[column * RGB..][..RGB].copy_from_slice(&results[row * LANES..][..RGB]);
+                }
+            }
+        }
+    }
+}
+
+/// One pass along the columns.
+struct ShrinkColumns<'a> {
+    pixels: &'a [u8],
+    row_bytes: usize,
+    first_row: usize,
+    down: &'a Weights,
+    out: &'a mut [u8],
+}
+
+impl NullaryFnOnce for ShrinkColumns<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let Self { pixels, row_bytes, first_row, down, out } = self;
+        let positions = down.starts.iter().zip(&down.lengths).zip(down.weights.chunks_exact(down.taps));
+        for (((&start, &length), weights), out_row) in positions.zip(out.chunks_exact_mut(row_bytes)) {
+            let from = &pixels[(start - first_row) * row_bytes..][..length * row_bytes];
+            let weights = &weights[..length];
             let mut blocks = out_row.chunks_exact_mut(BLOCK);
             for (block, out) in blocks.by_ref().enumerate() {
                 let mut sums = [HALF; BLOCK];
                 for (row, &weight) in from.chunks_exact(row_bytes).zip(weights) {
                     let row = &row[block * BLOCK..][..BLOCK];
-                    for (sum, &pixel) in sums.iter_mut().zip(row) {
-                        *sum = sum.wrapping_add(i32::from(pixel).wrapping_mul(weight));
+                    for lane in 0..BLOCK {
+                        sums[lane] = sums[lane].wrapping_add(i32::from(row[lane]).wrapping_mul(weight));
                     }
                 }
-                for (out, sum) in out.iter_mut().zip(sums) {
-                    *out = to_pixel(sum);
+                for lane in 0..BLOCK {
+                    out[lane] = to_pixel(sums[lane]);
                 }
             }
             let rest = blocks.into_remainder();
             let offset = row_bytes - rest.len();
             for (column, out) in rest.iter_mut().enumerate() {
-                let sum = from.chunks_exact(row_bytes).zip(weights).fold(HALF, |sum, (row, &weight)| {
-                    sum.wrapping_add(i32::from(row[offset + column]).wrapping_mul(weight))
-                });
+                let mut sum = HALF;
+                for (row, &weight) in from.chunks_exact(row_bytes).zip(weights) {
+                    sum = sum.wrapping_add(i32::from(row[offset + column]).wrapping_mul(weight));
+                }
                 *out = to_pixel(sum);
             }
         }
-    });
+    }
 }
 
 /// Bytes of a row that are summed up at once: four registers of eight sums.

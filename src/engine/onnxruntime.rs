@@ -166,7 +166,7 @@ fn check_input(input: &Outlet, plan: &Plan) -> Result<([i64; 4], PixelElement), 
         return Err(format!(
             "input {} has shape {}, the pipeline makes {} ({layout})",
             input.name(),
-            dims_text(&shape),
+            dims_text(shape),
             dims_text(&expected)
         ));
     }

@@ -176,7 +176,7 @@ mod tests {
     #[test]
     fn any_order_of_reads_yields_the_bytes_of_the_object() {
         let (_runtime, stores) = local_stores();
-        let content: Vec<u8> = (0..3 * WINDOW_BYTES).map(|n| (n * 131 >> 9) as u8).collect();
+        let content: Vec<u8> = (0..3 * WINDOW_BYTES).map(|n| ((n * 131) >> 9) as u8).collect();
         let file = tempfile::NamedTempFile::new().expect("file");
         std::fs::write(file.path(), &content).expect("write");
         let uri = file.path().to_str().expect("UTF-8").to_owned();

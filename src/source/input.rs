@@ -120,10 +120,15 @@ impl Input {
     /// Whether this input takes the object `name`, which is relative to its folder, going by the
     /// name alone.
     pub fn takes(&self, name: &str) -> bool {
+        self.matches(name) && !self.hides(name)
+    }
+
+    /// Whether `name` is what this input asks for, hidden or not.
+    pub fn matches(&self, name: &str) -> bool {
         match &self.shape {
             Shape::Object(_) => false,
-            Shape::Folder => !self.hides(name),
-            Shape::Glob(glob) => !self.hides(name) && glob.matcher.is_match(name),
+            Shape::Folder => true,
+            Shape::Glob(glob) => glob.matcher.is_match(name),
         }
     }
 

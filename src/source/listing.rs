@@ -173,7 +173,7 @@ impl ShardList {
                 self.add(kind, object)
             }
             Listed::Found(found) => {
-                if !input.takes(&found.name) {
+                if !input.matches(&found.name) {
                     return Ok(());
                 }
                 if input.hides(&found.name) {

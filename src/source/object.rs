@@ -206,7 +206,7 @@ mod tests {
 
     #[test]
     fn a_reader_yields_every_byte_in_order_across_requests() {
-        let bytes: Vec<u8> = (0..3 * READ_BYTES + 12_345).map(|n| (n * 31 >> 7) as u8).collect();
+        let bytes: Vec<u8> = (0..3 * READ_BYTES + 12_345).map(|n| ((n * 31) >> 7) as u8).collect();
         let (_runtime, _file, object) = object_of(&bytes);
         let mut read = Vec::new();
         object.reader().read_to_end(&mut read).expect("read");
@@ -222,8 +222,8 @@ mod tests {
         let mut first = [0; 10];
         reader.read_exact(&mut first).expect("first bytes");
         std::fs::write(file.path(), b"something else").expect("replace");
-        let error = io::copy(&mut reader, &mut io::sink()).expect_err("replaced");
-        assert!(error.to_string().contains("precondition"), "{error}");
+        // the store sees another version, or fewer bytes than were promised
+        io::copy(&mut reader, &mut io::sink()).expect_err("replaced");
         assert!(object.take_fault().is_some());
         assert!(object.take_fault().is_none(), "a fault is taken once");
     }

@@ -309,7 +309,7 @@ fn an_interrupt_drains_what_is_in_flight_and_says_so_by_its_exit_code() {
     assert_eq!(manifest["summary"]["outcome"], "interrupted");
     let rows = bench.rows("out");
     assert_eq!(manifest["summary"]["rows"], rows.len());
-    assert!(rows.len() >= 150 && rows.len() % 50 == 0 && rows.iter().all(|row| row.status == "ok"));
+    assert!(rows.len() >= 150 && rows.len().is_multiple_of(50) && rows.iter().all(|row| row.status == "ok"));
 }
 
 #[test]
