@@ -28,6 +28,8 @@ mod tiff;
 mod webp_chunks;
 
 #[cfg(test)]
+mod damage;
+#[cfg(test)]
 mod parity;
 
 use std::num::NonZeroU64;
