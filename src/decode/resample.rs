@@ -229,7 +229,7 @@ fn to_pixel(sum: i32) -> u8 {
 
 /// Filter each row of `pixels` along its length; `out` has as many rows.
 fn shrink_rows(pixels: &[u8], width: usize, across: &Weights, lanes: &mut Vec<Lanes>, out: &mut [u8]) {
-    lanes.resize(width, [0; ROWS * LANES]);
+    lanes.resize(width, [[0; LANES]; ROWS]);
     let row_bytes = width * RGB;
     #[cfg(target_arch = "x86_64")]
     if let Some(simd) = V3::try_new() {
@@ -247,11 +247,11 @@ fn shrink_columns(pixels: &[u8], width: usize, first_row: usize, down: &Weights,
 /// Rows filtered at once: their sums fill two registers, and each weight is loaded once for all.
 const ROWS: usize = 4;
 
-/// A pixel's bytes beside those of other rows: three channels, and one that stays zero.
+/// A pixel's bytes beside those of other rows: three channels, and one whose sum is not used.
 const LANES: usize = 4;
 
 /// The pixels of one column in [`ROWS`] rows.
-type Lanes = [u8; ROWS * LANES];
+type Lanes = [[u8; LANES]; ROWS];
 
 /// Sums of one resized column in [`ROWS`] rows.
 type Sums = [i32; ROWS * LANES];
@@ -269,7 +269,7 @@ impl Summing for Portable {
     fn sums(&self, pixels: &[Lanes], weights: &[i32]) -> Sums {
         let mut sums = [HALF; ROWS * LANES];
         for (lanes, &weight) in pixels.iter().zip(weights) {
-            for (sum, &lane) in sums.iter_mut().zip(lanes) {
+            for (sum, &lane) in sums.iter_mut().zip(lanes.as_flattened()) {
                 *sum = sum.wrapping_add(i32::from(lane).wrapping_mul(weight));
             }
         }
@@ -324,9 +324,7 @@ impl<S: Summing> NullaryFnOnce for ShrinkRows<'_, S> {
         for (rows, out) in groups {
             // a last group of fewer rows leaves old pixels in the other lanes, which nobody reads
             for (row, from) in rows.chunks_exact(row_bytes).enumerate() {
-                for (lanes, pixel) in lanes.iter_mut().zip(from.chunks_exact(RGB)) {
-                    lanes[row * LANES..][..RGB].copy_from_slice(pixel);
-                }
+                spread(from, row, lanes);
             }
             let positions =
                 across.starts.iter().zip(&across.lengths).zip(across.weights.chunks_exact(across.taps));
@@ -338,6 +336,24 @@ impl<S: Summing> NullaryFnOnce for ShrinkRows<'_, S> {
                 }
             }
         }
+    }
+}
+
+/// Put the pixels of one row beside those of the others.
+#[inline(always)]
+fn spread(from: &[u8], row: usize, lanes: &mut [Lanes]) {
+    const PIXELS: usize = 4;
+    let (blocks, rest) = from.as_chunks::<{ PIXELS * RGB }>();
+    let mut lanes = lanes.chunks_exact_mut(PIXELS);
+    for (block, lanes) in blocks.iter().zip(lanes.by_ref()) {
+        // four bytes at a time are faster than three
+        lanes[0][row] = [block[0], block[1], block[2], block[3]];
+        lanes[1][row] = [block[3], block[4], block[5], block[6]];
+        lanes[2][row] = [block[6], block[7], block[8], block[9]];
+        lanes[3][row] = [block[9], block[10], block[11], 0];
+    }
+    for (pixel, lanes) in rest.chunks_exact(RGB).zip(lanes.into_remainder()) {
+        lanes[row] = [pixel[0], pixel[1], pixel[2], 0];
     }
 }
 
