@@ -17,6 +17,7 @@ use crate::error::{SourceError, StorageError};
 use crate::items::ObjectRef;
 
 use super::input::{Input, Shape};
+use super::object::quoted_tag;
 use super::store::{StoreKind, Stores, is_staged_name};
 
 /// One name found, relative to its input's folder.
@@ -167,7 +168,8 @@ impl Iterator for Pages {
                     continue;
                 }
                 let (name, size_bytes) = (name.to_owned(), Some(meta.size));
-                return Some(Ok(Listed::Found(Found { name, size_bytes, version: meta.e_tag })));
+                let version = meta.e_tag.map(quoted_tag);
+                return Some(Ok(Listed::Found(Found { name, size_bytes, version })));
             }
             if let Err(error) = self.turn()? {
                 return Some(Err(error));
