@@ -127,7 +127,10 @@ impl ColumnWindows {
             None if state.windows.len() == WINDOWS => drop(state.windows.remove(0)),
             None => {}
         }
-        state.windows.push(window);
+        // a page longer than a window is unpacked at once; kept, it would be held twice over
+        if window.bytes.len() as u64 > length || length <= WINDOW_BYTES {
+            state.windows.push(window);
+        }
         Ok(bytes)
     }
 }
@@ -200,6 +203,20 @@ mod tests {
         assert!(windows.get_bytes(u64::MAX, 4).is_err());
         let state = windows.state.lock().expect("lock");
         assert!(state.windows.len() <= WINDOWS);
+    }
+
+    #[test]
+    fn a_page_longer_than_a_window_is_not_kept() {
+        let (_runtime, stores) = local_stores();
+        let size = 3 * WINDOW_BYTES;
+        let file = tempfile::NamedTempFile::new().expect("file");
+        std::fs::write(file.path(), vec![1; size as usize]).expect("write");
+        let uri = file.path().to_str().expect("UTF-8").to_owned();
+        let object = stores.open(&ObjectRef { uri, size_bytes: None, version: None }).expect("open");
+        let windows = ColumnWindows::new(object);
+        windows.get_bytes(0, 100).expect("header");
+        windows.get_bytes(100, size as usize - 200).expect("page");
+        assert!(windows.state.lock().expect("lock").windows.is_empty());
     }
 
     #[test]

@@ -16,24 +16,20 @@
 
 use std::collections::VecDeque;
 use std::io::BufReader;
-use std::sync::Arc;
-
-use object_store::ObjectMeta;
-use object_store::list::{PaginatedListOptions, PaginatedListStore};
-use walkdir::{DirEntry, WalkDir};
 
 use crate::config::{InputFormat, InputSection};
-use crate::error::{SourceError, StorageError};
+use crate::error::SourceError;
 use crate::items::{ManifestEntry, ObjectRef, ShardContent, ShardFormat, ShardRef};
 
 use super::compression::decompressed;
 use super::detect::{ObjectKind, SNIFF_BYTES, by_bytes, by_name};
-use super::input::{Earlier, Input, Shape, refuse_repeated};
+use super::input::{Earlier, Input, refuse_repeated};
 use super::manifest::ManifestEntries;
-use super::object::{Object, ObjectReader};
-use super::store::{StoreKind, Stores, is_staged_name};
+use super::names::{Listed, Names, names};
+use super::object::Object;
+use super::store::{StoreKind, Stores};
 
-/// List the shards of `plan`. Inputs without glob characters are looked up now, so that a typo is
+/// List the shards of `uris`, read as `input` says. Inputs without glob characters are looked up now, so that a typo is
 /// found before any work is done; nothing is listed yet.
 ///
 /// # Errors
@@ -50,7 +46,7 @@ pub fn list_shards(stores: &Stores, uris: &[String], input: &InputSection) -> Re
         inputs,
         position: 0,
         earlier: Earlier::default(),
-        objects: None,
+        names: None,
         manifest: None,
         loose: Vec::new(),
         ready: VecDeque::new(),
@@ -71,8 +67,8 @@ pub struct ShardList {
     /// The input being listed.
     position: usize,
     earlier: Earlier,
-    /// Objects of that input; `None` before it is begun.
-    objects: Option<Objects>,
+    /// What that input finds; `None` before it is begun.
+    names: Option<Names>,
     /// A manifest met among them, being read.
     manifest: Option<Manifest>,
     /// Images of the virtual shard being put together.
@@ -94,23 +90,6 @@ struct Tally {
     unreadable: u64,
     repeated: u64,
     manifests: u64,
-}
-
-/// One name found, relative to its input's folder.
-struct Found {
-    name: String,
-    size_bytes: Option<u64>,
-    version: Option<String>,
-}
-
-type Objects = Box<dyn Iterator<Item = Result<Listed, SourceError>> + Send>;
-
-enum Listed {
-    /// The object that the input names.
-    Named(ObjectRef),
-    Found(Found),
-    /// A name that cannot be addressed: not UTF-8, a loop of links.
-    Unreadable(String),
 }
 
 struct Manifest {
@@ -147,8 +126,8 @@ impl ShardList {
             self.ended = true;
             return Ok(());
         };
-        let objects = self.objects.get_or_insert_with(|| objects(&self.stores, input));
-        match objects.next() {
+        let names = self.names.get_or_insert_with(|| names(&self.stores, input));
+        match names.next() {
             Some(listed) => self.take(listed?),
             None => self.finish_input(),
         }
@@ -311,7 +290,7 @@ impl ShardList {
             );
         }
         self.earlier.add(&self.inputs, self.position);
-        self.objects = None;
+        self.names = None;
         self.position += 1;
         Ok(())
     }
@@ -346,8 +325,7 @@ impl std::fmt::Display for Tally {
 impl Manifest {
     fn open(stores: &Stores, object: &ObjectRef) -> Result<Self, SourceError> {
         let opened = stores.open(object)?;
-        let reader: ObjectReader = opened.reader();
-        let content = decompressed(reader).map_err(|error| match opened.take_fault() {
+        let content = decompressed(opened.reader()).map_err(|error| match opened.take_fault() {
             Some(fault) => SourceError::Storage(fault),
             None => SourceError::Uri { uri: object.uri.clone(), message: error.to_string() },
         })?;
@@ -358,145 +336,6 @@ impl Manifest {
     fn next_entry(&mut self) -> Result<Option<(u64, ManifestEntry)>, SourceError> {
         let entry = self.entries.next_entry();
         entry.map_err(|error| self.object.take_fault().map_or(error, SourceError::Storage))
-    }
-}
-
-/// Begin to list `input`.
-fn objects(stores: &Stores, input: &Input) -> Objects {
-    let glob = match &input.shape {
-        Shape::Object(object) => return Box::new(std::iter::once(Ok(Listed::Named(object.clone())))),
-        Shape::Folder => None,
-        Shape::Glob(glob) => Some(glob),
-    };
-    let max_depth = glob.and_then(|glob| glob.max_depth);
-    if let Some(folder) = input.location.local_path() {
-        return walk(folder, max_depth);
-    }
-    let Some(pages) = input.location.pages() else { return Box::new(std::iter::empty()) };
-    let base_id = input.base_id();
-    let base_key = base_id.strip_prefix(input.location.root()).unwrap_or_default().to_owned();
-    let literal = glob.map_or("", |glob| glob.literal.as_str());
-    Box::new(Pages {
-        stores: stores.clone(),
-        store: pages.clone(),
-        uri: input.uri.clone(),
-        prefix: format!("{base_key}{literal}"),
-        base_key,
-        only_direct: max_depth == Some(1),
-        page: Vec::new().into_iter(),
-        next_token: None,
-        begun: false,
-    })
-}
-
-/// Files below `folder` in the order of their full names: a folder sorts as its name and a slash.
-fn walk(folder: std::path::PathBuf, max_depth: Option<usize>) -> Objects {
-    let sort_key = |entry: &DirEntry| {
-        let mut key = entry.file_name().as_encoded_bytes().to_vec();
-        if entry.file_type().is_dir() {
-            key.push(b'/');
-        }
-        key
-    };
-    let entries = WalkDir::new(&folder)
-        .follow_links(true)
-        .min_depth(1)
-        .max_depth(max_depth.unwrap_or(usize::MAX))
-        .sort_by(move |a, b| sort_key(a).cmp(&sort_key(b)));
-    Box::new(entries.into_iter().filter_map(move |entry| walked(&folder, entry).transpose()))
-}
-
-/// One step of a walk; `None` for what is no file.
-fn walked(folder: &std::path::Path, entry: walkdir::Result<DirEntry>) -> Result<Option<Listed>, SourceError> {
-    let relative = |path: &std::path::Path| {
-        path.strip_prefix(folder).ok().and_then(|path| path.to_str()).map(str::to_owned)
-    };
-    let (path, size_bytes) = match entry {
-        Ok(entry) if !entry.file_type().is_file() => return Ok(None),
-        Ok(entry) => (entry.path().to_owned(), entry.metadata().ok().map(|metadata| metadata.len())),
-        Err(error) => {
-            let path = error.path().unwrap_or(folder).to_owned();
-            if error.loop_ancestor().is_some() {
-                return Ok(Some(Listed::Unreadable(path.display().to_string())));
-            }
-            // a link that leads nowhere is listed: reading it will say so in its own row
-            let missing = error.io_error().is_some_and(|error| error.kind() == std::io::ErrorKind::NotFound);
-            if !(missing && path.is_symlink()) {
-                let source = object_store::Error::Generic { store: "folder", source: error.into() };
-                return Err(StorageError { uri: path.display().to_string(), source }.into());
-            }
-            (path, None)
-        }
-    };
-    let name = relative(&path).filter(|name| {
-        let base = name.rsplit('/').next().unwrap_or(name);
-        !is_staged_name(base) && !name.chars().any(|c| c.is_ascii_control())
-    });
-    Ok(Some(match name {
-        Some(name) => Listed::Found(Found { name, size_bytes, version: None }),
-        None => Listed::Unreadable(path.display().to_string()),
-    }))
-}
-
-/// Objects of a bucket, page by page.
-struct Pages {
-    stores: Stores,
-    store: Arc<dyn PaginatedListStore>,
-    /// The input, for errors.
-    uri: String,
-    prefix: String,
-    /// What to take off the keys found.
-    base_key: String,
-    /// Whether only objects directly below the prefix's folder are of interest.
-    only_direct: bool,
-    page: std::vec::IntoIter<ObjectMeta>,
-    next_token: Option<String>,
-    begun: bool,
-}
-
-impl Pages {
-    /// Fetch the next page; `None` after the last.
-    fn turn(&mut self) -> Option<Result<(), SourceError>> {
-        if self.begun && self.next_token.is_none() {
-            return None;
-        }
-        self.begun = true;
-        let options = PaginatedListOptions {
-            delimiter: self.only_direct.then_some("/".into()),
-            page_token: self.next_token.take(),
-            ..PaginatedListOptions::default()
-        };
-        let prefix = (!self.prefix.is_empty()).then_some(self.prefix.as_str());
-        match self.stores.wait(StoreKind::Bucket, self.store.list_paginated(prefix, options)) {
-            Ok(page) => {
-                self.page = page.result.objects.into_iter();
-                self.next_token = page.page_token;
-                Some(Ok(()))
-            }
-            Err(source) => Some(Err(StorageError { uri: self.uri.clone(), source }.into())),
-        }
-    }
-}
-
-impl Iterator for Pages {
-    type Item = Result<Listed, SourceError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            for meta in self.page.by_ref() {
-                let Some(name) = meta.location.as_ref().strip_prefix(&self.base_key) else { continue };
-                let base = name.rsplit('/').next().unwrap_or(name);
-                // consoles make an empty object to show an empty folder
-                if name.is_empty() || (meta.size == 0 && !base.contains('.')) {
-                    continue;
-                }
-                let (name, size_bytes) = (name.to_owned(), Some(meta.size));
-                return Some(Ok(Listed::Found(Found { name, size_bytes, version: meta.e_tag })));
-            }
-            if let Err(error) = self.turn()? {
-                return Some(Err(error));
-            }
-        }
     }
 }
 

@@ -27,6 +27,7 @@ mod format;
 mod input;
 mod listing;
 mod manifest;
+mod names;
 mod object;
 mod parquet;
 mod read_ahead;

@@ -123,6 +123,12 @@ pub(super) fn strong_tag(tag: &str) -> Option<String> {
     (!tag.starts_with("W/")).then(|| tag.to_owned())
 }
 
+/// Some servers list a tag without the quotes that it has in headers (RFC 9110, 8.8.3). With them
+/// a version reads the same wherever it was learnt.
+pub(super) fn quoted_tag(tag: String) -> String {
+    if tag.ends_with('"') { tag } else { format!("\"{tag}\"") }
+}
+
 async fn fetch(
     store: Arc<dyn ObjectStore>,
     path: Path,
@@ -233,6 +239,14 @@ mod tests {
         let (_runtime, _file, object) = object_of(b"");
         assert_eq!(object.size_bytes(), 0);
         assert_eq!(io::copy(&mut object.reader(), &mut io::sink()).expect("empty"), 0);
+    }
+
+    #[test]
+    fn a_tag_is_quoted_wherever_it_was_learnt() {
+        for tag in ["x", "\"x\""] {
+            assert_eq!(quoted_tag(tag.to_owned()), "\"x\"");
+        }
+        assert_eq!(quoted_tag("W/\"x\"".to_owned()), "W/\"x\"");
     }
 
     #[test]

@@ -30,7 +30,7 @@ use url::Url;
 use crate::error::{SourceError, StorageError};
 use crate::items::ObjectRef;
 
-use super::object::Object;
+use super::object::{Object, quoted_tag};
 
 /// What kind of store a URI leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -129,7 +129,8 @@ impl Stores {
         let meta = self
             .wait(location.kind, location.store.head(&location.path))
             .map_err(|source| location.error(source))?;
-        Ok(ObjectRef { uri: location.uri.clone(), size_bytes: Some(meta.size), version: meta.e_tag })
+        let version = meta.e_tag.map(quoted_tag);
+        Ok(ObjectRef { uri: location.uri.clone(), size_bytes: Some(meta.size), version })
     }
 
     /// Make `object` readable. It is looked up where the listing told no size, and on the local
