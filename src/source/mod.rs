@@ -38,8 +38,9 @@ mod webdataset;
 
 pub use column_windows::ColumnWindows;
 pub use detect::{ObjectKind, SNIFF_BYTES, detect};
-/// The most that one shard reader holds, beside the record it is putting together: loose images
-/// under way; reading a container takes less.
+/// What one shard reader holds at the most, beside the record it is putting together: loose images
+/// under way. TFRecord and tar take less; Parquet takes twice the page size that the file's writer
+/// chose, which is not bounded here.
 pub use files::BYTES_IN_FLIGHT as READER_BYTES;
 pub use format::{ReadOptions, Records, open_shard};
 pub use listing::{ShardList, list_shards};
