@@ -2,7 +2,7 @@
 # Measures sluice against Python loops and Apache Beam, and against what the machine can do, on the
 # same 1280x960 JPEGs and the open-nsfw model: tables, and out/bench.json. About 8 minutes on 2 cores.
 #
-#   scripts/bench.sh [--images 400] [--rounds 3]
+#   scripts/bench.sh [--images 640] [--rounds 3]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

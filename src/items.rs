@@ -13,7 +13,7 @@ use std::time::{Instant, SystemTime};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::flow::{Budget, Filler, Permit, Receiver};
+use crate::flow::{Account, Filler, Permit, Receiver};
 
 /// How the records of a shard are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -344,12 +344,12 @@ pub struct ShardStream {
     pub shard: Arc<ShardRef>,
     pub items: Receiver<ShardItem>,
     /// What the shard's records may hold in memory; closed on drop, so that the reader ends.
-    pub budget: Budget,
+    pub account: Account,
 }
 
 impl Drop for ShardStream {
     fn drop(&mut self) {
-        self.budget.close();
+        self.account.close();
     }
 }
 

@@ -20,7 +20,7 @@ use crate::batch;
 use crate::decode::{self, Decoder};
 use crate::engine::{self, Engine};
 use crate::error::{EngineError, Error, ReadError, SourceError};
-use crate::flow::{StageMeter, StageShare, StopSignal, channel};
+use crate::flow::{BudgetLimits, StageMeter, StageShare, StopSignal, channel};
 use crate::items::{BatchShape, ShardRef};
 use crate::plan::Plan;
 use crate::report::OutputReport;
@@ -36,9 +36,13 @@ pub struct Bounds {
     /// Records waiting in one stream. Thumbnails of a few kB reach this before the byte bound;
     /// a batch or two of them are ready when a shard's turn comes.
     pub records_per_shard: usize,
-    /// Encoded bytes of one stream, from reading to decoded: the longest image the plan allows,
-    /// and more than a hundred ordinary photos.
-    pub bytes_per_shard: u64,
+    /// Encoded bytes of the shard being decoded, from reading to decoded: the longest image the
+    /// plan allows, and more than a hundred ordinary photos.
+    pub current_bytes: u64,
+    /// Encoded bytes of all shards read ahead: some thirty ordinary photos. That is enough to go
+    /// on with when a shard ends, for its successor's reader is running; what it holds of its
+    /// store's answers comes on top.
+    pub ahead_bytes: u64,
     /// Records between dispatch and batch. One batch, so that a slow image delays nothing while
     /// the batch before it fills, and four for each thread, so that no thread runs out of work.
     pub decode_slots: usize,
@@ -56,7 +60,8 @@ impl Bounds {
         Self {
             look_ahead: plan.input.look_ahead,
             records_per_shard: 256,
-            bytes_per_shard: plan.input.max_image_bytes,
+            current_bytes: plan.input.max_image_bytes,
+            ahead_bytes: plan.input.max_image_bytes / 4,
             decode_slots: plan.engine.batch_size + 4 * decode_threads,
             engine_queue,
             sink_queue: engine_queue + engines + 2,
@@ -92,13 +97,12 @@ impl MemoryBound {
         engines: usize,
     ) -> Self {
         let row_bytes = shape.bytes() / shape.batch_size as u64;
-        // one stream more than there are readers may hold bytes that are still being decoded
-        let streams = bounds.readers() as u64 + 1;
         // being filled, waiting to be queued, queued, in the engines, on the way back
         let batches = 2 + bounds.engine_queue + engines + bounds.engine_queue;
         Self {
             readers_bytes: bounds.readers() as u64 * (source::READER_BYTES + plan.input.max_image_bytes),
-            encoded_bytes: streams * bounds.bytes_per_shard,
+            // what was read ahead counts as current when its turn comes, and is replaced then
+            encoded_bytes: bounds.current_bytes + 2 * bounds.ahead_bytes,
             rows_bytes: (bounds.decode_slots as u64 + 2) * row_bytes,
             batches_bytes: batches as u64 * shape.bytes(),
             decoders_bytes: decode_threads as u64 * plan.preprocess.max_pixels * Decoder::MAX_BYTES_PER_PIXEL,
@@ -167,10 +171,8 @@ impl Stages<'_> {
     ) -> Result<OutputReport, Error> {
         let Self { decoder, decode_threads, engines, sink, bounds, meters, stop, limit } = self;
         let shape = engines.first().expect("a run has at least one engine").batch_shape();
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(decode_threads)
-            .thread_name(|index| format!("decode-{index}"))
-            .build()
+        let shares_cores = engines.iter().any(|engine| engine.computes_on_cpu());
+        let pool = decode::thread_pool(decode_threads, shares_cores)
             .map_err(|error| Error::StagePanicked { stage: "decode", message: error.to_string() })?;
 
         let (stream_tx, stream_rx) = channel(bounds.look_ahead, &meters.source, &meters.decode);
@@ -185,7 +187,7 @@ impl Stages<'_> {
             let read_ahead = ReadAhead {
                 readers: bounds.readers(),
                 records_per_shard: bounds.records_per_shard,
-                bytes_per_shard: bounds.bytes_per_shard,
+                budget: BudgetLimits { current_bytes: bounds.current_bytes, ahead_bytes: bounds.ahead_bytes },
             };
             scope.spawn(move || {
                 faults.guard("source", || {

@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
 """Measure sluice and its peers on the same images in one run; scripts/bench.sh calls this.
 
-- Every peer is a process of its own; rounds are interleaved and turn the order, so that a machine
-  that slows down slows all of them.
+- Every peer is a process of its own. A round runs sluice first and last with all peers between,
+  and takes the mean, so that a machine that slows down slows all of them alike.
 - images/s are from the first image read to the last score, model loading excluded, as each peer
   tells them itself; wall s and peak MB are of the whole process, as the outside sees it (of the
   largest process where there are several).
-- The ceiling is 1 / (1/inference + 1/decode), both alone on all cores, from the Rust stages bench.
-- Rates are medians over the rounds; a ratio is the median of the ratios within each round.
+- The ceiling is 1 / (1/inference + 1/decode), both alone on all cores, from the Rust stages bench,
+  right before and after sluice.
+- Decoding on one thread is measured in turns of a few seconds, Rust and Pillow.
+- Rates are medians over the rounds; a ratio is the median of the ratios within each round, or turn.
 - Everyone's scores are compared with the Python loop's.
 """
 
@@ -49,6 +51,17 @@ class Result:
     peak_rss_mb: float
     scores: np.ndarray = field(repr=False)  # by file name
 
+    def mean(self, other):
+        """Of two runs, whose scores must be the same."""
+        if not np.array_equal(self.scores, other.scores):
+            sys.exit("two runs of sluice gave different scores")
+        return Result(
+            (self.images_per_second + other.images_per_second) / 2,
+            (self.wall_seconds + other.wall_seconds) / 2,
+            max(self.peak_rss_mb, other.peak_rss_mb),
+            self.scores,
+        )
+
 
 def measure_peer(command, args, images, work):
     out = work / "peer.npz"
@@ -71,8 +84,8 @@ def measure_sluice(args, images, work):
     return Result(summary["images_per_second"], usage.wall_seconds, usage.peak_rss_mb, scores)
 
 
-def setups(args, images, work):
-    """Each setup's name and how to measure it."""
+def peer_setups(args, images, work):
+    """Each peer's name and how to measure it."""
     loop = [sys.executable, HERE / "peer_loop.py"]
     beam = [args.beam_python, HERE / "peer_beam.py"]
     commands = {
@@ -81,34 +94,72 @@ def setups(args, images, work):
         BEAM: beam,
         BEAM_WORKERS: [*beam, "--workers", 2],
     }
-    yield SLUICE, lambda: measure_sluice(args, images, work)
     for name, command in commands.items():
         yield name, lambda command=command: measure_peer(command, args, images, work)
 
 
-def json_of(command, images, args):
-    """The JSON object that a command prints last."""
-    command = [*command, "--pipeline", args.pipeline, "--images", images]
+@dataclass
+class Round:
+    """All setups and stages once."""
+
+    setups: dict[str, Result]
+    stages: dict[str, float]  # images/s of decoding and inference alone, on all cores
+    turns: list[dict[str, float]]  # images/s of decoding on one thread: Rust's figures and Pillow's
+
+    def ceiling(self):
+        return 1 / (1 / self.stages["inference"] + 1 / self.stages["decode_all_threads"])
+
+
+STAGES = ("inference", "decode_all_threads")
+RUST_TURN = ("decode_one_thread", "decode_one_thread_scaled")
+PILLOW_TURN = ("resize",)
+PILLOW_ONCE = ("decode", "resize_draft", "resize_384")
+
+
+def rates(command, figures, seconds, images, args):
+    """Images/s by figure, as a command prints them: one JSON object in its last line."""
+    command = [*command, "--pipeline", args.pipeline, "--images", images, "--seconds", seconds]
     printed = subprocess.run(list(map(str, command)), cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(printed.stdout.strip().splitlines()[-1])
+    found = json.loads(printed.stdout.strip().splitlines()[-1])
+    return {figure: found[figure] for figure in figures}
+
+
+def rust_rates(figures, seconds, images, args):
+    chosen = [word for figure in figures for word in ("--figures", figure)]
+    return rates([*args.stages.split(), "--rounds", 1, *chosen], figures, seconds, images, args)
+
+
+def pillow_rates(figures, seconds, images, args):
+    return rates(
+        [sys.executable, HERE / "pillow_decode.py", "--figures", *figures], figures, seconds, images, args
+    )
 
 
 def measure_round(number, args, images, work):
-    """All setups and stages once: {name: Result}, stages of Rust, steps of Pillow."""
-    measured = {}
-    order = list(setups(args, images, work))
-    shift = number % len(order)
-    for name, measure in order[shift:] + order[:shift]:
-        print(f"round {number + 1} of {args.rounds}: {name}", file=sys.stderr)
-        measured[name] = measure()
-    print(f"round {number + 1} of {args.rounds}: decoding and inference alone", file=sys.stderr)
-    stages = json_of(args.stages.split(), images, args)
-    pillow = json_of([sys.executable, HERE / "pillow_decode.py"], images, args)
-    return measured, stages, pillow
+    def say(what):
+        print(f"round {number + 1} of {args.rounds}: {what}", file=sys.stderr)
 
+    def measure_with_ceiling():
+        say("decoding and inference alone, and sluice")
+        before = rust_rates(STAGES, 3, images, args)
+        result = measure_sluice(args, images, work)
+        after = rust_rates(STAGES, 3, images, args)
+        return result, {figure: (before[figure] + after[figure]) / 2 for figure in STAGES}
 
-def ceiling(stages):
-    return 1 / (1 / stages["inference"] + 1 / stages["decode_all_threads"])
+    first, stages_first = measure_with_ceiling()
+    peers = {}
+    for name, measure in peer_setups(args, images, work):
+        say(name)
+        peers[name] = measure()
+    last, stages_last = measure_with_ceiling()
+    say("decoding on one thread")
+    turns = [
+        rust_rates(RUST_TURN, 1.5, images, args) | pillow_rates(PILLOW_TURN, 1.5, images, args)
+        for _ in range(args.turns)
+    ]
+    turns[-1] |= pillow_rates(PILLOW_ONCE, 1.5, images, args)
+    stages = {figure: (stages_first[figure] + stages_last[figure]) / 2 for figure in STAGES}
+    return Round({SLUICE: first.mean(last)} | peers, stages, turns)
 
 
 def best(measured, names):
@@ -126,12 +177,17 @@ def figures(rounds):
     """Everything the tables say, from the rounds."""
 
     def ratio(of_round):
-        return median(of_round(*one) for one in rounds)
+        return median(of_round(one) for one in rounds)
+
+    turns = [turn for one in rounds for turn in one.turns]
+
+    def one_thread(figure):
+        return median(turn[figure] for turn in turns if figure in turn)
 
     setups = {}
-    for name in rounds[0][0]:  # each ratio is taken before the next name
-        results = [measured[name] for measured, _, _ in rounds]
-        expected = rounds[0][0][LOOP].scores
+    for name in rounds[0].setups:  # each ratio is taken before the next name
+        results = [one.setups[name] for one in rounds]
+        expected = rounds[0].setups[LOOP].scores
         differences, other_tops = zip(
             *(agreement(result.scores, expected) for result in results), strict=True
         )
@@ -140,19 +196,20 @@ def figures(rounds):
             "images_per_second_by_round": [result.images_per_second for result in results],
             "wall_seconds": median(result.wall_seconds for result in results),
             "peak_rss_mb": max(result.peak_rss_mb for result in results),
-            "to_beam": ratio(lambda m, s, p: m[name].images_per_second / best(m, BEAMS)),
-            "to_loop": ratio(lambda m, s, p: m[name].images_per_second / best(m, LOOPS)),
-            "to_ceiling": ratio(lambda m, s, p: m[name].images_per_second / ceiling(s)),
+            "to_beam": ratio(lambda one: one.setups[name].images_per_second / best(one.setups, BEAMS)),
+            "to_loop": ratio(lambda one: one.setups[name].images_per_second / best(one.setups, LOOPS)),
+            "to_ceiling": ratio(lambda one: one.setups[name].images_per_second / one.ceiling()),
             "max_difference": float(np.max(differences)),
             "other_top_class": max(other_tops),
         }
     return {
         "setups": setups,
-        "ceiling": ratio(lambda m, s, p: ceiling(s)),
-        "stages": {key: median(s[key] for _, s, _ in rounds) for key in rounds[0][1]},
-        "pillow": {key: median(p[key] for _, _, p in rounds) for key in rounds[0][2]},
-        "decode_to_pillow": ratio(lambda m, s, p: s["decode_1_thread"] / p["resize"]),
-        "scaled_decode_to_pillow": ratio(lambda m, s, p: s["decode_1_thread_scaled"] / p["resize"]),
+        "ceiling": ratio(Round.ceiling),
+        "stages": {figure: ratio(lambda one: one.stages[figure]) for figure in STAGES}
+        | {figure: one_thread(figure) for figure in RUST_TURN},
+        "pillow": {figure: one_thread(figure) for figure in PILLOW_TURN + PILLOW_ONCE},
+        "decode_to_pillow": median(turn["decode_one_thread"] / turn["resize"] for turn in turns),
+        "scaled_decode_to_pillow": median(turn["decode_one_thread_scaled"] / turn["resize"] for turn in turns),
     }
 
 
@@ -191,13 +248,13 @@ def report(found, images, rounds):
     ]
     stages, pillow = found["stages"], found["pillow"]
     alone = [
-        [f"inference, {stages['threads']:.0f} threads", f"{stages['inference']:.1f}", ""],
-        [f"decode, {stages['threads']:.0f} threads", f"{stages['decode_all_threads']:.1f}", ""],
+        ["inference, all cores", f"{stages['inference']:.1f}", ""],
+        ["decode, all cores", f"{stages['decode_all_threads']:.1f}", ""],
         ["the ceiling of both", f"{found['ceiling']:.1f}", ""],
-        ["decode, one thread", f"{stages['decode_1_thread']:.1f}", f"{found['decode_to_pillow']:.2f}"],
+        ["decode, one thread", f"{stages['decode_one_thread']:.1f}", f"{found['decode_to_pillow']:.2f}"],
         [
             "decode, one thread, scaled_decode",
-            f"{stages['decode_1_thread_scaled']:.1f}",
+            f"{stages['decode_one_thread_scaled']:.1f}",
             f"{found['scaled_decode_to_pillow']:.2f}",
         ],
         ["Pillow, decode and resize", f"{pillow['resize']:.1f}", "1"],
@@ -223,8 +280,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sluice", required=True, help="the release binary")
     parser.add_argument("--pipeline", type=Path, default=ROOT / "pipelines" / "safety.toml")
-    parser.add_argument("--images", type=int, default=400, help="how many to score")
+    parser.add_argument("--images", type=int, default=640, help="how many to score")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--turns", type=int, default=4, help="of decoding on one thread, in each round")
     parser.add_argument("--beam-python", default=ROOT / ".deps/beam/bin/python")
     parser.add_argument("--stages", default="cargo bench --quiet --locked --bench stages --", help="command")
     parser.add_argument("--json", type=Path, default=ROOT / "out" / "bench.json")

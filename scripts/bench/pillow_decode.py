@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Images/s of one thread that decodes and resizes with Pillow, as one JSON object.
 
-    scripts/bench/pillow_decode.py --pipeline FILE --images DIR [--seconds 4]
+    scripts/bench/pillow_decode.py --pipeline FILE --images DIR [--figures resize] [--seconds 4]
 
 | key          | one image is                                                  |
 | ------------ | ------------------------------------------------------------- |
@@ -13,7 +13,6 @@
 
 import argparse
 import io
-import itertools
 import json
 import sys
 import time
@@ -26,20 +25,25 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from reference import FILTERS, read_pipeline  # noqa: E402 (found through the line above)
 
 
+# The images that src/benches/stages.rs uses, too.
+SAMPLE = 128
+
+
 def rate(step, encoded_images, seconds):
-    """Images/s of `step` over the images in turn, for at least `seconds`."""
-    started = time.perf_counter()
-    for done, encoded in enumerate(itertools.cycle(encoded_images), start=1):
-        step(encoded)
-        elapsed = time.perf_counter() - started
-        if elapsed >= seconds:
-            return done / elapsed
+    """Images/s of `step` over all images, again and again for at least `seconds`."""
+    started, done = time.perf_counter(), 0
+    while (elapsed := time.perf_counter() - started) < seconds:
+        for encoded in encoded_images:
+            step(encoded)
+        done += len(encoded_images)
+    return done / elapsed
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pipeline", type=Path, required=True)
     parser.add_argument("--images", type=Path, required=True, help="folder of JPEGs")
+    parser.add_argument("--figures", nargs="+", help="keys of the table; all if left out")
     parser.add_argument("--seconds", type=float, default=4.0, help="for each figure")
     args = parser.parse_args()
 
@@ -47,7 +51,7 @@ def main():
     if resize.get("fit", "stretch") != "stretch":
         sys.exit("pillow_decode: measures pipelines that stretch")
     size, resample = (resize["width"], resize["height"]), FILTERS[resize.get("filter", "bilinear")]
-    encoded_images = [path.read_bytes() for path in sorted(args.images.iterdir())]
+    encoded_images = [path.read_bytes() for path in sorted(args.images.iterdir())[:SAMPLE]]
 
     def decode(encoded, draft=None):
         image = Image.open(io.BytesIO(encoded))
@@ -61,7 +65,8 @@ def main():
         "resize_draft": lambda encoded: decode(encoded, draft=size).resize(size, resample),
         "resize_384": lambda encoded: decode(encoded).resize((384, 384), resample),
     }
-    print(json.dumps({name: rate(step, encoded_images, args.seconds) for name, step in steps.items()}))
+    figures = args.figures or steps
+    print(json.dumps({name: rate(steps[name], encoded_images, args.seconds) for name in figures}))
 
 
 if __name__ == "__main__":

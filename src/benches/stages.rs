@@ -1,23 +1,20 @@
 //! What each half of the work costs alone: decoding, and running the model.
 //!
 //! `cargo bench --bench stages -- --pipeline FILE --images DIR` prints one JSON object of
-//! images/s. `scripts/bench.sh` compares them with the whole job and with the peers.
+//! images/s. `scripts/bench.sh` compares them with the whole job and with the peers; it asks for
+//! few figures and short rounds at a time, so that what it compares is measured side by side.
 
 use std::hint::black_box;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use rayon::prelude::*;
 use sluice::config::{Overrides, PipelineFile, PreprocessSection};
 use sluice::decode::{Decoder, Scratch};
 use sluice::engine::{Engine, OnnxRuntime};
 use sluice::items::{PixelElement, Pixels};
 use sluice::plan::Plan;
-
-/// Each figure is the median of this many rounds, each at least this long.
-const ROUNDS: usize = 5;
-const ROUND: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Parser)]
 struct Args {
@@ -26,9 +23,31 @@ struct Args {
     /// Folder of encoded images.
     #[arg(long)]
     images: PathBuf,
+    /// What to measure; everything if left out.
+    #[arg(long, value_enum)]
+    figures: Vec<Figure>,
+    /// Each figure is the median of this many rounds …
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// … each at least this long.
+    #[arg(long, default_value_t = 2.0)]
+    seconds: f64,
     /// `cargo bench` passes this.
     #[arg(long, hide = true)]
     bench: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+enum Figure {
+    /// Decode, resize and normalise on one thread.
+    DecodeOneThread,
+    /// The same with `scaled_decode`.
+    DecodeOneThreadScaled,
+    /// Decode, resize and normalise on all cores.
+    DecodeAllThreads,
+    /// The model alone, on full batches.
+    Inference,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -41,29 +60,43 @@ fn main() -> anyhow::Result<()> {
 
     let full = PreprocessSection { scaled_decode: false, ..plan.preprocess.clone() };
     let scaled = PreprocessSection { scaled_decode: true, ..plan.preprocess.clone() };
-    let figures = serde_json::json!({
-        "threads": threads,
-        "images": images.len(),
-        "decode_1_thread": decode_rate(&full, &images, 1)?,
-        "decode_1_thread_scaled": decode_rate(&scaled, &images, 1)?,
-        "decode_all_threads": decode_rate(&full, &images, threads)?,
-        "inference": inference_rate(&plan, &images)?,
-    });
-    println!("{figures}");
+    let clock = Clock { rounds: args.rounds, round: Duration::from_secs_f64(args.seconds) };
+    let wanted = if args.figures.is_empty() { Figure::value_variants() } else { &args.figures };
+    let mut rates = serde_json::Map::new();
+    for &figure in wanted {
+        let rate = match figure {
+            Figure::DecodeOneThread => decode_rate(&full, &images, 1, clock)?,
+            Figure::DecodeOneThreadScaled => decode_rate(&scaled, &images, 1, clock)?,
+            Figure::DecodeAllThreads => decode_rate(&full, &images, threads, clock)?,
+            Figure::Inference => inference_rate(&plan, &images, clock)?,
+        };
+        let name = figure.to_possible_value().expect("no figure is hidden").get_name().to_owned();
+        rates.insert(name, rate.into());
+    }
+    println!("{}", serde_json::Value::Object(rates));
     Ok(())
 }
+
+/// Images that are used: enough to be of every kind, and a second's work at most.
+const SAMPLE: usize = 128;
 
 fn read_images(folder: &Path) -> anyhow::Result<Vec<Vec<u8>>> {
     let mut paths: Vec<_> =
         std::fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>()?;
     paths.sort();
+    paths.truncate(SAMPLE);
     let images: Vec<_> = paths.iter().map(std::fs::read).collect::<Result<_, _>>()?;
     anyhow::ensure!(!images.is_empty(), "{} holds no file", folder.display());
     Ok(images)
 }
 
 /// Median images/s of decode, resize and normalise on `threads` threads.
-fn decode_rate(preprocess: &PreprocessSection, images: &[Vec<u8>], threads: usize) -> anyhow::Result<f64> {
+fn decode_rate(
+    preprocess: &PreprocessSection,
+    images: &[Vec<u8>],
+    threads: usize,
+    clock: Clock,
+) -> anyhow::Result<f64> {
     let decoder = Decoder::new(preprocess, u64::MAX, PixelElement::F32);
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
     let pass = || {
@@ -74,11 +107,11 @@ fn decode_rate(preprocess: &PreprocessSection, images: &[Vec<u8>], threads: usiz
         });
         images.len()
     };
-    Ok(median_rate(pass))
+    Ok(clock.median_rate(pass))
 }
 
 /// Median images/s of the engine on one batch of real pixels.
-fn inference_rate(plan: &Plan, images: &[Vec<u8>]) -> anyhow::Result<f64> {
+fn inference_rate(plan: &Plan, images: &[Vec<u8>], clock: Clock) -> anyhow::Result<f64> {
     let mut engine = OnnxRuntime::load(plan)?;
     let decoder = Decoder::new(&plan.preprocess, u64::MAX, PixelElement::F32);
     let mut batch = Vec::new();
@@ -89,23 +122,33 @@ fn inference_rate(plan: &Plan, images: &[Vec<u8>]) -> anyhow::Result<f64> {
         }
     }
     let batch = Pixels::F32(batch);
-    Ok(median_rate(|| {
+    Ok(clock.median_rate(|| {
         black_box(engine.infer(&batch, plan.engine.batch_size)).expect("bench batch runs");
         plan.engine.batch_size
     }))
 }
 
-fn median_rate(mut pass: impl FnMut() -> usize) -> f64 {
-    pass();
-    let mut rates: Vec<f64> = (0..ROUNDS)
-        .map(|_| {
-            let (start, mut done) = (Instant::now(), 0);
-            while start.elapsed() < ROUND {
-                done += pass();
-            }
-            done as f64 / start.elapsed().as_secs_f64()
-        })
-        .collect();
-    rates.sort_by(f64::total_cmp);
-    rates[ROUNDS / 2]
+/// How long to measure.
+#[derive(Debug, Clone, Copy)]
+struct Clock {
+    rounds: usize,
+    round: Duration,
+}
+
+impl Clock {
+    /// Median images/s of a pass that tells how many images it did.
+    fn median_rate(self, mut pass: impl FnMut() -> usize) -> f64 {
+        pass();
+        let mut rates: Vec<f64> = (0..self.rounds.max(1))
+            .map(|_| {
+                let (start, mut done) = (Instant::now(), 0);
+                while start.elapsed() < self.round {
+                    done += pass();
+                }
+                done as f64 / start.elapsed().as_secs_f64()
+            })
+            .collect();
+        rates.sort_by(f64::total_cmp);
+        rates[rates.len() / 2]
+    }
 }

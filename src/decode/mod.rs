@@ -40,7 +40,7 @@ use self::geometry::{Geometry, Placement, Window};
 use self::jpeg_round_trip::JpegRoundTrip;
 use self::orientation::Orientation;
 use self::resample::{FirstPass, Resampler, Source};
-pub use self::stage::run;
+pub use self::stage::{run, thread_pool};
 use self::tensor::TensorWriter;
 use crate::config::{self, Filter, PreprocessSection};
 use crate::items::{ImageFormat, ImageHeader, PixelElement, Pixels, Rejected, Status};

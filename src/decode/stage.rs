@@ -5,12 +5,13 @@
 //!
 //! - The queue of slots is the bound of the work in flight; the dispatching thread waits for room
 //!   there, a rayon thread never waits for anything.
-//! - Encoded bytes are given back to the read-ahead budget as soon as they are decoded.
+//! - Encoded bytes are given back to the read-ahead budget as soon as they are decoded, and a
+//!   stream is told when its turn has come.
 //! - Once a drain is asked for, no further record is taken.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rayon::ThreadPool;
+use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
 
 use crate::flow::{Receiver, Sender, Slot, StageMeter, StopSignal, slot};
 use crate::items::{Decoded, DecodedImage, EncodedImage, RecordMeta, ShardEnd, ShardItem, ShardStream};
@@ -24,6 +25,36 @@ struct Shared {
     scratch: Vec<Mutex<Scratch>>,
     meter: Arc<StageMeter>,
 }
+
+/// Threads to decode on. With `behind_engine` they only get the cores that inference leaves:
+/// batches are then decoded between two inferences rather than during one, where they would hold
+/// up one of its threads and the others would wait for that one, spinning.
+pub fn thread_pool(threads: usize, behind_engine: bool) -> Result<ThreadPool, ThreadPoolBuildError> {
+    ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .thread_name(|index| format!("decode-{index}"))
+        .start_handler(move |_| {
+            if behind_engine {
+                lower_priority();
+            }
+        })
+        .build()
+}
+
+/// A lower priority for this thread. It saves time and changes no result, so a system that
+/// refuses loses nothing else.
+fn lower_priority() {
+    // elsewhere `nice` is for the whole process
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::process::nice(BEHIND) {
+        tracing::debug!(%error, "decode threads keep their priority");
+    }
+}
+
+/// Steps of niceness: a tenth of the time where both want a core. Inference wins whenever it has
+/// something to do, and decoding still gets on beside other programs.
+#[cfg(target_os = "linux")]
+const BEHIND: i32 = 10;
 
 /// Decode everything that arrives, at most `limit` records, until the source ends, the receiver
 /// of `out` hangs up, or `stop` asks for a drain.
@@ -45,6 +76,7 @@ pub fn run(
         if out.send(Slot::filled(Decoded::ShardStart(Arc::clone(&stream.shard)))).is_err() {
             return;
         }
+        stream.account.make_current();
         let mut taken = 0;
         let end = loop {
             if left == 0 {

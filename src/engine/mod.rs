@@ -24,6 +24,9 @@ pub trait Engine: Send {
     /// Scores of one row; the length of the model's output.
     fn classes(&self) -> usize;
 
+    /// Whether inference takes the cores that decoding would use.
+    fn computes_on_cpu(&self) -> bool;
+
     /// Score the first `rows` rows of `pixels`, which has the engine's batch shape.
     ///
     /// # Errors

@@ -1,68 +1,139 @@
-//! A budget of bytes that items hold while they are in memory.
+//! A budget of bytes for streams that are read ahead and consumed one after another.
 //!
-//! - The bytes held never exceed the budget, except by one item that is larger than all of it
-//!   and is then let in alone.
+//! - The stream whose turn it is may hold `current_bytes`; the streams ahead of it may hold
+//!   `ahead_bytes` together. So however many streams are read ahead, they take little more than
+//!   one of them alone, and never what the one being consumed needs.
+//! - An item larger than its limit is let in alone once its stream's turn has come.
 //! - Acquiring blocks; giving back does not, so a permit may be dropped on any thread.
 
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-/// A budget shared by whoever acquires from it.
-#[derive(Debug, Clone)]
+/// What streams may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BudgetLimits {
+    /// Bytes of the stream being consumed, and of what is left of those before it.
+    pub current_bytes: u64,
+    /// Bytes of all streams ahead of it together.
+    pub ahead_bytes: u64,
+}
+
+/// A budget shared by streams.
+#[derive(Debug)]
 pub struct Budget(Arc<Shared>);
+
+/// One stream's part of a budget; clones are the same part.
+#[derive(Debug, Clone)]
+pub struct Account {
+    shared: Arc<Shared>,
+    id: u64,
+}
+
+/// Bytes held; given back on drop.
+#[derive(Debug)]
+pub struct Permit {
+    account: Account,
+    bytes: u64,
+}
 
 #[derive(Debug)]
 struct Shared {
-    limit_bytes: u64,
+    limits: BudgetLimits,
     state: Mutex<State>,
     changed: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct State {
+    next_id: u64,
+    /// Streams that are open or still hold something: at most a handful.
+    accounts: BTreeMap<u64, AccountState>,
+}
+
+#[derive(Debug, Default)]
+struct AccountState {
     held_bytes: u64,
+    /// Its turn has come.
+    current: bool,
     closed: bool,
 }
 
-/// Bytes held; given back on drop.
-#[derive(Debug)]
-pub struct Permit {
-    budget: Arc<Shared>,
-    bytes: u64,
-}
-
 impl Budget {
-    pub fn new(limit_bytes: u64) -> Self {
-        Self(Arc::new(Shared { limit_bytes, state: Mutex::default(), changed: Condvar::new() }))
+    pub fn new(limits: BudgetLimits) -> Self {
+        Self(Arc::new(Shared { limits, state: Mutex::default(), changed: Condvar::new() }))
     }
 
-    /// Wait until `bytes` fit, and hold them; `None` once the budget is closed.
+    /// A part for one more stream, which is ahead of the others.
+    pub fn account(&self) -> Account {
+        let mut state = self.0.lock();
+        let id = state.next_id;
+        state.next_id += 1;
+        state.accounts.insert(id, AccountState::default());
+        Account { shared: Arc::clone(&self.0), id }
+    }
+}
+
+impl Account {
+    /// Wait until `bytes` fit, and hold them; `None` once the account is closed.
     pub fn acquire(&self, bytes: u64) -> Option<Permit> {
-        let shared = &self.0;
-        // nothing panics while it holds the lock, so a poisoned state is still a correct one
-        let mut state = shared.state.lock().unwrap_or_else(PoisonError::into_inner);
-        while !state.closed && state.held_bytes > 0 && state.held_bytes + bytes > shared.limit_bytes {
-            state = shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.shared.lock();
+        loop {
+            let account = state.accounts.get(&self.id).filter(|account| !account.closed)?;
+            if state.admits(account.current, bytes, self.shared.limits) {
+                break;
+            }
+            state = self.shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        if state.closed {
-            return None;
-        }
-        state.held_bytes += bytes;
-        Some(Permit { budget: Arc::clone(shared), bytes })
+        state.change(self.id, |account| account.held_bytes += bytes);
+        Some(Permit { account: self.clone(), bytes })
+    }
+
+    /// The stream's turn has come.
+    pub fn make_current(&self) {
+        self.update(|account| account.current = true);
     }
 
     /// Turn away whoever waits or comes later: what they wait for will not be consumed.
     pub fn close(&self) {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner).closed = true;
-        self.0.changed.notify_all();
+        self.update(|account| account.closed = true);
+    }
+
+    fn update(&self, change: impl FnOnce(&mut AccountState)) {
+        self.shared.lock().change(self.id, change);
+        self.shared.changed.notify_all();
+    }
+}
+
+impl State {
+    fn admits(&self, current: bool, bytes: u64, limits: BudgetLimits) -> bool {
+        let alike = self.accounts.values().filter(|account| account.current == current);
+        let held_bytes: u64 = alike.map(|account| account.held_bytes).sum();
+        match current {
+            true => held_bytes == 0 || held_bytes + bytes <= limits.current_bytes,
+            false => held_bytes + bytes <= limits.ahead_bytes,
+        }
+    }
+
+    fn change(&mut self, id: u64, change: impl FnOnce(&mut AccountState)) {
+        // an account that was closed when it held nothing is gone
+        let Some(account) = self.accounts.get_mut(&id) else { return };
+        change(account);
+        if account.closed && account.held_bytes == 0 {
+            self.accounts.remove(&id);
+        }
+    }
+}
+
+impl Shared {
+    /// Nothing panics while it holds the lock, so a poisoned state is still a correct one.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let mut state = self.budget.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.held_bytes -= self.bytes;
-        drop(state);
-        self.budget.changed.notify_all();
+        self.account.update(|account| account.held_bytes -= self.bytes);
     }
 }
 
@@ -71,40 +142,77 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    fn held(budget: &Budget) -> u64 {
-        budget.0.state.lock().expect("no test panics with the lock").held_bytes
+    const LIMITS: BudgetLimits = BudgetLimits { current_bytes: 10, ahead_bytes: 4 };
+
+    fn current(budget: &Budget) -> Account {
+        let account = budget.account();
+        account.make_current();
+        account
+    }
+
+    /// Whether `account` gets `bytes` only after `release`.
+    fn waits_for(account: &Account, bytes: u64, release: impl FnOnce()) -> bool {
+        let (tx, rx) = crossbeam_channel::bounded(1);
+        std::thread::scope(|scope| {
+            scope.spawn(|| tx.send(account.acquire(bytes)));
+            let early = rx.recv_timeout(Duration::from_millis(20)).is_ok();
+            release();
+            !early && rx.recv().is_ok_and(|permit| permit.is_some())
+        })
     }
 
     #[test]
     fn an_item_larger_than_the_budget_is_let_in_alone() {
-        let budget = Budget::new(10);
-        let large = budget.acquire(25).expect("open");
-        assert_eq!(held(&budget), 25);
-        drop(large);
-        assert_eq!(held(&budget), 0);
+        let budget = Budget::new(LIMITS);
+        let account = current(&budget);
+        let large = account.acquire(25).expect("open");
+        assert!(waits_for(&account, 1, || drop(large)));
     }
 
     #[test]
     fn a_full_budget_admits_nothing_until_bytes_come_back() {
-        let budget = Budget::new(10);
-        let first = budget.acquire(8).expect("open");
-        let (tx, rx) = crossbeam_channel::bounded(1);
-        std::thread::scope(|scope| {
-            scope.spawn(|| tx.send(budget.acquire(5).is_some()));
-            assert!(rx.recv_timeout(Duration::from_millis(20)).is_err(), "admitted over the budget");
-            drop(first);
-            assert_eq!(rx.recv(), Ok(true));
-        });
+        let budget = Budget::new(LIMITS);
+        let account = current(&budget);
+        let first = account.acquire(8).expect("open");
+        assert!(waits_for(&account, 5, || drop(first)));
     }
 
     #[test]
-    fn closing_turns_the_waiting_away() {
-        let budget = Budget::new(10);
-        let _held = budget.acquire(10).expect("open");
+    fn streams_ahead_share_a_limit_and_leave_the_current_one_its_own() {
+        let budget = Budget::new(LIMITS);
+        let (now, next, later) = (current(&budget), budget.account(), budget.account());
+        let _ahead = next.acquire(3).expect("open");
+        let _now = now.acquire(10).expect("all of the current stream's limit is left");
+        assert!(waits_for(&later, 2, || next.make_current()));
+    }
+
+    #[test]
+    fn what_a_stream_held_ahead_counts_when_its_turn_comes() {
+        let budget = Budget::new(LIMITS);
+        let next = budget.account();
+        let ahead = next.acquire(4).expect("open");
+        next.make_current();
+        assert!(waits_for(&next, 7, || drop(ahead)));
+    }
+
+    #[test]
+    fn a_large_item_of_a_stream_ahead_waits_for_its_turn() {
+        let budget = Budget::new(LIMITS);
+        let next = budget.account();
+        assert!(waits_for(&next, 5, || next.make_current()));
+    }
+
+    #[test]
+    fn closing_turns_the_waiting_away_and_what_is_held_stays_counted() {
+        let budget = Budget::new(LIMITS);
+        let (now, next) = (current(&budget), current(&budget));
+        let held = now.acquire(10).expect("open");
         std::thread::scope(|scope| {
-            let waiting = scope.spawn(|| budget.acquire(1).is_none());
-            budget.close();
+            let waiting = scope.spawn(|| now.acquire(1).is_none());
+            now.close();
             assert!(waiting.join().expect("no panic"));
         });
+        assert!(waits_for(&next, 1, || drop(held)));
+        assert_eq!(budget.0.lock().accounts.len(), 1, "an account that holds nothing is forgotten");
     }
 }

@@ -12,7 +12,7 @@ mod meter;
 mod slot;
 mod stop;
 
-pub use budget::{Budget, Permit};
+pub use budget::{Account, Budget, BudgetLimits, Permit};
 pub use channel::{Disconnected, Receiver, Sender, channel};
 pub use meter::{StageMeter, StageShare};
 pub use slot::{Filler, Slot, slot};

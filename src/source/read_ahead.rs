@@ -4,15 +4,15 @@
 //!
 //! - At most `readers` shards are being read; the decode stage takes the streams one after
 //!   another, so records keep the input order whatever the readers' speed.
-//! - Each stream is bounded in records and in bytes, separately, so that a shard read ahead can
-//!   never use up what the shard being decoded needs.
+//! - Each stream is bounded in records, and all of them in bytes by one [`Budget`]: shards read
+//!   ahead never use up what the shard being decoded needs.
 //! - A shard that turns out damaged ends with one `corrupt_record` row; a store that fails ends
 //!   the run.
 
 use std::sync::Arc;
 
 use crate::error::{ReadError, SourceError};
-use crate::flow::{Budget, Disconnected, Sender, StageMeter, channel};
+use crate::flow::{Account, Budget, BudgetLimits, Disconnected, Sender, StageMeter, channel};
 use crate::items::{EncodedImage, RawRecord, Rejected, ShardEnd, ShardItem, ShardRef, ShardStream, Status};
 
 use super::Records;
@@ -24,15 +24,15 @@ pub struct ReadAhead {
     pub readers: usize,
     /// Records waiting in one stream.
     pub records_per_shard: usize,
-    /// Encoded bytes of one stream, from reading to decoded.
-    pub bytes_per_shard: u64,
+    /// Encoded bytes of all streams, from reading to decoded.
+    pub budget: BudgetLimits,
 }
 
 /// One shard for one reader thread.
 struct Job {
     shard: Arc<ShardRef>,
     items: Sender<ShardItem>,
-    budget: Budget,
+    account: Account,
 }
 
 /// Read all `shards` through `open` until they end, the receiver of `out` hangs up, or the store
@@ -45,6 +45,7 @@ pub fn run(
     meter: &Arc<StageMeter>,
     decode_meter: &Arc<StageMeter>,
 ) -> Result<(), SourceError> {
+    let budget = Budget::new(bounds.budget);
     // a rendezvous: a shard is handed over only when a reader is free to start on it
     let (jobs, next_job) = crossbeam_channel::bounded::<Job>(0);
     std::thread::scope(|scope| {
@@ -67,9 +68,9 @@ pub fn run(
             };
             // the wait for room in a stream is its reader's; many readers are one stage
             let (items, stream) = channel(bounds.records_per_shard, meter, decode_meter);
-            let budget = Budget::new(bounds.bytes_per_shard);
-            let job = Job { shard: Arc::clone(&shard), items, budget: budget.clone() };
-            if out.send(ShardStream { shard, items: stream, budget }).is_err() || jobs.send(job).is_err() {
+            let account = budget.account();
+            let job = Job { shard: Arc::clone(&shard), items, account: account.clone() };
+            if out.send(ShardStream { shard, items: stream, account }).is_err() || jobs.send(job).is_err() {
                 break;
             }
         }
@@ -127,7 +128,7 @@ fn read_shard(
 
 fn admit(job: &Job, record: RawRecord, record_index: u64, meter: &StageMeter) -> Result<(), Disconnected> {
     let bytes = record.content.as_ref().map_or(0, |content| content.len() as u64);
-    let permit = job.budget.acquire(bytes).ok_or(Disconnected)?;
+    let permit = job.account.acquire(bytes).ok_or(Disconnected)?;
     job.items.send(ShardItem::Record(EncodedImage {
         shard: Arc::clone(&job.shard),
         record_index,

@@ -25,7 +25,8 @@ const THREADS: usize = 2;
 const BOUNDS: Bounds = Bounds {
     look_ahead: 2,
     records_per_shard: 7,
-    bytes_per_shard: 1 << 20,
+    current_bytes: 1 << 20,
+    ahead_bytes: 1 << 20,
     decode_slots: 11,
     engine_queue: 2,
     sink_queue: 5,
@@ -76,6 +77,10 @@ impl Engine for TestEngine {
 
     fn classes(&self) -> usize {
         1
+    }
+
+    fn computes_on_cpu(&self) -> bool {
+        false
     }
 
     fn infer(&mut self, _: &Pixels, rows: usize) -> Result<Inference, String> {
@@ -263,14 +268,21 @@ fn a_sink_that_fails_ends_the_run_with_its_words() {
 }
 
 #[test]
-fn one_stream_holds_no_more_bytes_than_its_budget() {
+fn streams_hold_no_more_bytes_than_their_budget() {
     let (gate_holder, gate) = bounded::<()>(0);
     let (seen_tx, _seen) = unbounded();
     let image_bytes = image().len() as u64;
     let pulled = Arc::new(AtomicU64::new(0));
     let meters = meters();
-    // room for three images, one shard, and a sink that stands still
-    let bounds = Bounds { bytes_per_shard: 3 * image_bytes, records_per_shard: 100, ..BOUNDS };
+    // room for three images of the shard being decoded and for two of the others
+    let (current, ahead) = (3, 2);
+    let bounds = Bounds {
+        current_bytes: current * image_bytes,
+        ahead_bytes: ahead * image_bytes,
+        records_per_shard: 100,
+        ..BOUNDS
+    };
+    let shards = 5;
     std::thread::scope(|scope| {
         let (meters, pulled) = (&meters, Arc::clone(&pulled));
         let running = scope.spawn(move || {
@@ -285,7 +297,7 @@ fn one_stream_holds_no_more_bytes_than_its_budget() {
                 stop: &StopSignal::default(),
                 limit: None,
             };
-            stages.run(std::iter::once(Ok(shard(0))), move |_| {
+            stages.run((0..shards).map(|index| Ok(shard(index))), move |_| {
                 let pulled = Arc::clone(&pulled);
                 Ok(Box::new((0..200).map(move |index: u32| {
                     pulled.fetch_add(1, SeqCst);
@@ -295,12 +307,12 @@ fn one_stream_holds_no_more_bytes_than_its_budget() {
         });
         let (_alive, never) = bounded(0);
         let admitted = settled(meters, &never);
-        // decoded images give their bytes back; the three admitted last still hold theirs: one is
-        // in the dispatcher's hand, two wait in the stream
+        // decoded images give their bytes back; the current shard's last ones still hold theirs,
+        // one in the dispatcher's hand and the rest in the stream
         let decoded = (1 + BOUNDS.sink_queue + 1) * BATCH_SIZE + BOUNDS.decode_slots;
-        assert_eq!(admitted, decoded as u64 + 3);
+        assert_eq!(admitted, decoded as u64 + current + ahead);
         drop(gate_holder);
         running.join().expect("no panic").expect("the run ends well");
     });
-    assert_eq!(pulled.load(SeqCst), 200);
+    assert_eq!(pulled.load(SeqCst), shards * 200);
 }
