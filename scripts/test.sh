@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Everything the test suite needs, then format, lints, docs, parity with Python, and all tests.
+# Everything the test suite needs, then format, lints, docs, parity with Python, the output as
+# analysts open it, and all tests.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -14,5 +15,10 @@ step cargo fmt --check
 step cargo clippy --locked --all-targets -- -D warnings
 RUSTDOCFLAGS="-D warnings" step cargo doc --locked --no-deps
 step cargo build --locked
-step .deps/venv/bin/python scripts/parity.py --sluice "$(scripts/binary.sh debug)"
+sluice=$(scripts/binary.sh debug)
+step .deps/venv/bin/python scripts/parity.py --sluice "$sluice"
+scored=$(mktemp -d)
+trap 'rm -rf "$scored"' EXIT
+step "$sluice" run pipelines/photos.toml --output "$scored/photos"
+step .deps/venv/bin/python scripts/analyst.py "$scored/photos" --records 14
 step cargo test --locked
