@@ -24,13 +24,13 @@ use crate::error::StorageError;
 use super::store::{Location, Stores};
 
 /// One ranged read of [`ObjectReader`], bytes. At 30 ms for a request's first byte and some
-/// 100 MB/s for its stream, 4 MiB spend more time on bytes than on waiting; twice as much would
-/// hardly be faster and cost every open shard twice the memory.
-const READ_BYTES: u64 = 4 << 20;
+/// 100 MB/s for its stream, it takes 50 ms.
+const READ_BYTES: u64 = 2 << 20;
 
-/// Ranged reads under way besides the one being consumed: one whose bytes are arriving, and one
-/// whose first byte is waited for. An open shard so holds at most 12 MiB of raw bytes.
-const READS_IN_FLIGHT: usize = 2;
+/// Ranged reads under way besides the one being consumed: at 50 ms each, three of them bring more
+/// than one stream's 100 MB/s. An open shard so holds at most 8 MiB of raw bytes, however many are
+/// read ahead.
+const READS_IN_FLIGHT: usize = 3;
 
 /// A readable object of known size. Cheap to clone; clones share the memory of a failed read.
 #[derive(Clone)]
