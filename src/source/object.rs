@@ -212,7 +212,7 @@ mod tests {
 
     #[test]
     fn a_reader_yields_every_byte_in_order_across_requests() {
-        let bytes: Vec<u8> = (0..3 * READ_BYTES + 12_345).map(|n| ((n * 31) >> 7) as u8).collect();
+        let bytes: Vec<u8> = (0..5 * READ_BYTES + 12_345).map(|n| ((n * 31) >> 7) as u8).collect();
         let (_runtime, _file, object) = object_of(&bytes);
         let mut read = Vec::new();
         object.reader().read_to_end(&mut read).expect("read");
@@ -222,7 +222,8 @@ mod tests {
 
     #[test]
     fn an_object_replaced_while_it_is_read_is_a_fault() {
-        let bytes = vec![7; 4 * READ_BYTES as usize];
+        // more than is under way once the first bytes have come
+        let bytes = vec![7; (READS_IN_FLIGHT + 2) * READ_BYTES as usize];
         let (_runtime, file, object) = object_of(&bytes);
         let mut reader = object.reader();
         let mut first = [0; 10];
