@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Open an output as its users do, with DuckDB, pyarrow and pandas, and check that the counts agree.
 
-    scripts/analyst.py OUT --records N
+    scripts/analyst.py OUT --records N [--labels FILE]
 
-OUT is a local output folder of `sluice run`, N the number of records that went in. Prints the
-counts and each check; exits with 1 when something disagrees.
+OUT is a local output folder of `sluice run`, N the number of records that went in, FILE says which
+labels are right for which image (JSON, a list by file name). Prints the counts and each check;
+exits with 1 when something disagrees.
 
 - Every record is one row with its own key, and records of a shard keep their order.
 - The three tools, and the manifest, count the same rows for each status.
@@ -125,6 +126,15 @@ def check_rows(checks, output):
     checks.check("every failure, and nothing else, has a reason", unexplained == 0, f"{unexplained} rows")
 
 
+def check_labels(checks, output, expected):
+    found = duckdb.sql(
+        f"SELECT parse_filename(image_id), top1_label FROM '{output / 'predictions' / '*.parquet'}'"
+    ).fetchall()
+    wrong = [f"{image} is no {label}" for image, label in found if label not in expected.get(image, [])]
+    checks.check(f"{len(expected)} labels are right", not wrong, ", ".join(wrong))
+    checks.check("all labelled images are there", {image for image, _ in found} == set(expected))
+
+
 def unsafe_columns(part):
     """Columns that BigQuery or Spark would refuse or misread."""
     for field in pq.read_schema(part):
@@ -155,12 +165,15 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("output", type=Path, metavar="OUT")
     parser.add_argument("--records", type=int, required=True, metavar="N")
+    parser.add_argument("--labels", type=Path, metavar="FILE")
     args = parser.parse_args()
 
     checks = Checks()
     check_counts(checks, args.output, args.records)
     check_rows(checks, args.output)
     check_schemas(checks, args.output)
+    if args.labels:
+        check_labels(checks, args.output, json.loads(args.labels.read_text()))
     return 1 if checks.failed else 0
 
 

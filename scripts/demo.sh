@@ -8,7 +8,7 @@ scripts/setup.sh
 cargo build --release --locked
 sluice=$(scripts/binary.sh release)
 
-shards=.deps/demo/shards out=out/photos
+shards=.deps/demo/shards out=.deps/demo/scored
 if [ ! -e "$shards/.made" ]; then
     rm -rf "$shards"
     .deps/venv/bin/python scripts/shards.py --format webdataset --out "$shards" --per-shard 4 fixtures/photos
@@ -24,7 +24,10 @@ printf '\n== photo, top label, score: sluice show %s --rows 14\n' "$out"
 
 cat <<END
 
-== ask it yourself
+== score your own photos
+$sluice run pipelines/photos.toml --input FOLDER --output out/mine
+
+== ask it yourself, with DuckDB (duckdb.org)
 duckdb -c "SELECT image_id, top1_label, round(top1_score, 3) AS score
            FROM '$out/predictions/*.parquet' ORDER BY score DESC"
 END

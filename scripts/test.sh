@@ -20,5 +20,6 @@ step .deps/venv/bin/python scripts/parity.py --sluice "$sluice"
 scored=$(mktemp -d)
 trap 'rm -rf "$scored"' EXIT
 step "$sluice" run pipelines/photos.toml --output "$scored/photos"
-step .deps/venv/bin/python scripts/analyst.py "$scored/photos" --records 14
+step .deps/venv/bin/python scripts/analyst.py "$scored/photos" --records 14 \
+    --labels fixtures/photos/expected.json
 step cargo test --locked

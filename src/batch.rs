@@ -16,8 +16,8 @@ use crate::flow::{Disconnected, Receiver, Sender, Slot, StageMeter, slot};
 use crate::items::{Batch, BatchJob, BatchShape, Decoded, Entry, Inferred, Pixels};
 
 /// Entries that may wait in one batch for its rows. Only a flood of rejected records gets there;
-/// a record's entry takes some 300 bytes, so this bounds the flood to about 20 MB and costs one
-/// padded batch each time.
+/// a record's entry takes some 300 bytes, with the longest id and reason 2 kB, so this bounds the
+/// flood to about 20 MB, 130 MB at the worst, and costs one padded batch each time.
 pub const MAX_WAITING_ENTRIES: usize = 65_536;
 
 /// Collects entries into batches. Pure: buffers are passed in, batches come out.

@@ -16,6 +16,8 @@ pub enum Error {
     Engine(#[from] EngineError),
     #[error(transparent)]
     Sink(#[from] SinkError),
+    #[error("cannot start {threads} decode threads: {message}")]
+    Threads { threads: usize, message: String },
     #[error("the {stage} stage panicked: {message}")]
     StagePanicked { stage: &'static str, message: String },
 }
@@ -108,4 +110,10 @@ pub enum SinkError {
     Storage(#[from] StorageError),
     #[error("cannot encode {part}: {source}")]
     Encode { part: String, source: parquet::errors::ParquetError },
+}
+
+/// The text of a panic.
+pub(crate) fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
 }

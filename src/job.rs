@@ -3,8 +3,8 @@
 //!
 //! - [`Checked::new`] and [`Job::prepare`] do whatever can fail before the first byte of input is
 //!   read: the output is vacant, the model loads and fits, every engine has run once.
-//! - [`Job::run`] leaves a whole output: `_manifest.json` in any case, `_SUCCESS` after it only if
-//!   the run succeeded.
+//! - [`Job::run`] leaves a whole output: `_manifest.json`, and `_SUCCESS` after it if the run
+//!   succeeded. A run that fails leaves neither, only the parts of shards that had ended.
 
 use std::collections::hash_map::RandomState;
 use std::fs::File;
@@ -24,10 +24,10 @@ use crate::error::{EngineError, Error, SinkError, SourceError};
 use crate::flow::StopSignal;
 use crate::items::ShardRef;
 use crate::pipeline::{Bounds, MemoryBound, Meters, Stages, warm_up};
-use crate::plan::{Plan, hex};
+use crate::plan::{Plan, hex, threads_or_cores};
 use crate::report::{Outcome, PartReport, Summary};
 use crate::sink::{Output, ParquetSink, RunIdentity, SCHEMA_VERSION, Sink};
-use crate::source::{ReadOptions, Stores, open_shard};
+use crate::source::{ReadOptions, Stores, input_around, open_shard};
 
 /// How a run is done, as opposed to what it computes.
 #[derive(Debug, Clone, Default)]
@@ -36,6 +36,8 @@ pub struct JobOptions {
     pub limit: Option<u64>,
     /// Ask this to drain the run.
     pub stop: StopSignal,
+    /// Number of this worker among those that share an output: names its batches part.
+    pub worker: u32,
 }
 
 /// A pipeline whose every part has been tried, short of running it.
@@ -98,6 +100,7 @@ impl Checked {
         let stores = Stores::new(runtime.clone());
         let output = resolve_output(&stores, &plan, runtime)?;
         output.check_vacant()?;
+        refuse_output_inside_input(&stores, &plan)?;
         let model_sha256 = hash_model(&plan.model.path)?;
         let engines = load_engines(&plan)?;
         let decode_threads = threads_or_cores(plan.preprocess.threads);
@@ -106,7 +109,14 @@ impl Checked {
         Ok(Self {
             plan_sha256: plan.hash(&model_sha256),
             classes: engines[0].classes(),
-            memory: MemoryBound::new(&plan, &bounds, shape, decode_threads, engines.len()),
+            memory: MemoryBound::new(
+                &plan,
+                &bounds,
+                shape,
+                engines[0].classes(),
+                decode_threads,
+                engines.len(),
+            ),
             plan,
             stores,
             model_sha256,
@@ -126,7 +136,7 @@ impl Job {
         let plan = &checked.plan;
         let identity = RunIdentity {
             run_id: new_run_id(&plan.name, SystemTime::now()),
-            worker: "000000".to_owned(),
+            worker: format!("{:06}", options.worker),
             model_sha256: checked.model_sha256.clone(),
             plan_sha256: checked.plan_sha256.clone(),
         };
@@ -159,11 +169,7 @@ impl Job {
     ) -> Result<RunReport, Error> {
         let Self { checked, options, sink, identity, meters, startup } = self;
         let Checked { plan, stores, bounds, output, mut engines, decode_threads, .. } = checked;
-        let read_options = ReadOptions {
-            image_key: plan.input.image_key.clone(),
-            id_key: plan.input.id_key.clone(),
-            max_image_bytes: plan.input.max_image_bytes,
-        };
+        let read_options = ReadOptions::from(&plan.input);
         let element = engines[0].batch_shape().element;
         let stages = Stages {
             decoder: Decoder::new(&plan.preprocess, plan.input.max_image_bytes, element),
@@ -178,8 +184,7 @@ impl Job {
         let (started_at, start) = (SystemTime::now(), Instant::now());
         let written = stages.run(shards, |shard| open_shard(&stores, shard, &read_options))?;
         let wall = start.elapsed();
-        let interrupted = options.stop.is_draining();
-        let summary = Summary::new(&written, &plan.output, interrupted, meters.shares(wall), wall, startup);
+        let summary = Summary::new(&written, &plan.output, meters.shares(wall), wall, startup);
         let report = RunReport {
             schema_version: SCHEMA_VERSION,
             sluice_version: env!("CARGO_PKG_VERSION"),
@@ -207,7 +212,24 @@ fn resolve_output(stores: &Stores, plan: &Plan, runtime: &Handle) -> Result<Outp
     let location = stores
         .resolve(uri)
         .map_err(|error| SinkError::Uri { uri: uri.clone(), message: error.to_string() })?;
+    if let Some(path) = location.local_path().filter(|path| path.exists() && !path.is_dir()) {
+        let message = format!("{} is a file, not a folder", path.display());
+        return Err(SinkError::Uri { uri: uri.clone(), message });
+    }
     Ok(Output::new(location.store, location.path, location.uri, runtime.clone()))
+}
+
+/// Listing would find what this run or an earlier one has written.
+fn refuse_output_inside_input(stores: &Stores, plan: &Plan) -> Result<(), Error> {
+    let uri = &plan.output.uri;
+    let Ok(location) = stores.resolve(uri) else { return Ok(()) };
+    match input_around(stores, &plan.inputs, &location)? {
+        None => Ok(()),
+        Some(input) => {
+            let message = format!("lies inside the input {input}, which would read it back");
+            Err(SinkError::Uri { uri: uri.clone(), message }.into())
+        }
+    }
 }
 
 fn load_engines(plan: &Plan) -> Result<Vec<Box<dyn Engine>>, EngineError> {
@@ -224,13 +246,6 @@ fn hash_model(path: &Path) -> Result<String, EngineError> {
             0 => return Ok(hex(&sha256.finalize())),
             read => sha256.update(&buffer[..read]),
         }
-    }
-}
-
-fn threads_or_cores(threads: usize) -> usize {
-    match threads {
-        0 => std::thread::available_parallelism().map_or(1, usize::from),
-        threads => threads,
     }
 }
 

@@ -7,7 +7,8 @@
 //!
 //! - Every queue is bounded ([`Bounds`]), so memory is bounded too ([`MemoryBound`]).
 //! - A stage that ends drops its channel ends: its successors run dry, its predecessors stop.
-//!   The first fault is what the run returns.
+//!   The first fault is what the run returns. A source that fails on what was read ahead, but is
+//!   not wanted any more, is no fault.
 //! - Asked to drain, the decode stage takes no further record and what is in flight is finished.
 
 use std::panic::AssertUnwindSafe;
@@ -19,7 +20,7 @@ use serde::Serialize;
 use crate::batch;
 use crate::decode::{self, Decoder};
 use crate::engine::{self, Engine};
-use crate::error::{EngineError, Error, ReadError, SourceError};
+use crate::error::{EngineError, Error, ReadError, SourceError, panic_message};
 use crate::flow::{BudgetLimits, StageMeter, StageShare, StopSignal, channel};
 use crate::items::{BatchShape, ShardRef};
 use crate::plan::Plan;
@@ -84,6 +85,8 @@ pub struct MemoryBound {
     pub rows_bytes: u64,
     /// Batch buffers in circulation.
     pub batches_bytes: u64,
+    /// Scores waiting to be written, rows being encoded, and finished parts on their way to a store.
+    pub sink_bytes: u64,
     /// Decoders, if every thread meets an image of `max_pixels` at once.
     pub decoders_bytes: u64,
 }
@@ -93,6 +96,7 @@ impl MemoryBound {
         plan: &Plan,
         bounds: &Bounds,
         shape: BatchShape,
+        classes: usize,
         decode_threads: usize,
         engines: usize,
     ) -> Self {
@@ -105,13 +109,15 @@ impl MemoryBound {
             encoded_bytes: bounds.current_bytes + 2 * bounds.ahead_bytes,
             rows_bytes: (bounds.decode_slots as u64 + 2) * row_bytes,
             batches_bytes: batches as u64 * shape.bytes(),
+            sink_bytes: (bounds.sink_queue * shape.batch_size * classes * size_of::<f32>()) as u64
+                + sink::PARTS_BYTES,
             decoders_bytes: decode_threads as u64 * plan.preprocess.max_pixels * Decoder::MAX_BYTES_PER_PIXEL,
         }
     }
 
     /// All but the decoders.
     pub fn queues_bytes(&self) -> u64 {
-        self.readers_bytes + self.encoded_bytes + self.rows_bytes + self.batches_bytes
+        self.readers_bytes + self.encoded_bytes + self.rows_bytes + self.batches_bytes + self.sink_bytes
     }
 }
 
@@ -173,7 +179,7 @@ impl Stages<'_> {
         let shape = engines.first().expect("a run has at least one engine").batch_shape();
         let shares_cores = engines.iter().any(|engine| engine.computes_on_cpu());
         let pool = decode::thread_pool(decode_threads, shares_cores)
-            .map_err(|error| Error::StagePanicked { stage: "decode", message: error.to_string() })?;
+            .map_err(|error| Error::Threads { threads: decode_threads, message: error.to_string() })?;
 
         let (stream_tx, stream_rx) = channel(bounds.look_ahead, &meters.source, &meters.decode);
         let (decoded_tx, decoded_rx) = channel(bounds.decode_slots, &meters.decode, &meters.batch);
@@ -181,27 +187,28 @@ impl Stages<'_> {
         let (inferred_tx, inferred_rx) = channel(bounds.sink_queue, &meters.batch, &meters.sink);
         let (used_tx, used_rx) = crossbeam_channel::bounded(bounds.engine_queue);
 
-        let faults = Faults::default();
-        let report = std::thread::scope(|scope| {
-            let faults = &faults;
+        let (faults, source_faults) = (Faults::default(), Faults::default());
+        let (ending, sink) = std::thread::scope(|scope| {
+            let (faults, source_faults) = (&faults, &source_faults);
             let read_ahead = ReadAhead {
                 readers: bounds.readers(),
                 records_per_shard: bounds.records_per_shard,
                 budget: BudgetLimits { current_bytes: bounds.current_bytes, ahead_bytes: bounds.ahead_bytes },
             };
             scope.spawn(move || {
-                faults.guard("source", || {
+                source_faults.guard("source", || {
                     source::run(shards, open, stream_tx, read_ahead, &meters.source, &meters.decode)
                         .map_err(Error::from)
                 })
             });
             let pool = &pool;
-            scope.spawn(move || {
+            let decoding = scope.spawn(move || {
                 faults.guard("decode", || {
-                    decode::run(&stream_rx, &decoded_tx, decoder, pool, limit, stop, &meters.decode);
+                    let ending =
+                        decode::run(&stream_rx, &decoded_tx, decoder, pool, limit, stop, &meters.decode);
                     // dropped here rather than with the closure, so that the neighbours learn of the end
                     drop((stream_rx, decoded_tx));
-                    Ok(())
+                    Ok(ending)
                 })
             });
             scope.spawn(move || {
@@ -226,12 +233,30 @@ impl Stages<'_> {
             let sink = scope.spawn(move || {
                 faults.guard("sink", || sink::run(sink, &inferred_rx, &meters.sink).map_err(Error::from))
             });
-            sink.join().ok().flatten()
+            (decoding.join().ok().flatten(), sink.join().ok().flatten())
         });
-        match (faults.first(), report) {
-            (Some(fault), _) => Err(fault),
-            (None, Some(report)) => Ok(report),
-            (None, None) => unreachable!("a sink without a report has left a fault"),
+        let wanted_more = ending.is_none_or(|ending| ending == decode::Ending::Dry);
+        let source_fault = source_faults.first();
+        if let Some(error) = source_fault.as_ref().filter(|_| !wanted_more) {
+            tracing::debug!(%error, "reading ahead failed on what is not wanted any more");
+        }
+        let fault = faults.first().or_else(|| source_fault.filter(|_| wanted_more));
+        match (fault, sink) {
+            (None, Some(sink)) => {
+                let finished = Faults::default();
+                let report =
+                    finished.guard("sink", || meters.sink.busy(|| sink.finish()).map_err(Error::from)).map(
+                        |report| OutputReport { drained: ending == Some(decode::Ending::Drained), ..report },
+                    );
+                report.ok_or_else(|| finished.first().expect("a sink without a report has left a fault"))
+            }
+            (Some(fault), sink) => {
+                if let Some(sink) = sink {
+                    sink.abandon();
+                }
+                Err(fault)
+            }
+            (None, None) => unreachable!("a sink that is gone has left a fault"),
         }
     }
 }
@@ -245,7 +270,7 @@ impl Faults {
     fn guard<T>(&self, stage: &'static str, work: impl FnOnce() -> Result<T, Error>) -> Option<T> {
         // what a panicking stage leaves half done is never looked at again
         let result = std::panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
-            let message = panic_message(panic.as_ref());
+            let message = panic_message(panic.as_ref()).to_owned();
             Err(Error::StagePanicked { stage, message })
         });
         result
@@ -258,12 +283,6 @@ impl Faults {
     fn first(self) -> Option<Error> {
         self.0.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// The text of a panic.
-pub fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
 }
 
 /// Run each engine once on zeros and hand its times to the sink.

@@ -6,14 +6,15 @@
 //! - Labels are loaded; whether their number fits the model is the engine's check.
 //! - [`Plan::hash`] covers whatever changes predictions, and nothing else.
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::config::{
-    Color, DEFAULT_MAX_PIXELS, EngineSection, Filter, Fit, InputSection, LabelsSection, Layout, Orientation,
-    PipelineFile, PreprocessSection, Resize, Size,
+    Color, DEFAULT_MAX_PIXELS, EngineKind, EngineSection, Filter, Fit, InputFormat, InputSection,
+    LabelsSection, Layout, Orientation, PipelineFile, PreprocessSection, Provider, Resize, Size,
 };
 use crate::error::ConfigError;
 
@@ -73,9 +74,11 @@ impl Plan {
                 "names nothing to read; give it here or with --input",
             ));
         }
-        check_positive("input.files_per_shard", input.files_per_shard as u64)?;
-        check_positive("input.max_image_bytes", input.max_image_bytes)?;
-        check_positive("engine.batch_size", engine.batch_size as u64)?;
+        check_range("input.files_per_shard", input.files_per_shard as u64, 1..=1 << 24)?;
+        check_range("input.max_image_bytes", input.max_image_bytes, 1..=1 << 31)?;
+        check_range("input.look_ahead", input.look_ahead as u64, 0..=MAX_THREADS)?;
+        check_range("engine.batch_size", engine.batch_size as u64, 1..=MAX_BATCH_SIZE)?;
+        check_range("engine.threads", engine.threads as u64, 0..=MAX_THREADS)?;
         check_preprocess(&preprocess)?;
         if output.uri.is_empty() {
             return Err(ConfigError::invalid("output.uri", "is empty; give it here or with --output"));
@@ -105,16 +108,19 @@ impl Plan {
         self.preprocess.tensor_size()
     }
 
-    /// SHA-256 (hex) over what determines the predictions of a given input: preprocessing,
-    /// labels, kept scores, batch size and the model's own hash. Where the input and the output
-    /// lie, thread counts and limits on errors are left out.
+    /// SHA-256 (hex) over what determines the predictions of a given input: its format, the
+    /// preprocessing, labels, kept scores, engine, batch size and the model's own hash. Where the
+    /// input and the output lie, thread counts and limits on errors are left out.
     pub fn hash(&self, model_sha256: &str) -> String {
         #[derive(Serialize)]
         struct Hashed<'a> {
             preprocess: &'a PreprocessSection,
             labels: &'a Option<Vec<String>>,
             scores: ScoresKept,
+            engine: EngineKind,
+            provider: Provider,
             batch_size: usize,
+            format: InputFormat,
             image_key: &'a Option<String>,
             id_key: &'a Option<String>,
             max_image_bytes: u64,
@@ -125,7 +131,10 @@ impl Plan {
             preprocess: &preprocess,
             labels: &self.model.labels,
             scores: self.output.scores,
+            engine: self.engine.kind,
+            provider: self.engine.provider,
             batch_size: self.engine.batch_size,
+            format: self.input.format,
             image_key: &self.input.image_key,
             id_key: &self.input.id_key,
             max_image_bytes: self.input.max_image_bytes,
@@ -168,17 +177,35 @@ impl PreprocessSection {
     }
 }
 
+/// `threads`, or for 0 one for each core that this process may use.
+pub fn threads_or_cores(threads: usize) -> usize {
+    match threads {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        threads => threads,
+    }
+}
+
 /// Lower-case hexadecimal.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn check_positive(key: &str, value: u64) -> Result<(), ConfigError> {
-    if value == 0 {
-        return Err(ConfigError::invalid(key, "must be at least 1"));
+fn check_range(key: &str, value: u64, range: RangeInclusive<u64>) -> Result<(), ConfigError> {
+    if range.contains(&value) {
+        return Ok(());
     }
-    Ok(())
+    let message = format!("is {value}, must lie between {} and {}", range.start(), range.end());
+    Err(ConfigError::invalid(key, message))
 }
+
+/// Rows of a batch: more would not fit any accelerator.
+const MAX_BATCH_SIZE: u64 = 1 << 16;
+
+/// Threads of one kind: more than any machine has cores.
+const MAX_THREADS: u64 = 4096;
+
+/// Pixels of one image, which decoding holds in memory several times.
+const MAX_PIXELS: u64 = 1 << 33;
 
 /// Longest side of a tensor: beyond it a single image would not fit any accelerator's batch.
 const MAX_SIDE: u32 = 16_384;
@@ -217,7 +244,8 @@ fn check_preprocess(preprocess: &PreprocessSection) -> Result<(), ConfigError> {
         let message = "scale, mean and std must be finite, and std not zero";
         return Err(ConfigError::invalid("preprocess", message));
     }
-    check_positive("preprocess.max_pixels", preprocess.max_pixels)
+    check_range("preprocess.threads", preprocess.threads as u64, 0..=MAX_THREADS)?;
+    check_range("preprocess.max_pixels", preprocess.max_pixels, 1..=MAX_PIXELS)
 }
 
 fn load_labels(section: LabelsSection) -> Result<Vec<String>, ConfigError> {

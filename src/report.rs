@@ -82,6 +82,8 @@ pub struct OutputReport {
     pub warm_up_ms: Vec<f64>,
     /// The shard whose rows were cut short, and so left no part.
     pub unfinished_shard: Option<String>,
+    /// Whether a drain stopped the run before its input's end.
+    pub drained: bool,
 }
 
 /// How a run ended.
@@ -146,14 +148,13 @@ impl Summary {
     pub fn new(
         output: &OutputReport,
         limits: &OutputPlan,
-        interrupted: bool,
         stages: Vec<StageShare>,
         wall: Duration,
         startup: Duration,
     ) -> Self {
         let damaged_shards = output.parts.iter().filter(|part| part.damage.is_some()).count() as u64;
         let error_rate = output.tally.error_rate();
-        let outcome = if interrupted {
+        let outcome = if output.drained {
             Outcome::Interrupted
         } else if error_rate > limits.max_error_rate || damaged_shards > limits.max_damaged_shards {
             Outcome::TooManyErrors

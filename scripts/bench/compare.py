@@ -1,15 +1,16 @@
 #!/usr/bin/env python3
 """Measure sluice and its peers on the same images in one run; scripts/bench.sh calls this.
 
-- Every peer is a process of its own. A round runs sluice first and last with all peers between,
-  and takes the mean, so that a machine that slows down slows all of them alike.
+- Every peer is a process of its own. A round runs sluice before, amid and after the peers and takes
+  the mean, so that a machine that slows down slows all of them alike.
 - images/s are from the first image read to the last score, model loading excluded, as each peer
   tells them itself; wall s and peak MB are of the whole process, as the outside sees it (of the
   largest process where there are several).
 - The ceiling is 1 / (1/inference + 1/decode), both alone on all cores, from the Rust stages bench,
-  right before and after sluice.
+  right before and after each run of sluice.
 - Decoding on one thread is measured in turns of a few seconds, Rust and Pillow.
-- Rates are medians over the rounds; a ratio is the median of the ratios within each round, or turn.
+- Rates are medians over the rounds; a ratio is the median of the ratios within each round, run of
+  sluice, or turn.
 - Everyone's scores are compared with the Python loop's.
 """
 
@@ -22,7 +23,7 @@ import sys
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 
 import numpy as np
 import pyarrow.dataset
@@ -51,15 +52,17 @@ class Result:
     peak_rss_mb: float
     scores: np.ndarray = field(repr=False)  # by file name
 
-    def mean(self, other):
-        """Of two runs, whose scores must be the same."""
-        if not np.array_equal(self.scores, other.scores):
+    @staticmethod
+    def mean(results):
+        """Of several runs, whose scores must be the same."""
+        scores = results[0].scores
+        if not all(np.array_equal(result.scores, scores) for result in results):
             sys.exit("two runs of sluice gave different scores")
         return Result(
-            (self.images_per_second + other.images_per_second) / 2,
-            (self.wall_seconds + other.wall_seconds) / 2,
-            max(self.peak_rss_mb, other.peak_rss_mb),
-            self.scores,
+            mean(result.images_per_second for result in results),
+            mean(result.wall_seconds for result in results),
+            max(result.peak_rss_mb for result in results),
+            scores,
         )
 
 
@@ -99,15 +102,23 @@ def peer_setups(args, images, work):
 
 
 @dataclass
-class Round:
-    """All setups and stages once."""
+class Visit:
+    """One run of sluice, and what it is made of right before and after."""
 
-    setups: dict[str, Result]
+    result: Result
     stages: dict[str, float]  # images/s of decoding and inference alone, on all cores
-    turns: list[dict[str, float]]  # images/s of decoding on one thread: Rust's figures and Pillow's
 
     def ceiling(self):
         return 1 / (1 / self.stages["inference"] + 1 / self.stages["decode_all_threads"])
+
+
+@dataclass
+class Round:
+    """All setups and stages."""
+
+    setups: dict[str, Result]
+    visits: list[Visit]
+    turns: list[dict[str, float]]  # images/s of decoding on one thread: Rust's figures and Pillow's
 
 
 STAGES = ("inference", "decode_all_threads")
@@ -139,27 +150,27 @@ def measure_round(number, args, images, work):
     def say(what):
         print(f"round {number + 1} of {args.rounds}: {what}", file=sys.stderr)
 
-    def measure_with_ceiling():
+    def visit():
         say("decoding and inference alone, and sluice")
         before = rust_rates(STAGES, 3, images, args)
         result = measure_sluice(args, images, work)
         after = rust_rates(STAGES, 3, images, args)
-        return result, {figure: (before[figure] + after[figure]) / 2 for figure in STAGES}
+        return Visit(result, {figure: mean((before[figure], after[figure])) for figure in STAGES})
 
-    first, stages_first = measure_with_ceiling()
-    peers = {}
+    peers, visits = {}, [visit()]
     for name, measure in peer_setups(args, images, work):
         say(name)
         peers[name] = measure()
-    last, stages_last = measure_with_ceiling()
+        if name in (THREADS, BEAM_WORKERS):
+            visits.append(visit())
     say("decoding on one thread")
     turns = [
         rust_rates(RUST_TURN, 1.5, images, args) | pillow_rates(PILLOW_TURN, 1.5, images, args)
         for _ in range(args.turns)
     ]
     turns[-1] |= pillow_rates(PILLOW_ONCE, 1.5, images, args)
-    stages = {figure: (stages_first[figure] + stages_last[figure]) / 2 for figure in STAGES}
-    return Round({SLUICE: first.mean(last)} | peers, stages, turns)
+    sluice = Result.mean([visit.result for visit in visits])
+    return Round({SLUICE: sluice} | peers, visits, turns)
 
 
 def best(measured, names):
@@ -180,6 +191,8 @@ def figures(rounds):
         return median(of_round(one) for one in rounds)
 
     turns = [turn for one in rounds for turn in one.turns]
+    visits = [visit for one in rounds for visit in one.visits]
+    ceiling = median(visit.ceiling() for visit in visits)
 
     def one_thread(figure):
         return median(turn[figure] for turn in turns if figure in turn)
@@ -198,14 +211,16 @@ def figures(rounds):
             "peak_rss_mb": max(result.peak_rss_mb for result in results),
             "to_beam": ratio(lambda one: one.setups[name].images_per_second / best(one.setups, BEAMS)),
             "to_loop": ratio(lambda one: one.setups[name].images_per_second / best(one.setups, LOOPS)),
-            "to_ceiling": ratio(lambda one: one.setups[name].images_per_second / one.ceiling()),
+            "to_ceiling": median(result.images_per_second for result in results) / ceiling,
             "max_difference": float(np.max(differences)),
             "other_top_class": max(other_tops),
         }
+    # each run of sluice has its own ceiling, measured around it
+    setups[SLUICE]["to_ceiling"] = median(visit.result.images_per_second / visit.ceiling() for visit in visits)
     return {
         "setups": setups,
-        "ceiling": ratio(Round.ceiling),
-        "stages": {figure: ratio(lambda one: one.stages[figure]) for figure in STAGES}
+        "ceiling": ceiling,
+        "stages": {figure: median(visit.stages[figure] for visit in visits) for figure in STAGES}
         | {figure: one_thread(figure) for figure in RUST_TURN},
         "pillow": {figure: one_thread(figure) for figure in PILLOW_TURN + PILLOW_ONCE},
         "decode_to_pillow": median(turn["decode_one_thread"] / turn["resize"] for turn in turns),

@@ -16,6 +16,10 @@ use sluice::engine::{Engine, OnnxRuntime};
 use sluice::items::{PixelElement, Pixels};
 use sluice::plan::Plan;
 
+/// The same as the binary's: the two are compared.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 #[derive(Debug, Parser)]
 struct Args {
     #[arg(long)]

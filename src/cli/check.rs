@@ -6,6 +6,7 @@ use sluice::error::Error;
 use sluice::job::Checked;
 use sluice::source::list_shards;
 
+use super::print::print;
 use super::{PipelineArgs, storage_runtime};
 
 /// Validate the pipeline and print the resolved plan as JSON.
@@ -27,6 +28,6 @@ pub fn run(args: &PipelineArgs) -> anyhow::Result<ExitCode> {
         "queues": checked.bounds,
         "memory_bound_bytes": checked.memory,
     });
-    println!("{}", serde_json::to_string_pretty(&resolved)?);
+    print(&serde_json::to_string_pretty(&resolved)?)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -34,7 +34,7 @@ pub const HELP: &str = "Exit codes:
 /// The exit code of a failed run.
 pub fn code_of(error: &Error) -> u8 {
     match error {
-        Error::Config(_) => USAGE,
+        Error::Config(_) | Error::Threads { .. } => USAGE,
         Error::Source(_) => INPUT,
         Error::Engine(_) => ENGINE,
         Error::Sink(SinkError::Encode { .. }) | Error::StagePanicked { .. } => FAILED,

@@ -9,6 +9,7 @@ use sluice::error::{Error, ReadError, SourceError};
 use sluice::items::{PixelElement, RawRecord, Rejected, ShardRef};
 use sluice::source::{ReadOptions, Stores, list_shards, open_shard};
 
+use super::print::print;
 use super::{exit, storage_runtime};
 
 /// Arguments of `sluice inspect`.
@@ -37,7 +38,7 @@ pub fn run(args: &InspectArgs) -> anyhow::Result<ExitCode> {
     for shard in list_shards(&stores, std::slice::from_ref(&args.shard), &input).map_err(Error::from)? {
         let shard = shard.map_err(Error::from)?;
         let findings = inspect(&stores, &shard, &input).map_err(Error::from)?;
-        findings.print(&shard);
+        print(&findings.lines(&shard).join("\n"))?;
         all_good &= findings.first_bad.is_none() && findings.damage.is_none();
     }
     Ok(if all_good { ExitCode::SUCCESS } else { ExitCode::from(exit::TOO_MANY_ERRORS) })
@@ -82,20 +83,26 @@ fn inspect(stores: &Stores, shard: &ShardRef, input: &InputSection) -> Result<Fi
 }
 
 impl Findings {
-    fn print(&self, shard: &ShardRef) {
-        println!("{}", shard.name);
-        println!("  format   {}", shard.format);
-        println!("  records  {}, {} of them bad", self.records, self.bad);
+    fn lines(&self, shard: &ShardRef) -> Vec<String> {
+        let mut lines = vec![
+            shard.name.clone(),
+            format!("  format   {}", shard.format),
+            format!("  records  {}, {} of them bad", self.records, self.bad),
+        ];
         let mut sizes = self.sizes_bytes.clone();
         sizes.sort_unstable();
         if let (Some(min), Some(max)) = (sizes.first(), sizes.last()) {
-            println!("  image    bytes: min {min}, med {}, max {max}", sizes[sizes.len() / 2]);
+            lines.push(format!("  image    bytes: min {min}, med {}, max {max}", sizes[sizes.len() / 2]));
         }
         if let Some((index, id, rejected)) = &self.first_bad {
-            println!("  bad      first is record {index} ({id}): {}: {}", rejected.status, rejected.error);
+            lines.push(format!(
+                "  bad      first is record {index} ({id}): {}: {}",
+                rejected.status, rejected.error
+            ));
         }
         if let Some(damage) = &self.damage {
-            println!("  damaged  after record {}: {damage}", self.records);
+            lines.push(format!("  damaged  after record {}: {damage}", self.records));
         }
+        lines
     }
 }

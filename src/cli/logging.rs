@@ -32,6 +32,9 @@ pub fn init(format: LogFormat, progress: &Progress) {
         LogFormat::Text => builder.with_target(false).compact().init(),
         LogFormat::Json => builder.event_format(JsonLines).init(),
     }
+    // a codec that panics costs one image and is told by its row; the rest ends the run with an
+    // error of its own
+    std::panic::set_hook(Box::new(|panic| tracing::warn!("{panic}")));
 }
 
 /// Writes whole lines while the progress bar is out of the way.

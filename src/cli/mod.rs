@@ -4,6 +4,7 @@ mod check;
 mod exit;
 mod inspect;
 mod logging;
+mod print;
 mod progress;
 mod run;
 mod show;

@@ -13,6 +13,7 @@ use sluice::plan::Plan;
 use sluice::report::Outcome;
 use sluice::source::{Stores, list_shards};
 
+use super::print::print;
 use super::progress::{Progress, Total};
 use super::{PipelineArgs, exit, storage_runtime, summary};
 
@@ -32,7 +33,7 @@ pub fn run(args: &RunArgs, progress: &Progress) -> anyhow::Result<ExitCode> {
     let received = drain_on_signals(&stop)?;
     let plan = args.pipeline.load().map_err(Error::from)?;
     let runtime = storage_runtime()?;
-    let options = JobOptions { limit: args.limit, stop };
+    let options = JobOptions { limit: args.limit, stop, ..JobOptions::default() };
     let job = Job::prepare(plan, runtime.handle(), options)?;
     announce(&job);
     let (plan, stores) = (&job.checked().plan, &job.checked().stores);
@@ -45,7 +46,7 @@ pub fn run(args: &RunArgs, progress: &Progress) -> anyhow::Result<ExitCode> {
     let output = plan.output.uri.clone();
     let report = job.run(shards)?;
     drop(watch);
-    summary::print(&report, &output);
+    print(&summary::text(&report, &output))?;
     Ok(ExitCode::from(match report.summary.outcome {
         Outcome::Succeeded => 0,
         Outcome::TooManyErrors => exit::TOO_MANY_ERRORS,

@@ -3,19 +3,19 @@
 use std::collections::HashMap;
 use std::process::ExitCode;
 
-use anyhow::Context;
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{Float32Type, Float64Type, Int32Type};
 use clap::Args;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use sluice::config::{InputFormat, InputSection};
-use sluice::error::Error;
+use sluice::error::{Error, SourceError};
 use sluice::items::{ObjectRef, ShardContent, Status};
 use sluice::report::Latency;
 use sluice::sink::MANIFEST;
 use sluice::source::{ColumnWindows, Stores, list_shards};
 
+use super::print::print;
 use super::storage_runtime;
 
 /// Labels and reasons listed.
@@ -56,74 +56,73 @@ pub fn run(args: &ShowArgs) -> anyhow::Result<ExitCode> {
     let out = args.out.trim_end_matches('/');
     let (mut predictions, mut latency_ms) = (Predictions::default(), Vec::new());
     let mut first_rows = Vec::new();
-    for part in parts(&stores, &format!("{out}/predictions"))? {
+    let outcome = outcome(&stores, out);
+    for part in parts(&stores, &format!("{out}/predictions"), outcome.is_some())? {
         predictions.parts += 1;
         let columns = ["image_id", "status", "error", "top1_index", "top1_label", "top1_score"];
         read(&stores, &part, &columns, |rows| {
             let wanted = (args.rows - first_rows.len()).min(rows.num_rows());
             first_rows.extend((0..wanted).map(|row| line(rows, row)));
             predictions.add(rows);
-        })?;
+        })
+        .map_err(Error::from)?;
     }
-    for part in parts(&stores, &format!("{out}/batches"))? {
+    // a run that failed leaves no such part
+    for part in parts(&stores, &format!("{out}/batches"), true)? {
         read(&stores, &part, &["latency_ms", "warmup"], |rows| {
             let (latency, warmup) =
                 (rows["latency_ms"].as_primitive::<Float64Type>(), rows["warmup"].as_boolean());
             latency_ms.extend(
                 (0..rows.num_rows()).filter(|&row| !warmup.value(row)).map(|row| latency.value(row) as f32),
             );
-        })?;
+        })
+        .map_err(Error::from)?;
     }
-    println!("{}", outcome(&stores, out));
-    predictions.print();
+    let unfinished = || format!("unfinished: there is no readable {MANIFEST}");
+    let mut lines = vec![outcome.unwrap_or_else(unfinished)];
+    lines.extend(predictions.lines());
     if !first_rows.is_empty() {
-        println!("\nfirst rows");
-        first_rows.iter().for_each(|row| println!("  {row}"));
+        lines.push("\nfirst rows".to_owned());
+        lines.extend(first_rows.iter().map(|row| format!("  {row}")));
     }
     if let Some(latency) = Latency::of(&latency_ms) {
-        println!("\nlatency of {} batches, ms", latency_ms.len());
-        println!(
+        lines.push(format!("\nlatency of {} batches, ms", latency_ms.len()));
+        lines.push(format!(
             "  min {:.2}  med {:.2}  p95 {:.2}  p99 {:.2}  max {:.2}",
             latency.min, latency.med, latency.p95, latency.p99, latency.max
-        );
+        ));
     }
+    print(&lines.join("\n"))?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// The Parquet files of one folder, in order.
-fn parts(stores: &Stores, folder: &str) -> anyhow::Result<Vec<ObjectRef>> {
+/// The Parquet files of one folder, in order; it `may_be_empty` where a run had nothing to write.
+fn parts(stores: &Stores, folder: &str, may_be_empty: bool) -> Result<Vec<ObjectRef>, Error> {
     let input = InputSection { format: InputFormat::Parquet, ..InputSection::default() };
     let files = format!("{folder}/*.parquet");
-    let shards = list_shards(stores, std::slice::from_ref(&files), &input).map_err(Error::from)?;
-    let mut parts = Vec::new();
-    for shard in shards {
-        if let ShardContent::Container(object) = shard.map_err(Error::from)?.content {
-            parts.push(object);
-        }
-    }
-    Ok(parts)
+    let shards = list_shards(stores, std::slice::from_ref(&files), &input)
+        .and_then(|shards| shards.collect::<Result<Vec<_>, _>>());
+    let shards = match shards {
+        Err(SourceError::NoInput { .. }) if may_be_empty => Vec::new(),
+        Err(SourceError::Storage(error)) if may_be_empty && error.is_not_found() => Vec::new(),
+        shards => shards?,
+    };
+    let object = |content| match content {
+        ShardContent::Container(object) => Some(object),
+        ShardContent::Objects(_) => None,
+    };
+    Ok(shards.into_iter().filter_map(|shard| object(shard.content)).collect())
 }
 
 /// How the run ended, as far as its manifest tells.
-fn outcome(stores: &Stores, out: &str) -> String {
+fn outcome(stores: &Stores, out: &str) -> Option<String> {
     let uri = format!("{out}/{MANIFEST}");
-    let manifest = || -> Option<serde_json::Value> {
-        let object = ObjectRef { uri: uri.clone(), size_bytes: None, version: None };
-        let object = stores.open(&object).ok()?;
-        serde_json::from_slice(&object.read_range(0..object.size_bytes()).ok()?).ok()
-    };
-    match manifest() {
-        Some(manifest) => {
-            let text = |value: &serde_json::Value| value.as_str().unwrap_or("unknown").to_owned();
-            let outcome = text(&manifest["summary"]["outcome"]);
-            format!(
-                "{outcome}: run {}, finished {}",
-                text(&manifest["run_id"]),
-                text(&manifest["finished_at"])
-            )
-        }
-        None => format!("unfinished: there is no readable {MANIFEST}"),
-    }
+    let object = stores.open(&ObjectRef { uri, size_bytes: None, version: None }).ok()?;
+    let json = object.read_range(0..object.size_bytes()).ok()?;
+    let manifest: serde_json::Value = serde_json::from_slice(&json).ok()?;
+    let text = |value: &serde_json::Value| value.as_str().unwrap_or("unknown").to_owned();
+    let outcome = text(&manifest["summary"]["outcome"]);
+    Some(format!("{outcome}: run {}, finished {}", text(&manifest["run_id"]), text(&manifest["finished_at"])))
 }
 
 /// Hand the named columns of one part to `take`, some rows at a time.
@@ -132,15 +131,17 @@ fn read(
     part: &ObjectRef,
     columns: &[&str],
     mut take: impl FnMut(&RecordBatch),
-) -> anyhow::Result<()> {
-    let object = stores.open(part).map_err(Error::from)?;
-    let damaged = || format!("{} is not a readable Parquet file of this tool", part.uri);
-    let builder =
-        ParquetRecordBatchReaderBuilder::try_new(ColumnWindows::new(object)).with_context(damaged)?;
+) -> Result<(), SourceError> {
+    let object = stores.open(part)?;
+    let damaged = |message: String| SourceError::Uri { uri: part.uri.clone(), message };
+    let builder = ParquetRecordBatchReaderBuilder::try_new(ColumnWindows::new(object))
+        .map_err(|error| damaged(error.to_string()))?;
     let mask = ProjectionMask::columns(builder.parquet_schema(), columns.iter().copied());
-    for rows in builder.with_projection(mask).build().with_context(damaged)? {
-        let rows = rows.with_context(damaged)?;
-        anyhow::ensure!(columns.iter().all(|column| rows.column_by_name(column).is_some()), damaged());
+    for rows in builder.with_projection(mask).build().map_err(|error| damaged(error.to_string()))? {
+        let rows = rows.map_err(|error| damaged(error.to_string()))?;
+        if let Some(column) = columns.iter().find(|column| rows.column_by_name(column).is_none()) {
+            return Err(damaged(format!("has no column {column}, so it is no part of an output")));
+        }
         take(&rows);
     }
     Ok(())
@@ -190,38 +191,40 @@ impl Predictions {
         }
     }
 
-    fn print(&self) {
+    fn lines(&self) -> Vec<String> {
+        let mut lines = Vec::new();
         let share = |count: u64| count as f64 * 100.0 / self.rows.max(1) as f64;
-        println!("{} rows in {} parts", self.rows, self.parts);
-        println!("\nstatus");
+        lines.push(format!("{} rows in {} parts", self.rows, self.parts));
+        lines.push("\nstatus".to_owned());
         for (status, count) in by_count(&self.statuses) {
-            println!("  {status:<16} {count:>10}  {:>5.1}%", share(*count));
+            lines.push(format!("  {status:<16} {count:>10}  {:>5.1}%", share(*count)));
         }
         if !self.reasons.is_empty() {
-            println!("\nreasons");
+            lines.push("\nreasons".to_owned());
             for ((status, reason), count) in by_count(&self.reasons).into_iter().take(LISTED) {
-                println!("  {count:>10}  {status}: {reason}");
+                lines.push(format!("  {count:>10}  {status}: {reason}"));
             }
         }
         if !self.labels.is_empty() {
-            println!("\ntop labels {:>36} {:>14}", "rows", "mean score");
+            lines.push(format!("\ntop labels {:>36} {:>14}", "rows", "mean score"));
             let mut labels: Vec<_> = self.labels.iter().collect();
             labels.sort_by(|a, b| b.1.0.cmp(&a.1.0).then(a.0.cmp(b.0)));
             for (label, (count, sum)) in labels.into_iter().take(LISTED) {
-                println!("  {label:<32} {count:>12}  {:>12.3}", sum / *count as f64);
+                lines.push(format!("  {label:<32} {count:>12}  {:>12.3}", sum / *count as f64));
             }
-            println!("\ntop-1 scores");
+            lines.push("\ntop-1 scores".to_owned());
             for bar in histogram(&self.scores) {
                 let width = bar.rows * BAR_WIDTH / self.scores.len().max(1) as u64;
-                println!(
+                lines.push(format!(
                     "  {:>8.3} to {:<8.3} {:>10}  {}",
                     bar.from,
                     bar.to,
                     bar.rows,
                     "#".repeat(width as usize)
-                );
+                ));
             }
         }
+        lines
     }
 }
 

@@ -3,15 +3,14 @@
 use sluice::job::RunReport;
 use sluice::report::{Outcome, Summary};
 
-/// Print the summary to standard output.
-pub fn print(report: &RunReport, output: &str) {
-    for line in lines(&report.summary) {
-        println!("{line}");
-    }
+/// The summary of a run that wrote to `output`.
+pub fn text(report: &RunReport, output: &str) -> String {
+    let mut lines = lines(&report.summary);
     let output = output.trim_end_matches('/');
-    println!(
+    lines.push(format!(
         "output     {output}/predictions/*.parquet, {output}/batches/*.parquet, {output}/_manifest.json"
-    );
+    ));
+    lines.join("\n")
 }
 
 fn lines(summary: &Summary) -> Vec<String> {

@@ -132,7 +132,7 @@ fn the_message_of_a_caught_panic_is_kept() {
         (Box::new(5_i32), "no message"),
     ];
     for (panic, message) in cases {
-        assert_eq!(panic_message(&*panic), message);
+        assert_eq!(crate::error::panic_message(&*panic), message);
     }
 }
 

@@ -40,14 +40,19 @@ use self::geometry::{Geometry, Placement, Window};
 use self::jpeg_round_trip::JpegRoundTrip;
 use self::orientation::Orientation;
 use self::resample::{FirstPass, Resampler, Source};
-pub use self::stage::{run, thread_pool};
+pub use self::stage::{Ending, run, thread_pool};
 use self::tensor::TensorWriter;
 use crate::config::{self, Filter, PreprocessSection};
+use crate::error::panic_message;
 use crate::items::{ImageFormat, ImageHeader, PixelElement, Pixels, Rejected, Status};
 
 /// Memory a decoder may take for what is not pixels (profiles, texts, tables): far above what
 /// cameras and editors write, far below what a bomb needs.
 const MAX_METADATA_BYTES: NonZeroU64 = NonZeroU64::new(16 << 20).expect("not zero");
+
+/// Longest side of an image, in pixels: far beyond any camera's or scanner's. What resizing keeps
+/// for each pixel of a side (weights, a few rows) stays below 100 MB with it.
+const MAX_SIDE: u32 = 1 << 20;
 
 /// Turns encoded bytes into tensor rows; shared by all threads.
 #[derive(Debug)]
@@ -114,6 +119,10 @@ impl Request<'_> {
         let ImageHeader { width, height, .. } = header;
         if width == 0 || height == 0 {
             return Err(damaged(format!("image is {width}×{height} pixels, a side is zero")));
+        }
+        if width.max(height) > MAX_SIDE {
+            let error = format!("image is {width}×{height} pixels, limit is {MAX_SIDE} on a side");
+            return Err(Rejected::new(Status::TooLarge, error));
         }
         if u64::from(width) * u64::from(height) > self.max_pixels {
             let limit = match self.max_pixels {
@@ -271,12 +280,4 @@ fn rgb_bytes((width, height): (u32, u32)) -> usize {
 
 fn damaged(error: impl Into<String>) -> Rejected {
     Rejected::new(Status::DecodeError, error)
-}
-
-fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
-    panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("no message")
 }

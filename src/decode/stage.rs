@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
 
-use crate::flow::{Receiver, Sender, Slot, StageMeter, StopSignal, slot};
+use crate::flow::{Halt, Receiver, Sender, Slot, StageMeter, StopSignal, slot};
 use crate::items::{Decoded, DecodedImage, EncodedImage, RecordMeta, ShardEnd, ShardItem, ShardStream};
 
 use super::{Decoder, Scratch};
@@ -28,7 +28,7 @@ struct Shared {
 
 /// Threads to decode on. With `behind_engine` they only get the cores that inference leaves:
 /// batches are then decoded between two inferences rather than during one, where they would hold
-/// up one of its threads and the others would wait for that one, spinning.
+/// up one of its threads and the others would wait for that one.
 pub fn thread_pool(threads: usize, behind_engine: bool) -> Result<ThreadPool, ThreadPoolBuildError> {
     ThreadPoolBuilder::new()
         .num_threads(threads)
@@ -56,6 +56,17 @@ fn lower_priority() {
 #[cfg(target_os = "linux")]
 const BEHIND: i32 = 10;
 
+/// Why the stage took no further record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// No more arrived, or a neighbour is gone.
+    Dry,
+    /// As many were taken as were wanted.
+    Limited,
+    /// A drain was asked for while there may have been more.
+    Drained,
+}
+
 /// Decode everything that arrives, at most `limit` records, until the source ends, the receiver
 /// of `out` hangs up, or `stop` asks for a drain.
 pub fn run(
@@ -66,15 +77,18 @@ pub fn run(
     limit: Option<u64>,
     stop: &StopSignal,
     meter: &Arc<StageMeter>,
-) {
+) -> Ending {
     let scratch = (0..pool.current_num_threads()).map(|_| Mutex::default()).collect();
     let shared = Arc::new(Shared { decoder, scratch, meter: Arc::clone(meter) });
     let mut left = limit.unwrap_or(u64::MAX);
-    while left > 0
-        && let Some(stream) = streams.recv()
-    {
+    while left > 0 {
+        let stream = match streams.recv_unless(stop) {
+            Ok(_) if stop.is_draining() => return Ending::Drained,
+            Ok(stream) => stream,
+            Err(halt) => return halt.into(),
+        };
         if out.send(Slot::filled(Decoded::ShardStart(Arc::clone(&stream.shard)))).is_err() {
-            return;
+            return Ending::Dry;
         }
         stream.account.make_current();
         let mut taken = 0;
@@ -82,25 +96,33 @@ pub fn run(
             if left == 0 {
                 break ShardEnd { records: taken, damage: None };
             }
-            if stop.is_draining() {
-                return;
-            }
-            let image = match stream.items.recv() {
-                Some(ShardItem::Record(image)) => image,
-                Some(ShardItem::End(end)) => break end,
-                // the source failed and says why itself
-                None => return,
+            let image = match stream.items.recv_unless(stop) {
+                Ok(ShardItem::End(end)) => break end,
+                Ok(ShardItem::Record(_)) if stop.is_draining() => return Ending::Drained,
+                Ok(ShardItem::Record(image)) => image,
+                // a stream that ends without its mark: the source failed and says why itself
+                Err(halt) => return halt.into(),
             };
             let (filler, reserved) = slot();
             if out.send(reserved).is_err() {
-                return;
+                return Ending::Dry;
             }
             let shared = Arc::clone(&shared);
             pool.spawn(move || filler.fill(shared.meter.busy(|| shared.decode(image))));
             (left, taken) = (left - 1, taken + 1);
         };
         if out.send(Slot::filled(Decoded::ShardEnd(end))).is_err() {
-            return;
+            return Ending::Dry;
+        }
+    }
+    Ending::Limited
+}
+
+impl From<Halt> for Ending {
+    fn from(halt: Halt) -> Self {
+        match halt {
+            Halt::Ended => Self::Dry,
+            Halt::Stopped => Self::Drained,
         }
     }
 }

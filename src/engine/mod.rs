@@ -80,6 +80,7 @@ pub fn run(
         // a full return queue means that enough buffers are in circulation; this one is freed
         let _ = used_buffers.try_send(pixels);
         meter.add_items(1);
+        tracing::trace!(batch_id, rows, compute_ms = inference.compute.as_secs_f64() * 1e3, "batch scored");
         let timing = timing(&inference, taken_at - sealed_at, started_at, false);
         let outcome = Outcome { batch_id: batch_id as i64, rows, scores: inference.scores, timing };
         filler.fill(Inferred { entries, outcome: Some(outcome) });

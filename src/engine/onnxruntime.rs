@@ -13,7 +13,7 @@ use ort::value::{Outlet, TensorElementType, TensorRef, ValueType};
 use crate::config::Layout;
 use crate::error::EngineError;
 use crate::items::{BatchShape, PixelElement, Pixels};
-use crate::plan::Plan;
+use crate::plan::{Plan, threads_or_cores};
 
 use super::runtime_library;
 use super::{Engine, Inference};
@@ -36,7 +36,7 @@ impl OnnxRuntime {
         let path = &plan.model.path;
         std::fs::File::open(path).map_err(|source| EngineError::ModelFile { path: path.clone(), source })?;
         let environment = runtime_library::open()?;
-        let session = open_session(&environment, path, plan.engine.threads)
+        let session = open_session(&environment, path, threads_or_cores(plan.engine.threads))
             .map_err(|error| EngineError::Load { path: path.clone(), message: error.to_string() })?;
         let mismatch = |message| EngineError::Mismatch { path: path.clone(), message };
 

@@ -6,13 +6,22 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use crossbeam_channel::{TryRecvError, TrySendError};
+use crossbeam_channel::{TryRecvError, TrySendError, select};
 
-use super::StageMeter;
+use super::{StageMeter, StopSignal};
 
 /// The other end is gone: the neighbour finished or failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Disconnected;
+
+/// Why there is no further item.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Halt {
+    /// The channel is empty and no sender is left.
+    Ended,
+    /// A drain was asked for while the channel was empty.
+    Stopped,
+}
 
 /// Sending end; waiting for room counts as the sending stage's `blocked` time.
 #[derive(Debug)]
@@ -66,11 +75,21 @@ impl<T> Receiver<T> {
         self.meter.add_starved(start.elapsed());
         item.ok()
     }
-}
 
-impl<T> Clone for Sender<T> {
-    fn clone(&self) -> Self {
-        Self { inner: self.inner.clone(), meter: Arc::clone(&self.meter) }
+    /// The next item, waiting for it no longer than until `stop` asks for a drain.
+    pub fn recv_unless(&self, stop: &StopSignal) -> Result<T, Halt> {
+        match self.inner.try_recv() {
+            Ok(item) => return Ok(item),
+            Err(TryRecvError::Disconnected) => return Err(Halt::Ended),
+            Err(TryRecvError::Empty) => {}
+        }
+        let start = Instant::now();
+        let item = select! {
+            recv(self.inner) -> item => item.map_err(|_| Halt::Ended),
+            recv(stop.asked()) -> _ => Err(Halt::Stopped),
+        };
+        self.meter.add_starved(start.elapsed());
+        item
     }
 }
 
@@ -97,6 +116,23 @@ mod tests {
             std::iter::from_fn(|| rx.recv()).collect::<Vec<_>>()
         });
         assert_eq!(received, (0..100).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_waiting_receiver_learns_of_a_drain() {
+        let (tx, rx) = pair(1);
+        let stop = StopSignal::default();
+        tx.send(1).expect("room");
+        assert!(!stop.is_draining());
+        let waited = std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| (rx.recv_unless(&stop), rx.recv_unless(&stop)));
+            stop.clone().drain();
+            waiting.join().expect("no panic")
+        });
+        assert_eq!(waited, (Ok(1), Err(Halt::Stopped)));
+        assert!(stop.is_draining());
+        drop(tx);
+        assert_eq!(rx.recv_unless(&stop), Err(Halt::Ended));
     }
 
     #[test]

@@ -13,7 +13,7 @@ mod slot;
 mod stop;
 
 pub use budget::{Account, Budget, BudgetLimits, Permit};
-pub use channel::{Disconnected, Receiver, Sender, channel};
+pub use channel::{Disconnected, Halt, Receiver, Sender, channel};
 pub use meter::{StageMeter, StageShare};
 pub use slot::{Filler, Slot, slot};
 pub use stop::StopSignal;

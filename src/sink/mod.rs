@@ -5,7 +5,8 @@
 //!
 //! - A part is handed to the store when its shard has ended, never before; uploads overlap with
 //!   the next shards' rows, at most [`PENDING_PARTS`] of them.
-//! - A shard whose end never comes (the run was interrupted) leaves no part.
+//! - A shard whose end never comes (the run was interrupted, or has failed) leaves no part.
+//! - A run that fails leaves the parts of shards that had ended, and nothing else.
 
 use crate::error::SinkError;
 use crate::flow::{Receiver, Slot, StageMeter};
@@ -19,8 +20,7 @@ mod schema;
 mod upload;
 
 pub use output::{MANIFEST, Output, SUCCESS};
-pub use parquet_sink::{PENDING_PARTS, ParquetSink, RunIdentity};
-pub use rows::microseconds;
+pub use parquet_sink::{PARTS_BYTES, PENDING_PARTS, ParquetSink, RunIdentity};
 pub use schema::{BATCHES, PREDICTIONS, SCHEMA_VERSION};
 
 use crate::report::OutputReport;
@@ -35,19 +35,23 @@ pub trait Sink: Send {
 
     /// Everything has been accepted: make it durable.
     fn finish(self: Box<Self>) -> Result<OutputReport, SinkError>;
+
+    /// The run has failed and says why itself: let what is whole appear, and nothing else.
+    fn abandon(self: Box<Self>);
 }
 
-/// Feed the sink until the pipeline hangs up; the report comes from [`Sink::finish`].
+/// Feed the sink until the pipeline hangs up. Whether that was the end of the input or of a run
+/// that has failed is known to the caller, who finishes or abandons the sink.
 pub fn run(
     mut sink: Box<dyn Sink>,
     inferred: &Receiver<Slot<Inferred>>,
     meter: &StageMeter,
-) -> Result<OutputReport, SinkError> {
+) -> Result<Box<dyn Sink>, SinkError> {
     while let Some(slot) = inferred.recv() {
-        // a vacant slot: an engine failed and says why itself; what is whole is still finished
+        // a vacant slot: an engine failed and says why itself
         let Some(inferred) = slot.wait(meter) else { break };
         meter.add_items(inferred.entries.len() as u64);
         meter.busy(|| sink.accept(inferred))?;
     }
-    meter.busy(|| sink.finish())
+    Ok(sink)
 }

@@ -14,11 +14,16 @@ use super::Sink;
 use super::output::Output;
 use super::part::{PartWriter, PendingPart};
 use super::rows::{BatchRows, PredictionRows, RunColumns};
-use super::schema::{BATCHES, PREDICTIONS, SCHEMA_VERSION};
+use super::schema::{BATCHES, PREDICTIONS, ROW_GROUP_BYTES, SCHEMA_VERSION};
+use super::upload::UPLOAD_BYTES;
 
 /// Finished parts that may wait for the store's acknowledgement. A bucket takes some 100 ms for
 /// it; eight in flight keep shards of 20 images flowing at 1,500 images/s.
 pub const PENDING_PARTS: usize = 8;
+
+/// The most that parts hold in memory: the one being written, the run's batches part, those being
+/// stored, and the row groups that the first two are encoding.
+pub const PARTS_BYTES: u64 = (PENDING_PARTS as u64 + 3) * UPLOAD_BYTES + 2 * ROW_GROUP_BYTES as u64;
 
 /// Rows collected before they are encoded, so that the encoder works on columns, not on cells.
 const ROWS_PER_ENCODE: usize = 1024;
@@ -200,6 +205,14 @@ impl Sink for ParquetSink {
         self.report.unfinished_shard = self.open.map(|part| part.shard.name.clone());
         Ok(self.report)
     }
+
+    fn abandon(mut self: Box<Self>) {
+        while !self.pending.is_empty() {
+            if let Err(error) = self.await_oldest_part() {
+                tracing::warn!(%error, "a finished part was not stored");
+            }
+        }
+    }
 }
 
 impl ParquetSink {
@@ -209,8 +222,8 @@ impl ParquetSink {
     }
 }
 
-/// One name per shard, whichever run writes it: the shard's place in the input keeps the parts in
-/// order, the hash of its name keeps two shards apart.
+/// One name per shard, in every run over the same input: the shard's place in it keeps the parts
+/// in order, the hash of its name keeps two shards apart.
 fn part_name(shard: &ShardRef) -> String {
     let hash = hex(&Sha256::digest(&shard.name));
     format!("predictions/part-{:06}-{}.parquet", shard.index, &hash[..12])

@@ -18,7 +18,7 @@ pub const SCHEMA_VERSION: &str = "1";
 /// Rows of a row group, and its encoded bytes: enough for readers to skip by statistics and to
 /// read in parallel, little enough that a writer's buffer stays small beside the pixel queues.
 const ROW_GROUP_ROWS: usize = 131_072;
-const ROW_GROUP_BYTES: usize = 16 << 20;
+pub const ROW_GROUP_BYTES: usize = 16 << 20;
 
 /// `predictions/part-*.parquet`: one row per input record.
 pub static PREDICTIONS: LazyLock<SchemaRef> = LazyLock::new(|| {

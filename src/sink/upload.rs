@@ -30,6 +30,15 @@ const PIECES_WAITING: usize = 4;
 /// 5 MiB that S3 demands of a part.
 const PART_BYTES: usize = 8 << 20;
 
+/// Parts of one object on their way at once. One stream to a bucket carries tens of MB/s, and a
+/// GPU's scores for 5,000 images/s with a thousand classes make no more than 20.
+const PARTS_IN_FLIGHT: usize = 1;
+
+/// The most that one upload holds: pieces handed over and one being filled, a part being filled,
+/// and parts on their way.
+pub const UPLOAD_BYTES: u64 =
+    ((PIECES_WAITING + 2) * PIECE_BYTES + (1 + PARTS_IN_FLIGHT) * PART_BYTES) as u64;
+
 /// What was stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stored {
@@ -129,7 +138,7 @@ async fn store_pieces(
     path: Path,
     mut pieces: mpsc::Receiver<Piece>,
 ) -> object_store::Result<Stored> {
-    let mut writer = BufWriter::with_capacity(store, path, PART_BYTES);
+    let mut writer = BufWriter::with_capacity(store, path, PART_BYTES).with_max_concurrency(PARTS_IN_FLIGHT);
     let (mut bytes, mut sha256) = (0, Sha256::new());
     while let Some(piece) = pieces.recv().await {
         match piece {

@@ -19,6 +19,9 @@ const BUFFER_BYTES: usize = 64 << 10;
 /// by default. A frame header may ask for up to 2 TiB, which nothing in an image shard justifies.
 const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 
+/// The most that decompression holds.
+pub(super) const WINDOW_BYTES: u64 = 1 << ZSTD_WINDOW_LOG_MAX;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Compression {
     None,

@@ -13,7 +13,7 @@ use crate::items::{ImageFormat, ShardFormat};
 use super::compression::{Compression, decompressed};
 use super::{tfrecord, webdataset};
 
-/// First bytes that [`detect`] wants to see. A zstd frame gives nothing before its first block of
+/// First bytes that [`by_bytes`] wants to see. A zstd frame gives nothing before its first block of
 /// up to 128 KiB is whole.
 pub const SNIFF_BYTES: u64 = 256 << 10;
 
@@ -24,11 +24,6 @@ pub enum ObjectKind {
     Shard(ShardFormat),
     /// A list of loose images.
     Manifest,
-}
-
-/// By the name, else by the first bytes.
-pub fn detect(name: &str, head: &[u8]) -> Option<ObjectKind> {
-    by_name(name).or_else(|| by_bytes(head).map(ObjectKind::Shard))
 }
 
 /// By the extension, in any case: `.tfrecord` and `.tfrecords` (also followed by a shard number

@@ -3,7 +3,8 @@
 //! Comes in: the entries of a virtual shard. Goes out: one record for each, in their order.
 //!
 //! - What is wrong with one object (gone, denied, replaced since it was listed, named impossibly)
-//!   is that record's reason; a store that fails ends the shard.
+//!   is that record's reason; a bucket or disk that fails ends the shard. Web servers are as many
+//!   as a manifest names, so whatever one of them answers is the record's own trouble.
 //! - An object over the size limit is told by its headers and not downloaded.
 
 use std::collections::VecDeque;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use object_store::path::Path;
 use object_store::{GetOptions, ObjectStore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 
 use crate::error::{ReadError, SourceError, StorageError};
@@ -20,7 +22,7 @@ use crate::items::{ManifestEntry, RawRecord, Rejected, Status};
 
 use super::format::{image_content, too_large};
 use super::object::strong_tag;
-use super::store::Stores;
+use super::store::{StoreKind, Stores};
 
 /// Requests under way. Each is a round trip of some 50 ms to a bucket, so 32 make about 600 images
 /// a second for each shard that is read; a local disk is busy with fewer.
@@ -28,10 +30,7 @@ const REQUESTS_IN_FLIGHT: usize = 32;
 
 /// Bytes that may be under way or waiting for their turn: as much as 32 photos of 2 MiB. The next
 /// image in line is always fetched, so the most a shard holds is this and one image more.
-pub const BYTES_IN_FLIGHT: u64 = 64 << 20;
-
-/// What an object of unknown size, as a manifest lists them, counts for.
-const ASSUMED_BYTES: u64 = BYTES_IN_FLIGHT / REQUESTS_IN_FLIGHT as u64;
+pub(super) const BYTES_IN_FLIGHT: u64 = 64 << 20;
 
 /// The images of one virtual shard.
 pub(super) struct FileRecords {
@@ -39,13 +38,16 @@ pub(super) struct FileRecords {
     entries: std::vec::IntoIter<ManifestEntry>,
     /// Entries in order, the first one being waited for.
     in_flight: VecDeque<InFlight>,
-    in_flight_bytes: u64,
+    /// Bytes that may still be fetched ahead.
+    room: Arc<Semaphore>,
     max_image_bytes: u64,
 }
 
 struct InFlight {
     entry: ManifestEntry,
-    counted_bytes: u64,
+    kind: Option<StoreKind>,
+    /// Told when it is the first in line, which waits for no room.
+    turn: Arc<Notify>,
     answer: Answer,
 }
 
@@ -58,35 +60,43 @@ enum Answer {
 }
 
 enum Fetched {
-    Bytes(Bytes),
-    TooLarge { image_bytes: u64 },
+    /// With the room they take, if they were fetched ahead.
+    Bytes(Bytes, Option<OwnedSemaphorePermit>),
+    TooLarge {
+        image_bytes: u64,
+    },
 }
 
 impl FileRecords {
     pub fn new(stores: Stores, entries: Vec<ManifestEntry>, max_image_bytes: u64) -> Self {
         let entries = entries.into_iter();
-        Self { stores, entries, in_flight: VecDeque::new(), in_flight_bytes: 0, max_image_bytes }
+        let room = Arc::new(Semaphore::new(BYTES_IN_FLIGHT as usize));
+        Self { stores, entries, in_flight: VecDeque::new(), room, max_image_bytes }
     }
 
     /// The next image; `None` at the end.
     pub fn next_record(&mut self) -> Result<Option<RawRecord>, ReadError> {
         self.request_ahead();
-        let Some(InFlight { entry, counted_bytes, answer }) = self.in_flight.pop_front() else {
+        let Some(InFlight { entry, kind, turn, answer }) = self.in_flight.pop_front() else {
             return Ok(None);
         };
-        self.in_flight_bytes -= counted_bytes;
+        turn.notify_one();
         let content = match answer {
             Answer::Rejected(rejected) => Err(rejected),
             Answer::Failed(error) => return Err(error.into()),
             Answer::Coming(task) => {
                 let fetched = self.stores.runtime().block_on(task).unwrap_or_else(|error| Err(error.into()));
                 match fetched {
-                    Ok(Fetched::Bytes(bytes)) => image_content(bytes, self.max_image_bytes),
+                    Ok(Fetched::Bytes(bytes, room)) => {
+                        drop(room);
+                        image_content(bytes, self.max_image_bytes)
+                    }
                     Ok(Fetched::TooLarge { image_bytes }) => {
                         Err(too_large(image_bytes, self.max_image_bytes))
                     }
                     Err(source) => match object_fault(&source) {
                         Some(what) => Err(unreadable(&entry, what)),
+                        None if kind == Some(StoreKind::Http) => Err(unreadable(&entry, &cause(&source))),
                         None => return Err(StorageError { uri: entry.object.uri, source }.into()),
                     },
                 }
@@ -98,37 +108,36 @@ impl FileRecords {
 
     fn request_ahead(&mut self) {
         while self.in_flight.len() < REQUESTS_IN_FLIGHT {
-            let Some(next) = self.entries.as_slice().first() else { return };
-            let size = next.object.size_bytes.unwrap_or(ASSUMED_BYTES).min(self.max_image_bytes);
-            if !self.in_flight.is_empty() && self.in_flight_bytes + size > BYTES_IN_FLIGHT {
-                return;
-            }
             let Some(entry) = self.entries.next() else { return };
-            let answer = self.request(&entry);
-            self.in_flight_bytes += size;
-            self.in_flight.push_back(InFlight { entry, counted_bytes: size, answer });
+            let request = self.request(entry);
+            self.in_flight.push_back(request);
         }
     }
 
-    fn request(&self, entry: &ManifestEntry) -> Answer {
+    fn request(&self, entry: ManifestEntry) -> InFlight {
+        let turn = Arc::new(Notify::new());
+        let settled = |entry, answer| InFlight { entry, kind: None, turn: Arc::new(Notify::new()), answer };
         if let Some(size) = entry.object.size_bytes
             && size > self.max_image_bytes
         {
-            return Answer::Rejected(too_large(size, self.max_image_bytes));
+            return settled(entry, Answer::Rejected(too_large(size, self.max_image_bytes)));
         }
         let location = match self.stores.resolve(&entry.object.uri) {
             Ok(location) => location,
-            Err(SourceError::Storage(error)) => return Answer::Failed(error),
+            Err(SourceError::Storage(error)) => return settled(entry, Answer::Failed(error)),
             Err(error) => {
-                return Answer::Rejected(Rejected::new(Status::ReadError, error.to_string()));
+                let rejected = Rejected::new(Status::ReadError, error.to_string());
+                return settled(entry, Answer::Rejected(rejected));
             }
         };
         let options = GetOptions {
             if_match: entry.object.version.as_deref().and_then(strong_tag),
             ..GetOptions::default()
         };
-        let fetch = fetch(location.store, location.path, options, self.max_image_bytes);
-        Answer::Coming(self.stores.runtime().spawn(fetch))
+        let gate = Gate { room: Arc::clone(&self.room), turn: Arc::clone(&turn) };
+        let fetch = fetch(location.store, location.path, options, self.max_image_bytes, gate);
+        let answer = Answer::Coming(self.stores.runtime().spawn(fetch));
+        InFlight { entry, kind: Some(location.kind), turn, answer }
     }
 }
 
@@ -143,17 +152,46 @@ impl Drop for FileRecords {
     }
 }
 
+/// Between an object's headers, which tell its size, and its bytes.
+struct Gate {
+    room: Arc<Semaphore>,
+    turn: Arc<Notify>,
+}
+
+impl Gate {
+    /// Wait for room for `bytes`, or for their turn. Without the exception the first in line could
+    /// wait for room that only those behind it hold.
+    async fn pass(self, bytes: u64) -> Option<OwnedSemaphorePermit> {
+        tokio::select! {
+            room = self.room.acquire_many_owned(u32::try_from(bytes).unwrap_or(u32::MAX)) => room.ok(),
+            () = self.turn.notified() => None,
+        }
+    }
+}
+
 async fn fetch(
     store: Arc<dyn ObjectStore>,
     path: Path,
     options: GetOptions,
     max_image_bytes: u64,
+    gate: Gate,
 ) -> object_store::Result<Fetched> {
     let answer = store.get_opts(&path, options).await?;
-    if answer.meta.size > max_image_bytes {
-        return Ok(Fetched::TooLarge { image_bytes: answer.meta.size });
+    let image_bytes = answer.meta.size;
+    if image_bytes > max_image_bytes {
+        return Ok(Fetched::TooLarge { image_bytes });
     }
-    Ok(Fetched::Bytes(answer.bytes().await?))
+    let room = gate.pass(image_bytes).await;
+    Ok(Fetched::Bytes(answer.bytes().await?, room))
+}
+
+/// The last word of a chain of errors: what was answered, or why nothing was.
+fn cause(error: &object_store::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    cause.to_string()
 }
 
 fn unreadable(entry: &ManifestEntry, what: &str) -> Rejected {
@@ -254,16 +292,37 @@ mod tests {
     }
 
     #[test]
-    fn large_images_are_not_fetched_together() {
+    fn images_wait_for_room_and_the_first_in_line_does_not() {
         let (_runtime, stores) = local_stores();
-        let size = BYTES_IN_FLIGHT / 2;
-        let entries = (0..9).map(|n| entry(format!("/no/{n}.jpg"), Some(size), None)).collect();
-        let mut reader = FileRecords::new(stores, entries, size);
-        let mut found = 0;
-        while reader.next_record().expect("row").is_some() {
-            assert!(reader.in_flight.len() <= 2);
-            found += 1;
+        let folder = tempfile::tempdir().expect("folder");
+        let names: Vec<_> = (0..9).map(|n| format!("{}/{n}.jpg", folder.path().display())).collect();
+        for name in &names {
+            std::fs::write(name, [7; 10]).expect("write");
         }
-        assert_eq!(found, 9);
+        // room for none, for one and a half, for all
+        for room in [5, 15, 1000] {
+            let entries = names.iter().map(|name| entry(name.clone(), None, None)).collect();
+            let mut reader = FileRecords::new(stores.clone(), entries, 10);
+            reader.room = Arc::new(Semaphore::new(room));
+            for name in &names {
+                let record = reader.next_record().expect("no storage error").expect("a record");
+                assert_eq!((&record.image_id, record.content), (name, Ok(Bytes::from_static(&[7; 10]))));
+            }
+            assert_eq!(reader.room.available_permits(), room, "all room is given back");
+        }
+    }
+
+    #[test]
+    fn a_web_server_that_does_not_answer_costs_its_records_only() {
+        let (_runtime, stores) = local_stores();
+        let folder = tempfile::tempdir().expect("folder");
+        let here = format!("{}/a.jpg", folder.path().display());
+        std::fs::write(&here, b"image").expect("write");
+        // a name that never resolves, by RFC 2606
+        let entries =
+            vec![entry("https://nobody.invalid/a.jpg".to_owned(), None, None), entry(here, None, None)];
+        let found = read(&stores, entries, 10);
+        assert_eq!(found[0].content.as_ref().expect_err("no server").status, Status::ReadError);
+        assert_eq!(found[1].content, Ok(Bytes::from_static(b"image")));
     }
 }

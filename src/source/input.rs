@@ -170,6 +170,29 @@ impl Earlier {
     }
 }
 
+/// The first of the inputs `uris` whose listing descends into `folder`, if one does.
+///
+/// # Errors
+/// As [`super::list_shards`] has them.
+pub fn input_around<'a>(
+    stores: &Stores,
+    uris: &'a [String],
+    folder: &Location,
+) -> Result<Option<&'a str>, SourceError> {
+    for uri in uris {
+        let input = Input::find(stores, uri)?;
+        let descends = match &input.shape {
+            Shape::Object(_) => false,
+            Shape::Folder => true,
+            Shape::Glob(glob) => glob.max_depth.is_none(),
+        };
+        if descends && with_slash(folder.id()).starts_with(&input.base_id()) {
+            return Ok(Some(uri));
+        }
+    }
+    Ok(None)
+}
+
 fn is_hidden(part: &str) -> bool {
     part.starts_with(['.', '_'])
 }
@@ -221,6 +244,27 @@ mod tests {
             let input =
                 Input::find(&stores, &format!("{}/{pattern}", folder.path().display())).expect(pattern);
             assert_eq!(input.takes(name), expected, "{pattern} {name}");
+        }
+    }
+
+    #[test]
+    fn an_input_around_a_folder_is_told_from_one_beside_it() {
+        let (_runtime, stores) = local_stores();
+        let folder = tempfile::tempdir().expect("folder");
+        let at = |name: &str| format!("{}/{name}", folder.path().display());
+        std::fs::create_dir(at("photos")).expect("folder");
+        for (input, output, around) in [
+            ("photos", "photos/out", true),
+            ("photos/", "photos", true),
+            ("photos/**/*.jpg", "photos/out/today", true),
+            ("photos", "photos-scored", false),
+            ("photos", "out", false),
+            ("photos/*.jpg", "photos/out", false),
+        ] {
+            let uris = [at(input)];
+            let folder = stores.resolve(&at(output)).expect("a path");
+            let found = input_around(&stores, &uris, &folder).expect("they exist");
+            assert_eq!(found.is_some(), around, "{input}, {output}");
         }
     }
 

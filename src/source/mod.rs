@@ -37,13 +37,18 @@ mod tfrecord;
 mod webdataset;
 
 pub use column_windows::ColumnWindows;
-pub use detect::{ObjectKind, SNIFF_BYTES, detect};
-/// What one shard reader holds at the most, beside the record it is putting together: loose images
-/// under way. TFRecord and tar take less; Parquet takes twice the page size that the file's writer
-/// chose, which is not bounded here.
-pub use files::BYTES_IN_FLIGHT as READER_BYTES;
+pub use detect::{ObjectKind, SNIFF_BYTES};
 pub use format::{ReadOptions, Records, open_shard};
+pub use input::input_around;
 pub use listing::{ShardList, list_shards};
 pub use object::{Object, ObjectReader};
 pub use read_ahead::{ReadAhead, run};
 pub use store::{Location, StoreKind, Stores};
+
+/// What one shard reader holds at the most, beside the record it is putting together: loose images
+/// under way, or what has arrived of a container and a zstd window. Parquet takes twice the page
+/// size that the file's writer chose, which is not bounded here.
+pub const READER_BYTES: u64 = {
+    let container = object::BYTES_IN_FLIGHT + compression::WINDOW_BYTES;
+    if files::BYTES_IN_FLIGHT > container { files::BYTES_IN_FLIGHT } else { container }
+};

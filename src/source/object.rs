@@ -32,6 +32,9 @@ const READ_BYTES: u64 = 2 << 20;
 /// read ahead.
 const READS_IN_FLIGHT: usize = 3;
 
+/// What one reader holds of an object's bytes.
+pub(super) const BYTES_IN_FLIGHT: u64 = (READS_IN_FLIGHT as u64 + 1) * READ_BYTES;
+
 /// A readable object of known size. Cheap to clone; clones share the memory of a failed read.
 #[derive(Clone)]
 pub struct Object {

@@ -29,7 +29,7 @@ pub struct ReadAhead {
 }
 
 /// One shard for one reader thread.
-struct Job {
+struct Assignment {
     shard: Arc<ShardRef>,
     items: Sender<ShardItem>,
     account: Account,
@@ -47,7 +47,7 @@ pub fn run(
 ) -> Result<(), SourceError> {
     let budget = Budget::new(bounds.budget);
     // a rendezvous: a shard is handed over only when a reader is free to start on it
-    let (jobs, next_job) = crossbeam_channel::bounded::<Job>(0);
+    let (jobs, next_job) = crossbeam_channel::bounded::<Assignment>(0);
     std::thread::scope(|scope| {
         let readers: Vec<_> = (0..bounds.readers)
             .map(|_| {
@@ -69,7 +69,7 @@ pub fn run(
             // the wait for room in a stream is its reader's; many readers are one stage
             let (items, stream) = channel(bounds.records_per_shard, meter, decode_meter);
             let account = budget.account();
-            let job = Job { shard: Arc::clone(&shard), items, account: account.clone() };
+            let job = Assignment { shard: Arc::clone(&shard), items, account: account.clone() };
             if out.send(ShardStream { shard, items: stream, account }).is_err() || jobs.send(job).is_err() {
                 break;
             }
@@ -85,7 +85,7 @@ pub fn run(
 
 /// Read one shard to its end. Nobody listening any more is not an error: the run is ending.
 fn read_shard(
-    job: &Job,
+    job: &Assignment,
     open: &impl Fn(&ShardRef) -> Result<Records, ReadError>,
     meter: &StageMeter,
 ) -> Result<(), SourceError> {
@@ -112,7 +112,7 @@ fn read_shard(
         Err(ReadError::Storage(error)) => return Err(error.into()),
     }
     if let Some(reason) = &damage {
-        tracing::warn!(shard = job.shard.name, records = record_index, reason, "shard is damaged");
+        tracing::error!(shard = job.shard.name, records = record_index, reason, "shard is damaged");
         let rejected = Rejected::new(Status::CorruptRecord, reason.clone());
         let record = RawRecord { image_id: record_index.to_string(), content: Err(rejected) };
         if admit(job, record, record_index, meter).is_err() {
@@ -126,16 +126,50 @@ fn read_shard(
     Ok(())
 }
 
-fn admit(job: &Job, record: RawRecord, record_index: u64, meter: &StageMeter) -> Result<(), Disconnected> {
-    let bytes = record.content.as_ref().map_or(0, |content| content.len() as u64);
+/// Longest `image_id` and `error`, bytes: the longest name an object can have in any bucket. What
+/// data claims to be a name must not fill the queues.
+const MAX_TEXT_BYTES: usize = 1024;
+
+/// `text` as far as it may go, with an ellipsis where it was cut.
+fn cut(mut text: String) -> String {
+    if text.len() > MAX_TEXT_BYTES {
+        text.truncate(text.floor_char_boundary(MAX_TEXT_BYTES - '…'.len_utf8()));
+        text.push('…');
+        text.shrink_to_fit();
+    }
+    text
+}
+
+fn admit(
+    job: &Assignment,
+    record: RawRecord,
+    record_index: u64,
+    meter: &StageMeter,
+) -> Result<(), Disconnected> {
+    let RawRecord { image_id, content } = record;
+    let content = content.map_err(|rejected| Rejected { error: cut(rejected.error), ..rejected });
+    let bytes = content.as_ref().map_or(0, |content| content.len() as u64);
     let permit = job.account.acquire(bytes).ok_or(Disconnected)?;
     job.items.send(ShardItem::Record(EncodedImage {
         shard: Arc::clone(&job.shard),
         record_index,
-        image_id: record.image_id,
-        content: record.content,
+        image_id: cut(image_id),
+        content,
         permit,
     }))?;
     meter.add_items(1);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_texts_are_cut_between_characters() {
+        assert_eq!(cut("x".repeat(MAX_TEXT_BYTES)), "x".repeat(MAX_TEXT_BYTES));
+        let long = cut("ä".repeat(MAX_TEXT_BYTES));
+        assert_eq!(long.len(), MAX_TEXT_BYTES - 1, "{long}");
+        assert!(long.ends_with("ä…"));
+    }
 }

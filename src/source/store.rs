@@ -175,10 +175,17 @@ impl Stores {
             return Ok(opened.clone());
         }
         let opened = address.connect().map_err(|source| StorageError { uri: address.uri.clone(), source })?;
+        if open.len() >= MAX_OPEN {
+            open.clear();
+        }
         open.insert(address.root.clone(), opened.clone());
         Ok(opened)
     }
 }
+
+/// Stores that are remembered: far more than a job has buckets. A manifest may name any number of
+/// web servers; they are opened again when their turn comes again.
+const MAX_OPEN: usize = 256;
 
 /// Which service a root belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -48,11 +48,13 @@ pub(super) struct TfRecords<R> {
     stream: Stream<R>,
     options: ReadOptions,
     next_index: u64,
+    /// Whether it was said that records lack the id that the pipeline asks for.
+    told_missing_id: bool,
 }
 
 impl<R: Read> TfRecords<R> {
     pub fn new(reader: R, options: ReadOptions) -> Self {
-        Self { stream: Stream::new(reader), options, next_index: 0 }
+        Self { stream: Stream::new(reader), options, next_index: 0, told_missing_id: false }
     }
 
     /// The next record; `None` at the end.
@@ -97,7 +99,7 @@ impl<R: Read> TfRecords<R> {
         Ok(Some(self.parse(index, data.into())))
     }
 
-    fn parse(&self, index: u64, data: Bytes) -> RawRecord {
+    fn parse(&mut self, index: u64, data: Bytes) -> RawRecord {
         let example = match Example::decode(data) {
             Ok(example) => example,
             Err(error) => {
@@ -111,6 +113,13 @@ impl<R: Read> TfRecords<R> {
             Some(key) => text(key),
             None => DEFAULT_ID_KEYS.into_iter().find_map(text),
         };
+        if let (Some(key), None, false) = (&self.options.id_key, &id, self.told_missing_id) {
+            tracing::warn!(
+                record = index,
+                "no feature {key} as input.id_key asks; the record's index is its id"
+            );
+            self.told_missing_id = true;
+        }
         let key = self.options.image_key.as_deref().unwrap_or(DEFAULT_IMAGE_KEY);
         let image = features.get(key).and_then(|feature| feature.bytes_list.as_ref()?.value.first());
         let content = match image {

@@ -49,12 +49,12 @@ fn shard(index: u64) -> ShardRef {
     ShardRef { index, name: format!("shard-{index}"), format: ShardFormat::Files, content }
 }
 
-/// The smallest image there is: 1 × 1 GIF, black.
+/// One black pixel.
 fn image() -> bytes::Bytes {
-    let mut gif = Vec::new();
+    let mut bmp = Vec::new();
     let pixel = image::RgbImage::new(1, 1);
-    pixel.write_to(&mut std::io::Cursor::new(&mut gif), image::ImageFormat::Bmp).expect("an image in memory");
-    gif.into()
+    pixel.write_to(&mut std::io::Cursor::new(&mut bmp), image::ImageFormat::Bmp).expect("an image in memory");
+    bmp.into()
 }
 
 /// Fails or panics when its turn comes; scores are zero otherwise.
@@ -123,6 +123,8 @@ impl Sink for GatedSink {
     fn finish(self: Box<Self>) -> Result<OutputReport, SinkError> {
         Ok(OutputReport::default())
     }
+
+    fn abandon(self: Box<Self>) {}
 }
 
 struct Run {

@@ -4,9 +4,13 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::process::Stdio;
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
 
 use parquet::file::reader::{FileReader, SerializedFileReader};
+use rustix::process::{Pid, Signal, kill_process};
 use support::*;
 
 fn statuses(rows: &[Row]) -> BTreeMap<&str, usize> {
@@ -130,7 +134,7 @@ fn every_part_has_the_same_schema_also_an_empty_and_an_all_failed_one() {
                 SerializedFileReader::new(file).expect("Parquet").metadata().file_metadata().clone();
             let footer = metadata.key_value_metadata().expect("a footer");
             let keys: Vec<_> = footer.iter().map(|pair| pair.key.as_str()).collect();
-            for key in ["sluice.schema_version", "sluice.plan_sha256"] {
+            for key in ["sluice.schema_version", "sluice.plan_sha256", "sluice.run_id"] {
                 assert!(keys.contains(&key), "{key} is not in the footer: {keys:?}");
             }
             metadata.schema_descr().root_schema().clone()
@@ -184,7 +188,7 @@ fn a_broken_record_checksum_costs_one_row_and_a_broken_length_the_rest() {
 }
 
 #[test]
-fn a_huge_header_is_too_large_and_nothing_is_allocated_for_it() {
+fn a_huge_header_is_too_large() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &[("huge".into(), huge_png(60_000, 60_000)), ("good".into(), png(1))]);
     assert_code(&bench.run("out", &["--set", "output.max_error_rate=0.5"]), 0);
@@ -237,7 +241,7 @@ fn exit_codes_tell_what_is_wrong_before_anything_is_written() {
     let labels = format!("model.labels={}", bench.path("labels.txt").display());
     let cases: [(&[&str], i32, &str); 9] = [
         (&["--set", "engine.batchsize=3"], 2, "unknown key engine.batchsize, did you mean batch_size?"),
-        (&["--set", "engine.batch_size=0"], 2, "engine.batch_size: must be at least 1"),
+        (&["--set", "engine.batch_size=0"], 2, "engine.batch_size: is 0, must lie between 1 and 65536"),
         (&["--input", "nowhere/*.tar"], 3, "nowhere"),
         (&["--input", "missing.tar"], 3, "missing.tar"),
         (&["--set", "model.path=/no/model.onnx"], 4, "/no/model.onnx"),
@@ -251,9 +255,7 @@ fn exit_codes_tell_what_is_wrong_before_anything_is_written() {
         let output = bench.run(&out, args);
         assert_code(&output, code);
         assert!(stderr(&output).contains(words), "{args:?} said:\n{}", stderr(&output));
-        assert!(
-            !bench.path(&out).join("predictions").exists() && !bench.path(&out).join("_SUCCESS").exists()
-        );
+        assert!(!bench.path(&out).exists(), "{args:?} left an output");
     }
 }
 
@@ -279,10 +281,8 @@ fn a_missing_onnx_runtime_is_an_error_that_names_it() {
     assert!(stderr(&output).contains("/no/lib.so"), "{}", stderr(&output));
 }
 
-#[test]
-fn an_interrupt_drains_what_is_in_flight_and_says_so_by_its_exit_code() {
-    let bench = Bench::new();
-    // shards enough that the run cannot be over before the signal, and small enough to end some
+/// A run over so many shards that it cannot be over before `ready` parts of it are there.
+fn started(bench: &Bench, ready: usize) -> Child {
     for shard in 0..400 {
         write_tar(&bench.path(&format!("in/{shard:03}.tar")), &images(shard * 50, 50));
     }
@@ -292,24 +292,115 @@ fn an_interrupt_drains_what_is_in_flight_and_says_so_by_its_exit_code() {
         .stdout(Stdio::piped())
         .spawn()
         .expect("starts");
-    let predictions = bench.path("out/predictions");
-    while parts(&predictions).iter().filter(|part| part.extension().is_some_and(|e| e == "parquet")).count()
-        < 3
-    {
+    while whole_parts(bench).len() < ready {
         assert!(running.try_wait().expect("a child").is_none(), "the run ended before it was interrupted");
         std::thread::yield_now();
     }
-    let kill = std::process::Command::new("kill").args(["-INT", &running.id().to_string()]).status();
-    assert!(kill.expect("kill exists").success());
-    let output = running.wait_with_output().expect("a child");
-    assert_code(&output, 130);
+    running
+}
 
-    assert!(!bench.path("out/_SUCCESS").exists());
-    let manifest = bench.manifest("out");
-    assert_eq!(manifest["summary"]["outcome"], "interrupted");
-    let rows = bench.rows("out");
-    assert_eq!(manifest["summary"]["rows"], rows.len());
-    assert!(rows.len() >= 150 && rows.len().is_multiple_of(50) && rows.iter().all(|row| row.status == "ok"));
+/// Predictions as an analyst's `*.parquet` finds them.
+fn whole_parts(bench: &Bench) -> Vec<PathBuf> {
+    let mut parts = parts(&bench.path("out/predictions"));
+    parts.retain(|part| part.extension().is_some_and(|extension| extension == "parquet"));
+    parts
+}
+
+fn send(signal: Signal, to: &Child) {
+    kill_process(Pid::from_child(to), signal).expect("the child is there");
+}
+
+#[test]
+fn a_signal_drains_what_is_in_flight_and_says_so_by_its_exit_code() {
+    for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
+        let bench = Bench::new();
+        let running = started(&bench, 3);
+        send(signal, &running);
+        let output = running.wait_with_output().expect("a child");
+        assert_code(&output, code);
+
+        assert!(!bench.path("out/_SUCCESS").exists());
+        let manifest = bench.manifest("out");
+        assert_eq!(manifest["summary"]["outcome"], "interrupted");
+        let rows = bench.rows("out");
+        assert_eq!(manifest["summary"]["rows"], rows.len());
+        assert!(rows.len() >= 150 && rows.len().is_multiple_of(50));
+        assert!(rows.iter().all(|row| row.status == "ok"));
+    }
+}
+
+#[test]
+fn a_second_signal_leaves_at_once() {
+    let bench = Bench::new();
+    // a server that takes the connection and never answers
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let uri = format!("http://{}/a.tar", silent.local_addr().expect("an address"));
+    let mut running = bench
+        .command("run", "out", &["--input", &uri])
+        .stderr(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("starts");
+    let (_connection, _) = silent.accept().expect("the run asks for its input");
+    send(Signal::INT, &running);
+    let mut log = BufReader::new(running.stderr.take().expect("piped"));
+    let mut line = String::new();
+    while !line.contains("once more leaves at once") {
+        line.clear();
+        assert_ne!(log.read_line(&mut line).expect("a log"), 0, "the first signal ended the run");
+    }
+    send(Signal::INT, &running);
+    assert_eq!(running.wait().expect("a child").code(), Some(130));
+}
+
+#[test]
+fn a_killed_run_leaves_whole_parts_and_no_mark_of_success() {
+    let bench = Bench::new();
+    let mut running = started(&bench, 20);
+    running.kill().expect("the child is there");
+    running.wait().expect("a child");
+    assert!(!bench.path("out/_SUCCESS").exists() && !bench.path("out/_manifest.json").exists());
+    let parts = whole_parts(&bench);
+    assert!(parts.len() >= 20);
+    for part in parts {
+        let file = fs::File::open(&part).expect("part");
+        let rows = SerializedFileReader::new(file).expect("whole").metadata().file_metadata().num_rows();
+        assert_eq!(rows, 50, "{}", part.display());
+    }
+}
+
+#[test]
+fn an_input_that_matches_nothing_leaves_the_output_free_for_the_next_try() {
+    let bench = Bench::new();
+    write_tar(&bench.path("in/a.tar"), &images(0, 2));
+    for input in ["in/*.typo", "in/none.tar"] {
+        assert_code(&bench.run("out", &["--input", input]), 3);
+    }
+    assert!(!bench.path("out").exists());
+    assert_code(&bench.run("out", &[]), 0);
+}
+
+#[test]
+fn a_shard_that_is_not_wanted_any_more_may_be_missing() {
+    let bench = Bench::new();
+    write_tar(&bench.path("in/a.tar"), &images(0, 8));
+    let inputs = ["--input", "in/a.tar", "--input", "in/*.typo", "--limit", "3"];
+    assert_code(&bench.run("out", &inputs), 0);
+    assert_eq!(bench.rows("out").len(), 3);
+}
+
+#[test]
+fn an_output_inside_its_input_or_in_place_of_a_file_is_refused() {
+    let bench = Bench::new();
+    write_tar(&bench.path("in/a.tar"), &images(0, 2));
+    fs::write(bench.path("file"), b"x").expect("write");
+    for (output, args, words) in
+        [("in/out", &["--input", "in"][..], "lies inside the input"), ("file", &[], "is a file")]
+    {
+        let refused = bench.run(output, args);
+        assert_code(&refused, 6);
+        assert!(stderr(&refused).contains(words), "{}", stderr(&refused));
+    }
 }
 
 #[test]
