@@ -103,12 +103,13 @@ class Reference:
     `overrides` are `section.key=value`, as for `sluice run --set`.
     """
 
-    def __init__(self, pipeline, overrides=()):
+    def __init__(self, pipeline, overrides=(), session_options=None):
         settings = read_pipeline(pipeline, overrides)
         self.folder = Path(pipeline).parent
         self.preprocess = settings["preprocess"]
         self.model = settings["model"]
         self.batch_size = settings.get("engine", {}).get("batch_size", 32)
+        self._session_options = session_options
         self._session = None
 
     @property
@@ -116,7 +117,7 @@ class Reference:
         """ONNX Runtime with the model, loaded when first needed."""
         if self._session is None:
             self._session = onnxruntime.InferenceSession(
-                self.folder / self.model["path"], providers=["CPUExecutionProvider"]
+                self.folder / self.model["path"], self._session_options, providers=["CPUExecutionProvider"]
             )
         return self._session
 

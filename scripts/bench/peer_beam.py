@@ -5,7 +5,8 @@
 
 One worker runs inside this process, several are processes of their own; both are Beam's Python
 runner (FnApiRunner). RunInference loads the model before the first image is read, so the seconds
-reported hold neither that nor Beam's start.
+reported hold neither that nor Beam's start. ONNX Runtime keeps its defaults: the handler takes session
+options, and Beam 2.77 cannot pickle them.
 """
 
 import os

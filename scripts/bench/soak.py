@@ -174,6 +174,8 @@ def main():
     print(metered.markdown(["input", "images", "peak RSS MB", "images/s", "wall s"], rows), end="\n\n")
     verdicts = [[demand, figure, "met" if met else "NOT MET"] for demand, figure, met in demands]
     print(metered.markdown(["demand", "figure", ""], verdicts))
+    if not all(met for _, _, met in demands):
+        sys.exit("a demand is not met")
 
 
 if __name__ == "__main__":
