@@ -5,6 +5,7 @@
 #   scripts/bench.sh [--images 640] [--rounds 3]
 set -euo pipefail
 cd "$(dirname "$0")/.."
+PATH=$PATH:$HOME/.cargo/bin # where rustup puts cargo
 
 scripts/setup.sh --peers --beam
 cargo build --release --locked

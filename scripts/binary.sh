@@ -2,5 +2,5 @@
 # binary.sh debug|release: where cargo puts the sluice binary of that profile.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-target=$(cargo metadata --format-version 1 --no-deps --locked | python3 -c 'import json, sys; print(json.load(sys.stdin)["target_directory"])')
+target=$(cargo metadata --format-version 1 --no-deps --locked | .deps/venv/bin/python -c 'import json, sys; print(json.load(sys.stdin)["target_directory"])')
 echo "$target/$1/sluice"

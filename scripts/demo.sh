@@ -3,6 +3,7 @@
 # with EfficientNet-Lite0, and shows what came out. A second run takes seconds.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+PATH=$PATH:$HOME/.cargo/bin # where rustup puts cargo
 
 scripts/setup.sh
 cargo build --release --locked

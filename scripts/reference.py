@@ -3,7 +3,7 @@
 
     scripts/reference.py PIPELINE IMAGE... --json OUT [--set section.key=value]...
 
-What sluice must agree with: the plain Python that its users would write, nothing of sluice in it.
+What sluice must agree with: the plain Python that its users would write.
 
 - Reads [preprocess], [model] and engine.batch_size of the pipeline file; ignores the other keys.
 - Resizing is Pillow's: `stretch` is Image.resize, `cover` is torchvision's Resize and CenterCrop,

@@ -58,13 +58,15 @@ setup_build() {
     command -v cmake >/dev/null || missing+=(cmake)
     command -v nasm >/dev/null || missing+=(nasm)
     if ((${#missing[@]})); then install_packages "${missing[@]}"; fi
-    command -v cargo >/dev/null || say "note: cargo is not on the PATH; sluice needs Rust 1.92 or later (rustup.rs)"
+    command -v cargo >/dev/null || [[ -x $HOME/.cargo/bin/cargo ]] ||
+        fail "there is no cargo: sluice needs Rust 1.92 or later, from https://rustup.rs"
 }
 
 # --- Python ------------------------------------------------------------------------------------
 
 need_python() {
     if ! "$PYTHON" -c 'import venv, ensurepip' 2>/dev/null; then install_packages python3 python3-venv; fi
+    "$PYTHON" -c 'import venv, ensurepip' || fail "$PYTHON has no venv: install $(basename "$PYTHON")-venv"
     "$PYTHON" -c "import sys; sys.exit(sys.version_info < (3, $1))" ||
         fail "needs Python 3.$1 or later, $PYTHON is $("$PYTHON" -V); name another: PYTHON=python3.12 scripts/setup.sh"
 }
@@ -72,10 +74,12 @@ need_python() {
 # environment DIR REQUIREMENTS MINOR: a virtual environment of Python 3.MINOR or later with what the
 # file lists. The copy of the file inside says that all of it is there.
 environment() {
-    local dir=$1 list=$2
-    if [[ -x $dir/bin/python ]] && cmp -s "$list" "$dir/$(basename "$list")"; then return; fi
+    local dir=$1 list=$2 works="import sys, pip; sys.exit(sys.version_info < (3, $3))"
+    # another Python than before: what was installed is not there for it
+    if [[ -e $dir ]] && ! "$dir/bin/python" -c "$works" 2>/dev/null; then rm -rf "$dir"; fi
+    if cmp -s "$list" "$dir/$(basename "$list")"; then return; fi
     need_python "$3"
-    if ! "$dir/bin/python" -m pip --version >/dev/null 2>&1; then "$PYTHON" -m venv --clear "$dir"; fi
+    if [[ ! -e $dir ]]; then "$PYTHON" -m venv "$dir"; fi
     say "installing $list into $dir"
     "$dir/bin/python" -m pip install --quiet --disable-pip-version-check \
         --require-hashes --only-binary :all: -r "$list" || download_failed "$list"

@@ -5,6 +5,7 @@
 #   scripts/soak.sh [--parts many large shards] [--images 20000] [--tar-gb 2] [--rounds 3]
 set -euo pipefail
 cd "$(dirname "$0")/.."
+PATH=$PATH:$HOME/.cargo/bin # where rustup puts cargo
 
 scripts/setup.sh --peers
 cargo build --release --locked

@@ -3,6 +3,7 @@
 # analysts open it, and all tests.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+PATH=$PATH:$HOME/.cargo/bin # where rustup puts cargo
 
 scripts/setup.sh --peers
 

@@ -140,7 +140,6 @@ impl Drop for Permit {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     const LIMITS: BudgetLimits = BudgetLimits { current_bytes: 10, ahead_bytes: 4 };
 
@@ -152,12 +151,14 @@ mod tests {
 
     /// Whether `account` gets `bytes` only after `release`.
     fn waits_for(account: &Account, bytes: u64, release: impl FnOnce()) -> bool {
-        let (tx, rx) = crossbeam_channel::bounded(1);
+        let fits = {
+            let state = account.shared.lock();
+            state.admits(state.accounts[&account.id].current, bytes, account.shared.limits)
+        };
         std::thread::scope(|scope| {
-            scope.spawn(|| tx.send(account.acquire(bytes)));
-            let early = rx.recv_timeout(Duration::from_millis(20)).is_ok();
+            let waiting = scope.spawn(|| account.acquire(bytes));
             release();
-            !early && rx.recv().is_ok_and(|permit| permit.is_some())
+            !fits && waiting.join().expect("no panic").is_some()
         })
     }
 

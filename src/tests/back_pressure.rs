@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use sluice::config::{Filter, Fit, PreprocessSection, Resize};
@@ -32,8 +32,11 @@ const BOUNDS: Bounds = Bounds {
     sink_queue: 5,
 };
 
-/// Long enough for any thread to take its next step, on a loaded machine too.
+/// Long enough for a thread that has room to take one more step.
 const QUIET: Duration = Duration::from_millis(500);
+
+/// Long enough for the queues to fill, on any machine.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn preprocess() -> PreprocessSection {
     let resize = Resize { width: 2, height: 2, fit: Fit::Stretch, filter: Filter::Nearest };
@@ -165,17 +168,26 @@ fn meters() -> Meters {
     Meters::new(BOUNDS.look_ahead + 1, THREADS, 1)
 }
 
-/// The source's count once it has stopped changing.
-fn settled(meters: &Meters, never: &Receiver<()>) -> u64 {
-    let mut before = u64::MAX;
-    loop {
-        let now = meters.source.items();
-        if now == before {
-            return now;
-        }
-        before = now;
-        assert_eq!(never.recv_timeout(QUIET), Err(RecvTimeoutError::Timeout));
+/// See the source admit `expected` records, and then no more.
+fn assert_stops_at(expected: u64, meters: &Meters) {
+    let start = Instant::now();
+    while meters.source.items() < expected && start.elapsed() < PATIENCE {
+        std::thread::yield_now();
     }
+    let (_alive, never) = bounded::<()>(0);
+    assert_eq!(never.recv_timeout(QUIET), Err(RecvTimeoutError::Timeout));
+    assert_eq!(meters.source.items(), expected);
+}
+
+/// What the flow holds while its sink stands still.
+fn held_records() -> u64 {
+    // in batches: one in the sink's hand, a full sink queue, one in the batch stage's hand
+    let batches = 1 + BOUNDS.sink_queue + 1;
+    // beyond them: a full queue of decoded records and one in the dispatcher's hand
+    let decoding = BOUNDS.decode_slots + 1;
+    // and a full stream for the shard being decoded and for each one read ahead
+    let streams = (BOUNDS.look_ahead + 1) * BOUNDS.records_per_shard;
+    (batches * BATCH_SIZE + decoding + streams) as u64
 }
 
 #[test]
@@ -193,15 +205,7 @@ fn a_stalled_sink_admits_exactly_what_the_queues_hold() {
     let meters = meters();
     std::thread::scope(|scope| {
         let running = scope.spawn(|| run.go(&meters));
-        let (_alive, never) = bounded(0);
-        // in batches: one in the sink's hand, a full sink queue, one in the batch stage's hand
-        let batches = 1 + BOUNDS.sink_queue + 1;
-        // beyond them: a full queue of decoded records and one in the dispatcher's hand
-        let decoding = BOUNDS.decode_slots + 1;
-        // and a full stream for the shard being decoded and for each one read ahead
-        let streams = (BOUNDS.look_ahead + 1) * BOUNDS.records_per_shard;
-        let expected = (batches * BATCH_SIZE + decoding + streams) as u64;
-        assert_eq!(settled(&meters, &never), expected);
+        assert_stops_at(held_records(), &meters);
         drop(gate_holder);
         running.join().expect("no panic").expect("the run ends well");
     });
@@ -225,8 +229,7 @@ fn a_drain_finishes_what_was_admitted_and_takes_no_more() {
     let meters = meters();
     std::thread::scope(|scope| {
         let running = scope.spawn(|| run.go(&meters));
-        let (_alive, never) = bounded(0);
-        settled(&meters, &never);
+        assert_stops_at(held_records(), &meters);
         stop.drain();
         drop(gate_holder);
         running.join().expect("no panic").expect("a drained run ends well");
@@ -307,12 +310,10 @@ fn streams_hold_no_more_bytes_than_their_budget() {
                 })))
             })
         });
-        let (_alive, never) = bounded(0);
-        let admitted = settled(meters, &never);
         // decoded images give their bytes back; the current shard's last ones still hold theirs,
         // one in the dispatcher's hand and the rest in the stream
         let decoded = (1 + BOUNDS.sink_queue + 1) * BATCH_SIZE + BOUNDS.decode_slots;
-        assert_eq!(admitted, decoded as u64 + current + ahead);
+        assert_stops_at(decoded as u64 + current + ahead, meters);
         drop(gate_holder);
         running.join().expect("no panic").expect("the run ends well");
     });
