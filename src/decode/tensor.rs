@@ -50,7 +50,7 @@ impl TensorWriter {
         }
     }
 
-    fn arrange<T: Copy + Default>(
+    fn arrange<T: Copy>(
         &self,
         rgb: &[u8],
         place: Placement,
@@ -63,7 +63,9 @@ impl TensorWriter {
         let covered = (kept_width, kept_height) == (width, height);
         let [first, second, third] = self.order;
         let rgb_rows = rgb.chunks_exact(kept_width * 3);
-        let mut row = vec![T::default(); width * height * 3];
+        // filled by hand: memory that an allocator zeroes comes as fresh pages, at a fault each
+        let mut row = Vec::with_capacity(width * height * 3);
+        row.resize(width * height * 3, bars[0]);
         match self.layout {
             Layout::Nhwc => {
                 if !covered {
