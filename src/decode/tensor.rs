@@ -50,12 +50,7 @@ impl TensorWriter {
         }
     }
 
-    fn arrange<T: Copy>(
-        &self,
-        rgb: &[u8],
-        place: Placement,
-        value: impl Fn(usize, u8) -> T,
-    ) -> Vec<T> {
+    fn arrange<T: Copy>(&self, rgb: &[u8], place: Placement, value: impl Fn(usize, u8) -> T) -> Vec<T> {
         let (width, height) = (self.size.0 as usize, self.size.1 as usize);
         let (kept_width, kept_height) = (place.window.kept.0 as usize, place.window.kept.1 as usize);
         let (left, top) = (place.at.0 as usize, place.at.1 as usize);

@@ -5,6 +5,7 @@
 //! binary starts, and says what is missing, where there is no ONNX Runtime at all.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use ort::environment::Environment;
 
@@ -13,19 +14,28 @@ use crate::error::EngineError;
 /// Where `scripts/setup.sh` puts the library, below the repository's root.
 const FOLDER: &str = ".deps/onnxruntime";
 
-/// Open ONNX Runtime; the environment keeps it open.
+/// The process's environment: ONNX Runtime allows one, and keeps it until the end.
+static ENVIRONMENT: Mutex<Option<Environment>> = Mutex::new(None);
+
+/// Open ONNX Runtime, or use what this process has opened already.
 pub fn open() -> Result<Environment, EngineError> {
+    // nothing panics while it holds the lock
+    let mut opened = ENVIRONMENT.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(environment) = &*opened {
+        return Ok(environment.clone());
+    }
     let path = find(std::env::var_os("ORT_DYLIB_PATH").map(PathBuf::from), &search_roots())
         .map_err(EngineError::RuntimeMissing)?;
     let fail = |error: &dyn std::fmt::Display| {
         EngineError::RuntimeMissing(format!("cannot use ONNX Runtime at {}: {error}", path.display()))
     };
     tracing::debug!(path = %path.display(), "opening ONNX Runtime");
-    ort::init_from(&path)
+    let environment = ort::init_from(&path)
         .map_err(|error| fail(&error))?
         .with_name("sluice")
         .build()
-        .map_err(|error| fail(&error))
+        .map_err(|error| fail(&error))?;
+    Ok(opened.insert(environment).clone())
 }
 
 /// The current folder and the executable's, each with all folders above it.
@@ -64,6 +74,13 @@ fn library_in(folder: &Path) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_process_opens_it_as_often_as_it_has_jobs() {
+        for _ in 0..2 {
+            open().expect("scripts/setup.sh has put ONNX Runtime in place");
+        }
+    }
 
     #[test]
     fn a_missing_library_says_what_to_run() {
