@@ -51,10 +51,10 @@ fn lower_priority() {
     }
 }
 
-/// Steps of niceness: a tenth of the time where both want a core. Inference wins whenever it has
-/// something to do, and decoding still gets on beside other programs.
+/// Steps of niceness, as many as there are: where both want a core decoding gets a seventieth of it.
+/// Programs in other sessions or containers are not affected, for niceness counts among neighbours.
 #[cfg(target_os = "linux")]
-const BEHIND: i32 = 10;
+const BEHIND: i32 = 19;
 
 /// Why the stage took no further record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
