@@ -4,7 +4,7 @@
 #   scripts/setup.sh [--with PART]... [--peers] [--beam]
 #
 #   --with PART   only this part, and what it needs; may be repeated
-#       build         cmake, nasm and a C compiler, from the distribution
+#       build         cmake, nasm, libclang and a C compiler, from the distribution
 #       onnxruntime   .deps/onnxruntime/libonnxruntime.so.1.31.1
 #       python        .deps/venv, with numpy and onnx
 #       models        .deps/models/{open-nsfw,efficientnet-lite0}.onnx
@@ -57,6 +57,8 @@ setup_build() {
     command -v cc >/dev/null && command -v make >/dev/null || missing+=(build-essential)
     command -v cmake >/dev/null || missing+=(cmake)
     command -v nasm >/dev/null || missing+=(nasm)
+    compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null || ldconfig -p | grep 'libclang[-.]' >/dev/null ||
+        missing+=(libclang-dev) # TensorRT's headers are read when sluice is built
     if ((${#missing[@]})); then install_packages "${missing[@]}"; fi
     command -v cargo >/dev/null || [[ -x $HOME/.cargo/bin/cargo ]] ||
         fail "there is no cargo: sluice needs Rust 1.92 or later, from https://rustup.rs"

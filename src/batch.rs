@@ -7,13 +7,13 @@
 //!   exception: [`MAX_WAITING_ENTRIES`].)
 //! - An entry leaves in the batch that was open when it came, so order is kept; entries before
 //!   the first row of a batch need not wait for it.
-//! - Buffers come back from the engine and are used again.
+//! - Buffers come from a pool that the engine has made, and go back to it.
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use crate::flow::{Disconnected, Receiver, Sender, Slot, StageMeter, slot};
-use crate::items::{Batch, BatchJob, BatchShape, Decoded, Entry, Inferred, Pixels};
+use crate::items::{Batch, BatchBuffer, BatchJob, BatchShape, Decoded, Entry, Inferred, Pixels, PixelsMut};
 
 /// Entries that may wait in one batch for its rows. Only a flood of rejected records gets there;
 /// a record's entry takes some 300 bytes, with the longest id and reason 2 kB, so this bounds the
@@ -26,7 +26,7 @@ pub struct Batcher {
     shape: BatchShape,
     next_id: u64,
     entries: Vec<Entry>,
-    pixels: Option<Pixels>,
+    pixels: Option<Box<dyn BatchBuffer>>,
     rows: usize,
 }
 
@@ -35,17 +35,23 @@ impl Batcher {
         Self { shape, next_id: 0, entries: Vec::new(), pixels: None, rows: 0 }
     }
 
-    /// Take one item; a batch comes out when it completes one. `buffer` gives the pixels of a new
-    /// batch, of this batcher's shape; their contents do not matter.
+    /// Whether taking `item` needs a buffer for a new batch.
+    pub fn needs_buffer(&self, item: &Decoded) -> bool {
+        self.pixels.is_none() && matches!(item, Decoded::Image(_))
+    }
+
+    /// Take one item; a batch comes out when it completes one. `buffer` is for the pixels of a new
+    /// batch, of this batcher's shape, whatever it contains; it is there where one is needed.
     ///
     /// # Panics
     /// If a row has another length or element type than the shape says: the decoder and the
-    /// engine were set up from different plans.
-    pub fn push(&mut self, item: Decoded, buffer: impl FnOnce() -> Pixels) -> Option<Batch> {
+    /// engine were set up from different plans. If a buffer is needed and missing.
+    pub fn push(&mut self, item: Decoded, buffer: Option<Box<dyn BatchBuffer>>) -> Option<Batch> {
         let entry = match item {
             Decoded::Image(image) => {
-                let pixels = self.pixels.get_or_insert_with(buffer);
-                copy_row(&image.pixels, pixels, self.rows, self.shape.row_elements);
+                self.pixels = self.pixels.take().or(buffer);
+                let pixels = self.pixels.as_mut().expect("a new batch comes with a buffer");
+                copy_row(&image.pixels, pixels.pixels_mut(), self.rows, self.shape.row_elements);
                 self.rows += 1;
                 Entry::Scored(image.meta)
             }
@@ -69,22 +75,23 @@ impl Batcher {
         let rows = std::mem::take(&mut self.rows);
         let id = (rows > 0).then_some(self.next_id);
         self.next_id += u64::from(rows > 0);
-        let mut pixels = self.pixels.take().unwrap_or(Pixels::U8(Vec::new()));
+        let mut pixels = self.pixels.take();
         let used = rows * self.shape.row_elements;
-        match &mut pixels {
-            Pixels::U8(pixels) => pixels[used..].fill(0),
-            Pixels::F32(pixels) => pixels[used..].fill(0.0),
+        match pixels.as_mut().map(|pixels| pixels.pixels_mut()) {
+            Some(PixelsMut::U8(pixels)) => pixels[used..].fill(0),
+            Some(PixelsMut::F32(pixels)) => pixels[used..].fill(0.0),
+            None => {}
         }
         let entries = std::mem::take(&mut self.entries);
         Batch { id, pixels, rows, entries, sealed_at: Instant::now() }
     }
 }
 
-fn copy_row(row: &Pixels, batch: &mut Pixels, index: usize, row_elements: usize) {
+fn copy_row(row: &Pixels, batch: PixelsMut<'_>, index: usize, row_elements: usize) {
     let place = index * row_elements..(index + 1) * row_elements;
     match (row, batch) {
-        (Pixels::U8(row), Pixels::U8(batch)) => batch[place].copy_from_slice(row),
-        (Pixels::F32(row), Pixels::F32(batch)) => batch[place].copy_from_slice(row),
+        (Pixels::U8(row), PixelsMut::U8(batch)) => batch[place].copy_from_slice(row),
+        (Pixels::F32(row), PixelsMut::F32(batch)) => batch[place].copy_from_slice(row),
         _ => panic!("a decoded row and the batch buffer have different element types"),
     }
 }
@@ -94,7 +101,7 @@ pub fn run(
     input: &Receiver<Slot<Decoded>>,
     to_engine: &Sender<BatchJob>,
     to_sink: &Sender<Slot<Inferred>>,
-    used_buffers: &crossbeam_channel::Receiver<Pixels>,
+    buffers: &crossbeam_channel::Receiver<Box<dyn BatchBuffer>>,
     shape: BatchShape,
     meter: &Arc<StageMeter>,
 ) -> Result<(), Disconnected> {
@@ -110,7 +117,10 @@ pub fn run(
     };
     while let Some(slot) = input.recv() {
         let decoded = slot.wait(meter).ok_or(Disconnected)?;
-        let buffer = || used_buffers.try_recv().unwrap_or_else(|_| shape.zeros());
+        // the pool holds one more buffer than the queue and the engines can, so this never waits
+        // for longer than an engine takes to give one back
+        let buffer = batcher.needs_buffer(&decoded).then(|| buffers.recv()).transpose();
+        let buffer = buffer.map_err(|_| Disconnected)?;
         if let Some(batch) = meter.busy(|| batcher.push(decoded, buffer)) {
             hand_on(batch)?;
         }
@@ -122,8 +132,8 @@ pub fn run(
 mod tests {
     use super::*;
     use crate::items::{
-        DecodedImage, PixelElement, RecordMeta, Rejected, ShardContent, ShardEnd, ShardFormat, ShardRef,
-        Status,
+        DecodedImage, PixelElement, PixelsRef, RecordMeta, Rejected, ShardContent, ShardEnd, ShardFormat,
+        ShardRef, Status,
     };
     use proptest::prelude::*;
 
@@ -181,7 +191,7 @@ mod tests {
                 expected.push(format!("end {}", records.len()));
                 // stale contents of a used buffer must not show
                 batches.extend(items.into_iter().filter_map(|item| {
-                    batcher.push(item, || Pixels::U8(vec![255; batch_size * 2]))
+                    batcher.push(item, Some(Box::new(Pixels::U8(vec![255; batch_size * 2]))))
                 }));
             }
             batches.extend(batcher.finish());
@@ -196,7 +206,9 @@ mod tests {
                 prop_assert!(batch.rows == batch_size || id + 1 == scored.len());
                 let rows = batch.entries.iter().filter(|entry| matches!(entry, Entry::Scored(_))).count();
                 prop_assert_eq!(rows, batch.rows);
-                let Pixels::U8(pixels) = &batch.pixels else { panic!("element type changed") };
+                let Some(PixelsRef::U8(pixels)) = batch.pixels.as_ref().map(|pixels| pixels.pixels()) else {
+                    panic!("element type changed")
+                };
                 prop_assert_eq!(pixels.len(), batch_size * 2);
                 for (row, pixels) in pixels.chunks(2).enumerate() {
                     let value = if row < batch.rows { serial = serial.wrapping_add(1); serial } else { 0 };
@@ -212,13 +224,14 @@ mod tests {
         let mut batcher = Batcher::new(shape);
         let shard = shard(0);
         let image = DecodedImage { meta: meta(&shard, 0), pixels: Pixels::F32(vec![1.0]) };
-        assert!(batcher.push(Decoded::Image(image), || shape.zeros()).is_none());
+        assert!(batcher.push(Decoded::Image(image), Some(Box::new(shape.zeros()))).is_none());
         let sealed = (1..=MAX_WAITING_ENTRIES as u64).find_map(|record| {
             let rejected = Rejected::new(Status::Empty, "empty");
-            batcher.push(Decoded::Rejected(meta(&shard, record), rejected), || shape.zeros())
+            batcher.push(Decoded::Rejected(meta(&shard, record), rejected), None)
         });
         let batch = sealed.expect("sealed at the bound");
         assert_eq!((batch.rows, batch.entries.len()), (1, MAX_WAITING_ENTRIES));
-        assert_eq!(batch.pixels, Pixels::F32(vec![1.0, 0.0, 0.0, 0.0]));
+        let pixels = batch.pixels.expect("there is a row");
+        assert_eq!(pixels.pixels(), PixelsRef::F32(&[1.0, 0.0, 0.0, 0.0]));
     }
 }

@@ -250,11 +250,25 @@ pub struct EngineSection {
     pub batch_size: usize,
     /// Compute threads of the CPU provider; 0 is one for each core.
     pub threads: usize,
+    /// GPUs to run on, one engine for each.
+    pub devices: Devices,
+    /// Batches that one GPU works on at once, each in an execution context of its own.
+    pub lanes: usize,
+    /// Whether the CPU may do what a GPU provider cannot. The manifest tells what really ran.
+    pub allow_fallback: bool,
 }
 
 impl Default for EngineSection {
     fn default() -> Self {
-        Self { kind: EngineKind::Onnxruntime, provider: Provider::Cpu, batch_size: 32, threads: 0 }
+        Self {
+            kind: EngineKind::Onnxruntime,
+            provider: Provider::Cpu,
+            batch_size: 32,
+            threads: 0,
+            devices: Devices::default(),
+            lanes: 2,
+            allow_fallback: false,
+        }
     }
 }
 
@@ -263,6 +277,28 @@ impl Default for EngineSection {
 #[serde(rename_all = "lowercase")]
 pub enum EngineKind {
     Onnxruntime,
+    Tensorrt,
+}
+
+/// `engine.devices`: `"all"`, or a list of ordinals.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Devices {
+    All(AllDevices),
+    List(Vec<usize>),
+}
+
+/// The word for every GPU that CUDA shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AllDevices {
+    All,
+}
+
+impl Default for Devices {
+    fn default() -> Self {
+        Self::List(vec![0])
+    }
 }
 
 /// `engine.provider`: where ONNX Runtime runs the model.
@@ -270,6 +306,23 @@ pub enum EngineKind {
 #[serde(rename_all = "lowercase")]
 pub enum Provider {
     Cpu,
+    Cuda,
+    /// The plugin provider that brings TensorRT-RTX along.
+    #[serde(rename = "tensorrt-rtx")]
+    TensorrtRtx,
+    /// The provider of datacenter TensorRT 10.
+    Tensorrt,
+}
+
+impl Provider {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::Cuda => "cuda",
+            Self::TensorrtRtx => "tensorrt-rtx",
+            Self::Tensorrt => "tensorrt",
+        }
+    }
 }
 
 /// `[output]`.

@@ -93,10 +93,27 @@ pub enum EngineError {
     Load { path: PathBuf, message: String },
     #[error("the model {path} does not fit the pipeline: {message}")]
     Mismatch { path: PathBuf, message: String },
+    #[error("ONNX Runtime's provider {provider} cannot be used: {message}")]
+    Provider { provider: &'static str, message: String },
+    #[error("GPU {ordinal} has too little memory for batches of {batch_size}: {advice} ({message})")]
+    Memory { ordinal: usize, batch_size: usize, message: String, advice: String },
+    #[error("{device}: {message}")]
+    Device { device: String, message: String },
+    #[error("the engine {path} cannot be used here: {message}; build it again with sluice build-engine")]
+    Passport { path: PathBuf, message: String },
+    #[error("cannot keep engines: {message}")]
+    Cache { message: String },
     #[error("the warm-up batch of {batch_size} rows failed: {message}")]
     WarmUp { batch_size: usize, message: String },
     #[error("inference failed on batch {batch_id}: {message}")]
     Inference { batch_id: u64, message: String },
+}
+
+impl EngineError {
+    /// Whether a GPU or its provider cannot be had, as opposed to a model that cannot be used.
+    pub(crate) fn is_for_want_of_a_gpu(&self) -> bool {
+        matches!(self, Self::RuntimeMissing(_) | Self::Provider { .. })
+    }
 }
 
 /// Output could not be written, or must not be.

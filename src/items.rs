@@ -230,13 +230,60 @@ pub struct RecordMeta {
     pub header: Option<ImageHeader>,
 }
 
-/// Pixels of one image, or of one whole batch, in the element type the engine asked for.
+/// Pixels of one image, or of one whole batch on the heap, in the element type the engine asked for.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Pixels {
-    /// Resized and cropped, channel order and layout applied, not normalised.
+    /// Resized and cropped, not normalised.
     U8(Vec<u8>),
     /// Resized, cropped and normalised: `(pixel * scale - mean) / std`.
     F32(Vec<f32>),
+}
+
+/// Pixels to read.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum PixelsRef<'a> {
+    U8(&'a [u8]),
+    F32(&'a [f32]),
+}
+
+impl<'a> PixelsRef<'a> {
+    /// The RGB bytes of a batch whose engine asked for them.
+    pub(crate) fn rgb(self) -> Result<&'a [u8], String> {
+        match self {
+            Self::U8(rgb) => Ok(rgb),
+            Self::F32(_) => Err("the batch holds floats, expected RGB bytes".to_owned()),
+        }
+    }
+}
+
+/// Pixels to write.
+#[derive(Debug, PartialEq)]
+pub enum PixelsMut<'a> {
+    U8(&'a mut [u8]),
+    F32(&'a mut [f32]),
+}
+
+/// Memory for the pixels of one batch. Its engine chooses it: the heap, or pinned memory that a
+/// device reads at full speed.
+pub trait BatchBuffer: std::fmt::Debug + Send {
+    fn pixels(&self) -> PixelsRef<'_>;
+    fn pixels_mut(&mut self) -> PixelsMut<'_>;
+}
+
+impl BatchBuffer for Pixels {
+    fn pixels(&self) -> PixelsRef<'_> {
+        match self {
+            Self::U8(pixels) => PixelsRef::U8(pixels),
+            Self::F32(pixels) => PixelsRef::F32(pixels),
+        }
+    }
+
+    fn pixels_mut(&mut self) -> PixelsMut<'_> {
+        match self {
+            Self::U8(pixels) => PixelsMut::U8(pixels),
+            Self::F32(pixels) => PixelsMut::F32(pixels),
+        }
+    }
 }
 
 /// The end of one shard, in its place behind the shard's last record.
@@ -288,8 +335,8 @@ pub enum Entry {
 pub struct Batch {
     /// Position in the run, from 0; `None` where there is nothing to score.
     pub id: Option<u64>,
-    /// `batch_size` rows: `rows` images, then zeros.
-    pub pixels: Pixels,
+    /// `batch_size` rows: `rows` images, then zeros; `None` where there is nothing to score.
+    pub pixels: Option<Box<dyn BatchBuffer>>,
     /// Images in the batch; the entries hold as many [`Entry::Scored`].
     pub rows: usize,
     pub entries: Vec<Entry>,
@@ -313,6 +360,8 @@ pub struct Outcome {
     /// `rows × classes` in row order; padding is already cut off.
     pub scores: Vec<f32>,
     pub timing: BatchTiming,
+    /// Ordinal of the GPU that ran it.
+    pub device: Option<usize>,
 }
 
 /// Times of one batch, in trtexec's words. Milliseconds.
@@ -353,12 +402,14 @@ impl Drop for ShardStream {
     }
 }
 
-/// Element type of the engine's input.
+/// What a row of pixels is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PixelElement {
-    /// Pixels as they are; the engine normalises them itself.
+    /// RGB bytes, height × width × 3: colour order, layout and normalisation are the engine's.
+    Rgb8,
+    /// Bytes in the model's colour order and layout, for a model that takes pixels as they are.
     U8,
-    /// Normalised pixels.
+    /// Normalised pixels in the model's colour order and layout.
     F32,
 }
 
@@ -376,7 +427,7 @@ impl BatchShape {
     /// Bytes of one batch buffer.
     pub fn bytes(&self) -> u64 {
         let element_bytes = match self.element {
-            PixelElement::U8 => 1,
+            PixelElement::Rgb8 | PixelElement::U8 => 1,
             PixelElement::F32 => 4,
         };
         (self.batch_size * self.row_elements * element_bytes) as u64
@@ -386,7 +437,7 @@ impl BatchShape {
     pub fn zeros(&self) -> Pixels {
         let elements = self.batch_size * self.row_elements;
         match self.element {
-            PixelElement::U8 => Pixels::U8(vec![0; elements]),
+            PixelElement::Rgb8 | PixelElement::U8 => Pixels::U8(vec![0; elements]),
             PixelElement::F32 => Pixels::F32(vec![0.0; elements]),
         }
     }

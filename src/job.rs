@@ -7,24 +7,20 @@
 //!   succeeded. A run that fails leaves neither, only the parts of shards that had ended.
 
 use std::collections::hash_map::RandomState;
-use std::fs::File;
 use std::hash::{BuildHasher, Hasher};
-use std::io::Read;
-use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
 
 use crate::decode::Decoder;
-use crate::engine::{Engine, OnnxRuntime};
-use crate::error::{EngineError, Error, SinkError, SourceError};
+use crate::engine::{self, Engine};
+use crate::error::{Error, SinkError, SourceError};
 use crate::flow::StopSignal;
 use crate::items::ShardRef;
 use crate::pipeline::{Bounds, MemoryBound, Meters, Stages, warm_up};
-use crate::plan::{Plan, hex, threads_or_cores};
+use crate::plan::{Plan, threads_or_cores};
 use crate::report::{Outcome, PartReport, Summary};
 use crate::sink::{Output, ParquetSink, RunIdentity, SCHEMA_VERSION, Sink};
 use crate::source::{ReadOptions, Stores, input_around, open_shard};
@@ -80,6 +76,8 @@ pub struct RunReport {
     pub model_sha256: String,
     /// Records the run was limited to, if it was.
     pub limit: Option<u64>,
+    /// What scored the input: one for each engine.
+    pub engines: Vec<String>,
     pub summary: Summary,
     /// Predictions parts in input order.
     pub parts: Vec<PartReport>,
@@ -101,8 +99,9 @@ impl Checked {
         let output = resolve_output(&stores, &plan, runtime)?;
         output.check_vacant()?;
         refuse_output_inside_input(&stores, &plan)?;
-        let model_sha256 = hash_model(&plan.model.path)?;
-        let engines = load_engines(&plan)?;
+        let model_sha256 = engine::hash_file(&plan.model.path)?;
+        let engines = engine::load(&plan, &model_sha256)
+            .map_err(|error| engine::explain_memory(&plan, &model_sha256, error))?;
         let decode_threads = threads_or_cores(plan.preprocess.threads);
         let bounds = Bounds::new(&plan, decode_threads, engines.len());
         let shape = engines[0].batch_shape();
@@ -142,7 +141,16 @@ impl Job {
         };
         let mut sink =
             Box::new(ParquetSink::new(checked.output.clone(), plan, identity.clone(), checked.classes)?);
-        warm_up(&mut checked.engines, sink.as_mut())?;
+        if let Err(error) = warm_up(&mut checked.engines, sink.as_mut()) {
+            return Err(match error {
+                Error::Engine(error) => {
+                    // what was too large must be gone before something smaller is tried
+                    checked.engines.clear();
+                    engine::explain_memory(&checked.plan, &checked.model_sha256, error).into()
+                }
+                other => other,
+            });
+        }
         let meters =
             Meters::new(checked.plan.input.look_ahead + 1, checked.decode_threads, checked.engines.len());
         Ok(Self { checked, options, sink, identity, meters, startup: start.elapsed() })
@@ -195,6 +203,7 @@ impl Job {
             plan_sha256: identity.plan_sha256,
             model_sha256: identity.model_sha256,
             limit: options.limit,
+            engines: engines.iter().map(|engine| engine.describe()).collect(),
             summary,
             parts: written.parts,
             batches: written.batches,
@@ -228,23 +237,6 @@ fn refuse_output_inside_input(stores: &Stores, plan: &Plan) -> Result<(), Error>
         Some(input) => {
             let message = format!("lies inside the input {input}, which would read it back");
             Err(SinkError::Uri { uri: uri.clone(), message }.into())
-        }
-    }
-}
-
-fn load_engines(plan: &Plan) -> Result<Vec<Box<dyn Engine>>, EngineError> {
-    Ok(vec![Box::new(OnnxRuntime::load(plan)?)])
-}
-
-/// SHA-256 of the model file, lower-case hexadecimal.
-fn hash_model(path: &Path) -> Result<String, EngineError> {
-    let fail = |source| EngineError::ModelFile { path: path.to_owned(), source };
-    let mut file = File::open(path).map_err(fail)?;
-    let (mut sha256, mut buffer) = (Sha256::new(), vec![0; 1 << 20]);
-    loop {
-        match file.read(&mut buffer).map_err(fail)? {
-            0 => return Ok(hex(&sha256.finalize())),
-            read => sha256.update(&buffer[..read]),
         }
     }
 }

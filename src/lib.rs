@@ -32,8 +32,10 @@
 #![deny(unsafe_code)]
 
 pub mod batch;
+pub mod bench;
 pub mod config;
 pub mod decode;
+pub mod doctor;
 pub mod engine;
 pub mod error;
 pub mod flow;

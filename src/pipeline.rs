@@ -69,6 +69,11 @@ impl Bounds {
         }
     }
 
+    /// Batch buffers of a run: one being filled, those queued, and those in the engines.
+    fn batch_buffers(&self, engines: usize) -> usize {
+        1 + self.engine_queue + engines
+    }
+
     fn readers(&self) -> usize {
         self.look_ahead + 1
     }
@@ -101,14 +106,12 @@ impl MemoryBound {
         engines: usize,
     ) -> Self {
         let row_bytes = shape.bytes() / shape.batch_size as u64;
-        // being filled, waiting to be queued, queued, in the engines, on the way back
-        let batches = 2 + bounds.engine_queue + engines + bounds.engine_queue;
         Self {
             readers_bytes: bounds.readers() as u64 * (source::READER_BYTES + plan.input.max_image_bytes),
             // what was read ahead counts as current when its turn comes, and is replaced then
             encoded_bytes: bounds.current_bytes + 2 * bounds.ahead_bytes,
             rows_bytes: (bounds.decode_slots as u64 + 2) * row_bytes,
-            batches_bytes: batches as u64 * shape.bytes(),
+            batches_bytes: bounds.batch_buffers(engines) as u64 * shape.bytes(),
             sink_bytes: (bounds.sink_queue * shape.batch_size * classes * size_of::<f32>()) as u64
                 + sink::PARTS_BYTES,
             decoders_bytes: decode_threads as u64 * plan.preprocess.max_pixels * Decoder::MAX_BYTES_PER_PIXEL,
@@ -185,7 +188,11 @@ impl Stages<'_> {
         let (decoded_tx, decoded_rx) = channel(bounds.decode_slots, &meters.decode, &meters.batch);
         let (batch_tx, batch_rx) = channel(bounds.engine_queue, &meters.batch, &meters.engine);
         let (inferred_tx, inferred_rx) = channel(bounds.sink_queue, &meters.batch, &meters.sink);
-        let (used_tx, used_rx) = crossbeam_channel::bounded(bounds.engine_queue);
+        let buffers = bounds.batch_buffers(engines.len());
+        let (used_tx, used_rx) = crossbeam_channel::bounded(buffers);
+        for buffer in engines[0].buffers(buffers)? {
+            used_tx.send(buffer).expect("the pool has room for its own buffers");
+        }
 
         let (faults, source_faults) = (Faults::default(), Faults::default());
         let (ending, sink) = std::thread::scope(|scope| {

@@ -78,12 +78,32 @@ pub struct OutputReport {
     pub batches: Option<PartReport>,
     /// Latency of each batch, in order; warm-up excluded. Milliseconds.
     pub latency_ms: Vec<f32>,
+    /// When each GPU had a batch, by ordinal.
+    pub gpus: BTreeMap<usize, BusyTime>,
     /// Latency of each engine's warm-up. Milliseconds.
     pub warm_up_ms: Vec<f64>,
     /// The shard whose rows were cut short, and so left no part.
     pub unfinished_shard: Option<String>,
     /// Whether a drain stopped the run before its input's end.
     pub drained: bool,
+}
+
+/// Time in which at least one batch was on a GPU, put together from the batches' own times.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct BusyTime {
+    seconds: f64,
+    /// End of what was counted, seconds since the epoch.
+    until: f64,
+}
+
+impl BusyTime {
+    /// Count a batch that was on the GPU from `start`, seconds since the epoch, for `seconds`. Batches
+    /// come nearly in the order of their starts; what overlaps is counted once.
+    pub fn add(&mut self, start: f64, seconds: f64) {
+        let end = start + seconds;
+        self.seconds += (end - start.max(self.until)).max(0.0);
+        self.until = self.until.max(end);
+    }
 }
 
 /// How a run ended.
@@ -137,6 +157,8 @@ pub struct Summary {
     /// Loading the model and the first run of each engine, seconds; not part of `seconds`.
     pub startup_seconds: f64,
     pub latency_ms: Option<Latency>,
+    /// Share of the run in which a GPU had no batch, averaged over the GPUs; `None` without any.
+    pub gpu_idle_share: Option<f64>,
     pub warm_up_ms: Vec<f64>,
     pub stages: Vec<StageShare>,
     /// One sentence.
@@ -174,11 +196,18 @@ impl Summary {
             images_per_second: output.tally.rows() as f64 / wall.as_secs_f64().max(1e-9),
             startup_seconds: startup.as_secs_f64(),
             latency_ms: Latency::of(&output.latency_ms),
+            gpu_idle_share: idle_share(&output.gpus, wall),
             warm_up_ms: output.warm_up_ms.clone(),
             bottleneck: bottleneck(&stages),
             stages,
         }
     }
+}
+
+fn idle_share(gpus: &BTreeMap<usize, BusyTime>, wall: Duration) -> Option<f64> {
+    let busy: f64 = gpus.values().map(|gpu| gpu.seconds).sum();
+    let all = gpus.len() as f64 * wall.as_secs_f64();
+    (all > 0.0).then(|| (1.0 - busy / all).max(0.0))
 }
 
 /// Below this share of its time nothing in particular held the run up.
@@ -220,6 +249,18 @@ mod tests {
         let latency = Latency::of(&values).expect("values");
         assert_eq!(latency, Latency { min: 1.0, med: 50.0, p95: 95.0, p99: 99.0, max: 100.0 });
         assert_eq!(Latency::of(&[]), None);
+    }
+
+    #[test]
+    fn batches_that_overlap_keep_a_gpu_busy_once() {
+        let mut gpu = BusyTime::default();
+        for (start, seconds) in [(100.0, 2.0), (101.0, 2.0), (100.5, 1.0), (105.0, 1.0)] {
+            gpu.add(start, seconds);
+        }
+        let gpus = BTreeMap::from([(0, gpu)]);
+        let idle = idle_share(&gpus, Duration::from_secs(10)).expect("a GPU");
+        assert!((idle - 0.6).abs() < 1e-9, "{idle}");
+        assert_eq!(idle_share(&BTreeMap::new(), Duration::from_secs(10)), None);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use rayon::prelude::*;
 use sluice::config::{Overrides, PipelineFile, PreprocessSection};
 use sluice::decode::{Decoder, Scratch};
 use sluice::engine::{Engine, OnnxRuntime};
-use sluice::items::{PixelElement, Pixels};
+use sluice::items::{BatchBuffer, PixelElement, Pixels};
 use sluice::plan::Plan;
 
 /// The same as the binary's: the two are compared.
@@ -127,7 +127,7 @@ fn inference_rate(plan: &Plan, images: &[Vec<u8>], clock: Clock) -> anyhow::Resu
     }
     let batch = Pixels::F32(batch);
     Ok(clock.median_rate(|| {
-        black_box(engine.infer(&batch, plan.engine.batch_size)).expect("bench batch runs");
+        black_box(engine.infer(batch.pixels(), plan.engine.batch_size)).expect("bench batch runs");
         plan.engine.batch_size
     }))
 }

@@ -1,6 +1,6 @@
 //! Exit codes, so that a scheduler knows what to do next.
 
-use sluice::error::{Error, SinkError};
+use sluice::error::{EngineError, Error, SinkError};
 
 /// Something that should not happen: report it.
 pub const FAILED: u8 = 1;
@@ -14,6 +14,8 @@ pub const ENGINE: u8 = 4;
 pub const TOO_MANY_ERRORS: u8 = 5;
 /// Output occupied by another run, denied, or not writable.
 pub const OUTPUT: u8 = 6;
+/// A built engine that does not fit this host or is damaged: build it again. Do not retry.
+pub const PASSPORT: u8 = 7;
 /// Interrupted: 128 + SIGINT, as shells count it.
 pub const INTERRUPTED: u8 = 130;
 /// Interrupted: 128 + SIGTERM.
@@ -28,6 +30,7 @@ pub const HELP: &str = "Exit codes:
   4    model or engine unusable
   5    more errors than output.max_error_rate or max_damaged_shards allow; output whole, no _SUCCESS
   6    output occupied, denied or not writable
+  7    a built engine does not fit this host or is damaged: build it again
   130  interrupted (SIGINT)
   143  interrupted (SIGTERM)";
 
@@ -36,6 +39,7 @@ pub fn code_of(error: &Error) -> u8 {
     match error {
         Error::Config(_) | Error::Threads { .. } => USAGE,
         Error::Source(_) => INPUT,
+        Error::Engine(EngineError::Passport { .. }) => PASSPORT,
         Error::Engine(_) => ENGINE,
         Error::Sink(SinkError::Encode { .. }) | Error::StagePanicked { .. } => FAILED,
         Error::Sink(_) => OUTPUT,

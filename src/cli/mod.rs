@@ -1,9 +1,14 @@
 //! The command line: a thin shell around the library.
 
+mod bench;
+mod build_engine;
 mod check;
+mod diff;
+mod doctor;
 mod exit;
 mod inspect;
 mod logging;
+mod parts;
 mod print;
 mod progress;
 mod run;
@@ -41,6 +46,14 @@ enum Command {
     Show(show::ShowArgs),
     /// Tell what is in a shard: format, records, sizes, the first bad record.
     Inspect(inspect::InspectArgs),
+    /// Compare the scores of two outputs over the same input.
+    Diff(diff::DiffArgs),
+    /// Build a TensorRT engine from ONNX, with trtexec's options.
+    BuildEngine(build_engine::BuildEngineArgs),
+    /// Measure every engine on this host: latency and images/s by batch size.
+    Bench(bench::BenchArgs),
+    /// Tell which GPUs and libraries this host has, and which engines can run.
+    Doctor,
 }
 
 /// A pipeline file and what the command line puts over it.
@@ -78,6 +91,10 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::run(args),
         Command::Show(args) => show::run(args),
         Command::Inspect(args) => inspect::run(args),
+        Command::Diff(args) => diff::run(args),
+        Command::BuildEngine(args) => build_engine::run(args),
+        Command::Bench(args) => bench::run(args),
+        Command::Doctor => doctor::run(),
     };
     match result {
         Ok(code) => code,

@@ -6,15 +6,12 @@ use std::process::ExitCode;
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{Float32Type, Float64Type, Int32Type};
 use clap::Args;
-use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use sluice::config::{InputFormat, InputSection};
-use sluice::error::{Error, SourceError};
-use sluice::items::{ObjectRef, ShardContent, Status};
+use sluice::items::{ObjectRef, Status};
 use sluice::report::Latency;
 use sluice::sink::MANIFEST;
-use sluice::source::{ColumnWindows, Stores, list_shards};
+use sluice::source::Stores;
 
+use super::parts::{parts, read};
 use super::print::print;
 use super::storage_runtime;
 
@@ -64,8 +61,7 @@ pub fn run(args: &ShowArgs) -> anyhow::Result<ExitCode> {
             let wanted = (args.rows - first_rows.len()).min(rows.num_rows());
             first_rows.extend((0..wanted).map(|row| line(rows, row)));
             predictions.add(rows);
-        })
-        .map_err(Error::from)?;
+        })?;
     }
     // a run that failed leaves no such part
     for part in parts(&stores, &format!("{out}/batches"), true)? {
@@ -75,8 +71,7 @@ pub fn run(args: &ShowArgs) -> anyhow::Result<ExitCode> {
             latency_ms.extend(
                 (0..rows.num_rows()).filter(|&row| !warmup.value(row)).map(|row| latency.value(row) as f32),
             );
-        })
-        .map_err(Error::from)?;
+        })?;
     }
     let unfinished = || format!("unfinished: there is no readable {MANIFEST}");
     let mut lines = vec![outcome.unwrap_or_else(unfinished)];
@@ -96,24 +91,6 @@ pub fn run(args: &ShowArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The Parquet files of one folder, in order; it `may_be_empty` where a run had nothing to write.
-fn parts(stores: &Stores, folder: &str, may_be_empty: bool) -> Result<Vec<ObjectRef>, Error> {
-    let input = InputSection { format: InputFormat::Parquet, ..InputSection::default() };
-    let files = format!("{folder}/*.parquet");
-    let shards = list_shards(stores, std::slice::from_ref(&files), &input)
-        .and_then(|shards| shards.collect::<Result<Vec<_>, _>>());
-    let shards = match shards {
-        Err(SourceError::NoInput { .. }) if may_be_empty => Vec::new(),
-        Err(SourceError::Storage(error)) if may_be_empty && error.is_not_found() => Vec::new(),
-        shards => shards?,
-    };
-    let object = |content| match content {
-        ShardContent::Container(object) => Some(object),
-        ShardContent::Objects(_) => None,
-    };
-    Ok(shards.into_iter().filter_map(|shard| object(shard.content)).collect())
-}
-
 /// How the run ended, as far as its manifest tells.
 fn outcome(stores: &Stores, out: &str) -> Option<String> {
     let uri = format!("{out}/{MANIFEST}");
@@ -123,28 +100,6 @@ fn outcome(stores: &Stores, out: &str) -> Option<String> {
     let text = |value: &serde_json::Value| value.as_str().unwrap_or("unknown").to_owned();
     let outcome = text(&manifest["summary"]["outcome"]);
     Some(format!("{outcome}: run {}, finished {}", text(&manifest["run_id"]), text(&manifest["finished_at"])))
-}
-
-/// Hand the named columns of one part to `take`, some rows at a time.
-fn read(
-    stores: &Stores,
-    part: &ObjectRef,
-    columns: &[&str],
-    mut take: impl FnMut(&RecordBatch),
-) -> Result<(), SourceError> {
-    let object = stores.open(part)?;
-    let damaged = |message: String| SourceError::Uri { uri: part.uri.clone(), message };
-    let builder = ParquetRecordBatchReaderBuilder::try_new(ColumnWindows::new(object))
-        .map_err(|error| damaged(error.to_string()))?;
-    let mask = ProjectionMask::columns(builder.parquet_schema(), columns.iter().copied());
-    for rows in builder.with_projection(mask).build().map_err(|error| damaged(error.to_string()))? {
-        let rows = rows.map_err(|error| damaged(error.to_string()))?;
-        if let Some(column) = columns.iter().find(|column| rows.column_by_name(column).is_none()) {
-            return Err(damaged(format!("has no column {column}, so it is no part of an output")));
-        }
-        take(&rows);
-    }
-    Ok(())
 }
 
 /// One prediction on one line: the image, then its label and score, or why it has none.

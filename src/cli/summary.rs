@@ -35,6 +35,9 @@ fn lines(summary: &Summary) -> Vec<String> {
             latency.min, latency.med, latency.p95, latency.p99, latency.max, summary.batches
         ));
     }
+    if let Some(idle) = summary.gpu_idle_share {
+        lines.push(format!("gpu idle   {:.1}% of the run", idle * 100.0));
+    }
     lines.push(
         "stages     busy of all its threads' time; of the run, blocked by the next, waiting for the last"
             .into(),

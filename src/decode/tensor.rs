@@ -1,6 +1,7 @@
 //! Resized RGB pixels to one row of the engine's input tensor.
 //!
-//! - Channel order, layout, bars and normalisation are applied here and nowhere else.
+//! - Channel order, layout and normalisation are applied here, unless the engine asks for RGB bytes
+//!   and does that itself.
 //! - `f32` elements equal `(pixel * scale - mean) / std`, each step rounded to `f32`: the table
 //!   holds the result for each of the 256 values a channel can have.
 
@@ -25,7 +26,11 @@ pub(super) struct TensorWriter {
 
 impl TensorWriter {
     pub(super) fn new(preprocess: &PreprocessSection, size: (u32, u32), element: PixelElement) -> Self {
-        let order = match preprocess.color {
+        let (color, layout) = match element {
+            PixelElement::Rgb8 => (Color::Rgb, Layout::Nhwc),
+            PixelElement::U8 | PixelElement::F32 => (preprocess.color, preprocess.layout),
+        };
+        let order = match color {
             Color::Rgb => [0, 1, 2],
             Color::Bgr => [2, 1, 0],
         };
@@ -37,7 +42,7 @@ impl TensorWriter {
             }))
         });
         let bars = preprocess.background.unwrap_or_default();
-        Self { size, layout: preprocess.layout, order, bars, normalised }
+        Self { size, layout, order, bars, normalised }
     }
 
     /// The tensor row of an image: `rgb`, the kept part of its window, at its place.

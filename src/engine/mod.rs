@@ -5,19 +5,42 @@
 //! - It is owned by one thread; several engines share one queue of batches.
 //! - Whatever can be wrong with a model is found when the engine is made, before data is read.
 
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
+use sha2::{Digest, Sha256};
+
+use crate::config::{EngineKind, Provider};
 use crate::error::EngineError;
 use crate::flow::{Receiver, StageMeter};
-use crate::items::{Batch, BatchJob, BatchShape, BatchTiming, Inferred, Outcome, Pixels};
+use crate::items::{Batch, BatchBuffer, BatchJob, BatchShape, BatchTiming, Inferred, Outcome, PixelsRef};
+use crate::plan::{Plan, hex};
 
+pub mod cuda;
+mod memory;
+pub mod onnx;
 mod onnxruntime;
-mod runtime_library;
+mod shape;
+pub mod tensorrt;
 
-pub use onnxruntime::OnnxRuntime;
+pub use memory::explain as explain_memory;
+pub(crate) use onnxruntime::find_plugin as find_tensorrt_plugin;
+pub use onnxruntime::{OnnxRuntime, OnnxRuntimeGpu, probe_onnxruntime, probe_provider};
+pub use tensorrt::TensorRt;
+use tensorrt::cache_folder;
 
 /// Runs the model on one batch at a time.
 pub trait Engine: Send {
+    /// What runs where, for the manifest.
+    fn describe(&self) -> String;
+
+    /// Ordinal of the GPU it runs on; `None` on the CPU.
+    fn device(&self) -> Option<usize> {
+        None
+    }
+
     /// What every batch must look like.
     fn batch_shape(&self) -> BatchShape;
 
@@ -27,11 +50,72 @@ pub trait Engine: Send {
     /// Whether inference takes the cores that decoding would use.
     fn computes_on_cpu(&self) -> bool;
 
+    /// Memory for `count` batches of the engine's shape, any content, where it reads them best.
+    fn buffers(&mut self, count: usize) -> Result<Vec<Box<dyn BatchBuffer>>, EngineError> {
+        let shape = self.batch_shape();
+        Ok((0..count).map(|_| Box::new(shape.zeros()) as Box<dyn BatchBuffer>).collect())
+    }
+
     /// Score the first `rows` rows of `pixels`, which has the engine's batch shape.
     ///
     /// # Errors
     /// A message in the engine's own words; the caller knows the batch.
-    fn infer(&mut self, pixels: &Pixels, rows: usize) -> Result<Inference, String>;
+    fn infer(&mut self, pixels: PixelsRef<'_>, rows: usize) -> Result<Inference, String>;
+
+    /// Scores of a full batch of normalised pixels in ordinary memory, copied in and out the way a
+    /// straightforward program does it. Production uses [`Engine::infer`]; this is what it is
+    /// compared with.
+    ///
+    /// # Errors
+    /// A message in the engine's own words.
+    fn infer_floats(&mut self, tensor: &[f32]) -> Result<Vec<f32>, String>;
+}
+
+/// The engines of a plan, all with the same batch shape: one, or some for each of its GPUs.
+pub fn load(plan: &Plan, model_sha256: &str) -> Result<Vec<Box<dyn Engine>>, EngineError> {
+    fn boxed<E: Engine + 'static>(engines: Vec<E>) -> Vec<Box<dyn Engine>> {
+        engines.into_iter().map(|engine| Box::new(engine) as Box<dyn Engine>).collect()
+    }
+    match (plan.engine.kind, plan.engine.provider) {
+        (EngineKind::Tensorrt, _) => TensorRt::load(plan, model_sha256).map(boxed),
+        (EngineKind::Onnxruntime, Provider::Cpu) => Ok(boxed(vec![OnnxRuntime::load(plan)?])),
+        (EngineKind::Onnxruntime, _) => match OnnxRuntimeGpu::load(plan) {
+            Err(error) if plan.engine.allow_fallback && error.is_for_want_of_a_gpu() => {
+                tracing::warn!(%error, "falling back to the CPU, as engine.allow_fallback says");
+                Ok(boxed(vec![OnnxRuntime::instead(plan, error.to_string())?]))
+            }
+            loaded => loaded.map(boxed),
+        },
+    }
+}
+
+/// SHA-256 of a model file, lower-case hexadecimal.
+pub fn hash_file(path: &Path) -> Result<String, EngineError> {
+    let fail = |source| EngineError::ModelFile { path: path.to_owned(), source };
+    let mut file = File::open(path).map_err(fail)?;
+    let (mut sha256, mut buffer) = (Sha256::new(), vec![0; 1 << 20]);
+    loop {
+        match file.read(&mut buffer).map_err(fail)? {
+            0 => return Ok(hex(&sha256.finalize())),
+            read => sha256.update(&buffer[..read]),
+        }
+    }
+}
+
+/// Pinned memory for `count` batches, which every device of the host reads at full speed.
+fn pinned_buffers(
+    device: &cuda::Device,
+    shape: BatchShape,
+    count: usize,
+) -> Result<Vec<Box<dyn BatchBuffer>>, EngineError> {
+    let pinned = |_| {
+        let buffer = device.pinned(shape.batch_size * shape.row_elements)?;
+        Ok::<_, String>(Box::new(buffer) as Box<dyn BatchBuffer>)
+    };
+    (0..count)
+        .map(pinned)
+        .collect::<Result<_, _>>()
+        .map_err(|message| EngineError::Device { device: device.to_string(), message })
 }
 
 /// Scores of the real rows of a batch, and the time they took.
@@ -53,13 +137,14 @@ pub fn warm_up(engine: &mut dyn Engine, worker: usize) -> Result<Outcome, Engine
     let shape = engine.batch_shape();
     let started_at = SystemTime::now();
     let inference = engine
-        .infer(&shape.zeros(), shape.batch_size)
+        .infer(shape.zeros().pixels(), shape.batch_size)
         .map_err(|message| EngineError::WarmUp { batch_size: shape.batch_size, message })?;
     Ok(Outcome {
         batch_id: -1 - worker as i64,
         rows: 0,
         scores: Vec::new(),
         timing: timing(&inference, Duration::ZERO, started_at, true),
+        device: engine.device(),
     })
 }
 
@@ -67,22 +152,25 @@ pub fn warm_up(engine: &mut dyn Engine, worker: usize) -> Result<Outcome, Engine
 pub fn run(
     engine: &mut dyn Engine,
     batches: &Receiver<BatchJob>,
-    used_buffers: &crossbeam_channel::Sender<Pixels>,
+    used_buffers: &crossbeam_channel::Sender<Box<dyn BatchBuffer>>,
     meter: &StageMeter,
 ) -> Result<(), EngineError> {
     while let Some((batch, filler)) = batches.recv() {
         let Batch { id, pixels, rows, entries, sealed_at } = batch;
-        let batch_id = id.unwrap_or_default();
+        let (Some(batch_id), Some(pixels)) = (id, pixels) else {
+            unreachable!("the batch stage sends batches with something to score")
+        };
         let (taken_at, started_at) = (Instant::now(), SystemTime::now());
         let inference = meter
-            .busy(|| engine.infer(&pixels, rows))
+            .busy(|| engine.infer(pixels.pixels(), rows))
             .map_err(|message| EngineError::Inference { batch_id, message })?;
-        // a full return queue means that enough buffers are in circulation; this one is freed
-        let _ = used_buffers.try_send(pixels);
+        // a batch stage that has ended needs no buffer any more
+        let _ = used_buffers.send(pixels);
         meter.add_items(1);
         tracing::trace!(batch_id, rows, compute_ms = inference.compute.as_secs_f64() * 1e3, "batch scored");
         let timing = timing(&inference, taken_at - sealed_at, started_at, false);
-        let outcome = Outcome { batch_id: batch_id as i64, rows, scores: inference.scores, timing };
+        let device = engine.device();
+        let outcome = Outcome { batch_id: batch_id as i64, rows, scores: inference.scores, timing, device };
         filler.fill(Inferred { entries, outcome: Some(outcome) });
     }
     Ok(())

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::UNIX_EPOCH;
 
 use sha2::{Digest, Sha256};
 
@@ -161,7 +162,11 @@ impl Sink for ParquetSink {
     fn accept(&mut self, inferred: Inferred) -> Result<(), SinkError> {
         let Inferred { entries, outcome } = inferred;
         if let Some(outcome) = &outcome {
-            self.report.latency_ms.push(outcome.timing.latency_ms() as f32);
+            let (latency_ms, started_at) = (outcome.timing.latency_ms(), outcome.timing.started_at);
+            self.report.latency_ms.push(latency_ms as f32);
+            if let (Some(gpu), Ok(start)) = (outcome.device, started_at.duration_since(UNIX_EPOCH)) {
+                self.report.gpus.entry(gpu).or_default().add(start.as_secs_f64(), latency_ms / 1e3);
+            }
             self.push_batch(outcome)?;
         }
         let (batch_id, scores) =

@@ -12,7 +12,7 @@ use sluice::engine::{Engine, Inference};
 use sluice::error::{Error, SinkError};
 use sluice::flow::StopSignal;
 use sluice::items::{
-    BatchShape, Entry, Inferred, Outcome, PixelElement, Pixels, RawRecord, ShardContent, ShardFormat,
+    BatchShape, Entry, Inferred, Outcome, PixelElement, PixelsRef, RawRecord, ShardContent, ShardFormat,
     ShardRef,
 };
 use sluice::pipeline::{Bounds, Meters, Stages};
@@ -74,6 +74,14 @@ impl TestEngine {
 }
 
 impl Engine for TestEngine {
+    fn describe(&self) -> String {
+        "a test engine".to_owned()
+    }
+
+    fn infer_floats(&mut self, _: &[f32]) -> Result<Vec<f32>, String> {
+        Err("nothing is compared here".to_owned())
+    }
+
     fn batch_shape(&self) -> BatchShape {
         shape()
     }
@@ -86,7 +94,7 @@ impl Engine for TestEngine {
         false
     }
 
-    fn infer(&mut self, _: &Pixels, rows: usize) -> Result<Inference, String> {
+    fn infer(&mut self, _: PixelsRef<'_>, rows: usize) -> Result<Inference, String> {
         if self.fails_at == Some(self.batches) {
             assert!(!self.panics, "the test engine panics");
             return Err("the device fell off the bus".to_owned());

@@ -14,6 +14,47 @@ use crate::error::EngineError;
 /// Where `scripts/setup.sh` puts the library, below the repository's root.
 const FOLDER: &str = ".deps/onnxruntime";
 
+/// The TensorRT-RTX provider's plugin, and the name its devices go by.
+const PLUGIN: &str = "libonnxruntime_providers_nv_tensorrt_rtx.so";
+pub const PLUGIN_PROVIDER: &str = "NvTensorRTRTXExecutionProvider";
+
+/// Where ONNX Runtime lies.
+pub fn path() -> Result<PathBuf, String> {
+    find(std::env::var_os("ORT_DYLIB_PATH").map(PathBuf::from), &search_roots())
+}
+
+/// Where the plugin with TensorRT-RTX lies: named by `SLUICE_ORT_TENSORRT_RTX`, beside ONNX Runtime,
+/// or on `LD_LIBRARY_PATH`.
+pub fn find_plugin() -> Result<PathBuf, String> {
+    if let Some(path) = std::env::var_os("SLUICE_ORT_TENSORRT_RTX").map(PathBuf::from) {
+        let message = || format!("SLUICE_ORT_TENSORRT_RTX is {}, which is not a file", path.display());
+        return if path.is_file() { Ok(path) } else { Err(message()) };
+    }
+    let beside = path().ok().and_then(|path| path.parent().map(Path::to_owned));
+    let folders = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
+    let folders = beside.into_iter().chain(std::env::split_paths(&folders));
+    folders.map(|folder| folder.join(PLUGIN)).find(|path| path.is_file()).ok_or_else(|| {
+        format!(
+            "{PLUGIN} was not found: it comes with the package onnxruntime-ep-nv-tensorrt-rtx-cu13; put its folder on \
+             LD_LIBRARY_PATH or its path into SLUICE_ORT_TENSORRT_RTX"
+        )
+    })
+}
+
+/// Make the plugin's devices known. Once is enough for a process.
+pub fn register_plugin(environment: &Environment, path: &Path) -> Result<(), String> {
+    let known = |environment: &Environment| {
+        environment.devices().any(|device| device.ep().is_ok_and(|name| name == PLUGIN_PROVIDER))
+    };
+    if known(environment) {
+        return Ok(());
+    }
+    environment
+        .register_ep_library(PLUGIN_PROVIDER, path)
+        .map_err(|error| format!("cannot load {}: {error}", path.display()))?;
+    if known(environment) { Ok(()) } else { Err(format!("{} offers no device here", path.display())) }
+}
+
 /// The process's environment: ONNX Runtime allows one, and keeps it until the end.
 static ENVIRONMENT: Mutex<Option<Environment>> = Mutex::new(None);
 
@@ -24,8 +65,7 @@ pub fn open() -> Result<Environment, EngineError> {
     if let Some(environment) = &*opened {
         return Ok(environment.clone());
     }
-    let path = find(std::env::var_os("ORT_DYLIB_PATH").map(PathBuf::from), &search_roots())
-        .map_err(EngineError::RuntimeMissing)?;
+    let path = path().map_err(EngineError::RuntimeMissing)?;
     let fail = |error: &dyn std::fmt::Display| {
         EngineError::RuntimeMissing(format!("cannot use ONNX Runtime at {}: {error}", path.display()))
     };

@@ -1,24 +1,29 @@
-//! ONNX Runtime as an engine, on the CPU.
+//! ONNX Runtime as an engine: on the CPU here, on GPUs in `gpu`.
 //!
 //! - The model has one image input of rank 4, of float32 or uint8, whose sides match the
-//!   preprocessing, and its first output has one row of float32 scores for each image.
+//!   preprocessing, and its first output has one row of float32 scores for each image. On a GPU
+//!   both may be float16 instead.
 //! - The batch dimension is dynamic or equals `batch_size`; either way it is always run full.
 
-use std::path::Path;
+mod gpu;
+mod library;
+
 use std::time::{Duration, Instant};
 
+use ort::environment::Environment;
 use ort::session::Session;
+use ort::session::builder::SessionBuilder;
 use ort::value::{Outlet, TensorElementType, TensorRef, ValueType};
 
-use crate::config::Layout;
+pub use self::gpu::{OnnxRuntimeGpu, probe_provider};
+pub(crate) use self::library::find_plugin;
+use super::shape::{check_input, check_labels, input_dims, row_length};
+use super::{Engine, Inference};
 use crate::error::EngineError;
-use crate::items::{BatchShape, PixelElement, Pixels};
+use crate::items::{BatchBuffer, BatchShape, PixelElement, PixelsRef};
 use crate::plan::{Plan, threads_or_cores};
 
-use super::runtime_library;
-use super::{Engine, Inference};
-
-/// A loaded model.
+/// A loaded model on the CPU.
 #[derive(Debug)]
 pub struct OnnxRuntime {
     session: Session,
@@ -28,6 +33,8 @@ pub struct OnnxRuntime {
     dims: [i64; 4],
     shape: BatchShape,
     classes: usize,
+    /// Why this is not the provider that the plan names.
+    fallback: Option<String>,
 }
 
 impl OnnxRuntime {
@@ -35,44 +42,39 @@ impl OnnxRuntime {
     pub fn load(plan: &Plan) -> Result<Self, EngineError> {
         let path = &plan.model.path;
         std::fs::File::open(path).map_err(|source| EngineError::ModelFile { path: path.clone(), source })?;
-        let environment = runtime_library::open()?;
-        let session = open_session(&environment, path, threads_or_cores(plan.engine.threads))
+        let session = cpu_options(&library::open()?, plan)
+            .and_then(|mut builder| builder.commit_from_file(path))
             .map_err(|error| EngineError::Load { path: path.clone(), message: error.to_string() })?;
         let mismatch = |message| EngineError::Mismatch { path: path.clone(), message };
 
-        let [input] = session.inputs() else {
-            let names: Vec<_> = session.inputs().iter().map(Outlet::name).collect();
-            return Err(mismatch(format!("it must have one input, it has {}", names.join(", "))));
-        };
-        let (dims, element) = check_input(input, plan).map_err(mismatch)?;
-        let output = session.outputs().first().ok_or_else(|| mismatch("it has no output".to_owned()))?;
-        let (input, output_name) = (input.name().to_owned(), output.name().to_owned());
+        let (input, output) = input_and_output(&session).map_err(mismatch)?;
+        let element = check_element(input, plan).map_err(mismatch)?;
         let declared = declared_classes(output).map_err(mismatch)?;
-
+        let (input, output) = (input.name().to_owned(), output.name().to_owned());
         let shape = BatchShape {
             batch_size: plan.engine.batch_size,
             row_elements: plan.preprocess.row_elements(),
             element,
         };
-        let mut engine = Self { session, input, output: output_name, dims, shape, classes: 0 };
+        let dims = input_dims(plan);
+        let mut engine = Self { session, input, output, dims, shape, classes: 0, fallback: None };
         engine.classes = match declared {
             Some(classes) => classes,
             None => engine.measured_classes().map_err(mismatch)?,
         };
-        if let Some(labels) = &plan.model.labels
-            && labels.len() != engine.classes
-        {
-            let message =
-                format!("it has {} scores a row, model.labels has {} names", engine.classes, labels.len());
-            return Err(mismatch(message));
-        }
+        check_labels(engine.classes, plan).map_err(mismatch)?;
         Ok(engine)
+    }
+
+    /// The engine of a plan that allows falling back from another provider, for this reason.
+    pub(super) fn instead(plan: &Plan, reason: String) -> Result<Self, EngineError> {
+        Ok(Self { fallback: Some(reason), ..Self::load(plan)? })
     }
 
     /// Length of a row of scores, found by running once: the model does not declare it.
     fn measured_classes(&mut self) -> Result<usize, String> {
         let rows = self.shape.batch_size;
-        let (scores, _) = self.run(&self.shape.zeros())?;
+        let (scores, _) = self.run(self.shape.zeros().pixels())?;
         if scores.len() % rows != 0 {
             return Err(format!("its output has {} values for {rows} rows", scores.len()));
         }
@@ -80,14 +82,14 @@ impl OnnxRuntime {
     }
 
     /// All scores of a full batch, and the time they took.
-    fn run(&mut self, pixels: &Pixels) -> Result<(Vec<f32>, Duration), String> {
+    fn run(&mut self, pixels: PixelsRef<'_>) -> Result<(Vec<f32>, Duration), String> {
         let text = |error: ort::Error| error.to_string();
         let input = match pixels {
-            Pixels::F32(values) => {
-                TensorRef::from_array_view((self.dims, values.as_slice())).map_err(text)?.into_dyn()
+            PixelsRef::F32(values) => {
+                TensorRef::from_array_view((self.dims, values)).map_err(text)?.into_dyn()
             }
-            Pixels::U8(values) => {
-                TensorRef::from_array_view((self.dims, values.as_slice())).map_err(text)?.into_dyn()
+            PixelsRef::U8(values) => {
+                TensorRef::from_array_view((self.dims, values)).map_err(text)?.into_dyn()
             }
         };
         let start = Instant::now();
@@ -99,6 +101,13 @@ impl OnnxRuntime {
 }
 
 impl Engine for OnnxRuntime {
+    fn describe(&self) -> String {
+        match &self.fallback {
+            None => "ONNX Runtime on the CPU".to_owned(),
+            Some(reason) => format!("ONNX Runtime on the CPU instead of the plan's provider: {reason}"),
+        }
+    }
+
     fn batch_shape(&self) -> BatchShape {
         self.shape
     }
@@ -111,7 +120,7 @@ impl Engine for OnnxRuntime {
         true
     }
 
-    fn infer(&mut self, pixels: &Pixels, rows: usize) -> Result<Inference, String> {
+    fn infer(&mut self, pixels: PixelsRef<'_>, rows: usize) -> Result<Inference, String> {
         let (mut scores, compute) = self.run(pixels)?;
         let expected = self.shape.batch_size * self.classes;
         if scores.len() != expected {
@@ -120,28 +129,49 @@ impl Engine for OnnxRuntime {
         scores.truncate(rows * self.classes);
         Ok(Inference { scores, h2d: Duration::ZERO, compute, d2h: Duration::ZERO })
     }
+
+    fn infer_floats(&mut self, tensor: &[f32]) -> Result<Vec<f32>, String> {
+        Ok(self.run(PixelsRef::F32(tensor))?.0)
+    }
 }
 
-fn open_session(
-    environment: &ort::environment::Environment,
-    path: &Path,
-    threads: usize,
-) -> Result<Session, ort::Error> {
-    let mut builder = Session::builder(environment)?
-        .with_intra_threads(threads)?
+/// ONNX Runtime's place and build, if it can be opened.
+pub fn probe_onnxruntime() -> Result<String, String> {
+    let path = library::path()?;
+    library::open().map_err(|error| error.to_string())?;
+    Ok(format!("{}, {}", path.display(), ort::info()))
+}
+
+fn cpu_options(environment: &Environment, plan: &Plan) -> Result<SessionBuilder, ort::Error> {
+    Ok(Session::builder(environment)?
+        .with_intra_threads(threads_or_cores(plan.engine.threads))?
         // a spinning pool would take the cores that decoding needs between two batches
         .with_intra_op_spinning(false)?
         // a pattern lays out all tensors of a run side by side, in two to three times the memory
         // that the arena needs without, and no faster
-        .with_memory_pattern(false)?;
-    builder.commit_from_file(path)
+        .with_memory_pattern(false)?)
 }
 
-/// The input's dimensions with the batch put in, and its element type.
-fn check_input(input: &Outlet, plan: &Plan) -> Result<([i64; 4], PixelElement), String> {
-    let ValueType::Tensor { ty, shape, .. } = input.dtype() else {
-        return Err(format!("input {} is not a tensor", input.name()));
+/// The one input and the first output.
+fn input_and_output(session: &Session) -> Result<(&Outlet, &Outlet), String> {
+    let [input] = session.inputs() else {
+        let names: Vec<_> = session.inputs().iter().map(Outlet::name).collect();
+        return Err(format!("it must have one input, it has {}", names.join(", ")));
     };
+    let output = session.outputs().first().ok_or("it has no output")?;
+    Ok((input, output))
+}
+
+fn tensor(outlet: &Outlet) -> Result<(TensorElementType, &[i64]), String> {
+    match outlet.dtype() {
+        ValueType::Tensor { ty, shape, .. } => Ok((*ty, shape)),
+        other => Err(format!("{} is {other}, expected a tensor", outlet.name())),
+    }
+}
+
+/// What the CPU's batches are made of for this input, which must fit the plan.
+fn check_element(input: &Outlet, plan: &Plan) -> Result<PixelElement, String> {
+    let (ty, shape) = tensor(input)?;
     let element = match ty {
         TensorElementType::Float32 => PixelElement::F32,
         TensorElementType::Uint8 => {
@@ -159,41 +189,14 @@ fn check_input(input: &Outlet, plan: &Plan) -> Result<([i64; 4], PixelElement), 
             ));
         }
     };
-    let size = plan.tensor_size();
-    let (height, width) = (i64::from(size.height), i64::from(size.width));
-    let batch = plan.engine.batch_size as i64;
-    let expected = match plan.preprocess.layout {
-        Layout::Nhwc => [batch, height, width, 3],
-        Layout::Nchw => [batch, 3, height, width],
-    };
-    // a dimension below zero is dynamic
-    let fits = shape.len() == 4 && shape.iter().zip(expected).all(|(&has, wants)| has < 0 || has == wants);
-    if !fits {
-        let layout = if plan.preprocess.layout == Layout::Nhwc { "nhwc" } else { "nchw" };
-        return Err(format!(
-            "input {} has shape {}, the pipeline makes {} ({layout})",
-            input.name(),
-            dims_text(shape),
-            dims_text(&expected)
-        ));
-    }
-    Ok((expected, element))
+    check_input(input.name(), shape, plan)?;
+    Ok(element)
 }
 
 /// Scores of a row as far as the model declares them.
 fn declared_classes(output: &Outlet) -> Result<Option<usize>, String> {
-    let ValueType::Tensor { ty: TensorElementType::Float32, shape, .. } = output.dtype() else {
+    let (TensorElementType::Float32, shape) = tensor(output)? else {
         return Err(format!("output {} is {}, expected a float32 tensor", output.name(), output.dtype()));
     };
-    let Some((_, row)) = shape.split_first() else {
-        return Err(format!("output {} is a scalar, expected one row of scores an image", output.name()));
-    };
-    let dynamic = row.iter().any(|&dim| dim < 0);
-    Ok((!dynamic).then(|| row.iter().map(|&dim| dim as usize).product()))
-}
-
-fn dims_text(dims: &[i64]) -> String {
-    let texts: Vec<_> =
-        dims.iter().map(|&dim| if dim < 0 { "N".to_owned() } else { dim.to_string() }).collect();
-    texts.join("×")
+    row_length(output.name(), shape)
 }

@@ -1,0 +1,350 @@
+#!/usr/bin/env python3
+"""Check and measure the GPU engines on this host; scripts/gpu-check.sh calls this.
+
+| part        | what it does                                                                      |
+| ----------- | --------------------------------------------------------------------------------- |
+| conformance | every engine's scores against ONNX Runtime's on the CPU: EfficientNetV2-S at      |
+|             | batches of 1, 10 and 32, EfficientNet-Lite0 on all photos, fp32 and fp16; padded  |
+|             | batches against full ones, bit by bit                                             |
+| bench       | `sluice bench`: the investigation's table                                         |
+| runs        | `sluice run` on TFRecord shards: against the engine alone and against PyTorch's   |
+|             | DataLoader; the GPU's idle share; two GPUs against one, where there are two       |
+| faults      | wrong GPU, wrong TensorRT, damaged engine, missing library, out of memory         |
+
+Each demand is a line of the last table; all figures are in the JSON.
+"""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import dataset
+import metered
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+sys.path.insert(0, str(ROOT / "scripts"))
+
+import shards  # noqa: E402 (found through the line above)
+
+PARTS = ("conformance", "bench", "runs", "faults")
+TOLERANCE = {"fp32": 1e-3, "fp16": 1e-2}
+# name, and what a pipeline sets for it
+ENGINES = {
+    "tensorrt": ("engine.kind=tensorrt",),
+    "onnxruntime-tensorrt": ("engine.kind=onnxruntime", "engine.provider=tensorrt-rtx"),
+    "onnxruntime-cuda": ("engine.kind=onnxruntime", "engine.provider=cuda"),
+}
+CPU = ("engine.kind=onnxruntime", "engine.provider=cpu")
+
+PIPELINE = """
+name = "gpu-check"
+[input]
+uri = "unused"
+[preprocess]
+resize = {{ width = {side}, height = {side}, fit = "stretch", filter = "bilinear" }}
+scale = 0.00392156862745098
+layout = "nhwc"
+[model]
+path = "{model}"
+[engine]
+kind = "tensorrt"
+batch_size = 128
+[output]
+uri = "unused"
+scores = "{scores}"
+"""
+
+# Images of the whole runs, distinct and in all: enough for twenty seconds at the GPU's speed.
+DISTINCT, SHARDS = 512, 16
+SMALL, LARGE = dataset.Kind(384, 384), dataset.Kind(1280, 960)
+
+
+class Check:
+    def __init__(self, args, work):
+        self.args, self.work = args, work
+        self.figures, self.demands = {}, []
+
+    # --- Tools ---------------------------------------------------------------------------------
+
+    def demand(self, what, figure, met):
+        print(f"{'met    ' if met else 'NOT MET'}  {what}: {figure}", file=sys.stderr, flush=True)
+        self.demands.append({"demand": what, "figure": str(figure), "met": bool(met)})
+
+    def sluice(self, *words, environment=None):
+        command = [str(word) for word in (self.args.sluice, *words)]
+        environment = {**os.environ, "SLUICE_CACHE_DIR": str(self.work / "cache"), **(environment or {})}
+        return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=900)
+
+    def run(self, pipeline, inputs, output, settings, *more):
+        """`sluice run` that must succeed; returns its summary."""
+        output = self.work / output
+        shutil.rmtree(output, ignore_errors=True)
+        words = ["run", pipeline, "--output", output, *more]
+        words += [word for uri in inputs for word in ("--input", uri)]
+        words += [word for setting in settings for word in ("--set", setting)]
+        done = self.sluice(*words)
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(map(str, words))} exited with {done.returncode}:\n{done.stderr[-2000:]}")
+        return json.loads((output / "_manifest.json").read_text())["summary"]
+
+    def diff(self, a, b, *more):
+        """(exit code, figures) of `sluice diff`."""
+        done = self.sluice("diff", self.work / a, self.work / b, *more)
+        found = dict(re.findall(r"^(\w[\w ]*?)\s{2,}(\S+)$", done.stdout, re.MULTILINE))
+        return done.returncode, found or {"error": done.stderr[-500:]}
+
+    def pipeline(self, name, model, side, scores="all"):
+        path = self.work / f"{name}.toml"
+        path.write_text(PIPELINE.format(model=model, side=side, scores=scores))
+        return path
+
+    def python(self, script, *words):
+        subprocess.run([sys.executable, script, *map(str, words)], check=True, stdout=sys.stderr)
+
+    def models(self):
+        self.v2s = {precision: self.work / f"v2s-{precision}.onnx" for precision in TOLERANCE}
+        for precision, path in self.v2s.items():
+            self.python(ROOT / "scripts/models/efficientnet_v2_s.py", path, "--precision", precision)
+        lite0 = ROOT / ".deps/models/efficientnet-lite0.onnx"
+        self.lite0 = {"fp32": lite0, "fp16": self.work / "lite0-fp16.onnx"}
+        self.python(ROOT / "scripts/models/to_fp16.py", lite0, self.lite0["fp16"])
+
+    # --- Conformance ---------------------------------------------------------------------------
+
+    def conformance(self):
+        for precision, model in self.v2s.items():
+            rows = self.bench_rows(f"conformance-{precision}", model, "1,10,32", 3, "--check", "--setups", ",".join(ENGINES))
+            for row in rows:
+                what = f"EfficientNetV2-S {precision}, {row['setup']}, batch {row['batch_size']}: within {TOLERANCE[precision]} of the CPU"
+                self.demand(what, row.get("max_difference", row.get("reason")), row.get("max_difference", 1) <= TOLERANCE[precision])
+        photos = [ROOT / "fixtures/photos"]
+        pipeline = ROOT / "pipelines/photos.toml"
+        self.run(pipeline, photos, "photos-cpu", (*CPU, "output.scores=all"))
+        for precision, model in self.lite0.items():
+            for name, settings in ENGINES.items():
+                output = f"photos-{name}-{precision}"
+                what = f"EfficientNet-Lite0 {precision}, {name}: photos as on the CPU"
+                try:
+                    self.run(pipeline, photos, output, (*settings, f"model.path={model}", "output.scores=all"))
+                    code, found = self.diff("photos-cpu", output, "--tolerance", TOLERANCE[precision])
+                except RuntimeError as error:
+                    code, found = 1, str(error)
+                self.demand(what, found, code == 0)
+        self.padding()
+
+    def padding(self):
+        """Rows of batches that are filled to different degrees, against those of full batches."""
+        photos = sorted(path for path in (ROOT / "fixtures/photos").iterdir() if path.suffix in dataset.SUFFIXES)
+        tar = self.work / "photos.tar"
+        tar.write_bytes(shards.webdataset(photos, False))
+        pipeline = ROOT / "pipelines/photos.toml"
+        for name, settings in ENGINES.items():
+            settings = (*settings, "output.scores=all", "engine.batch_size=14")
+            what = f"{name}: any fill of a batch gives the same bits"
+            try:
+                self.run(pipeline, [tar], f"full-{name}", settings)
+                found = {}
+                for rows in (1, 5, 13):
+                    self.run(pipeline, [tar], f"part-{name}", settings, "--limit", rows)
+                    code, found = self.diff(f"full-{name}", f"part-{name}", "--common")
+                    if code or found.get("records in both") != str(rows):
+                        break
+            except RuntimeError as error:
+                code, found = 1, str(error)
+            self.demand(what, found, code == 0)
+
+    # --- Bench ---------------------------------------------------------------------------------
+
+    def bench_rows(self, name, model, batches, iterations, *more):
+        path = self.work / f"{name}.json"
+        done = self.sluice("bench", "--onnx", model, "--batch", batches, "--iterations", iterations, "--json", path, *more)
+        print(done.stdout, flush=True)
+        if done.returncode:
+            raise RuntimeError(f"bench exited with {done.returncode}: {done.stderr[-2000:]}")
+        rows = json.loads(path.read_text())
+        self.figures[name] = rows
+        return rows
+
+    def bench(self):
+        found = {}
+        for precision, model in self.v2s.items():
+            rows = self.bench_rows(f"bench-{precision}", model, "10,32,128", 100, "--setups", ",".join(ENGINES))
+            rows = rows + self.bench_rows(f"bench-cpu-{precision}", model, "10,32", 3, "--setups", "onnxruntime-cpu")
+            found |= {(precision, row["setup"], row["batch_size"]): row for row in rows}
+        for key, row in found.items():
+            self.demand(f"bench, {' '.join(map(str, key))}: a filled row", row.get("reason", "filled"), "own" in row)
+
+        def own_ms(precision, batch):
+            return found[precision, "tensorrt", batch]["own"]["med_s"] * 1e3
+
+        def overlapped(precision, batch):
+            return found[precision, "tensorrt", batch]["overlapped_images_per_second"]
+
+        for what, figure, limit in (
+            ("fp16 batch 32, serial: at most 7.7 ms", own_ms("fp16", 32), 7.7),
+            ("fp16 batch 10, serial: at most 3.1 ms", own_ms("fp16", 10), 3.1),
+        ):
+            self.demand(what, f"{figure:.2f}", figure <= limit)
+        for what, figure, limit in (
+            ("fp16 batch 32, overlapped: at least 4,550 images/s", overlapped("fp16", 32), 4550),
+            ("fp16 batch 128, overlapped: at least 5,050 images/s", overlapped("fp16", 128), 5050),
+            ("fp32 batch 32, overlapped: at least 3,400 images/s", overlapped("fp32", 32), 3400),
+        ):
+            self.demand(what, f"{figure:.0f}", figure >= limit)
+
+    # --- Whole runs ----------------------------------------------------------------------------
+
+    def tfrecords(self, kind, copies):
+        """A folder of TFRecord shards with `copies` times DISTINCT images."""
+        folder = self.work / f"tfrecord-{kind}"
+        folder.mkdir(exist_ok=True)
+        images = dataset.make(self.work, DISTINCT, kind)
+        each = DISTINCT // SHARDS
+        with ProcessPoolExecutor(os.cpu_count()) as pool:
+            data = pool.map(shards.tfrecord, [images[at : at + each] for at in range(0, DISTINCT, each)])
+            for number, shard in enumerate(data):
+                (folder / f"{number:03}-000.tfrecord").write_bytes(shard)
+        for number in range(SHARDS):
+            for copy in range(1, copies):
+                link = folder / f"{number:03}-{copy:03}.tfrecord"
+                link.unlink(missing_ok=True)
+                os.link(folder / f"{number:03}-000.tfrecord", link)
+        return folder
+
+    def runs(self):
+        pipeline = self.pipeline("v2s", self.v2s["fp16"], 384, "top5")
+        small, large = self.tfrecords(SMALL, 100), self.tfrecords(LARGE, 24)
+        self.run(pipeline, [small], "warm", (), "--limit", 512)  # the engine is built and the files are cached
+        summary = self.run(pipeline, [small], "small", ())
+        alone = self.bench_rows("alone", self.v2s["fp16"], "128", 100, "--setups", "tensorrt")[0]
+        alone = alone["overlapped_images_per_second"]
+        self.figures |= {"run 384x384": summary, "engine alone": alone}
+        share = summary["images_per_second"] / alone
+        self.demand("384x384 JPEGs: at least 97% of the engine alone", f"{share:.3f} of {alone:.0f} images/s", share >= 0.97)
+        idle = summary.get("gpu_idle_share")
+        self.demand("384x384: the GPU idles less than 3%", idle, idle is not None and idle < 0.03)
+
+        peer = self.peer(LARGE)
+        for what, settings, least in (
+            ("1280x960 JPEGs: at least 2.0x the DataLoader", (), 2.0),
+            ("1280x960 JPEGs with scaled_decode: at least 3.0x", ("preprocess.scaled_decode=true",), 3.0),
+        ):
+            summary = self.run(pipeline, [large], "large", settings)
+            self.figures[what] = summary
+            ratio = summary["images_per_second"] / peer if peer else 0
+            self.demand(what, f"{ratio:.2f} ({summary['images_per_second']:.0f} and {peer or 0:.0f} images/s); {summary['bottleneck']}", ratio >= least)
+        self.several(pipeline, small)
+
+    def peer(self, kind):
+        """images/s of PyTorch's DataLoader with Pillow, and the network in fp16 on the same GPU."""
+        done = subprocess.run(
+            [sys.executable, HERE / "peer_torch.py", "--images", self.work / f"{kind}-{DISTINCT}", "--copies", "12"],
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode:
+            print(done.stderr[-2000:], file=sys.stderr)
+            return None
+        self.figures["DataLoader"] = json.loads(done.stdout.strip().splitlines()[-1])
+        return self.figures["DataLoader"]["images_per_second"]
+
+    def several(self, pipeline, small):
+        gpus = self.sluice("doctor").stdout.count("compute capability")
+        if gpus < 2:
+            print("one GPU only: nothing to compare for several", file=sys.stderr)
+            return
+        one = self.run(pipeline, [small], "one", ())["images_per_second"]
+        both = self.run(pipeline, [small], "both", ("engine.devices=[0, 1]",))
+        self.figures["two GPUs"] = both
+        ratio = both["images_per_second"] / one
+        self.demand("two GPUs: at least 1.9x one", f"{ratio:.2f}; {both['bottleneck']}", ratio >= 1.9)
+
+    # --- Faults --------------------------------------------------------------------------------
+
+    def faults(self):
+        engine = self.work / "v2s.engine"
+        built = self.sluice("build-engine", "--onnx", self.v2s["fp16"], "--saveEngine", engine, "--shapes", "input_1:32x384x384x3")
+        self.demand("build-engine writes an engine and its passport", built.stderr[-200:], built.returncode == 0 and Path(f"{engine}.json").is_file())
+        passport = json.loads(Path(f"{engine}.json").read_text())
+        pipeline = self.pipeline("fault", engine, 384)
+
+        def expect(what, code, words, settings=(), environment=None):
+            output = self.work / "fault"
+            shutil.rmtree(output, ignore_errors=True)
+            settings = ("engine.batch_size=32", *settings)
+            words_set = [word for setting in settings for word in ("--set", setting)]
+            done = self.sluice("run", pipeline, "--input", ROOT / "fixtures/photos", "--output", output, *words_set, environment=environment)
+            error = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else ""
+            met = done.returncode == code and words in done.stderr and not output.exists()
+            self.demand(f"{what}: exit code {code}, before any output", f"{done.returncode}: {error[-300:]}", met)
+
+        for key, value, words in (
+            ("gpu", "NVIDIA T4", "NVIDIA T4"),
+            ("compute_capability", "7.5", "7.5"),
+            ("tensorrt_version", "1.0", "1.0"),
+        ):
+            Path(f"{engine}.json").write_text(json.dumps({**passport, key: value}))
+            expect(f"an engine for another {key}", 7, words)
+        Path(f"{engine}.json").write_text(json.dumps(passport))
+        whole = engine.read_bytes()
+        engine.write_bytes(whole[: len(whole) // 2])
+        expect("a truncated engine", 7, "damaged")
+        Path(f"{engine}.json").unlink()
+        expect("a truncated engine without a passport", 7, "build it again")
+        engine.write_bytes(whole)
+        expect("a missing library", 4, "was not found", environment={"SLUICE_TENSORRT_DIR": "/nowhere"})
+        expect("no GPU", 4, "GPU", environment={"CUDA_VISIBLE_DEVICES": ""})
+        for batch in (4096, 32768):  # the first fits GPUs of 141 GB
+            what = f"out of memory at batch {batch}"
+            settings = (f"model.path={self.v2s['fp32']}", f"engine.batch_size={batch}")
+            output = self.work / "memory"
+            shutil.rmtree(output, ignore_errors=True)
+            words = [word for setting in settings for word in ("--set", setting)]
+            done = self.sluice("run", pipeline, "--input", ROOT / "fixtures/photos", "--output", output, *words)
+            if done.returncode == 0:
+                print(f"batch {batch} fits this GPU", file=sys.stderr)
+                continue
+            met = done.returncode == 4 and "would fit" in done.stderr and not output.exists()
+            self.demand(f"{what}: exit code 4, before any output, and what would fit", f"{done.returncode}: {done.stderr[-400:]}", met)
+            break
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sluice", type=Path, default=ROOT / "target/release/sluice")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--json", type=Path, default=ROOT / "out" / "gpu-check.json")
+    parser.add_argument("--work", type=Path, help="keep models, images and outputs here")
+    args = parser.parse_args()
+    args.sluice = args.sluice.resolve()
+
+    with tempfile.TemporaryDirectory(prefix="gpu-check-") as work:
+        work = args.work or Path(work)
+        work.mkdir(parents=True, exist_ok=True)
+        check = Check(args, work)
+        host = check.sluice("doctor").stdout
+        print(host)
+        check.models()
+        for part in args.parts:
+            try:
+                getattr(check, part)()
+            except (RuntimeError, KeyError, OSError, subprocess.SubprocessError) as error:
+                check.demand(f"{part} runs to its end", repr(error)[-1500:], False)
+    rows = [[one["demand"], one["figure"], "met" if one["met"] else "NOT MET"] for one in check.demands]
+    print(metered.markdown(["demand", "figure", ""], rows))
+    args.json.parent.mkdir(parents=True, exist_ok=True)
+    report = {"host": host.splitlines(), "demands": check.demands, "figures": check.figures}
+    args.json.write_text(json.dumps(report, indent=2) + "\n")
+    return 0 if all(one["met"] for one in check.demands) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

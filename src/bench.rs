@@ -1,0 +1,459 @@
+//! The investigation's table: how long one batch takes on this host, by setup and batch size.
+//!
+//! Comes in: a model and what to try. Goes out: one row for each setup and batch size, measured in
+//! two ways, or with the reason why the setup cannot run here.
+//!
+//! - *Original protocol*: random float32 in ordinary memory, copied in, run, copied out, waited for.
+//! - *Own path*: random pixels as bytes in the engine's own batch buffer, through [`Engine::infer`],
+//!   one batch after the other; and several lanes at once where a setup has them.
+//! - The first run of each engine, which specialises kernels, is told apart.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use crate::config::{
+    Color, Devices, EngineKind, EngineSection, Filter, Fit, InputSection, Layout, OneOrMany, Orientation,
+    PreprocessSection, Provider, Resize,
+};
+use crate::engine::{self, Engine, onnx};
+use crate::error::{EngineError, Error};
+use crate::items::{BatchBuffer, PixelsMut};
+use crate::plan::{ModelPlan, OutputPlan, Plan, ScoresKept};
+
+/// An engine and where it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Setup {
+    Tensorrt,
+    /// ONNX Runtime with the TensorRT-RTX plugin where it is found, else with classic TensorRT.
+    OnnxruntimeTensorrt,
+    OnnxruntimeCuda,
+    OnnxruntimeCpu,
+}
+
+impl Setup {
+    pub const ALL: [Self; 4] =
+        [Self::Tensorrt, Self::OnnxruntimeTensorrt, Self::OnnxruntimeCuda, Self::OnnxruntimeCpu];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tensorrt => "tensorrt",
+            Self::OnnxruntimeTensorrt => "onnxruntime-tensorrt",
+            Self::OnnxruntimeCuda => "onnxruntime-cuda",
+            Self::OnnxruntimeCpu => "onnxruntime-cpu",
+        }
+    }
+
+    fn engine(self) -> (EngineKind, Provider) {
+        match self {
+            Self::Tensorrt => (EngineKind::Tensorrt, Provider::Cpu),
+            Self::OnnxruntimeTensorrt if engine::find_tensorrt_plugin().is_ok() => {
+                (EngineKind::Onnxruntime, Provider::TensorrtRtx)
+            }
+            Self::OnnxruntimeTensorrt => (EngineKind::Onnxruntime, Provider::Tensorrt),
+            Self::OnnxruntimeCuda => (EngineKind::Onnxruntime, Provider::Cuda),
+            Self::OnnxruntimeCpu => (EngineKind::Onnxruntime, Provider::Cpu),
+        }
+    }
+}
+
+/// What to measure.
+#[derive(Debug, Clone)]
+pub struct BenchOptions {
+    pub onnx: PathBuf,
+    pub setups: Vec<Setup>,
+    pub batch_sizes: Vec<usize>,
+    /// Timed runs of each row, in each way.
+    pub iterations: usize,
+    /// GPU.
+    pub device: usize,
+    /// Lanes of the overlapped measurement.
+    pub lanes: usize,
+    /// Whether to compare all scores with ONNX Runtime's on the CPU.
+    pub check: bool,
+}
+
+/// One setup at one batch size.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct BenchRow {
+    pub setup: Setup,
+    pub batch_size: usize,
+    #[serde(flatten)]
+    pub outcome: BenchOutcome,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum BenchOutcome {
+    Measured(Box<Measured>),
+    /// Why the setup cannot run here.
+    Failed {
+        reason: String,
+    },
+}
+
+/// The figures of one row. Times are of a whole batch, in seconds.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Measured {
+    /// What ran, in the engine's words.
+    pub engine: String,
+    /// Until the engine was ready, its build included.
+    pub load_s: f64,
+    /// The first run, which may specialise kernels.
+    pub first_run_s: f64,
+    pub original: Times,
+    pub own: Times,
+    /// Steps of a median run of the own path, by the device's clock. Milliseconds.
+    pub h2d_ms: f64,
+    pub compute_ms: f64,
+    pub d2h_ms: f64,
+    /// Images/s with all lanes at once.
+    pub overlapped_images_per_second: f64,
+    /// Largest difference of a score to ONNX Runtime's on the CPU, for the same pixels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_difference: Option<f32>,
+    /// Rows whose best class is another one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub other_top_class: Option<usize>,
+}
+
+/// Seconds of one way to run a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Times {
+    pub min_s: f64,
+    pub med_s: f64,
+    pub max_s: f64,
+    /// At the median.
+    pub images_per_second: f64,
+}
+
+impl Times {
+    fn of(mut seconds: Vec<f64>, batch_size: usize) -> Self {
+        seconds.sort_by(f64::total_cmp);
+        let at = |index: usize| seconds.get(index).copied().unwrap_or_default();
+        let med_s = at(seconds.len() / 2);
+        Self {
+            min_s: at(0),
+            med_s,
+            max_s: at(seconds.len().saturating_sub(1)),
+            images_per_second: batch_size as f64 / med_s.max(1e-9),
+        }
+    }
+}
+
+/// Measure every setup at every batch size; `done` is told of each row.
+///
+/// # Errors
+/// When the model cannot be read. A setup that cannot run is a row with its reason.
+pub fn run(options: &BenchOptions, mut done: impl FnMut(&BenchRow)) -> Result<Vec<BenchRow>, Error> {
+    let model_sha256 = engine::hash_file(&options.onnx)?;
+    let path = || options.onnx.clone();
+    let input =
+        onnx::read_input(&options.onnx).map_err(|message| EngineError::Load { path: path(), message })?;
+    let preprocess =
+        preprocess(&input.dims).map_err(|message| EngineError::Load { path: path(), message })?;
+    let mut rows = Vec::new();
+    for &batch_size in &options.batch_sizes {
+        let mut expected = None;
+        for &setup in &options.setups {
+            let plan = plan(options, &preprocess, setup, batch_size);
+            if options.check && expected.is_none() {
+                expected = Some(reference(&plan));
+            }
+            let outcome = match measure(&plan, &model_sha256, options, expected.as_ref()) {
+                Ok(measured) => BenchOutcome::Measured(Box::new(measured)),
+                Err(reason) => BenchOutcome::Failed { reason },
+            };
+            let row = BenchRow { setup, batch_size, outcome };
+            done(&row);
+            rows.push(row);
+        }
+    }
+    Ok(rows)
+}
+
+/// Scores of the bench's pixels by ONNX Runtime on the CPU.
+fn reference(plan: &Plan) -> Result<Vec<f32>, String> {
+    let cpu = EngineSection { kind: EngineKind::Onnxruntime, provider: Provider::Cpu, ..plan.engine.clone() };
+    let plan = Plan { engine: cpu, ..plan.clone() };
+    let mut engines = engine::load(&plan, "").map_err(|error| error.to_string())?;
+    engines[0].infer_floats(&tensor(&plan))
+}
+
+fn measure(
+    plan: &Plan,
+    model_sha256: &str,
+    options: &BenchOptions,
+    expected: Option<&Result<Vec<f32>, String>>,
+) -> Result<Measured, String> {
+    let start = Instant::now();
+    let mut engines = engine::load(plan, model_sha256).map_err(|error| error.to_string())?;
+    let load_s = start.elapsed().as_secs_f64();
+    let batch_size = plan.engine.batch_size;
+    let tensor = tensor(plan);
+    let mut buffers = buffers(engines.as_mut_slice(), plan)?;
+
+    let start = Instant::now();
+    engines[0].infer(buffers[0].pixels(), batch_size)?;
+    let first_run_s = start.elapsed().as_secs_f64();
+
+    // the other lanes specialise, too, before anything is timed
+    for (engine, buffer) in engines.iter_mut().zip(&buffers).skip(1) {
+        engine.infer(buffer.pixels(), batch_size)?;
+    }
+    let mut scores = engines[0].infer_floats(&tensor)?;
+    let original = timed(options.iterations, || engines[0].infer_floats(&tensor).map(drop))?;
+    let mut steps = Vec::new();
+    let own = timed(options.iterations, || {
+        let inference = engines[0].infer(buffers[0].pixels(), batch_size)?;
+        steps.push((inference.compute, inference.h2d, inference.d2h));
+        scores = inference.scores;
+        Ok(())
+    })?;
+    steps.sort();
+    let (compute, h2d, d2h) = steps.get(steps.len() / 2).copied().unwrap_or_default();
+    let overlapped_images_per_second =
+        overlapped(&mut engines, &mut buffers, options.iterations, batch_size)?;
+    let ms = |time: Duration| time.as_secs_f64() * 1e3;
+    let (max_difference, other_top_class) = match expected {
+        None => (None, None),
+        Some(expected) => {
+            let expected = expected.as_ref().map_err(|error| format!("nothing to compare with: {error}"))?;
+            let (difference, other) = compare(&scores, expected, batch_size);
+            (Some(difference), Some(other))
+        }
+    };
+    Ok(Measured {
+        engine: engines[0].describe(),
+        load_s,
+        first_run_s,
+        original: Times::of(original, batch_size),
+        own: Times::of(own, batch_size),
+        h2d_ms: ms(h2d),
+        compute_ms: ms(compute),
+        d2h_ms: ms(d2h),
+        overlapped_images_per_second,
+        max_difference,
+        other_top_class,
+    })
+}
+
+/// One buffer of the bench's pixels for each engine.
+fn buffers(engines: &mut [Box<dyn Engine>], plan: &Plan) -> Result<Vec<Box<dyn BatchBuffer>>, String> {
+    let mut buffers = Vec::new();
+    for engine in engines {
+        let mut buffer = engine.buffers(1).map_err(|error| error.to_string())?;
+        for buffer in &mut buffer {
+            match buffer.pixels_mut() {
+                PixelsMut::U8(bytes) => bytes.iter_mut().zip(pixels()).for_each(|(to, from)| *to = from),
+                PixelsMut::F32(values) => values.copy_from_slice(&tensor(plan)),
+            }
+        }
+        buffers.append(&mut buffer);
+    }
+    Ok(buffers)
+}
+
+/// Seconds of each of `iterations` runs, after a tenth as many that are not counted.
+fn timed(iterations: usize, mut run: impl FnMut() -> Result<(), String>) -> Result<Vec<f64>, String> {
+    for _ in 0..iterations / 10 {
+        run()?;
+    }
+    let mut seconds = Vec::with_capacity(iterations);
+    for _ in 0..iterations {
+        let start = Instant::now();
+        run()?;
+        seconds.push(start.elapsed().as_secs_f64());
+    }
+    Ok(seconds)
+}
+
+/// Images/s of all engines at once, each on a thread of its own.
+fn overlapped(
+    engines: &mut [Box<dyn Engine>],
+    buffers: &mut [Box<dyn BatchBuffer>],
+    iterations: usize,
+    batch_size: usize,
+) -> Result<f64, String> {
+    let runs = iterations * engines.len();
+    let start = Instant::now();
+    std::thread::scope(|scope| {
+        let lanes: Vec<_> = engines
+            .iter_mut()
+            .zip(buffers)
+            .map(|(engine, buffer)| {
+                scope.spawn(move || {
+                    (0..iterations).try_for_each(|_| engine.infer(buffer.pixels(), batch_size).map(drop))
+                })
+            })
+            .collect();
+        lanes
+            .into_iter()
+            .try_for_each(|lane| lane.join().unwrap_or_else(|_| Err("a lane panicked".to_owned())))
+    })?;
+    Ok((runs * batch_size) as f64 / start.elapsed().as_secs_f64())
+}
+
+/// Largest difference, and rows whose best class is another.
+fn compare(scores: &[f32], expected: &[f32], rows: usize) -> (f32, usize) {
+    if scores.len() != expected.len() || rows == 0 {
+        return (f32::INFINITY, rows);
+    }
+    let difference = scores.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    let best = |row: &[f32]| (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b]));
+    let classes = scores.len() / rows;
+    let pairs = scores.chunks(classes).zip(expected.chunks(classes));
+    (difference, pairs.filter(|(a, b)| best(a) != best(b)).count())
+}
+
+/// Pixels to one: what a model with weights of its own would see of a photo, in scale.
+const SCALE: f32 = 1.0 / 255.0;
+
+fn preprocess(dims: &[i64]) -> Result<PreprocessSection, String> {
+    let (layout, height, width) = match dims[..] {
+        [_, height, width, 3] => (Layout::Nhwc, height, width),
+        [_, 3, height, width] => (Layout::Nchw, height, width),
+        _ => return Err(format!("its input has dimensions {dims:?}, expected batches of images")),
+    };
+    let side = |length: i64| {
+        u32::try_from(length).ok().filter(|&side| side > 0).ok_or("its input leaves the size of images open")
+    };
+    let (width, height) = (side(width)?, side(height)?);
+    let resize = Resize { width, height, fit: Fit::Stretch, filter: Filter::Bilinear };
+    Ok(PreprocessSection {
+        resize,
+        layout,
+        color: Color::Rgb,
+        scale: SCALE,
+        orientation: Orientation::Ignore,
+        ..PreprocessSection::smallest()
+    })
+}
+
+fn plan(options: &BenchOptions, preprocess: &PreprocessSection, setup: Setup, batch_size: usize) -> Plan {
+    let (kind, provider) = setup.engine();
+    Plan {
+        name: "bench".to_owned(),
+        inputs: Vec::new(),
+        input: InputSection { uri: OneOrMany::Many(Vec::new()), ..InputSection::default() },
+        preprocess: preprocess.clone(),
+        model: ModelPlan { path: options.onnx.clone(), labels: None },
+        engine: EngineSection {
+            kind,
+            provider,
+            batch_size,
+            devices: Devices::List(vec![options.device]),
+            lanes: options.lanes,
+            ..EngineSection::default()
+        },
+        output: OutputPlan {
+            uri: String::new(),
+            scores: ScoresKept::All,
+            max_error_rate: 1.0,
+            max_damaged_shards: 0,
+        },
+    }
+}
+
+/// Pixels that look random and are the same each time: Marsaglia's xorshift of 32 bits.
+fn pixels() -> impl Iterator<Item = u8> {
+    let mut state = 2_463_534_242_u32;
+    std::iter::repeat_with(move || {
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        (state >> 24) as u8
+    })
+}
+
+/// The same pixels as the plan's tensor: RGB in height × width order, then in the plan's layout.
+fn tensor(plan: &Plan) -> Vec<f32> {
+    let row = plan.preprocess.row_elements();
+    let rgb: Vec<f32> =
+        pixels().take(plan.engine.batch_size * row).map(|pixel| f32::from(pixel) * SCALE).collect();
+    match plan.preprocess.layout {
+        Layout::Nhwc => rgb,
+        Layout::Nchw => {
+            let image = |image: &[f32]| {
+                let image = image.to_vec();
+                (0..3)
+                    .flat_map(move |channel| {
+                        image.iter().skip(channel).step_by(3).copied().collect::<Vec<_>>()
+                    })
+                    .collect::<Vec<_>>()
+            };
+            rgb.chunks(row).flat_map(image).collect()
+        }
+    }
+}
+
+/// A Markdown table of the rows.
+pub fn markdown(rows: &[BenchRow], model: &Path) -> String {
+    let mut lines = vec![
+        format!("model {}", model.display()),
+        String::new(),
+        "| setup | batch | original protocol: min s | med s | max s | images/s | own path: min s | med s | max s | images/s | overlapped images/s | first run s |".to_owned(),
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |".to_owned(),
+    ];
+    for BenchRow { setup, batch_size, outcome } in rows {
+        let figures = match outcome {
+            BenchOutcome::Failed { reason } => reason.replace('|', "/").replace('\n', " "),
+            BenchOutcome::Measured(measured) => {
+                let times = |times: &Times| {
+                    format!(
+                        "{:.5} | {:.5} | {:.5} | {:.0}",
+                        times.min_s, times.med_s, times.max_s, times.images_per_second
+                    )
+                };
+                format!(
+                    "{} | {} | {:.0} | {:.2}",
+                    times(&measured.original),
+                    times(&measured.own),
+                    measured.overlapped_images_per_second,
+                    measured.first_run_s
+                )
+            }
+        };
+        lines.push(format!("| {} | {batch_size} | {figures} |", setup.as_str()));
+    }
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_of_the_sorted_runs() {
+        let times = Times::of(vec![0.3, 0.1, 0.2], 10);
+        assert_eq!((times.min_s, times.med_s, times.max_s), (0.1, 0.2, 0.3));
+        assert!((times.images_per_second - 50.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn the_layout_follows_from_the_models_input() {
+        let found = preprocess(&[-1, 384, 380, 3]).expect("an image");
+        assert_eq!((found.layout, found.resize.height, found.resize.width), (Layout::Nhwc, 384, 380));
+        assert_eq!(preprocess(&[1, 3, 8, 9]).expect("an image").layout, Layout::Nchw);
+        assert!(preprocess(&[-1, 10]).is_err() && preprocess(&[-1, -1, -1, 3]).is_err());
+    }
+
+    #[test]
+    fn scores_are_compared_row_by_row() {
+        assert_eq!(compare(&[0.1, 0.9, 0.6, 0.4], &[0.1, 0.9, 0.4, 0.6], 2), (0.20000002, 1));
+        assert_eq!(compare(&[0.1], &[0.1, 0.2], 1).1, 1, "another number of scores is no agreement");
+    }
+
+    #[test]
+    fn a_setup_that_cannot_run_keeps_its_row() {
+        let outcome = BenchOutcome::Failed { reason: "no driver".to_owned() };
+        let row = BenchRow { setup: Setup::Tensorrt, batch_size: 10, outcome };
+        let table = markdown(std::slice::from_ref(&row), Path::new("m.onnx"));
+        assert!(table.ends_with("| tensorrt | 10 | no driver |"), "{table}");
+        let json = serde_json::to_value(&row).expect("plain");
+        assert_eq!(json, serde_json::json!({"setup": "tensorrt", "batch_size": 10, "reason": "no driver"}));
+    }
+}

@@ -1,0 +1,96 @@
+//! `sluice bench`: the investigation's table for this host.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, ValueEnum};
+use sluice::bench::{BenchOptions, BenchOutcome, Setup, markdown, run as measure};
+
+use super::print::print;
+
+/// Arguments of `sluice bench`.
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// Model: ONNX with one image input.
+    #[arg(long, value_name = "FILE")]
+    onnx: PathBuf,
+    /// What to measure.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = SetupName::ALL)]
+    setups: Vec<SetupName>,
+    /// Batch sizes.
+    #[arg(long, value_delimiter = ',', default_values_t = [10, 32])]
+    batch: Vec<usize>,
+    /// Timed runs of each setup and batch size, in each way.
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    iterations: usize,
+    /// GPU to run on.
+    #[arg(long, value_name = "ORDINAL", default_value_t = 0)]
+    device: usize,
+    /// Batches on the GPU at once in the overlapped column.
+    #[arg(long, default_value_t = 2)]
+    lanes: usize,
+    /// Compare all scores with ONNX Runtime's on the CPU.
+    #[arg(long)]
+    check: bool,
+    /// Write all figures here, too.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum SetupName {
+    Tensorrt,
+    OnnxruntimeTensorrt,
+    OnnxruntimeCuda,
+    OnnxruntimeCpu,
+}
+
+impl SetupName {
+    const ALL: [Self; 4] =
+        [Self::Tensorrt, Self::OnnxruntimeTensorrt, Self::OnnxruntimeCuda, Self::OnnxruntimeCpu];
+}
+
+impl From<SetupName> for Setup {
+    fn from(name: SetupName) -> Self {
+        match name {
+            SetupName::Tensorrt => Self::Tensorrt,
+            SetupName::OnnxruntimeTensorrt => Self::OnnxruntimeTensorrt,
+            SetupName::OnnxruntimeCuda => Self::OnnxruntimeCuda,
+            SetupName::OnnxruntimeCpu => Self::OnnxruntimeCpu,
+        }
+    }
+}
+
+/// Measure, and print the table.
+pub fn run(args: &BenchArgs) -> anyhow::Result<ExitCode> {
+    let options = BenchOptions {
+        onnx: args.onnx.clone(),
+        setups: args.setups.iter().map(|&name| name.into()).collect(),
+        batch_sizes: args.batch.clone(),
+        iterations: args.iterations.max(1),
+        device: args.device,
+        lanes: args.lanes.max(1),
+        check: args.check,
+    };
+    let rows = measure(&options, |row| match &row.outcome {
+        BenchOutcome::Measured(measured) => tracing::info!(
+            setup = row.setup.as_str(),
+            batch_size = row.batch_size,
+            engine = measured.engine,
+            "measured"
+        ),
+        BenchOutcome::Failed { reason } => {
+            tracing::warn!(
+                setup = row.setup.as_str(),
+                batch_size = row.batch_size,
+                reason,
+                "cannot run here"
+            );
+        }
+    })?;
+    print(&markdown(&rows, &options.onnx))?;
+    if let Some(path) = &args.json {
+        std::fs::write(path, serde_json::to_vec_pretty(&rows)?)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,99 @@
+//! What this host has, and which engines can run on it.
+//!
+//! - A library is found where a run would find it, for the same code looks.
+//! - An ONNX Runtime provider counts as usable when a session with it has opened a model of a few
+//!   kB; TensorRT when its runtime, its parser, the driver and NVRTC are there.
+
+use crate::config::Provider;
+use crate::engine::cuda::{Device, nvrtc_version};
+use crate::engine::{self, tensorrt};
+
+/// One thing looked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    pub name: String,
+    pub found: bool,
+    /// Version and place, or why it cannot be used.
+    pub detail: String,
+}
+
+impl Finding {
+    fn new(name: impl Into<String>, looked: Result<String, String>) -> Self {
+        let found = looked.is_ok();
+        let detail = looked.unwrap_or_else(|reason| reason).split_whitespace().collect::<Vec<_>>().join(" ");
+        Self { name: name.into(), found, detail }
+    }
+}
+
+/// All findings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Findings {
+    pub host: Vec<Finding>,
+    pub libraries: Vec<Finding>,
+    pub engines: Vec<Finding>,
+}
+
+/// Look at everything.
+pub fn examine() -> Findings {
+    let driver =
+        Device::driver_version().map(|version| format!("CUDA {}.{}", version / 1000, version % 1000 / 10));
+    let mut host = vec![Finding::new("NVIDIA driver", driver.clone())];
+    for ordinal in 0..Device::count().unwrap_or_default() {
+        host.push(Finding::new(format!("GPU {ordinal}"), gpu(ordinal)));
+    }
+    let nvrtc = nvrtc_version().map(|(major, minor)| format!("{major}.{minor}"));
+    let (runtime, parser) = (tensorrt::probe_runtime(), tensorrt::probe_parser());
+    let plugin = engine::find_tensorrt_plugin().map(|path| path.display().to_string());
+    let libraries = vec![
+        Finding::new("NVRTC", nvrtc.clone()),
+        Finding::new(format!("{} {}", tensorrt::FLAVOUR, tensorrt::VERSION), runtime.clone()),
+        Finding::new("its ONNX parser", parser.clone()),
+        Finding::new("ONNX Runtime", engine::probe_onnxruntime()),
+        Finding::new("its TensorRT-RTX plugin", plugin),
+    ];
+    let tensorrt = driver.and(nvrtc).and(runtime).and(parser).map(|_| "kind = \"tensorrt\"".to_owned());
+    let mut engines = vec![Finding::new("tensorrt", tensorrt)];
+    for provider in [Provider::TensorrtRtx, Provider::Tensorrt, Provider::Cuda, Provider::Cpu] {
+        let usable = engine::probe_provider(provider)
+            .map(|()| format!("kind = \"onnxruntime\", provider = \"{}\"", provider.as_str()));
+        engines.push(Finding::new(format!("onnxruntime, {}", provider.as_str()), usable));
+    }
+    Findings { host, libraries, engines }
+}
+
+fn gpu(ordinal: usize) -> Result<String, String> {
+    let device = Device::open(ordinal)?;
+    let (free, total) = device.memory()?;
+    let (major, minor) = device.compute_capability;
+    let gib = |bytes: usize| bytes as f64 / f64::from(1 << 30);
+    Ok(format!(
+        "{}, compute capability {major}.{minor}, {:.1} of {:.1} GiB free",
+        device.name,
+        gib(free),
+        gib(total)
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_examined_whatever_it_lacks() {
+        let findings = examine();
+        let engines: Vec<_> = findings.engines.iter().map(|engine| engine.name.as_str()).collect();
+        let expected = [
+            "tensorrt",
+            "onnxruntime, tensorrt-rtx",
+            "onnxruntime, tensorrt",
+            "onnxruntime, cuda",
+            "onnxruntime, cpu",
+        ];
+        assert_eq!(engines, expected);
+        // the tests' own runtime is there, so the last one must be usable
+        assert!(findings.engines[4].found, "{:?}", findings.engines[4]);
+        for finding in findings.host.iter().chain(&findings.libraries).chain(&findings.engines) {
+            assert!(!finding.detail.is_empty(), "{} says nothing", finding.name);
+        }
+    }
+}

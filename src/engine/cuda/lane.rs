@@ -1,0 +1,187 @@
+//! A lane: one way through a device for batches, with a stream and all memory it uses.
+//!
+//! - A batch goes through it from pinned memory to scores: copy in, normalise, run, copy out. Each
+//!   step is timed by CUDA events.
+//! - What runs the model is the lane's [`Runner`]: a TensorRT execution context, or an ONNX Runtime
+//!   session with its input and output bound to device memory.
+//! - [`Lane::run`] returns after its stream is idle, so nothing it was lent is in use any more.
+//! - Two lanes of one device overlap: while one copies, the other computes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cudarc::driver::{CudaEvent, CudaSlice, CudaStream, result, sys};
+
+use super::{CudaResult, Device, Normalise, PinnedBuffer, driver};
+
+/// Device memory that a runner owns; valid as long as the runner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeviceMemory {
+    pub(super) address: sys::CUdeviceptr,
+    pub(super) bytes: usize,
+}
+
+/// Computes scores from a tensor, both in device memory of its own.
+pub trait Runner: Send {
+    /// The input: a full batch, normalised.
+    fn tensor(&self) -> DeviceMemory;
+
+    /// The output: a row of scores for each row of the batch.
+    fn scores(&self) -> DeviceMemory;
+
+    /// Whether the scores are 16-bit floats.
+    fn half_scores(&self) -> bool;
+
+    /// Compute the scores after everything that was enqueued on `stream` before; what is enqueued
+    /// there afterwards finds them.
+    fn run(&mut self, stream: &CudaStream) -> CudaResult<()>;
+}
+
+/// Time of each step of one batch.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LaneTimes {
+    pub h2d: Duration,
+    /// Normalising included.
+    pub compute: Duration,
+    pub d2h: Duration,
+}
+
+/// One runner with its stream and the memory around it.
+pub struct Lane<R> {
+    // dropped first: it uses the stream
+    runner: R,
+    stream: Arc<CudaStream>,
+    /// Before and after each step.
+    events: [CudaEvent; 4],
+    kernel: Normalise,
+    pixels: CudaSlice<u8>,
+    host_scores: PinnedBuffer,
+}
+
+impl<R> std::fmt::Debug for Lane<R> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Lane").field("kernel", &self.kernel).finish_non_exhaustive()
+    }
+}
+
+impl<R: Runner> Lane<R> {
+    /// A lane on `device` for batches that `kernel` normalises; `make` is given the lane's stream.
+    pub fn new(
+        device: &Device,
+        kernel: Normalise,
+        make: impl FnOnce(&Arc<CudaStream>) -> CudaResult<R>,
+    ) -> CudaResult<Self> {
+        device.make_current()?;
+        let stream = device.context.new_stream().map_err(|error| driver("cannot make a stream", error))?;
+        let event = || {
+            let flags = sys::CUevent_flags::CU_EVENT_BLOCKING_SYNC;
+            device.context.new_event(Some(flags)).map_err(|error| driver("cannot make an event", error))
+        };
+        let events = [event()?, event()?, event()?, event()?];
+        let pixels = zeros(&stream, kernel.elements())?;
+        let runner = make(&stream)?;
+        if runner.tensor().bytes < kernel.tensor_bytes() {
+            return Err(format!(
+                "its input holds {} bytes, a batch has {}",
+                runner.tensor().bytes,
+                kernel.tensor_bytes()
+            ));
+        }
+        let host_scores = device.pinned(runner.scores().bytes)?;
+        stream.synchronize().map_err(|error| driver("cannot prepare GPU memory", error))?;
+        Ok(Self { runner, stream, events, kernel, pixels, host_scores })
+    }
+
+    /// Scores of a full batch of RGB bytes.
+    pub fn run(&mut self, rgb: &[u8]) -> CudaResult<(Vec<f32>, LaneTimes)> {
+        let enqueued = self.enqueue(rgb);
+        // also after a failure: what was enqueued before it may still use what we were lent
+        let finished = self.stream.synchronize().map_err(|error| driver("the GPU failed", error));
+        enqueued.and(finished)?;
+        let [start, copied, computed, end] = &self.events;
+        let time = |from: &CudaEvent, to: &CudaEvent| {
+            let ms = from.elapsed_ms(to).map_err(|error| driver("cannot read the GPU's clock", error))?;
+            Ok::<_, String>(Duration::from_secs_f64(f64::from(ms.max(0.0)) / 1e3))
+        };
+        let times = LaneTimes {
+            h2d: time(start, copied)?,
+            compute: time(copied, computed)?,
+            d2h: time(computed, end)?,
+        };
+        Ok((floats(self.host_scores.bytes(), self.runner.half_scores()), times))
+    }
+
+    fn enqueue(&mut self, rgb: &[u8]) -> CudaResult<()> {
+        assert_eq!(rgb.len(), self.kernel.elements(), "a batch has the engine's shape");
+        let Self { runner, stream, events, kernel, pixels, host_scores } = self;
+        let [start, copied, computed, end] = events;
+        let record =
+            |event: &CudaEvent| event.record(stream).map_err(|error| driver("cannot record an event", error));
+        record(start)?;
+        stream.memcpy_htod(rgb, pixels).map_err(copying)?;
+        record(copied)?;
+        kernel.launch(stream, pixels, runner.tensor())?;
+        runner.run(stream)?;
+        record(computed)?;
+        // SAFETY: both are as long as the scores. The device memory is the runner's, the host memory
+        // the lane's own, and `run` waits for the stream before either is used again.
+        unsafe {
+            result::memcpy_dtoh_async(host_scores.bytes_mut(), runner.scores().address, stream.cu_stream())
+        }
+        .map_err(copying)?;
+        record(end)
+    }
+
+    /// Scores of a full batch of normalised pixels in ordinary memory, copied in, run and copied out
+    /// one after the other, as a straightforward program does it. For comparison only.
+    ///
+    /// # Errors
+    /// As [`Lane::run`], and when the model takes 16-bit floats.
+    pub fn run_floats(&mut self, tensor: &[f32]) -> CudaResult<Vec<f32>> {
+        let into = self.runner.tensor();
+        if into.bytes != size_of_val(tensor) {
+            return Err(format!(
+                "its input holds {} bytes, the batch has {}",
+                into.bytes,
+                size_of_val(tensor)
+            ));
+        }
+        let enqueued = self.enqueue_floats(tensor, into);
+        let finished = self.stream.synchronize().map_err(|error| driver("the GPU failed", error));
+        enqueued.and_then(|scores| finished.map(|()| floats(&scores, self.runner.half_scores())))
+    }
+
+    fn enqueue_floats(&mut self, tensor: &[f32], into: DeviceMemory) -> CudaResult<Vec<u8>> {
+        let from = self.runner.scores();
+        let mut scores = vec![0_u8; from.bytes];
+        // SAFETY: `into` is as long as `tensor`, which its caller has checked, and the runner's; the
+        // copy out of pageable memory has read `tensor` when it returns.
+        unsafe { result::memcpy_htod_async(into.address, tensor, self.stream.cu_stream()) }
+            .map_err(copying)?;
+        self.runner.run(&self.stream)?;
+        // SAFETY: `scores` is as long as the runner's memory, and the copy into pageable memory has
+        // been made when it returns.
+        unsafe { result::memcpy_dtoh_async(&mut scores, from.address, self.stream.cu_stream()) }
+            .map_err(copying)?;
+        Ok(scores)
+    }
+}
+
+/// `bytes` of device memory, zeroed.
+pub(super) fn zeros(stream: &Arc<CudaStream>, bytes: usize) -> CudaResult<CudaSlice<u8>> {
+    stream
+        .alloc_zeros::<u8>(bytes)
+        .map_err(|error| driver(&format!("cannot take {bytes} bytes of GPU memory"), error))
+}
+
+fn copying(error: cudarc::driver::DriverError) -> String {
+    driver("cannot copy between host and GPU", error)
+}
+
+fn floats(bytes: &[u8], half: bool) -> Vec<f32> {
+    if half {
+        bytes.as_chunks().0.iter().map(|&bits| half::f16::from_ne_bytes(bits).to_f32()).collect()
+    } else {
+        bytes.as_chunks().0.iter().map(|&bits| f32::from_ne_bytes(bits)).collect()
+    }
+}

@@ -1,0 +1,89 @@
+//! ONNX Runtime on a device: a session whose input and output are bound to device memory.
+//!
+//! - The session allocates both, on its own device; the lane's kernel writes the one and the lane
+//!   copies the other out.
+//! - A run waits for the lane's stream first and for the session's own at its end, so nothing is
+//!   ever used by two streams at once.
+
+use cudarc::driver::CudaStream;
+use ort::memory::{Allocator, MemoryInfo};
+use ort::session::{IoBinding, Session};
+use ort::value::{DynTensor, TensorElementType};
+
+use super::lane::{DeviceMemory, Runner};
+use super::{CudaResult, driver};
+
+/// Name, shape and element type of an input or output.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TensorSpec {
+    pub name: String,
+    pub dims: Vec<i64>,
+    /// 16-bit floats; 32-bit ones otherwise.
+    pub half: bool,
+}
+
+/// A session with its binding.
+pub struct OnnxRuntimeRunner {
+    // dropped in this order: the session goes last
+    binding: IoBinding,
+    tensor: DeviceMemory,
+    scores: DeviceMemory,
+    half_scores: bool,
+    _bound: (DynTensor, DynTensor),
+    session: Session,
+}
+
+// SAFETY: the session, its binding and its tensors may be used from any thread, one at a time,
+// which `&mut self` in `run` grants; the addresses belong to the tensors.
+unsafe impl Send for OnnxRuntimeRunner {}
+
+impl OnnxRuntimeRunner {
+    /// Bind `input` and `output` of `session` to memory of the device that `memory` names.
+    pub fn new(
+        session: Session,
+        memory: MemoryInfo<'_>,
+        input: &TensorSpec,
+        output: &TensorSpec,
+    ) -> CudaResult<Self> {
+        let text = |what: &'static str| move |error: ort::Error| format!("{what}: {error}");
+        let allocator = Allocator::new(&session, memory).map_err(text("cannot allocate on the GPU"))?;
+        let make = |spec: &TensorSpec| {
+            let element = if spec.half { TensorElementType::Float16 } else { TensorElementType::Float32 };
+            let mut tensor = DynTensor::new(&allocator, element, spec.dims.clone())
+                .map_err(text("cannot take GPU memory"))?;
+            let elements: i64 = spec.dims.iter().product();
+            let bytes = elements as usize * if spec.half { 2 } else { 4 };
+            let memory = DeviceMemory { address: tensor.data_ptr_mut() as u64, bytes };
+            Ok::<_, String>((tensor, memory))
+        };
+        let ((bound_input, tensor), (bound_output, scores)) = (make(input)?, make(output)?);
+        let mut binding = session.create_binding().map_err(text("cannot bind device memory"))?;
+        binding.bind_input(&*input.name, &bound_input).map_err(text("cannot bind the input"))?;
+        let mut bound_output = bound_output;
+        binding.bind_output(&*output.name, &mut bound_output).map_err(text("cannot bind the output"))?;
+        let half_scores = output.half;
+        Ok(Self { binding, tensor, scores, half_scores, _bound: (bound_input, bound_output), session })
+    }
+}
+
+impl Runner for OnnxRuntimeRunner {
+    fn tensor(&self) -> DeviceMemory {
+        self.tensor
+    }
+
+    fn scores(&self) -> DeviceMemory {
+        self.scores
+    }
+
+    fn half_scores(&self) -> bool {
+        self.half_scores
+    }
+
+    fn run(&mut self, stream: &CudaStream) -> CudaResult<()> {
+        stream.synchronize().map_err(|error| driver("the GPU failed", error))?;
+        self.session
+            .run_binding(&self.binding)
+            .map(|_| ())
+            .map_err(|error| format!("inference failed: {error}"))
+    }
+}

@@ -1,0 +1,110 @@
+//! When a batch does not fit a GPU: which one would.
+//!
+//! Nothing says beforehand what an engine takes, so two small ones are loaded and run. What each
+//! took tells what a row takes.
+
+use super::cuda::Device;
+use super::{Engine, load, warm_up};
+use crate::config::{Devices, EngineSection};
+use crate::error::EngineError;
+use crate::plan::Plan;
+
+/// Rows of the two engines that are tried.
+const TRIED: [usize; 2] = [8, 32];
+
+/// Share of the free memory that is counted on: allocators round up.
+const USABLE: f64 = 0.95;
+
+/// `error`, or in its place one that says which batch would fit, if memory is what was missing.
+pub fn explain(plan: &Plan, model_sha256: &str, error: EngineError) -> EngineError {
+    let message = error.to_string();
+    if !is_out_of_memory(&message) {
+        return error;
+    }
+    let ordinal = match &plan.engine.devices {
+        Devices::List(ordinals) => ordinals.first().copied().unwrap_or_default(),
+        Devices::All(_) => 0,
+    };
+    let batch_size = plan.engine.batch_size;
+    tracing::info!(batch_size, "out of memory; trying smaller batches to see what fits");
+    match fitting_batch(plan, model_sha256, ordinal) {
+        Ok(fits) if fits > 0 => {
+            let advice = format!(
+                "about {fits} would fit (engine.batch_size), with engine.lanes = {}",
+                plan.engine.lanes
+            );
+            EngineError::Memory { ordinal, batch_size, message, advice }
+        }
+        Ok(_) => EngineError::Memory {
+            ordinal,
+            batch_size,
+            message,
+            advice: "not even one row would fit".to_owned(),
+        },
+        Err(reason) => EngineError::Memory {
+            ordinal,
+            batch_size,
+            message,
+            advice: format!("what would fit could not be found out: {reason}"),
+        },
+    }
+}
+
+fn is_out_of_memory(message: &str) -> bool {
+    let message = message.to_lowercase();
+    ["out of memory", "outofmemory", "out_of_memory", "could not be allocated", "failed to allocate"]
+        .iter()
+        .any(|words| message.contains(words))
+}
+
+fn fitting_batch(plan: &Plan, model_sha256: &str, ordinal: usize) -> Result<usize, String> {
+    let free_bytes = free_bytes(ordinal)?;
+    let mut taken = [0; TRIED.len()];
+    for (batch_size, taken) in TRIED.into_iter().zip(&mut taken) {
+        let engine =
+            EngineSection { batch_size, devices: Devices::List(vec![ordinal]), ..plan.engine.clone() };
+        let plan = Plan { engine, ..plan.clone() };
+        let mut engines = load(&plan, model_sha256).map_err(|error| error.to_string())?;
+        for (worker, engine) in engines.iter_mut().enumerate() {
+            let engine: &mut dyn Engine = engine.as_mut();
+            warm_up(engine, worker).map_err(|error| error.to_string())?;
+        }
+        *taken = free_bytes.saturating_sub(self::free_bytes(ordinal)?);
+    }
+    Ok(rows_that_fit(free_bytes, TRIED, taken))
+}
+
+/// Rows whose memory fits into `free_bytes`, if `rows` took `taken_bytes`: a straight line.
+fn rows_that_fit(free_bytes: usize, rows: [usize; 2], taken_bytes: [usize; 2]) -> usize {
+    let per_row = (taken_bytes[1] as f64 - taken_bytes[0] as f64) / (rows[1] as f64 - rows[0] as f64);
+    if per_row <= 0.0 {
+        // rounded up to the same size: all that is known is that a row takes no more than this
+        return (free_bytes as f64 * USABLE / (taken_bytes[1] as f64 / rows[1] as f64).max(1.0)) as usize;
+    }
+    let fixed = (taken_bytes[0] as f64 - per_row * rows[0] as f64).max(0.0);
+    ((free_bytes as f64 * USABLE - fixed) / per_row).max(0.0) as usize
+}
+
+fn free_bytes(ordinal: usize) -> Result<usize, String> {
+    Ok(Device::open(ordinal)?.memory()?.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_follow_from_what_two_batches_took() {
+        // 100 for the engine and 10 a row
+        assert_eq!(rows_that_fit(1000, [8, 32], [180, 420]), 85);
+        assert_eq!(rows_that_fit(50, [8, 32], [180, 420]), 0);
+        assert_eq!(rows_that_fit(1000, [8, 32], [320, 320]), 95);
+    }
+
+    #[test]
+    fn other_errors_are_left_as_they_are() {
+        assert!(is_out_of_memory("CUDA_ERROR_OUT_OF_MEMORY"));
+        assert!(is_out_of_memory("Requested amount of GPU memory (7 bytes) could not be allocated."));
+        assert!(!is_out_of_memory("no such file"));
+    }
+}

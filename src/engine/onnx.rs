@@ -1,0 +1,120 @@
+//! What an ONNX file says about its inputs, without opening any runtime.
+//!
+//! Reads the few fields of `onnx.proto3` that are needed and skips the rest, weights included.
+
+use std::path::Path;
+
+use prost::Message;
+
+/// The image input of a model, as declared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OnnxInput {
+    pub name: String,
+    /// Batch first; -1 where dynamic.
+    pub dims: Vec<i64>,
+}
+
+/// The one input of the model at `path`.
+///
+/// # Errors
+/// When the file cannot be read, is no ONNX, or has more than one input.
+pub fn read_input(path: &Path) -> Result<OnnxInput, String> {
+    let bytes = std::fs::read(path).map_err(|error| error.to_string())?;
+    input_of(&bytes)
+}
+
+/// The same of a model in memory.
+pub fn input_of(bytes: &[u8]) -> Result<OnnxInput, String> {
+    let model = Model::decode(bytes).map_err(|error| format!("it is no ONNX file: {error}"))?;
+    let graph = model.graph.ok_or("it is no ONNX file: it has no graph")?;
+    // files of old exporters list their weights among the inputs
+    let is_weight = |name: &str| graph.initializer.iter().any(|weight| weight.name == name);
+    let inputs: Vec<_> = graph.input.iter().filter(|input| !is_weight(&input.name)).collect();
+    let [input] = inputs[..] else {
+        let names: Vec<_> = inputs.iter().map(|input| input.name.as_str()).collect();
+        return Err(format!("it must have one input, it has {} ({})", names.len(), names.join(", ")));
+    };
+    let shape = input.r#type.as_ref().and_then(|kind| kind.tensor_type.as_ref()?.shape.as_ref());
+    let shape = shape.ok_or_else(|| format!("its input {} has no shape", input.name))?;
+    let dims = shape.dim.iter().map(|dim| dim.dim_value.unwrap_or(-1)).collect();
+    Ok(OnnxInput { name: input.name.clone(), dims })
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Model {
+    #[prost(message, optional, tag = "7")]
+    graph: Option<Graph>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Graph {
+    #[prost(message, repeated, tag = "5")]
+    initializer: Vec<Tensor>,
+    #[prost(message, repeated, tag = "11")]
+    input: Vec<ValueInfo>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Tensor {
+    #[prost(string, tag = "8")]
+    name: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct ValueInfo {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(message, optional, tag = "2")]
+    r#type: Option<Type>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Type {
+    #[prost(message, optional, tag = "1")]
+    tensor_type: Option<TensorType>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct TensorType {
+    #[prost(message, optional, tag = "2")]
+    shape: Option<Shape>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Shape {
+    #[prost(message, repeated, tag = "1")]
+    dim: Vec<Dimension>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Dimension {
+    #[prost(int64, optional, tag = "1")]
+    dim_value: Option<i64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_input_is_found_among_old_exporters_weights() {
+        let value = |name: &str, dims: &[Option<i64>]| {
+            let dim = dims.iter().map(|&dim_value| Dimension { dim_value }).collect();
+            let tensor_type = Some(TensorType { shape: Some(Shape { dim }) });
+            ValueInfo { name: name.to_owned(), r#type: Some(Type { tensor_type }) }
+        };
+        let graph = Graph {
+            initializer: vec![Tensor { name: "weight".to_owned() }],
+            input: vec![value("image", &[None, Some(3), Some(8), Some(8)]), value("weight", &[Some(3)])],
+        };
+        let mut model = Model { graph: Some(graph) };
+        let expected = OnnxInput { name: "image".to_owned(), dims: vec![-1, 3, 8, 8] };
+        assert_eq!(input_of(&model.encode_to_vec()), Ok(expected));
+
+        model.graph.as_mut().expect("a graph").initializer.clear();
+        let message = input_of(&model.encode_to_vec()).expect_err("two inputs");
+        assert!(message.contains("image, weight"), "{message}");
+        assert!(input_of(b"hello, I am no model").is_err());
+        assert!(input_of(b"").is_err());
+    }
+}

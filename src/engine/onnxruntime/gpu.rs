@@ -1,0 +1,235 @@
+//! ONNX Runtime on GPUs: the CUDA provider, TensorRT-RTX as a plugin, and classic TensorRT.
+//!
+//! - Pixels arrive as RGB bytes in pinned memory; a kernel of ours normalises them into the
+//!   session's bound input, as for the TensorRT engine.
+//! - A provider that cannot be had, or that would leave a part of the model on the CPU, is an error
+//!   unless `engine.allow_fallback` says otherwise.
+
+use std::fmt;
+
+use ort::environment::Environment;
+use ort::ep::{CUDA, ExecutionProvider, TensorRT};
+use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
+use ort::session::Session;
+use ort::session::builder::SessionBuilder;
+use ort::value::TensorElementType;
+
+use super::super::cuda::{Device, Lane, Normalise, OnnxRuntimeRunner, TensorSpec, devices};
+use super::super::shape::{check_input, check_labels, input_dims, row_length};
+use super::super::{Engine, Inference, cache_folder, onnx, pinned_buffers};
+use super::{input_and_output, library, tensor};
+use crate::config::Provider;
+use crate::error::EngineError;
+use crate::items::{BatchBuffer, BatchShape, PixelElement, PixelsRef};
+use crate::plan::Plan;
+
+/// One session on a GPU.
+pub struct OnnxRuntimeGpu {
+    lane: Lane<OnnxRuntimeRunner>,
+    device: Device,
+    provider: Provider,
+    shape: BatchShape,
+    classes: usize,
+    allow_fallback: bool,
+}
+
+impl fmt::Debug for OnnxRuntimeGpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OnnxRuntimeGpu").field("device", &self.device).finish_non_exhaustive()
+    }
+}
+
+impl OnnxRuntimeGpu {
+    /// The sessions of all the plan's devices.
+    pub fn load(plan: &Plan) -> Result<Vec<Self>, EngineError> {
+        let path = &plan.model.path;
+        std::fs::File::open(path).map_err(|source| EngineError::ModelFile { path: path.clone(), source })?;
+        let environment = library::open()?;
+        let mut engines = Vec::new();
+        for device in devices(&plan.engine.devices).map_err(EngineError::RuntimeMissing)? {
+            for _ in 0..plan.engine.lanes {
+                engines.push(Self::on(&environment, &device, plan)?);
+            }
+        }
+        Ok(engines)
+    }
+
+    fn on(environment: &Environment, device: &Device, plan: &Plan) -> Result<Self, EngineError> {
+        let (path, provider) = (&plan.model.path, plan.engine.provider);
+        let mismatch = |message| EngineError::Mismatch { path: path.clone(), message };
+        let on_device = |message| EngineError::Device { device: device.to_string(), message };
+
+        let (session, memory) = open_session(environment, device, plan)
+            .map_err(|message| EngineError::Provider { provider: provider.as_str(), message })?;
+        let (input, output) = input_and_output(&session).map_err(mismatch)?;
+        let (input_type, input_shape) = tensor(input).map_err(mismatch)?;
+        let (output_type, output_shape) = tensor(output).map_err(mismatch)?;
+        check_input(input.name(), input_shape, plan).map_err(mismatch)?;
+        let classes = row_length(output.name(), output_shape).map_err(mismatch)?.ok_or_else(|| {
+            mismatch(format!("output {} leaves the length of a row open; GPUs need it fixed", output.name()))
+        })?;
+        check_labels(classes, plan).map_err(mismatch)?;
+        let batch = plan.engine.batch_size;
+        let spec = |name: &str, ty: TensorElementType, dims: Vec<i64>| {
+            let half = match ty {
+                TensorElementType::Float32 => false,
+                TensorElementType::Float16 => true,
+                other => {
+                    return Err(mismatch(format!(
+                        "{name} has element type {other}, expected float32 or float16"
+                    )));
+                }
+            };
+            Ok(TensorSpec { name: name.to_owned(), dims, half })
+        };
+        let input = spec(input.name(), input_type, input_dims(plan).to_vec())?;
+        let mut output_dims = output_shape.to_vec();
+        output_dims[0] = batch as i64;
+        let output = spec(output.name(), output_type, output_dims)?;
+        let lane = Normalise::new(device, &plan.preprocess, batch, input.half)
+            .and_then(|kernel| {
+                Lane::new(device, kernel, |_| OnnxRuntimeRunner::new(session, memory, &input, &output))
+            })
+            .map_err(on_device)?;
+        let shape = BatchShape {
+            batch_size: batch,
+            row_elements: plan.preprocess.row_elements(),
+            element: PixelElement::Rgb8,
+        };
+        let allow_fallback = plan.engine.allow_fallback;
+        Ok(Self { lane, device: device.clone(), provider, shape, classes, allow_fallback })
+    }
+}
+
+impl Engine for OnnxRuntimeGpu {
+    fn describe(&self) -> String {
+        let parts = if self.allow_fallback { "; parts of the model may run on the CPU" } else { "" };
+        format!("ONNX Runtime with {} on {}{parts}", self.provider.as_str(), self.device)
+    }
+
+    fn device(&self) -> Option<usize> {
+        Some(self.device.ordinal)
+    }
+
+    fn batch_shape(&self) -> BatchShape {
+        self.shape
+    }
+
+    fn classes(&self) -> usize {
+        self.classes
+    }
+
+    fn computes_on_cpu(&self) -> bool {
+        false
+    }
+
+    fn buffers(&mut self, count: usize) -> Result<Vec<Box<dyn BatchBuffer>>, EngineError> {
+        pinned_buffers(&self.device, self.shape, count)
+    }
+
+    fn infer(&mut self, pixels: PixelsRef<'_>, rows: usize) -> Result<Inference, String> {
+        let (mut scores, times) =
+            self.lane.run(pixels.rgb()?).map_err(|error| format!("{}: {error}", self.device))?;
+        scores.truncate(rows * self.classes);
+        Ok(Inference { scores, h2d: times.h2d, compute: times.compute, d2h: times.d2h })
+    }
+
+    fn infer_floats(&mut self, tensor: &[f32]) -> Result<Vec<f32>, String> {
+        self.lane.run_floats(tensor)
+    }
+}
+
+/// A model of a few kB, to try providers with: one input N×8×8×3.
+const TINY_MODEL: &[u8] = include_bytes!("../../../fixtures/tiny.onnx");
+
+/// Whether a session can be had with `provider` on the first GPU, or on the CPU.
+///
+/// # Errors
+/// Why not.
+pub fn probe_provider(provider: Provider) -> Result<(), String> {
+    let environment = library::open().map_err(|error| error.to_string())?;
+    let text = |error: ort::Error| error.to_string();
+    let builder = Session::builder(&environment).map_err(text)?;
+    let mut builder = match provider {
+        Provider::Cpu => builder,
+        _ => {
+            let input = onnx::input_of(TINY_MODEL)?;
+            let shapes = shapes_text(&input.name, &[1, 8, 8, 3]);
+            on_gpu(&environment, builder, provider, 0, &shapes)?.0
+        }
+    };
+    builder.commit_from_memory(TINY_MODEL).map(drop).map_err(text)
+}
+
+/// `input:32x8x8x3`, as providers take profiles.
+fn shapes_text(input: &str, dims: &[i64]) -> String {
+    let dims: Vec<_> = dims.iter().map(ToString::to_string).collect();
+    format!("{input}:{}", dims.join("x"))
+}
+
+/// A session on `device`, and the memory its tensors are bound to.
+fn open_session(
+    environment: &Environment,
+    device: &Device,
+    plan: &Plan,
+) -> Result<(Session, MemoryInfo<'static>), String> {
+    let text = |error: ort::Error| error.to_string();
+    let mut builder = Session::builder(environment).map_err(text)?;
+    if !plan.engine.allow_fallback {
+        builder = builder.with_disable_cpu_fallback().map_err(|error| error.to_string())?;
+    }
+    let input = onnx::read_input(&plan.model.path)?;
+    let shapes = shapes_text(&input.name, &input_dims(plan));
+    let (mut builder, memory) = on_gpu(environment, builder, plan.engine.provider, device.ordinal, &shapes)?;
+    let session = builder.commit_from_file(&plan.model.path).map_err(text)?;
+    Ok((session, memory))
+}
+
+/// Register `provider` for GPU `ordinal`; `shapes` is the one profile it needs to be ready for.
+fn on_gpu(
+    environment: &Environment,
+    builder: SessionBuilder,
+    provider: Provider,
+    ordinal: usize,
+    shapes: &str,
+) -> Result<(SessionBuilder, MemoryInfo<'static>), String> {
+    let device_id = i32::try_from(ordinal).map_err(|error| error.to_string())?;
+    let cuda_memory =
+        || MemoryInfo::new(AllocationDevice::CUDA, device_id, AllocatorType::Device, MemoryType::Default);
+    let cuda_memory = || cuda_memory().map_err(|error| error.to_string());
+    match provider {
+        Provider::Cpu => Err("the CPU is no GPU".to_owned()),
+        Provider::Cuda => Ok((register(builder, CUDA::default().with_device_id(device_id))?, cuda_memory()?)),
+        Provider::Tensorrt => {
+            let provider = TensorRT::default()
+                .with_device_id(device_id)
+                .with_profile_min_shapes(shapes)
+                .with_profile_opt_shapes(shapes)
+                .with_profile_max_shapes(shapes);
+            Ok((register(builder, provider)?, cuda_memory()?))
+        }
+        Provider::TensorrtRtx => {
+            let plugin = library::find_plugin()?;
+            library::register_plugin(environment, &plugin)?;
+            let gpu = environment
+                .devices()
+                .filter(|found| found.ep().is_ok_and(|name| name == library::PLUGIN_PROVIDER))
+                .nth(ordinal)
+                .ok_or_else(|| format!("{} offers no GPU {ordinal}", plugin.display()))?;
+            let mut options: Vec<_> =
+                ["nv_profile_min_shapes", "nv_profile_opt_shapes", "nv_profile_max_shapes"]
+                    .map(|key| (key.to_owned(), shapes.to_owned()))
+                    .into();
+            let folder = cache_folder()?.join("onnxruntime");
+            std::fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+            options.push(("nv_runtime_cache_path".to_owned(), folder.display().to_string()));
+            let builder = builder.with_devices([gpu], Some(&options)).map_err(|error| error.to_string())?;
+            Ok((builder, cuda_memory()?))
+        }
+    }
+}
+
+fn register(mut builder: SessionBuilder, provider: impl ExecutionProvider) -> Result<SessionBuilder, String> {
+    provider.register(&mut builder).map_err(|error| error.to_string())?;
+    Ok(builder)
+}

@@ -1,0 +1,102 @@
+//! ONNX to a serialized engine.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use trtx::trtx_sys::Dims64;
+use trtx::{Builder, OnnxParser, OptProfileSelector};
+
+use super::library;
+use crate::engine::cuda::{Device, logger, tensorrt};
+
+/// Shapes of the input that an engine is made for: it is fastest at `opt`, and refuses what lies
+/// outside `min` and `max`.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Profile {
+    pub min: Vec<i64>,
+    pub opt: Vec<i64>,
+    pub max: Vec<i64>,
+}
+
+/// How to build.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct BuildOptions {
+    /// Memory that tactics may use, bytes; TensorRT's own limit if left out.
+    pub workspace_bytes: Option<usize>,
+}
+
+/// Build an engine for `device` from the ONNX file at `path`.
+pub fn build(
+    device: &Device,
+    path: &Path,
+    profile: &Profile,
+    options: &BuildOptions,
+) -> Result<Vec<u8>, String> {
+    library::open_runtime()?;
+    library::open_parser()?;
+    device.make_current()?;
+    let fail = |what: &'static str| move |error: trtx::Error| tensorrt(what, &error);
+    let logger = logger()?;
+    let mut builder = Builder::new(logger).map_err(fail("cannot start TensorRT's builder"))?;
+    let network = builder.create_network(0).map_err(fail("cannot make a network"))?;
+    let mut config = builder.create_config().map_err(fail("cannot configure the builder"))?;
+    if let Some(bytes) = options.workspace_bytes {
+        config.set_memory_pool_limit(trtx::MemoryPoolType::kWORKSPACE, bytes);
+    }
+    config.set_progress_monitor(Box::new(Progress::new())).map_err(fail("cannot watch the builder"))?;
+    let mut shapes = builder.creata_optimization_profile().map_err(fail("cannot make a profile"))?;
+    let mut parser = OnnxParser::new(network, logger).map_err(fail("cannot start the ONNX parser"))?;
+    let path = path.to_str().ok_or("its path is not UTF-8")?;
+    parser.parse_from_file(path, 1).map_err(fail("cannot read the model"))?;
+    let network = parser.network_mut();
+    let input = network.input(0).map_err(fail("the model has no input"))?;
+    let name = input.name(network).map_err(fail("cannot read the model's input"))?;
+    for (select, dims) in [
+        (OptProfileSelector::kMIN, &profile.min),
+        (OptProfileSelector::kOPT, &profile.opt),
+        (OptProfileSelector::kMAX, &profile.max),
+    ] {
+        shapes
+            .set_dimensions(&name, select, &Dims64::from_slice(dims))
+            .map_err(fail("the model does not take these shapes"))?;
+    }
+    config.add_optimization_profile(&mut shapes).map_err(fail("the model does not take these shapes"))?;
+    let plan =
+        builder.build_serialized_network(network, &mut config).map_err(fail("cannot build the engine"))?;
+    // the builder owns profiles; its handle must not free this one again
+    std::mem::forget(shapes);
+    Ok(plan.to_vec())
+}
+
+/// A line now and then while the builder works.
+struct Progress {
+    last: Mutex<Instant>,
+}
+
+/// Between two lines.
+const QUIET: Duration = Duration::from_secs(5);
+
+impl Progress {
+    fn new() -> Self {
+        Self { last: Mutex::new(Instant::now()) }
+    }
+}
+
+impl trtx::interfaces::MonitorProgress for Progress {
+    fn phase_start(&self, phase_name: &str, _: Option<&str>, num_steps: i32) {
+        tracing::debug!(phase = phase_name, steps = num_steps, "building the engine");
+    }
+
+    fn step_complete(&self, phase_name: &str, step: i32) -> ControlFlow<()> {
+        let mut last = self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if last.elapsed() >= QUIET {
+            *last = Instant::now();
+            tracing::info!(phase = phase_name, step, "building the engine");
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn phase_finish(&self, _: &str) {}
+}
