@@ -48,11 +48,17 @@ impl TensorWriter {
     /// The tensor row of an image: `rgb`, the kept part of its window, at its place.
     pub(super) fn write(&self, rgb: &[u8], place: Placement) -> Pixels {
         match &self.normalised {
+            None if self.is_copy(place) => Pixels::U8(rgb.to_vec()),
             None => Pixels::U8(self.arrange(rgb, place, |_, pixel| pixel)),
             Some(tables) => {
                 Pixels::F32(self.arrange(rgb, place, |channel, pixel| tables[channel][usize::from(pixel)]))
             }
         }
+    }
+
+    /// Whether the tensor row is the image itself.
+    fn is_copy(&self, place: Placement) -> bool {
+        place.window.kept == self.size && self.order == [0, 1, 2] && self.layout == Layout::Nhwc
     }
 
     fn arrange<T: Copy>(&self, rgb: &[u8], place: Placement, value: impl Fn(usize, u8) -> T) -> Vec<T> {
@@ -136,6 +142,21 @@ mod tests {
             let got = write(&preprocess(color, layout), PixelElement::U8);
             assert_eq!(got, Pixels::U8(expected.to_vec()), "{color:?} {layout:?}");
         }
+    }
+
+    #[test]
+    fn an_image_that_fills_the_row_is_the_row() {
+        let window = Window { resized: (2, 2), cut: (0, 0), kept: (2, 2) };
+        let rgb: [u8; 12] = std::array::from_fn(|index| index as u8);
+        for element in [PixelElement::U8, PixelElement::Rgb8] {
+            let writer = TensorWriter::new(&preprocess(Color::Rgb, Layout::Nhwc), (2, 2), element);
+            assert_eq!(writer.write(&rgb, Placement { window, at: (0, 0) }), Pixels::U8(rgb.to_vec()));
+        }
+        let writer = TensorWriter::new(&preprocess(Color::Bgr, Layout::Nhwc), (2, 2), PixelElement::U8);
+        let Pixels::U8(row) = writer.write(&rgb, Placement { window, at: (0, 0) }) else {
+            panic!("u8 was asked for")
+        };
+        assert_eq!(row[..6], [2, 1, 0, 5, 4, 3]);
     }
 
     #[test]

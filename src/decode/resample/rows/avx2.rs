@@ -1,21 +1,17 @@
-//! The pass along the rows: each resized pixel is a weighted sum of its neighbours in one row.
+//! The row pass with AVX2: one resized column of four rows at a time.
 //!
-//! - With AVX2, two taps are multiplied and added by one instruction that takes weights of 16 bits.
-//!   A weight is therefore split into `high * 2^15 + low`; the two sums are put together at the
-//!   end. Everything wraps at 2^32, so the result is the 32-bit sum to the bit.
+//! - A register takes two pixels of a row in each half, so one pair of weights serves the three
+//!   channels of each.
 
-#[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::__m256i;
 
-#[cfg(target_arch = "x86_64")]
 use pulp::{NullaryFnOnce, x86::V3};
 
-use super::RGB;
-#[cfg(target_arch = "x86_64")]
-use super::weights::FRACTION_BITS;
-use super::weights::{HALF, Weights, to_pixel};
+use super::super::RGB;
+use super::super::weights::{FRACTION_BITS, HALF, Weights};
+use super::{LOW_BITS, split};
 
-/// The pass of one thread with its memory.
+/// Weights and memory of the pass.
 #[derive(Debug, Default)]
 pub(super) struct RowPass {
     taps: PackedTaps,
@@ -24,49 +20,25 @@ pub(super) struct RowPass {
 }
 
 impl RowPass {
-    /// Filter each row of `pixels`, `width` pixels long; `out` has as many rows.
-    pub(super) fn run(&mut self, pixels: &[u8], width: usize, across: &Weights, out: &mut [u8]) {
-        #[cfg(target_arch = "x86_64")]
-        if let Some(simd) = V3::try_new() {
-            self.taps.pack(across);
-            let row_bytes = width * RGB;
-            simd.vectorize(ShrinkRows {
-                simd,
-                pixels,
-                row_bytes,
-                taps: &self.taps,
-                tail: &mut self.tail,
-                out,
-            });
-            return;
-        }
-        shrink_rows(pixels, width * RGB, across, out);
-    }
-}
-
-/// The pass without special instructions.
-fn shrink_rows(pixels: &[u8], row_bytes: usize, across: &Weights, out: &mut [u8]) {
-    for (row, out) in pixels.chunks_exact(row_bytes).zip(out.chunks_exact_mut(across.len() * RGB)) {
-        for ((start, weights), pixel) in across.positions().zip(out.chunks_exact_mut(RGB)) {
-            let mut sums = [HALF; RGB];
-            for (from, &weight) in row[start * RGB..].chunks_exact(RGB).zip(weights) {
-                for (sum, &sample) in sums.iter_mut().zip(from) {
-                    *sum = sum.wrapping_add(i32::from(sample).wrapping_mul(weight));
-                }
-            }
-            pixel.copy_from_slice(&sums.map(to_pixel));
-        }
+    /// Filter each row of `pixels`; `out` has as many rows.
+    pub(super) fn run(
+        &mut self,
+        simd: V3,
+        pixels: &[u8],
+        row_bytes: usize,
+        across: &Weights,
+        out: &mut [u8],
+    ) {
+        self.taps.pack(across);
+        let Self { taps, tail } = self;
+        simd.vectorize(ShrinkRows { simd, pixels, row_bytes, taps, tail, out });
     }
 }
 
 /// Taps of one instruction sequence: a register holds two in each half.
 const TAPS: usize = 4;
 
-/// Bits of a weight in its low part; the part is positive in 16 bits with a sign.
-const LOW_BITS: u32 = 15;
-
-/// The low parts of [`TAPS`] weights, and their high parts. A weight's magnitude is below
-/// 2^24, so its high part fits with room to spare.
+/// The low parts of [`TAPS`] weights, and their high parts.
 type Block = [i16; 2 * TAPS];
 
 /// The weights of all positions, split and in blocks.
@@ -85,8 +57,7 @@ impl PackedTaps {
             for taps in weights.chunks(TAPS) {
                 let mut block = [0; 2 * TAPS];
                 for (tap, &weight) in taps.iter().enumerate() {
-                    block[tap] = (weight & ((1 << LOW_BITS) - 1)) as i16;
-                    block[TAPS + tap] = (weight >> LOW_BITS) as i16;
+                    [block[tap], block[TAPS + tap]] = split(weight);
                 }
                 self.blocks.push(block);
             }
@@ -105,7 +76,6 @@ const LOAD_BYTES: usize = 16;
 /// last, and the first of a block.
 const SLACK_BYTES: usize = LOAD_BYTES - RGB;
 
-#[cfg(target_arch = "x86_64")]
 struct ShrinkRows<'a> {
     simd: V3,
     pixels: &'a [u8],
@@ -115,7 +85,6 @@ struct ShrinkRows<'a> {
     out: &'a mut [u8],
 }
 
-#[cfg(target_arch = "x86_64")]
 impl NullaryFnOnce for ShrinkRows<'_> {
     type Output = ();
 
@@ -145,7 +114,6 @@ impl NullaryFnOnce for ShrinkRows<'_> {
 }
 
 /// One resized column in [`ROWS`] rows: three channels and a byte without meaning for each.
-#[cfg(target_arch = "x86_64")]
 #[inline(always)]
 fn filtered(simd: V3, rows: &[u8], row_bytes: usize, blocks: &[Block]) -> [u8; 4 * ROWS] {
     /// For two pixels in each half: both reds, both greens, both blues as 16-bit samples.
@@ -194,35 +162,4 @@ fn filtered(simd: V3, rows: &[u8], row_bytes: usize, blocks: &[Block]) -> [u8; 4
     // saturating at 0 and 255 on the way to bytes
     let words = (sse4_1._mm_packus_epi32(whole[0], whole[1]), sse4_1._mm_packus_epi32(whole[2], whole[3]));
     pulp::cast(sse2._mm_packus_epi16(words.0, words.1))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::weights::Kernel;
-    use super::*;
-    use crate::config::Filter;
-    use proptest::prelude::*;
-
-    proptest! {
-        /// Whatever instructions are used, the result is the same.
-        #[test]
-        fn both_ways_of_summing_agree(
-            rows in prop::collection::vec(prop::collection::vec(any::<[u8; RGB]>(), 1..150), 1..10),
-            resized in 1..80_u32,
-            filter in prop_oneof![
-                Just(Filter::Box), Just(Filter::Bilinear), Just(Filter::Bicubic), Just(Filter::Lanczos3)
-            ],
-        ) {
-            let width = rows.iter().map(Vec::len).min().expect("one row at least");
-            let pixels: Vec<u8> = rows.iter().flat_map(|row| row[..width].as_flattened()).copied().collect();
-            let kernel = Kernel::of(filter).expect("a filter with a kernel");
-            let mut across = Weights::default();
-            across.set(&kernel, width as f64 / f64::from(resized), width as f64, width, 0..resized);
-            let mut expected = vec![0; rows.len() * resized as usize * RGB];
-            let mut got = expected.clone();
-            shrink_rows(&pixels, width * RGB, &across, &mut expected);
-            RowPass::default().run(&pixels, width, &across, &mut got);
-            prop_assert_eq!(got, expected);
-        }
-    }
 }

@@ -1,0 +1,102 @@
+//! The pass along the rows: each resized pixel is a weighted sum of its neighbours in one row.
+//!
+//! - The instructions that multiply and add two taps at once take weights of 16 bits. A weight is
+//!   therefore split into `high * 2^15 + low`; the two sums are put together at the end. Everything
+//!   wraps at 2^32, so the result is the 32-bit sum to the bit, whatever instructions are used.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+
+#[cfg(target_arch = "x86_64")]
+use pulp::x86::{V3, V4};
+
+use super::RGB;
+use super::weights::{HALF, Weights, to_pixel};
+
+/// The pass of one thread with its memory.
+#[derive(Debug, Default)]
+pub(super) struct RowPass {
+    #[cfg(target_arch = "x86_64")]
+    avx2: avx2::RowPass,
+    #[cfg(target_arch = "x86_64")]
+    avx512: avx512::RowPass,
+}
+
+impl RowPass {
+    /// Filter each row of `pixels`, `width` pixels long; `out` has as many rows.
+    pub(super) fn run(&mut self, pixels: &[u8], width: usize, across: &Weights, out: &mut [u8]) {
+        let row_bytes = width * RGB;
+        #[cfg(target_arch = "x86_64")]
+        if let Some(simd) = V4::try_new() {
+            return self.avx512.run(simd, pixels, row_bytes, across, out);
+        } else if let Some(simd) = V3::try_new() {
+            return self.avx2.run(simd, pixels, row_bytes, across, out);
+        }
+        shrink_rows(pixels, row_bytes, across, out);
+    }
+}
+
+/// The pass without special instructions.
+fn shrink_rows(pixels: &[u8], row_bytes: usize, across: &Weights, out: &mut [u8]) {
+    for (row, out) in pixels.chunks_exact(row_bytes).zip(out.chunks_exact_mut(across.len() * RGB)) {
+        for ((start, weights), pixel) in across.positions().zip(out.chunks_exact_mut(RGB)) {
+            let mut sums = [HALF; RGB];
+            for (from, &weight) in row[start * RGB..].chunks_exact(RGB).zip(weights) {
+                for (sum, &sample) in sums.iter_mut().zip(from) {
+                    *sum = sum.wrapping_add(i32::from(sample).wrapping_mul(weight));
+                }
+            }
+            pixel.copy_from_slice(&sums.map(to_pixel));
+        }
+    }
+}
+
+/// Bits of a weight in its low part; the part is positive in 16 bits with a sign.
+#[cfg(target_arch = "x86_64")]
+const LOW_BITS: u32 = 15;
+
+/// The low part of a weight, and its high part. A weight's magnitude is below 2^24, so the high
+/// part fits with room to spare.
+#[cfg(target_arch = "x86_64")]
+fn split(weight: i32) -> [i16; 2] {
+    [(weight & ((1 << LOW_BITS) - 1)) as i16, (weight >> LOW_BITS) as i16]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::weights::Kernel;
+    use super::*;
+    use crate::config::Filter;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Whatever instructions are used, the result is the same.
+        #[test]
+        fn all_ways_of_summing_agree(
+            rows in prop::collection::vec(prop::collection::vec(any::<[u8; RGB]>(), 1..150), 1..40),
+            resized in 1..80_u32,
+            filter in prop_oneof![
+                Just(Filter::Box), Just(Filter::Bilinear), Just(Filter::Bicubic), Just(Filter::Lanczos3)
+            ],
+        ) {
+            let width = rows.iter().map(Vec::len).min().expect("one row at least");
+            let pixels: Vec<u8> = rows.iter().flat_map(|row| row[..width].as_flattened()).copied().collect();
+            let kernel = Kernel::of(filter).expect("a filter with a kernel");
+            let mut across = Weights::default();
+            across.set(&kernel, width as f64 / f64::from(resized), width as f64, width, 0..resized);
+            let mut expected = vec![0; rows.len() * resized as usize * RGB];
+            shrink_rows(&pixels, width * RGB, &across, &mut expected);
+            let mut got = vec![0; expected.len()];
+            RowPass::default().run(&pixels, width, &across, &mut got);
+            prop_assert_eq!(&got, &expected);
+            #[cfg(target_arch = "x86_64")]
+            if let Some(simd) = V3::try_new() {
+                got.fill(0);
+                avx2::RowPass::default().run(simd, &pixels, width * RGB, &across, &mut got);
+                prop_assert_eq!(&got, &expected);
+            }
+        }
+    }
+}
