@@ -1,13 +1,16 @@
 #!/usr/bin/env bash
 # Brings a Debian or Ubuntu machine to the point where sluice builds, runs and can be tested.
 #
-#   scripts/setup.sh [--with PART]... [--peers] [--beam]
+#   scripts/setup.sh [--with PART]... [--gpu] [--peers] [--beam]
 #
 #   --with PART   only this part, and what it needs; may be repeated
 #       build         cmake, nasm, libclang and a C compiler, from the distribution
 #       onnxruntime   .deps/onnxruntime/libonnxruntime.so.1.31.1
 #       python        .deps/venv, with numpy and onnx
 #       models        .deps/models/{open-nsfw,efficientnet-lite0}.onnx
+#       tensorrt      .deps/tensorrt: TensorRT-RTX, and the lean runtime of datacenter TensorRT
+#   --gpu         also what engines on a GPU need (x86_64): tensorrt, and ONNX Runtime with its CUDA
+#                 provider and the TensorRT-RTX plugin in .deps/onnxruntime-gpu
 #   --peers       also what Python tests and benchmarks import, into .deps/venv (Python 3.11+)
 #   --beam        also Apache Beam, into .deps/beam (Python 3.11+)
 #
@@ -128,6 +131,44 @@ setup_onnxruntime() {
     rm -rf "$DEPS/tmp"
 }
 
+need_x86_64_linux() {
+    [[ $(uname -sm) == 'Linux x86_64' ]] || fail "$1 has Linux wheels for x86_64, this is $(uname -sm)"
+}
+
+# adopt DIR FILE...: DIR with these files and nothing else, also under the names that the loader
+# looks for: lib.so.1 for lib.so.1.6.1. DIR is there only when it is whole.
+adopt() {
+    local dir=$1 file name
+    shift
+    rm -rf "$dir" "$dir.part"
+    mkdir -p "$dir.part"
+    for file in "$@"; do
+        name=$(basename "$file")
+        mv "$file" "$dir.part/$name"
+        [[ $name =~ ^(.*\.so\.[0-9]+)\. ]] && ln -s "$name" "$dir.part/${BASH_REMATCH[1]}"
+    done
+    mv "$dir.part" "$dir"
+    rm -rf "$DEPS/tmp"
+}
+
+setup_tensorrt() {
+    [[ -d $DEPS/tensorrt ]] && return
+    need_x86_64_linux "$REQUIREMENTS/tensorrt.txt"
+    setup_python
+    fetch "$REQUIREMENTS/tensorrt.txt" --platform manylinux_2_28_x86_64
+    adopt "$DEPS/tensorrt" "$fetched"/tensorrt_rtx_libs/*.so* "$fetched"/tensorrt_lean_libs/*.so*
+}
+
+setup_gpu() {
+    setup_tensorrt
+    [[ -d $DEPS/onnxruntime-gpu ]] && return
+    need_x86_64_linux "$REQUIREMENTS/onnxruntime-gpu.txt"
+    fetch "$REQUIREMENTS/onnxruntime-gpu.txt" --python-version 3.12 \
+        --platform manylinux_2_28_x86_64 --platform manylinux_2_27_x86_64
+    adopt "$DEPS/onnxruntime-gpu" "$fetched"/onnxruntime/capi/libonnxruntime*.so* \
+        "$fetched"/onnxruntime_ep_nv_tensorrt_rtx/*.so*
+}
+
 models_are_sound() { (cd "$DEPS/models" 2>/dev/null && sha256sum --check --quiet --strict <<<"$MODEL_SUMS" 2>&1); }
 
 setup_models() {
@@ -152,12 +193,12 @@ extras=()
 while (($#)); do
     case $1 in
     --with)
-        [[ ${2:-} =~ ^(build|onnxruntime|python|models)$ ]] ||
-            fail "--with takes build, onnxruntime, python or models, not '${2:-}'"
+        [[ ${2:-} =~ ^(build|onnxruntime|python|models|tensorrt)$ ]] ||
+            fail "--with takes build, onnxruntime, python, models or tensorrt, not '${2:-}'"
         parts+=("$2")
         shift
         ;;
-    --peers | --beam) extras+=("${1#--}") ;;
+    --gpu | --peers | --beam) extras+=("${1#--}") ;;
     -h | --help)
         usage
         exit

@@ -254,6 +254,9 @@ pub struct EngineSection {
     pub devices: Devices,
     /// Batches that one GPU works on at once, each in an execution context of its own.
     pub lanes: usize,
+    /// Whether TensorRT may round the operands of float32 products to TF32, which is several times
+    /// faster. The model's own types stay as they are.
+    pub tf32: bool,
     /// Whether the CPU may do what a GPU provider cannot. The manifest tells what really ran.
     pub allow_fallback: bool,
 }
@@ -267,6 +270,7 @@ impl Default for EngineSection {
             threads: 0,
             devices: Devices::default(),
             lanes: 2,
+            tf32: true,
             allow_fallback: false,
         }
     }

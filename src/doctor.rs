@@ -46,7 +46,7 @@ pub fn examine() -> Findings {
     let plugin = engine::find_tensorrt_plugin().map(|path| path.display().to_string());
     let libraries = vec![
         Finding::new("NVRTC", nvrtc.clone()),
-        Finding::new(format!("{} {}", tensorrt::FLAVOUR, tensorrt::VERSION), runtime.clone()),
+        Finding::new(tensorrt::release(), runtime.clone()),
         Finding::new("its ONNX parser", parser.clone()),
         Finding::new("ONNX Runtime", engine::probe_onnxruntime()),
         Finding::new("its TensorRT-RTX plugin", plugin),

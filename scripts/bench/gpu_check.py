@@ -19,6 +19,7 @@ import json
 import os
 import re
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -36,6 +37,8 @@ import shards  # noqa: E402 (found through the line above)
 
 PARTS = ("conformance", "bench", "runs", "faults")
 TOLERANCE = {"fp32": 1e-3, "fp16": 1e-2}
+# Two medians of the same thing differ by this much from run to run.
+NOISE = 1.02
 # name, and what a pipeline sets for it
 ENGINES = {
     "tensorrt": ("engine.kind=tensorrt",),
@@ -199,6 +202,37 @@ class Check:
             ("fp32 batch 32, overlapped: at least 3,400 images/s", overlapped("fp32", 32), 3400),
         ):
             self.demand(what, f"{figure:.0f}", figure >= limit)
+        self.original_protocol()
+
+    def original_protocol(self):
+        """Float32 in pageable memory: `sluice bench` and a Python loop by turns, on the same engine."""
+        for precision, model in self.v2s.items():
+            for batch in (10, 32):
+                what = f"original protocol, {precision} batch {batch}: no slower than Python's TensorRT loop"
+                engine = self.work / f"{precision}-{batch}.engine"
+                built = self.sluice("build-engine", "--onnx", model, "--saveEngine", engine, "--shapes", f"input_1:{batch}x384x384x3")
+                if built.returncode:
+                    self.demand(what, built.stderr[-500:], False)
+                    continue
+                ours, peers = [], []
+                for turn in range(3):
+                    name = f"original-{precision}-{batch}-{turn}"
+                    row = self.bench_rows(name, model, str(batch), 50, "--setups", "tensorrt")[0]
+                    done = subprocess.run(
+                        [sys.executable, HERE / "peer_tensorrt.py", "--engine", engine, "--batch", str(batch), "--iterations", "50"],
+                        capture_output=True,
+                        text=True,
+                    )
+                    if done.returncode or "original" not in row:
+                        break
+                    ours.append(row["original"]["med_s"] * 1e3)
+                    peers.append(json.loads(done.stdout.splitlines()[-1])["med_s"] * 1e3)
+                if len(peers) < 3:
+                    self.demand(what, (row.get("reason") or done.stderr)[-500:], False)
+                    continue
+                mine, peer = statistics.median(ours), statistics.median(peers)
+                self.figures[f"original protocol, {precision} batch {batch}, ms"] = {"sluice": ours, "Python": peers}
+                self.demand(what, f"{mine:.2f} ms, Python {peer:.2f} ms ({peer / mine:.2f}x)", mine <= peer * NOISE)
 
     # --- Whole runs ----------------------------------------------------------------------------
 
@@ -246,7 +280,7 @@ class Check:
     def peer(self, kind):
         """images/s of PyTorch's DataLoader with Pillow, and the network in fp16 on the same GPU."""
         done = subprocess.run(
-            [sys.executable, HERE / "peer_torch.py", "--images", self.work / f"{kind}-{DISTINCT}", "--copies", "12"],
+            [sys.executable, HERE / "peer_torch.py", "--images", self.work / f"{kind}-{DISTINCT}", "--copies", "24"],
             capture_output=True,
             text=True,
         )

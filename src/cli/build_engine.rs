@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use sluice::engine::tensorrt::{BuildOptions, ShapeArguments, build_file, workspace_bytes};
+use sluice::engine::tensorrt::{ShapeArguments, build_file, workspace_bytes};
 use sluice::error::{ConfigError, Error};
 
 use super::print::print;
@@ -33,6 +33,9 @@ pub struct BuildEngineArgs {
     /// Memory for tactics, such as workspace:512M; MiB without a unit.
     #[arg(long = "memPoolSize", value_name = "POOL:SIZE")]
     mem_pool_size: Option<String>,
+    /// Keep float32 at full precision: no rounding to TF32 on the way into tensor cores.
+    #[arg(long = "noTF32")]
+    no_tf32: bool,
     /// GPU to build on.
     #[arg(long, value_name = "ORDINAL", default_value_t = 0)]
     device: usize,
@@ -53,9 +56,9 @@ pub fn run(args: &BuildEngineArgs) -> anyhow::Result<ExitCode> {
         opt: args.opt_shapes.clone(),
         max: args.max_shapes.clone(),
     };
-    let options = BuildOptions { workspace_bytes };
-    let passport =
-        build_file(&args.onnx, &args.save_engine, args.device, &shapes, &options).map_err(Error::from)?;
+    let (onnx, engine) = (&args.onnx, &args.save_engine);
+    let passport = build_file(onnx, engine, args.device, &shapes, !args.no_tf32, workspace_bytes)
+        .map_err(Error::from)?;
     print(&serde_json::to_string_pretty(&passport)?)?;
     Ok(ExitCode::SUCCESS)
 }

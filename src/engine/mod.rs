@@ -19,6 +19,7 @@ use crate::items::{Batch, BatchBuffer, BatchJob, BatchShape, BatchTiming, Inferr
 use crate::plan::{Plan, hex};
 
 pub mod cuda;
+mod deps;
 mod memory;
 pub mod onnx;
 mod onnxruntime;

@@ -2,16 +2,46 @@
 //!
 //! Reads the few fields of `onnx.proto3` that are needed and skips the rest, weights included.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use prost::Message;
 
-/// The image input of a model, as declared.
+/// The image input of a model, as declared, and what the model computes with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OnnxInput {
     pub name: String,
     /// Batch first; -1 where dynamic.
     pub dims: Vec<i64>,
+    /// Type that most of the model's weights have.
+    pub precision: Precision,
+}
+
+/// Element type of weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    Fp32,
+    Fp16,
+    Bf16,
+    Int8,
+    Fp8,
+    /// None of these, or no weights at all.
+    Other,
+}
+
+impl Precision {
+    /// From `TensorProto.DataType`.
+    fn of(data_type: i32) -> Self {
+        match data_type {
+            1 => Self::Fp32,
+            10 => Self::Fp16,
+            16 => Self::Bf16,
+            2 | 3 => Self::Int8,
+            17..=20 => Self::Fp8,
+            _ => Self::Other,
+        }
+    }
 }
 
 /// The one input of the model at `path`.
@@ -37,7 +67,17 @@ pub fn input_of(bytes: &[u8]) -> Result<OnnxInput, String> {
     let shape = input.r#type.as_ref().and_then(|kind| kind.tensor_type.as_ref()?.shape.as_ref());
     let shape = shape.ok_or_else(|| format!("its input {} has no shape", input.name))?;
     let dims = shape.dim.iter().map(|dim| dim.dim_value.unwrap_or(-1)).collect();
-    Ok(OnnxInput { name: input.name.clone(), dims })
+    Ok(OnnxInput { name: input.name.clone(), dims, precision: precision(&graph.initializer) })
+}
+
+fn precision(weights: &[Tensor]) -> Precision {
+    let mut elements = HashMap::<_, i64>::new();
+    for weight in weights {
+        let count = weight.dims.iter().fold(1_i64, |product, &dim| product.saturating_mul(dim));
+        *elements.entry(Precision::of(weight.data_type)).or_default() += count;
+    }
+    let most = elements.into_iter().max_by_key(|&(_, count)| count);
+    most.map_or(Precision::Other, |(precision, _)| precision)
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -56,6 +96,10 @@ struct Graph {
 
 #[derive(Clone, PartialEq, Message)]
 struct Tensor {
+    #[prost(int64, repeated, tag = "1")]
+    dims: Vec<i64>,
+    #[prost(int32, tag = "2")]
+    data_type: i32,
     #[prost(string, tag = "8")]
     name: String,
 }
@@ -104,11 +148,15 @@ mod tests {
             ValueInfo { name: name.to_owned(), r#type: Some(Type { tensor_type }) }
         };
         let graph = Graph {
-            initializer: vec![Tensor { name: "weight".to_owned() }],
+            initializer: vec![
+                Tensor { dims: vec![3, 2], data_type: 10, name: "weight".to_owned() },
+                Tensor { dims: vec![5], data_type: 1, name: "bias".to_owned() },
+            ],
             input: vec![value("image", &[None, Some(3), Some(8), Some(8)]), value("weight", &[Some(3)])],
         };
         let mut model = Model { graph: Some(graph) };
-        let expected = OnnxInput { name: "image".to_owned(), dims: vec![-1, 3, 8, 8] };
+        let (name, dims) = ("image".to_owned(), vec![-1, 3, 8, 8]);
+        let expected = OnnxInput { name, dims, precision: Precision::Fp16 };
         assert_eq!(input_of(&model.encode_to_vec()), Ok(expected));
 
         model.graph.as_mut().expect("a graph").initializer.clear();

@@ -11,13 +11,17 @@ mod device;
 mod flavour;
 mod kernel;
 mod lane;
+mod library;
 mod onnxruntime;
 mod tensorrt;
 
 pub use device::{Device, PinnedBuffer, devices};
 pub use kernel::{Normalise, nvrtc_version};
 pub use lane::{Lane, LaneTimes, Runner};
+pub use library::{Version, keep_open, library_version};
 pub use onnxruntime::{OnnxRuntimeRunner, TensorSpec};
+#[cfg(test)]
+pub(super) use tensorrt::test_alone;
 pub use tensorrt::{Binding, Loaded, TensorRtRunner};
 pub(super) use tensorrt::{logger, tensorrt};
 

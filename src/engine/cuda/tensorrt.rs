@@ -109,7 +109,7 @@ impl Loaded {
             let what = what.to_owned();
             move |error: trtx::Error| tensorrt(&what, &error)
         };
-        let mut runtime = Runtime::new(logger()?).map_err(fail("cannot start TensorRT"))?;
+        let mut runtime = start_runtime()?;
         check_plan(&runtime, plan)?;
         let mut engine = runtime.deserialize_cuda_engine(plan).map_err(fail("cannot load the engine"))?;
         let kernels = CompiledKernels::new(&mut engine, kernels).map_err(fail("cannot keep kernels"))?;
@@ -151,6 +151,27 @@ impl Loaded {
     fn execution_context(&self) -> trtx::Result<ExecutionContext<'static>> {
         self.kernels.context(&mut self.engine.lock().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+/// For tests that talk to TensorRT: its messages are one list for the process.
+#[cfg(test)]
+pub(in crate::engine) fn test_alone() -> std::sync::MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// TensorRT's runtime. It does not start where the CUDA driver cannot be used.
+fn start_runtime() -> CudaResult<Runtime<'static>> {
+    take_errors();
+    let runtime = Runtime::new(logger()?).map_err(|error| tensorrt("cannot start TensorRT", &error))?;
+    // datacenter TensorRT reports why and returns a null pointer, which the binding passes on
+    let reported = take_errors();
+    if reported.is_empty() {
+        return Ok(runtime);
+    }
+    // there is nothing to free
+    std::mem::forget(runtime);
+    Err(format!("cannot start TensorRT: {reported}"))
 }
 
 /// An execution context of a loaded engine, with the memory it is bound to.
@@ -231,4 +252,35 @@ impl Runner for TensorRtRunner {
 fn memory(slice: &CudaSlice<u8>, stream: &CudaStream) -> DeviceMemory {
     let (address, _in_use) = slice.device_ptr(stream);
     DeviceMemory { address, bytes: slice.len() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::tensorrt as flavour;
+
+    /// On a host without a driver datacenter TensorRT does not start; TensorRT-RTX does.
+    #[test]
+    fn a_plan_that_is_none_is_refused_by_the_real_library() {
+        let _alone = test_alone();
+        flavour::probe_runtime().expect("scripts/setup.sh --with tensorrt puts TensorRT in place");
+        let refused = start_runtime().and_then(|mut runtime| {
+            let plan = [7; 4096];
+            check_plan(&runtime, &plan)?;
+            let loaded = runtime.deserialize_cuda_engine(&plan).map(drop);
+            loaded.map_err(|error| tensorrt("cannot load the engine", &error))
+        });
+        let message = refused.expect_err("no plan begins with sevens");
+        let words = ["does not fit this host", "cannot load the engine", "cannot start TensorRT"];
+        assert!(words.iter().any(|words| message.contains(words)), "{message}");
+    }
+
+    #[cfg(not(feature = "datacenter"))]
+    #[test]
+    fn a_plan_of_this_tensorrt_is_let_through() {
+        let _alone = test_alone();
+        let plan = flavour::tests::tiny_engine();
+        let runtime = start_runtime().expect("it needs no driver");
+        assert_eq!(check_plan(&runtime, &plan), Ok(()));
+    }
 }

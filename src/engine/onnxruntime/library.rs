@@ -1,22 +1,29 @@
 //! Finding and opening ONNX Runtime's shared library at run time.
 //!
-//! Looked for, in this order: `ORT_DYLIB_PATH`; `.deps/onnxruntime/` in the current folder and
-//! those above it; the same from the executable's folder upwards. Nothing is linked, so the
-//! binary starts, and says what is missing, where there is no ONNX Runtime at all.
+//! Looked for, in this order: `ORT_DYLIB_PATH`; `.deps/onnxruntime-gpu/` and `.deps/onnxruntime/` in
+//! the current folder and those above it; the same from the executable's folder upwards. Nothing is
+//! linked, so the binary starts, and says what is missing, where there is no ONNX Runtime at all.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use ort::environment::Environment;
 
+use crate::engine::cuda::keep_open;
+use crate::engine::deps::search_roots;
 use crate::error::EngineError;
 
-/// Where `scripts/setup.sh` puts the library, below the repository's root.
-const FOLDER: &str = ".deps/onnxruntime";
+/// Where `scripts/setup.sh` puts the library, below the repository's root; first the one with GPU
+/// providers, which `--gpu` asks for.
+const FOLDERS: [&str; 2] = [".deps/onnxruntime-gpu", ".deps/onnxruntime"];
 
 /// The TensorRT-RTX provider's plugin, and the name its devices go by.
 const PLUGIN: &str = "libonnxruntime_providers_nv_tensorrt_rtx.so";
 pub const PLUGIN_PROVIDER: &str = "NvTensorRTRTXExecutionProvider";
+
+/// What the plugin's package holds beside it, and the loader would look for elsewhere.
+const PLUGIN_NEEDS: [&str; 3] =
+    ["libcudart.so.13", "libtensorrt_rtx.so.1", "libtensorrt_onnxparser_rtx.so.1"];
 
 /// Where ONNX Runtime lies.
 pub fn path() -> Result<PathBuf, String> {
@@ -35,8 +42,9 @@ pub fn find_plugin() -> Result<PathBuf, String> {
     let folders = beside.into_iter().chain(std::env::split_paths(&folders));
     folders.map(|folder| folder.join(PLUGIN)).find(|path| path.is_file()).ok_or_else(|| {
         format!(
-            "{PLUGIN} was not found: it comes with the package onnxruntime-ep-nv-tensorrt-rtx-cu13; put its folder on \
-             LD_LIBRARY_PATH or its path into SLUICE_ORT_TENSORRT_RTX"
+            "{PLUGIN} was not found: it comes with the package onnxruntime-ep-nv-tensorrt-rtx-cu13; run \
+             scripts/setup.sh --gpu in the repository, or put its folder on LD_LIBRARY_PATH or its path into \
+             SLUICE_ORT_TENSORRT_RTX"
         )
     })
 }
@@ -48,6 +56,13 @@ pub fn register_plugin(environment: &Environment, path: &Path) -> Result<(), Str
     };
     if known(environment) {
         return Ok(());
+    }
+    for name in PLUGIN_NEEDS {
+        // elsewhere the loader finds it, or says so
+        let beside = path.with_file_name(name);
+        if beside.is_file() {
+            keep_open(&beside)?;
+        }
     }
     environment
         .register_ep_library(PLUGIN_PROVIDER, path)
@@ -78,13 +93,6 @@ pub fn open() -> Result<Environment, EngineError> {
     Ok(opened.insert(environment).clone())
 }
 
-/// The current folder and the executable's, each with all folders above it.
-fn search_roots() -> Vec<PathBuf> {
-    let exe = std::env::current_exe().ok();
-    let starts = [std::env::current_dir().ok(), exe.and_then(|exe| exe.parent().map(Path::to_owned))];
-    starts.iter().flatten().flat_map(|start| start.ancestors()).map(Path::to_owned).collect()
-}
-
 fn find(from_env: Option<PathBuf>, roots: &[PathBuf]) -> Result<PathBuf, String> {
     if let Some(path) = from_env {
         return if path.is_file() {
@@ -93,10 +101,12 @@ fn find(from_env: Option<PathBuf>, roots: &[PathBuf]) -> Result<PathBuf, String>
             Err(format!("ORT_DYLIB_PATH is {}, which is not a file", path.display()))
         };
     }
-    roots.iter().find_map(|root| library_in(&root.join(FOLDER))).ok_or_else(|| {
+    let mut folders = roots.iter().flat_map(|root| FOLDERS.map(|folder| root.join(folder)));
+    folders.find_map(|folder| library_in(&folder)).ok_or_else(|| {
         format!(
-            "ONNX Runtime was not found: run scripts/setup.sh in the repository, which puts it into {FOLDER}, \
-             or set ORT_DYLIB_PATH to a libonnxruntime.so of version 1.31 or later"
+            "ONNX Runtime was not found: run scripts/setup.sh in the repository, which puts it into {}, or set \
+             ORT_DYLIB_PATH to a libonnxruntime.so of version 1.31 or later",
+            FOLDERS[1]
         )
     })
 }
@@ -137,10 +147,12 @@ mod tests {
     #[test]
     fn the_library_is_found_in_the_folder_of_the_setup_script() {
         let root = tempfile::tempdir().expect("temp folder");
-        let folder = root.path().join(FOLDER);
-        std::fs::create_dir_all(&folder).expect("folder");
-        let library = folder.join("libonnxruntime.so.1.31.1");
-        std::fs::write(&library, b"").expect("file");
-        assert_eq!(find(None, &[root.path().to_owned()]), Ok(library));
+        for folder in FOLDERS.iter().rev() {
+            let folder = root.path().join(folder);
+            std::fs::create_dir_all(&folder).expect("folder");
+            let library = folder.join("libonnxruntime.so.1.31.1");
+            std::fs::write(&library, b"").expect("file");
+            assert_eq!(find(None, &[root.path().to_owned()]), Ok(library), "the one for GPUs wins");
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! ONNX to a serialized engine.
 
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,8 @@ use trtx::trtx_sys::Dims64;
 use trtx::{Builder, OnnxParser, OptProfileSelector};
 
 use super::library;
-use crate::engine::cuda::{Device, logger, tensorrt};
+use crate::engine::cuda::{logger, tensorrt};
+use crate::engine::onnx::Precision;
 
 /// Shapes of the input that an engine is made for: it is fastest at `opt`, and refuses what lies
 /// outside `min` and `max`.
@@ -20,43 +21,48 @@ pub struct Profile {
     pub max: Vec<i64>,
 }
 
-/// How to build.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct BuildOptions {
+/// What an engine is built from, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recipe {
+    pub onnx: PathBuf,
+    /// Of the ONNX file.
+    pub model_sha256: String,
+    /// Of the model's weights; the engine computes with the same.
+    pub precision: Precision,
+    pub profile: Profile,
+    /// Whether tensor cores may round float32 operands to TF32: ten bits of mantissa.
+    pub tf32: bool,
     /// Memory that tactics may use, bytes; TensorRT's own limit if left out.
     pub workspace_bytes: Option<usize>,
 }
 
-/// Build an engine for `device` from the ONNX file at `path`.
-pub fn build(
-    device: &Device,
-    path: &Path,
-    profile: &Profile,
-    options: &BuildOptions,
-) -> Result<Vec<u8>, String> {
+/// Build an engine for the current device; TensorRT-RTX needs none.
+pub fn build(recipe: &Recipe) -> Result<Vec<u8>, String> {
     library::open_runtime()?;
     library::open_parser()?;
-    device.make_current()?;
     let fail = |what: &'static str| move |error: trtx::Error| tensorrt(what, &error);
     let logger = logger()?;
     let mut builder = Builder::new(logger).map_err(fail("cannot start TensorRT's builder"))?;
     let network = builder.create_network(0).map_err(fail("cannot make a network"))?;
     let mut config = builder.create_config().map_err(fail("cannot configure the builder"))?;
-    if let Some(bytes) = options.workspace_bytes {
+    if let Some(bytes) = recipe.workspace_bytes {
         config.set_memory_pool_limit(trtx::MemoryPoolType::kWORKSPACE, bytes);
+    }
+    if !recipe.tf32 {
+        config.clear_flag(trtx::BuilderFlag::kTF32);
     }
     config.set_progress_monitor(Box::new(Progress::new())).map_err(fail("cannot watch the builder"))?;
     let mut shapes = builder.creata_optimization_profile().map_err(fail("cannot make a profile"))?;
     let mut parser = OnnxParser::new(network, logger).map_err(fail("cannot start the ONNX parser"))?;
-    let path = path.to_str().ok_or("its path is not UTF-8")?;
+    let path = recipe.onnx.to_str().ok_or("its path is not UTF-8")?;
     parser.parse_from_file(path, 1).map_err(fail("cannot read the model"))?;
     let network = parser.network_mut();
     let input = network.input(0).map_err(fail("the model has no input"))?;
     let name = input.name(network).map_err(fail("cannot read the model's input"))?;
     for (select, dims) in [
-        (OptProfileSelector::kMIN, &profile.min),
-        (OptProfileSelector::kOPT, &profile.opt),
-        (OptProfileSelector::kMAX, &profile.max),
+        (OptProfileSelector::kMIN, &recipe.profile.min),
+        (OptProfileSelector::kOPT, &recipe.profile.opt),
+        (OptProfileSelector::kMAX, &recipe.profile.max),
     ] {
         shapes
             .set_dimensions(&name, select, &Dims64::from_slice(dims))

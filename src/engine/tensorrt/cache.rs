@@ -11,37 +11,35 @@ use std::time::Instant;
 
 use sha2::{Digest, Sha256};
 
-use super::{BuildOptions, FLAVOUR, Passport, Profile, VERSION, build, seconds};
-use crate::engine::cuda::Device;
+use super::{FLAVOUR, Passport, Recipe, Target, seconds};
 use crate::error::EngineError;
 use crate::plan::hex;
 
-/// The serialized engine of the ONNX file at `model` for `device`, from the cache or built now.
+/// The serialized engine of `recipe` for `target`, from `folder` or made by `build`.
 pub fn load_or_build(
-    model: &Path,
-    model_sha256: &str,
-    device: &Device,
-    profile: &Profile,
+    folder: &Path,
+    recipe: &Recipe,
+    target: &Target,
+    build: impl FnOnce(&Recipe) -> Result<Vec<u8>, String>,
 ) -> Result<Vec<u8>, EngineError> {
-    let folder = folder().map_err(|message| EngineError::Cache { message })?;
-    let path = folder.join(format!("{}.engine", key(model_sha256, device, profile)));
+    let path = folder.join(format!("{}.engine", key(recipe, target)));
     let fail = |error: std::io::Error| EngineError::Cache { message: format!("{}: {error}", path.display()) };
-    std::fs::create_dir_all(&folder).map_err(fail)?;
+    std::fs::create_dir_all(folder).map_err(fail)?;
     let lock = File::create(path.with_extension("lock")).map_err(fail)?;
     lock.lock().map_err(fail)?;
-    if let Some(serialized) = kept(&path, device)? {
+    if let Some(serialized) = kept(&path, target) {
         return Ok(serialized);
     }
     tracing::info!(
-        model = %model.display(),
-        gpu = device.name,
+        model = %recipe.onnx.display(),
+        gpu = target.gpu,
         engine = %path.display(),
         "building an engine: none is kept for this model, GPU and batch size"
     );
     let start = Instant::now();
-    let serialized = build(device, model, profile, &BuildOptions::default())
-        .map_err(|message| EngineError::Load { path: model.to_owned(), message })?;
-    let passport = Passport::issue(model_sha256, &serialized, device, profile);
+    let serialized =
+        build(recipe).map_err(|message| EngineError::Load { path: recipe.onnx.clone(), message })?;
+    let passport = Passport::issue(recipe, target, &serialized);
     write_whole(&path, &serialized, &passport).map_err(fail)?;
     tracing::info!(engine = %path.display(), took = seconds(start.elapsed()), "engine built");
     Ok(serialized)
@@ -53,14 +51,9 @@ pub fn load_or_build(
 pub struct Kernels(Option<PathBuf>);
 
 impl Kernels {
-    /// Where the kernels of the engine `serialized` on `device` are kept.
-    pub fn of(serialized: &[u8], device: &Device) -> Self {
-        let text = format!(
-            "{} {FLAVOUR} {VERSION} {} {:?}",
-            hex(&Sha256::digest(serialized)),
-            device.name,
-            device.compute_capability
-        );
+    /// Where the kernels of the engine `serialized` on `target` are kept.
+    pub fn of(serialized: &[u8], target: &Target) -> Self {
+        let text = format!("{} {FLAVOUR} {target:?}", hex(&Sha256::digest(serialized)));
         let name = format!("{}.kernels", &hex(&Sha256::digest(text))[..32]);
         Self(folder().ok().map(|folder| folder.join(name)))
     }
@@ -89,14 +82,14 @@ impl Kernels {
 }
 
 /// The engine at `path`, if it is there and sound; a damaged one is built anew.
-fn kept(path: &Path, device: &Device) -> Result<Option<Vec<u8>>, EngineError> {
-    let Some(passport) = Passport::beside(path).unwrap_or_default() else { return Ok(None) };
-    let Ok(serialized) = std::fs::read(path) else { return Ok(None) };
-    match passport.check(path, &serialized, device) {
-        Ok(()) => Ok(Some(serialized)),
+fn kept(path: &Path, target: &Target) -> Option<Vec<u8>> {
+    let passport = Passport::beside(path).unwrap_or_default()?;
+    let serialized = std::fs::read(path).ok()?;
+    match passport.check(path, &serialized, target) {
+        Ok(()) => Some(serialized),
         Err(error) => {
             tracing::warn!(%error, "a kept engine is not used");
-            Ok(None)
+            None
         }
     }
 }
@@ -125,10 +118,119 @@ pub fn folder() -> Result<PathBuf, String> {
 }
 
 /// Everything an engine depends on.
-fn key(model_sha256: &str, device: &Device, profile: &Profile) -> String {
-    let text = format!(
-        "{model_sha256} {FLAVOUR} {VERSION} {} {:?} {profile:?}",
-        device.name, device.compute_capability
-    );
+fn key(recipe: &Recipe, target: &Target) -> String {
+    // the model counts by its content
+    let Recipe { onnx: _, model_sha256, precision: _, profile, tf32, workspace_bytes } = recipe;
+    let text = format!("{model_sha256} {FLAVOUR} {target:?} {profile:?} {tf32} {workspace_bytes:?}");
     hex(&Sha256::digest(text))[..32].to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::engine::cuda::Version;
+    use crate::engine::onnx::Precision;
+    use crate::engine::tensorrt::Profile;
+
+    fn recipe() -> Recipe {
+        let dims = vec![4, 8, 8, 3];
+        Recipe {
+            onnx: "model.onnx".into(),
+            model_sha256: "m".to_owned(),
+            precision: Precision::Fp32,
+            profile: Profile { min: dims.clone(), opt: dims.clone(), max: dims },
+            tf32: true,
+            workspace_bytes: None,
+        }
+    }
+
+    fn target() -> Target {
+        let version = Version::from_number(10_601);
+        Target { gpu: "NVIDIA H200".to_owned(), compute_capability: "9.0".to_owned(), version }
+    }
+
+    fn built(_: &Recipe) -> Result<Vec<u8>, String> {
+        Ok(b"an engine".to_vec())
+    }
+
+    fn not_again(_: &Recipe) -> Result<Vec<u8>, String> {
+        panic!("it is kept")
+    }
+
+    #[test]
+    fn an_engine_is_built_once_and_then_found() {
+        let folder = tempfile::tempdir().expect("temp folder");
+        let first = load_or_build(folder.path(), &recipe(), &target(), built).expect("built");
+        let again = load_or_build(folder.path(), &recipe(), &target(), not_again).expect("found");
+        assert_eq!(first, again);
+    }
+
+    #[test]
+    fn everything_an_engine_depends_on_makes_it_another() {
+        let (recipe, target) = (recipe(), target());
+        let kept = key(&recipe, &target);
+        let wide = vec![8, 8, 8, 3];
+        let profile = Profile { max: wide, ..recipe.profile.clone() };
+        for other in [
+            Recipe { model_sha256: "n".to_owned(), ..recipe.clone() },
+            Recipe { profile, ..recipe.clone() },
+            Recipe { tf32: false, ..recipe.clone() },
+            Recipe { workspace_bytes: Some(1), ..recipe.clone() },
+        ] {
+            assert_ne!(key(&other, &target), kept, "{other:?}");
+        }
+        for other in [
+            Target { gpu: "NVIDIA L4".to_owned(), ..target.clone() },
+            Target { compute_capability: "8.9".to_owned(), ..target.clone() },
+            Target { version: Version::from_number(10_602), ..target.clone() },
+        ] {
+            assert_ne!(key(&recipe, &other), kept, "{other:?}");
+        }
+        let moved = Recipe { onnx: "elsewhere/model.onnx".into(), ..recipe };
+        assert_eq!(key(&moved, &target), kept, "the content counts, not the place");
+    }
+
+    #[test]
+    fn a_damaged_engine_is_built_anew() {
+        let folder = tempfile::tempdir().expect("temp folder");
+        load_or_build(folder.path(), &recipe(), &target(), built).expect("built");
+        let path = folder.path().join(format!("{}.engine", key(&recipe(), &target())));
+        for damage in [&b"an eng"[..], b""] {
+            std::fs::write(&path, damage).expect("write");
+            let engine = load_or_build(folder.path(), &recipe(), &target(), built).expect("built");
+            assert_eq!(engine, b"an engine");
+        }
+        std::fs::write(Passport::path(&path), "{").expect("write");
+        let engine = load_or_build(folder.path(), &recipe(), &target(), built).expect("built");
+        assert_eq!(engine, b"an engine");
+        load_or_build(folder.path(), &recipe(), &target(), not_again).expect("found");
+    }
+
+    #[test]
+    fn a_build_that_fails_leaves_nothing_to_be_found() {
+        let folder = tempfile::tempdir().expect("temp folder");
+        let failed = load_or_build(folder.path(), &recipe(), &target(), |_| Err("no memory".to_owned()));
+        assert!(failed.expect_err("it failed").to_string().contains("no memory"));
+        load_or_build(folder.path(), &recipe(), &target(), built).expect("built");
+    }
+
+    #[test]
+    fn of_many_who_want_it_at_once_one_builds() {
+        let folder = tempfile::tempdir().expect("temp folder");
+        let builds = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    let build = |_: &Recipe| {
+                        builds.fetch_add(1, Ordering::Relaxed);
+                        Ok(b"an engine".to_vec())
+                    };
+                    load_or_build(folder.path(), &recipe(), &target(), build).expect("an engine");
+                });
+            }
+        });
+        assert_eq!(builds.load(Ordering::Relaxed), 1);
+    }
 }

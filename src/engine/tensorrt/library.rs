@@ -1,17 +1,24 @@
 //! Finding and opening TensorRT's shared libraries at run time.
 //!
-//! Looked for, in this order: the folder `SLUICE_TENSORRT_DIR`; the system's library path, which
-//! `LD_LIBRARY_PATH` extends. Nothing is linked, so the same binary runs where there is none.
+//! Looked for, in this order: the folder `SLUICE_TENSORRT_DIR`, and then nowhere else; the system's
+//! library path, which `LD_LIBRARY_PATH` extends; `.deps/tensorrt/`, where `scripts/setup.sh` puts
+//! them. Nothing is linked, so the same binary runs where there is none.
 
 use std::path::{Path, PathBuf};
+
+use crate::engine::cuda::{Version, library_version};
+use crate::engine::deps::search_roots;
 
 /// Which TensorRT this binary is built for.
 pub const FLAVOUR: &str = if cfg!(feature = "datacenter") { "TensorRT" } else { "TensorRT-RTX" };
 
-/// The version whose interface this binary speaks; the library must be of this release.
-pub const VERSION: &str = if cfg!(feature = "datacenter") { "11.4" } else { "1.6" };
+/// Major and minor number of the release whose interface this binary speaks.
+const RELEASE: (i32, i32) = if cfg!(feature = "datacenter") { (11, 4) } else { (1, 6) };
 
-/// The runtime that loads and runs engines.
+/// Where `scripts/setup.sh` puts the libraries, below the repository's root.
+const FOLDER: &str = ".deps/tensorrt";
+
+/// The runtime that loads and runs engines; the lean one runs version-compatible engines only.
 const RUNTIME: &[&str] = if cfg!(feature = "datacenter") {
     &["libnvinfer.so.11", "libnvinfer_lean.so.11"]
 } else {
@@ -25,19 +32,33 @@ const PARSER: &[&str] = if cfg!(feature = "datacenter") {
     &["libtensorrt_onnxparser_rtx.so.1"]
 };
 
-/// Open the library that runs engines.
-pub fn open_runtime() -> Result<(), String> {
-    open(RUNTIME, |name| trtx::dynamically_load_tensorrt(Some(name)))
+/// The release this binary wants, for messages.
+pub fn release() -> String {
+    format!("{FLAVOUR} {}.{}", RELEASE.0, RELEASE.1)
+}
+
+/// Open the library that runs engines, and tell its version.
+pub fn open_runtime() -> Result<Version, String> {
+    open(RUNTIME, &candidates, |path| {
+        let version = library_version(path)?;
+        if (version.major, version.minor) != RELEASE {
+            return Err(format!("it is version {version}"));
+        }
+        trtx::dynamically_load_tensorrt(Some(path)).map_err(|error| error.to_string())?;
+        Ok(version)
+    })
 }
 
 /// Open the library that reads ONNX.
 pub fn open_parser() -> Result<(), String> {
-    open(PARSER, |name| trtx::dynamically_load_tensorrt_onnxparser(Some(name)))
+    open(PARSER, &candidates, |path| {
+        trtx::dynamically_load_tensorrt_onnxparser(Some(path)).map_err(|error| error.to_string())
+    })
 }
 
-/// The runtime's place, if it can be opened.
+/// The runtime's version and place, if it can be opened.
 pub fn probe_runtime() -> Result<String, String> {
-    open_runtime().map(|()| place(RUNTIME))
+    open_runtime().map(|version| format!("{version}, {}", place(RUNTIME)))
 }
 
 /// The parser's place, if it can be opened.
@@ -55,19 +76,65 @@ fn place(names: &[&str]) -> String {
     path.unwrap_or("on the library path").to_owned()
 }
 
-fn open(names: &[&str], load: impl Fn(&Path) -> trtx::Result<()>) -> Result<(), String> {
-    let folder = std::env::var_os("SLUICE_TENSORRT_DIR").map(PathBuf::from);
+/// Where a library of that name may lie. A bare name is for the dynamic loader to find.
+fn candidates(name: &str) -> Vec<PathBuf> {
+    if let Some(folder) = std::env::var_os("SLUICE_TENSORRT_DIR") {
+        return vec![Path::new(&folder).join(name)];
+    }
+    let deps = search_roots().into_iter().map(|root| root.join(FOLDER).join(name));
+    std::iter::once(PathBuf::from(name)).chain(deps.filter(|path| path.is_file())).collect()
+}
+
+fn open<T>(
+    names: &[&str],
+    candidates: &dyn Fn(&str) -> Vec<PathBuf>,
+    load: impl Fn(&Path) -> Result<T, String>,
+) -> Result<T, String> {
     let mut reasons = Vec::new();
-    for name in names {
-        let path = folder.as_ref().map_or_else(|| PathBuf::from(name), |folder| folder.join(name));
+    for path in names.iter().flat_map(|name| candidates(name)) {
         match load(&path) {
-            Ok(()) => return Ok(()),
-            Err(error) => reasons.push(format!("{}: {error}", path.display())),
+            Ok(loaded) => return Ok(loaded),
+            Err(reason) if reason.starts_with(&*path.to_string_lossy()) => reasons.push(reason),
+            Err(reason) => reasons.push(format!("{}: {reason}", path.display())),
         }
     }
     Err(format!(
-        "{FLAVOUR} {VERSION} was not found: {}; put its folder on LD_LIBRARY_PATH or into \
-         SLUICE_TENSORRT_DIR",
+        "{} was not found: {}; run scripts/setup.sh --gpu in the repository, which puts it into {FOLDER}, or put its \
+         folder on LD_LIBRARY_PATH or into SLUICE_TENSORRT_DIR",
+        release(),
         reasons.join("; ")
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `scripts/setup.sh --peers` has put the libraries of both flavours in place.
+    #[test]
+    fn the_library_of_the_setup_script_is_opened_and_of_the_right_release() {
+        let version = open_runtime().expect("scripts/setup.sh --gpu puts TensorRT in place");
+        assert_eq!((version.major, version.minor), RELEASE);
+        let place = probe_runtime().expect("it was opened before");
+        assert!(RUNTIME.iter().any(|name| place.contains(name)), "{place}");
+    }
+
+    #[test]
+    fn a_missing_library_names_every_place_and_what_to_run() {
+        let nowhere = |name: &str| vec![PathBuf::from("/nowhere").join(name)];
+        let message = open(RUNTIME, &nowhere, library_version).expect_err("nothing to find");
+        for word in
+            RUNTIME.iter().copied().chain(["scripts/setup.sh --gpu", "SLUICE_TENSORRT_DIR", &release()])
+        {
+            assert!(message.contains(word), "{message} lacks {word}");
+        }
+    }
+
+    #[test]
+    fn a_library_of_another_release_is_refused() {
+        let named = |name: &str| vec![PathBuf::from(name)];
+        let message = open(&["lib"], &named, |_| Err::<(), _>("it is version 9.9.9".to_owned()))
+            .expect_err("another release");
+        assert!(message.contains("lib: it is version 9.9.9"), "{message}");
+    }
 }

@@ -9,10 +9,27 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{FLAVOUR, Profile, VERSION};
-use crate::engine::cuda::Device;
+use super::{FLAVOUR, Profile, Recipe};
+use crate::engine::cuda::{Device, Version};
+use crate::engine::onnx::Precision;
 use crate::error::EngineError;
 use crate::plan::hex;
+
+/// What an engine is built for: a GPU, and the TensorRT that was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    pub gpu: String,
+    /// `9.0`
+    pub compute_capability: String,
+    pub version: Version,
+}
+
+impl Target {
+    pub fn new(device: &Device, version: Version) -> Self {
+        let (major, minor) = device.compute_capability;
+        Self { gpu: device.name.clone(), compute_capability: format!("{major}.{minor}"), version }
+    }
+}
 
 /// Where an engine comes from and where it may go.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,25 +39,31 @@ pub struct Passport {
     pub engine_sha256: String,
     /// `TensorRT-RTX` or `TensorRT`.
     pub flavour: String,
-    /// Major and minor.
+    /// `1.6.1`
     pub tensorrt_version: String,
     pub gpu: String,
     /// `9.0`
     pub compute_capability: String,
     pub profile: Profile,
+    /// Of the model's weights.
+    pub precision: Precision,
+    /// Whether tensor cores may round float32 operands to TF32.
+    pub tf32: bool,
 }
 
 impl Passport {
     /// The passport of a new engine.
-    pub fn issue(model_sha256: &str, serialized: &[u8], device: &Device, profile: &Profile) -> Self {
+    pub fn issue(recipe: &Recipe, target: &Target, serialized: &[u8]) -> Self {
         Self {
-            model_sha256: model_sha256.to_owned(),
+            model_sha256: recipe.model_sha256.clone(),
             engine_sha256: sha256(serialized),
             flavour: FLAVOUR.to_owned(),
-            tensorrt_version: VERSION.to_owned(),
-            gpu: device.name.clone(),
-            compute_capability: capability(device),
-            profile: profile.clone(),
+            tensorrt_version: target.version.to_string(),
+            gpu: target.gpu.clone(),
+            compute_capability: target.compute_capability.clone(),
+            profile: recipe.profile.clone(),
+            precision: recipe.precision,
+            tf32: recipe.tf32,
         }
     }
 
@@ -64,15 +87,13 @@ impl Passport {
             .map_err(|error| EngineError::Passport { path, message: format!("it cannot be read: {error}") })
     }
 
-    /// Whether the engine is the one described, and may run on `device`.
-    pub fn check(&self, engine: &Path, serialized: &[u8], device: &Device) -> Result<(), EngineError> {
-        let here = (FLAVOUR, VERSION, device.name.as_str(), capability(device));
-        self.difference(&sha256(serialized), here)
+    /// Whether the engine is the one described, and may run on `target`.
+    pub fn check(&self, engine: &Path, serialized: &[u8], target: &Target) -> Result<(), EngineError> {
+        self.difference(&sha256(serialized), FLAVOUR, target)
             .map_or(Ok(()), |message| Err(EngineError::Passport { path: engine.to_owned(), message }))
     }
 
-    fn difference(&self, engine_sha256: &str, here: (&str, &str, &str, String)) -> Option<String> {
-        let (flavour, version, gpu, compute_capability) = here;
+    fn difference(&self, engine_sha256: &str, flavour: &str, target: &Target) -> Option<String> {
         if self.engine_sha256 != engine_sha256 {
             return Some("the file is damaged or another one: its SHA-256 is not the passport's".to_owned());
         }
@@ -80,15 +101,10 @@ impl Passport {
             (was != is).then(|| format!("it was built for {what} {was}, here is {is}"))
         };
         differ("", &self.flavour, flavour)
-            .or_else(|| differ(&self.flavour, &self.tensorrt_version, version))
-            .or_else(|| differ("compute capability", &self.compute_capability, &compute_capability))
-            .or_else(|| differ("an", &self.gpu, gpu))
+            .or_else(|| differ(&self.flavour, &self.tensorrt_version, &target.version.to_string()))
+            .or_else(|| differ("compute capability", &self.compute_capability, &target.compute_capability))
+            .or_else(|| differ("an", &self.gpu, &target.gpu))
     }
-}
-
-fn capability(device: &Device) -> String {
-    let (major, minor) = device.compute_capability;
-    format!("{major}.{minor}")
 }
 
 fn sha256(bytes: &[u8]) -> String {
@@ -105,27 +121,33 @@ mod tests {
             model_sha256: "m".into(),
             engine_sha256: "e".into(),
             flavour: "TensorRT-RTX".into(),
-            tensorrt_version: "1.6".into(),
+            tensorrt_version: "1.6.1".into(),
             gpu: "NVIDIA H200".into(),
             compute_capability: "9.0".into(),
             profile: Profile { min: shape.clone(), opt: shape.clone(), max: shape },
+            precision: Precision::Fp16,
+            tf32: true,
         }
     }
 
     #[test]
     fn an_engine_is_accepted_only_where_it_was_made_for() {
         let passport = passport();
-        let here = |flavour, version, gpu, capability: &str| (flavour, version, gpu, capability.to_owned());
-        let good = here("TensorRT-RTX", "1.6", "NVIDIA H200", "9.0");
-        assert_eq!(passport.difference("e", good.clone()), None);
-        for (engine, host, word) in [
-            ("f", good.clone(), "damaged"),
-            ("e", here("TensorRT", "1.6", "NVIDIA H200", "9.0"), "here is TensorRT"),
-            ("e", here("TensorRT-RTX", "1.7", "NVIDIA H200", "9.0"), "here is 1.7"),
-            ("e", here("TensorRT-RTX", "1.6", "NVIDIA H200", "8.9"), "here is 8.9"),
-            ("e", here("TensorRT-RTX", "1.6", "NVIDIA L4", "9.0"), "here is NVIDIA L4"),
+        let here = |number, gpu: &str, compute_capability: &str| Target {
+            gpu: gpu.to_owned(),
+            compute_capability: compute_capability.to_owned(),
+            version: Version::from_number(number),
+        };
+        let good = here(10_601, "NVIDIA H200", "9.0");
+        assert_eq!(passport.difference("e", "TensorRT-RTX", &good), None);
+        for (engine, flavour, target, word) in [
+            ("f", "TensorRT-RTX", good.clone(), "damaged"),
+            ("e", "TensorRT", good, "here is TensorRT"),
+            ("e", "TensorRT-RTX", here(10_701, "NVIDIA H200", "9.0"), "here is 1.7.1"),
+            ("e", "TensorRT-RTX", here(10_601, "NVIDIA H200", "8.9"), "here is 8.9"),
+            ("e", "TensorRT-RTX", here(10_601, "NVIDIA L4", "9.0"), "here is NVIDIA L4"),
         ] {
-            let message = passport.difference(engine, host).expect("refused");
+            let message = passport.difference(engine, flavour, &target).expect("refused");
             assert!(message.contains(word), "{message}");
         }
     }

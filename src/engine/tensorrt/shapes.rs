@@ -85,9 +85,10 @@ pub fn workspace_bytes(text: &str) -> Result<usize, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::onnx::Precision;
 
     fn input(dims: &[i64]) -> OnnxInput {
-        OnnxInput { name: "input:0".to_owned(), dims: dims.to_vec() }
+        OnnxInput { name: "input:0".to_owned(), dims: dims.to_vec(), precision: Precision::Fp32 }
     }
 
     #[test]
