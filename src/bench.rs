@@ -17,6 +17,7 @@ use crate::config::{
     Color, Devices, EngineKind, EngineSection, Filter, Fit, InputSection, Layout, OneOrMany, Orientation,
     PreprocessSection, Provider, Resize,
 };
+use crate::engine::cuda::ordinary_memory;
 use crate::engine::{self, Engine, onnx};
 use crate::error::{EngineError, Error};
 use crate::items::{BatchBuffer, PixelsMut};
@@ -372,22 +373,20 @@ fn pixels() -> impl Iterator<Item = u8> {
 /// The same pixels as the plan's tensor: RGB in height × width order, then in the plan's layout.
 fn tensor(plan: &Plan) -> Vec<f32> {
     let row = plan.preprocess.row_elements();
-    let rgb: Vec<f32> =
-        pixels().take(plan.engine.batch_size * row).map(|pixel| f32::from(pixel) * SCALE).collect();
+    let elements = plan.engine.batch_size * row;
+    let mut tensor = ordinary_memory(elements);
+    let rgb: Vec<f32> = pixels().take(elements).map(|pixel| f32::from(pixel) * SCALE).collect();
     match plan.preprocess.layout {
-        Layout::Nhwc => rgb,
+        Layout::Nhwc => tensor.extend(rgb),
         Layout::Nchw => {
-            let image = |image: &[f32]| {
-                let image = image.to_vec();
-                (0..3)
-                    .flat_map(move |channel| {
-                        image.iter().skip(channel).step_by(3).copied().collect::<Vec<_>>()
-                    })
-                    .collect::<Vec<_>>()
-            };
-            rgb.chunks(row).flat_map(image).collect()
+            for image in rgb.chunks(row) {
+                for channel in 0..3 {
+                    tensor.extend(image.iter().skip(channel).step_by(3));
+                }
+            }
         }
     }
+    tensor
 }
 
 /// A Markdown table of the rows.

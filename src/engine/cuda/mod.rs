@@ -15,7 +15,7 @@ mod library;
 mod onnxruntime;
 mod tensorrt;
 
-pub use device::{Device, PinnedBuffer, devices};
+pub use device::{Device, PinnedBuffer, devices, ordinary_memory};
 pub use kernel::{Normalise, nvrtc_version};
 pub use lane::{Lane, LaneTimes, Runner};
 pub use library::{Version, keep_open, library_version};
