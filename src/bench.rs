@@ -303,7 +303,10 @@ fn compare(scores: &[f32], expected: &[f32], rows: usize) -> (f32, usize) {
     if scores.len() != expected.len() || rows == 0 {
         return (f32::INFINITY, rows);
     }
-    let difference = scores.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    // a score that is no number differs infinitely
+    let differ =
+        |(a, b): (&f32, &f32)| Some((a - b).abs()).filter(|by| !by.is_nan()).unwrap_or(f32::INFINITY);
+    let difference = scores.iter().zip(expected).map(differ).fold(0.0, f32::max);
     let best = |row: &[f32]| (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b]));
     let classes = scores.len() / rows;
     let pairs = scores.chunks(classes).zip(expected.chunks(classes));
@@ -391,11 +394,32 @@ fn tensor(plan: &Plan) -> Vec<f32> {
 
 /// A Markdown table of the rows.
 pub fn markdown(rows: &[BenchRow], model: &Path) -> String {
+    let checked = |measured: &Measured| measured.max_difference.zip(measured.other_top_class);
+    let any_checked = rows
+        .iter()
+        .any(|row| matches!(&row.outcome, BenchOutcome::Measured(measured) if checked(measured).is_some()));
+    let mut columns = vec![
+        "setup",
+        "batch",
+        "original protocol: min s",
+        "med s",
+        "max s",
+        "images/s",
+        "own path: min s",
+        "med s",
+        "max s",
+        "images/s",
+        "overlapped images/s",
+        "first run s",
+    ];
+    if any_checked {
+        columns.extend(["largest difference to the CPU", "other top class"]);
+    }
     let mut lines = vec![
         format!("model {}", model.display()),
         String::new(),
-        "| setup | batch | original protocol: min s | med s | max s | images/s | own path: min s | med s | max s | images/s | overlapped images/s | first run s |".to_owned(),
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |".to_owned(),
+        format!("| {} |", columns.join(" | ")),
+        format!("|{}", " --- |".repeat(columns.len())),
     ];
     for BenchRow { setup, batch_size, outcome } in rows {
         let figures = match outcome {
@@ -407,8 +431,11 @@ pub fn markdown(rows: &[BenchRow], model: &Path) -> String {
                         times.min_s, times.med_s, times.max_s, times.images_per_second
                     )
                 };
+                let check = checked(measured)
+                    .map(|(difference, other)| format!(" | {difference:.1e} | {other}"))
+                    .unwrap_or_default();
                 format!(
-                    "{} | {} | {:.0} | {:.2}",
+                    "{} | {} | {:.0} | {:.2}{check}",
                     times(&measured.original),
                     times(&measured.own),
                     measured.overlapped_images_per_second,
@@ -444,6 +471,7 @@ mod tests {
     fn scores_are_compared_row_by_row() {
         assert_eq!(compare(&[0.1, 0.9, 0.6, 0.4], &[0.1, 0.9, 0.4, 0.6], 2), (0.20000002, 1));
         assert_eq!(compare(&[0.1], &[0.1, 0.2], 1).1, 1, "another number of scores is no agreement");
+        assert_eq!(compare(&[f32::NAN, 0.1], &[0.3, 0.1], 1).0, f32::INFINITY);
     }
 
     #[test]
