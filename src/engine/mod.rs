@@ -20,16 +20,17 @@ use crate::plan::{Plan, hex};
 
 pub mod cuda;
 mod deps;
+mod gpu;
 mod memory;
 pub mod onnx;
 mod onnxruntime;
 mod shape;
 pub mod tensorrt;
 
+pub use gpu::GpuEngine;
 pub use memory::explain as explain_memory;
 pub(crate) use onnxruntime::find_plugin as find_tensorrt_plugin;
-pub use onnxruntime::{OnnxRuntime, OnnxRuntimeGpu, probe_onnxruntime, probe_provider};
-pub use tensorrt::TensorRt;
+pub use onnxruntime::{OnnxRuntime, load_on_gpus, probe_onnxruntime, probe_provider};
 use tensorrt::cache_folder;
 
 /// Runs the model on one batch at a time.
@@ -78,9 +79,9 @@ pub fn load(plan: &Plan, model_sha256: &str) -> Result<Vec<Box<dyn Engine>>, Eng
         engines.into_iter().map(|engine| Box::new(engine) as Box<dyn Engine>).collect()
     }
     match (plan.engine.kind, plan.engine.provider) {
-        (EngineKind::Tensorrt, _) => TensorRt::load(plan, model_sha256).map(boxed),
+        (EngineKind::Tensorrt, _) => tensorrt::load(plan, model_sha256).map(boxed),
         (EngineKind::Onnxruntime, Provider::Cpu) => Ok(boxed(vec![OnnxRuntime::load(plan)?])),
-        (EngineKind::Onnxruntime, _) => match OnnxRuntimeGpu::load(plan) {
+        (EngineKind::Onnxruntime, _) => match load_on_gpus(plan) {
             Err(error) if plan.engine.allow_fallback && error.is_for_want_of_a_gpu() => {
                 tracing::warn!(%error, "falling back to the CPU, as engine.allow_fallback says");
                 Ok(boxed(vec![OnnxRuntime::instead(plan, error.to_string())?]))
@@ -101,22 +102,6 @@ pub fn hash_file(path: &Path) -> Result<String, EngineError> {
             read => sha256.update(&buffer[..read]),
         }
     }
-}
-
-/// Pinned memory for `count` batches, which every device of the host reads at full speed.
-fn pinned_buffers(
-    device: &cuda::Device,
-    shape: BatchShape,
-    count: usize,
-) -> Result<Vec<Box<dyn BatchBuffer>>, EngineError> {
-    let pinned = |_| {
-        let buffer = device.pinned(shape.batch_size * shape.row_elements)?;
-        Ok::<_, String>(Box::new(buffer) as Box<dyn BatchBuffer>)
-    };
-    (0..count)
-        .map(pinned)
-        .collect::<Result<_, _>>()
-        .map_err(|message| EngineError::Device { device: device.to_string(), message })
 }
 
 /// Scores of the real rows of a batch, and the time they took.

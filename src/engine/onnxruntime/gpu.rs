@@ -1,11 +1,7 @@
 //! ONNX Runtime on GPUs: the CUDA provider, TensorRT-RTX as a plugin, and classic TensorRT.
 //!
-//! - Pixels arrive as RGB bytes in pinned memory; a kernel of ours normalises them into the
-//!   session's bound input, as for the TensorRT engine.
 //! - A provider that cannot be had, or that would leave a part of the model on the CPU, is an error
 //!   unless `engine.allow_fallback` says otherwise.
-
-use std::fmt;
 
 use ort::environment::Environment;
 use ort::ep::{CUDA, ExecutionProvider, TensorRT};
@@ -14,129 +10,63 @@ use ort::session::Session;
 use ort::session::builder::SessionBuilder;
 use ort::value::TensorElementType;
 
-use super::super::cuda::{Device, Lane, Normalise, OnnxRuntimeRunner, TensorSpec, devices};
-use super::super::shape::{check_input, check_labels, input_dims, row_length};
-use super::super::{Engine, Inference, cache_folder, onnx, pinned_buffers};
+use super::super::cuda::{Device, OnnxRuntimeRunner, TensorSpec, devices};
+use super::super::gpu::{GpuEngine, check_model};
+use super::super::shape::input_dims;
+use super::super::{cache_folder, onnx};
 use super::{input_and_output, library, tensor};
 use crate::config::Provider;
 use crate::error::EngineError;
-use crate::items::{BatchBuffer, BatchShape, PixelElement, PixelsRef};
 use crate::plan::Plan;
 
-/// One session on a GPU.
-pub struct OnnxRuntimeGpu {
-    lane: Lane<OnnxRuntimeRunner>,
-    device: Device,
-    provider: Provider,
-    shape: BatchShape,
-    classes: usize,
-    allow_fallback: bool,
-}
-
-impl fmt::Debug for OnnxRuntimeGpu {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("OnnxRuntimeGpu").field("device", &self.device).finish_non_exhaustive()
-    }
-}
-
-impl OnnxRuntimeGpu {
-    /// The sessions of all the plan's devices.
-    pub fn load(plan: &Plan) -> Result<Vec<Self>, EngineError> {
-        let path = &plan.model.path;
-        std::fs::File::open(path).map_err(|source| EngineError::ModelFile { path: path.clone(), source })?;
-        let environment = library::open()?;
-        let mut engines = Vec::new();
-        for device in devices(&plan.engine.devices).map_err(EngineError::RuntimeMissing)? {
-            for _ in 0..plan.engine.lanes {
-                engines.push(Self::on(&environment, &device, plan)?);
-            }
+/// The sessions of all the plan's devices.
+pub fn load(plan: &Plan) -> Result<Vec<GpuEngine<OnnxRuntimeRunner>>, EngineError> {
+    let path = &plan.model.path;
+    std::fs::File::open(path).map_err(|source| EngineError::ModelFile { path: path.clone(), source })?;
+    let environment = library::open()?;
+    let mut engines = Vec::new();
+    for device in devices(&plan.engine.devices).map_err(EngineError::RuntimeMissing)? {
+        for _ in 0..plan.engine.lanes {
+            engines.push(lane(&environment, &device, plan)?);
         }
-        Ok(engines)
     }
-
-    fn on(environment: &Environment, device: &Device, plan: &Plan) -> Result<Self, EngineError> {
-        let (path, provider) = (&plan.model.path, plan.engine.provider);
-        let mismatch = |message| EngineError::Mismatch { path: path.clone(), message };
-        let on_device = |message| EngineError::Device { device: device.to_string(), message };
-
-        let (session, memory) = open_session(environment, device, plan)
-            .map_err(|message| EngineError::Provider { provider: provider.as_str(), message })?;
-        let (input, output) = input_and_output(&session).map_err(mismatch)?;
-        let (input_type, input_shape) = tensor(input).map_err(mismatch)?;
-        let (output_type, output_shape) = tensor(output).map_err(mismatch)?;
-        check_input(input.name(), input_shape, plan).map_err(mismatch)?;
-        let classes = row_length(output.name(), output_shape).map_err(mismatch)?.ok_or_else(|| {
-            mismatch(format!("output {} leaves the length of a row open; GPUs need it fixed", output.name()))
-        })?;
-        check_labels(classes, plan).map_err(mismatch)?;
-        let batch = plan.engine.batch_size;
-        let spec = |name: &str, ty: TensorElementType, dims: Vec<i64>| {
-            let half = match ty {
-                TensorElementType::Float32 => false,
-                TensorElementType::Float16 => true,
-                other => {
-                    return Err(mismatch(format!(
-                        "{name} has element type {other}, expected float32 or float16"
-                    )));
-                }
-            };
-            Ok(TensorSpec { name: name.to_owned(), dims, half })
-        };
-        let input = spec(input.name(), input_type, input_dims(plan).to_vec())?;
-        let mut output_dims = output_shape.to_vec();
-        output_dims[0] = batch as i64;
-        let output = spec(output.name(), output_type, output_dims)?;
-        let lane = Normalise::new(device, &plan.preprocess, batch, input.half)
-            .and_then(|kernel| {
-                Lane::new(device, kernel, |_| OnnxRuntimeRunner::new(session, memory, &input, &output))
-            })
-            .map_err(on_device)?;
-        let shape = BatchShape {
-            batch_size: batch,
-            row_elements: plan.preprocess.row_elements(),
-            element: PixelElement::Rgb8,
-        };
-        let allow_fallback = plan.engine.allow_fallback;
-        Ok(Self { lane, device: device.clone(), provider, shape, classes, allow_fallback })
-    }
+    Ok(engines)
 }
 
-impl Engine for OnnxRuntimeGpu {
-    fn describe(&self) -> String {
-        let parts = if self.allow_fallback { "; parts of the model may run on the CPU" } else { "" };
-        format!("ONNX Runtime with {} on {}{parts}", self.provider.as_str(), self.device)
-    }
+fn lane(
+    environment: &Environment,
+    device: &Device,
+    plan: &Plan,
+) -> Result<GpuEngine<OnnxRuntimeRunner>, EngineError> {
+    let (path, provider) = (&plan.model.path, plan.engine.provider);
+    let mismatch = |message| EngineError::Mismatch { path: path.clone(), message };
 
-    fn device(&self) -> Option<usize> {
-        Some(self.device.ordinal)
-    }
-
-    fn batch_shape(&self) -> BatchShape {
-        self.shape
-    }
-
-    fn classes(&self) -> usize {
-        self.classes
-    }
-
-    fn computes_on_cpu(&self) -> bool {
-        false
-    }
-
-    fn buffers(&mut self, count: usize) -> Result<Vec<Box<dyn BatchBuffer>>, EngineError> {
-        pinned_buffers(&self.device, self.shape, count)
-    }
-
-    fn infer(&mut self, pixels: PixelsRef<'_>, rows: usize) -> Result<Inference, String> {
-        let (mut scores, times) =
-            self.lane.run(pixels.rgb()?).map_err(|error| format!("{}: {error}", self.device))?;
-        scores.truncate(rows * self.classes);
-        Ok(Inference { scores, h2d: times.h2d, compute: times.compute, d2h: times.d2h })
-    }
-
-    fn infer_floats(&mut self, tensor: &[f32]) -> Result<Vec<f32>, String> {
-        self.lane.run_floats(tensor)
-    }
+    let (session, memory) = open_session(environment, device, plan)
+        .map_err(|message| EngineError::Provider { provider: provider.as_str(), message })?;
+    let (input, output) = input_and_output(&session).map_err(mismatch)?;
+    let (input_type, input_shape) = tensor(input).map_err(mismatch)?;
+    let (output_type, output_shape) = tensor(output).map_err(mismatch)?;
+    let classes = check_model(plan, (input.name(), input_shape), (output.name(), output_shape))?;
+    let spec = |name: &str, ty: TensorElementType, dims: Vec<i64>| {
+        let half = match ty {
+            TensorElementType::Float32 => false,
+            TensorElementType::Float16 => true,
+            other => {
+                let message = format!("{name} has element type {other}, expected float32 or float16");
+                return Err(mismatch(message));
+            }
+        };
+        Ok(TensorSpec { name: name.to_owned(), dims, half })
+    };
+    let input = spec(input.name(), input_type, input_dims(plan).to_vec())?;
+    let mut output_dims = output_shape.to_vec();
+    output_dims[0] = plan.engine.batch_size as i64;
+    let output = spec(output.name(), output_type, output_dims)?;
+    let parts = if plan.engine.allow_fallback { ", parts of the model perhaps on the CPU," } else { "" };
+    let software = format!("ONNX Runtime with {}{parts}", provider.as_str());
+    GpuEngine::new(plan, device, (input.half, classes), software, |_| {
+        OnnxRuntimeRunner::new(session, memory, &input, &output)
+    })
 }
 
 /// A model of a few kB, to try providers with: one input N×8×8×3.

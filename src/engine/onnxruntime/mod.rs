@@ -15,7 +15,7 @@ use ort::session::Session;
 use ort::session::builder::SessionBuilder;
 use ort::value::{Outlet, TensorElementType, TensorRef, ValueType};
 
-pub use self::gpu::{OnnxRuntimeGpu, probe_provider};
+pub use self::gpu::{load as load_on_gpus, probe_provider};
 pub(crate) use self::library::find_plugin;
 use super::shape::{check_input, check_labels, input_dims, row_length};
 use super::{Engine, Inference};

@@ -2,10 +2,6 @@
 //!
 //! - The model is a serialized engine (`.engine`, `.plan`), or an ONNX file that an engine is built
 //!   from and kept for the next run.
-//! - Pixels arrive as RGB bytes in pinned memory; what the pipeline asks of them beyond the resize
-//!   is done on the GPU.
-//! - Each device has several lanes, each an engine of its own to the rest of the pipeline: while
-//!   one copies, another computes.
 //! - The batch is always run full; the engine's profile must hold it.
 
 mod build;
@@ -23,111 +19,50 @@ pub(super) use self::cache::folder as cache_folder;
 pub use self::library::{FLAVOUR, probe_parser, probe_runtime, release};
 pub use self::passport::{Passport, Target};
 pub use self::shapes::{ShapeArguments, workspace_bytes};
-use super::cuda::{Device, Lane, Loaded, Normalise, TensorRtRunner, Version, devices};
-use super::shape::{check_input, check_labels, input_dims, row_length};
-use super::{Engine, Inference, hash_file, onnx, pinned_buffers};
+use super::cuda::{Device, Loaded, TensorRtRunner, Version, devices};
+use super::gpu::{GpuEngine, check_model};
+use super::shape::input_dims;
+use super::{hash_file, onnx};
 use crate::error::EngineError;
-use crate::items::{BatchBuffer, BatchShape, PixelElement, PixelsRef};
 use crate::plan::Plan;
 
-/// One lane of a device.
-#[derive(Debug)]
-pub struct TensorRt {
-    lane: Lane<TensorRtRunner>,
-    device: Device,
-    version: Version,
-    shape: BatchShape,
-    classes: usize,
-}
-
-impl TensorRt {
-    /// The lanes of all the plan's devices.
-    pub fn load(plan: &Plan, model_sha256: &str) -> Result<Vec<Self>, EngineError> {
-        let version = library::open_runtime().map_err(EngineError::RuntimeMissing)?;
-        let mut lanes = Vec::new();
-        for device in devices(&plan.engine.devices).map_err(EngineError::RuntimeMissing)? {
-            let target = Target::new(&device, version);
-            let serialized = serialized_engine(plan, model_sha256, &device, &target)?;
-            let kept = cache::Kernels::of(&serialized, &target);
-            let loaded = Loaded::new(&device, &serialized, kept.read().as_deref()).map_err(|message| {
-                let path = plan.model.path.clone();
-                if is_serialized(&path) {
-                    EngineError::Passport { path, message }
-                } else {
-                    EngineError::Device { device: device.to_string(), message }
-                }
-            })?;
-            let loaded = Arc::new(loaded);
-            for _ in 0..plan.engine.lanes {
-                lanes.push(Self::new(plan, &loaded, version)?);
+/// The lanes of all the plan's devices.
+pub(super) fn load(plan: &Plan, model_sha256: &str) -> Result<Vec<GpuEngine<TensorRtRunner>>, EngineError> {
+    let version = library::open_runtime().map_err(EngineError::RuntimeMissing)?;
+    let mut lanes = Vec::new();
+    for device in devices(&plan.engine.devices).map_err(EngineError::RuntimeMissing)? {
+        let target = Target::new(&device, version);
+        let serialized = serialized_engine(plan, model_sha256, &device, &target)?;
+        let kept = cache::Kernels::of(&serialized, &target);
+        let loaded = Loaded::new(&device, &serialized, kept.read().as_deref()).map_err(|message| {
+            let path = plan.model.path.clone();
+            if is_serialized(&path) {
+                EngineError::Passport { path, message }
+            } else {
+                EngineError::Device { device: device.to_string(), message }
             }
-            kept.write(loaded.kernels());
+        })?;
+        let loaded = Arc::new(loaded);
+        for _ in 0..plan.engine.lanes {
+            lanes.push(lane(plan, &device, &loaded, version)?);
         }
-        Ok(lanes)
+        kept.write(loaded.kernels());
     }
-
-    fn new(plan: &Plan, loaded: &Arc<Loaded>, version: Version) -> Result<Self, EngineError> {
-        let path = &plan.model.path;
-        let mismatch = |message| EngineError::Mismatch { path: path.clone(), message };
-        let (input, output) = (&loaded.input, &loaded.output);
-        check_input(&input.name, &input.dims, plan).map_err(mismatch)?;
-        let classes = row_length(&output.name, &output.dims)
-            .map_err(mismatch)?
-            .ok_or_else(|| mismatch(format!("output {} leaves the length of a row open", output.name)))?;
-        check_labels(classes, plan).map_err(mismatch)?;
-        let device = loaded.device.clone();
-        let batch_size = plan.engine.batch_size;
-        let lane = Normalise::new(&device, &plan.preprocess, batch_size, input.half)
-            .and_then(|kernel| {
-                Lane::new(&device, kernel, |stream| {
-                    TensorRtRunner::new(loaded, stream, input_dims(plan), batch_size * classes)
-                })
-            })
-            .map_err(|message| EngineError::Device { device: device.to_string(), message })?;
-        let shape = BatchShape {
-            batch_size,
-            row_elements: plan.preprocess.row_elements(),
-            element: PixelElement::Rgb8,
-        };
-        Ok(Self { lane, device, version, shape, classes })
-    }
+    Ok(lanes)
 }
 
-impl Engine for TensorRt {
-    fn describe(&self) -> String {
-        format!("{FLAVOUR} {} on {}", self.version, self.device)
-    }
-
-    fn device(&self) -> Option<usize> {
-        Some(self.device.ordinal)
-    }
-
-    fn batch_shape(&self) -> BatchShape {
-        self.shape
-    }
-
-    fn classes(&self) -> usize {
-        self.classes
-    }
-
-    fn computes_on_cpu(&self) -> bool {
-        false
-    }
-
-    fn buffers(&mut self, count: usize) -> Result<Vec<Box<dyn BatchBuffer>>, EngineError> {
-        pinned_buffers(&self.device, self.shape, count)
-    }
-
-    fn infer(&mut self, pixels: PixelsRef<'_>, rows: usize) -> Result<Inference, String> {
-        let (mut scores, times) =
-            self.lane.run(pixels.rgb()?).map_err(|error| format!("{}: {error}", self.device))?;
-        scores.truncate(rows * self.classes);
-        Ok(Inference { scores, h2d: times.h2d, compute: times.compute, d2h: times.d2h })
-    }
-
-    fn infer_floats(&mut self, tensor: &[f32]) -> Result<Vec<f32>, String> {
-        self.lane.run_floats(tensor).map_err(|error| format!("{}: {error}", self.device))
-    }
+fn lane(
+    plan: &Plan,
+    device: &Device,
+    loaded: &Arc<Loaded>,
+    version: Version,
+) -> Result<GpuEngine<TensorRtRunner>, EngineError> {
+    let (input, output) = (&loaded.input, &loaded.output);
+    let classes = check_model(plan, (&input.name, &input.dims), (&output.name, &output.dims))?;
+    let scores = plan.engine.batch_size * classes;
+    GpuEngine::new(plan, device, (input.half, classes), format!("{FLAVOUR} {version}"), |stream| {
+        TensorRtRunner::new(loaded, stream, input_dims(plan), scores)
+    })
 }
 
 fn serialized_engine(

@@ -1,0 +1,110 @@
+//! An engine on a GPU: one lane of a device, whatever runs the model there.
+//!
+//! - Pixels arrive as RGB bytes in pinned memory; what the pipeline asks of them beyond the resize is
+//!   done on the GPU.
+//! - Each device has several lanes, each an engine of its own to the rest of the pipeline: while one
+//!   copies, another computes.
+
+use std::sync::Arc;
+
+use cudarc::driver::CudaStream;
+
+use super::cuda::{CudaResult, Device, Lane, Normalise, Runner};
+use super::shape::{check_input, check_labels, row_length};
+use super::{Engine, Inference};
+use crate::error::EngineError;
+use crate::items::{BatchBuffer, BatchShape, PixelElement, PixelsRef};
+use crate::plan::Plan;
+
+/// One lane of a device.
+#[derive(Debug)]
+pub struct GpuEngine<R> {
+    lane: Lane<R>,
+    device: Device,
+    /// What runs, for the manifest; the device is named behind it.
+    software: String,
+    shape: BatchShape,
+    classes: usize,
+}
+
+/// Name and dimensions, batch first and below zero where dynamic, of a model's input or output.
+pub type Tensor<'a> = (&'a str, &'a [i64]);
+
+/// Scores of one row, if the model fits the plan.
+///
+/// # Errors
+/// What does not fit. The length of a row must be fixed, for its memory is taken beforehand.
+pub fn check_model(plan: &Plan, input: Tensor<'_>, output: Tensor<'_>) -> Result<usize, EngineError> {
+    let mismatch = |message| EngineError::Mismatch { path: plan.model.path.clone(), message };
+    check_input(input.0, input.1, plan).map_err(mismatch)?;
+    let classes = row_length(output.0, output.1).map_err(mismatch)?.ok_or_else(|| {
+        mismatch(format!("output {} leaves the length of a row open; GPUs need it fixed", output.0))
+    })?;
+    check_labels(classes, plan).map_err(mismatch)?;
+    Ok(classes)
+}
+
+impl<R: Runner> GpuEngine<R> {
+    /// A lane on `device` for a model with 16-bit floats as its input if `half`; `make` is given the
+    /// lane's stream.
+    pub fn new(
+        plan: &Plan,
+        device: &Device,
+        (half, classes): (bool, usize),
+        software: String,
+        make: impl FnOnce(&Arc<CudaStream>) -> CudaResult<R>,
+    ) -> Result<Self, EngineError> {
+        let batch_size = plan.engine.batch_size;
+        let lane = Normalise::new(device, &plan.preprocess, batch_size, half)
+            .and_then(|kernel| Lane::new(device, kernel, make))
+            .map_err(|message| EngineError::Device { device: device.to_string(), message })?;
+        let row_elements = plan.preprocess.row_elements();
+        let shape = BatchShape { batch_size, row_elements, element: PixelElement::Rgb8 };
+        Ok(Self { lane, device: device.clone(), software, shape, classes })
+    }
+}
+
+impl<R: Runner> Engine for GpuEngine<R> {
+    fn describe(&self) -> String {
+        format!("{} on {}", self.software, self.device)
+    }
+
+    fn device(&self) -> Option<usize> {
+        Some(self.device.ordinal)
+    }
+
+    fn batch_shape(&self) -> BatchShape {
+        self.shape
+    }
+
+    fn classes(&self) -> usize {
+        self.classes
+    }
+
+    fn computes_on_cpu(&self) -> bool {
+        false
+    }
+
+    /// Pinned memory, which every device of the host reads at full speed.
+    fn buffers(&mut self, count: usize) -> Result<Vec<Box<dyn BatchBuffer>>, EngineError> {
+        let pinned = |_| {
+            let buffer = self.device.pinned(self.shape.batch_size * self.shape.row_elements)?;
+            Ok::<_, String>(Box::new(buffer) as Box<dyn BatchBuffer>)
+        };
+        (0..count)
+            .map(pinned)
+            .collect::<Result<_, _>>()
+            .map_err(|message| EngineError::Device { device: self.device.to_string(), message })
+    }
+
+    fn infer(&mut self, pixels: PixelsRef<'_>, rows: usize) -> Result<Inference, String> {
+        let (mut scores, times) =
+            self.lane.run(pixels.rgb()?).map_err(|error| format!("{}: {error}", self.device))?;
+        scores.truncate(rows * self.classes);
+        Ok(Inference { scores, h2d: times.h2d, compute: times.compute, d2h: times.d2h })
+    }
+
+    fn infer_floats(&mut self, tensor: &[f32]) -> Result<Vec<f32>, String> {
+        self.lane.run_floats(tensor).map_err(|error| format!("{}: {error}", self.device))
+    }
+}
