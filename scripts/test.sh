@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Everything the test suite needs, then format, lints, docs, parity with Python, the output as
-# analysts open it, and all tests.
+# analysts open it, the engines of the datacenter flavour, and all tests.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PATH=$PATH:$HOME/.cargo/bin # where rustup puts cargo
@@ -25,4 +25,5 @@ trap 'rm -rf "$scored"' EXIT
 step "$sluice" run pipelines/photos.toml --output "$scored/photos"
 step .deps/venv/bin/python scripts/analyst.py "$scored/photos" --records 14 \
     --labels fixtures/photos/expected.json
+step cargo test --locked --features datacenter --lib engine
 step cargo test --locked
