@@ -105,7 +105,8 @@ pub struct Measured {
     pub load_s: f64,
     /// The first run, which may specialise kernels.
     pub first_run_s: f64,
-    pub original: Times,
+    /// `None` where the model's input is not float32.
+    pub original: Option<Times>,
     pub own: Times,
     /// Steps of a median run of the own path, by the device's clock. Milliseconds.
     pub h2d_ms: f64,
@@ -205,9 +206,16 @@ fn measure(
     for (engine, buffer) in engines.iter_mut().zip(&buffers).skip(1) {
         engine.infer(buffer.pixels(), batch_size)?;
     }
-    let mut scores = engines[0].infer_floats(&tensor)?;
-    let original = timed(options.iterations, || engines[0].infer_floats(&tensor).map(drop))?;
+    let takes_floats = engines[0].infer_floats(&tensor);
+    if let Err(reason) = &takes_floats {
+        tracing::info!(reason, "the original protocol is left out");
+    }
+    let original = takes_floats
+        .is_ok()
+        .then(|| timed(options.iterations, || engines[0].infer_floats(&tensor).map(drop)))
+        .transpose()?;
     let mut steps = Vec::new();
+    let mut scores = Vec::new();
     let own = timed(options.iterations, || {
         let inference = engines[0].infer(buffers[0].pixels(), batch_size)?;
         steps.push((inference.compute, inference.h2d, inference.d2h));
@@ -221,17 +229,20 @@ fn measure(
     let ms = |time: Duration| time.as_secs_f64() * 1e3;
     let (max_difference, other_top_class) = match expected {
         None => (None, None),
-        Some(expected) => {
-            let expected = expected.as_ref().map_err(|error| format!("nothing to compare with: {error}"))?;
+        Some(Ok(expected)) => {
             let (difference, other) = compare(&scores, expected, batch_size);
             (Some(difference), Some(other))
+        }
+        Some(Err(error)) => {
+            tracing::warn!(error, "there is nothing to compare with");
+            (None, None)
         }
     };
     Ok(Measured {
         engine: engines[0].describe(),
         load_s,
         first_run_s,
-        original: Times::of(original, batch_size),
+        original: original.map(|seconds| Times::of(seconds, batch_size)),
         own: Times::of(own, batch_size),
         h2d_ms: ms(h2d),
         compute_ms: ms(compute),
@@ -298,15 +309,20 @@ fn overlapped(
     Ok((runs * batch_size) as f64 / start.elapsed().as_secs_f64())
 }
 
+/// Largest difference of two scores of the same place; infinite where one of them is no number, or
+/// where there are more of one than of the other.
+pub fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
+    let differ =
+        |(a, b): (&f32, &f32)| Some((a - b).abs()).filter(|by| !by.is_nan()).unwrap_or(f32::INFINITY);
+    if a.len() == b.len() { a.iter().zip(b).map(differ).fold(0.0, f32::max) } else { f32::INFINITY }
+}
+
 /// Largest difference, and rows whose best class is another.
 fn compare(scores: &[f32], expected: &[f32], rows: usize) -> (f32, usize) {
     if scores.len() != expected.len() || rows == 0 {
         return (f32::INFINITY, rows);
     }
-    // a score that is no number differs infinitely
-    let differ =
-        |(a, b): (&f32, &f32)| Some((a - b).abs()).filter(|by| !by.is_nan()).unwrap_or(f32::INFINITY);
-    let difference = scores.iter().zip(expected).map(differ).fold(0.0, f32::max);
+    let difference = largest_difference(scores, expected);
     let best = |row: &[f32]| (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b]));
     let classes = scores.len() / rows;
     let pairs = scores.chunks(classes).zip(expected.chunks(classes));
@@ -410,6 +426,7 @@ pub fn markdown(rows: &[BenchRow], model: &Path) -> String {
         "max s",
         "images/s",
         "overlapped images/s",
+        "ready after s",
         "first run s",
     ];
     if any_checked {
@@ -435,10 +452,11 @@ pub fn markdown(rows: &[BenchRow], model: &Path) -> String {
                     .map(|(difference, other)| format!(" | {difference:.1e} | {other}"))
                     .unwrap_or_default();
                 format!(
-                    "{} | {} | {:.0} | {:.2}{check}",
-                    times(&measured.original),
+                    "{} | {} | {:.0} | {:.1} | {:.2}{check}",
+                    measured.original.as_ref().map_or_else(|| "| | | ".to_owned(), times),
                     times(&measured.own),
                     measured.overlapped_images_per_second,
+                    measured.load_s,
                     measured.first_run_s
                 )
             }

@@ -98,13 +98,13 @@ pub enum EngineError {
     #[error("GPU {ordinal} has too little memory for batches of {batch_size}: {advice} ({message})")]
     Memory { ordinal: usize, batch_size: usize, message: String, advice: String },
     #[error("{device}: {message}")]
-    Device { device: String, message: String },
-    #[error("the engine {path} cannot be used here: {message}; build it again with sluice build-engine")]
-    Passport { path: PathBuf, message: String },
+    Device { ordinal: usize, device: String, message: String },
+    #[error("the engine {path} cannot be used here: {message}; build it again: {rebuild}")]
+    Passport { path: PathBuf, message: String, rebuild: String },
     #[error("cannot keep engines: {message}")]
     Cache { message: String },
     #[error("the warm-up batch of {batch_size} rows failed: {message}")]
-    WarmUp { batch_size: usize, message: String },
+    WarmUp { batch_size: usize, ordinal: Option<usize>, message: String },
     #[error("inference failed on batch {batch_id}: {message}")]
     Inference { batch_id: u64, message: String },
 }
@@ -112,8 +112,21 @@ pub enum EngineError {
 impl EngineError {
     /// Whether a GPU or its provider cannot be had, as opposed to a model that cannot be used.
     pub(crate) fn is_for_want_of_a_gpu(&self) -> bool {
-        matches!(self, Self::RuntimeMissing(_) | Self::Provider { .. })
+        match self {
+            Self::RuntimeMissing(_) => true,
+            // a GPU that is too small is there
+            Self::Provider { message, .. } => !is_out_of_memory(message),
+            _ => false,
+        }
     }
+}
+
+/// Whether a message of CUDA, TensorRT or ONNX Runtime says that memory was missing.
+pub(crate) fn is_out_of_memory(message: &str) -> bool {
+    let message = message.to_lowercase();
+    ["out of memory", "outofmemory", "out_of_memory", "could not be allocated", "failed to allocate"]
+        .iter()
+        .any(|words| message.contains(words))
 }
 
 /// Output could not be written, or must not be.

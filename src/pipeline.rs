@@ -139,7 +139,7 @@ impl Meters {
         let meter = |name, workers| Arc::new(StageMeter::new(name, workers));
         Self {
             source: meter("source", readers),
-            decode: meter("decode", decode_threads),
+            decode: Arc::new(StageMeter::dispatched("decode", decode_threads, 1)),
             batch: meter("batch", 1),
             engine: meter("engine", engines),
             sink: meter("sink", 1),

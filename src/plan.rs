@@ -13,7 +13,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::config::{
-    Color, DEFAULT_MAX_PIXELS, EngineKind, EngineSection, Filter, Fit, InputFormat, InputSection,
+    Color, DEFAULT_MAX_PIXELS, Devices, EngineKind, EngineSection, Filter, Fit, InputFormat, InputSection,
     LabelsSection, Layout, Orientation, PipelineFile, PreprocessSection, Provider, Resize, Size,
 };
 use crate::error::ConfigError;
@@ -78,6 +78,8 @@ impl Plan {
         check_range("input.max_image_bytes", input.max_image_bytes, 1..=1 << 31)?;
         check_range("input.look_ahead", input.look_ahead as u64, 0..=MAX_THREADS)?;
         check_range("engine.batch_size", engine.batch_size as u64, 1..=MAX_BATCH_SIZE)?;
+        check_range("engine.lanes", engine.lanes as u64, 1..=MAX_LANES)?;
+        check_engine(&engine)?;
         check_range("engine.threads", engine.threads as u64, 0..=MAX_THREADS)?;
         check_preprocess(&preprocess)?;
         if output.uri.is_empty() {
@@ -205,6 +207,28 @@ const MAX_BATCH_SIZE: u64 = 1 << 16;
 
 /// Threads of one kind: more than any machine has cores.
 const MAX_THREADS: u64 = 4096;
+
+/// Batches on one device at once: more only wait for each other.
+const MAX_LANES: u64 = 16;
+
+fn check_engine(engine: &EngineSection) -> Result<(), ConfigError> {
+    if let Devices::List(ordinals) = &engine.devices {
+        if ordinals.is_empty() {
+            return Err(ConfigError::invalid("engine.devices", "names no GPU"));
+        }
+        if let Some(twice) = ordinals.iter().enumerate().find(|(at, gpu)| ordinals[..*at].contains(gpu)) {
+            return Err(ConfigError::invalid("engine.devices", format!("names GPU {} twice", twice.1)));
+        }
+    }
+    let in_onnxruntime = engine.kind == EngineKind::Onnxruntime;
+    if !engine.tf32 && in_onnxruntime && matches!(engine.provider, Provider::TensorrtRtx | Provider::Tensorrt)
+    {
+        let message = "false is not to be had with ONNX Runtime's TensorRT providers; kind = \"tensorrt\" and \
+                       provider = \"cuda\" can do it";
+        return Err(ConfigError::invalid("engine.tf32", message));
+    }
+    Ok(())
+}
 
 /// Pixels of one image, which decoding holds in memory several times.
 const MAX_PIXELS: u64 = 1 << 33;

@@ -183,6 +183,7 @@ impl Summary {
         } else {
             Outcome::Succeeded
         };
+        let gpu_idle_share = idle_share(&output.gpus, wall);
         Self {
             outcome,
             rows: output.tally.rows(),
@@ -196,9 +197,9 @@ impl Summary {
             images_per_second: output.tally.rows() as f64 / wall.as_secs_f64().max(1e-9),
             startup_seconds: startup.as_secs_f64(),
             latency_ms: Latency::of(&output.latency_ms),
-            gpu_idle_share: idle_share(&output.gpus, wall),
+            gpu_idle_share,
             warm_up_ms: output.warm_up_ms.clone(),
-            bottleneck: bottleneck(&stages),
+            bottleneck: bottleneck(&stages, gpu_idle_share),
             stages,
         }
     }
@@ -214,7 +215,7 @@ fn idle_share(gpus: &BTreeMap<usize, BusyTime>, wall: Duration) -> Option<f64> {
 const BUSY_ENOUGH: f64 = 0.5;
 
 /// Which stage the others waited for: the busiest one.
-fn bottleneck(stages: &[StageShare]) -> String {
+fn bottleneck(stages: &[StageShare], gpu_idle: Option<f64>) -> String {
     let percent = |share: f64| (share * 100.0).round();
     let Some(busiest) = stages.iter().max_by(|a, b| a.busy.total_cmp(&b.busy)) else {
         return "nothing ran".to_owned();
@@ -231,10 +232,10 @@ fn bottleneck(stages: &[StageShare]) -> String {
     }
     let workers =
         if busiest.workers == 1 { String::new() } else { format!("'s {} threads", busiest.workers) };
-    let engine = if busiest.stage == "engine" {
-        format!("it waited for input {}% of the run", percent(engine_waited))
-    } else {
-        format!("the engine waited for input {}% of the run", percent(engine_waited))
+    let who = if busiest.stage == "engine" { "it" } else { "the engine" };
+    let engine = match gpu_idle {
+        Some(idle) => format!("the GPU was idle {}% of the run", percent(idle)),
+        None => format!("{who} waited for input {}% of the run", percent(engine_waited)),
     };
     format!("{}{workers} held the run up, busy {}% of it; {engine}", busiest.stage, percent(busiest.busy))
 }
@@ -283,10 +284,14 @@ mod tests {
             blocked: 0.0,
             starved,
         };
-        let words = bottleneck(&[stage("decode", 16, 0.98, 0.0), stage("engine", 1, 0.4, 0.6)]);
+        let stages = [stage("decode", 16, 0.98, 0.0), stage("engine", 1, 0.4, 0.6)];
         assert_eq!(
-            words,
+            bottleneck(&stages, None),
             "decode's 16 threads held the run up, busy 98% of it; the engine waited for input 60% of the run"
+        );
+        assert_eq!(
+            bottleneck(&stages, Some(0.36)),
+            "decode's 16 threads held the run up, busy 98% of it; the GPU was idle 36% of the run"
         );
     }
 }

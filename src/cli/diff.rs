@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{Float32Type, Int32Type};
 use clap::Args;
+use sluice::bench::largest_difference;
 use sluice::error::Error;
 use sluice::items::ObjectRef;
 use sluice::source::Stores;
@@ -67,10 +68,7 @@ pub fn run(args: &DiffArgs) -> anyhow::Result<ExitCode> {
         found.add(&rows(&a)?, &rows(&b)?);
     }
     print(&found.lines().join("\n"))?;
-    let same = found.statuses == 0
-        && found.other_top_class == 0
-        && found.max_difference <= args.tolerance
-        && (found.missing == 0 || args.common);
+    let same = found.are_none(args.tolerance, args.common);
     Ok(if same { ExitCode::SUCCESS } else { ExitCode::from(exit::TOO_MANY_ERRORS) })
 }
 
@@ -118,13 +116,17 @@ impl Differences {
             self.rows += 1;
             self.statuses += u64::from(a.status != b.status);
             self.other_top_class += u64::from(a.top_class != b.top_class);
-            let difference = if a.scores.len() == b.scores.len() {
-                a.scores.iter().zip(&b.scores).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
-            } else {
-                f32::INFINITY
-            };
-            self.max_difference = self.max_difference.max(difference);
+            self.max_difference = self.max_difference.max(largest_difference(&a.scores, &b.scores));
         }
+    }
+
+    /// Whether the outputs say the same of the records in both; there must be some.
+    fn are_none(&self, tolerance: f32, common: bool) -> bool {
+        self.rows > 0
+            && self.statuses == 0
+            && self.other_top_class == 0
+            && self.max_difference <= tolerance
+            && (self.missing == 0 || common)
     }
 
     fn lines(&self) -> Vec<String> {
@@ -164,5 +166,23 @@ mod tests {
         let expected =
             Differences { rows: 3, missing: 1, statuses: 1, other_top_class: 1, max_difference: 0.5 };
         assert_eq!(found, expected);
+        assert!(!found.are_none(1.0, true));
+    }
+
+    #[test]
+    fn a_score_that_is_no_number_is_never_the_same() {
+        let mut found = Differences::default();
+        found.add(&[row("s#0", "ok", Some(0), &[0.9, f32::NAN])], &[row("s#0", "ok", Some(0), &[0.9, 0.1])]);
+        assert_eq!(found.max_difference, f32::INFINITY);
+        assert!(!found.are_none(1e30, false));
+    }
+
+    #[test]
+    fn outputs_without_a_record_in_common_are_not_the_same() {
+        let mut found = Differences::default();
+        found.add(&[row("a#0", "ok", Some(0), &[1.0])], &[]);
+        assert!(!found.are_none(0.0, true));
+        found.add(&[row("b#0", "ok", Some(0), &[1.0])], &[row("b#0", "ok", Some(0), &[1.0])]);
+        assert!(found.are_none(0.0, true) && !found.are_none(0.0, false));
     }
 }

@@ -57,11 +57,16 @@ impl<R: Runner> GpuEngine<R> {
         let batch_size = plan.engine.batch_size;
         let lane = Normalise::new(device, &plan.preprocess, batch_size, half)
             .and_then(|kernel| Lane::new(device, kernel, make))
-            .map_err(|message| EngineError::Device { device: device.to_string(), message })?;
+            .map_err(|message| failed(device, message))?;
         let row_elements = plan.preprocess.row_elements();
         let shape = BatchShape { batch_size, row_elements, element: PixelElement::Rgb8 };
         Ok(Self { lane, device: device.clone(), software, shape, classes })
     }
+}
+
+/// `device` failed, or has too little memory.
+pub fn failed(device: &Device, message: String) -> EngineError {
+    EngineError::Device { ordinal: device.ordinal, device: device.to_string(), message }
 }
 
 impl<R: Runner> Engine for GpuEngine<R> {
@@ -91,10 +96,7 @@ impl<R: Runner> Engine for GpuEngine<R> {
             let buffer = self.device.pinned(self.shape.batch_size * self.shape.row_elements)?;
             Ok::<_, String>(Box::new(buffer) as Box<dyn BatchBuffer>)
         };
-        (0..count)
-            .map(pinned)
-            .collect::<Result<_, _>>()
-            .map_err(|message| EngineError::Device { device: self.device.to_string(), message })
+        (0..count).map(pinned).collect::<Result<_, _>>().map_err(|message| failed(&self.device, message))
     }
 
     fn infer(&mut self, pixels: PixelsRef<'_>, rows: usize) -> Result<Inference, String> {

@@ -6,7 +6,7 @@
 use super::cuda::Device;
 use super::{Engine, load, warm_up};
 use crate::config::{Devices, EngineSection};
-use crate::error::EngineError;
+use crate::error::{EngineError, is_out_of_memory};
 use crate::plan::Plan;
 
 /// Rows of the two engines that are tried.
@@ -21,9 +21,12 @@ pub fn explain(plan: &Plan, model_sha256: &str, error: EngineError) -> EngineErr
     if !is_out_of_memory(&message) {
         return error;
     }
-    let ordinal = match &plan.engine.devices {
-        Devices::List(ordinals) => ordinals.first().copied().unwrap_or_default(),
-        Devices::All(_) => 0,
+    let ordinal = match (&error, &plan.engine.devices) {
+        (EngineError::Device { ordinal, .. } | EngineError::WarmUp { ordinal: Some(ordinal), .. }, _) => {
+            *ordinal
+        }
+        (_, Devices::List(ordinals)) => ordinals.first().copied().unwrap_or_default(),
+        (_, Devices::All(_)) => 0,
     };
     let batch_size = plan.engine.batch_size;
     tracing::info!(batch_size, "out of memory; trying smaller batches to see what fits");
@@ -48,13 +51,6 @@ pub fn explain(plan: &Plan, model_sha256: &str, error: EngineError) -> EngineErr
             advice: format!("what would fit could not be found out: {reason}"),
         },
     }
-}
-
-fn is_out_of_memory(message: &str) -> bool {
-    let message = message.to_lowercase();
-    ["out of memory", "outofmemory", "out_of_memory", "could not be allocated", "failed to allocate"]
-        .iter()
-        .any(|words| message.contains(words))
 }
 
 fn fitting_batch(plan: &Plan, model_sha256: &str, ordinal: usize) -> Result<usize, String> {

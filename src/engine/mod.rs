@@ -122,9 +122,9 @@ pub struct Inference {
 pub fn warm_up(engine: &mut dyn Engine, worker: usize) -> Result<Outcome, EngineError> {
     let shape = engine.batch_shape();
     let started_at = SystemTime::now();
-    let inference = engine
-        .infer(shape.zeros().pixels(), shape.batch_size)
-        .map_err(|message| EngineError::WarmUp { batch_size: shape.batch_size, message })?;
+    let inference = engine.infer(shape.zeros().pixels(), shape.batch_size).map_err(|message| {
+        EngineError::WarmUp { batch_size: shape.batch_size, ordinal: engine.device(), message }
+    })?;
     Ok(Outcome {
         batch_id: -1 - worker as i64,
         rows: 0,

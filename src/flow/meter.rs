@@ -11,6 +11,8 @@ pub struct StageMeter {
     pub name: &'static str,
     /// Threads that can be busy at once.
     pub workers: usize,
+    /// Threads that wait at the queues before and behind the stage.
+    waiters: usize,
     busy_ns: AtomicU64,
     blocked_ns: AtomicU64,
     starved_ns: AtomicU64,
@@ -28,17 +30,24 @@ pub struct StageShare {
     pub items: u64,
     /// Of all workers' time.
     pub busy: f64,
-    /// Of the run: waiting for room in the next queue.
+    /// Of the time of those who wait: for room in the next queue.
     pub blocked: f64,
-    /// Of the run: waiting for the stage before.
+    /// Of the time of those who wait: for the stage before.
     pub starved: f64,
 }
 
 impl StageMeter {
+    /// A stage whose workers each wait for themselves.
     pub fn new(name: &'static str, workers: usize) -> Self {
+        Self::dispatched(name, workers, workers)
+    }
+
+    /// A stage whose work reaches its `workers` through `waiters` other threads.
+    pub fn dispatched(name: &'static str, workers: usize, waiters: usize) -> Self {
         Self {
             name,
             workers,
+            waiters,
             busy_ns: AtomicU64::new(0),
             blocked_ns: AtomicU64::new(0),
             starved_ns: AtomicU64::new(0),
@@ -105,8 +114,8 @@ impl StageMeter {
             workers: self.workers,
             items: self.items(),
             busy: share(&self.busy_ns, self.workers),
-            blocked: share(&self.blocked_ns, 1),
-            starved: share(&self.starved_ns, 1),
+            blocked: share(&self.blocked_ns, self.waiters),
+            starved: share(&self.starved_ns, self.waiters),
         }
     }
 }
@@ -121,12 +130,16 @@ mod tests {
 
     #[test]
     fn shares_are_of_all_workers_time() {
-        let meter = StageMeter::new("decode", 4);
+        let meter = StageMeter::dispatched("decode", 4, 1);
         meter.busy_ns.store(2_000_000_000, Relaxed);
         meter.add_starved(Duration::from_millis(250));
         let share = meter.share(Duration::from_secs(1));
         assert_eq!(share.busy, 0.5);
         assert_eq!(share.starved, 0.25);
         assert_eq!(share.blocked, 0.0);
+
+        let meter = StageMeter::new("engine", 2);
+        meter.add_starved(Duration::from_secs(1));
+        assert_eq!(meter.share(Duration::from_secs(1)).starved, 0.5, "one of two waited");
     }
 }

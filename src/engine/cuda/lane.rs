@@ -108,7 +108,7 @@ impl<R: Runner> Lane<R> {
             self.sleep_until_done();
         }
         // also after a failure: what was enqueued before it may still use what we were lent
-        let finished = self.stream.synchronize().map_err(|error| driver("the GPU failed", error));
+        let finished = self.finish();
         enqueued.and(finished)?;
         let [start, copied, computed, end] = &self.events;
         let time = |from: &CudaEvent, to: &CudaEvent| {
@@ -133,6 +133,14 @@ impl<R: Runner> Lane<R> {
         while let Ok(false) = end.try_is_complete() {
             std::thread::sleep(nap);
         }
+    }
+
+    /// Wait for the stream.
+    fn finish(&self) -> CudaResult<()> {
+        // SAFETY: the stream lives as long as the lane. `CudaStream::synchronize` is not used, for it
+        // returns at once where an earlier error of the context has not been told yet.
+        unsafe { result::stream::synchronize(self.stream.cu_stream()) }
+            .map_err(|error| driver("the GPU failed", error))
     }
 
     fn enqueue(&mut self, rgb: &[u8]) -> CudaResult<()> {
@@ -171,7 +179,7 @@ impl<R: Runner> Lane<R> {
             ));
         }
         let enqueued = self.enqueue_floats(tensor, into);
-        let finished = self.stream.synchronize().map_err(|error| driver("the GPU failed", error));
+        let finished = self.finish();
         enqueued.and_then(|scores| finished.map(|()| floats(&scores, self.runner.half_scores())))
     }
 
@@ -188,6 +196,19 @@ impl<R: Runner> Lane<R> {
         unsafe { result::memcpy_dtoh_async(&mut scores, from.address, self.stream.cu_stream()) }
             .map_err(copying)?;
         Ok(scores)
+    }
+}
+
+impl<R> Drop for Lane<R> {
+    /// What is dropped now belongs to the lane's device, and nothing may be using it any more.
+    fn drop(&mut self) {
+        if let Err(error) = self.stream.context().bind_to_thread() {
+            tracing::debug!(%error, "a GPU is gone before its lane");
+        }
+        // SAFETY: the stream is dropped after this.
+        if let Err(error) = unsafe { result::stream::synchronize(self.stream.cu_stream()) } {
+            tracing::debug!(%error, "a GPU is gone before its lane");
+        }
     }
 }
 

@@ -20,9 +20,7 @@ pub use kernel::{Normalise, nvrtc_version};
 pub use lane::{Lane, LaneTimes, Runner};
 pub use library::{Version, keep_open, library_version};
 pub use onnxruntime::{OnnxRuntimeRunner, TensorSpec};
-#[cfg(all(test, not(feature = "datacenter")))]
-pub(super) use tensorrt::test_alone;
-pub use tensorrt::{Binding, Loaded, TensorRtRunner};
+pub use tensorrt::{Binding, LoadError, Loaded, TensorRtRunner};
 pub(super) use tensorrt::{logger, tensorrt};
 
 /// What CUDA or TensorRT said.

@@ -29,7 +29,8 @@ pub struct OnnxRuntimeRunner {
     tensor: DeviceMemory,
     scores: DeviceMemory,
     half_scores: bool,
-    _bound: (DynTensor, DynTensor),
+    input: (String, DynTensor),
+    _output: DynTensor,
     session: Session,
 }
 
@@ -62,7 +63,8 @@ impl OnnxRuntimeRunner {
         let mut bound_output = bound_output;
         binding.bind_output(&*output.name, &mut bound_output).map_err(text("cannot bind the output"))?;
         let half_scores = output.half;
-        Ok(Self { binding, tensor, scores, half_scores, _bound: (bound_input, bound_output), session })
+        let input = (input.name.clone(), bound_input);
+        Ok(Self { binding, tensor, scores, half_scores, input, _output: bound_output, session })
     }
 }
 
@@ -81,6 +83,9 @@ impl Runner for OnnxRuntimeRunner {
 
     fn run(&mut self, stream: &CudaStream) -> CudaResult<()> {
         stream.synchronize().map_err(|error| driver("the GPU failed", error))?;
+        // where the first node is on the CPU, binding is what copies the tensor there
+        let (name, tensor) = &self.input;
+        self.binding.bind_input(name, tensor).map_err(|error| format!("cannot bind the input: {error}"))?;
         self.session
             .run_binding(&self.binding)
             .map(|_| ())

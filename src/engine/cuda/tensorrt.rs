@@ -3,11 +3,12 @@
 //! - An engine is shared by the runners on its device; each has an execution context and memory of
 //!   its own.
 
+use std::cell::RefCell;
 use std::ffi::c_void;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use cudarc::driver::{CudaSlice, CudaStream, DevicePtr};
-use trtx::{CudaEngine, DataType, ExecutionContext, Runtime, TensorIOMode};
+use trtx::{CudaEngine, DataType, ExecutionContext, Runtime, TensorFormat, TensorIOMode, TensorLocation};
 
 use super::flavour::{CompiledKernels, check_plan};
 use super::lane::{DeviceMemory, Runner, zeros};
@@ -15,13 +16,16 @@ use super::{CudaResult, Device};
 
 /// An engine on a device, ready for execution contexts.
 pub struct Loaded {
-    // dropped in this order: an engine must go before the runtime that made it
+    // dropped in this order: kernels before the engine, the engine before the runtime that made it
+    kernels: CompiledKernels,
     engine: Mutex<CudaEngine<'static>>,
     _runtime: Runtime<'static>,
-    kernels: CompiledKernels,
-    pub device: Device,
+    device: Device,
     pub input: Binding,
+    /// The model's first output.
     pub output: Binding,
+    /// Outputs that nobody asks for; they need memory all the same.
+    others: Vec<Binding>,
 }
 
 // SAFETY: TensorRT's engines may be used from any thread. Ours is only reached through the mutex,
@@ -55,6 +59,17 @@ impl Binding {
     }
 }
 
+/// Why an engine cannot be loaded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LoadError {
+    /// TensorRT does not take the engine: it is damaged, or made for something else.
+    Refused(String),
+    /// The engine is sound, but has inputs or outputs that we cannot serve.
+    Unsuitable(String),
+    /// The device failed, or has too little memory.
+    Device(String),
+}
+
 /// TensorRT's messages, into ours. One for the process: TensorRT keeps the first it is given.
 pub(in crate::engine) fn logger() -> CudaResult<&'static trtx::Logger> {
     static LOGGER: OnceLock<Result<trtx::Logger, String>> = OnceLock::new();
@@ -62,13 +77,15 @@ pub(in crate::engine) fn logger() -> CudaResult<&'static trtx::Logger> {
     made.as_ref().map_err(Clone::clone)
 }
 
-/// Errors that TensorRT has reported since they were last taken; its calls only say that they failed.
+/// Errors that TensorRT has reported on this thread since they were last taken; its calls only say
+/// that they failed.
 pub(in crate::engine) fn take_errors() -> String {
-    let mut errors = ERRORS.lock().unwrap_or_else(PoisonError::into_inner);
-    std::mem::take(&mut *errors).join("; ")
+    ERRORS.take().join("; ")
 }
 
-static ERRORS: Mutex<Vec<String>> = Mutex::new(Vec::new());
+thread_local! {
+    static ERRORS: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+}
 
 /// Errors kept for [`take_errors`]; the first ones say what is wrong.
 const ERRORS_KEPT: usize = 4;
@@ -80,10 +97,11 @@ impl trtx::LogHandler for Messages {
         match severity {
             trtx::Severity::InternalError | trtx::Severity::Error => {
                 tracing::debug!(target: "tensorrt", "{message}");
-                let mut errors = ERRORS.lock().unwrap_or_else(PoisonError::into_inner);
-                if errors.len() < ERRORS_KEPT {
-                    errors.push(message.to_owned());
-                }
+                ERRORS.with_borrow_mut(|errors| {
+                    if errors.len() < ERRORS_KEPT {
+                        errors.push(message.to_owned());
+                    }
+                });
             }
             trtx::Severity::Warning => tracing::debug!(target: "tensorrt", "{message}"),
             trtx::Severity::Info | trtx::Severity::Verbose => {
@@ -102,43 +120,54 @@ pub(in crate::engine) fn tensorrt(what: &str, error: &trtx::Error) -> String {
 impl Loaded {
     /// Put the serialized engine `plan` on `device`; `kernels` are what [`Loaded::kernels`] gave for it
     /// before.
-    pub fn new(device: &Device, plan: &[u8], kernels: Option<&[u8]>) -> CudaResult<Self> {
-        device.make_current()?;
-        take_errors();
-        let fail = |what: &str| {
-            let what = what.to_owned();
-            move |error: trtx::Error| tensorrt(&what, &error)
-        };
-        let mut runtime = start_runtime()?;
-        check_plan(&runtime, plan)?;
-        let mut engine = runtime.deserialize_cuda_engine(plan).map_err(fail("cannot load the engine"))?;
-        let kernels = CompiledKernels::new(&mut engine, kernels).map_err(fail("cannot keep kernels"))?;
-        let names: Vec<String> = engine.io_tensor_names().map_err(fail("cannot read the engine"))?.collect();
-        let (mut inputs, mut outputs) = (Vec::new(), Vec::new());
-        for name in names {
-            let mode = engine.tensor_io_mode(&name).map_err(fail("cannot read the engine"))?;
-            let dims = engine.tensor_shape(&name).map_err(fail("cannot read the engine"))?;
-            let kind = engine.tensor_data_type(&name).map_err(fail("cannot read the engine"))?;
-            let half = match kind {
-                DataType::kFLOAT => false,
-                DataType::kHALF => true,
-                other => return Err(format!("tensor {name} is {other:?}, expected 16- or 32-bit floats")),
-            };
-            let binding = Binding { name, dims, half };
-            if mode == TensorIOMode::kINPUT { inputs.push(binding) } else { outputs.push(binding) }
-        }
-        let [input] = <[Binding; 1]>::try_from(inputs)
-            .map_err(|inputs| format!("it must have one input, it has {}", inputs.len()))?;
-        let output = outputs.into_iter().next().ok_or("it has no output")?;
+    pub fn new(device: &Device, plan: &[u8], kernels: Option<&[u8]>) -> Result<Self, LoadError> {
+        device.make_current().map_err(LoadError::Device)?;
+        let mut runtime = start_runtime().map_err(LoadError::Device)?;
+        check_plan(&runtime, plan).map_err(LoadError::Refused)?;
+        let mut engine = runtime
+            .deserialize_cuda_engine(plan)
+            .map_err(|error| LoadError::Refused(tensorrt("cannot load the engine", &error)))?;
+        let kernels = CompiledKernels::new(&mut engine, kernels)
+            .map_err(|error| LoadError::Device(tensorrt("cannot keep kernels", &error)))?;
+        let (inputs, outputs) = bindings(&engine).map_err(LoadError::Unsuitable)?;
+        let [input] = <[Binding; 1]>::try_from(inputs).map_err(|inputs| {
+            LoadError::Unsuitable(format!("it must have one input, it has {}", inputs.len()))
+        })?;
+        let mut outputs = outputs.into_iter();
+        let output = outputs.next().ok_or_else(|| LoadError::Unsuitable("it has no output".to_owned()))?;
         Ok(Self {
+            kernels,
             engine: Mutex::new(engine),
             _runtime: runtime,
-            kernels,
             device: device.clone(),
             input,
             output,
+            others: outputs.collect(),
         })
     }
+}
+
+/// The inputs and outputs of an engine, all of them plain tensors of floats in device memory.
+fn bindings(engine: &CudaEngine<'_>) -> CudaResult<(Vec<Binding>, Vec<Binding>)> {
+    let fail = |error: trtx::Error| tensorrt("cannot read the engine", &error);
+    let (mut inputs, mut outputs) = (Vec::new(), Vec::new());
+    for name in engine.io_tensor_names().map_err(fail)? {
+        let half = match engine.tensor_data_type(&name).map_err(fail)? {
+            DataType::kFLOAT => false,
+            DataType::kHALF => true,
+            other => return Err(format!("tensor {name} is {other:?}, expected 16- or 32-bit floats")),
+        };
+        let format = engine.tensor_format(&name).map_err(fail)?;
+        let location = engine.tensor_location(&name).map_err(fail)?;
+        if format != TensorFormat::kLINEAR || location != TensorLocation::kDEVICE {
+            return Err(format!("tensor {name} is {format:?} in {location:?}, expected kLINEAR in kDEVICE"));
+        }
+        let dims = engine.tensor_shape(&name).map_err(fail)?;
+        let mode = engine.tensor_io_mode(&name).map_err(fail)?;
+        let list = if mode == TensorIOMode::kINPUT { &mut inputs } else { &mut outputs };
+        list.push(Binding { name, dims, half });
+    }
+    Ok((inputs, outputs))
 }
 
 impl Loaded {
@@ -153,23 +182,15 @@ impl Loaded {
     }
 }
 
-/// For tests that talk to TensorRT: its messages are one list for the process.
-#[cfg(test)]
-pub(in crate::engine) fn test_alone() -> std::sync::MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// TensorRT's runtime. It does not start where the CUDA driver cannot be used.
 fn start_runtime() -> CudaResult<Runtime<'static>> {
     take_errors();
     let runtime = Runtime::new(logger()?).map_err(|error| tensorrt("cannot start TensorRT", &error))?;
-    // datacenter TensorRT reports why and returns a null pointer, which the binding passes on
+    // datacenter TensorRT reports why, and gives a runtime all the same that cannot be used or freed
     let reported = take_errors();
     if reported.is_empty() {
         return Ok(runtime);
     }
-    // there is nothing to free
     std::mem::forget(runtime);
     Err(format!("cannot start TensorRT: {reported}"))
 }
@@ -182,6 +203,8 @@ pub struct TensorRtRunner {
     tensor_memory: DeviceMemory,
     scores: CudaSlice<u8>,
     scores_memory: DeviceMemory,
+    /// What the model computes besides.
+    _others: Vec<CudaSlice<u8>>,
     half_scores: bool,
     // dropped last: the context belongs to it
     _loaded: Arc<Loaded>,
@@ -193,12 +216,12 @@ pub struct TensorRtRunner {
 unsafe impl Send for TensorRtRunner {}
 
 impl TensorRtRunner {
-    /// A runner for batches of `input_dims`, with `scores` scores in all.
+    /// A runner for batches of `input_dims`, with a row of `classes` scores for each of their rows.
     pub fn new(
         loaded: &Arc<Loaded>,
         stream: &Arc<CudaStream>,
         input_dims: [i64; 4],
-        scores: usize,
+        classes: usize,
     ) -> CudaResult<Self> {
         take_errors();
         let mut context = loaded
@@ -208,21 +231,57 @@ impl TensorRtRunner {
         context
             .set_input_shape(&loaded.input.name, &dims)
             .map_err(|error| tensorrt("the engine's profile does not hold this batch", &error))?;
-        let elements: i64 = input_dims.iter().product();
-        let tensor = zeros(stream, elements as usize * loaded.input.element_bytes())?;
-        let scores = zeros(stream, scores * loaded.output.element_bytes())?;
+        let elements = elements_of(&context, &loaded.input)?;
+        let wanted: i64 = input_dims.iter().product();
+        if elements as i64 != wanted {
+            return Err(format!("its input has {elements} elements, a batch has {wanted}"));
+        }
+        let tensor = zeros(stream, elements * loaded.input.element_bytes())?;
+        let elements = elements_of(&context, &loaded.output)?;
+        if elements != input_dims[0] as usize * classes {
+            let (name, rows) = (&loaded.output.name, input_dims[0]);
+            return Err(format!("output {name} has {elements} elements, expected {rows} rows of {classes}"));
+        }
+        let scores = zeros(stream, elements * loaded.output.element_bytes())?;
         let (tensor_memory, scores_memory) = (memory(&tensor, stream), memory(&scores, stream));
-        // SAFETY: the address is that of a batch in the context's input shape, and this runner owns
-        // the memory and drops it after the context.
+        // SAFETY: the memory is as long as the context says the input is, in the plain layout that
+        // `bindings` has seen, and this runner owns it and drops it after the context.
         unsafe { context.set_tensor_address(&loaded.input.name, tensor_memory.address as *mut c_void) }
             .map_err(|error| tensorrt("cannot bind the input", &error))?;
-        // SAFETY: the same for the scores of the batch, as many as the engine declares.
+        // SAFETY: the same for the output.
         unsafe { context.set_tensor_address(&loaded.output.name, scores_memory.address as *mut c_void) }
             .map_err(|error| tensorrt("cannot bind the output", &error))?;
-        let half_scores = loaded.output.half;
-        let _loaded = Arc::clone(loaded);
-        Ok(Self { context, tensor, tensor_memory, scores, scores_memory, half_scores, _loaded })
+        let mut others = Vec::new();
+        for other in &loaded.others {
+            let unused = zeros(stream, elements_of(&context, other)? * other.element_bytes())?;
+            let address = memory(&unused, stream).address;
+            // SAFETY: the same for an output that is not looked at.
+            unsafe { context.set_tensor_address(&other.name, address as *mut c_void) }
+                .map_err(|error| tensorrt("cannot bind an output", &error))?;
+            others.push(unused);
+        }
+        Ok(Self {
+            context,
+            tensor,
+            tensor_memory,
+            scores,
+            scores_memory,
+            _others: others,
+            half_scores: loaded.output.half,
+            _loaded: Arc::clone(loaded),
+        })
     }
+}
+
+/// Elements of an input or output in the shape that the context has now.
+fn elements_of(context: &ExecutionContext<'_>, binding: &Binding) -> CudaResult<usize> {
+    let dims = context
+        .tensor_shape(&binding.name)
+        .map_err(|error| tensorrt("cannot read the engine's shapes", &error))?;
+    let dims = &dims.d[..usize::try_from(dims.nbDims).unwrap_or(0).min(dims.d.len())];
+    let elements =
+        dims.iter().try_fold(1_usize, |product, &dim| product.checked_mul(usize::try_from(dim).ok()?));
+    elements.ok_or_else(|| format!("tensor {} has the open shape {dims:?}", binding.name))
 }
 
 impl Runner for TensorRtRunner {
@@ -262,7 +321,6 @@ mod tests {
     /// On a host without a driver datacenter TensorRT does not start; TensorRT-RTX does.
     #[test]
     fn a_plan_that_is_none_is_refused_by_the_real_library() {
-        let _alone = test_alone();
         flavour::probe_runtime().expect("scripts/setup.sh --with tensorrt puts TensorRT in place");
         let refused = start_runtime().and_then(|mut runtime| {
             let plan = [7; 4096];
@@ -278,7 +336,6 @@ mod tests {
     #[cfg(not(feature = "datacenter"))]
     #[test]
     fn a_plan_of_this_tensorrt_is_let_through() {
-        let _alone = test_alone();
         let plan = flavour::tests::tiny_engine();
         let runtime = start_runtime().expect("it needs no driver");
         assert_eq!(check_plan(&runtime, &plan), Ok(()));

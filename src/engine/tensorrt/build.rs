@@ -27,6 +27,8 @@ pub struct Recipe {
     pub onnx: PathBuf,
     /// Of the ONNX file.
     pub model_sha256: String,
+    /// Name of the model's input.
+    pub input: String,
     /// Of the model's weights; the engine computes with the same.
     pub precision: Precision,
     pub profile: Profile,
@@ -71,8 +73,6 @@ pub fn build(recipe: &Recipe) -> Result<Vec<u8>, String> {
     config.add_optimization_profile(&mut shapes).map_err(fail("the model does not take these shapes"))?;
     let plan =
         builder.build_serialized_network(network, &mut config).map_err(fail("cannot build the engine"))?;
-    // the builder owns profiles; its handle must not free this one again
-    std::mem::forget(shapes);
     Ok(plan.to_vec())
 }
 

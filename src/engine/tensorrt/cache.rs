@@ -7,34 +7,58 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 
 use sha2::{Digest, Sha256};
 
-use super::{FLAVOUR, Passport, Recipe, Target, seconds};
+use super::{FLAVOUR, Passport, Recipe, Target, Wanted, seconds};
+use crate::engine::cuda::LoadError;
 use crate::error::EngineError;
 use crate::plan::hex;
 
-/// The serialized engine of `recipe` for `target`, from `folder` or made by `build`.
-pub fn load_or_build(
+/// The engine of `recipe` for `target`, loaded by `load`: the one in `folder`, or one made by `build`.
+pub fn load_or_build<T>(
     folder: &Path,
     recipe: &Recipe,
     target: &Target,
     build: impl FnOnce(&Recipe) -> Result<Vec<u8>, String>,
-) -> Result<Vec<u8>, EngineError> {
+    load: impl Fn(&[u8]) -> Result<T, LoadError>,
+) -> Result<Result<T, LoadError>, EngineError> {
     let path = folder.join(format!("{}.engine", key(recipe, target)));
     let fail = |error: std::io::Error| EngineError::Cache { message: format!("{}: {error}", path.display()) };
+    let mut refused = None;
+    let mut kept_and_loaded =
+        || match kept(&path, recipe, target).filter(|kept| refused.as_ref() != Some(kept)) {
+            None => None,
+            Some(serialized) => match load(&serialized) {
+                Err(LoadError::Refused(reason)) => {
+                    tracing::warn!(engine = %path.display(), reason, "a kept engine is not used");
+                    refused = Some(serialized);
+                    None
+                }
+                loaded => Some(loaded),
+            },
+        };
+    // a folder that can only be read will do
+    if let Some(loaded) = kept_and_loaded() {
+        return Ok(loaded);
+    }
     std::fs::create_dir_all(folder).map_err(fail)?;
     let lock = File::create(path.with_extension("lock")).map_err(fail)?;
-    lock.lock().map_err(fail)?;
-    if let Some(serialized) = kept(&path, target) {
-        return Ok(serialized);
+    if lock.try_lock().is_err() {
+        tracing::info!(engine = %path.display(), "waiting for another process, which builds the engine");
+        lock.lock().map_err(fail)?;
+        if let Some(loaded) = kept_and_loaded() {
+            return Ok(loaded);
+        }
     }
     tracing::info!(
         model = %recipe.onnx.display(),
         gpu = target.gpu,
+        tensorrt = %target.version,
         engine = %path.display(),
-        "building an engine: none is kept for this model, GPU and batch size"
+        "building an engine: none is kept for this model, batch, GPU and TensorRT"
     );
     let start = Instant::now();
     let serialized =
@@ -42,7 +66,7 @@ pub fn load_or_build(
     let passport = Passport::issue(recipe, target, &serialized);
     write_whole(&path, &serialized, &passport).map_err(fail)?;
     tracing::info!(engine = %path.display(), took = seconds(start.elapsed()), "engine built");
-    Ok(serialized)
+    Ok(load(&serialized))
 }
 
 /// The kernels that were compiled for an engine on a kind of device, kept for the next run. Without
@@ -66,7 +90,7 @@ impl Kernels {
     pub fn write(&self, kernels: Result<Vec<u8>, String>) {
         let Some(path) = &self.0 else { return };
         let written = kernels.and_then(|kernels| {
-            if kernels.is_empty() || self.read().is_some_and(|kept| kept.len() == kernels.len()) {
+            if kernels.is_empty() || self.read().is_some_and(|kept| kept == kernels) {
                 return Ok(());
             }
             let write = || {
@@ -82,10 +106,11 @@ impl Kernels {
 }
 
 /// The engine at `path`, if it is there and sound; a damaged one is built anew.
-fn kept(path: &Path, target: &Target) -> Option<Vec<u8>> {
+fn kept(path: &Path, recipe: &Recipe, target: &Target) -> Option<Vec<u8>> {
     let passport = Passport::beside(path).unwrap_or_default()?;
     let serialized = std::fs::read(path).ok()?;
-    match passport.check(path, &serialized, target) {
+    let wanted = Wanted { dims: recipe.profile.max.clone(), tf32: recipe.tf32 };
+    match passport.check(path, &serialized, target, &wanted) {
         Ok(()) => Some(serialized),
         Err(error) => {
             tracing::warn!(%error, "a kept engine is not used");
@@ -103,7 +128,8 @@ pub fn write_whole(path: &Path, serialized: &[u8], passport: &Passport) -> std::
 
 /// Write a file so that it is seen whole or not at all.
 fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let part = path.with_extension(format!("{}.part", std::process::id()));
+    static WRITTEN: AtomicU64 = AtomicU64::new(0);
+    let part = path.with_extension(format!("{}-{}.part", std::process::id(), WRITTEN.fetch_add(1, Relaxed)));
     std::fs::write(&part, bytes)?;
     std::fs::rename(&part, path)
 }
@@ -120,7 +146,7 @@ pub fn folder() -> Result<PathBuf, String> {
 /// Everything an engine depends on.
 fn key(recipe: &Recipe, target: &Target) -> String {
     // the model counts by its content
-    let Recipe { onnx: _, model_sha256, precision: _, profile, tf32, workspace_bytes } = recipe;
+    let Recipe { onnx: _, model_sha256, input: _, precision: _, profile, tf32, workspace_bytes } = recipe;
     let text = format!("{model_sha256} {FLAVOUR} {target:?} {profile:?} {tf32} {workspace_bytes:?}");
     hex(&Sha256::digest(text))[..32].to_owned()
 }
@@ -139,6 +165,7 @@ mod tests {
         Recipe {
             onnx: "model.onnx".into(),
             model_sha256: "m".to_owned(),
+            input: "input".to_owned(),
             precision: Precision::Fp32,
             profile: Profile { min: dims.clone(), opt: dims.clone(), max: dims },
             tf32: true,
@@ -149,6 +176,14 @@ mod tests {
     fn target() -> Target {
         let version = Version::from_number(10_601);
         Target { gpu: "NVIDIA H200".to_owned(), compute_capability: "9.0".to_owned(), version }
+    }
+
+    fn taken(engine: &[u8]) -> Result<Vec<u8>, LoadError> {
+        Ok(engine.to_vec())
+    }
+
+    fn get(folder: &Path, build: fn(&Recipe) -> Result<Vec<u8>, String>) -> Vec<u8> {
+        load_or_build(folder, &recipe(), &target(), build, taken).expect("an engine").expect("loaded")
     }
 
     fn built(_: &Recipe) -> Result<Vec<u8>, String> {
@@ -162,8 +197,8 @@ mod tests {
     #[test]
     fn an_engine_is_built_once_and_then_found() {
         let folder = tempfile::tempdir().expect("temp folder");
-        let first = load_or_build(folder.path(), &recipe(), &target(), built).expect("built");
-        let again = load_or_build(folder.path(), &recipe(), &target(), not_again).expect("found");
+        let first = get(folder.path(), built);
+        let again = get(folder.path(), not_again);
         assert_eq!(first, again);
     }
 
@@ -195,25 +230,42 @@ mod tests {
     #[test]
     fn a_damaged_engine_is_built_anew() {
         let folder = tempfile::tempdir().expect("temp folder");
-        load_or_build(folder.path(), &recipe(), &target(), built).expect("built");
+        get(folder.path(), built);
         let path = folder.path().join(format!("{}.engine", key(&recipe(), &target())));
         for damage in [&b"an eng"[..], b""] {
             std::fs::write(&path, damage).expect("write");
-            let engine = load_or_build(folder.path(), &recipe(), &target(), built).expect("built");
+            let engine = get(folder.path(), built);
             assert_eq!(engine, b"an engine");
         }
         std::fs::write(Passport::path(&path), "{").expect("write");
-        let engine = load_or_build(folder.path(), &recipe(), &target(), built).expect("built");
+        let engine = get(folder.path(), built);
         assert_eq!(engine, b"an engine");
-        load_or_build(folder.path(), &recipe(), &target(), not_again).expect("found");
+        get(folder.path(), not_again);
+    }
+
+    #[test]
+    fn an_engine_that_tensorrt_refuses_is_built_anew_and_no_other_failure_builds() {
+        let folder = tempfile::tempdir().expect("temp folder");
+        get(folder.path(), |_| Ok(b"of an older driver".to_vec()));
+        let load = |engine: &[u8]| match engine {
+            b"of an older driver" => Err(LoadError::Refused("driver is older".to_owned())),
+            _ => taken(engine),
+        };
+        let engine = load_or_build(folder.path(), &recipe(), &target(), built, load).expect("an engine");
+        assert_eq!(engine, Ok(b"an engine".to_vec()));
+        get(folder.path(), not_again);
+        let full = |_: &[u8]| Err::<(), _>(LoadError::Device("out of memory".to_owned()));
+        let loaded = load_or_build(folder.path(), &recipe(), &target(), not_again, full).expect("found");
+        assert_eq!(loaded, Err(LoadError::Device("out of memory".to_owned())));
     }
 
     #[test]
     fn a_build_that_fails_leaves_nothing_to_be_found() {
         let folder = tempfile::tempdir().expect("temp folder");
-        let failed = load_or_build(folder.path(), &recipe(), &target(), |_| Err("no memory".to_owned()));
+        let failed =
+            load_or_build(folder.path(), &recipe(), &target(), |_| Err("no memory".to_owned()), taken);
         assert!(failed.expect_err("it failed").to_string().contains("no memory"));
-        load_or_build(folder.path(), &recipe(), &target(), built).expect("built");
+        get(folder.path(), built);
     }
 
     #[test]
@@ -227,7 +279,9 @@ mod tests {
                         builds.fetch_add(1, Ordering::Relaxed);
                         Ok(b"an engine".to_vec())
                     };
-                    load_or_build(folder.path(), &recipe(), &target(), build).expect("an engine");
+                    load_or_build(folder.path(), &recipe(), &target(), build, taken)
+                        .expect("an engine")
+                        .expect("loaded");
                 });
             }
         });

@@ -17,11 +17,11 @@ use std::time::{Duration, Instant};
 pub use self::build::{Profile, Recipe, build};
 pub(super) use self::cache::folder as cache_folder;
 pub use self::library::{FLAVOUR, probe_parser, probe_runtime, release};
-pub use self::passport::{Passport, Target};
+pub use self::passport::{Passport, Target, Wanted};
 pub use self::shapes::{ShapeArguments, workspace_bytes};
-use super::cuda::{Device, Loaded, TensorRtRunner, Version, devices};
-use super::gpu::{GpuEngine, check_model};
-use super::shape::input_dims;
+use super::cuda::{Device, LoadError, Loaded, TensorRtRunner, Version, devices};
+use super::gpu::{GpuEngine, check_model, failed};
+use super::shape::{check_input, input_dims};
 use super::{hash_file, onnx};
 use crate::error::EngineError;
 use crate::plan::Plan;
@@ -32,16 +32,19 @@ pub(super) fn load(plan: &Plan, model_sha256: &str) -> Result<Vec<GpuEngine<Tens
     let mut lanes = Vec::new();
     for device in devices(&plan.engine.devices).map_err(EngineError::RuntimeMissing)? {
         let target = Target::new(&device, version);
-        let serialized = serialized_engine(plan, model_sha256, &device, &target)?;
-        let kept = cache::Kernels::of(&serialized, &target);
-        let loaded = Loaded::new(&device, &serialized, kept.read().as_deref()).map_err(|message| {
-            let path = plan.model.path.clone();
-            if is_serialized(&path) {
-                EngineError::Passport { path, message }
-            } else {
-                EngineError::Device { device: device.to_string(), message }
-            }
-        })?;
+        let load = |serialized: &[u8]| {
+            let kept = cache::Kernels::of(serialized, &target);
+            Ok((Loaded::new(&device, serialized, kept.read().as_deref())?, kept))
+        };
+        let (loaded, kept) = if is_serialized(&plan.model.path) {
+            let serialized = checked_file(plan, &target)?;
+            load(&serialized)
+        } else {
+            let recipe = recipe(plan, model_sha256)?;
+            let folder = cache_folder().map_err(|message| EngineError::Cache { message })?;
+            cache::load_or_build(&folder, &recipe, &target, |recipe| build_on(&device, recipe), load)?
+        }
+        .map_err(|error| load_error(plan, &device, error))?;
         let loaded = Arc::new(loaded);
         for _ in 0..plan.engine.lanes {
             lanes.push(lane(plan, &device, &loaded, version)?);
@@ -49,6 +52,19 @@ pub(super) fn load(plan: &Plan, model_sha256: &str) -> Result<Vec<GpuEngine<Tens
         kept.write(loaded.kernels());
     }
     Ok(lanes)
+}
+
+fn load_error(plan: &Plan, device: &Device, error: LoadError) -> EngineError {
+    let path = plan.model.path.clone();
+    match error {
+        LoadError::Refused(message) if is_serialized(&path) => {
+            let rebuild = passport::rebuild(&path, "INPUT", &input_dims(plan), plan.engine.tf32);
+            EngineError::Passport { path, message, rebuild }
+        }
+        LoadError::Refused(message) => EngineError::Load { path, message },
+        LoadError::Unsuitable(message) => EngineError::Mismatch { path, message },
+        LoadError::Device(message) => failed(device, message),
+    }
 }
 
 fn lane(
@@ -59,41 +75,46 @@ fn lane(
 ) -> Result<GpuEngine<TensorRtRunner>, EngineError> {
     let (input, output) = (&loaded.input, &loaded.output);
     let classes = check_model(plan, (&input.name, &input.dims), (&output.name, &output.dims))?;
-    let scores = plan.engine.batch_size * classes;
     GpuEngine::new(plan, device, (input.half, classes), format!("{FLAVOUR} {version}"), |stream| {
-        TensorRtRunner::new(loaded, stream, input_dims(plan), scores)
+        TensorRtRunner::new(loaded, stream, input_dims(plan), classes)
     })
 }
 
-fn serialized_engine(
-    plan: &Plan,
-    model_sha256: &str,
-    device: &Device,
-    target: &Target,
-) -> Result<Vec<u8>, EngineError> {
+/// The engine file that the plan names, as far as its passport vouches for it.
+fn checked_file(plan: &Plan, target: &Target) -> Result<Vec<u8>, EngineError> {
     let path = &plan.model.path;
-    if is_serialized(path) {
-        let fail = |source| EngineError::ModelFile { path: path.clone(), source };
-        let serialized = std::fs::read(path).map_err(fail)?;
-        match Passport::beside(path)? {
-            Some(passport) => passport.check(path, &serialized, target)?,
-            None => tracing::warn!(engine = %path.display(), "the engine has no passport beside it"),
+    let serialized =
+        std::fs::read(path).map_err(|source| EngineError::ModelFile { path: path.clone(), source })?;
+    match Passport::beside(path)? {
+        Some(passport) => {
+            let wanted = Wanted { dims: input_dims(plan).to_vec(), tf32: plan.engine.tf32 };
+            passport.check(path, &serialized, target, &wanted)?;
         }
-        return Ok(serialized);
+        None => tracing::warn!(
+            engine = %path.display(),
+            "the engine has no passport beside it: TensorRT alone says whether it fits"
+        ),
     }
-    let dims = input_dims(plan).to_vec();
-    let model =
+    Ok(serialized)
+}
+
+/// What to build of the plan's ONNX file: an engine for its batches and no others.
+fn recipe(plan: &Plan, model_sha256: &str) -> Result<Recipe, EngineError> {
+    let path = &plan.model.path;
+    let input =
         onnx::read_input(path).map_err(|message| EngineError::Load { path: path.clone(), message })?;
-    let recipe = Recipe {
+    check_input(&input.name, &input.dims, plan)
+        .map_err(|message| EngineError::Mismatch { path: path.clone(), message })?;
+    let dims = input_dims(plan).to_vec();
+    Ok(Recipe {
         onnx: path.clone(),
         model_sha256: model_sha256.to_owned(),
-        precision: model.precision,
+        input: input.name,
+        precision: input.precision,
         profile: Profile { min: dims.clone(), opt: dims.clone(), max: dims },
         tf32: plan.engine.tf32,
         workspace_bytes: None,
-    };
-    let folder = cache_folder().map_err(|message| EngineError::Cache { message })?;
-    cache::load_or_build(&folder, &recipe, target, |recipe| build_on(device, recipe))
+    })
 }
 
 /// Build an engine of the ONNX file `onnx` for GPU `ordinal`, and write it and its passport.
@@ -109,8 +130,15 @@ pub fn build_file(
     let model_sha256 = hash_file(onnx)?;
     let input = onnx::read_input(onnx).map_err(load)?;
     let profile = shapes.profile(&input).map_err(load)?;
-    let precision = input.precision;
-    let recipe = Recipe { onnx: onnx.to_owned(), model_sha256, precision, profile, tf32, workspace_bytes };
+    let recipe = Recipe {
+        onnx: onnx.to_owned(),
+        model_sha256,
+        input: input.name,
+        precision: input.precision,
+        profile,
+        tf32,
+        workspace_bytes,
+    };
     let version = library::open_runtime().map_err(EngineError::RuntimeMissing)?;
     let device = Device::open(ordinal).map_err(EngineError::RuntimeMissing)?;
     let target = Target::new(&device, version);
@@ -141,7 +169,6 @@ fn seconds(time: Duration) -> String {
 #[cfg(all(test, not(feature = "datacenter")))]
 pub(super) mod tests {
     use super::*;
-    use crate::engine::cuda::test_alone;
     use crate::engine::onnx::Precision;
 
     /// `fixtures/tiny.onnx` for batches of `rows`.
@@ -150,6 +177,7 @@ pub(super) mod tests {
         Recipe {
             onnx: Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/tiny.onnx"),
             model_sha256: "tiny".to_owned(),
+            input: "pixels".to_owned(),
             precision: Precision::Fp32,
             profile: Profile { min: dims.clone(), opt: dims.clone(), max: dims },
             tf32: true,
@@ -164,7 +192,6 @@ pub(super) mod tests {
 
     #[test]
     fn an_engine_is_built_from_onnx_without_a_gpu() {
-        let _alone = test_alone();
         assert!(tiny_engine().len() > 1000);
         let full = Recipe { tf32: false, ..tiny_recipe(4) };
         assert!(build(&full).is_ok());
@@ -172,7 +199,6 @@ pub(super) mod tests {
 
     #[test]
     fn what_cannot_be_built_is_told_in_tensorrts_words() {
-        let _alone = test_alone();
         let narrow = vec![4, 8, 7, 3];
         let profile = Profile { min: narrow.clone(), opt: narrow.clone(), max: narrow };
         let message = build(&Recipe { profile, ..tiny_recipe(4) }).expect_err("the model has other sides");

@@ -31,12 +31,33 @@ impl Target {
     }
 }
 
+/// What a pipeline asks of an engine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// Of a batch.
+    pub dims: Vec<i64>,
+    pub tf32: bool,
+}
+
+/// The command that makes the engine at `engine` anew.
+pub fn rebuild(engine: &Path, input: &str, dims: &[i64], tf32: bool) -> String {
+    let dims: Vec<_> = dims.iter().map(ToString::to_string).collect();
+    let dims = if dims.is_empty() { "DIMS".to_owned() } else { dims.join("x") };
+    let tf32 = if tf32 { "" } else { " --noTF32" };
+    format!(
+        "sluice build-engine --onnx MODEL --saveEngine {} --shapes {input}:{dims}{tf32}",
+        engine.display()
+    )
+}
+
 /// Where an engine comes from and where it may go.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Passport {
     /// Of the ONNX file.
     pub model_sha256: String,
     pub engine_sha256: String,
+    /// Name of the engine's input.
+    pub input: String,
     /// `TensorRT-RTX` or `TensorRT`.
     pub flavour: String,
     /// `1.6.1`
@@ -57,6 +78,7 @@ impl Passport {
         Self {
             model_sha256: recipe.model_sha256.clone(),
             engine_sha256: sha256(serialized),
+            input: recipe.input.clone(),
             flavour: FLAVOUR.to_owned(),
             tensorrt_version: target.version.to_string(),
             gpu: target.gpu.clone(),
@@ -82,15 +104,42 @@ impl Passport {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(EngineError::ModelFile { path, source }),
         };
-        serde_json::from_str(&text)
-            .map(Some)
-            .map_err(|error| EngineError::Passport { path, message: format!("it cannot be read: {error}") })
+        serde_json::from_str(&text).map(Some).map_err(|error| EngineError::Passport {
+            path,
+            message: format!("it cannot be read: {error}"),
+            rebuild: rebuild(engine, "INPUT", &[], true),
+        })
     }
 
-    /// Whether the engine is the one described, and may run on `target`.
-    pub fn check(&self, engine: &Path, serialized: &[u8], target: &Target) -> Result<(), EngineError> {
-        self.difference(&sha256(serialized), FLAVOUR, target)
-            .map_or(Ok(()), |message| Err(EngineError::Passport { path: engine.to_owned(), message }))
+    /// Whether the engine is the one described, may run on `target`, and does what is `wanted`.
+    pub fn check(
+        &self,
+        engine: &Path,
+        serialized: &[u8],
+        target: &Target,
+        wanted: &Wanted,
+    ) -> Result<(), EngineError> {
+        let difference =
+            self.difference(&sha256(serialized), FLAVOUR, target).or_else(|| self.shortcoming(wanted));
+        difference.map_or(Ok(()), |message| {
+            let rebuild = rebuild(engine, &self.input, &wanted.dims, wanted.tf32);
+            Err(EngineError::Passport { path: engine.to_owned(), message, rebuild })
+        })
+    }
+
+    /// What the engine cannot do of what is wanted.
+    fn shortcoming(&self, wanted: &Wanted) -> Option<String> {
+        let Profile { min, max, .. } = &self.profile;
+        let within = wanted.dims.len() == min.len()
+            && wanted.dims.iter().zip(min.iter().zip(max)).all(|(dim, (min, max))| min <= dim && dim <= max);
+        if !within {
+            let batch = &wanted.dims;
+            return Some(format!(
+                "it takes shapes from {min:?} to {max:?}, the pipeline's batch is {batch:?}"
+            ));
+        }
+        let rounds = self.precision == Precision::Fp32 && self.tf32 && !wanted.tf32;
+        rounds.then(|| "it rounds to TF32, and engine.tf32 is false".to_owned())
     }
 
     fn difference(&self, engine_sha256: &str, flavour: &str, target: &Target) -> Option<String> {
@@ -120,14 +169,43 @@ mod tests {
         Passport {
             model_sha256: "m".into(),
             engine_sha256: "e".into(),
+            input: "input_1".into(),
             flavour: "TensorRT-RTX".into(),
             tensorrt_version: "1.6.1".into(),
             gpu: "NVIDIA H200".into(),
             compute_capability: "9.0".into(),
             profile: Profile { min: shape.clone(), opt: shape.clone(), max: shape },
-            precision: Precision::Fp16,
+            precision: Precision::Fp32,
             tf32: true,
         }
+    }
+
+    #[test]
+    fn an_engine_must_do_what_the_pipeline_wants() {
+        let passport = passport();
+        let wanted = |rows, tf32| Wanted { dims: vec![rows, 384, 384, 3], tf32 };
+        assert_eq!(passport.shortcoming(&wanted(32, true)), None);
+        let message = passport.shortcoming(&wanted(64, true)).expect("another batch");
+        assert!(message.contains("[64, 384, 384, 3]"), "{message}");
+        let message = passport.shortcoming(&wanted(32, false)).expect("full precision");
+        assert!(message.contains("TF32"), "{message}");
+        // half precision knows no TF32
+        let half = Passport { precision: Precision::Fp16, ..passport };
+        assert_eq!(half.shortcoming(&wanted(32, false)), None);
+    }
+
+    #[test]
+    fn a_refusal_says_how_to_build_the_engine_again() {
+        let target = Target {
+            gpu: "NVIDIA L4".to_owned(),
+            compute_capability: "8.9".to_owned(),
+            version: Version::from_number(10_601),
+        };
+        let wanted = Wanted { dims: vec![32, 384, 384, 3], tf32: false };
+        let refused = passport().check(Path::new("m.engine"), b"", &target, &wanted).expect_err("refused");
+        let command =
+            "sluice build-engine --onnx MODEL --saveEngine m.engine --shapes input_1:32x384x384x3 --noTF32";
+        assert!(refused.to_string().ends_with(command), "{refused}");
     }
 
     #[test]
