@@ -8,7 +8,9 @@
 //!   one batch after the other; and several lanes at once where a setup has them.
 //! - The first run of each engine, which specialises kernels, is told apart.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -47,6 +49,7 @@ impl Setup {
         }
     }
 
+    /// What a plan says for it.
     fn engine(self) -> (EngineKind, Provider) {
         match self {
             Self::Tensorrt => (EngineKind::Tensorrt, Provider::Cpu),
@@ -57,6 +60,23 @@ impl Setup {
             Self::OnnxruntimeCuda => (EngineKind::Onnxruntime, Provider::Cuda),
             Self::OnnxruntimeCpu => (EngineKind::Onnxruntime, Provider::Cpu),
         }
+    }
+}
+
+impl fmt::Display for Setup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Setup {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        Self::ALL.into_iter().find(|setup| setup.as_str() == name).ok_or_else(|| {
+            let names = Self::ALL.map(Self::as_str).join(", ");
+            format!("{name} is no setup, expected one of {names}")
+        })
     }
 }
 
@@ -151,7 +171,7 @@ impl Times {
 /// # Errors
 /// When the model cannot be read. A setup that cannot run is a row with its reason.
 pub fn run(options: &BenchOptions, mut done: impl FnMut(&BenchRow)) -> Result<Vec<BenchRow>, Error> {
-    let model_sha256 = engine::hash_file(&options.onnx)?;
+    let model_sha256 = engine::hash_model(&options.onnx)?;
     let path = || options.onnx.clone();
     let input =
         onnx::read_input(&options.onnx).map_err(|message| EngineError::Load { path: path(), message })?;

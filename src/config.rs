@@ -250,7 +250,7 @@ pub struct EngineSection {
     pub batch_size: usize,
     /// Compute threads of the CPU provider; 0 is one for each core.
     pub threads: usize,
-    /// GPUs to run on, one engine for each.
+    /// GPUs to run on.
     pub devices: Devices,
     /// Batches that one GPU works on at once, each in an execution context of its own.
     pub lanes: usize,

@@ -33,6 +33,8 @@ pub enum ConfigError {
     UnknownKey { key: String, nearest: Option<String> },
     #[error("{key}: {message}")]
     Invalid { key: String, message: String },
+    #[error("{argument}: {message}")]
+    Argument { argument: &'static str, message: String },
     #[error("--set {argument}: {message}")]
     Set { argument: String, message: String },
     #[error("cannot read the label file {path}: {source}")]

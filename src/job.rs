@@ -99,7 +99,7 @@ impl Checked {
         let output = resolve_output(&stores, &plan, runtime)?;
         output.check_vacant()?;
         refuse_output_inside_input(&stores, &plan)?;
-        let model_sha256 = engine::hash_file(&plan.model.path)?;
+        let model_sha256 = engine::hash_model(&plan.model.path)?;
         let engines = engine::load(&plan, &model_sha256)
             .map_err(|error| engine::explain_memory(&plan, &model_sha256, error))?;
         let decode_threads = threads_or_cores(plan.preprocess.threads);

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use sluice::bench::{BenchOptions, BenchOutcome, Setup, markdown, run as measure};
 
 use super::print::print;
@@ -14,9 +14,9 @@ pub struct BenchArgs {
     /// Model: ONNX with one image input.
     #[arg(long, value_name = "FILE")]
     onnx: PathBuf,
-    /// What to measure.
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = SetupName::ALL)]
-    setups: Vec<SetupName>,
+    /// What to measure: tensorrt, onnxruntime-tensorrt, onnxruntime-cuda, onnxruntime-cpu.
+    #[arg(long, value_name = "SETUP", value_delimiter = ',', default_values_t = Setup::ALL)]
+    setups: Vec<Setup>,
     /// Batch sizes.
     #[arg(long, value_delimiter = ',', default_values_t = [10, 32])]
     batch: Vec<usize>,
@@ -37,35 +37,11 @@ pub struct BenchArgs {
     json: Option<PathBuf>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum SetupName {
-    Tensorrt,
-    OnnxruntimeTensorrt,
-    OnnxruntimeCuda,
-    OnnxruntimeCpu,
-}
-
-impl SetupName {
-    const ALL: [Self; 4] =
-        [Self::Tensorrt, Self::OnnxruntimeTensorrt, Self::OnnxruntimeCuda, Self::OnnxruntimeCpu];
-}
-
-impl From<SetupName> for Setup {
-    fn from(name: SetupName) -> Self {
-        match name {
-            SetupName::Tensorrt => Self::Tensorrt,
-            SetupName::OnnxruntimeTensorrt => Self::OnnxruntimeTensorrt,
-            SetupName::OnnxruntimeCuda => Self::OnnxruntimeCuda,
-            SetupName::OnnxruntimeCpu => Self::OnnxruntimeCpu,
-        }
-    }
-}
-
 /// Measure, and print the table.
 pub fn run(args: &BenchArgs) -> anyhow::Result<ExitCode> {
     let options = BenchOptions {
         onnx: args.onnx.clone(),
-        setups: args.setups.iter().map(|&name| name.into()).collect(),
+        setups: args.setups.clone(),
         batch_sizes: args.batch.clone(),
         iterations: args.iterations.max(1),
         device: args.device,

@@ -46,10 +46,12 @@ pub struct BuildEngineArgs {
 
 /// Build, and print the passport.
 pub fn run(args: &BuildEngineArgs) -> anyhow::Result<ExitCode> {
-    let workspace_bytes =
-        args.mem_pool_size.as_deref().map(workspace_bytes).transpose().map_err(|message| {
-            Error::from(ConfigError::Set { argument: "memPoolSize".to_owned(), message })
-        })?;
+    let workspace_bytes = args
+        .mem_pool_size
+        .as_deref()
+        .map(workspace_bytes)
+        .transpose()
+        .map_err(|message| Error::from(ConfigError::Argument { argument: "--memPoolSize", message }))?;
     let shapes = ShapeArguments {
         all: args.shapes.clone(),
         min: args.min_shapes.clone(),
@@ -57,8 +59,7 @@ pub fn run(args: &BuildEngineArgs) -> anyhow::Result<ExitCode> {
         max: args.max_shapes.clone(),
     };
     let (onnx, engine) = (&args.onnx, &args.save_engine);
-    let passport = build_file(onnx, engine, args.device, &shapes, !args.no_tf32, workspace_bytes)
-        .map_err(Error::from)?;
+    let passport = build_file(onnx, engine, args.device, &shapes, !args.no_tf32, workspace_bytes)?;
     print(&serde_json::to_string_pretty(&passport)?)?;
     Ok(ExitCode::SUCCESS)
 }

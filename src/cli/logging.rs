@@ -21,9 +21,11 @@ pub enum LogFormat {
     Json,
 }
 
-/// Log to standard error, above the progress bar where there is one. `RUST_LOG` sets the level.
-pub fn init(format: LogFormat, progress: &Progress) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,ort=warn"));
+/// Log to standard error, above the progress bar where there is one. `RUST_LOG` sets the level;
+/// without it, `verbose` lets TensorRT speak.
+pub fn init(format: LogFormat, verbose: bool, progress: &Progress) {
+    let level = if verbose { "info,ort=warn,sluice=debug,tensorrt=trace" } else { "info,ort=warn" };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(AboveBar(progress.clone()))

@@ -85,7 +85,8 @@ pub fn main() -> ExitCode {
     // clap exits with 2 on a usage error, as the exit codes promise
     let cli = Cli::parse();
     let progress = progress::Progress::detect();
-    logging::init(cli.log_format, &progress);
+    let verbose = matches!(&cli.command, Command::BuildEngine(args) if args.verbose);
+    logging::init(cli.log_format, verbose, &progress);
     let result = match &cli.command {
         Command::Run(args) => run::run(args, &progress),
         Command::Check(args) => check::run(args),

@@ -45,12 +45,13 @@ pub fn check_model(plan: &Plan, input: Tensor<'_>, output: Tensor<'_>) -> Result
 }
 
 impl<R: Runner> GpuEngine<R> {
-    /// A lane on `device` for a model with 16-bit floats as its input if `half`; `make` is given the
-    /// lane's stream.
+    /// A lane on `device` for a model that takes 16-bit floats if `half`, with `classes` scores in a
+    /// row; `make` is given the lane's stream.
     pub fn new(
         plan: &Plan,
         device: &Device,
-        (half, classes): (bool, usize),
+        half: bool,
+        classes: usize,
         software: String,
         make: impl FnOnce(&Arc<CudaStream>) -> CudaResult<R>,
     ) -> Result<Self, EngineError> {

@@ -91,8 +91,24 @@ pub fn load(plan: &Plan, model_sha256: &str) -> Result<Vec<Box<dyn Engine>>, Eng
     }
 }
 
-/// SHA-256 of a model file, lower-case hexadecimal.
-pub fn hash_file(path: &Path) -> Result<String, EngineError> {
+/// SHA-256 of a model, lower-case hexadecimal: of its file, or where an ONNX file keeps weights in
+/// others beside it, of the hashes of all of them.
+pub fn hash_model(path: &Path) -> Result<String, EngineError> {
+    let whole = hash_file(path)?;
+    let is_onnx = path.extension().is_some_and(|extension| extension == "onnx");
+    let fail = |source| EngineError::ModelFile { path: path.to_owned(), source };
+    let beside = if is_onnx { onnx::external_files(&std::fs::read(path).map_err(fail)?) } else { Vec::new() };
+    if beside.is_empty() {
+        return Ok(whole);
+    }
+    let mut sha256 = Sha256::new_with_prefix(&whole);
+    for name in beside {
+        sha256.update(hash_file(&path.with_file_name(name))?);
+    }
+    Ok(hex(&sha256.finalize()))
+}
+
+fn hash_file(path: &Path) -> Result<String, EngineError> {
     let fail = |source| EngineError::ModelFile { path: path.to_owned(), source };
     let mut file = File::open(path).map_err(fail)?;
     let (mut sha256, mut buffer) = (Sha256::new(), vec![0; 1 << 20]);

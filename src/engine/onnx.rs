@@ -2,7 +2,7 @@
 //!
 //! Reads the few fields of `onnx.proto3` that are needed and skips the rest, weights included.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
 use prost::Message;
@@ -70,6 +70,16 @@ pub fn input_of(bytes: &[u8]) -> Result<OnnxInput, String> {
     Ok(OnnxInput { name: input.name.clone(), dims, precision: precision(&graph.initializer) })
 }
 
+/// Names of the files beside a model that hold its weights, each once, in order; none for what is no
+/// ONNX file.
+pub fn external_files(bytes: &[u8]) -> Vec<String> {
+    let graph = Model::decode(bytes).ok().and_then(|model| model.graph).unwrap_or_default();
+    let entries = graph.initializer.into_iter().flat_map(|weight| weight.external_data);
+    let names: BTreeSet<_> =
+        entries.filter(|entry| entry.key == "location").map(|entry| entry.value).collect();
+    names.into_iter().collect()
+}
+
 fn precision(weights: &[Tensor]) -> Precision {
     let mut elements = HashMap::<_, i64>::new();
     for weight in weights {
@@ -102,6 +112,17 @@ struct Tensor {
     data_type: i32,
     #[prost(string, tag = "8")]
     name: String,
+    /// Where the values lie if not here, as keys such as `location` with their values.
+    #[prost(message, repeated, tag = "13")]
+    external_data: Vec<Entry>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Entry {
+    #[prost(string, tag = "1")]
+    key: String,
+    #[prost(string, tag = "2")]
+    value: String,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -149,8 +170,8 @@ mod tests {
         };
         let graph = Graph {
             initializer: vec![
-                Tensor { dims: vec![3, 2], data_type: 10, name: "weight".to_owned() },
-                Tensor { dims: vec![5], data_type: 1, name: "bias".to_owned() },
+                Tensor { dims: vec![3, 2], data_type: 10, name: "weight".to_owned(), external_data: vec![] },
+                Tensor { dims: vec![5], data_type: 1, name: "bias".to_owned(), external_data: vec![] },
             ],
             input: vec![value("image", &[None, Some(3), Some(8), Some(8)]), value("weight", &[Some(3)])],
         };
@@ -164,5 +185,30 @@ mod tests {
         assert!(message.contains("image, weight"), "{message}");
         assert!(input_of(b"hello, I am no model").is_err());
         assert!(input_of(b"").is_err());
+    }
+
+    #[test]
+    fn files_that_hold_weights_are_part_of_the_models_hash() {
+        let weight = |name: &str, file: &str| {
+            let entry = |key: &str, value: &str| Entry { key: key.to_owned(), value: value.to_owned() };
+            let external_data = vec![entry("offset", "0"), entry("location", file)];
+            Tensor { dims: vec![1], data_type: 1, name: name.to_owned(), external_data }
+        };
+        let initializer = vec![weight("a", "m.data"), weight("b", "m.data")];
+        let model = Model { graph: Some(Graph { initializer, input: vec![] }) }.encode_to_vec();
+        assert_eq!(external_files(&model), ["m.data"]);
+        assert!(external_files(b"no model").is_empty());
+
+        let folder = tempfile::tempdir().expect("temp folder");
+        let (path, data) = (folder.path().join("m.onnx"), folder.path().join("m.data"));
+        std::fs::write(&path, &model).expect("write");
+        let missing = crate::engine::hash_model(&path).expect_err("its weights are missing");
+        assert!(missing.to_string().contains("m.data"), "{missing}");
+        let mut hashes = ["old", "new"].map(|weights| {
+            std::fs::write(&data, weights).expect("write");
+            crate::engine::hash_model(&path).expect("a hash")
+        });
+        hashes.sort();
+        assert_ne!(hashes[0], hashes[1]);
     }
 }

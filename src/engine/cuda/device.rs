@@ -1,9 +1,9 @@
 //! GPUs of this host, and memory that they read at full speed.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use cudarc::driver::{CudaContext, PinnedHostSlice, sys};
+use cudarc::driver::{CudaContext, CudaFunction, PinnedHostSlice, sys};
 
 use super::{CudaResult, driver};
 use crate::config::Devices;
@@ -19,6 +19,8 @@ pub struct Device {
     pub name: String,
     /// Major and minor.
     pub compute_capability: (i32, i32),
+    /// The normalising kernel, once it was compiled. All clones share it.
+    normalise: Arc<Mutex<Option<CudaFunction>>>,
 }
 
 impl fmt::Debug for Device {
@@ -79,7 +81,19 @@ impl Device {
         let compute_capability = context
             .compute_capability()
             .map_err(|error| driver("cannot ask for the compute capability", error))?;
-        Ok(Self { context, ordinal, name, compute_capability })
+        Ok(Self { context, ordinal, name, compute_capability, normalise: Arc::default() })
+    }
+
+    /// The normalising kernel; `compile` is called for the first who asks.
+    pub(super) fn normalise_function(
+        &self,
+        compile: impl FnOnce() -> CudaResult<CudaFunction>,
+    ) -> CudaResult<CudaFunction> {
+        let mut kept = self.normalise.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*kept {
+            Some(function) => Ok(function.clone()),
+            None => Ok(kept.insert(compile()?).clone()),
+        }
     }
 
     /// Make this the calling thread's device.
@@ -115,34 +129,6 @@ impl Device {
         let start = memory.as_mut_ptr().map_err(|error| driver("cannot use pinned memory", error))?;
         Ok(PinnedBuffer { start, bytes, _memory: memory })
     }
-}
-
-/// Room for `elements` numbers in ordinary memory, in large pages where the system has them: what
-/// NumPy does for large arrays. The driver copies from them measurably faster.
-pub fn ordinary_memory(elements: usize) -> Vec<f32> {
-    const PAGE_BYTES: usize = 2 << 20;
-    let mut memory = Vec::<f32>::with_capacity(elements);
-    #[cfg(target_os = "linux")]
-    {
-        let start = memory.as_mut_ptr().cast::<u8>();
-        let skipped = start.align_offset(PAGE_BYTES);
-        let bytes = (memory.capacity() * size_of::<f32>()).saturating_sub(skipped) / PAGE_BYTES * PAGE_BYTES;
-        if bytes > 0 {
-            // SAFETY: the range lies within the vector's own memory, and the advice changes neither
-            // its content nor who may use it.
-            let advised = unsafe {
-                rustix::mm::madvise(
-                    start.wrapping_add(skipped).cast(),
-                    bytes,
-                    rustix::mm::Advice::LinuxHugepage,
-                )
-            };
-            if let Err(error) = advised {
-                tracing::debug!(%error, "no large pages");
-            }
-        }
-    }
-    memory
 }
 
 /// Page-locked host memory for the bytes of one batch.

@@ -3,7 +3,7 @@
 //!
 //! - Its arithmetic is that of the CPU's tensor writer: `(pixel * scale - mean) / std`, each step
 //!   rounded to `f32`, then once more to half precision where the engine takes that.
-//! - Compiled by NVRTC once for each device and process; that takes some 50 ms.
+//! - Compiled by NVRTC once for each device of a run; that takes some 50 ms.
 
 use cudarc::driver::{CudaFunction, CudaSlice, CudaStream, LaunchConfig, PushKernelArg};
 use cudarc::nvrtc::{CompileOptions, compile_ptx_with_opts};
@@ -77,8 +77,24 @@ pub struct Normalise {
     std: [f32; 3],
 }
 
+fn compile(device: &Device) -> CudaResult<CudaFunction> {
+    nvrtc_version()?;
+    let (major, minor) = device.compute_capability;
+    let options = CompileOptions {
+        options: vec![format!("--gpu-architecture=compute_{major}{minor}")],
+        ..CompileOptions::default()
+    };
+    let ptx = compile_ptx_with_opts(SOURCE, options)
+        .map_err(|error| format!("NVRTC cannot compile the normalising kernel: {error:?}"))?;
+    device
+        .context
+        .load_module(ptx)
+        .and_then(|module| module.load_function("normalise"))
+        .map_err(|error| driver("cannot load the normalising kernel", error))
+}
+
 impl Normalise {
-    /// Compile the kernel for batches of `batch_size` images as `preprocess` wants them; `half` is
+    /// The kernel for batches of `batch_size` images as `preprocess` wants them; `half` is
     /// whether the engine takes 16-bit floats.
     pub fn new(
         device: &Device,
@@ -90,21 +106,7 @@ impl Normalise {
         let plane = size.width * size.height;
         let elements = u32::try_from(batch_size as u64 * u64::from(plane) * 3)
             .map_err(|_| format!("a batch of {batch_size} images has 2^32 elements or more"))?;
-        nvrtc_version()?;
-        let (major, minor) = device.compute_capability;
-        let options = CompileOptions {
-            options: vec![format!("--gpu-architecture=compute_{major}{minor}")],
-            ..CompileOptions::default()
-        };
-        let ptx = compile_ptx_with_opts(SOURCE, options)
-            .map_err(|error| format!("NVRTC cannot compile the normalising kernel: {error:?}"))?;
-        let module = device
-            .context
-            .load_module(ptx)
-            .map_err(|error| driver("cannot load the normalising kernel", error))?;
-        let function = module
-            .load_function("normalise")
-            .map_err(|error| driver("cannot find the normalising kernel", error))?;
+        let function = device.normalise_function(|| compile(device))?;
         Ok(Self {
             function,
             elements,

@@ -13,13 +13,15 @@ mod kernel;
 mod lane;
 mod library;
 mod onnxruntime;
+mod ordinary_memory;
 mod tensorrt;
 
-pub use device::{Device, PinnedBuffer, devices, ordinary_memory};
+pub use device::{Device, PinnedBuffer, devices};
 pub use kernel::{Normalise, nvrtc_version};
 pub use lane::{Lane, LaneTimes, Runner};
 pub use library::{Version, keep_open, library_version};
 pub use onnxruntime::{OnnxRuntimeRunner, TensorSpec};
+pub use ordinary_memory::ordinary_memory;
 pub use tensorrt::{Binding, LoadError, Loaded, TensorRtRunner};
 pub(super) use tensorrt::{logger, tensorrt};
 

@@ -3,6 +3,8 @@
 //! - A provider that cannot be had, or that would leave a part of the model on the CPU, is an error
 //!   unless `engine.allow_fallback` says otherwise.
 
+use std::time::Instant;
+
 use ort::environment::Environment;
 use ort::ep::{CUDA, ExecutionProvider, TensorRT};
 use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
@@ -15,8 +17,8 @@ use super::super::gpu::{GpuEngine, check_model};
 use super::super::shape::input_dims;
 use super::super::{cache_folder, onnx};
 use super::{input_and_output, library, tensor};
-use crate::config::Provider;
-use crate::error::EngineError;
+use crate::config::{EngineSection, Provider};
+use crate::error::{EngineError, is_out_of_memory};
 use crate::plan::Plan;
 
 /// The sessions of all the plan's devices.
@@ -41,7 +43,7 @@ fn lane(
     let (path, provider) = (&plan.model.path, plan.engine.provider);
     let mismatch = |message| EngineError::Mismatch { path: path.clone(), message };
 
-    let (session, memory) = open_session(environment, device, plan)
+    let (session, memory, on_cpu) = open_session(environment, device, plan)
         .map_err(|message| EngineError::Provider { provider: provider.as_str(), message })?;
     let (input, output) = input_and_output(&session).map_err(mismatch)?;
     let (input_type, input_shape) = tensor(input).map_err(mismatch)?;
@@ -62,9 +64,10 @@ fn lane(
     let mut output_dims = output_shape.to_vec();
     output_dims[0] = plan.engine.batch_size as i64;
     let output = spec(output.name(), output_type, output_dims)?;
-    let parts = if plan.engine.allow_fallback { ", parts of the model perhaps on the CPU," } else { "" };
-    let software = format!("ONNX Runtime with {}{parts}", provider.as_str());
-    GpuEngine::new(plan, device, (input.half, classes), software, |_| {
+    let on_cpu =
+        on_cpu.map_or_else(String::new, |reason| format!(" and parts of the model on the CPU ({reason})"));
+    let software = format!("ONNX Runtime with {}{on_cpu}", provider.as_str());
+    GpuEngine::new(plan, device, input.half, classes, software, |_| {
         OnnxRuntimeRunner::new(session, memory, &input, &output)
     })
 }
@@ -85,7 +88,9 @@ pub fn probe_provider(provider: Provider) -> Result<(), String> {
         _ => {
             let input = onnx::input_of(TINY_MODEL)?;
             let shapes = shapes_text(&input.name, &[1, 8, 8, 3]);
-            on_gpu(&environment, builder, provider, 0, &shapes)?.0
+            let builder = builder.with_disable_cpu_fallback().map_err(|error| error.to_string())?;
+            let engine = EngineSection { provider, ..EngineSection::default() };
+            on_gpu(&environment, builder, &engine, 0, &shapes)?.0
         }
     };
     builder.commit_from_memory(TINY_MODEL).map(drop).map_err(text)
@@ -97,29 +102,49 @@ fn shapes_text(input: &str, dims: &[i64]) -> String {
     format!("{input}:{}", dims.join("x"))
 }
 
-/// A session on `device`, and the memory its tensors are bound to.
+/// A session on `device`, the memory its tensors are bound to, and why parts of the model run on the
+/// CPU if they do, which only `engine.allow_fallback` lets happen.
 fn open_session(
     environment: &Environment,
     device: &Device,
     plan: &Plan,
-) -> Result<(Session, MemoryInfo<'static>), String> {
-    let text = |error: ort::Error| error.to_string();
-    let mut builder = Session::builder(environment).map_err(text)?;
-    if !plan.engine.allow_fallback {
-        builder = builder.with_disable_cpu_fallback().map_err(|error| error.to_string())?;
-    }
-    let input = onnx::read_input(&plan.model.path)?;
-    let shapes = shapes_text(&input.name, &input_dims(plan));
-    let (mut builder, memory) = on_gpu(environment, builder, plan.engine.provider, device.ordinal, &shapes)?;
-    let session = builder.commit_from_file(&plan.model.path).map_err(text)?;
-    Ok((session, memory))
+) -> Result<(Session, MemoryInfo<'static>, Option<String>), String> {
+    let open = |whole: bool| {
+        let text = |error: ort::Error| error.to_string();
+        let mut builder = Session::builder(environment).map_err(text)?;
+        if whole {
+            builder = builder.with_disable_cpu_fallback().map_err(|error| error.to_string())?;
+        }
+        let input = onnx::read_input(&plan.model.path)?;
+        let shapes = shapes_text(&input.name, &input_dims(plan));
+        let (mut builder, memory) = on_gpu(environment, builder, &plan.engine, device.ordinal, &shapes)?;
+        let session = builder.commit_from_file(&plan.model.path).map_err(text)?;
+        Ok::<_, String>((session, memory))
+    };
+    let start = Instant::now();
+    tracing::info!(
+        provider = plan.engine.provider.as_str(),
+        gpu = device.ordinal,
+        "opening a session; a provider may build or search for kernels first"
+    );
+    let opened = match open(true) {
+        Ok((session, memory)) => (session, memory, None),
+        Err(reason) if plan.engine.allow_fallback && !is_out_of_memory(&reason) => {
+            tracing::warn!(reason, "the CPU does what the provider cannot, as engine.allow_fallback says");
+            let (session, memory) = open(false)?;
+            (session, memory, Some(reason))
+        }
+        Err(reason) => return Err(reason),
+    };
+    tracing::info!(took = format!("{:.1} s", start.elapsed().as_secs_f64()), "session open");
+    Ok(opened)
 }
 
 /// Register `provider` for GPU `ordinal`; `shapes` is the one profile it needs to be ready for.
 fn on_gpu(
     environment: &Environment,
     builder: SessionBuilder,
-    provider: Provider,
+    engine: &EngineSection,
     ordinal: usize,
     shapes: &str,
 ) -> Result<(SessionBuilder, MemoryInfo<'static>), String> {
@@ -127,15 +152,26 @@ fn on_gpu(
     let cuda_memory =
         || MemoryInfo::new(AllocationDevice::CUDA, device_id, AllocatorType::Device, MemoryType::Default);
     let cuda_memory = || cuda_memory().map_err(|error| error.to_string());
-    match provider {
+    let kept = || {
+        let folder = cache_folder()?.join("onnxruntime");
+        std::fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+        Ok::<_, String>(folder.display().to_string())
+    };
+    match engine.provider {
         Provider::Cpu => Err("the CPU is no GPU".to_owned()),
-        Provider::Cuda => Ok((register(builder, CUDA::default().with_device_id(device_id))?, cuda_memory()?)),
+        Provider::Cuda => {
+            let provider = CUDA::default().with_device_id(device_id).with_tf32(engine.tf32);
+            Ok((register(builder, provider)?, cuda_memory()?))
+        }
         Provider::Tensorrt => {
             let provider = TensorRT::default()
                 .with_device_id(device_id)
                 .with_profile_min_shapes(shapes)
                 .with_profile_opt_shapes(shapes)
-                .with_profile_max_shapes(shapes);
+                .with_profile_max_shapes(shapes)
+                .with_engine_cache(true)
+                .with_engine_cache_path(kept()?)
+                .with_timing_cache(true);
             Ok((register(builder, provider)?, cuda_memory()?))
         }
         Provider::TensorrtRtx => {
@@ -150,9 +186,7 @@ fn on_gpu(
                 ["nv_profile_min_shapes", "nv_profile_opt_shapes", "nv_profile_max_shapes"]
                     .map(|key| (key.to_owned(), shapes.to_owned()))
                     .into();
-            let folder = cache_folder()?.join("onnxruntime");
-            std::fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
-            options.push(("nv_runtime_cache_path".to_owned(), folder.display().to_string()));
+            options.push(("nv_runtime_cache_path".to_owned(), kept()?));
             let builder = builder.with_devices([gpu], Some(&options)).map_err(|error| error.to_string())?;
             Ok((builder, cuda_memory()?))
         }

@@ -126,6 +126,13 @@ pub fn write_whole(path: &Path, serialized: &[u8], passport: &Passport) -> std::
     replace(&Passport::path(path), &passport)
 }
 
+/// See that a file can be written at `path`, before the work that goes into it.
+pub fn check_writable(path: &Path) -> std::io::Result<()> {
+    let part = path.with_extension(format!("{}.part", std::process::id()));
+    File::create(&part)?;
+    std::fs::remove_file(part)
+}
+
 /// Write a file so that it is seen whole or not at all.
 fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     static WRITTEN: AtomicU64 = AtomicU64::new(0);

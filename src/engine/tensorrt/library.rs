@@ -110,10 +110,9 @@ fn open<T>(
 mod tests {
     use super::*;
 
-    /// `scripts/setup.sh --peers` has put the libraries of both flavours in place.
     #[test]
     fn the_library_of_the_setup_script_is_opened_and_of_the_right_release() {
-        let version = open_runtime().expect("scripts/setup.sh --gpu puts TensorRT in place");
+        let version = open_runtime().expect("scripts/setup.sh --with tensorrt puts TensorRT in place");
         assert_eq!((version.major, version.minor), RELEASE);
         let place = probe_runtime().expect("it was opened before");
         assert!(RUNTIME.iter().any(|name| place.contains(name)), "{place}");

@@ -22,8 +22,8 @@ pub use self::shapes::{ShapeArguments, workspace_bytes};
 use super::cuda::{Device, LoadError, Loaded, TensorRtRunner, Version, devices};
 use super::gpu::{GpuEngine, check_model, failed};
 use super::shape::{check_input, input_dims};
-use super::{hash_file, onnx};
-use crate::error::EngineError;
+use super::{hash_model, onnx};
+use crate::error::{ConfigError, EngineError, Error};
 use crate::plan::Plan;
 
 /// The lanes of all the plan's devices.
@@ -75,7 +75,7 @@ fn lane(
 ) -> Result<GpuEngine<TensorRtRunner>, EngineError> {
     let (input, output) = (&loaded.input, &loaded.output);
     let classes = check_model(plan, (&input.name, &input.dims), (&output.name, &output.dims))?;
-    GpuEngine::new(plan, device, (input.half, classes), format!("{FLAVOUR} {version}"), |stream| {
+    GpuEngine::new(plan, device, input.half, classes, format!("{FLAVOUR} {version}"), |stream| {
         TensorRtRunner::new(loaded, stream, input_dims(plan), classes)
     })
 }
@@ -125,11 +125,14 @@ pub fn build_file(
     shapes: &ShapeArguments,
     tf32: bool,
     workspace_bytes: Option<usize>,
-) -> Result<Passport, EngineError> {
+) -> Result<Passport, Error> {
     let load = |message| EngineError::Load { path: onnx.to_owned(), message };
-    let model_sha256 = hash_file(onnx)?;
+    let unwritable = |error| EngineError::Cache { message: format!("{}: {error}", engine.display()) };
+    let model_sha256 = hash_model(onnx)?;
     let input = onnx::read_input(onnx).map_err(load)?;
-    let profile = shapes.profile(&input).map_err(load)?;
+    let profile =
+        shapes.profile(&input).map_err(|message| ConfigError::Argument { argument: "--shapes", message })?;
+    cache::check_writable(engine).map_err(unwritable)?;
     let recipe = Recipe {
         onnx: onnx.to_owned(),
         model_sha256,
@@ -145,8 +148,7 @@ pub fn build_file(
     let start = Instant::now();
     let serialized = build_on(&device, &recipe).map_err(load)?;
     let passport = Passport::issue(&recipe, &target, &serialized);
-    cache::write_whole(engine, &serialized, &passport)
-        .map_err(|error| EngineError::Cache { message: format!("{}: {error}", engine.display()) })?;
+    cache::write_whole(engine, &serialized, &passport).map_err(unwritable)?;
     tracing::info!(engine = %engine.display(), bytes = serialized.len(), took = seconds(start.elapsed()), "engine built");
     Ok(passport)
 }
