@@ -5,7 +5,7 @@
 //!   kB; TensorRT when its runtime, its parser, the driver and NVRTC are there.
 
 use crate::config::Provider;
-use crate::engine::cuda::{Device, nvrtc_version};
+use crate::engine::cuda::{Device, driver_release, find_library, nvrtc_version};
 use crate::engine::{self, tensorrt};
 
 /// One thing looked for.
@@ -33,25 +33,46 @@ pub struct Findings {
     pub engines: Vec<Finding>,
 }
 
+/// What ONNX Runtime's providers open by themselves.
+const PROVIDERS_NEED: [(&str, &str); 5] = [
+    ("cuBLAS", "libcublas.so.13"),
+    ("cuDNN", "libcudnn.so.9"),
+    ("cuRAND", "libcurand.so.10"),
+    ("CUDA runtime", "libcudart.so.13"),
+    ("TensorRT 10", "libnvinfer.so.10"),
+];
+
 /// Look at everything.
 pub fn examine() -> Findings {
-    let driver =
-        Device::driver_version().map(|version| format!("CUDA {}.{}", version / 1000, version % 1000 / 10));
+    let driver = Device::driver_version().map(|version| {
+        let release = driver_release().unwrap_or_else(|_| "of unknown release".to_owned());
+        format!("{release}, CUDA {}.{}", version / 1000, version % 1000 / 10)
+    });
     let mut host = vec![Finding::new("NVIDIA driver", driver.clone())];
     for ordinal in 0..Device::count().unwrap_or_default() {
         host.push(Finding::new(format!("GPU {ordinal}"), gpu(ordinal)));
     }
-    let nvrtc = nvrtc_version().map(|(major, minor)| format!("{major}.{minor}"));
+    let nvrtc = nvrtc_version().map(|(major, minor)| {
+        let place = find_library("libnvrtc.so").or_else(|_| find_library("libnvrtc.so.13"));
+        format!("{major}.{minor}, {}", place.unwrap_or_else(|_| "on the library path".to_owned()))
+    });
     let (runtime, parser) = (tensorrt::probe_runtime(), tensorrt::probe_parser());
     let plugin = engine::find_tensorrt_plugin().map(|path| path.display().to_string());
-    let libraries = vec![
+    let mut libraries = vec![
         Finding::new("NVRTC", nvrtc.clone()),
         Finding::new(tensorrt::release(), runtime.clone()),
         Finding::new("its ONNX parser", parser.clone()),
         Finding::new("ONNX Runtime", engine::probe_onnxruntime()),
         Finding::new("its TensorRT-RTX plugin", plugin),
     ];
-    let tensorrt = driver.and(nvrtc).and(runtime).and(parser).map(|_| "kind = \"tensorrt\"".to_owned());
+    for (what, name) in PROVIDERS_NEED {
+        libraries.push(Finding::new(what, find_library(name)));
+    }
+    let able = (0..Device::count().unwrap_or_default())
+        .map(|ordinal| tensorrt::check_capability(Device::open(ordinal)?.compute_capability))
+        .collect::<Result<Vec<_>, _>>();
+    let tensorrt =
+        driver.and(nvrtc).and(runtime).and(parser).and(able).map(|_| "kind = \"tensorrt\"".to_owned());
     let mut engines = vec![Finding::new("tensorrt", tensorrt)];
     for provider in [Provider::TensorrtRtx, Provider::Tensorrt, Provider::Cuda, Provider::Cpu] {
         let usable = engine::probe_provider(provider)

@@ -11,6 +11,7 @@ mod imp {
     use std::rc::Rc;
     use std::sync::Arc;
 
+    use trtx::DynamicShapesKernelSpecializationStrategy as Strategy;
     use trtx::{
         CudaEngine, EngineInvalidityDiagnostics, EngineValidity, ExecutionContext, Runtime, RuntimeCache,
     };
@@ -37,6 +38,9 @@ mod imp {
         pub fn context(&self, engine: &mut CudaEngine<'static>) -> trtx::Result<ExecutionContext<'static>> {
             let mut config = engine.create_runtime_config()?;
             config.set_runtime_cache(Arc::clone(&self.0))?;
+            // the default runs another kernel until the right one is compiled in the background:
+            // then the first batches would be slower than the rest, and differ in their last bits
+            config.set_dynamic_shapes_kernel_specialization_strategy(Strategy::kEAGER);
             engine.create_execution_context_with_config(Rc::new(config))
         }
     }

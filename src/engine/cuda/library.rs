@@ -2,7 +2,7 @@
 //! plugin wants opened before it.
 
 use std::error::Error;
-use std::ffi::c_int;
+use std::ffi::{CStr, c_int, c_uint};
 use std::fmt;
 use std::path::Path;
 
@@ -42,6 +42,41 @@ pub fn library_version(path: &Path) -> CudaResult<Version> {
     Ok(Version::from_number(number))
 }
 
+/// Version of NVIDIA's driver, `580.159.04`, as its management library tells it.
+pub fn driver_release() -> CudaResult<String> {
+    const LENGTH: usize = 80;
+    let library = open(Path::new("libnvidia-ml.so.1"))?;
+    let missing = |error: libloading::Error| reason(&error);
+    // SAFETY: `nvml.h` declares it so: `nvmlReturn_t nvmlInit_v2(void)`.
+    let start: Symbol<'_, unsafe extern "C" fn() -> c_int> =
+        unsafe { library.get(b"nvmlInit_v2\0") }.map_err(missing)?;
+    // SAFETY: `nvmlReturn_t nvmlSystemGetDriverVersion(char *version, unsigned int length)`.
+    let ask: Symbol<'_, unsafe extern "C" fn(*mut u8, c_uint) -> c_int> =
+        unsafe { library.get(b"nvmlSystemGetDriverVersion\0") }.map_err(missing)?;
+    let mut text = [0_u8; LENGTH];
+    // SAFETY: it takes nothing, and the library is open.
+    let started = unsafe { start() };
+    // SAFETY: the library was started, and writes no more than the length it is told.
+    let code = if started == 0 { unsafe { ask(text.as_mut_ptr(), LENGTH as c_uint) } } else { started };
+    if code != 0 {
+        return Err(format!("NVML reports error {code}"));
+    }
+    let text = CStr::from_bytes_until_nul(&text).map_err(|error| error.to_string())?;
+    Ok(text.to_string_lossy().into_owned())
+}
+
+/// Where the loader finds the library `name`.
+pub fn find_library(name: &str) -> CudaResult<String> {
+    let _open = open(Path::new(name))?;
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    let file = name.rsplit('/').next().unwrap_or(name);
+    let stem = file.split(".so").next().unwrap_or(file);
+    let is_it =
+        |path: &&str| path.rsplit('/').next().is_some_and(|file| file.split(".so").next() == Some(stem));
+    let path = maps.lines().filter_map(|line| line.split_whitespace().nth(5)).find(is_it);
+    Ok(path.unwrap_or("on the library path").to_owned())
+}
+
 /// Open the library at `path` for the rest of the process, so that the loader need not look for it
 /// when another library wants it.
 pub fn keep_open(path: &Path) -> CudaResult<()> {
@@ -63,6 +98,13 @@ fn reason(error: &libloading::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_library_is_found_where_the_loader_finds_it() {
+        let place = find_library("libc.so.6").expect("every program has it");
+        assert!(place.starts_with('/') && place.contains("libc.so"), "{place}");
+        assert!(find_library("libno-such-thing.so.7").is_err());
+    }
 
     #[test]
     fn a_version_is_read_from_its_number() {

@@ -19,7 +19,7 @@ mod tensorrt;
 pub use device::{Device, PinnedBuffer, devices};
 pub use kernel::{Normalise, nvrtc_version};
 pub use lane::{Lane, LaneTimes, Runner};
-pub use library::{Version, keep_open, library_version};
+pub use library::{Version, driver_release, find_library, keep_open, library_version};
 pub use onnxruntime::{OnnxRuntimeRunner, TensorSpec};
 pub use ordinary_memory::ordinary_memory;
 pub use tensorrt::{Binding, LoadError, Loaded, TensorRtRunner};

@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::engine::cuda::{Version, library_version};
+use crate::engine::cuda::{Version, find_library, library_version};
 use crate::engine::deps::search_roots;
 
 /// Which TensorRT this binary is built for.
@@ -31,6 +31,21 @@ const PARSER: &[&str] = if cfg!(feature = "datacenter") {
 } else {
     &["libtensorrt_onnxparser_rtx.so.1"]
 };
+
+/// Smallest compute capability the flavour serves; datacenter TensorRT says so itself.
+const LEAST_CAPABILITY: (i32, i32) = if cfg!(feature = "datacenter") { (0, 0) } else { (8, 0) };
+
+/// Whether this flavour serves a device of that compute capability.
+pub fn check_capability(capability: (i32, i32)) -> Result<(), String> {
+    if capability >= LEAST_CAPABILITY {
+        return Ok(());
+    }
+    let ((major, minor), (least, rest)) = (capability, LEAST_CAPABILITY);
+    Err(format!(
+        "{FLAVOUR} wants compute capability {least}.{rest} or later, this GPU has {major}.{minor}: build sluice with \
+         --features datacenter, which speaks to datacenter TensorRT"
+    ))
+}
 
 /// The release this binary wants, for messages.
 pub fn release() -> String {
@@ -66,14 +81,13 @@ pub fn probe_parser() -> Result<String, String> {
     open_parser().map(|()| place(PARSER))
 }
 
-/// Where the dynamic loader has found one of `names`.
+/// Where the one of `names` that is open lies.
 fn place(names: &[&str]) -> String {
-    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
-    let path = maps.lines().filter_map(|line| line.split_whitespace().nth(5)).find(|path| {
-        let stem = |name: &str| name.split(".so").next().unwrap_or_default().to_owned();
-        names.iter().any(|name| path.rsplit('/').next().is_some_and(|file| stem(file) == stem(name)))
-    });
-    path.unwrap_or("on the library path").to_owned()
+    let found = names
+        .iter()
+        .flat_map(|name| candidates(name))
+        .find_map(|path| find_library(&path.to_string_lossy()).ok());
+    found.unwrap_or_else(|| "on the library path".to_owned())
 }
 
 /// Where a library of that name may lie. A bare name is for the dynamic loader to find.
@@ -127,6 +141,14 @@ mod tests {
         {
             assert!(message.contains(word), "{message} lacks {word}");
         }
+    }
+
+    #[cfg(not(feature = "datacenter"))]
+    #[test]
+    fn a_gpu_that_is_too_old_is_sent_to_the_other_flavour() {
+        assert!(check_capability((8, 0)).is_ok() && check_capability((9, 0)).is_ok());
+        let message = check_capability((7, 5)).expect_err("a T4");
+        assert!(message.contains("7.5") && message.contains("datacenter"), "{message}");
     }
 
     #[test]

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 pub use self::build::{Profile, Recipe, build};
 pub(super) use self::cache::folder as cache_folder;
-pub use self::library::{FLAVOUR, probe_parser, probe_runtime, release};
+pub use self::library::{FLAVOUR, check_capability, probe_parser, probe_runtime, release};
 pub use self::passport::{Passport, Target, Wanted};
 pub use self::shapes::{ShapeArguments, workspace_bytes};
 use super::cuda::{Device, LoadError, Loaded, TensorRtRunner, Version, devices};
@@ -31,6 +31,7 @@ pub(super) fn load(plan: &Plan, model_sha256: &str) -> Result<Vec<GpuEngine<Tens
     let version = library::open_runtime().map_err(EngineError::RuntimeMissing)?;
     let mut lanes = Vec::new();
     for device in devices(&plan.engine.devices).map_err(EngineError::RuntimeMissing)? {
+        check_capability(device.compute_capability).map_err(|message| failed(&device, message))?;
         let target = Target::new(&device, version);
         let load = |serialized: &[u8]| {
             let kept = cache::Kernels::of(serialized, &target);
@@ -144,6 +145,7 @@ pub fn build_file(
     };
     let version = library::open_runtime().map_err(EngineError::RuntimeMissing)?;
     let device = Device::open(ordinal).map_err(EngineError::RuntimeMissing)?;
+    check_capability(device.compute_capability).map_err(|message| failed(&device, message))?;
     let target = Target::new(&device, version);
     let start = Instant::now();
     let serialized = build_on(&device, &recipe).map_err(load)?;

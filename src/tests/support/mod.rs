@@ -1,4 +1,5 @@
 //! What the black-box tests share: inputs made on the spot, the binary, and its output read back.
+#![allow(dead_code, reason = "each test binary uses some of it")]
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
