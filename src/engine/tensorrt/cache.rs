@@ -28,18 +28,17 @@ pub fn load_or_build<T>(
     let path = folder.join(format!("{}.engine", key(recipe, target)));
     let fail = |error: std::io::Error| EngineError::Cache { message: format!("{}: {error}", path.display()) };
     let mut refused = None;
-    let mut kept_and_loaded =
-        || match kept(&path, recipe, target).filter(|kept| refused.as_ref() != Some(kept)) {
-            None => None,
-            Some(serialized) => match load(&serialized) {
-                Err(LoadError::Refused(reason)) => {
-                    tracing::warn!(engine = %path.display(), reason, "a kept engine is not used");
-                    refused = Some(serialized);
-                    None
-                }
-                loaded => Some(loaded),
-            },
-        };
+    let mut kept_and_loaded = || {
+        let serialized = kept(&path, recipe, target).filter(|kept| refused.as_ref() != Some(kept))?;
+        match load(&serialized) {
+            Err(LoadError::Refused(reason)) => {
+                tracing::warn!(engine = %path.display(), reason, "a kept engine is not used");
+                refused = Some(serialized);
+                None
+            }
+            loaded => Some(loaded),
+        }
+    };
     // a folder that can only be read will do
     if let Some(loaded) = kept_and_loaded() {
         return Ok(loaded);
@@ -49,9 +48,10 @@ pub fn load_or_build<T>(
     if lock.try_lock().is_err() {
         tracing::info!(engine = %path.display(), "waiting for another process, which builds the engine");
         lock.lock().map_err(fail)?;
-        if let Some(loaded) = kept_and_loaded() {
-            return Ok(loaded);
-        }
+    }
+    // somebody may have built it since
+    if let Some(loaded) = kept_and_loaded() {
+        return Ok(loaded);
     }
     tracing::info!(
         model = %recipe.onnx.display(),
