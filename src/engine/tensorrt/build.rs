@@ -1,8 +1,9 @@
 //! ONNX to a serialized engine.
 
+use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use trtx::trtx_sys::Dims64;
@@ -77,8 +78,12 @@ pub fn build(recipe: &Recipe) -> Result<Vec<u8>, String> {
 }
 
 /// A line now and then while the builder works.
-struct Progress {
-    last: Mutex<Instant>,
+struct Progress(Mutex<Told>);
+
+/// When the last line was, and the steps of the phases that have begun.
+struct Told {
+    last: Instant,
+    steps: HashMap<String, i32>,
 }
 
 /// Between two lines.
@@ -86,20 +91,23 @@ const QUIET: Duration = Duration::from_secs(5);
 
 impl Progress {
     fn new() -> Self {
-        Self { last: Mutex::new(Instant::now()) }
+        Self(Mutex::new(Told { last: Instant::now(), steps: HashMap::new() }))
     }
 }
 
 impl trtx::interfaces::MonitorProgress for Progress {
     fn phase_start(&self, phase_name: &str, _: Option<&str>, num_steps: i32) {
         tracing::debug!(phase = phase_name, steps = num_steps, "building the engine");
+        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        told.steps.insert(phase_name.to_owned(), num_steps);
     }
 
     fn step_complete(&self, phase_name: &str, step: i32) -> ControlFlow<()> {
-        let mut last = self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if last.elapsed() >= QUIET {
-            *last = Instant::now();
-            tracing::info!(phase = phase_name, step, "building the engine");
+        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.last.elapsed() >= QUIET {
+            told.last = Instant::now();
+            let steps = told.steps.get(phase_name).copied().unwrap_or_default();
+            tracing::info!(phase = phase_name, step = step + 1, steps, "building the engine");
         }
         ControlFlow::Continue(())
     }

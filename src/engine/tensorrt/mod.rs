@@ -22,7 +22,7 @@ pub use self::shapes::{ShapeArguments, workspace_bytes};
 use super::cuda::{Device, LoadError, Loaded, TensorRtRunner, Version, devices};
 use super::gpu::{GpuEngine, check_model, failed};
 use super::shape::{check_input, input_dims};
-use super::{hash_model, onnx};
+use super::{hash_model, onnx, warm_up};
 use crate::error::{ConfigError, EngineError, Error};
 use crate::plan::Plan;
 
@@ -47,8 +47,14 @@ pub(super) fn load(plan: &Plan, model_sha256: &str) -> Result<Vec<GpuEngine<Tens
         }
         .map_err(|error| load_error(plan, &device, error))?;
         let loaded = Arc::new(loaded);
+        let first = lanes.len();
         for _ in 0..plan.engine.lanes {
             lanes.push(lane(plan, &device, &loaded, version)?);
+        }
+        if kept.read().is_none() {
+            // an engine of several shapes compiles its kernels for this one when it first runs; what
+            // goes wrong here goes wrong again at the warm-up, and is told there
+            let _ = warm_up(&mut lanes[first], 0);
         }
         kept.write(loaded.kernels());
     }
