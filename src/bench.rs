@@ -86,8 +86,10 @@ pub struct BenchOptions {
     pub onnx: PathBuf,
     pub setups: Vec<Setup>,
     pub batch_sizes: Vec<usize>,
-    /// Timed runs of each row, in each way.
+    /// Timed runs of each row, in each way, unless that takes longer than `patience`.
     pub iterations: usize,
+    /// After this long a measurement ends with fewer runs, three at least.
+    pub patience: Duration,
     /// GPU.
     pub device: usize,
     /// Lanes of the overlapped measurement.
@@ -121,6 +123,8 @@ pub enum BenchOutcome {
 pub struct Measured {
     /// What ran, in the engine's words.
     pub engine: String,
+    /// Timed runs of the own path.
+    pub iterations: usize,
     /// Until the engine was ready, its build included.
     pub load_s: f64,
     /// The first run, which may specialise kernels.
@@ -232,11 +236,11 @@ fn measure(
     }
     let original = takes_floats
         .is_ok()
-        .then(|| timed(options.iterations, || engines[0].infer_floats(&tensor).map(drop)))
+        .then(|| timed(options, || engines[0].infer_floats(&tensor).map(drop)))
         .transpose()?;
     let mut steps = Vec::new();
     let mut scores = Vec::new();
-    let own = timed(options.iterations, || {
+    let own = timed(options, || {
         let inference = engines[0].infer(buffers[0].pixels(), batch_size)?;
         steps.push((inference.compute, inference.h2d, inference.d2h));
         scores = inference.scores;
@@ -244,8 +248,7 @@ fn measure(
     })?;
     steps.sort();
     let (compute, h2d, d2h) = steps.get(steps.len() / 2).copied().unwrap_or_default();
-    let overlapped_images_per_second =
-        overlapped(&mut engines, &mut buffers, options.iterations, batch_size)?;
+    let overlapped_images_per_second = overlapped(&mut engines, &mut buffers, own.len(), batch_size)?;
     let ms = |time: Duration| time.as_secs_f64() * 1e3;
     let (max_difference, other_top_class) = match expected {
         None => (None, None),
@@ -260,6 +263,7 @@ fn measure(
     };
     Ok(Measured {
         engine: engines[0].describe(),
+        iterations: own.len(),
         load_s,
         first_run_s,
         original: original.map(|seconds| Times::of(seconds, batch_size)),
@@ -289,13 +293,23 @@ fn buffers(engines: &mut [Box<dyn Engine>], plan: &Plan) -> Result<Vec<Box<dyn B
     Ok(buffers)
 }
 
-/// Seconds of each of `iterations` runs, after a tenth as many that are not counted.
-fn timed(iterations: usize, mut run: impl FnMut() -> Result<(), String>) -> Result<Vec<f64>, String> {
-    for _ in 0..iterations / 10 {
+/// Fewest runs that have a median worth the name.
+const FEWEST_RUNS: usize = 3;
+
+/// Seconds of each timed run, after a tenth as many that are not counted.
+fn timed(options: &BenchOptions, mut run: impl FnMut() -> Result<(), String>) -> Result<Vec<f64>, String> {
+    let start = Instant::now();
+    for _ in 0..options.iterations / 10 {
         run()?;
+        if start.elapsed() > options.patience / 10 {
+            break;
+        }
     }
-    let mut seconds = Vec::with_capacity(iterations);
-    for _ in 0..iterations {
+    let mut seconds = Vec::with_capacity(options.iterations);
+    let begun = Instant::now();
+    while seconds.len() < options.iterations
+        && (seconds.len() < FEWEST_RUNS || begun.elapsed() < options.patience)
+    {
         let start = Instant::now();
         run()?;
         seconds.push(start.elapsed().as_secs_f64());
@@ -520,5 +534,24 @@ mod tests {
         assert!(table.ends_with("| tensorrt | 10 | no driver |"), "{table}");
         let json = serde_json::to_value(&row).expect("plain");
         assert_eq!(json, serde_json::json!({"setup": "tensorrt", "batch_size": 10, "reason": "no driver"}));
+    }
+
+    #[test]
+    fn a_slow_setup_is_run_less_often_but_never_less_than_a_median_needs() {
+        let options = |iterations, patience| BenchOptions {
+            onnx: PathBuf::new(),
+            setups: Vec::new(),
+            batch_sizes: Vec::new(),
+            iterations,
+            patience,
+            device: 0,
+            lanes: 1,
+            check: false,
+        };
+        let runs =
+            |iterations, patience| timed(&options(iterations, patience), || Ok(())).expect("runs").len();
+        assert_eq!(runs(50, Duration::MAX), 50);
+        assert_eq!(runs(50, Duration::ZERO), FEWEST_RUNS);
+        assert_eq!(runs(2, Duration::ZERO), 2);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Args;
 use sluice::bench::{BenchOptions, BenchOutcome, Setup, markdown, run as measure};
@@ -20,9 +21,9 @@ pub struct BenchArgs {
     /// Batch sizes.
     #[arg(long, value_delimiter = ',', default_values_t = [10, 32])]
     batch: Vec<usize>,
-    /// Timed runs of each setup and batch size, in each way.
-    #[arg(long, value_name = "N", default_value_t = 100)]
-    iterations: usize,
+    /// Timed runs of each setup and batch size, in each way; left out, 100 or as many as fit in 20 s.
+    #[arg(long, value_name = "N")]
+    iterations: Option<usize>,
     /// GPU to run on.
     #[arg(long, value_name = "ORDINAL", default_value_t = 0)]
     device: usize,
@@ -43,7 +44,8 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<ExitCode> {
         onnx: args.onnx.clone(),
         setups: args.setups.clone(),
         batch_sizes: args.batch.clone(),
-        iterations: args.iterations.max(1),
+        iterations: args.iterations.unwrap_or(100).max(1),
+        patience: if args.iterations.is_some() { Duration::MAX } else { Duration::from_secs(20) },
         device: args.device,
         lanes: args.lanes.max(1),
         check: args.check,

@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# How much faster is a TensorRT engine than ONNX Runtime with TensorRT, and with CUDA, on this host?
+# EfficientNetV2-S with random weights, images of 384x384, batches of 10 and 32, fp32 and fp16. Installs
+# what is missing but for NVIDIA's driver and CUDA. A setup that cannot run keeps its row, with the
+# reason. Figures also in out/bench-gpu-*.json.
+#
+#   scripts/bench-gpu.sh [OPTION OF sluice bench]...
+set -euo pipefail
+cd "$(dirname "$0")/.."
+PATH=$PATH:$HOME/.cargo/bin # where rustup puts cargo
+
+scripts/setup.sh --with build --with python --gpu
+cargo build --release --locked
+sluice=$(scripts/binary.sh release)
+"$sluice" doctor
+
+mkdir -p out
+for precision in fp32 fp16; do
+    model=.deps/models/efficientnet-v2-s-$precision.onnx
+    if [ ! -e "$model" ]; then
+        .deps/venv/bin/python scripts/models/efficientnet_v2_s.py "$model" --precision "$precision"
+    fi
+    printf '\n== %s\n' "$precision"
+    "$sluice" bench --onnx "$model" --batch 10,32 --json "out/bench-gpu-$precision.json" "$@"
+done
