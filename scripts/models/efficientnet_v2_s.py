@@ -141,7 +141,9 @@ def main():
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.checker.check_model(model)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    onnx.save(model, args.out)
+    part = args.out.with_suffix(".part")
+    onnx.save(model, part)
+    part.rename(args.out)
     parameters = sum(int(np.prod(weight.dims)) for weight in network.weights)
     print(f"{args.out}: {parameters / 1e6:.1f} M parameters, {args.precision}")
 
