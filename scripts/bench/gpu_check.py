@@ -6,7 +6,8 @@
 | conformance | every engine's scores against ONNX Runtime's on the CPU: EfficientNetV2-S at      |
 |             | batches of 1, 10 and 32, EfficientNet-Lite0 on all photos, fp32 and fp16; padded  |
 |             | batches against full ones, bit by bit                                             |
-| bench       | `sluice bench`: the investigation's table                                         |
+| bench       | `sluice bench`: the investigation's table; its original protocol against a loop   |
+|             | of Python's TensorRT                                                              |
 | runs        | `sluice run` on TFRecord shards: against the engine alone and against PyTorch's   |
 |             | DataLoader; the GPU's idle share; two GPUs against one, where there are two       |
 | faults      | wrong GPU, wrong TensorRT, damaged engine, missing library, out of memory         |
@@ -352,6 +353,8 @@ class Check:
             met = done.returncode == 4 and "would fit" in done.stderr and not output.exists()
             self.demand(f"{what}: exit code 4, before any output, and what would fit", f"{done.returncode}: {done.stderr[-400:]}", met)
             break
+        else:
+            self.demand("out of memory: exit code 4, and what would fit", "every batch that was tried fits", False)
 
 
 def main():

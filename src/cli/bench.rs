@@ -19,17 +19,17 @@ pub struct BenchArgs {
     #[arg(long, value_name = "SETUP", value_delimiter = ',', default_values_t = Setup::ALL)]
     setups: Vec<Setup>,
     /// Batch sizes.
-    #[arg(long, value_delimiter = ',', default_values_t = [10, 32])]
-    batch: Vec<usize>,
+    #[arg(long, value_delimiter = ',', default_values_t = [10, 32], value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    batch: Vec<u32>,
     /// Timed runs of each setup and batch size, in each way; left out, 100 or as many as fit in 20 s.
-    #[arg(long, value_name = "N")]
-    iterations: Option<usize>,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    iterations: Option<u32>,
     /// GPU to run on.
     #[arg(long, value_name = "ORDINAL", default_value_t = 0)]
     device: usize,
     /// Batches on the GPU at once in the overlapped column.
-    #[arg(long, default_value_t = 2)]
-    lanes: usize,
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=16))]
+    lanes: u32,
     /// Compare all scores with ONNX Runtime's on the CPU.
     #[arg(long)]
     check: bool,
@@ -43,11 +43,11 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<ExitCode> {
     let options = BenchOptions {
         onnx: args.onnx.clone(),
         setups: args.setups.clone(),
-        batch_sizes: args.batch.clone(),
-        iterations: args.iterations.unwrap_or(100).max(1),
+        batch_sizes: args.batch.iter().map(|&rows| rows as usize).collect(),
+        iterations: args.iterations.unwrap_or(100) as usize,
         patience: if args.iterations.is_some() { Duration::MAX } else { Duration::from_secs(20) },
         device: args.device,
-        lanes: args.lanes.max(1),
+        lanes: args.lanes as usize,
         check: args.check,
     };
     let rows = measure(&options, |row| match &row.outcome {

@@ -7,7 +7,7 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Component, Path};
 use std::time::{Duration, Instant, SystemTime};
 
 use sha2::{Digest, Sha256};
@@ -93,9 +93,12 @@ pub fn load(plan: &Plan, model_sha256: &str) -> Result<Vec<Box<dyn Engine>>, Eng
 
 /// SHA-256 of a model, lower-case hexadecimal: of its file, or where an ONNX file keeps weights in
 /// others beside it, of the hashes of all of them.
+///
+/// # Errors
+/// When a file cannot be read, or a model names weights outside its own folder.
 pub fn hash_model(path: &Path) -> Result<String, EngineError> {
     let whole = hash_file(path)?;
-    let is_onnx = path.extension().is_some_and(|extension| extension == "onnx");
+    let is_onnx = !tensorrt::is_serialized(path);
     let fail = |source| EngineError::ModelFile { path: path.to_owned(), source };
     let beside = if is_onnx { onnx::external_files(&std::fs::read(path).map_err(fail)?) } else { Vec::new() };
     if beside.is_empty() {
@@ -103,6 +106,11 @@ pub fn hash_model(path: &Path) -> Result<String, EngineError> {
     }
     let mut sha256 = Sha256::new_with_prefix(&whole);
     for name in beside {
+        // a device or a pipe might never end
+        if !Path::new(&name).components().all(|part| matches!(part, Component::Normal(_))) {
+            let message = format!("it keeps weights outside its folder, in {name:?}");
+            return Err(EngineError::Load { path: path.to_owned(), message });
+        }
         sha256.update(hash_file(&path.with_file_name(name))?);
     }
     Ok(hex(&sha256.finalize()))

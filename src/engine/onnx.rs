@@ -84,7 +84,8 @@ fn precision(weights: &[Tensor]) -> Precision {
     let mut elements = HashMap::<_, i64>::new();
     for weight in weights {
         let count = weight.dims.iter().fold(1_i64, |product, &dim| product.saturating_mul(dim));
-        *elements.entry(Precision::of(weight.data_type)).or_default() += count;
+        let elements = elements.entry(Precision::of(weight.data_type)).or_default();
+        *elements = elements.saturating_add(count);
     }
     let most = elements.into_iter().max_by_key(|&(_, count)| count);
     most.map_or(Precision::Other, |(precision, _)| precision)
@@ -210,5 +211,19 @@ mod tests {
         });
         hashes.sort();
         assert_ne!(hashes[0], hashes[1]);
+
+        for outside in ["/dev/zero", "../m.data"] {
+            let model =
+                Model { graph: Some(Graph { initializer: vec![weight("a", outside)], input: vec![] }) };
+            std::fs::write(&path, model.encode_to_vec()).expect("write");
+            let refused = crate::engine::hash_model(&path).expect_err("not beside the model");
+            assert!(refused.to_string().contains("outside its folder"), "{refused}");
+        }
+    }
+
+    #[test]
+    fn sizes_beyond_all_measure_are_no_panic() {
+        let weight = Tensor { dims: vec![i64::MAX, 2], data_type: 1, ..Tensor::default() };
+        assert_eq!(precision(&[weight.clone(), weight]), Precision::Fp32);
     }
 }

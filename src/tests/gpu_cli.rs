@@ -130,6 +130,10 @@ fn bench_measures_what_can_run_and_says_why_the_rest_cannot() {
         }
     }
     assert_eq!(stdout(&bench).lines().filter(|line| line.starts_with("| onnxruntime-cpu | ")).count(), 2);
+    for nonsense in [["--batch", "0"], ["--lanes", "0"], ["--iterations", "0"]] {
+        let refused = output(without_gpu(&[&["bench", "--onnx", &model], &nonsense[..]].concat()));
+        assert_fails(&refused, 2, &[nonsense[0]]);
+    }
     let unknown = output(without_gpu(&["bench", "--onnx", &model, "--setups", "tensorrt,onnx"]));
     assert_fails(&unknown, 2, &["onnx is no setup", "onnxruntime-cuda"]);
 }

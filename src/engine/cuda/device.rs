@@ -61,15 +61,18 @@ impl Device {
         if !unsafe { sys::is_culib_present() } {
             return Err("NVIDIA's driver was not found: no libcuda.so.1 on the library path".to_owned());
         }
-        let count = CudaContext::device_count().map_err(|error| driver("cannot count the GPUs", error))?;
-        Ok(usize::try_from(count).unwrap_or(0))
+        match CudaContext::device_count() {
+            Ok(count) => Ok(usize::try_from(count).unwrap_or(0)),
+            Err(error) if error.0 == sys::CUresult::CUDA_ERROR_NO_DEVICE => Ok(0),
+            Err(error) => Err(driver("cannot count the GPUs", error)),
+        }
     }
 
     /// Open GPU `ordinal`.
     pub fn open(ordinal: usize) -> CudaResult<Self> {
         let count = Self::count()?;
         if ordinal >= count {
-            return Err(format!("there is no GPU {ordinal}: this host has {count}"));
+            return Err(format!("there is no GPU {ordinal}: this host shows {count}"));
         }
         let context = CudaContext::new(ordinal)
             .map_err(|error| driver(&format!("cannot open GPU {ordinal}"), error))?;

@@ -178,6 +178,8 @@ impl<R: Runner> Lane<R> {
                 size_of_val(tensor)
             ));
         }
+        // the raw copies below use whatever device is current
+        self.stream.context().bind_to_thread().map_err(|error| driver("cannot use the GPU", error))?;
         let enqueued = self.enqueue_floats(tensor, into);
         let finished = self.finish();
         enqueued.and_then(|scores| finished.map(|()| floats(&scores, self.runner.half_scores())))

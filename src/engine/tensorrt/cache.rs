@@ -137,8 +137,12 @@ pub fn check_writable(path: &Path) -> std::io::Result<()> {
 fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     static WRITTEN: AtomicU64 = AtomicU64::new(0);
     let part = path.with_extension(format!("{}-{}.part", std::process::id(), WRITTEN.fetch_add(1, Relaxed)));
-    std::fs::write(&part, bytes)?;
-    std::fs::rename(&part, path)
+    let written = std::fs::write(&part, bytes).and_then(|()| std::fs::rename(&part, path));
+    if written.is_err() {
+        // a full disk is not made fuller
+        let _ = std::fs::remove_file(&part);
+    }
+    written
 }
 
 /// Where engines are kept.
@@ -273,6 +277,31 @@ mod tests {
             load_or_build(folder.path(), &recipe(), &target(), |_| Err("no memory".to_owned()), taken);
         assert!(failed.expect_err("it failed").to_string().contains("no memory"));
         get(folder.path(), built);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_put_in_its_place_leaves_no_part_of_it() {
+        let folder = tempfile::tempdir().expect("temp folder");
+        let occupied = folder.path().join("m.engine");
+        std::fs::create_dir_all(occupied.join("full")).expect("folder");
+        assert!(replace(&occupied, b"an engine").is_err());
+        assert_eq!(std::fs::read_dir(folder.path()).expect("folder").count(), 1);
+    }
+
+    #[test]
+    fn a_folder_that_can_only_be_read_serves_what_it_has() {
+        let folder = tempfile::tempdir().expect("temp folder");
+        get(folder.path(), built);
+        // as good as not writable: the lock cannot be made
+        let lock = folder.path().join(format!("{}.lock", key(&recipe(), &target())));
+        std::fs::remove_file(&lock).expect("the lock file");
+        std::fs::create_dir(&lock).expect("folder");
+        get(folder.path(), not_again);
+        let other = Recipe { tf32: false, ..recipe() };
+        let lock = folder.path().join(format!("{}.lock", key(&other, &target())));
+        std::fs::create_dir(&lock).expect("folder");
+        let error = load_or_build(folder.path(), &other, &target(), not_again, taken).expect_err("no lock");
+        assert!(error.to_string().contains(".engine"), "{error}");
     }
 
     #[test]

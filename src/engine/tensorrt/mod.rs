@@ -167,7 +167,7 @@ fn build_on(device: &Device, recipe: &Recipe) -> Result<Vec<u8>, String> {
 }
 
 /// Whether a model file is an engine, as opposed to ONNX.
-fn is_serialized(path: &Path) -> bool {
+pub(super) fn is_serialized(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "engine" || extension == "plan")
 }
 

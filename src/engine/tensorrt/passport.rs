@@ -147,12 +147,12 @@ impl Passport {
             return Some("the file is damaged or another one: its SHA-256 is not the passport's".to_owned());
         }
         let differ = |what: &str, was: &str, is: &str| {
-            (was != is).then(|| format!("it was built for {what} {was}, here is {is}"))
+            (was != is).then(|| format!("it was built for {what}{was}, here is {is}"))
         };
         differ("", &self.flavour, flavour)
-            .or_else(|| differ(&self.flavour, &self.tensorrt_version, &target.version.to_string()))
-            .or_else(|| differ("compute capability", &self.compute_capability, &target.compute_capability))
-            .or_else(|| differ("an", &self.gpu, &target.gpu))
+            .or_else(|| differ("TensorRT ", &self.tensorrt_version, &target.version.to_string()))
+            .or_else(|| differ("compute capability ", &self.compute_capability, &target.compute_capability))
+            .or_else(|| differ("GPU ", &self.gpu, &target.gpu))
     }
 }
 

@@ -9,7 +9,7 @@ use pulp::{NullaryFnOnce, x86::V3};
 
 use super::super::RGB;
 use super::super::weights::{FRACTION_BITS, HALF, Weights};
-use super::{LOW_BITS, split};
+use super::{LOW_BITS, split, with_slack};
 
 /// Weights and memory of the pass.
 #[derive(Debug, Default)]
@@ -94,13 +94,7 @@ impl NullaryFnOnce for ShrinkRows<'_> {
         let out_row_bytes = taps.positions.len() * RGB;
         let wanted_bytes = ROWS * row_bytes + SLACK_BYTES;
         for (group, out) in out.chunks_mut(ROWS * out_row_bytes).enumerate() {
-            let from = &pixels[group * ROWS * row_bytes..];
-            let rows = from.get(..wanted_bytes).unwrap_or_else(|| {
-                tail.clear();
-                tail.extend_from_slice(from);
-                tail.resize(wanted_bytes, 0);
-                tail
-            });
+            let rows = with_slack(&pixels[group * ROWS * row_bytes..], wanted_bytes, tail);
             let mut block = 0;
             for (column, &(start, end)) in taps.positions.iter().enumerate() {
                 let results = filtered(simd, &rows[start..], row_bytes, &taps.blocks[block..end]);

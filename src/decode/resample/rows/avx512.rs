@@ -10,7 +10,7 @@ use pulp::{NullaryFnOnce, x86::V4};
 
 use super::super::RGB;
 use super::super::weights::{FRACTION_BITS, HALF, Weights};
-use super::{LOW_BITS, split};
+use super::{LOW_BITS, split, with_slack};
 
 /// Weights and memory of the pass.
 #[derive(Debug, Default)]
@@ -39,7 +39,16 @@ impl RowPass {
         let Self { taps, strip, tail } = self;
         simd.vectorize(ShrinkRows { simd, pixels, row_bytes, taps, strip, tail, out });
     }
+
+    #[cfg(test)]
+    pub(super) fn strip_bytes(&self) -> usize {
+        self.strip.capacity() * size_of::<Pair>()
+    }
 }
+
+/// Widest image that is put upright, in pixels: a strip of it takes 1.6 MB, and a cache holds no
+/// more. Wider ones, up to a million pixels, would take 100 MB in each thread.
+pub(super) const WIDEST: usize = 16_384;
 
 /// Rows filtered at once: one 32-bit sum of each in a register.
 const ROWS: usize = 16;
@@ -107,13 +116,7 @@ impl NullaryFnOnce for ShrinkRows<'_> {
         let out_row_bytes = taps.positions.len() * RGB;
         let wanted_bytes = ROWS * row_bytes + SLACK_BYTES;
         for (group, out) in out.chunks_mut(ROWS * out_row_bytes).enumerate() {
-            let from = &pixels[group * ROWS * row_bytes..];
-            let rows = from.get(..wanted_bytes).unwrap_or_else(|| {
-                tail.clear();
-                tail.extend_from_slice(from);
-                tail.resize(wanted_bytes, 0);
-                tail
-            });
+            let rows = with_slack(&pixels[group * ROWS * row_bytes..], wanted_bytes, tail);
             for (step, pairs) in strip.as_chunks_mut::<PAIRS>().0.iter_mut().enumerate() {
                 *pairs = upright(simd, &rows[step * STEP_BYTES..], row_bytes);
             }

@@ -29,7 +29,7 @@ impl RowPass {
     pub(super) fn run(&mut self, pixels: &[u8], width: usize, across: &Weights, out: &mut [u8]) {
         let row_bytes = width * RGB;
         #[cfg(target_arch = "x86_64")]
-        if let Some(simd) = V4::try_new() {
+        if let Some(simd) = V4::try_new().filter(|_| width <= avx512::WIDEST) {
             return self.avx512.run(simd, pixels, row_bytes, across, out);
         } else if let Some(simd) = V3::try_new() {
             return self.avx2.run(simd, pixels, row_bytes, across, out);
@@ -51,6 +51,17 @@ fn shrink_rows(pixels: &[u8], row_bytes: usize, across: &Weights, out: &mut [u8]
             pixel.copy_from_slice(&sums.map(to_pixel));
         }
     }
+}
+
+/// `from` with `wanted_bytes` to load from: where it is shorter, a copy in `tail` with zeros behind.
+#[cfg(target_arch = "x86_64")]
+fn with_slack<'a>(from: &'a [u8], wanted_bytes: usize, tail: &'a mut Vec<u8>) -> &'a [u8] {
+    from.get(..wanted_bytes).unwrap_or_else(|| {
+        tail.clear();
+        tail.extend_from_slice(from);
+        tail.resize(wanted_bytes, 0);
+        tail
+    })
 }
 
 /// Bits of a weight in its low part; the part is positive in 16 bits with a sign.
@@ -97,6 +108,24 @@ mod tests {
                 avx2::RowPass::default().run(simd, &pixels, width * RGB, &across, &mut got);
                 prop_assert_eq!(&got, &expected);
             }
+        }
+    }
+
+    /// An image of a million pixels in a row must not leave a thread with its strip.
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn the_memory_for_a_strip_is_bounded_whatever_the_width() {
+        let kernel = Kernel::of(Filter::Bilinear).expect("a filter with a kernel");
+        let mut pass = RowPass::default();
+        for width in [avx512::WIDEST, avx512::WIDEST + 1, 1 << 20] {
+            let pixels: Vec<u8> = (0..width * RGB).map(|at| (at * 7) as u8).collect();
+            let mut across = Weights::default();
+            across.set(&kernel, width as f64 / 5.0, width as f64, width, 0..5);
+            let (mut expected, mut got) = ([0; 5 * RGB], [0; 5 * RGB]);
+            shrink_rows(&pixels, width * RGB, &across, &mut expected);
+            pass.run(&pixels, width, &across, &mut got);
+            assert_eq!(got, expected, "{width} pixels wide");
+            assert!(pass.avx512.strip_bytes() <= 2 << 20, "{} bytes", pass.avx512.strip_bytes());
         }
     }
 }
