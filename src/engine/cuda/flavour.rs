@@ -13,7 +13,8 @@ mod imp {
 
     use trtx::DynamicShapesKernelSpecializationStrategy as Strategy;
     use trtx::{
-        CudaEngine, EngineInvalidityDiagnostics, EngineValidity, ExecutionContext, Runtime, RuntimeCache,
+        CudaEngine, CudaGraphStrategy, EngineInvalidityDiagnostics, EngineValidity, ExecutionContext,
+        Runtime, RuntimeCache,
     };
 
     /// The kernels of one engine on its device.
@@ -41,6 +42,9 @@ mod imp {
             // the default runs another kernel until the right one is compiled in the background:
             // then the first batches would be slower than the rest, and differ in their last bits
             config.set_dynamic_shapes_kernel_specialization_strategy(Strategy::kEAGER);
+            // hundreds of kernels are enqueued as one graph: up to 4% more images/s, the less the larger
+            // the batch
+            config.set_cuda_graph_strategy(CudaGraphStrategy::kWHOLE_GRAPH_CAPTURE)?;
             engine.create_execution_context_with_config(Rc::new(config))
         }
     }
