@@ -18,7 +18,7 @@ use crate::decode::Decoder;
 use crate::engine::{self, Engine};
 use crate::error::{Error, SinkError, SourceError};
 use crate::flow::StopSignal;
-use crate::items::ShardRef;
+use crate::items::{BatchBuffer, ShardRef};
 use crate::pipeline::{Bounds, MemoryBound, Meters, Stages, warm_up};
 use crate::plan::{Plan, threads_or_cores};
 use crate::report::{Outcome, PartReport, Summary};
@@ -55,6 +55,7 @@ pub struct Checked {
 pub struct Job {
     checked: Checked,
     options: JobOptions,
+    buffers: Vec<Box<dyn BatchBuffer>>,
     sink: Box<dyn Sink>,
     identity: RunIdentity,
     meters: Meters,
@@ -153,7 +154,9 @@ impl Job {
         }
         let meters =
             Meters::new(checked.plan.input.look_ahead + 1, checked.decode_threads, checked.engines.len());
-        Ok(Self { checked, options, sink, identity, meters, startup: start.elapsed() })
+        let buffers = checked.bounds.batch_buffers(checked.engines.len());
+        let buffers = checked.engines[0].buffers(buffers)?;
+        Ok(Self { checked, options, buffers, sink, identity, meters, startup: start.elapsed() })
     }
 
     /// The pipeline this job runs, with its queues and the memory they take.
@@ -175,7 +178,7 @@ impl Job {
         self,
         shards: impl Iterator<Item = Result<ShardRef, SourceError>> + Send,
     ) -> Result<RunReport, Error> {
-        let Self { checked, options, sink, identity, meters, startup } = self;
+        let Self { checked, options, mut buffers, sink, identity, meters, startup } = self;
         let Checked { plan, stores, bounds, output, mut engines, decode_threads, .. } = checked;
         let read_options = ReadOptions::from(&plan.input);
         let element = engines[0].batch_shape().element;
@@ -183,6 +186,7 @@ impl Job {
             decoder: Decoder::new(&plan.preprocess, plan.input.max_image_bytes, element),
             decode_threads,
             engines: &mut engines,
+            buffers: &mut buffers,
             sink,
             bounds,
             meters: &meters,

@@ -22,7 +22,7 @@ use crate::decode::{self, Decoder};
 use crate::engine::{self, Engine};
 use crate::error::{EngineError, Error, ReadError, SourceError, panic_message};
 use crate::flow::{BudgetLimits, StageMeter, StageShare, StopSignal, channel};
-use crate::items::{BatchShape, ShardRef};
+use crate::items::{BatchBuffer, BatchShape, ShardRef};
 use crate::plan::Plan;
 use crate::report::OutputReport;
 use crate::sink::{self, Sink};
@@ -70,7 +70,7 @@ impl Bounds {
     }
 
     /// Batch buffers of a run: one being filled, those queued, and those in the engines.
-    fn batch_buffers(&self, engines: usize) -> usize {
+    pub fn batch_buffers(&self, engines: usize) -> usize {
         1 + self.engine_queue + engines
     }
 
@@ -160,6 +160,9 @@ pub struct Stages<'a> {
     pub decode_threads: usize,
     /// All with the same batch shape.
     pub engines: &'a mut [Box<dyn Engine>],
+    /// [`Bounds::batch_buffers`] of them, of the engines' own kind. Taking and giving back pinned memory
+    /// takes long, so both are left to the caller: a run leaves them here.
+    pub buffers: &'a mut Vec<Box<dyn BatchBuffer>>,
     pub sink: Box<dyn Sink>,
     pub bounds: Bounds,
     pub meters: &'a Meters,
@@ -178,7 +181,7 @@ impl Stages<'_> {
         shards: impl Iterator<Item = Result<ShardRef, SourceError>> + Send,
         open: impl Fn(&ShardRef) -> Result<Records, ReadError> + Send + Sync,
     ) -> Result<OutputReport, Error> {
-        let Self { decoder, decode_threads, engines, sink, bounds, meters, stop, limit } = self;
+        let Self { decoder, decode_threads, engines, buffers, sink, bounds, meters, stop, limit } = self;
         let shape = engines.first().expect("a run has at least one engine").batch_shape();
         let shares_cores = engines.iter().any(|engine| engine.computes_on_cpu());
         let pool = decode::thread_pool(decode_threads, shares_cores)
@@ -188,11 +191,11 @@ impl Stages<'_> {
         let (decoded_tx, decoded_rx) = channel(bounds.decode_slots, &meters.decode, &meters.batch);
         let (batch_tx, batch_rx) = channel(bounds.engine_queue, &meters.batch, &meters.engine);
         let (inferred_tx, inferred_rx) = channel(bounds.sink_queue, &meters.batch, &meters.sink);
-        let buffers = bounds.batch_buffers(engines.len());
-        let (used_tx, used_rx) = crossbeam_channel::bounded(buffers);
-        for buffer in engines[0].buffers(buffers)? {
+        let (used_tx, used_rx) = crossbeam_channel::bounded(buffers.len());
+        for buffer in buffers.drain(..) {
             used_tx.send(buffer).expect("the pool has room for its own buffers");
         }
+        let returned_rx = used_rx.clone();
 
         let (faults, source_faults) = (Faults::default(), Faults::default());
         let (ending, sink) = std::thread::scope(|scope| {
@@ -242,6 +245,7 @@ impl Stages<'_> {
             });
             (decoding.join().ok().flatten(), sink.join().ok().flatten())
         });
+        buffers.extend(returned_rx.try_iter());
         let wanted_more = ending.is_none_or(|ending| ending == decode::Ending::Dry);
         let source_fault = source_faults.first();
         if let Some(error) = source_fault.as_ref().filter(|_| !wanted_more) {

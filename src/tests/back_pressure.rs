@@ -150,10 +150,12 @@ impl Run {
     /// Run to the end; `admitted` ticks for each record a reader has handed to its stream.
     fn go(self, meters: &Meters) -> Result<OutputReport, Error> {
         let mut engines: Vec<Box<dyn Engine>> = vec![Box::new(self.engine)];
+        let mut buffers = engines[0].buffers(BOUNDS.batch_buffers(1))?;
         let stages = Stages {
             decoder: Decoder::new(&preprocess(), 1 << 20, PixelElement::U8),
             decode_threads: THREADS,
             engines: &mut engines,
+            buffers: &mut buffers,
             sink: Box::new(self.sink),
             bounds: BOUNDS,
             meters,
@@ -300,10 +302,12 @@ fn streams_hold_no_more_bytes_than_their_budget() {
         let (meters, pulled) = (&meters, Arc::clone(&pulled));
         let running = scope.spawn(move || {
             let mut engines: Vec<Box<dyn Engine>> = vec![Box::new(TestEngine::good())];
+            let mut buffers = engines[0].buffers(bounds.batch_buffers(1))?;
             let stages = Stages {
                 decoder: Decoder::new(&preprocess(), 1 << 20, PixelElement::U8),
                 decode_threads: THREADS,
                 engines: &mut engines,
+                buffers: &mut buffers,
                 sink: Box::new(GatedSink { gate, seen: seen_tx, fails: false }),
                 bounds,
                 meters,
