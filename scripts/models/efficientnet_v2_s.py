@@ -9,7 +9,8 @@ network is that of Tan and Le, "EfficientNetV2: Smaller Models and Faster Traini
 - Input `input_1`: N x 384 x 384 x 3 float32, N dynamic. Output `probabilities`: N x 1000 float32.
 - With --precision fp16 weights and arithmetic are 16-bit floats between two casts.
 - Batch normalisation is folded into the convolutions, as exporters do it.
-- Weights follow from the seed, scaled so that activations neither vanish nor overflow in fp16.
+- Weights follow from the seed. They are the same numbers in both precisions, and of a kind that
+  amplifies rounding no more than a trained network does: see the constants below.
 """
 
 import argparse
@@ -34,11 +35,17 @@ STAGES = (
 STEM, HEAD = 24, 1280
 # Squeeze-and-excitation keeps a quarter of a block's input channels.
 SQUEEZE = 4
-# Keeps the variance through SiLU: 1 / sqrt(E[silu(x)^2]) for a standard normal x.
-SILU_GAIN = 1.68
-# Of a residual branch: forty blocks then add up to no more than a few times their input, and a
-# rounding error is not amplified more than in a trained network.
+# Before SiLU, so that most of what arrives is in its nearly linear part: where it bends, the error of a
+# layer grows with each that follows.
+BIAS, BIAS_SPREAD = 1.5, 0.05
+# Keeps the variance through SiLU at that bias.
+SILU_GAIN = 1.15
+# What a squeeze-and-excitation's gate lets through at that bias: sigmoid(1.5).
+GATE = 0.82
+# Of a residual branch: forty blocks then add up to no more than a few times their input.
 BRANCH_GAIN = 0.15
+# Of the classifier: scores of different images differ by several times the tolerance of a comparison.
+CLASSIFIER_GAIN = 6.0
 
 
 class Network:
@@ -55,18 +62,22 @@ class Network:
         self.nodes.append(helper.make_node(kind, inputs, [name], name=name, **attributes))
         return name
 
-    def weight(self, values, dtype=None):
+    def weight(self, values):
         name = f"weight_{len(self.weights)}"
-        self.weights.append(numpy_helper.from_array(values.astype(dtype or self.dtype), name))
+        self.weights.append(numpy_helper.from_array(values.astype(np.float16).astype(self.dtype), name))
         return name
 
-    def normal(self, *shape, gain=1.0):
-        fan_in = int(np.prod(shape[1:]))
-        return self.random.standard_normal(shape) * (gain / np.sqrt(fan_in))
+    def filters(self, *shape, gain=1.0):
+        """Random weights; each filter's sum to zero, or what channels have in common would outweigh
+        in what they differ (weight standardization: Brock et al., 2021)."""
+        weights = self.random.standard_normal(shape)
+        each = tuple(range(1, len(shape)))
+        weights -= weights.mean(axis=each, keepdims=True)
+        return weights * (gain / np.sqrt((weights**2).sum(axis=each, keepdims=True)))
 
-    def conv(self, x, channels_in, channels_out, kernel=1, stride=1, groups=1, gain=SILU_GAIN):
-        weight = self.weight(self.normal(channels_out, channels_in // groups, kernel, kernel, gain=gain))
-        bias = self.weight(self.random.standard_normal(channels_out) * 0.05)
+    def conv(self, x, channels_in, channels_out, kernel=1, stride=1, groups=1, gain=SILU_GAIN, bias=BIAS):
+        weight = self.weight(self.filters(channels_out, channels_in // groups, kernel, kernel, gain=gain))
+        bias = self.weight(bias + self.random.standard_normal(channels_out) * BIAS_SPREAD)
         pad = (kernel - 1) // 2
         return self.node(
             "Conv",
@@ -92,13 +103,12 @@ class Network:
             y = self.silu(self.conv(x, channels_in, channels_out, kernel=3, stride=stride))
         elif fused:
             y = self.silu(self.conv(x, channels_in, wide, kernel=3, stride=stride))
-            y = self.conv(y, wide, channels_out, gain=1.0)
+            y = self.conv(y, wide, channels_out, gain=1.0, bias=0.0)
         else:
             y = self.silu(self.conv(x, channels_in, wide))
             y = self.silu(self.conv(y, wide, wide, kernel=3, stride=stride, groups=wide))
             y = self.squeeze_excite(y, wide, channels_in // SQUEEZE)
-            # the gate lets about half through
-            y = self.conv(y, wide, channels_out, gain=2.0)
+            y = self.conv(y, wide, channels_out, gain=1 / GATE, bias=0.0)
         if stride == 1 and channels_in == channels_out:
             scaled = self.node("Mul", [y, self.weight(np.array(BRANCH_GAIN))])
             return self.node("Add", [x, scaled])
@@ -115,7 +125,7 @@ class Network:
                 channels = channels_out
         x = self.silu(self.conv(x, channels, HEAD))
         x = self.node("Flatten", [self.node("GlobalAveragePool", [x])])
-        weight = self.weight(self.normal(CLASSES, HEAD, gain=4.0))
+        weight = self.weight(self.filters(CLASSES, HEAD, gain=CLASSIFIER_GAIN))
         x = self.node("Gemm", [x, weight, self.weight(np.zeros(CLASSES))], transB=1)
         if self.dtype == np.float16:
             x = self.node("Cast", [x], to=TensorProto.FLOAT)
