@@ -17,9 +17,7 @@ sluice=$(scripts/binary.sh release)
 mkdir -p out
 for precision in fp32 fp16; do
     model=.deps/models/efficientnet-v2-s-$precision.onnx
-    if [ ! -e "$model" ]; then
-        .deps/venv/bin/python scripts/models/efficientnet_v2_s.py "$model" --precision "$precision"
-    fi
+    .deps/venv/bin/python scripts/models/efficientnet_v2_s.py "$model" --precision "$precision"
     printf '\n== %s\n' "$precision"
     "$sluice" bench --onnx "$model" --batch 10,32 --json "out/bench-gpu-$precision.json" "$@"
 done

@@ -2,7 +2,7 @@
 # Checks and measures the GPU engines on this host: conformance, `sluice bench`, whole runs. Prints
 # tables and writes one JSON with every figure; exits with 1 unless everything held.
 #
-#   scripts/gpu-check.sh [--sluice BINARY] [--json FILE] [--parts conformance bench runs faults]
+#   scripts/gpu-check.sh [--sluice BINARY] [--json FILE] [--parts PART...]
 #
 # Needs no Rust and no registry: bring the binary, EfficientNet-Lite0 (.deps/models), ONNX Runtime
 # with its CUDA provider, TensorRT-RTX and its plugin (LD_LIBRARY_PATH, ORT_DYLIB_PATH), and a
