@@ -70,9 +70,10 @@ pub fn examine() -> Findings {
     }
     let able = (0..Device::count().unwrap_or_default())
         .map(|ordinal| tensorrt::check_capability(Device::open(ordinal)?.compute_capability))
-        .collect::<Result<Vec<_>, _>>();
+        .collect::<Result<Vec<_>, _>>()
+        .and_then(|gpus| if gpus.is_empty() { Err("there is no GPU".to_owned()) } else { Ok(()) });
     let tensorrt =
-        driver.and(nvrtc).and(runtime).and(parser).and(able).map(|_| "kind = \"tensorrt\"".to_owned());
+        driver.and(nvrtc).and(runtime).and(parser).and(able).map(|()| "kind = \"tensorrt\"".to_owned());
     let mut engines = vec![Finding::new("tensorrt", tensorrt)];
     for provider in [Provider::TensorrtRtx, Provider::Tensorrt, Provider::Cuda, Provider::Cpu] {
         let usable = engine::probe_provider(provider)

@@ -16,6 +16,8 @@ pub const TOO_MANY_ERRORS: u8 = 5;
 pub const OUTPUT: u8 = 6;
 /// A built engine that does not fit this host or is damaged: build it again. Do not retry.
 pub const PASSPORT: u8 = 7;
+/// An engine failed in the middle of a run: a GPU is gone, say. Another host may do.
+pub const INFERENCE: u8 = 8;
 /// Interrupted: 128 + SIGINT, as shells count it.
 pub const INTERRUPTED: u8 = 130;
 /// Interrupted: 128 + SIGTERM.
@@ -31,6 +33,7 @@ pub const HELP: &str = "Exit codes:
   5    more errors than output.max_error_rate or max_damaged_shards allow; output whole, no _SUCCESS
   6    output occupied, denied or not writable
   7    a built engine does not fit this host or is damaged: build it again
+  8    an engine failed in the middle of a run, as when a GPU is gone: another host may do
   130  interrupted (SIGINT)
   143  interrupted (SIGTERM)";
 
@@ -40,8 +43,25 @@ pub fn code_of(error: &Error) -> u8 {
         Error::Config(_) | Error::Threads { .. } => USAGE,
         Error::Source(_) => INPUT,
         Error::Engine(EngineError::Passport { .. }) => PASSPORT,
+        Error::Engine(EngineError::Inference { .. }) => INFERENCE,
         Error::Engine(_) => ENGINE,
         Error::Sink(SinkError::Encode { .. }) | Error::StagePanicked { .. } => FAILED,
         Error::Sink(_) => OUTPUT,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_engine_that_fails_in_the_middle_is_told_from_one_that_cannot_be_had() {
+        let message = String::new;
+        let failed = EngineError::Inference { batch_id: 7, message: message() };
+        assert_eq!(code_of(&Error::Engine(failed)), 8);
+        let device = EngineError::Device { ordinal: 0, device: "GPU 0".to_owned(), message: message() };
+        assert_eq!(code_of(&Error::Engine(device)), 4);
+        let passport = EngineError::Passport { path: "a".into(), message: message(), rebuild: message() };
+        assert_eq!(code_of(&Error::Engine(passport)), 7);
     }
 }

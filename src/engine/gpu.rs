@@ -21,10 +21,18 @@ use crate::plan::Plan;
 pub struct GpuEngine<R> {
     lane: Lane<R>,
     device: Device,
-    /// What runs, for the manifest; the device is named behind it.
-    software: String,
+    software: Software,
     shape: BatchShape,
     classes: usize,
+}
+
+/// What runs a model.
+#[derive(Debug)]
+pub struct Software {
+    /// For the manifest; the device is named behind it.
+    pub name: String,
+    /// Whether the CPU does what the GPU cannot.
+    pub partly_on_cpu: bool,
 }
 
 /// Name and dimensions, batch first and below zero where dynamic, of a model's input or output.
@@ -52,7 +60,7 @@ impl<R: Runner> GpuEngine<R> {
         device: &Device,
         half: bool,
         classes: usize,
-        software: String,
+        software: Software,
         make: impl FnOnce(&Arc<CudaStream>) -> CudaResult<R>,
     ) -> Result<Self, EngineError> {
         let batch_size = plan.engine.batch_size;
@@ -72,7 +80,7 @@ pub fn failed(device: &Device, message: String) -> EngineError {
 
 impl<R: Runner> Engine for GpuEngine<R> {
     fn describe(&self) -> String {
-        format!("{} on {}", self.software, self.device)
+        format!("{} on {}", self.software.name, self.device)
     }
 
     fn device(&self) -> Option<usize> {
@@ -88,7 +96,7 @@ impl<R: Runner> Engine for GpuEngine<R> {
     }
 
     fn computes_on_cpu(&self) -> bool {
-        false
+        self.software.partly_on_cpu
     }
 
     /// Pinned memory, which every device of the host reads at full speed.
@@ -105,6 +113,10 @@ impl<R: Runner> Engine for GpuEngine<R> {
             self.lane.run(pixels.rgb()?).map_err(|error| format!("{}: {error}", self.device))?;
         scores.truncate(rows * self.classes);
         Ok(Inference { scores, h2d: times.h2d, compute: times.compute, d2h: times.d2h })
+    }
+
+    fn takes_floats(&self) -> bool {
+        self.lane.takes_floats()
     }
 
     fn infer_floats(&mut self, tensor: &[f32]) -> Result<Vec<f32>, String> {

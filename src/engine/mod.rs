@@ -64,6 +64,11 @@ pub trait Engine: Send {
     /// A message in the engine's own words; the caller knows the batch.
     fn infer(&mut self, pixels: PixelsRef<'_>, rows: usize) -> Result<Inference, String>;
 
+    /// Whether the model's input is float32, which [`Engine::infer_floats`] needs.
+    fn takes_floats(&self) -> bool {
+        true
+    }
+
     /// Scores of a full batch of normalised pixels in ordinary memory, copied in and out the way a
     /// straightforward program does it. Production uses [`Engine::infer`]; this is what it is
     /// compared with.
@@ -81,7 +86,7 @@ pub fn load(plan: &Plan, model_sha256: &str) -> Result<Vec<Box<dyn Engine>>, Eng
     match (plan.engine.kind, plan.engine.provider) {
         (EngineKind::Tensorrt, _) => tensorrt::load(plan, model_sha256).map(boxed),
         (EngineKind::Onnxruntime, Provider::Cpu) => Ok(boxed(vec![OnnxRuntime::load(plan)?])),
-        (EngineKind::Onnxruntime, _) => match load_on_gpus(plan) {
+        (EngineKind::Onnxruntime, _) => match load_on_gpus(plan, model_sha256) {
             Err(error) if plan.engine.allow_fallback && error.is_for_want_of_a_gpu() => {
                 tracing::warn!(%error, "falling back to the CPU, as engine.allow_fallback says");
                 Ok(boxed(vec![OnnxRuntime::instead(plan, error.to_string())?]))
@@ -107,7 +112,8 @@ pub fn hash_model(path: &Path) -> Result<String, EngineError> {
     let mut sha256 = Sha256::new_with_prefix(&whole);
     for name in beside {
         // a device or a pipe might never end
-        if !Path::new(&name).components().all(|part| matches!(part, Component::Normal(_))) {
+        let below = |part| matches!(part, Component::Normal(_) | Component::CurDir);
+        if !Path::new(&name).components().all(below) {
             let message = format!("it keeps weights outside its folder, in {name:?}");
             return Err(EngineError::Load { path: path.to_owned(), message });
         }
@@ -140,15 +146,23 @@ pub struct Inference {
     pub d2h: Duration,
 }
 
-/// Run one batch of zeros, so that the first real batch finds everything loaded.
+/// Run batches of zeros, so that the first real batch finds everything loaded: the first run loads and
+/// compiles what is missing, and the second is captured where batches run as CUDA graphs.
 ///
-/// Its outcome has no rows and the batch id −1 − `worker`, so that it never meets a real batch.
+/// The outcome is the first run's, and has no rows and the batch id −1 − `worker`, so that it never meets a real batch.
 pub fn warm_up(engine: &mut dyn Engine, worker: usize) -> Result<Outcome, EngineError> {
     let shape = engine.batch_shape();
+    let zeros = shape.zeros();
+    let mut run = || {
+        engine.infer(zeros.pixels(), shape.batch_size).map_err(|message| EngineError::WarmUp {
+            batch_size: shape.batch_size,
+            ordinal: engine.device(),
+            message,
+        })
+    };
     let started_at = SystemTime::now();
-    let inference = engine.infer(shape.zeros().pixels(), shape.batch_size).map_err(|message| {
-        EngineError::WarmUp { batch_size: shape.batch_size, ordinal: engine.device(), message }
-    })?;
+    let inference = run()?;
+    run()?;
     Ok(Outcome {
         batch_id: -1 - worker as i64,
         rows: 0,

@@ -13,6 +13,8 @@ pub struct OnnxInput {
     pub name: String,
     /// Batch first; -1 where dynamic.
     pub dims: Vec<i64>,
+    /// What the model calls its first dimension, if that is dynamic and has a name.
+    pub batch: Option<String>,
     /// Type that most of the model's weights have.
     pub precision: Precision,
 }
@@ -67,17 +69,56 @@ pub fn input_of(bytes: &[u8]) -> Result<OnnxInput, String> {
     let shape = input.r#type.as_ref().and_then(|kind| kind.tensor_type.as_ref()?.shape.as_ref());
     let shape = shape.ok_or_else(|| format!("its input {} has no shape", input.name))?;
     let dims = shape.dim.iter().map(|dim| dim.dim_value.unwrap_or(-1)).collect();
-    Ok(OnnxInput { name: input.name.clone(), dims, precision: precision(&graph.initializer) })
+    let batch = shape.dim.first().map(|dim| dim.dim_param.clone()).filter(|name| !name.is_empty());
+    Ok(OnnxInput { name: input.name.clone(), dims, batch, precision: precision(&graph.initializer) })
 }
 
 /// Names of the files beside a model that hold its weights, each once, in order; none for what is no
 /// ONNX file.
 pub fn external_files(bytes: &[u8]) -> Vec<String> {
-    let graph = Model::decode(bytes).ok().and_then(|model| model.graph).unwrap_or_default();
-    let entries = graph.initializer.into_iter().flat_map(|weight| weight.external_data);
-    let names: BTreeSet<_> =
-        entries.filter(|entry| entry.key == "location").map(|entry| entry.value).collect();
+    let model = Model::decode(bytes).unwrap_or_default();
+    let mut names = BTreeSet::new();
+    if let Some(graph) = &model.graph {
+        graph.external_files(&mut names);
+    }
+    for function in &model.functions {
+        function.node.iter().for_each(|node| node.external_files(&mut names));
+    }
     names.into_iter().collect()
+}
+
+impl Graph {
+    fn external_files(&self, names: &mut BTreeSet<String>) {
+        let sparse = self.sparse_initializer.iter().flat_map(Sparse::tensors);
+        self.initializer.iter().chain(sparse).for_each(|tensor| tensor.external_files(names));
+        self.node.iter().for_each(|node| node.external_files(names));
+    }
+}
+
+impl Node {
+    /// Those of constants, and of the branches and loops inside.
+    fn external_files(&self, names: &mut BTreeSet<String>) {
+        for attribute in &self.attribute {
+            let sparse = attribute.sparse_tensor.iter().chain(&attribute.sparse_tensors);
+            let tensors =
+                attribute.t.iter().chain(&attribute.tensors).chain(sparse.flat_map(Sparse::tensors));
+            tensors.for_each(|tensor| tensor.external_files(names));
+            attribute.g.iter().chain(&attribute.graphs).for_each(|graph| graph.external_files(names));
+        }
+    }
+}
+
+impl Sparse {
+    fn tensors(&self) -> impl Iterator<Item = &Tensor> {
+        self.values.iter().chain(&self.indices)
+    }
+}
+
+impl Tensor {
+    fn external_files(&self, names: &mut BTreeSet<String>) {
+        let locations = self.external_data.iter().filter(|entry| entry.key == "location");
+        names.extend(locations.map(|entry| entry.value.clone()));
+    }
 }
 
 fn precision(weights: &[Tensor]) -> Precision {
@@ -95,14 +136,56 @@ fn precision(weights: &[Tensor]) -> Precision {
 struct Model {
     #[prost(message, optional, tag = "7")]
     graph: Option<Graph>,
+    #[prost(message, repeated, tag = "25")]
+    functions: Vec<Function>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Function {
+    #[prost(message, repeated, tag = "7")]
+    node: Vec<Node>,
 }
 
 #[derive(Clone, PartialEq, Message)]
 struct Graph {
+    #[prost(message, repeated, tag = "1")]
+    node: Vec<Node>,
     #[prost(message, repeated, tag = "5")]
     initializer: Vec<Tensor>,
     #[prost(message, repeated, tag = "11")]
     input: Vec<ValueInfo>,
+    #[prost(message, repeated, tag = "15")]
+    sparse_initializer: Vec<Sparse>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Node {
+    #[prost(message, repeated, tag = "5")]
+    attribute: Vec<Attribute>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Attribute {
+    #[prost(message, optional, tag = "5")]
+    t: Option<Tensor>,
+    #[prost(message, optional, tag = "6")]
+    g: Option<Graph>,
+    #[prost(message, repeated, tag = "10")]
+    tensors: Vec<Tensor>,
+    #[prost(message, repeated, tag = "11")]
+    graphs: Vec<Graph>,
+    #[prost(message, optional, tag = "22")]
+    sparse_tensor: Option<Sparse>,
+    #[prost(message, repeated, tag = "23")]
+    sparse_tensors: Vec<Sparse>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Sparse {
+    #[prost(message, optional, tag = "1")]
+    values: Option<Tensor>,
+    #[prost(message, optional, tag = "2")]
+    indices: Option<Tensor>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -156,6 +239,9 @@ struct Shape {
 struct Dimension {
     #[prost(int64, optional, tag = "1")]
     dim_value: Option<i64>,
+    /// Its name, where it is dynamic.
+    #[prost(string, tag = "2")]
+    dim_param: String,
 }
 
 #[cfg(test)]
@@ -165,7 +251,9 @@ mod tests {
     #[test]
     fn the_input_is_found_among_old_exporters_weights() {
         let value = |name: &str, dims: &[Option<i64>]| {
-            let dim = dims.iter().map(|&dim_value| Dimension { dim_value }).collect();
+            let named = |dim_value: &Option<i64>| if dim_value.is_none() { "N" } else { "" }.to_owned();
+            let dim = |dim_value| Dimension { dim_param: named(&dim_value), dim_value };
+            let dim = dims.iter().copied().map(dim).collect();
             let tensor_type = Some(TensorType { shape: Some(Shape { dim }) });
             ValueInfo { name: name.to_owned(), r#type: Some(Type { tensor_type }) }
         };
@@ -175,10 +263,11 @@ mod tests {
                 Tensor { dims: vec![5], data_type: 1, name: "bias".to_owned(), external_data: vec![] },
             ],
             input: vec![value("image", &[None, Some(3), Some(8), Some(8)]), value("weight", &[Some(3)])],
+            ..Graph::default()
         };
-        let mut model = Model { graph: Some(graph) };
+        let mut model = Model { graph: Some(graph), ..Model::default() };
         let (name, dims) = ("image".to_owned(), vec![-1, 3, 8, 8]);
-        let expected = OnnxInput { name, dims, precision: Precision::Fp16 };
+        let expected = OnnxInput { name, dims, batch: Some("N".to_owned()), precision: Precision::Fp16 };
         assert_eq!(input_of(&model.encode_to_vec()), Ok(expected));
 
         model.graph.as_mut().expect("a graph").initializer.clear();
@@ -196,8 +285,22 @@ mod tests {
             Tensor { dims: vec![1], data_type: 1, name: name.to_owned(), external_data }
         };
         let initializer = vec![weight("a", "m.data"), weight("b", "m.data")];
-        let model = Model { graph: Some(Graph { initializer, input: vec![] }) }.encode_to_vec();
+        let graph = |initializer| Graph { initializer, ..Graph::default() };
+        let of = |graph| Model { graph: Some(graph), ..Model::default() }.encode_to_vec();
+        let model = of(graph(initializer));
         assert_eq!(external_files(&model), ["m.data"]);
+
+        let attribute = Attribute {
+            t: Some(weight("constant", "constants")),
+            g: Some(graph(vec![weight("inner", "branch")])),
+            sparse_tensor: Some(Sparse { values: Some(weight("few", "sparse")), indices: None }),
+            ..Attribute::default()
+        };
+        let node = vec![Node { attribute: vec![attribute] }];
+        let nested = Graph { node: node.clone(), ..Graph::default() };
+        assert_eq!(external_files(&of(nested)), ["branch", "constants", "sparse"]);
+        let function = Model { functions: vec![Function { node }], ..Model::default() };
+        assert_eq!(external_files(&function.encode_to_vec()), ["branch", "constants", "sparse"]);
         assert!(external_files(b"no model").is_empty());
 
         let folder = tempfile::tempdir().expect("temp folder");
@@ -213,12 +316,12 @@ mod tests {
         assert_ne!(hashes[0], hashes[1]);
 
         for outside in ["/dev/zero", "../m.data"] {
-            let model =
-                Model { graph: Some(Graph { initializer: vec![weight("a", outside)], input: vec![] }) };
-            std::fs::write(&path, model.encode_to_vec()).expect("write");
+            std::fs::write(&path, of(graph(vec![weight("a", outside)]))).expect("write");
             let refused = crate::engine::hash_model(&path).expect_err("not beside the model");
             assert!(refused.to_string().contains("outside its folder"), "{refused}");
         }
+        std::fs::write(&path, of(graph(vec![weight("a", "./m.data")]))).expect("write");
+        crate::engine::hash_model(&path).expect("beside the model");
     }
 
     #[test]

@@ -164,6 +164,11 @@ impl<R: Runner> Lane<R> {
         record(end)
     }
 
+    /// Whether the model takes 32-bit floats.
+    pub fn takes_floats(&self) -> bool {
+        self.runner.tensor().bytes == self.kernel.elements() * size_of::<f32>()
+    }
+
     /// Scores of a full batch of normalised pixels in ordinary memory, copied in, run and copied out
     /// one after the other, as a straightforward program does it. For comparison only.
     ///

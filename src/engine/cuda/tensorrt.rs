@@ -13,6 +13,7 @@ use trtx::{CudaEngine, DataType, ExecutionContext, Runtime, TensorFormat, Tensor
 use super::flavour::{CompiledKernels, check_plan};
 use super::lane::{DeviceMemory, Runner, zeros};
 use super::{CudaResult, Device};
+use crate::error::is_out_of_memory;
 
 /// An engine on a device, ready for execution contexts.
 pub struct Loaded {
@@ -49,13 +50,22 @@ pub struct Binding {
     pub name: String,
     /// Batch first; below zero where dynamic.
     pub dims: Vec<i64>,
-    /// 16-bit floats; 32-bit ones otherwise.
+    /// 16-bit floats.
     pub half: bool,
+    element_bytes: usize,
 }
 
 impl Binding {
-    fn element_bytes(&self) -> usize {
-        if self.half { 2 } else { 4 }
+    /// Of elements of `data_type`.
+    fn new(name: String, dims: Vec<i64>, data_type: &DataType) -> Self {
+        let element_bytes = match data_type {
+            DataType::kINT64 => 8,
+            DataType::kHALF | DataType::kBF16 => 2,
+            DataType::kINT8 | DataType::kUINT8 | DataType::kBOOL | DataType::kFP8 => 1,
+            // of what is smaller than a byte too much is taken, which does no harm
+            _ => 4,
+        };
+        Self { name, dims, half: *data_type == DataType::kHALF, element_bytes }
     }
 }
 
@@ -97,7 +107,9 @@ impl trtx::LogHandler for Messages {
         match severity {
             trtx::Severity::InternalError | trtx::Severity::Error => {
                 tracing::debug!(target: "tensorrt", "{message}");
-                ERRORS.with_borrow_mut(|errors| {
+                // TensorRT may still report when the thread is ending, and this is called from C
+                let _ = ERRORS.try_with(|errors| {
+                    let mut errors = errors.borrow_mut();
                     if errors.len() < ERRORS_KEPT {
                         errors.push(message.to_owned());
                     }
@@ -124,9 +136,10 @@ impl Loaded {
         device.make_current().map_err(LoadError::Device)?;
         let mut runtime = start_runtime().map_err(LoadError::Device)?;
         check_plan(&runtime, plan).map_err(LoadError::Refused)?;
-        let mut engine = runtime
-            .deserialize_cuda_engine(plan)
-            .map_err(|error| LoadError::Refused(tensorrt("cannot load the engine", &error)))?;
+        let mut engine = runtime.deserialize_cuda_engine(plan).map_err(|error| {
+            let message = tensorrt("cannot load the engine", &error);
+            if is_out_of_memory(&message) { LoadError::Device(message) } else { LoadError::Refused(message) }
+        })?;
         let kernels = CompiledKernels::new(&mut engine, kernels)
             .map_err(|error| LoadError::Device(tensorrt("cannot keep kernels", &error)))?;
         let (inputs, outputs) = bindings(&engine).map_err(LoadError::Unsuitable)?;
@@ -147,16 +160,13 @@ impl Loaded {
     }
 }
 
-/// The inputs and outputs of an engine, all of them plain tensors of floats in device memory.
+/// The inputs and outputs of an engine, all of them plain tensors in device memory; inputs and the first
+/// output are floats.
 fn bindings(engine: &CudaEngine<'_>) -> CudaResult<(Vec<Binding>, Vec<Binding>)> {
     let fail = |error: trtx::Error| tensorrt("cannot read the engine", &error);
     let (mut inputs, mut outputs) = (Vec::new(), Vec::new());
     for name in engine.io_tensor_names().map_err(fail)? {
-        let half = match engine.tensor_data_type(&name).map_err(fail)? {
-            DataType::kFLOAT => false,
-            DataType::kHALF => true,
-            other => return Err(format!("tensor {name} is {other:?}, expected 16- or 32-bit floats")),
-        };
+        let data_type = engine.tensor_data_type(&name).map_err(fail)?;
         let format = engine.tensor_format(&name).map_err(fail)?;
         let location = engine.tensor_location(&name).map_err(fail)?;
         if format != TensorFormat::kLINEAR || location != TensorLocation::kDEVICE {
@@ -165,7 +175,12 @@ fn bindings(engine: &CudaEngine<'_>) -> CudaResult<(Vec<Binding>, Vec<Binding>)>
         let dims = engine.tensor_shape(&name).map_err(fail)?;
         let mode = engine.tensor_io_mode(&name).map_err(fail)?;
         let list = if mode == TensorIOMode::kINPUT { &mut inputs } else { &mut outputs };
-        list.push(Binding { name, dims, half });
+        // further outputs may be of any type: nobody looks at them
+        let looked_at = mode == TensorIOMode::kINPUT || list.is_empty();
+        if looked_at && !matches!(data_type, DataType::kFLOAT | DataType::kHALF) {
+            return Err(format!("tensor {name} is {data_type:?}, expected 16- or 32-bit floats"));
+        }
+        list.push(Binding::new(name, dims, &data_type));
     }
     Ok((inputs, outputs))
 }
@@ -236,13 +251,13 @@ impl TensorRtRunner {
         if elements as i64 != wanted {
             return Err(format!("its input has {elements} elements, a batch has {wanted}"));
         }
-        let tensor = zeros(stream, elements * loaded.input.element_bytes())?;
+        let tensor = zeros(stream, elements * loaded.input.element_bytes)?;
         let elements = elements_of(&context, &loaded.output)?;
         if elements != input_dims[0] as usize * classes {
             let (name, rows) = (&loaded.output.name, input_dims[0]);
             return Err(format!("output {name} has {elements} elements, expected {rows} rows of {classes}"));
         }
-        let scores = zeros(stream, elements * loaded.output.element_bytes())?;
+        let scores = zeros(stream, elements * loaded.output.element_bytes)?;
         let (tensor_memory, scores_memory) = (memory(&tensor, stream), memory(&scores, stream));
         // SAFETY: the memory is as long as the context says the input is, in the plain layout that
         // `bindings` has seen, and this runner owns it and drops it after the context.
@@ -253,7 +268,7 @@ impl TensorRtRunner {
             .map_err(|error| tensorrt("cannot bind the output", &error))?;
         let mut others = Vec::new();
         for other in &loaded.others {
-            let unused = zeros(stream, elements_of(&context, other)? * other.element_bytes())?;
+            let unused = zeros(stream, elements_of(&context, other)? * other.element_bytes)?;
             let address = memory(&unused, stream).address;
             // SAFETY: the same for an output that is not looked at.
             unsafe { context.set_tensor_address(&other.name, address as *mut c_void) }

@@ -3,6 +3,7 @@
 //! - A provider that cannot be had, or that would leave a part of the model on the CPU, is an error
 //!   unless `engine.allow_fallback` says otherwise.
 
+use std::path::Path;
 use std::time::Instant;
 
 use ort::environment::Environment;
@@ -13,23 +14,23 @@ use ort::session::builder::SessionBuilder;
 use ort::value::TensorElementType;
 
 use super::super::cuda::{Device, OnnxRuntimeRunner, TensorSpec, devices};
-use super::super::gpu::{GpuEngine, check_model};
+use super::super::gpu::{GpuEngine, Software, check_model};
 use super::super::shape::input_dims;
 use super::super::{cache_folder, onnx};
-use super::{input_and_output, library, tensor};
+use super::{cpu_options, input_and_output, library, tensor};
 use crate::config::{EngineSection, Provider};
 use crate::error::{EngineError, is_out_of_memory};
 use crate::plan::Plan;
 
-/// The sessions of all the plan's devices.
-pub fn load(plan: &Plan) -> Result<Vec<GpuEngine<OnnxRuntimeRunner>>, EngineError> {
+/// The sessions of all the plan's devices; what providers keep of the model lies under its hash.
+pub fn load(plan: &Plan, model_sha256: &str) -> Result<Vec<GpuEngine<OnnxRuntimeRunner>>, EngineError> {
     let path = &plan.model.path;
     std::fs::File::open(path).map_err(|source| EngineError::ModelFile { path: path.clone(), source })?;
     let environment = library::open()?;
     let mut engines = Vec::new();
     for device in devices(&plan.engine.devices).map_err(EngineError::RuntimeMissing)? {
         for _ in 0..plan.engine.lanes {
-            engines.push(lane(&environment, &device, plan)?);
+            engines.push(lane(&environment, &device, plan, model_sha256)?);
         }
     }
     Ok(engines)
@@ -39,11 +40,12 @@ fn lane(
     environment: &Environment,
     device: &Device,
     plan: &Plan,
+    model_sha256: &str,
 ) -> Result<GpuEngine<OnnxRuntimeRunner>, EngineError> {
     let (path, provider) = (&plan.model.path, plan.engine.provider);
     let mismatch = |message| EngineError::Mismatch { path: path.clone(), message };
 
-    let (session, memory, on_cpu) = open_session(environment, device, plan)
+    let (session, memory, on_cpu) = open_session(environment, device, plan, model_sha256)
         .map_err(|message| EngineError::Provider { provider: provider.as_str(), message })?;
     let (input, output) = input_and_output(&session).map_err(mismatch)?;
     let (input_type, input_shape) = tensor(input).map_err(mismatch)?;
@@ -64,10 +66,11 @@ fn lane(
     let mut output_dims = output_shape.to_vec();
     output_dims[0] = plan.engine.batch_size as i64;
     let output = spec(output.name(), output_type, output_dims)?;
+    let partly_on_cpu = on_cpu.is_some();
     let on_cpu =
         on_cpu.map_or_else(String::new, |reason| format!(" and parts of the model on the CPU ({reason})"));
-    let software = format!("ONNX Runtime with {}{on_cpu}", provider.as_str());
-    GpuEngine::new(plan, device, input.half, classes, software, |_| {
+    let name = format!("ONNX Runtime with {}{on_cpu}", provider.as_str());
+    GpuEngine::new(plan, device, input.half, classes, Software { name, partly_on_cpu }, |_| {
         OnnxRuntimeRunner::new(session, memory, &input, &output)
     })
 }
@@ -90,16 +93,17 @@ pub fn probe_provider(provider: Provider) -> Result<(), String> {
             let shapes = shapes_text(&input.name, &[1, 8, 8, 3]);
             let builder = builder.with_disable_cpu_fallback().map_err(|error| error.to_string())?;
             let engine = EngineSection { provider, ..EngineSection::default() };
-            on_gpu(&environment, builder, &engine, 0, &shapes)?.0
+            let kept = cache_folder()?.join("onnxruntime").join("probe");
+            on_gpu(&environment, builder, &engine, 0, shapes.as_deref(), &kept)?.0
         }
     };
     builder.commit_from_memory(TINY_MODEL).map(drop).map_err(text)
 }
 
-/// `input:32x8x8x3`, as providers take profiles.
-fn shapes_text(input: &str, dims: &[i64]) -> String {
+/// `input:32x8x8x3`, as providers take profiles; `None` for a name that they would take apart.
+fn shapes_text(input: &str, dims: &[i64]) -> Option<String> {
     let dims: Vec<_> = dims.iter().map(ToString::to_string).collect();
-    format!("{input}:{}", dims.join("x"))
+    (!input.contains(':')).then(|| format!("{input}:{}", dims.join("x")))
 }
 
 /// A session on `device`, the memory its tensors are bound to, and why parts of the model run on the
@@ -108,16 +112,29 @@ fn open_session(
     environment: &Environment,
     device: &Device,
     plan: &Plan,
+    model_sha256: &str,
 ) -> Result<(Session, MemoryInfo<'static>, Option<String>), String> {
     let open = |whole: bool| {
         let text = |error: ort::Error| error.to_string();
-        let mut builder = Session::builder(environment).map_err(text)?;
-        if whole {
-            builder = builder.with_disable_cpu_fallback().map_err(|error| error.to_string())?;
-        }
+        let mut builder = if whole {
+            let builder = Session::builder(environment).map_err(text)?;
+            builder.with_disable_cpu_fallback().map_err(|error| error.to_string())?
+        } else {
+            cpu_options(environment, plan).map_err(text)?
+        };
         let input = onnx::read_input(&plan.model.path)?;
         let shapes = shapes_text(&input.name, &input_dims(plan));
-        let (mut builder, memory) = on_gpu(environment, builder, &plan.engine, device.ordinal, &shapes)?;
+        if shapes.is_none() {
+            let batch = input.batch.ok_or_else(|| {
+                format!("it cannot be told the shape of {}: a colon ends the name for it", input.name)
+            })?;
+            builder = builder
+                .with_dimension_override(batch, plan.engine.batch_size as i64)
+                .map_err(|error| error.to_string())?;
+        }
+        let kept = cache_folder()?.join("onnxruntime").join(model_sha256);
+        let (mut builder, memory) =
+            on_gpu(environment, builder, &plan.engine, device.ordinal, shapes.as_deref(), &kept)?;
         let session = builder.commit_from_file(&plan.model.path).map_err(text)?;
         Ok::<_, String>((session, memory))
     };
@@ -140,22 +157,24 @@ fn open_session(
     Ok(opened)
 }
 
-/// Register `provider` for GPU `ordinal`; `shapes` is the one profile it needs to be ready for.
+/// Register `provider` for GPU `ordinal`. `shapes` is the one profile it needs to be ready for, unless
+/// the model's own shapes are fixed; `kept` is the folder for what it builds of this very model, for a
+/// provider tells models apart by their names.
 fn on_gpu(
     environment: &Environment,
     builder: SessionBuilder,
     engine: &EngineSection,
     ordinal: usize,
-    shapes: &str,
+    shapes: Option<&str>,
+    kept: &Path,
 ) -> Result<(SessionBuilder, MemoryInfo<'static>), String> {
     let device_id = i32::try_from(ordinal).map_err(|error| error.to_string())?;
     let cuda_memory =
         || MemoryInfo::new(AllocationDevice::CUDA, device_id, AllocatorType::Device, MemoryType::Default);
     let cuda_memory = || cuda_memory().map_err(|error| error.to_string());
     let kept = || {
-        let folder = cache_folder()?.join("onnxruntime");
-        std::fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
-        Ok::<_, String>(folder.display().to_string())
+        std::fs::create_dir_all(kept).map_err(|error| format!("{}: {error}", kept.display()))?;
+        Ok::<_, String>(kept.display().to_string())
     };
     match engine.provider {
         Provider::Cpu => Err("the CPU is no GPU".to_owned()),
@@ -164,14 +183,17 @@ fn on_gpu(
             Ok((register(builder, provider)?, cuda_memory()?))
         }
         Provider::Tensorrt => {
-            let provider = TensorRT::default()
+            let mut provider = TensorRT::default()
                 .with_device_id(device_id)
-                .with_profile_min_shapes(shapes)
-                .with_profile_opt_shapes(shapes)
-                .with_profile_max_shapes(shapes)
                 .with_engine_cache(true)
                 .with_engine_cache_path(kept()?)
                 .with_timing_cache(true);
+            if let Some(shapes) = shapes {
+                provider = provider
+                    .with_profile_min_shapes(shapes)
+                    .with_profile_opt_shapes(shapes)
+                    .with_profile_max_shapes(shapes);
+            }
             Ok((register(builder, provider)?, cuda_memory()?))
         }
         Provider::TensorrtRtx => {
@@ -182,11 +204,10 @@ fn on_gpu(
                 .filter(|found| found.ep().is_ok_and(|name| name == library::PLUGIN_PROVIDER))
                 .nth(ordinal)
                 .ok_or_else(|| format!("{} offers no GPU {ordinal}", plugin.display()))?;
-            let mut options: Vec<_> =
-                ["nv_profile_min_shapes", "nv_profile_opt_shapes", "nv_profile_max_shapes"]
-                    .map(|key| (key.to_owned(), shapes.to_owned()))
-                    .into();
-            options.push(("nv_runtime_cache_path".to_owned(), kept()?));
+            let mut options = vec![("nv_runtime_cache_path".to_owned(), kept()?)];
+            for key in ["nv_profile_min_shapes", "nv_profile_opt_shapes", "nv_profile_max_shapes"] {
+                options.extend(shapes.map(|shapes| (key.to_owned(), shapes.to_owned())));
+            }
             let builder = builder.with_devices([gpu], Some(&options)).map_err(|error| error.to_string())?;
             Ok((builder, cuda_memory()?))
         }
@@ -196,4 +217,15 @@ fn on_gpu(
 fn register(mut builder: SessionBuilder, provider: impl ExecutionProvider) -> Result<SessionBuilder, String> {
     provider.register(&mut builder).map_err(|error| error.to_string())?;
     Ok(builder)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_providers_would_take_apart_gets_no_profile() {
+        assert_eq!(shapes_text("image", &[4, 8, 8, 3]).as_deref(), Some("image:4x8x8x3"));
+        assert_eq!(shapes_text("input:0", &[4, 8, 8, 3]), None);
+    }
 }

@@ -75,9 +75,9 @@ pub fn load_or_build<T>(
 pub struct Kernels(Option<PathBuf>);
 
 impl Kernels {
-    /// Where the kernels of the engine `serialized` on `target` are kept.
-    pub fn of(serialized: &[u8], target: &Target) -> Self {
-        let text = format!("{} {FLAVOUR} {target:?}", hex(&Sha256::digest(serialized)));
+    /// Where the kernels of the engine `serialized` on `target` for batches of `dims` are kept.
+    pub fn of(serialized: &[u8], target: &Target, dims: &[i64]) -> Self {
+        let text = format!("{} {FLAVOUR} {target:?} {dims:?}", hex(&Sha256::digest(serialized)));
         let name = format!("{}.kernels", &hex(&Sha256::digest(text))[..32]);
         Self(folder().ok().map(|folder| folder.join(name)))
     }
@@ -277,6 +277,14 @@ mod tests {
             load_or_build(folder.path(), &recipe(), &target(), |_| Err("no memory".to_owned()), taken);
         assert!(failed.expect_err("it failed").to_string().contains("no memory"));
         get(folder.path(), built);
+    }
+
+    #[test]
+    fn kernels_are_those_of_one_shape_of_one_engine() {
+        let of = |engine: &[u8], rows| format!("{:?}", Kernels::of(engine, &target(), &[rows, 8, 8, 3]));
+        assert_eq!(of(b"an engine", 4), of(b"an engine", 4));
+        assert_ne!(of(b"an engine", 4), of(b"an engine", 8));
+        assert_ne!(of(b"an engine", 4), of(b"another", 4));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! them. Nothing is linked, so the same binary runs where there is none.
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use crate::engine::cuda::{Version, find_library, library_version};
 use crate::engine::deps::search_roots;
@@ -52,6 +53,9 @@ pub fn release() -> String {
     format!("{FLAVOUR} {}.{}", RELEASE.0, RELEASE.1)
 }
 
+/// Where the runtime lies that is open: there is one for the process.
+static OPENED: OnceLock<PathBuf> = OnceLock::new();
+
 /// Open the library that runs engines, and tell its version.
 pub fn open_runtime() -> Result<Version, String> {
     open(RUNTIME, &candidates, |path| {
@@ -60,13 +64,20 @@ pub fn open_runtime() -> Result<Version, String> {
             return Err(format!("it is version {version}"));
         }
         trtx::dynamically_load_tensorrt(Some(path)).map_err(|error| error.to_string())?;
+        OPENED.get_or_init(|| PathBuf::from(find_library(&path.to_string_lossy()).unwrap_or_default()));
         Ok(version)
     })
 }
 
-/// Open the library that reads ONNX.
+/// Open the library that reads ONNX: the runtime's neighbour, for another release's would not fit it
+/// and does not say which it is.
 pub fn open_parser() -> Result<(), String> {
-    open(PARSER, &candidates, |path| {
+    let neighbour = |name: &str| OPENED.get().map(|runtime| runtime.with_file_name(name));
+    let beside = |name: &str| {
+        let neighbour = neighbour(name).filter(|path| path.is_file());
+        neighbour.map_or_else(|| candidates(name), |path| vec![path])
+    };
+    open(PARSER, &beside, |path| {
         trtx::dynamically_load_tensorrt_onnxparser(Some(path)).map_err(|error| error.to_string())
     })
 }

@@ -20,7 +20,7 @@ pub use self::library::{FLAVOUR, check_capability, probe_parser, probe_runtime, 
 pub use self::passport::{Passport, Target, Wanted};
 pub use self::shapes::{ShapeArguments, workspace_bytes};
 use super::cuda::{Device, LoadError, Loaded, TensorRtRunner, Version, devices};
-use super::gpu::{GpuEngine, check_model, failed};
+use super::gpu::{GpuEngine, Software, check_model, failed};
 use super::shape::{check_input, input_dims};
 use super::{hash_model, onnx, warm_up};
 use crate::error::{ConfigError, EngineError, Error};
@@ -34,7 +34,7 @@ pub(super) fn load(plan: &Plan, model_sha256: &str) -> Result<Vec<GpuEngine<Tens
         check_capability(device.compute_capability).map_err(|message| failed(&device, message))?;
         let target = Target::new(&device, version);
         let load = |serialized: &[u8]| {
-            let kept = cache::Kernels::of(serialized, &target);
+            let kept = cache::Kernels::of(serialized, &target, &input_dims(plan));
             Ok((Loaded::new(&device, serialized, kept.read().as_deref())?, kept))
         };
         let (loaded, kept) = if is_serialized(&plan.model.path) {
@@ -82,7 +82,8 @@ fn lane(
 ) -> Result<GpuEngine<TensorRtRunner>, EngineError> {
     let (input, output) = (&loaded.input, &loaded.output);
     let classes = check_model(plan, (&input.name, &input.dims), (&output.name, &output.dims))?;
-    GpuEngine::new(plan, device, input.half, classes, format!("{FLAVOUR} {version}"), |stream| {
+    let software = Software { name: format!("{FLAVOUR} {version}"), partly_on_cpu: false };
+    GpuEngine::new(plan, device, input.half, classes, software, |stream| {
         TensorRtRunner::new(loaded, stream, input_dims(plan), classes)
     })
 }

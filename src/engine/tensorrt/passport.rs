@@ -66,7 +66,7 @@ pub struct Passport {
     /// `9.0`
     pub compute_capability: String,
     pub profile: Profile,
-    /// Of the model's weights.
+    /// Of most of the model's weights.
     pub precision: Precision,
     /// Whether tensor cores may round float32 operands to TF32.
     pub tf32: bool,
@@ -138,8 +138,8 @@ impl Passport {
                 "it takes shapes from {min:?} to {max:?}, the pipeline's batch is {batch:?}"
             ));
         }
-        let rounds = self.precision == Precision::Fp32 && self.tf32 && !wanted.tf32;
-        rounds.then(|| "it rounds to TF32, and engine.tf32 is false".to_owned())
+        let may_round = self.tf32 && !wanted.tf32;
+        may_round.then(|| "it may round to TF32, and engine.tf32 is false".to_owned())
     }
 
     fn difference(&self, engine_sha256: &str, flavour: &str, target: &Target) -> Option<String> {
@@ -189,9 +189,8 @@ mod tests {
         assert!(message.contains("[64, 384, 384, 3]"), "{message}");
         let message = passport.shortcoming(&wanted(32, false)).expect("full precision");
         assert!(message.contains("TF32"), "{message}");
-        // half precision knows no TF32
-        let half = Passport { precision: Precision::Fp16, ..passport };
-        assert_eq!(half.shortcoming(&wanted(32, false)), None);
+        let full = Passport { tf32: false, ..passport };
+        assert_eq!(full.shortcoming(&wanted(32, false)), None);
     }
 
     #[test]

@@ -88,7 +88,7 @@ mod tests {
     use crate::engine::onnx::Precision;
 
     fn input(dims: &[i64]) -> OnnxInput {
-        OnnxInput { name: "input:0".to_owned(), dims: dims.to_vec(), precision: Precision::Fp32 }
+        OnnxInput { name: "input:0".to_owned(), dims: dims.to_vec(), batch: None, precision: Precision::Fp32 }
     }
 
     #[test]
