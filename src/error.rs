@@ -69,6 +69,10 @@ pub enum SourceError {
     Uri { uri: String, message: String },
     #[error("input {uri} holds nothing to score: {message}")]
     NoInput { uri: String, message: String },
+    #[error(
+        "the input is not the one that this output was begun with: {shard}: {message}; choose another output, or start anew with --overwrite"
+    )]
+    Changed { shard: String, message: String },
     #[error("cannot read input {0}")]
     Storage(#[from] StorageError),
 }
@@ -138,6 +142,10 @@ pub enum SinkError {
     Uri { uri: String, message: String },
     #[error("output {uri} already holds {what}; choose another output or remove it")]
     Occupied { uri: String, what: String },
+    #[error(
+        "output {uri} holds another run: {difference}; choose another output, or start anew with --overwrite"
+    )]
+    OtherRun { uri: String, difference: String },
     #[error("cannot write output {0}")]
     Storage(#[from] StorageError),
     #[error("cannot encode {part}: {source}")]

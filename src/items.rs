@@ -12,8 +12,10 @@ use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::flow::{Account, Filler, Permit, Receiver};
+use crate::plan::hex;
 
 /// How the records of a shard are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -86,6 +88,31 @@ pub struct ShardRef {
 }
 
 impl ShardRef {
+    /// SHA-256 (hex) over what the shard is made of: names, sizes and versions of its objects, as far
+    /// as the listing tells them. Another one means another input.
+    pub fn identity(&self) -> String {
+        let mut sha256 = Sha256::new();
+        let mut add = |text: &str| {
+            sha256.update((text.len() as u64).to_le_bytes());
+            sha256.update(text);
+        };
+        add(&self.name);
+        add(self.format.as_str());
+        let mut object = |object: &ObjectRef, image_id: &str| {
+            add(&object.uri);
+            add(image_id);
+            add(&object.size_bytes.map_or(String::new(), |bytes| bytes.to_string()));
+            add(object.version.as_deref().unwrap_or_default());
+        };
+        match &self.content {
+            ShardContent::Container(container) => object(container, ""),
+            ShardContent::Objects(entries) => {
+                entries.iter().for_each(|entry| object(&entry.object, &entry.image_id));
+            }
+        }
+        hex(&sha256.finalize())
+    }
+
     /// Bytes of its objects, as far as the listing knows them.
     pub fn size_bytes(&self) -> u64 {
         match &self.content {

@@ -2,9 +2,10 @@
 //! distributed runner calls for each of its bundles.
 //!
 //! - [`Checked::new`] and [`Job::prepare`] do whatever can fail before the first byte of input is
-//!   read: the output is vacant, the model loads and fits, every engine has run once.
+//!   read: the output is vacant or holds this very run, the model loads and fits, every engine has run.
 //! - [`Job::run`] leaves a whole output: `_manifest.json`, and `_SUCCESS` after it if the run
-//!   succeeded. A run that fails leaves neither, only the parts of shards that had ended.
+//!   succeeded. A run that fails leaves neither, only the parts of shards that had ended and the record
+//!   of the run; the same job goes on from there.
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
@@ -18,11 +19,12 @@ use crate::decode::Decoder;
 use crate::engine::{self, Engine};
 use crate::error::{Error, SinkError, SourceError};
 use crate::flow::StopSignal;
-use crate::items::{BatchBuffer, ShardRef};
+use crate::items::{self, BatchBuffer, ShardRef};
 use crate::pipeline::{Bounds, MemoryBound, Meters, Stages, warm_up};
 use crate::plan::{Plan, threads_or_cores};
 use crate::report::{Outcome, PartReport, Summary};
-use crate::sink::{Output, ParquetSink, RunIdentity, SCHEMA_VERSION, Sink};
+use crate::resume::Remaining;
+use crate::sink::{Holdings, Output, ParquetSink, RunIdentity, RunRecord, SCHEMA_VERSION, Sink};
 use crate::source::{ReadOptions, Stores, input_around, open_shard};
 
 /// How a run is done, as opposed to what it computes.
@@ -34,6 +36,8 @@ pub struct JobOptions {
     pub stop: StopSignal,
     /// Number of this worker among those that share an output: names its batches part.
     pub worker: u32,
+    /// Whether to remove a run that is there, and start anew.
+    pub overwrite: bool,
 }
 
 /// A pipeline whose every part has been tried, short of running it.
@@ -47,6 +51,8 @@ pub struct Checked {
     pub bounds: Bounds,
     pub memory: MemoryBound,
     output: Output,
+    /// What the output held before.
+    holdings: Holdings,
     engines: Vec<Box<dyn Engine>>,
     decode_threads: usize,
 }
@@ -56,8 +62,7 @@ pub struct Job {
     checked: Checked,
     options: JobOptions,
     buffers: Vec<Box<dyn BatchBuffer>>,
-    sink: Box<dyn Sink>,
-    identity: RunIdentity,
+    warm_ups: Vec<items::Outcome>,
     meters: Meters,
     startup: Duration,
 }
@@ -82,7 +87,7 @@ pub struct RunReport {
     pub summary: Summary,
     /// Predictions parts in input order.
     pub parts: Vec<PartReport>,
-    pub batches: Option<PartReport>,
+    pub batches: Vec<PartReport>,
 }
 
 /// The manifest: the report and the plan that led to it.
@@ -94,13 +99,16 @@ struct Manifest<'a> {
 }
 
 impl Checked {
-    /// Load the model, see that it fits the pipeline, and that the output is vacant.
-    pub fn new(plan: Plan, runtime: &Handle) -> Result<Self, Error> {
+    /// Load the model, see that it fits the pipeline, and that the output is vacant or holds this run.
+    pub fn new(plan: Plan, runtime: &Handle, options: &JobOptions) -> Result<Self, Error> {
         let stores = Stores::new(runtime.clone());
         let output = resolve_output(&stores, &plan, runtime)?;
-        output.check_vacant()?;
         refuse_output_inside_input(&stores, &plan)?;
         let model_sha256 = engine::hash_model(&plan.model.path)?;
+        let holdings = output.holdings()?;
+        if !options.overwrite {
+            output.run_in(&holdings, &run_record(&plan, &model_sha256, options.limit))?;
+        }
         let engines = engine::load(&plan, &model_sha256)
             .map_err(|error| engine::explain_memory(&plan, &model_sha256, error))?;
         let decode_threads = threads_or_cores(plan.preprocess.threads);
@@ -122,9 +130,24 @@ impl Checked {
             model_sha256,
             bounds,
             output,
+            holdings,
             engines,
             decode_threads,
         })
+    }
+}
+
+/// The record of a run that begins now.
+fn run_record(plan: &Plan, model_sha256: &str, limit: Option<u64>) -> RunRecord {
+    let now = SystemTime::now();
+    RunRecord {
+        schema_version: SCHEMA_VERSION.to_owned(),
+        sluice_version: env!("CARGO_PKG_VERSION").to_owned(),
+        run_id: new_run_id(&plan.name, now),
+        started_at: rfc3339(now),
+        plan_sha256: plan.hash(model_sha256),
+        limit,
+        determinants: plan.determinants(model_sha256),
     }
 }
 
@@ -132,31 +155,20 @@ impl Job {
     /// Check everything that can be checked before input is read, and warm the engines up.
     pub fn prepare(plan: Plan, runtime: &Handle, options: JobOptions) -> Result<Self, Error> {
         let start = Instant::now();
-        let mut checked = Checked::new(plan, runtime)?;
-        let plan = &checked.plan;
-        let identity = RunIdentity {
-            run_id: new_run_id(&plan.name, SystemTime::now()),
-            worker: format!("{:06}", options.worker),
-            model_sha256: checked.model_sha256.clone(),
-            plan_sha256: checked.plan_sha256.clone(),
+        let mut checked = Checked::new(plan, runtime, &options)?;
+        let warm_ups = match warm_up(&mut checked.engines) {
+            Ok(warm_ups) => warm_ups,
+            Err(error) => {
+                // what was too large must be gone before something smaller is tried
+                checked.engines.clear();
+                return Err(engine::explain_memory(&checked.plan, &checked.model_sha256, error).into());
+            }
         };
-        let mut sink =
-            Box::new(ParquetSink::new(checked.output.clone(), plan, identity.clone(), checked.classes)?);
-        if let Err(error) = warm_up(&mut checked.engines, sink.as_mut()) {
-            return Err(match error {
-                Error::Engine(error) => {
-                    // what was too large must be gone before something smaller is tried
-                    checked.engines.clear();
-                    engine::explain_memory(&checked.plan, &checked.model_sha256, error).into()
-                }
-                other => other,
-            });
-        }
         let meters =
             Meters::new(checked.plan.input.look_ahead + 1, checked.decode_threads, checked.engines.len());
         let buffers = checked.bounds.batch_buffers(checked.engines.len());
         let buffers = checked.engines[0].buffers(buffers)?;
-        Ok(Self { checked, options, buffers, sink, identity, meters, startup: start.elapsed() })
+        Ok(Self { checked, options, buffers, warm_ups, meters, startup: start.elapsed() })
     }
 
     /// The pipeline this job runs, with its queues and the memory they take.
@@ -164,22 +176,70 @@ impl Job {
         &self.checked
     }
 
-    pub fn identity(&self) -> &RunIdentity {
-        &self.identity
-    }
-
     /// Live counters, for a progress display.
     pub fn meters(&self) -> &Meters {
         &self.meters
     }
 
-    /// Score `shards`, write the manifest and, if all went well, `_SUCCESS`.
+    /// Whether the output holds this run, finished.
+    pub fn is_finished(&self) -> bool {
+        self.checked.holdings.finished && !self.options.overwrite
+    }
+
+    /// See that a finished run is of `shards` and no others, and write nothing.
+    pub fn check_finished(
+        self,
+        shards: impl Iterator<Item = Result<ShardRef, SourceError>>,
+    ) -> Result<(), Error> {
+        let Checked { output, holdings, .. } = self.checked;
+        let parts = output.read_back(holdings.predictions.into_values().collect())?;
+        let rows = parts.iter().filter_map(|part| part.rows).sum();
+        if self.options.limit == Some(rows) {
+            return Ok(());
+        }
+        match Remaining::new(shards, &parts).next().transpose()? {
+            None => Ok(()),
+            Some(new) => {
+                let message = "it has come since the run was finished".to_owned();
+                Err(SourceError::Changed { shard: new.name, message }.into())
+            }
+        }
+    }
+
+    /// Score `shards`, but for those that have a part already; write the manifest and, if all went well,
+    /// `_SUCCESS`.
     pub fn run(
         self,
         shards: impl Iterator<Item = Result<ShardRef, SourceError>> + Send,
     ) -> Result<RunReport, Error> {
-        let Self { checked, options, mut buffers, sink, identity, meters, startup } = self;
-        let Checked { plan, stores, bounds, output, mut engines, decode_threads, .. } = checked;
+        let Self { checked, options, mut buffers, warm_ups, meters, startup } = self;
+        let Checked { plan, stores, bounds, output, holdings, mut engines, decode_threads, .. } = checked;
+        let (started_at, start) = (SystemTime::now(), Instant::now());
+        // an input that cannot be listed leaves nothing behind
+        let mut shards = shards;
+        let first = shards.next().transpose()?;
+        if options.overwrite {
+            output.clear(holdings)?;
+        }
+        let worker = format!("{:06}", options.worker);
+        let claim = output.claim(&run_record(&plan, &checked.model_sha256, options.limit), &worker)?;
+        let reused = claim.reused();
+        tracing::info!(
+            run_id = claim.record.run_id,
+            attempt = claim.attempt,
+            finished_shards = claim.predictions.len(),
+            "run begun or gone on with"
+        );
+        let identity = RunIdentity {
+            run_id: claim.record.run_id,
+            worker,
+            attempt: claim.attempt,
+            model_sha256: checked.model_sha256,
+            plan_sha256: checked.plan_sha256,
+        };
+        let mut sink = Box::new(ParquetSink::new(output.clone(), &plan, identity.clone(), checked.classes)?);
+        warm_ups.into_iter().try_for_each(|outcome| sink.accept_warm_up(outcome))?;
+        let shards = Remaining::new(first.map(Ok).into_iter().chain(shards), &claim.predictions);
         let read_options = ReadOptions::from(&plan.input);
         let element = engines[0].batch_shape().element;
         let stages = Stages {
@@ -191,10 +251,10 @@ impl Job {
             bounds,
             meters: &meters,
             stop: &options.stop,
-            limit: options.limit,
+            limit: options.limit.map(|limit| limit.saturating_sub(reused.rows())),
         };
-        let (started_at, start) = (SystemTime::now(), Instant::now());
         let written = stages.run(shards, |shard| open_shard(&stores, shard, &read_options))?;
+        let written = written.with(claim.predictions, claim.batches);
         let wall = start.elapsed();
         let summary = Summary::new(&written, &plan.output, meters.shares(wall), wall, startup);
         let report = RunReport {

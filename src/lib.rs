@@ -44,5 +44,6 @@ pub mod job;
 pub mod pipeline;
 pub mod plan;
 pub mod report;
+pub mod resume;
 pub mod sink;
 pub mod source;

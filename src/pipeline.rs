@@ -13,7 +13,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -22,7 +22,7 @@ use crate::decode::{self, Decoder};
 use crate::engine::{self, Engine};
 use crate::error::{EngineError, Error, ReadError, SourceError, panic_message};
 use crate::flow::{BudgetLimits, StageMeter, StageShare, StopSignal, channel};
-use crate::items::{BatchBuffer, BatchShape, ShardRef};
+use crate::items::{BatchBuffer, BatchShape, Outcome, ShardRef};
 use crate::plan::Plan;
 use crate::report::OutputReport;
 use crate::sink::{self, Sink};
@@ -296,16 +296,7 @@ impl Faults {
     }
 }
 
-/// Run each engine once on zeros and hand its times to the sink.
-pub fn warm_up(engines: &mut [Box<dyn Engine>], sink: &mut dyn Sink) -> Result<Duration, Error> {
-    let start = Instant::now();
-    let outcomes: Result<Vec<_>, EngineError> = engines
-        .iter_mut()
-        .enumerate()
-        .map(|(worker, engine)| engine::warm_up(engine.as_mut(), worker))
-        .collect();
-    for outcome in outcomes? {
-        sink.accept_warm_up(&outcome)?;
-    }
-    Ok(start.elapsed())
+/// Run each engine on zeros.
+pub fn warm_up(engines: &mut [Box<dyn Engine>]) -> Result<Vec<Outcome>, EngineError> {
+    engines.iter_mut().enumerate().map(|(worker, engine)| engine::warm_up(engine.as_mut(), worker)).collect()
 }

@@ -110,12 +110,17 @@ impl Plan {
         self.preprocess.tensor_size()
     }
 
-    /// SHA-256 (hex) over what determines the predictions of a given input: its format, the
-    /// preprocessing, labels, kept scores, engine, batch size and the model's own hash. Where the
-    /// input and the output lie, thread counts and limits on errors are left out.
+    /// SHA-256 (hex) over [`Plan::determinants`].
     pub fn hash(&self, model_sha256: &str) -> String {
+        hex(&Sha256::digest(self.determinants(model_sha256).to_string()))
+    }
+
+    /// What determines the predictions of a given input: its format, the preprocessing, labels, kept
+    /// scores, engine, batch size and the model's own hash. Where the input and the output lie, thread
+    /// counts and limits on errors are left out.
+    pub fn determinants(&self, model_sha256: &str) -> serde_json::Value {
         #[derive(Serialize)]
-        struct Hashed<'a> {
+        struct Determinants<'a> {
             preprocess: &'a PreprocessSection,
             labels: &'a Option<Vec<String>>,
             scores: ScoresKept,
@@ -130,7 +135,7 @@ impl Plan {
             model_sha256: &'a str,
         }
         let preprocess = PreprocessSection { threads: 0, ..self.preprocess.clone() };
-        let hashed = Hashed {
+        let determinants = Determinants {
             preprocess: &preprocess,
             labels: &self.model.labels,
             scores: self.output.scores,
@@ -144,8 +149,7 @@ impl Plan {
             max_image_bytes: self.input.max_image_bytes,
             model_sha256,
         };
-        let json = serde_json::to_vec(&hashed).expect("plain structs always serialise to JSON");
-        hex(&Sha256::digest(json))
+        serde_json::to_value(determinants).expect("plain structs always serialise to JSON")
     }
 }
 

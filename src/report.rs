@@ -6,14 +6,15 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::flow::StageShare;
 use crate::items::{ShardFormat, Status};
 use crate::plan::OutputPlan;
+use crate::sink::shard_index;
 
 /// Rows by status.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Tally(BTreeMap<Status, u64>);
 
@@ -30,6 +31,10 @@ impl Tally {
 
     pub fn rows(&self) -> u64 {
         self.0.values().sum()
+    }
+
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("a map of numbers always serialises to JSON")
     }
 
     pub fn of(&self, status: Status) -> u64 {
@@ -75,7 +80,9 @@ pub struct PartReport {
 pub struct OutputReport {
     pub tally: Tally,
     pub parts: Vec<PartReport>,
-    pub batches: Option<PartReport>,
+    pub batches: Vec<PartReport>,
+    /// Rows of parts that an earlier attempt has stored.
+    pub reused: Tally,
     /// Latency of each batch, in order; warm-up excluded. Milliseconds.
     pub latency_ms: Vec<f32>,
     /// When each GPU had a batch, by ordinal.
@@ -86,6 +93,22 @@ pub struct OutputReport {
     pub unfinished_shard: Option<String>,
     /// Whether a drain stopped the run before its input's end.
     pub drained: bool,
+}
+
+impl OutputReport {
+    /// With the parts that earlier attempts have stored.
+    pub fn with(mut self, predictions: Vec<PartReport>, batches: Vec<PartReport>) -> Self {
+        for part in &predictions {
+            if let Some(rows) = &part.rows_by_status {
+                self.reused.add(rows);
+            }
+        }
+        self.tally.add(&self.reused);
+        self.parts.extend(predictions);
+        self.parts.sort_by_key(|part| shard_index(&part.path));
+        self.batches.splice(0..0, batches);
+        self
+    }
 }
 
 /// Time in which at least one batch was on a GPU, put together from the batches' own times.
@@ -144,6 +167,8 @@ pub struct Summary {
     pub outcome: Outcome,
     pub rows: u64,
     pub rows_by_status: Tally,
+    /// Of these, rows that an earlier attempt has scored.
+    pub reused_rows: u64,
     pub error_rate: f64,
     pub shards: u64,
     pub damaged_shards: u64,
@@ -152,7 +177,7 @@ pub struct Summary {
     pub batches: u64,
     /// From the first shard to the last row, seconds.
     pub seconds: f64,
-    /// Rows of any status over that time.
+    /// Rows of any status that this attempt has written, over that time.
     pub images_per_second: f64,
     /// Loading the model and the first run of each engine, seconds; not part of `seconds`.
     pub startup_seconds: f64,
@@ -188,13 +213,15 @@ impl Summary {
             outcome,
             rows: output.tally.rows(),
             rows_by_status: output.tally.clone(),
+            reused_rows: output.reused.rows(),
             error_rate,
             shards: output.parts.len() as u64,
             damaged_shards,
             unfinished_shard: output.unfinished_shard.clone(),
             batches: output.latency_ms.len() as u64,
             seconds: wall.as_secs_f64(),
-            images_per_second: output.tally.rows() as f64 / wall.as_secs_f64().max(1e-9),
+            images_per_second: (output.tally.rows() - output.reused.rows()) as f64
+                / wall.as_secs_f64().max(1e-9),
             startup_seconds: startup.as_secs_f64(),
             latency_ms: Latency::of(&output.latency_ms),
             gpu_idle_share,

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use sluice::error::Error;
-use sluice::job::Checked;
+use sluice::job::{Checked, JobOptions};
 use sluice::source::list_shards;
 
 use super::print::print;
@@ -13,7 +13,7 @@ use super::{PipelineArgs, storage_runtime};
 pub fn run(args: &PipelineArgs) -> anyhow::Result<ExitCode> {
     let plan = args.load().map_err(Error::from)?;
     let runtime = storage_runtime()?;
-    let checked = Checked::new(plan, runtime.handle())?;
+    let checked = Checked::new(plan, runtime.handle(), &JobOptions::default())?;
     let first = list_shards(&checked.stores, &checked.plan.inputs, &checked.plan.input)
         .map_err(Error::from)?
         .next()

@@ -1,6 +1,6 @@
 //! Exit codes, so that a scheduler knows what to do next.
 
-use sluice::error::{EngineError, Error, SinkError};
+use sluice::error::{EngineError, Error, SinkError, SourceError};
 
 /// Something that should not happen: report it.
 pub const FAILED: u8 = 1;
@@ -41,6 +41,7 @@ pub const HELP: &str = "Exit codes:
 pub fn code_of(error: &Error) -> u8 {
     match error {
         Error::Config(_) | Error::Threads { .. } => USAGE,
+        Error::Source(SourceError::Changed { .. }) => OUTPUT,
         Error::Source(_) => INPUT,
         Error::Engine(EngineError::Passport { .. }) => PASSPORT,
         Error::Engine(EngineError::Inference { .. }) => INFERENCE,

@@ -25,6 +25,9 @@ pub struct RunArgs {
     /// Stop after this many records.
     #[arg(long, value_name = "N")]
     limit: Option<u64>,
+    /// Remove the run that the output holds, and start anew.
+    #[arg(long)]
+    overwrite: bool,
 }
 
 /// Score the input; the exit code says how it went.
@@ -33,11 +36,17 @@ pub fn run(args: &RunArgs, progress: &Progress) -> anyhow::Result<ExitCode> {
     let received = drain_on_signals(&stop)?;
     let plan = args.pipeline.load().map_err(Error::from)?;
     let runtime = storage_runtime()?;
-    let options = JobOptions { limit: args.limit, stop, ..JobOptions::default() };
+    let options = JobOptions { limit: args.limit, stop, overwrite: args.overwrite, ..JobOptions::default() };
     let job = Job::prepare(plan, runtime.handle(), options)?;
     announce(&job);
     let (plan, stores) = (&job.checked().plan, &job.checked().stores);
     let shards = list_shards(stores, &plan.inputs, &plan.input).map_err(Error::from)?;
+    if job.is_finished() {
+        let output = plan.output.uri.clone();
+        job.check_finished(shards)?;
+        print(&format!("done before: {output} holds this run, finished, and the input has not changed"))?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let total = Total { records: args.limit, ..Total::default() };
     if progress.is_terminal() {
         count_bytes(stores.clone(), plan.clone(), total.clone());
@@ -76,7 +85,6 @@ fn drain_on_signals(stop: &StopSignal) -> anyhow::Result<Arc<AtomicI32>> {
 fn announce(job: &Job) {
     let (memory, mib) = (&job.checked().memory, |bytes: u64| bytes >> 20);
     tracing::info!(
-        run_id = job.identity().run_id,
         "memory beside the model: at most {} MiB in queues, and {} MiB in decoders if every thread meets an image \
          of max_pixels at once",
         mib(memory.queues_bytes()),

@@ -29,6 +29,9 @@ fn lines(summary: &Summary) -> Vec<String> {
             summary.images_per_second, summary.seconds, summary.startup_seconds
         ),
     ];
+    if summary.reused_rows > 0 {
+        lines.push(format!("gone on    {} rows were there from earlier attempts", summary.reused_rows));
+    }
     if let Some(latency) = summary.latency_ms {
         lines.push(format!(
             "latency    ms a batch: min {:.1}, med {:.1}, p95 {:.1}, p99 {:.1}, max {:.1}, of {} batches",

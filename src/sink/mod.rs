@@ -6,22 +6,29 @@
 //! - A part is handed to the store when its shard has ended, never before; uploads overlap with
 //!   the next shards' rows, at most [`PENDING_PARTS`] of them.
 //! - A shard whose end never comes (the run was interrupted, or has failed) leaves no part.
-//! - A run that fails leaves the parts of shards that had ended, and nothing else.
+//! - A run that fails leaves the parts of shards that had ended, and a record of whose they are; the
+//!   next attempt goes on from there.
 
 use crate::error::SinkError;
 use crate::flow::{Receiver, Slot, StageMeter};
 use crate::items::{Inferred, Outcome};
 
+mod claim;
 mod output;
 mod parquet_sink;
 mod part;
 mod rows;
+mod run_record;
 mod schema;
+mod stored;
 mod upload;
 
+pub use claim::Claim;
 pub use output::{MANIFEST, Output, SUCCESS};
 pub use parquet_sink::{PARTS_BYTES, PENDING_PARTS, ParquetSink, RunIdentity};
+pub use run_record::{RUN, RunRecord};
 pub use schema::{BATCHES, PREDICTIONS, SCHEMA_VERSION};
+pub use stored::{Holdings, part_name, shard_index};
 
 use crate::report::OutputReport;
 
@@ -31,7 +38,7 @@ pub trait Sink: Send {
     fn accept(&mut self, inferred: Inferred) -> Result<(), SinkError>;
 
     /// Take a warm-up run's times.
-    fn accept_warm_up(&mut self, outcome: &Outcome) -> Result<(), SinkError>;
+    fn accept_warm_up(&mut self, outcome: Outcome) -> Result<(), SinkError>;
 
     /// Everything has been accepted: make it durable.
     fn finish(self: Box<Self>) -> Result<OutputReport, SinkError>;

@@ -6,9 +6,10 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_util::StreamExt;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt};
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 use serde::Serialize;
 use tokio::runtime::Handle;
 
@@ -51,18 +52,54 @@ impl Output {
         format!("{}/{name}", self.uri)
     }
 
-    /// Refuse an output that already holds something.
-    pub fn check_vacant(&self) -> Result<(), SinkError> {
-        let first = self.runtime.block_on(async { self.store.list(Some(&self.root)).next().await });
-        match first {
-            None | Some(Err(object_store::Error::NotFound { .. })) => Ok(()),
-            Some(Ok(object)) => {
-                let what = object.location.as_ref().trim_start_matches(self.root.as_ref());
-                let what = what.trim_start_matches('/').to_owned();
-                Err(SinkError::Occupied { uri: self.uri.clone(), what })
-            }
-            Some(Err(source)) => Err(StorageError { uri: self.uri.clone(), source }.into()),
+    /// Create a small JSON object; whether it was not there before.
+    pub(super) fn create(&self, name: &str, content: &impl Serialize) -> Result<bool, SinkError> {
+        let json = serde_json::to_vec_pretty(content).expect("plain structs always serialise to JSON");
+        let options = PutOptions::from(PutMode::Create);
+        let put = self.runtime.block_on(self.store.put_opts(&self.path_of(name), json.into(), options));
+        match put {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::AlreadyExists { .. }) => Ok(false),
+            Err(source) => Err(StorageError { uri: self.uri_of(name), source }.into()),
         }
+    }
+
+    /// The bytes of a small object.
+    pub(super) fn read(&self, name: &str) -> Result<Bytes, SinkError> {
+        let read = async { self.store.get(&self.path_of(name)).await?.bytes().await };
+        self.runtime.block_on(read).map_err(|source| StorageError { uri: self.uri_of(name), source }.into())
+    }
+
+    /// Remove objects; what is not there is removed already.
+    pub(super) fn remove(&self, names: &[String]) -> Result<(), SinkError> {
+        let paths = names.iter().map(|name| Ok(self.path_of(name)));
+        let paths = futures_util::stream::iter(paths.collect::<Vec<_>>()).boxed();
+        let removing = async {
+            let mut removed = self.store.delete_stream(paths);
+            while let Some(result) = removed.next().await {
+                match result {
+                    Ok(_) | Err(object_store::Error::NotFound { .. }) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(())
+        };
+        let removed = self.runtime.block_on(removing);
+        removed.map_err(|source| StorageError { uri: self.uri.clone(), source }.into())
+    }
+
+    pub(super) fn store(&self) -> &Arc<dyn ObjectStore> {
+        &self.store
+    }
+
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Name below the output of the object at `path`.
+    pub(super) fn name_of(&self, path: &Path) -> String {
+        let name = path.as_ref();
+        name.strip_prefix(self.root.as_ref()).unwrap_or(name).trim_start_matches('/').to_owned()
     }
 
     pub(super) fn start_upload(&self, name: &str) -> Upload {
@@ -86,7 +123,7 @@ impl Output {
         put.map(|_| ()).map_err(|source| StorageError { uri: self.uri_of(name), source }.into())
     }
 
-    fn path_of(&self, name: &str) -> Path {
+    pub(super) fn path_of(&self, name: &str) -> Path {
         name.split('/').fold(self.root.clone(), |path, segment| path.join(segment))
     }
 }

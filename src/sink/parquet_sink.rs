@@ -4,18 +4,17 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
-use sha2::{Digest, Sha256};
-
 use crate::error::SinkError;
 use crate::items::{Entry, Inferred, Outcome, ShardEnd, ShardRef, Status};
-use crate::plan::{Plan, hex};
+use crate::plan::Plan;
 use crate::report::{OutputReport, PartReport, Tally};
 
 use super::Sink;
 use super::output::Output;
-use super::part::{PartWriter, PendingPart};
+use super::part::{DAMAGE, PartWriter, PendingPart, ROWS_BY_STATUS, SHARD, SHARD_FORMAT, SHARD_IDENTITY};
 use super::rows::{BatchRows, PredictionRows, RunColumns};
 use super::schema::{BATCHES, PREDICTIONS, ROW_GROUP_BYTES, SCHEMA_VERSION};
+use super::stored::part_name;
 use super::upload::UPLOAD_BYTES;
 
 /// Finished parts that may wait for the store's acknowledgement. A bucket takes some 100 ms for
@@ -35,6 +34,8 @@ pub struct RunIdentity {
     pub run_id: String,
     /// Name of this worker in the `worker` column.
     pub worker: String,
+    /// Number of this attempt at the run, from 0, over all workers.
+    pub attempt: u32,
     pub model_sha256: String,
     pub plan_sha256: String,
 }
@@ -80,7 +81,7 @@ impl ParquetSink {
             ("sluice.plan_sha256", &identity.plan_sha256),
             ("sluice.run_id", &identity.run_id),
         ];
-        let name = format!("batches/part-{}.parquet", identity.worker);
+        let name = format!("batches/part-{}-{:06}.parquet", identity.worker, identity.attempt);
         let batches = PartWriter::create(&output, name, &BATCHES, &footer)?;
         let batch_rows =
             BatchRows::new(identity.run_id.clone(), identity.worker.clone(), plan.engine.batch_size);
@@ -102,7 +103,9 @@ impl ParquetSink {
             ("sluice.schema_version", SCHEMA_VERSION),
             ("sluice.plan_sha256", &self.identity.plan_sha256),
             ("sluice.run_id", &self.identity.run_id),
-            ("sluice.shard", &shard.name),
+            (SHARD, &shard.name),
+            (SHARD_IDENTITY, &shard.identity()),
+            (SHARD_FORMAT, shard.format.as_str()),
         ];
         let writer = PartWriter::create(&self.output, part_name(&shard), &PREDICTIONS, &footer)?;
         self.open = Some(OpenPart { shard, writer, tally: Tally::default() });
@@ -114,6 +117,8 @@ impl ParquetSink {
         let part = self.open.take().expect("a shard ends only after it has started");
         assert_eq!(part.tally.rows(), end.records, "every record of {} has one row", part.shard.name);
         self.report.tally.add(&part.tally);
+        let mut footer = vec![(ROWS_BY_STATUS, part.tally.to_json())];
+        footer.extend(end.damage.clone().map(|damage| (DAMAGE, damage)));
         let report = PartReport {
             shard: part.shard.name.clone(),
             format: Some(part.shard.format),
@@ -122,7 +127,7 @@ impl ParquetSink {
             damage: end.damage,
             ..PartReport::default()
         };
-        self.pending.push_back((part.writer.finish(&self.output)?, report));
+        self.pending.push_back((part.writer.finish(&footer, &self.output)?, report));
         while self.pending.len() > PENDING_PARTS
             || self.pending.front().is_some_and(|(part, _)| part.is_done())
         {
@@ -161,6 +166,7 @@ impl ParquetSink {
 impl Sink for ParquetSink {
     fn accept(&mut self, inferred: Inferred) -> Result<(), SinkError> {
         let Inferred { entries, outcome } = inferred;
+        let outcome = outcome.map(|outcome| self.numbered(outcome));
         if let Some(outcome) = &outcome {
             let (latency_ms, started_at) = (outcome.timing.latency_ms(), outcome.timing.started_at);
             self.report.latency_ms.push(latency_ms as f32);
@@ -193,9 +199,10 @@ impl Sink for ParquetSink {
         Ok(())
     }
 
-    fn accept_warm_up(&mut self, outcome: &Outcome) -> Result<(), SinkError> {
+    fn accept_warm_up(&mut self, outcome: Outcome) -> Result<(), SinkError> {
+        let outcome = self.numbered(outcome);
         self.report.warm_up_ms.push(outcome.timing.latency_ms());
-        self.push_batch(outcome)
+        self.push_batch(&outcome)
     }
 
     fn finish(mut self: Box<Self>) -> Result<OutputReport, SinkError> {
@@ -204,9 +211,10 @@ impl Sink for ParquetSink {
         }
         let rows = self.batch_rows.take().expect("the columns are built from the schema");
         self.batches.write(&rows, &self.output)?;
-        let (path, stored) = self.batches.finish(&self.output)?.wait(&self.output)?;
-        self.report.batches =
-            Some(PartReport { path, bytes: stored.bytes, sha256: stored.sha256, ..PartReport::default() });
+        let (path, stored) = self.batches.finish(&[], &self.output)?.wait(&self.output)?;
+        let batches =
+            PartReport { path, bytes: stored.bytes, sha256: stored.sha256, ..PartReport::default() };
+        self.report.batches.push(batches);
         self.report.unfinished_shard = self.open.map(|part| part.shard.name.clone());
         Ok(self.report)
     }
@@ -221,15 +229,16 @@ impl Sink for ParquetSink {
 }
 
 impl ParquetSink {
+    /// With the attempt's number in the upper half of the batch's id, so that no two attempts at a run
+    /// use the same one. Those of warm-ups are below zero.
+    fn numbered(&self, outcome: Outcome) -> Outcome {
+        let base = i64::from(self.identity.attempt) << 32;
+        let batch_id = if outcome.batch_id < 0 { outcome.batch_id - base } else { outcome.batch_id + base };
+        Outcome { batch_id, ..outcome }
+    }
+
     fn tally(&mut self, status: Status) {
         let part = self.open.as_mut().expect("a record comes only after its shard has started");
         part.tally.count(status);
     }
-}
-
-/// One name per shard, in every run over the same input: the shard's place in it keeps the parts
-/// in order, the hash of its name keeps two shards apart.
-fn part_name(shard: &ShardRef) -> String {
-    let hash = hex(&Sha256::digest(&shard.name));
-    format!("predictions/part-{:06}-{}.parquet", shard.index, &hash[..12])
 }

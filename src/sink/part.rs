@@ -4,12 +4,21 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use parquet::arrow::ArrowWriter;
 use parquet::errors::ParquetError;
+use parquet::file::metadata::KeyValue;
 
 use crate::error::{SinkError, StorageError};
 
 use super::output::Output;
 use super::schema::writer_properties;
 use super::upload::{PendingUpload, Stored, Upload};
+
+/// Keys of a predictions part's footer: the name of its shard, the shard's identity and format, its
+/// rows by status as JSON, and why the shard ended early if it did.
+pub const SHARD: &str = "sluice.shard";
+pub const SHARD_IDENTITY: &str = "sluice.shard_identity";
+pub const SHARD_FORMAT: &str = "sluice.shard_format";
+pub const ROWS_BY_STATUS: &str = "sluice.rows_by_status";
+pub const DAMAGE: &str = "sluice.damage";
 
 /// A file being written. Dropped unfinished, it never becomes visible.
 #[derive(Debug)]
@@ -49,9 +58,12 @@ impl PartWriter {
         }
     }
 
-    /// Write the footer and hand the file to the store.
-    pub fn finish(self, output: &Output) -> Result<PendingPart, SinkError> {
-        let Self { name, writer } = self;
+    /// Write the footer, with `more` in it, and hand the file to the store.
+    pub fn finish(self, more: &[(&str, String)], output: &Output) -> Result<PendingPart, SinkError> {
+        let Self { name, mut writer } = self;
+        for (key, value) in more {
+            writer.append_key_value_metadata(KeyValue::new((*key).to_owned(), value.clone()));
+        }
         match writer.into_inner() {
             Ok(upload) => Ok(PendingPart { name, upload: upload.finish() }),
             Err(source) => Err(encode_error(&name, output, source)),

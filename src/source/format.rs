@@ -144,7 +144,9 @@ fn blame(object: &Object, error: ReadError) -> ReadError {
 fn unreadable(error: SourceError) -> ReadError {
     match error {
         SourceError::Storage(error) => ReadError::Storage(error),
-        SourceError::Uri { uri, message } | SourceError::NoInput { uri, message } => {
+        SourceError::Uri { uri, message }
+        | SourceError::NoInput { uri, message }
+        | SourceError::Changed { shard: uri, message } => {
             let source = object_store::Error::Generic { store: "URI", source: message.into() };
             ReadError::Storage(StorageError { uri, source })
         }

@@ -127,7 +127,7 @@ impl Sink for GatedSink {
         Ok(())
     }
 
-    fn accept_warm_up(&mut self, _: &Outcome) -> Result<(), SinkError> {
+    fn accept_warm_up(&mut self, _: Outcome) -> Result<(), SinkError> {
         Ok(())
     }
 

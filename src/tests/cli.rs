@@ -6,21 +6,16 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
-use std::path::PathBuf;
-use std::process::{Child, Stdio};
+use std::process::Stdio;
 
 use parquet::file::reader::{FileReader, SerializedFileReader};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use support::*;
 
 fn statuses(rows: &[Row]) -> BTreeMap<&str, usize> {
     let mut statuses = BTreeMap::new();
     rows.iter().for_each(|row| *statuses.entry(row.status.as_str()).or_default() += 1);
     statuses
-}
-
-fn assert_code(output: &std::process::Output, code: i32) {
-    assert_eq!(output.status.code(), Some(code), "stdout:\n{}\nstderr:\n{}", stdout(output), stderr(output));
 }
 
 #[test]
@@ -260,18 +255,6 @@ fn exit_codes_tell_what_is_wrong_before_anything_is_written() {
 }
 
 #[test]
-fn an_output_that_holds_another_run_is_refused_and_left_alone() {
-    let bench = Bench::new();
-    write_tar(&bench.path("in/a.tar"), &images(0, 2));
-    assert_code(&bench.run("out", &[]), 0);
-    let before = fs::read(bench.path("out/_manifest.json")).expect("manifest");
-    let output = bench.run("out", &[]);
-    assert_code(&output, 6);
-    assert!(stderr(&output).contains("already holds"), "{}", stderr(&output));
-    assert_eq!(fs::read(bench.path("out/_manifest.json")).expect("manifest"), before);
-}
-
-#[test]
 fn a_missing_onnx_runtime_is_an_error_that_names_it() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 2));
@@ -279,35 +262,6 @@ fn a_missing_onnx_runtime_is_an_error_that_names_it() {
         bench.command("run", "out", &[]).env("ORT_DYLIB_PATH", "/no/lib.so").output().expect("starts");
     assert_code(&output, 4);
     assert!(stderr(&output).contains("/no/lib.so"), "{}", stderr(&output));
-}
-
-/// A run over so many shards that it cannot be over before `ready` parts of it are there.
-fn started(bench: &Bench, ready: usize) -> Child {
-    for shard in 0..400 {
-        write_tar(&bench.path(&format!("in/{shard:03}.tar")), &images(shard * 50, 50));
-    }
-    let mut running = bench
-        .command("run", "out", &[])
-        .stderr(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("starts");
-    while whole_parts(bench).len() < ready {
-        assert!(running.try_wait().expect("a child").is_none(), "the run ended before it was interrupted");
-        std::thread::yield_now();
-    }
-    running
-}
-
-/// Predictions as an analyst's `*.parquet` finds them.
-fn whole_parts(bench: &Bench) -> Vec<PathBuf> {
-    let mut parts = parts(&bench.path("out/predictions"));
-    parts.retain(|part| part.extension().is_some_and(|extension| extension == "parquet"));
-    parts
-}
-
-fn send(signal: Signal, to: &Child) {
-    kill_process(Pid::from_child(to), signal).expect("the child is there");
 }
 
 #[test]

@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 
 use arrow::array::{Array, AsArray};
 use arrow::datatypes::{Float32Type, Int32Type, Int64Type};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use rustix::process::{Pid, Signal, kill_process};
 
 pub const REPOSITORY: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -276,4 +277,37 @@ pub fn huge_png(width: u32, height: u32) -> Vec<u8> {
         png.extend(crc.sum().to_be_bytes());
     }
     png
+}
+
+pub fn assert_code(output: &Output, code: i32) {
+    assert_eq!(output.status.code(), Some(code), "stdout:\n{}\nstderr:\n{}", stdout(output), stderr(output));
+}
+
+/// A run over so many shards that it cannot be over before `ready` parts of it are there.
+pub fn started(bench: &Bench, ready: usize) -> Child {
+    for shard in 0..400 {
+        write_tar(&bench.path(&format!("in/{shard:03}.tar")), &images(shard * 50, 50));
+    }
+    let mut running = bench
+        .command("run", "out", &[])
+        .stderr(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("starts");
+    while whole_parts(bench).len() < ready {
+        assert!(running.try_wait().expect("a child").is_none(), "the run ended before it was interrupted");
+        std::thread::yield_now();
+    }
+    running
+}
+
+/// Predictions as an analyst's `*.parquet` finds them.
+pub fn whole_parts(bench: &Bench) -> Vec<PathBuf> {
+    let mut parts = parts(&bench.path("out/predictions"));
+    parts.retain(|part| part.extension().is_some_and(|extension| extension == "parquet"));
+    parts
+}
+
+pub fn send(signal: Signal, to: &Child) {
+    kill_process(Pid::from_child(to), signal).expect("the child is there");
 }

@@ -1,0 +1,141 @@
+//! `_run.json`: which run an output belongs to.
+//!
+//! - Created once, by the first attempt, and never replaced: of two attempts that begin at the same
+//!   time one creates it, and the other goes on with what it says.
+//! - Another attempt belongs to the run if everything that determines its predictions is the same.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// Name of the record, at the output's root.
+pub const RUN: &str = "_run.json";
+
+/// The run that an output belongs to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunRecord {
+    /// Of the rows' columns.
+    pub schema_version: String,
+    pub sluice_version: String,
+    pub run_id: String,
+    /// RFC 3339, UTC.
+    pub started_at: String,
+    pub plan_sha256: String,
+    /// Records the run is limited to, if it is.
+    pub limit: Option<u64>,
+    /// What `plan_sha256` is over: everything that determines the predictions of an input.
+    pub determinants: Value,
+}
+
+impl RunRecord {
+    /// What keeps an attempt that would have created `other` from going on with this run: the first
+    /// difference, in words.
+    pub fn difference(&self, other: &Self) -> Option<String> {
+        let (was, is) = (&self.schema_version, &other.schema_version);
+        if was != is {
+            return Some(format!("its rows have schema version {was}, this sluice writes {is}"));
+        }
+        if self.limit != other.limit {
+            let said = |limit: Option<u64>| limit.map_or("no --limit".to_owned(), |n| format!("--limit {n}"));
+            return Some(format!("it was begun with {}, this is {}", said(self.limit), said(other.limit)));
+        }
+        let found = first_difference("", &self.determinants, &other.determinants);
+        // a record without determinants, or whose hash is of other ones, was not written by us
+        let unknown = || "its plan is another one".to_owned();
+        found.or_else(|| (self.plan_sha256 != other.plan_sha256).then(unknown))
+    }
+}
+
+/// Where two JSON values differ first, and how.
+fn first_difference(at: &str, was: &Value, is: &Value) -> Option<String> {
+    match (was, is) {
+        (Value::Object(a), Value::Object(b)) => {
+            let keys = a.keys().chain(b.keys().filter(|key| !a.contains_key(*key)));
+            keys.into_iter().find_map(|key| {
+                let at = if at.is_empty() { key.clone() } else { format!("{at}.{key}") };
+                let value = |map: &serde_json::Map<String, Value>| map.get(key).cloned().unwrap_or_default();
+                first_difference(&at, &value(a), &value(b))
+            })
+        }
+        (Value::Array(a), Value::Array(b)) if a.len() == b.len() && a.len() > SHORT => a
+            .iter()
+            .zip(b)
+            .enumerate()
+            .find_map(|(index, (was, is))| first_difference(&format!("{at}[{index}]"), was, is)),
+        _ if was == is => None,
+        _ => Some(format!("{at} was {}, is {}", short(was), short(is))),
+    }
+}
+
+/// Longest list that is told whole.
+const SHORT: usize = 4;
+
+fn short(value: &Value) -> String {
+    match value {
+        Value::Array(items) if items.len() > SHORT => format!("a list of {}", items.len()),
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn record(determinants: Value) -> RunRecord {
+        RunRecord {
+            schema_version: "1".to_owned(),
+            sluice_version: "0.1.0".to_owned(),
+            run_id: "photos-1".to_owned(),
+            started_at: "2026-11-23T00:00:00Z".to_owned(),
+            plan_sha256: determinants.to_string(),
+            limit: None,
+            determinants,
+        }
+    }
+
+    #[test]
+    fn the_first_difference_is_named_by_its_key() {
+        let labels: Vec<_> = (0..10).map(|n| n.to_string()).collect();
+        let was =
+            json!({ "preprocess": { "resize": { "width": 384 }, "mean": [0, 0, 0] }, "labels": labels });
+        let mut other = labels.clone();
+        other[7] = "cat".to_owned();
+        for (is, expected) in [
+            (
+                json!({ "preprocess": { "resize": { "width": 224 }, "mean": [0, 0, 0] }, "labels": labels }),
+                "preprocess.resize.width was 384, is 224",
+            ),
+            (
+                json!({ "preprocess": { "resize": { "width": 384 }, "mean": [0, 0, 1] }, "labels": labels }),
+                "preprocess.mean was [0,0,0], is [0,0,1]",
+            ),
+            (
+                json!({ "preprocess": { "resize": { "width": 384 }, "mean": [0, 0, 0] }, "labels": other }),
+                "labels[7] was \"7\", is \"cat\"",
+            ),
+            (
+                json!({ "preprocess": { "resize": { "width": 384 }, "mean": [0, 0, 0] }, "labels": null }),
+                "labels was a list of 10, is null",
+            ),
+        ] {
+            let difference = record(was.clone()).difference(&record(is)).expect(expected);
+            assert_eq!(difference, expected);
+        }
+        assert_eq!(record(was.clone()).difference(&record(was)), None);
+    }
+
+    #[test]
+    fn another_schema_another_limit_and_another_hash_are_differences_too() {
+        let first = record(json!({}));
+        let second = RunRecord { schema_version: "2".to_owned(), ..first.clone() };
+        assert!(first.difference(&second).expect("schema").contains("schema version 1"));
+        let second = RunRecord { limit: Some(5), ..first.clone() };
+        assert!(first.difference(&second).expect("limit").contains("no --limit, this is --limit 5"));
+        let second = RunRecord { plan_sha256: "other".to_owned(), ..first.clone() };
+        assert!(first.difference(&second).is_some());
+        // who began it, and when, is no difference
+        let second =
+            RunRecord { run_id: "photos-2".to_owned(), sluice_version: "9".to_owned(), ..first.clone() };
+        assert_eq!(first.difference(&second), None);
+    }
+}

@@ -1,0 +1,167 @@
+//! A run that is stopped, killed or begun again: nothing is lost, doubled or scored twice.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use rustix::process::Signal;
+use support::*;
+
+/// Shards of inputs that are small enough to score twice.
+const SHARDS: u32 = 400;
+const IMAGES: u32 = 50;
+
+/// Rows without what differs between attempts.
+fn predictions(bench: &Bench, out: &str) -> Vec<Row> {
+    bench.rows(out).into_iter().map(|row| Row { batch_id: None, ..row }).collect()
+}
+
+/// Every file below a folder with its bytes.
+fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(folder).expect("folder") {
+        let path = entry.expect("entry").path();
+        if path.is_dir() {
+            found.extend(contents(&path));
+        } else {
+            found.insert(path.display().to_string(), fs::read(&path).expect("file"));
+        }
+    }
+    found
+}
+
+/// See that `out` is finished and equal to a run of the same input in one go.
+fn assert_as_in_one_go(bench: &Bench) {
+    assert_code(&bench.run("one-go", &[]), 0);
+    assert!(bench.path("out/_SUCCESS").is_file());
+    let rows = predictions(bench, "out");
+    assert_eq!(rows.len(), (SHARDS * IMAGES) as usize);
+    assert!(rows == predictions(bench, "one-go"), "rows differ from those of one go");
+    let manifest = bench.manifest("out");
+    assert_eq!(manifest["summary"]["rows"], SHARDS * IMAGES);
+    assert_eq!(manifest["summary"]["outcome"], "succeeded");
+    let listed = manifest["parts"].as_array().expect("parts");
+    assert_eq!(listed.len(), SHARDS as usize);
+    for (part, there) in listed.iter().zip(whole_parts(bench)) {
+        assert!(there.ends_with(part["path"].as_str().expect("path")), "{part} is not in its place");
+        assert_eq!(part["rows"], IMAGES);
+        let digest = sha256(&fs::read(&there).expect("part"));
+        assert_eq!(part["sha256"], digest.as_str(), "{part}");
+    }
+    let batches = manifest["batches"].as_array().expect("batches");
+    assert_eq!(batches.len(), parts(&bench.path("out/batches")).len());
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    use sha2::{Digest, Sha256};
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[test]
+fn a_killed_run_goes_on_where_it_was() {
+    let bench = Bench::new();
+    let mut running = started(&bench, 20);
+    running.kill().expect("the child is there");
+    running.wait().expect("a child");
+    let before = contents(&bench.path("out/predictions"));
+    let whole = before.iter().filter(|(name, _)| name.ends_with(".parquet"));
+    let whole: BTreeMap<_, _> = whole.map(|(name, bytes)| (name.clone(), bytes.clone())).collect();
+
+    let resumed = bench.run("out", &[]);
+    assert_code(&resumed, 0);
+    let reused = whole.len() * IMAGES as usize;
+    assert!(stdout(&resumed).contains(&format!("{reused} rows were there")), "{}", stdout(&resumed));
+    let after = contents(&bench.path("out/predictions"));
+    assert!(whole.iter().all(|(name, bytes)| after.get(name) == Some(bytes)), "a part was written again");
+    assert_as_in_one_go(&bench);
+    assert_eq!(bench.manifest("out")["summary"]["reused_rows"], reused);
+}
+
+#[test]
+fn a_drained_run_goes_on_and_no_batch_id_is_used_twice() {
+    let bench = Bench::new();
+    let running = started(&bench, 3);
+    send(Signal::TERM, &running);
+    assert_code(&running.wait_with_output().expect("a child"), 143);
+    assert_code(&bench.run("out", &[]), 0);
+    assert_as_in_one_go(&bench);
+    // a batch holds at most as many rows as the model takes
+    let mut rows_of = BTreeMap::<_, usize>::new();
+    bench.rows("out").iter().for_each(|row| *rows_of.entry(row.batch_id).or_default() += 1);
+    assert!(rows_of.values().all(|&rows| rows <= 4));
+    assert_eq!(parts(&bench.path("out/batches")).len(), 2, "one for each attempt that came to an end");
+}
+
+#[test]
+fn a_finished_run_is_left_as_it_is() {
+    let bench = Bench::new();
+    write_tar(&bench.path("in/a.tar"), &images(0, 5));
+    assert_code(&bench.run("out", &[]), 0);
+    let before = contents(&bench.path("out"));
+    let again = bench.run("out", &[]);
+    assert_code(&again, 0);
+    assert!(stdout(&again).contains("done before"), "{}", stdout(&again));
+    assert!(contents(&bench.path("out")) == before);
+}
+
+#[test]
+fn another_run_is_refused_with_what_differs_and_changes_nothing() {
+    let bench = Bench::new();
+    write_tar(&bench.path("in/a.tar"), &images(0, 5));
+    write_tar(&bench.path("in/b.tar"), &images(5, 5));
+    assert_code(&bench.run("out", &[]), 0);
+    let before = contents(&bench.path("out"));
+    let refused = |args: &[&str], words: &str| {
+        let output = bench.run("out", args);
+        assert_code(&output, 6);
+        assert!(stderr(&output).contains(words), "{}", stderr(&output));
+        assert!(contents(&bench.path("out")) == before, "{args:?} changed the output");
+    };
+    refused(&["--set", "preprocess.scale=0.5"], "preprocess.scale was");
+    refused(&["--set", "engine.batch_size=8"], "batch_size was 4, is 8");
+    refused(&["--limit", "3"], "--limit 3");
+
+    write_tar(&bench.path("in/c.tar"), &images(10, 5));
+    refused(&[], "c.tar: it has come since");
+    fs::remove_file(bench.path("in/c.tar")).expect("a file");
+    fs::remove_file(bench.path("in/b.tar")).expect("a file");
+    refused(&[], "b.tar: its part is there, the shard is not any more");
+    write_tar(&bench.path("in/b.tar"), &images(50, 5));
+    refused(&[], "b.tar: it has another version now");
+
+    assert_code(&bench.run("out", &["--overwrite"]), 0);
+    assert_eq!(bench.rows("out")[5].image_id, "img-00050");
+    assert!(bench.path("out/_SUCCESS").is_file());
+}
+
+#[test]
+fn what_is_nothing_of_ours_is_never_touched() {
+    let bench = Bench::new();
+    write_tar(&bench.path("in/a.tar"), &images(0, 5));
+    fs::create_dir(bench.path("out")).expect("folder");
+    fs::write(bench.path("out/thesis.txt"), "years of work").expect("a file");
+    for args in [&[][..], &["--overwrite"]] {
+        let output = bench.run("out", args);
+        assert_code(&output, 6);
+        assert!(stderr(&output).contains("thesis.txt"), "{}", stderr(&output));
+        assert_eq!(contents(&bench.path("out")).len(), 1);
+    }
+}
+
+#[test]
+fn a_limited_run_ends_at_its_limit_however_often_it_is_begun() {
+    let bench = Bench::new();
+    write_tar(&bench.path("in/a.tar"), &images(0, 5));
+    write_tar(&bench.path("in/b.tar"), &images(5, 5));
+    let limit = &["--limit", "7"];
+    assert_code(&bench.run("out", limit), 0);
+    assert_eq!(bench.rows("out").len(), 7);
+    fs::remove_file(bench.path("out/_SUCCESS")).expect("a file");
+    let first = parts(&bench.path("out/predictions")).remove(0);
+    fs::remove_file(first).expect("a part");
+    assert_code(&bench.run("out", limit), 0);
+    assert_eq!(bench.rows("out").len(), 7);
+    assert_code(&bench.run("out", limit), 0);
+}
