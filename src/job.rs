@@ -254,8 +254,10 @@ impl Job {
             limit: options.limit.map(|limit| limit.saturating_sub(reused.rows())),
         };
         let written = stages.run(shards, |shard| open_shard(&stores, shard, &read_options))?;
-        let written = written.with(claim.predictions, claim.batches);
+        let written = written.with(claim.predictions);
         let wall = start.elapsed();
+        // other attempts may have come and gone meanwhile
+        let holdings = output.holdings()?;
         let summary = Summary::new(&written, &plan.output, meters.shares(wall), wall, startup);
         let report = RunReport {
             schema_version: SCHEMA_VERSION,
@@ -270,11 +272,16 @@ impl Job {
             engines: engines.iter().map(|engine| engine.describe()).collect(),
             summary,
             parts: written.parts,
-            batches: written.batches,
+            batches: output.read_back(holdings.batches)?,
         };
+        if holdings.finished {
+            tracing::info!("another attempt has finished the run");
+            return Ok(report);
+        }
         output.write_manifest(&Manifest { report: &report, plan: &plan })?;
         if report.summary.outcome == Outcome::Succeeded {
             output.write_success()?;
+            output.remove(&holdings.staged)?;
         }
         Ok(report)
     }

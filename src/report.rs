@@ -80,7 +80,6 @@ pub struct PartReport {
 pub struct OutputReport {
     pub tally: Tally,
     pub parts: Vec<PartReport>,
-    pub batches: Vec<PartReport>,
     /// Rows of parts that an earlier attempt has stored.
     pub reused: Tally,
     /// Latency of each batch, in order; warm-up excluded. Milliseconds.
@@ -96,8 +95,8 @@ pub struct OutputReport {
 }
 
 impl OutputReport {
-    /// With the parts that earlier attempts have stored.
-    pub fn with(mut self, predictions: Vec<PartReport>, batches: Vec<PartReport>) -> Self {
+    /// With the predictions parts that earlier attempts have stored.
+    pub fn with(mut self, predictions: Vec<PartReport>) -> Self {
         for part in &predictions {
             if let Some(rows) = &part.rows_by_status {
                 self.reused.add(rows);
@@ -106,7 +105,6 @@ impl OutputReport {
         self.tally.add(&self.reused);
         self.parts.extend(predictions);
         self.parts.sort_by_key(|part| shard_index(&part.path));
-        self.batches.splice(0..0, batches);
         self
     }
 }

@@ -22,8 +22,6 @@ pub struct Claim {
     pub attempt: u32,
     /// Predictions parts that are there, in input order.
     pub predictions: Vec<PartReport>,
-    /// Batches parts that are there.
-    pub batches: Vec<PartReport>,
 }
 
 /// What an attempt notes of itself.
@@ -75,8 +73,7 @@ impl Output {
             attempt += 1;
         }
         let predictions = self.read_back(holdings.predictions.into_values().collect())?;
-        let batches = self.read_back(holdings.batches)?;
-        Ok(Claim { record, attempt, predictions, batches })
+        Ok(Claim { record, attempt, predictions })
     }
 
     /// Remove a run and all its parts: `_SUCCESS` first and its record last, so that what is left of
@@ -90,7 +87,8 @@ impl Output {
         }
         let ends = [super::SUCCESS, super::MANIFEST].map(str::to_owned);
         let attempts = (0..holdings.attempts).map(attempt_name);
-        let parts = holdings.predictions.into_values().chain(holdings.batches).chain(attempts);
+        let parts =
+            holdings.predictions.into_values().chain(holdings.batches).chain(holdings.staged).chain(attempts);
         self.remove(&ends)?;
         self.remove(&parts.collect::<Vec<_>>())?;
         self.remove(&[RUN.to_owned()])

@@ -4,6 +4,8 @@
 //! - `_manifest.json` lists every part; `_SUCCESS` is written after it, last of all, and only
 //!   when the run succeeded.
 
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -15,7 +17,7 @@ use tokio::runtime::Handle;
 
 use crate::error::{SinkError, StorageError};
 
-use super::upload::Upload;
+use super::upload::{STAGING, Upload};
 
 /// Name of the list of parts, at the output's root.
 pub const MANIFEST: &str = "_manifest.json";
@@ -71,7 +73,7 @@ impl Output {
     }
 
     /// Remove objects; what is not there is removed already.
-    pub(super) fn remove(&self, names: &[String]) -> Result<(), SinkError> {
+    pub fn remove(&self, names: &[String]) -> Result<(), SinkError> {
         let paths = names.iter().map(|name| Ok(self.path_of(name)));
         let paths = futures_util::stream::iter(paths.collect::<Vec<_>>()).boxed();
         let removing = async {
@@ -103,7 +105,9 @@ impl Output {
     }
 
     pub(super) fn start_upload(&self, name: &str) -> Upload {
-        Upload::start(&self.runtime, Arc::clone(&self.store), self.path_of(name))
+        // the hasher's keys are random for each process and differ for each hasher
+        let staging = format!("{STAGING}/{:016x}", RandomState::new().build_hasher().finish());
+        Upload::start(&self.runtime, Arc::clone(&self.store), self.path_of(name), self.path_of(&staging))
     }
 
     /// Store the manifest, replacing none.

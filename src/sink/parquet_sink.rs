@@ -139,9 +139,21 @@ impl ParquetSink {
     fn await_oldest_part(&mut self) -> Result<(), SinkError> {
         if let Some((part, mut report)) = self.pending.pop_front() {
             let (path, stored) = part.wait(&self.output)?;
-            report.path = path;
-            report.bytes = stored.bytes;
-            report.sha256 = stored.sha256;
+            if stored.was_there {
+                let theirs = self.output.read_back_one(&path)?;
+                if theirs.rows_by_status != report.rows_by_status {
+                    return Err(SinkError::Uri {
+                        uri: self.output.uri_of(&path),
+                        message: "another attempt has stored it with other rows".to_owned(),
+                    });
+                }
+                tracing::info!(part = path, "another attempt was first");
+                report = theirs;
+            } else {
+                report.path = path;
+                report.bytes = stored.bytes;
+                report.sha256 = stored.sha256;
+            }
             self.report.parts.push(report);
         }
         Ok(())
@@ -211,10 +223,7 @@ impl Sink for ParquetSink {
         }
         let rows = self.batch_rows.take().expect("the columns are built from the schema");
         self.batches.write(&rows, &self.output)?;
-        let (path, stored) = self.batches.finish(&[], &self.output)?.wait(&self.output)?;
-        let batches =
-            PartReport { path, bytes: stored.bytes, sha256: stored.sha256, ..PartReport::default() };
-        self.report.batches.push(batches);
+        self.batches.finish(&[], &self.output)?.wait(&self.output)?;
         self.report.unfinished_shard = self.open.map(|part| part.shard.name.clone());
         Ok(self.report)
     }

@@ -33,6 +33,8 @@ pub struct Holdings {
     pub predictions: BTreeMap<u64, String>,
     /// Names of batches parts.
     pub batches: Vec<String>,
+    /// Names of objects that were never published: somebody is about to, or has died before.
+    pub staged: Vec<String>,
     /// Attempts so far, the first being 0: one more than the highest number.
     pub attempts: u32,
     /// The first object that is nothing of ours.
@@ -61,6 +63,8 @@ impl Holdings {
             self.attempts = self.attempts.max(attempt.saturating_add(1));
         } else if name.starts_with("batches/part-") {
             self.batches.push(name.to_owned());
+        } else if name.starts_with(STAGED) {
+            self.staged.push(name.to_owned());
         } else if name == MANIFEST {
             self.listed = true;
         } else {
@@ -91,6 +95,9 @@ fn attempt_number(name: &str) -> Option<u32> {
     name.strip_prefix("_attempts/")?.strip_suffix(".json")?.parse().ok()
 }
 
+/// What names of objects that are not published yet begin with.
+const STAGED: &str = "_staging/";
+
 /// Parts asked for at once.
 const READS: usize = 32;
 
@@ -111,6 +118,12 @@ impl Output {
         };
         let listed = self.runtime().block_on(listing);
         listed.map_err(|source| StorageError { uri: self.uri().to_owned(), source }.into())
+    }
+
+    /// What the stored part `name` says of itself.
+    pub fn read_back_one(&self, name: &str) -> Result<PartReport, SinkError> {
+        let read = self.read_back(vec![name.to_owned()])?;
+        Ok(read.into_iter().next().expect("one for each name"))
     }
 
     /// What the stored parts `names` say of themselves, in that order.
@@ -194,16 +207,18 @@ mod tests {
             "_attempts/000000.json",
             "_attempts/000002.json",
             "_manifest.json",
+            "_staging/0123456789abcdef",
             "batches/part-000000-000000.parquet",
             "predictions/part-000007-0123456789ab.parquet",
         ] {
             holdings.add(name);
         }
         let predictions = [(7, "predictions/part-000007-0123456789ab.parquet".to_owned())].into();
+        let staged = vec!["_staging/0123456789abcdef".to_owned()];
         let batches = vec!["batches/part-000000-000000.parquet".to_owned()];
         assert_eq!(
             holdings,
-            Holdings { listed: true, predictions, batches, attempts: 3, ..Holdings::default() }
+            Holdings { staged, listed: true, predictions, batches, attempts: 3, ..Holdings::default() }
         );
         holdings.add(RUN);
         holdings.add(SUCCESS);

@@ -1,8 +1,10 @@
 //! One object on its way to the store: whole or not at all.
 //!
-//! - The object appears only when its last byte is stored: a single put, or a multipart upload
-//!   that is completed at the end.
-//! - An upload that is dropped before [`Upload::finish`] leaves nothing behind.
+//! - The object appears only when its last byte is stored, and only if there is none of that name: a
+//!   small one by a put that creates, a larger one by a multipart upload to a name of its own, which is
+//!   then copied by a request that creates. Of attempts that race one wins, and the others are told.
+//! - An upload that is dropped before [`Upload::finish`] leaves nothing behind; one whose process dies
+//!   may leave an object under [`STAGING`].
 //! - The bytes flow through a bounded channel to a task, so that writing the next part never
 //!   waits for the store to acknowledge the last.
 
@@ -10,11 +12,9 @@ use std::io::{self, Write};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use object_store::ObjectStore;
-use object_store::buffered::BufWriter;
 use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutPayload, WriteMultipart};
 use sha2::{Digest, Sha256};
-use tokio::io::AsyncWriteExt;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -39,12 +39,17 @@ const PARTS_IN_FLIGHT: usize = 1;
 pub const UPLOAD_BYTES: u64 =
     ((PIECES_WAITING + 2) * PIECE_BYTES + (1 + PARTS_IN_FLIGHT) * PART_BYTES) as u64;
 
+/// Folder below the output for what is not published yet.
+pub const STAGING: &str = "_staging";
+
 /// What was stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stored {
     pub bytes: u64,
     /// Lower-case hexadecimal.
     pub sha256: String,
+    /// Whether another attempt had stored an object of that name before, which was left as it is.
+    pub was_there: bool,
 }
 
 /// An object being written.
@@ -67,10 +72,10 @@ enum Piece {
 }
 
 impl Upload {
-    /// Start writing the object at `path`.
-    pub fn start(runtime: &Handle, store: Arc<dyn ObjectStore>, path: Path) -> Self {
+    /// Start writing the object at `path`; `staging` is nobody else's.
+    pub fn start(runtime: &Handle, store: Arc<dyn ObjectStore>, path: Path, staging: Path) -> Self {
         let (pieces, receiver) = mpsc::channel(PIECES_WAITING);
-        let task = runtime.spawn(store_pieces(store, path, receiver));
+        let task = runtime.spawn(store_pieces(store, path, staging, receiver));
         Self { pieces, buffer: Vec::new(), task }
     }
 
@@ -136,32 +141,74 @@ fn wait_for(
 async fn store_pieces(
     store: Arc<dyn ObjectStore>,
     path: Path,
+    staging: Path,
     mut pieces: mpsc::Receiver<Piece>,
 ) -> object_store::Result<Stored> {
-    let mut writer = BufWriter::with_capacity(store, path, PART_BYTES).with_max_concurrency(PARTS_IN_FLIGHT);
     let (mut bytes, mut sha256) = (0, Sha256::new());
-    while let Some(piece) = pieces.recv().await {
-        match piece {
-            Piece::Data(data) => {
-                bytes += data.len() as u64;
-                sha256.update(&data);
-                writer.put(Bytes::from(data)).await?;
+    let (mut held, mut held_bytes) = (Vec::new(), 0);
+    let mut parts: Option<WriteMultipart> = None;
+    loop {
+        let data = match pieces.recv().await {
+            Some(Piece::Data(data)) => Bytes::from(data),
+            Some(Piece::End) => break,
+            None => {
+                if let Some(parts) = parts {
+                    parts.abort().await?;
+                }
+                return Err(object_store::Error::Generic {
+                    store: "upload",
+                    source: "given up before its end".into(),
+                });
             }
-            Piece::End => {
-                writer.shutdown().await.map_err(store_error)?;
-                return Ok(Stored { bytes, sha256: hex(&sha256.finalize()) });
-            }
+        };
+        bytes += data.len() as u64;
+        sha256.update(&data);
+        if let Some(parts) = &mut parts {
+            parts.wait_for_capacity(PARTS_IN_FLIGHT).await?;
+            parts.put(data);
+            continue;
+        }
+        held_bytes += data.len();
+        held.push(data);
+        if held_bytes > PART_BYTES {
+            let upload = store.put_multipart(&staging).await?;
+            let begun = parts.insert(WriteMultipart::new_with_chunk_size(upload, PART_BYTES));
+            held.drain(..).for_each(|data| begun.put(data));
         }
     }
-    writer.abort().await?;
-    Err(object_store::Error::Generic { store: "upload", source: "given up before its end".into() })
+    let published = match parts {
+        None => store.put_opts(&path, PutPayload::from_iter(held), PutMode::Create.into()).await.map(drop),
+        Some(parts) => {
+            parts.finish().await?;
+            publish(&store, &staging, &path).await
+        }
+    };
+    let was_there = match published {
+        Ok(()) => false,
+        Err(object_store::Error::AlreadyExists { .. }) => true,
+        Err(error) => return Err(error),
+    };
+    Ok(Stored { bytes, sha256: hex(&sha256.finalize()), was_there })
 }
 
-/// The store's own error out of the one that `AsyncWrite` wraps around it.
-fn store_error(error: io::Error) -> object_store::Error {
-    error
-        .downcast()
-        .unwrap_or_else(|error| object_store::Error::Generic { store: "upload", source: error.into() })
+/// Copy what is whole at `staging` to `path`, unless something is there already.
+async fn publish(store: &Arc<dyn ObjectStore>, staging: &Path, path: &Path) -> object_store::Result<()> {
+    let copied = store.copy_if_not_exists(staging, path).await;
+    let removed = store.delete(staging).await;
+    match (copied, removed) {
+        // an attempt that finished the run has tidied up after all others
+        (Err(object_store::Error::NotFound { .. }), _) if store.head(path).await.is_ok() => {
+            Err(object_store::Error::AlreadyExists {
+                path: path.to_string(),
+                source: "published by another attempt".into(),
+            })
+        }
+        (copied, Err(error)) => {
+            tracing::debug!(%error, "a staged object is left");
+            copied
+        }
+        (copied, Ok(())) => copied,
+    }
 }
 
 #[cfg(test)]
@@ -179,21 +226,34 @@ mod tests {
         let runtime = runtime();
         for length in [0, 10, 3 * PART_BYTES + 17] {
             let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
-            let mut upload = Upload::start(runtime.handle(), Arc::clone(&store), Path::from("a"));
+            let upload = |data: &[u8]| {
+                let mut upload = start(&runtime, &store);
+                upload.write_all(data).expect("task alive");
+                upload.finish().wait(runtime.handle()).expect("stored")
+            };
             let data: Vec<u8> = (0..length).map(|i| (i % 251) as u8).collect();
-            upload.write_all(&data).expect("task alive");
-            let stored = upload.finish().wait(runtime.handle()).expect("stored");
-            let read = runtime.block_on(async { store.get(&Path::from("a")).await?.bytes().await });
-            assert_eq!(read.expect("readable"), data);
-            assert_eq!(stored, Stored { bytes: length as u64, sha256: hex(&Sha256::digest(&data)) });
+            let sha256 = hex(&Sha256::digest(&data));
+            let stored = Stored { bytes: length as u64, sha256, was_there: false };
+            assert_eq!(upload(&data), stored);
+            let there = || runtime.block_on(async { store.get(&Path::from("a")).await?.bytes().await });
+            assert_eq!(there().expect("readable"), data);
+
+            // a second attempt at the same object finds the first one's
+            assert!(upload(&vec![7; length]).was_there);
+            assert_eq!(there().expect("readable"), data);
+            assert!(runtime.block_on(store.head(&Path::from("staged"))).is_err(), "a staged object is left");
         }
+    }
+
+    fn start(runtime: &tokio::runtime::Runtime, store: &Arc<dyn ObjectStore>) -> Upload {
+        Upload::start(runtime.handle(), Arc::clone(store), Path::from("a"), Path::from("staged"))
     }
 
     #[test]
     fn an_upload_that_is_given_up_leaves_nothing() {
         let runtime = runtime();
         let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
-        let mut upload = Upload::start(runtime.handle(), Arc::clone(&store), Path::from("a"));
+        let mut upload = start(&runtime, &store);
         upload.write_all(&vec![1; 2 * PART_BYTES]).expect("task alive");
         let Upload { pieces, task, .. } = upload;
         drop(pieces);

@@ -15,7 +15,7 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::FutureExt;
-use object_store::aws::AmazonS3Builder;
+use object_store::aws::{AmazonS3Builder, S3CopyIfNotExists};
 use object_store::azure::MicrosoftAzureBuilder;
 use object_store::client::ClientConfigKey;
 use object_store::gcp::{GoogleCloudStorage, GoogleCloudStorageBuilder, GoogleConfigKey};
@@ -273,7 +273,9 @@ impl Address {
             Service::Local => unlisted(LocalFileSystem::new()),
             Service::Google => listed(Arc::new(connect_google(&self.root)?)),
             Service::Amazon => {
-                let mut builder = AmazonS3Builder::from_env().with_url(&self.root);
+                let mut builder = AmazonS3Builder::from_env()
+                    .with_url(&self.root)
+                    .with_copy_if_not_exists(S3CopyIfNotExists::Multipart);
                 if names_plain_http(&["AWS_ENDPOINT", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"]) {
                     builder = builder.with_allow_http(true);
                 }

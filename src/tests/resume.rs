@@ -5,6 +5,7 @@ mod support;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::process::Stdio;
 
 use rustix::process::Signal;
 use support::*;
@@ -51,7 +52,11 @@ fn assert_as_in_one_go(bench: &Bench) {
         assert_eq!(part["sha256"], digest.as_str(), "{part}");
     }
     let batches = manifest["batches"].as_array().expect("batches");
-    assert_eq!(batches.len(), parts(&bench.path("out/batches")).len());
+    assert!(!batches.is_empty());
+    for part in batches {
+        let there = bench.path("out").join(part["path"].as_str().expect("path"));
+        assert_eq!(part["sha256"], sha256(&fs::read(there).expect("part")).as_str(), "{part}");
+    }
 }
 
 fn sha256(bytes: &[u8]) -> String {
@@ -92,6 +97,23 @@ fn a_drained_run_goes_on_and_no_batch_id_is_used_twice() {
     bench.rows("out").iter().for_each(|row| *rows_of.entry(row.batch_id).or_default() += 1);
     assert!(rows_of.values().all(|&rows| rows <= 4));
     assert_eq!(parts(&bench.path("out/batches")).len(), 2, "one for each attempt that came to an end");
+}
+
+#[test]
+fn attempts_that_race_end_with_one_output_that_both_have_made() {
+    let bench = Bench::new();
+    let first = started(&bench, 1);
+    let others: Vec<_> = (0..2)
+        .map(|_| {
+            let mut other = bench.command("run", "out", &[]);
+            other.stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("starts")
+        })
+        .collect();
+    for attempt in std::iter::once(first).chain(others) {
+        assert_code(&attempt.wait_with_output().expect("a child"), 0);
+    }
+    assert_as_in_one_go(&bench);
+    assert!(!bench.path("out/_staging").exists());
 }
 
 #[test]
