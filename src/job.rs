@@ -24,7 +24,9 @@ use crate::pipeline::{Bounds, MemoryBound, Meters, Stages, warm_up};
 use crate::plan::{Plan, threads_or_cores};
 use crate::report::{Outcome, PartReport, Summary};
 use crate::resume::Remaining;
-use crate::sink::{Holdings, Output, ParquetSink, RunIdentity, RunRecord, SCHEMA_VERSION, Sink};
+use crate::sink::{
+    Holdings, Output, ParquetSink, RUN, RunIdentity, RunRecord, SCHEMA_VERSION, Sink, attempt_name,
+};
 use crate::source::{ReadOptions, Stores, input_around, open_shard};
 
 /// How a run is done, as opposed to what it computes.
@@ -88,6 +90,8 @@ pub struct RunReport {
     /// Predictions parts in input order.
     pub parts: Vec<PartReport>,
     pub batches: Vec<PartReport>,
+    /// The record of the run, and what its attempts have noted of themselves.
+    pub notes: Vec<PartReport>,
 }
 
 /// The manifest: the report and the plan that led to it.
@@ -192,7 +196,8 @@ impl Job {
         shards: impl Iterator<Item = Result<ShardRef, SourceError>>,
     ) -> Result<(), Error> {
         let Checked { output, holdings, .. } = self.checked;
-        let parts = output.read_back(holdings.predictions.into_values().collect())?;
+        let parts =
+            output.read_back(holdings.predictions.into_values().collect(), &self.checked.plan_sha256)?;
         let rows = parts.iter().filter_map(|part| part.rows).sum();
         if self.options.limit == Some(rows) {
             return Ok(());
@@ -256,6 +261,7 @@ impl Job {
         let written = stages.run(shards, |shard| open_shard(&stores, shard, &read_options))?;
         let written = written.with(claim.predictions);
         let wall = start.elapsed();
+        let plan_sha256 = identity.plan_sha256;
         // other attempts may have come and gone meanwhile
         let holdings = output.holdings()?;
         let summary = Summary::new(&written, &plan.output, meters.shares(wall), wall, startup);
@@ -266,25 +272,37 @@ impl Job {
             run_id: identity.run_id,
             started_at: rfc3339(started_at),
             finished_at: rfc3339(SystemTime::now()),
-            plan_sha256: identity.plan_sha256,
+            plan_sha256: plan_sha256.clone(),
             model_sha256: identity.model_sha256,
             limit: options.limit,
             engines: engines.iter().map(|engine| engine.describe()).collect(),
             summary,
             parts: written.parts,
-            batches: output.read_back(holdings.batches)?,
+            batches: output.read_back(holdings.batches, &plan_sha256)?,
+            notes: notes(&output, holdings.attempts)?,
         };
         if holdings.finished {
             tracing::info!("another attempt has finished the run");
             return Ok(report);
         }
-        output.write_manifest(&Manifest { report: &report, plan: &plan })?;
+        let manifest_sha256 = output.write_manifest(&Manifest { report: &report, plan: &plan })?;
         if report.summary.outcome == Outcome::Succeeded {
-            output.write_success()?;
+            output.write_success(&manifest_sha256)?;
             output.remove(&holdings.staged)?;
         }
         Ok(report)
     }
+}
+
+/// The record of the run and the notes of its attempts, as the manifest lists them.
+fn notes(output: &Output, attempts: u32) -> Result<Vec<PartReport>, SinkError> {
+    let names = std::iter::once(RUN.to_owned()).chain((0..attempts).map(attempt_name));
+    names
+        .map(|path| {
+            let (bytes, sha256) = output.digest(&path)?;
+            Ok(PartReport { path, bytes, sha256, ..PartReport::default() })
+        })
+        .collect()
 }
 
 fn resolve_output(stores: &Stores, plan: &Plan, runtime: &Handle) -> Result<Output, SinkError> {

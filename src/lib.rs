@@ -47,3 +47,4 @@ pub mod report;
 pub mod resume;
 pub mod sink;
 pub mod source;
+pub mod verify;

@@ -54,12 +54,12 @@ impl Tally {
 }
 
 /// One file of the output.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartReport {
     /// Path below the output.
     pub path: String,
-    /// Shard whose records these are; empty for a batches part.
-    #[serde(skip_serializing_if = "String::is_empty")]
+    /// Shard whose records these are; empty for all but predictions parts.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub shard: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub format: Option<ShardFormat>,

@@ -18,6 +18,8 @@ pub const OUTPUT: u8 = 6;
 pub const PASSPORT: u8 = 7;
 /// An engine failed in the middle of a run: a GPU is gone, say. Another host may do.
 pub const INFERENCE: u8 = 8;
+/// `verify`: the output is not what its run has written.
+pub const UNVERIFIED: u8 = 9;
 /// Interrupted: 128 + SIGINT, as shells count it.
 pub const INTERRUPTED: u8 = 130;
 /// Interrupted: 128 + SIGTERM.
@@ -34,6 +36,7 @@ pub const HELP: &str = "Exit codes:
   6    output occupied, denied or not writable
   7    a built engine does not fit this host or is damaged: build it again
   8    an engine failed in the middle of a run, as when a GPU is gone: another host may do
+  9    verify: the output is not what its run has written
   130  interrupted (SIGINT)
   143  interrupted (SIGTERM)";
 

@@ -14,6 +14,7 @@ mod progress;
 mod run;
 mod show;
 mod summary;
+mod verify;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -46,6 +47,8 @@ enum Command {
     Show(show::ShowArgs),
     /// Tell what is in a shard: format, records, sizes, the first bad record.
     Inspect(inspect::InspectArgs),
+    /// Prove that an output is whole and as its run has written it: every row, every byte.
+    Verify(verify::VerifyArgs),
     /// Compare the scores of two outputs over the same input.
     Diff(diff::DiffArgs),
     /// Build a TensorRT engine from ONNX, with trtexec's options.
@@ -92,6 +95,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::run(args),
         Command::Show(args) => show::run(args),
         Command::Inspect(args) => inspect::run(args),
+        Command::Verify(args) => verify::run(args),
         Command::Diff(args) => diff::run(args),
         Command::BuildEngine(args) => build_engine::run(args),
         Command::Bench(args) => bench::run(args),

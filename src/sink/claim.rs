@@ -72,7 +72,8 @@ impl Output {
         while !self.create(&attempt_name(attempt), &note)? {
             attempt += 1;
         }
-        let predictions = self.read_back(holdings.predictions.into_values().collect())?;
+        let predictions =
+            self.read_back(holdings.predictions.into_values().collect(), &record.plan_sha256)?;
         Ok(Claim { record, attempt, predictions })
     }
 

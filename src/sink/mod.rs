@@ -28,7 +28,7 @@ pub use output::{MANIFEST, Output, SUCCESS};
 pub use parquet_sink::{PARTS_BYTES, PENDING_PARTS, ParquetSink, RunIdentity};
 pub use run_record::{RUN, RunRecord};
 pub use schema::{BATCHES, PREDICTIONS, SCHEMA_VERSION};
-pub use stored::{Holdings, part_name, shard_index};
+pub use stored::{Holdings, attempt_name, part_name, shard_index};
 
 use crate::report::OutputReport;
 

@@ -13,9 +13,11 @@ use futures_util::StreamExt;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 use serde::Serialize;
+use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
 
 use crate::error::{SinkError, StorageError};
+use crate::plan::hex;
 
 use super::upload::{STAGING, Upload};
 
@@ -67,7 +69,7 @@ impl Output {
     }
 
     /// The bytes of a small object.
-    pub(super) fn read(&self, name: &str) -> Result<Bytes, SinkError> {
+    pub fn read(&self, name: &str) -> Result<Bytes, SinkError> {
         let read = async { self.store.get(&self.path_of(name)).await?.bytes().await };
         self.runtime.block_on(read).map_err(|source| StorageError { uri: self.uri_of(name), source }.into())
     }
@@ -110,16 +112,18 @@ impl Output {
         Upload::start(&self.runtime, Arc::clone(&self.store), self.path_of(name), self.path_of(&staging))
     }
 
-    /// Store the manifest, replacing none.
-    pub fn write_manifest(&self, manifest: &impl Serialize) -> Result<(), SinkError> {
+    /// Store the manifest, in place of an interrupted attempt's; returns its SHA-256 (hex).
+    pub fn write_manifest(&self, manifest: &impl Serialize) -> Result<String, SinkError> {
         let mut json = serde_json::to_vec_pretty(manifest).expect("a manifest of plain structs serialises");
         json.push(b'\n');
-        self.put(MANIFEST, json)
+        let sha256 = hex(&Sha256::digest(&json));
+        self.put(MANIFEST, json)?;
+        Ok(sha256)
     }
 
-    /// Say that the run is complete. Nothing is written after this.
-    pub fn write_success(&self) -> Result<(), SinkError> {
-        self.put(SUCCESS, Vec::new())
+    /// Say that the run is complete, and which manifest is its. Nothing is written after this.
+    pub fn write_success(&self, manifest_sha256: &str) -> Result<(), SinkError> {
+        self.put(SUCCESS, format!("{manifest_sha256}\n").into_bytes())
     }
 
     fn put(&self, name: &str, bytes: Vec<u8>) -> Result<(), SinkError> {

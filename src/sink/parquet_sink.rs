@@ -11,7 +11,9 @@ use crate::report::{OutputReport, PartReport, Tally};
 
 use super::Sink;
 use super::output::Output;
-use super::part::{DAMAGE, PartWriter, PendingPart, ROWS_BY_STATUS, SHARD, SHARD_FORMAT, SHARD_IDENTITY};
+use super::part::{
+    DAMAGE, PLAN, PartWriter, PendingPart, ROWS_BY_STATUS, SHARD, SHARD_FORMAT, SHARD_IDENTITY,
+};
 use super::rows::{BatchRows, PredictionRows, RunColumns};
 use super::schema::{BATCHES, PREDICTIONS, ROW_GROUP_BYTES, SCHEMA_VERSION};
 use super::stored::part_name;
@@ -78,7 +80,7 @@ impl ParquetSink {
         };
         let footer = [
             ("sluice.schema_version", SCHEMA_VERSION),
-            ("sluice.plan_sha256", &identity.plan_sha256),
+            (PLAN, &identity.plan_sha256),
             ("sluice.run_id", &identity.run_id),
         ];
         let name = format!("batches/part-{}-{:06}.parquet", identity.worker, identity.attempt);
@@ -101,7 +103,7 @@ impl ParquetSink {
     fn open_part(&mut self, shard: Arc<ShardRef>) -> Result<(), SinkError> {
         let footer = [
             ("sluice.schema_version", SCHEMA_VERSION),
-            ("sluice.plan_sha256", &self.identity.plan_sha256),
+            (PLAN, &self.identity.plan_sha256),
             ("sluice.run_id", &self.identity.run_id),
             (SHARD, &shard.name),
             (SHARD_IDENTITY, &shard.identity()),
@@ -140,7 +142,7 @@ impl ParquetSink {
         if let Some((part, mut report)) = self.pending.pop_front() {
             let (path, stored) = part.wait(&self.output)?;
             if stored.was_there {
-                let theirs = self.output.read_back_one(&path)?;
+                let theirs = self.output.read_back_one(&path, &self.identity.plan_sha256)?;
                 if theirs.rows_by_status != report.rows_by_status {
                     return Err(SinkError::Uri {
                         uri: self.output.uri_of(&path),

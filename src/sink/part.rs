@@ -12,6 +12,9 @@ use super::output::Output;
 use super::schema::writer_properties;
 use super::upload::{PendingUpload, Stored, Upload};
 
+/// Key of every part's footer: SHA-256 over what determines the predictions.
+pub const PLAN: &str = "sluice.plan_sha256";
+
 /// Keys of a predictions part's footer: the name of its shard, the shard's identity and format, its
 /// rows by status as JSON, and why the shard ended early if it did.
 pub const SHARD: &str = "sluice.shard";

@@ -13,7 +13,7 @@ use parquet::file::metadata::{FooterTail, ParquetMetaData, ParquetMetaDataReader
 use sha2::{Digest, Sha256};
 
 use super::output::{MANIFEST, Output, SUCCESS};
-use super::part::{DAMAGE, ROWS_BY_STATUS, SHARD, SHARD_FORMAT};
+use super::part::{DAMAGE, PLAN, ROWS_BY_STATUS, SHARD, SHARD_FORMAT, SHARD_IDENTITY};
 use super::run_record::RUN;
 use crate::error::{SinkError, StorageError};
 use crate::items::{ShardFormat, ShardRef};
@@ -120,22 +120,33 @@ impl Output {
         listed.map_err(|source| StorageError { uri: self.uri().to_owned(), source }.into())
     }
 
-    /// What the stored part `name` says of itself.
-    pub fn read_back_one(&self, name: &str) -> Result<PartReport, SinkError> {
-        let read = self.read_back(vec![name.to_owned()])?;
-        Ok(read.into_iter().next().expect("one for each name"))
+    /// What the stored part `name` of the plan `plan_sha256` says of itself.
+    ///
+    /// # Errors
+    /// When it cannot be read, is no part, is one of another plan or shard than its name says, or counts
+    /// its own rows wrongly.
+    pub fn read_back_one(&self, name: &str, plan_sha256: &str) -> Result<PartReport, SinkError> {
+        self.runtime().block_on(self.read_part(name.to_owned(), plan_sha256))
     }
 
-    /// What the stored parts `names` say of themselves, in that order.
-    pub fn read_back(&self, names: Vec<String>) -> Result<Vec<PartReport>, SinkError> {
-        let read = |name: String| async move {
-            let stored = read_part(self.store(), &self.path_of(&name)).await;
-            stored.and_then(|stored| stored.report(name.clone())).map_err(|message| SinkError::Uri {
-                uri: self.uri_of(&name),
-                message: format!("is no part of a run: {message}"),
-            })
-        };
+    /// The same for the parts `names`, in that order.
+    pub fn read_back(&self, names: Vec<String>, plan_sha256: &str) -> Result<Vec<PartReport>, SinkError> {
+        let read = |name| self.read_part(name, plan_sha256);
         self.runtime().block_on(futures_util::stream::iter(names).map(read).buffered(READS).try_collect())
+    }
+
+    async fn read_part(&self, name: String, plan_sha256: &str) -> Result<PartReport, SinkError> {
+        let uri = self.uri_of(&name);
+        let stored = read_part(self.store(), &self.path_of(&name)).await;
+        let report = stored.and_then(|stored| stored.report(name, plan_sha256));
+        report
+            .map_err(|message| SinkError::Uri { uri, message: format!("is no part of this run: {message}") })
+    }
+
+    /// Size and SHA-256 (hex) of a small object.
+    pub fn digest(&self, name: &str) -> Result<(u64, String), SinkError> {
+        let bytes = self.read(name)?;
+        Ok((bytes.len() as u64, hex(&Sha256::digest(&bytes))))
     }
 }
 
@@ -171,15 +182,22 @@ async fn read_part(store: &Arc<dyn ObjectStore>, path: &Path) -> Result<StoredPa
 }
 
 impl StoredPart {
-    fn report(self, path: String) -> Result<PartReport, String> {
+    fn report(self, path: String, plan_sha256: &str) -> Result<PartReport, String> {
         let file = self.metadata.file_metadata();
         let footer = file.key_value_metadata().map_or(&[][..], Vec::as_slice);
         let value =
             |key: &str| footer.iter().find(|pair| pair.key == key).and_then(|pair| pair.value.clone());
         let mut report = PartReport { path, bytes: self.bytes, sha256: self.sha256, ..PartReport::default() };
+        let parsed = |key: &str| value(key).ok_or_else(|| format!("its footer has no {key}"));
+        if parsed(PLAN)? != plan_sha256 {
+            return Err("its footer names another plan".to_owned());
+        }
         // a batches part has no shard
         let Some(shard) = value(SHARD) else { return Ok(report) };
-        let parsed = |key: &str| value(key).ok_or_else(|| format!("its footer has no {key}"));
+        let named = report.path.rsplit_once('-').and_then(|(_, end)| end.strip_suffix(".parquet"));
+        if !named.is_some_and(|named| parsed(SHARD_IDENTITY).is_ok_and(|of| of.starts_with(named))) {
+            return Err("its name and its footer are of different shards".to_owned());
+        }
         let tally: Tally =
             serde_json::from_str(&parsed(ROWS_BY_STATUS)?).map_err(|error| error.to_string())?;
         if i64::try_from(tally.rows()) != Ok(file.num_rows()) {

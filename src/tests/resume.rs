@@ -37,6 +37,8 @@ fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
 fn assert_as_in_one_go(bench: &Bench) {
     assert_code(&bench.run("one-go", &[]), 0);
     assert!(bench.path("out/_SUCCESS").is_file());
+    let verified = sluice().arg("verify").arg(bench.path("out")).output().expect("starts");
+    assert_code(&verified, 0);
     let rows = predictions(bench, "out");
     assert_eq!(rows.len(), (SHARDS * IMAGES) as usize);
     assert!(rows == predictions(bench, "one-go"), "rows differ from those of one go");
@@ -114,6 +116,46 @@ fn attempts_that_race_end_with_one_output_that_both_have_made() {
     }
     assert_as_in_one_go(&bench);
     assert!(!bench.path("out/_staging").exists());
+}
+
+#[test]
+fn any_tampering_with_a_finished_output_is_found() {
+    let bench = Bench::new();
+    write_tar(&bench.path("in/a.tar"), &images(0, 5));
+    write_tar(&bench.path("in/b.tar"), &images(5, 3));
+    assert_code(&bench.run("out", &[]), 0);
+    let out = bench.path("out");
+    let verify = || {
+        let mut verify = sluice();
+        verify.arg("verify").arg(&out).output().expect("starts")
+    };
+    let holds = verify();
+    assert_code(&holds, 0);
+    assert!(stdout(&holds).contains("the output holds: 3 parts, 8 rows"), "{}", stdout(&holds));
+
+    for (name, bytes) in contents(&out) {
+        let path = Path::new(&name);
+        // first, last and some bytes in between
+        for at in [0, bytes.len() / 3, bytes.len() / 2, bytes.len() - 9, bytes.len() - 1] {
+            let mut tampered = bytes.clone();
+            tampered[at] ^= 1;
+            fs::write(path, &tampered).expect("write");
+            let found = verify();
+            assert_code(&found, 9);
+            assert!(stdout(&found).contains("DOES NOT HOLD"), "{}", stdout(&found));
+        }
+        fs::remove_file(path).expect("a file");
+        assert_code(&verify(), 9);
+        fs::write(path, &bytes).expect("write");
+    }
+    assert_code(&verify(), 0);
+
+    let first = whole_parts(&bench).remove(0);
+    let stray = bench.path("out/predictions/part-000007-0123456789ab.parquet");
+    fs::copy(first, &stray).expect("a copy");
+    let found = verify();
+    assert_code(&found, 9);
+    assert!(stdout(&found).contains("part-000007-0123456789ab.parquet: it is not in the manifest"));
 }
 
 #[test]

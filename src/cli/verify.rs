@@ -1,0 +1,34 @@
+//! `sluice verify OUT`: whether an output is what its run has written.
+
+use std::process::ExitCode;
+
+use clap::Args;
+use sluice::verify::verify;
+
+use super::print::print;
+use super::{exit, storage_runtime};
+
+/// Problems listed.
+const LISTED: usize = 20;
+
+/// Arguments of `sluice verify`.
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// Output folder of a run.
+    out: String,
+}
+
+/// Verify, and print what is wrong; exits with 9 when something is.
+pub fn run(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
+    let runtime = storage_runtime()?;
+    let found = verify(&args.out, runtime.handle())?;
+    let mut lines: Vec<_> = found.problems.iter().take(LISTED).cloned().collect();
+    if found.problems.len() > LISTED {
+        lines.push(format!("and {} more", found.problems.len() - LISTED));
+    }
+    lines.extend(found.remarks.iter().map(|remark| format!("remark: {remark}")));
+    let verdict = if found.problems.is_empty() { "the output holds" } else { "the output DOES NOT HOLD" };
+    lines.push(format!("{verdict}: {} parts, {} rows, {} bytes read", found.parts, found.rows, found.bytes));
+    print(&lines.join("\n"))?;
+    Ok(ExitCode::from(if found.problems.is_empty() { 0 } else { exit::UNVERIFIED }))
+}
