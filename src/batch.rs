@@ -143,6 +143,7 @@ mod tests {
             name: format!("s{index}"),
             format: ShardFormat::Files,
             content: ShardContent::Objects(Vec::new()),
+            resume_at: 0,
         })
     }
 

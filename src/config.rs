@@ -342,11 +342,20 @@ pub struct OutputSection {
     /// Shards that may end early, with an unknown number of records lost, before the run counts
     /// as failed.
     pub max_damaged_shards: u64,
+    /// Seconds after which the rows of a shard that has not ended are stored, too: what a killed run
+    /// has to score again at the most.
+    pub checkpoint_seconds: f64,
 }
 
 impl Default for OutputSection {
     fn default() -> Self {
-        Self { uri: String::new(), scores: "all".to_owned(), max_error_rate: 0.01, max_damaged_shards: 0 }
+        Self {
+            uri: String::new(),
+            scores: "all".to_owned(),
+            max_error_rate: 0.01,
+            max_damaged_shards: 0,
+            checkpoint_seconds: 30.0,
+        }
     }
 }
 

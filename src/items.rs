@@ -85,6 +85,8 @@ pub struct ShardRef {
     pub name: String,
     pub format: ShardFormat,
     pub content: ShardContent,
+    /// Records from the first on that a checkpoint holds already: they are passed over.
+    pub resume_at: u64,
 }
 
 impl ShardRef {
@@ -111,6 +113,14 @@ impl ShardRef {
             }
         }
         hex(&sha256.finalize())
+    }
+
+    /// Version of its container, where there is one and the listing tells it.
+    pub fn version(&self) -> Option<&str> {
+        match &self.content {
+            ShardContent::Container(object) => object.version.as_deref(),
+            ShardContent::Objects(_) => None,
+        }
     }
 
     /// Bytes of its objects, as far as the listing knows them.

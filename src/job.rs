@@ -3,29 +3,29 @@
 //!
 //! - [`Checked::new`] and [`Job::prepare`] do whatever can fail before the first byte of input is
 //!   read: the output is vacant or holds this very run, the model loads and fits, every engine has run.
-//! - [`Job::run`] leaves a whole output: `_manifest.json`, and `_SUCCESS` after it if the run
-//!   succeeded. A run that fails leaves neither, only the parts of shards that had ended and the record
-//!   of the run; the same job goes on from there.
+//! - [`Job::run`] leaves a whole output, with `_manifest.json` and `_SUCCESS`, or what the same job can
+//!   go on from: the record of the run, the parts of shards that had ended, and checkpoints of others.
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::time::{Duration, Instant, SystemTime};
 
-use chrono::{DateTime, SecondsFormat, Utc};
-use serde::Serialize;
+use chrono::{DateTime, Utc};
 use tokio::runtime::Handle;
 
 use crate::decode::Decoder;
 use crate::engine::{self, Engine};
 use crate::error::{Error, SinkError, SourceError};
+use crate::finish::{Ending, RunReport, StoredManifest};
 use crate::flow::StopSignal;
 use crate::items::{self, BatchBuffer, ShardRef};
 use crate::pipeline::{Bounds, MemoryBound, Meters, Stages, warm_up};
 use crate::plan::{Plan, threads_or_cores};
-use crate::report::{Outcome, PartReport, Summary};
-use crate::resume::Remaining;
+use crate::report::rfc3339;
+use crate::resume::{Done, Remaining, Share};
 use crate::sink::{
-    Holdings, Output, ParquetSink, RUN, RunIdentity, RunRecord, SCHEMA_VERSION, Sink, attempt_name,
+    AttemptNote, Checkpoints, Holdings, MANIFEST, Output, ParquetSink, RunIdentity, RunRecord,
+    SCHEMA_VERSION, Sink,
 };
 use crate::source::{ReadOptions, Stores, input_around, open_shard};
 
@@ -36,8 +36,8 @@ pub struct JobOptions {
     pub limit: Option<u64>,
     /// Ask this to drain the run.
     pub stop: StopSignal,
-    /// Number of this worker among those that share an output: names its batches part.
-    pub worker: u32,
+    /// The shards to score, where several workers share the output.
+    pub share: Share,
     /// Whether to remove a run that is there, and start anew.
     pub overwrite: bool,
 }
@@ -67,39 +67,6 @@ pub struct Job {
     warm_ups: Vec<items::Outcome>,
     meters: Meters,
     startup: Duration,
-}
-
-/// What a run leaves behind, as its manifest says it.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct RunReport {
-    pub schema_version: &'static str,
-    pub sluice_version: &'static str,
-    pub name: String,
-    pub run_id: String,
-    /// RFC 3339, UTC.
-    pub started_at: String,
-    /// RFC 3339, UTC.
-    pub finished_at: String,
-    pub plan_sha256: String,
-    pub model_sha256: String,
-    /// Records the run was limited to, if it was.
-    pub limit: Option<u64>,
-    /// What scored the input: one for each engine.
-    pub engines: Vec<String>,
-    pub summary: Summary,
-    /// Predictions parts in input order.
-    pub parts: Vec<PartReport>,
-    pub batches: Vec<PartReport>,
-    /// The record of the run, and what its attempts have noted of themselves.
-    pub notes: Vec<PartReport>,
-}
-
-/// The manifest: the report and the plan that led to it.
-#[derive(Serialize)]
-struct Manifest<'a> {
-    #[serde(flatten)]
-    report: &'a RunReport,
-    plan: &'a Plan,
 }
 
 impl Checked {
@@ -196,13 +163,14 @@ impl Job {
         shards: impl Iterator<Item = Result<ShardRef, SourceError>>,
     ) -> Result<(), Error> {
         let Checked { output, holdings, .. } = self.checked;
-        let parts =
-            output.read_back(holdings.predictions.into_values().collect(), &self.checked.plan_sha256)?;
-        let rows = parts.iter().filter_map(|part| part.rows).sum();
-        if self.options.limit == Some(rows) {
+        let manifest: StoredManifest = serde_json::from_slice(&output.read(MANIFEST)?).map_err(|error| {
+            SinkError::Uri { uri: output.uri_of(MANIFEST), message: format!("cannot be read: {error}") }
+        })?;
+        if self.options.limit == Some(manifest.summary.rows) {
             return Ok(());
         }
-        match Remaining::new(shards, &parts).next().transpose()? {
+        let done = Done::new(&holdings, &manifest.parts);
+        match Remaining::new(shards, done, Checkpoints::default(), Share::default()).next().transpose()? {
             None => Ok(()),
             Some(new) => {
                 let message = "it has come since the run was finished".to_owned();
@@ -211,40 +179,49 @@ impl Job {
         }
     }
 
-    /// Score `shards`, but for those that have a part already; write the manifest and, if all went well,
-    /// `_SUCCESS`.
+    /// Score those of `shards` that are this worker's and have no part yet; finish the run if nothing
+    /// else is missing.
     pub fn run(
         self,
         shards: impl Iterator<Item = Result<ShardRef, SourceError>> + Send,
     ) -> Result<RunReport, Error> {
         let Self { checked, options, mut buffers, warm_ups, meters, startup } = self;
         let Checked { plan, stores, bounds, output, holdings, mut engines, decode_threads, .. } = checked;
-        let (started_at, start) = (SystemTime::now(), Instant::now());
+        let start = Instant::now();
         // an input that cannot be listed leaves nothing behind
         let mut shards = shards;
         let first = shards.next().transpose()?;
         if options.overwrite {
             output.clear(holdings)?;
         }
-        let worker = format!("{:06}", options.worker);
-        let claim = output.claim(&run_record(&plan, &checked.model_sha256, options.limit), &worker)?;
-        let reused = claim.reused();
+        let share = options.share;
+        let record = run_record(&plan, &checked.model_sha256, options.limit);
+        let claim = output.claim(&record, AttemptNote::begun(share.shard_index, share.num_shards))?;
+        let own = claim.holdings.predictions.iter().filter(|(index, _)| share.takes(**index));
+        let reused = output.reports(own.map(|(_, part)| part), &claim.notes, &claim.record.plan_sha256)?;
+        let reused_rows: u64 = reused.iter().filter_map(|part| part.rows).sum();
         tracing::info!(
             run_id = claim.record.run_id,
-            attempt = claim.attempt,
-            finished_shards = claim.predictions.len(),
+            attempt = claim.note.attempt,
+            finished_shards = reused.len(),
             "run begun or gone on with"
         );
         let identity = RunIdentity {
-            run_id: claim.record.run_id,
-            worker,
-            attempt: claim.attempt,
-            model_sha256: checked.model_sha256,
+            run_id: claim.record.run_id.clone(),
+            shard_index: share.shard_index,
+            attempt: claim.note.attempt,
+            model_sha256: checked.model_sha256.clone(),
             plan_sha256: checked.plan_sha256,
         };
-        let mut sink = Box::new(ParquetSink::new(output.clone(), &plan, identity.clone(), checked.classes)?);
+        // a limit may end a shard anywhere, also inside what a checkpoint holds
+        let checkpoints = if options.limit.is_none() { claim.checkpoints } else { Checkpoints::default() };
+        let done = Done::new(&claim.holdings, &reused);
+        let shards = first.map(Ok).into_iter().chain(shards);
+        let mut remaining = Remaining::new(shards, done, checkpoints.clone(), share);
+        let note = claim.note.clone();
+        let mut sink =
+            Box::new(ParquetSink::new(output.clone(), &plan, identity, checked.classes, checkpoints, note));
         warm_ups.into_iter().try_for_each(|outcome| sink.accept_warm_up(outcome))?;
-        let shards = Remaining::new(first.map(Ok).into_iter().chain(shards), &claim.predictions);
         let read_options = ReadOptions::from(&plan.input);
         let element = engines[0].batch_shape().element;
         let stages = Stages {
@@ -256,53 +233,27 @@ impl Job {
             bounds,
             meters: &meters,
             stop: &options.stop,
-            limit: options.limit.map(|limit| limit.saturating_sub(reused.rows())),
+            limit: options.limit.map(|limit| limit.saturating_sub(reused_rows)),
         };
-        let written = stages.run(shards, |shard| open_shard(&stores, shard, &read_options))?;
-        let written = written.with(claim.predictions);
+        let written = stages.run(&mut remaining, |shard| open_shard(&stores, shard, &read_options))?;
         let wall = start.elapsed();
-        let plan_sha256 = identity.plan_sha256;
-        // other attempts may have come and gone meanwhile
-        let holdings = output.holdings()?;
-        let summary = Summary::new(&written, &plan.output, meters.shares(wall), wall, startup);
-        let report = RunReport {
-            schema_version: SCHEMA_VERSION,
-            sluice_version: env!("CARGO_PKG_VERSION"),
-            name: plan.name.clone(),
-            run_id: identity.run_id,
-            started_at: rfc3339(started_at),
-            finished_at: rfc3339(SystemTime::now()),
-            plan_sha256: plan_sha256.clone(),
-            model_sha256: identity.model_sha256,
-            limit: options.limit,
+        let ending = Ending {
+            output: &output,
+            plan: &plan,
+            record: &claim.record,
+            model_sha256: checked.model_sha256,
             engines: engines.iter().map(|engine| engine.describe()).collect(),
-            summary,
-            parts: written.parts,
-            batches: output.read_back(holdings.batches, &plan_sha256)?,
-            notes: notes(&output, holdings.attempts)?,
+            share,
+            note: claim.note,
+            written,
+            reused,
+            listed: remaining.listed(),
+            wall,
+            startup,
+            stages: meters.shares(wall),
         };
-        if holdings.finished {
-            tracing::info!("another attempt has finished the run");
-            return Ok(report);
-        }
-        let manifest_sha256 = output.write_manifest(&Manifest { report: &report, plan: &plan })?;
-        if report.summary.outcome == Outcome::Succeeded {
-            output.write_success(&manifest_sha256)?;
-            output.remove(&holdings.staged)?;
-        }
-        Ok(report)
+        ending.finish()
     }
-}
-
-/// The record of the run and the notes of its attempts, as the manifest lists them.
-fn notes(output: &Output, attempts: u32) -> Result<Vec<PartReport>, SinkError> {
-    let names = std::iter::once(RUN.to_owned()).chain((0..attempts).map(attempt_name));
-    names
-        .map(|path| {
-            let (bytes, sha256) = output.digest(&path)?;
-            Ok(PartReport { path, bytes, sha256, ..PartReport::default() })
-        })
-        .collect()
 }
 
 fn resolve_output(stores: &Stores, plan: &Plan, runtime: &Handle) -> Result<Output, SinkError> {
@@ -314,7 +265,8 @@ fn resolve_output(stores: &Stores, plan: &Plan, runtime: &Handle) -> Result<Outp
         let message = format!("{} is a file, not a folder", path.display());
         return Err(SinkError::Uri { uri: uri.clone(), message });
     }
-    Ok(Output::new(location.store, location.path, location.uri, runtime.clone()))
+    let local = location.local_path();
+    Ok(Output::new(location.store, location.path, location.uri, local, runtime.clone()))
 }
 
 /// Listing would find what this run or an earlier one has written.
@@ -335,8 +287,4 @@ fn new_run_id(name: &str, now: SystemTime) -> String {
     // the hasher's keys are random for each process and differ for each hasher
     let random = RandomState::new().build_hasher().finish() as u32;
     format!("{name}-{}-{random:08x}", DateTime::<Utc>::from(now).format("%Y%m%dT%H%M%SZ"))
-}
-
-fn rfc3339(time: SystemTime) -> String {
-    DateTime::<Utc>::from(time).to_rfc3339_opts(SecondsFormat::Millis, true)
 }

@@ -38,6 +38,7 @@ pub mod decode;
 pub mod doctor;
 pub mod engine;
 pub mod error;
+pub mod finish;
 pub mod flow;
 pub mod items;
 pub mod job;

@@ -26,7 +26,7 @@ use crate::items::{BatchBuffer, BatchShape, Outcome, ShardRef};
 use crate::plan::Plan;
 use crate::report::OutputReport;
 use crate::sink::{self, Sink};
-use crate::source::{self, ReadAhead, Records};
+use crate::source::{self, OpenedShard, ReadAhead};
 
 /// Capacities of all queues, and why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -179,7 +179,7 @@ impl Stages<'_> {
     pub fn run(
         self,
         shards: impl Iterator<Item = Result<ShardRef, SourceError>> + Send,
-        open: impl Fn(&ShardRef) -> Result<Records, ReadError> + Send + Sync,
+        open: impl Fn(&ShardRef) -> Result<OpenedShard, ReadError> + Send + Sync,
     ) -> Result<OutputReport, Error> {
         let Self { decoder, decode_threads, engines, buffers, sink, bounds, meters, stop, limit } = self;
         let shape = engines.first().expect("a run has at least one engine").batch_shape();
@@ -241,7 +241,14 @@ impl Stages<'_> {
             }
             drop((batch_rx, used_tx));
             let sink = scope.spawn(move || {
-                faults.guard("sink", || sink::run(sink, &inferred_rx, &meters.sink).map_err(Error::from))
+                let mut sink = sink;
+                faults.guard("sink", || {
+                    let ended = sink::run(sink.as_mut(), &inferred_rx, stop, &meters.sink);
+                    drop(inferred_rx);
+                    // what it had accepted before it failed is kept; a sink that panicked is not trusted
+                    ended.unwrap_or_else(|error| faults.add(error.into()));
+                    Ok(sink)
+                })
             });
             (decoding.join().ok().flatten(), sink.join().ok().flatten())
         });
@@ -284,11 +291,11 @@ impl Faults {
             let message = panic_message(panic.as_ref()).to_owned();
             Err(Error::StagePanicked { stage, message })
         });
-        result
-            .map_err(|error| {
-                self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error).to_string()
-            })
-            .ok()
+        result.map_err(|error| self.add(error)).ok()
+    }
+
+    fn add(&self, error: Error) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
     }
 
     fn first(self) -> Option<Error> {

@@ -46,6 +46,8 @@ pub struct OutputPlan {
     pub scores: ScoresKept,
     pub max_error_rate: f64,
     pub max_damaged_shards: u64,
+    /// Time between two checkpoints.
+    pub checkpoint_seconds: f64,
 }
 
 /// How many of a row's scores are kept in the `scores` list.
@@ -88,6 +90,10 @@ impl Plan {
         if !(0.0..=1.0).contains(&output.max_error_rate) {
             return Err(ConfigError::invalid("output.max_error_rate", "must lie between 0 and 1"));
         }
+        if !(MIN_CHECKPOINT_SECONDS..=MAX_CHECKPOINT_SECONDS).contains(&output.checkpoint_seconds) {
+            let message = format!("must lie between {MIN_CHECKPOINT_SECONDS} and {MAX_CHECKPOINT_SECONDS}");
+            return Err(ConfigError::invalid("output.checkpoint_seconds", message));
+        }
         let labels = model.labels.map(load_labels).transpose()?;
         Ok(Self {
             name,
@@ -101,6 +107,7 @@ impl Plan {
                 scores: parse_scores(&output.scores)?,
                 max_error_rate: output.max_error_rate,
                 max_damaged_shards: output.max_damaged_shards,
+                checkpoint_seconds: output.checkpoint_seconds,
             },
         })
     }
@@ -205,6 +212,10 @@ fn check_range(key: &str, value: u64, range: RangeInclusive<u64>) -> Result<(), 
     let message = format!("is {value}, must lie between {} and {}", range.start(), range.end());
     Err(ConfigError::invalid(key, message))
 }
+
+/// Time between checkpoints: no store takes them faster, and a longer one is as good as none.
+const MIN_CHECKPOINT_SECONDS: f64 = 0.01;
+const MAX_CHECKPOINT_SECONDS: f64 = 1e6;
 
 /// Rows of a batch: more would not fit any accelerator.
 const MAX_BATCH_SIZE: u64 = 1 << 16;

@@ -4,14 +4,19 @@
 //! - Shares are of the time from the first shard to the last row, model loading excluded.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::flow::StageShare;
 use crate::items::{ShardFormat, Status};
-use crate::plan::OutputPlan;
 use crate::sink::shard_index;
+
+/// A time as reports say it: RFC 3339, UTC, milliseconds.
+pub fn rfc3339(time: SystemTime) -> String {
+    DateTime::<Utc>::from(time).to_rfc3339_opts(SecondsFormat::Millis, true)
+}
 
 /// Rows by status.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,6 +66,12 @@ pub struct PartReport {
     /// Shard whose records these are; empty for all but predictions parts.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub shard: String,
+    /// Version of the shard that was read, as its store tells it: an ETag. Loose images have one each.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shard_version: Option<String>,
+    /// Bytes of the shard's objects, as far as the listing told them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shard_bytes: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub format: Option<ShardFormat>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -80,7 +91,9 @@ pub struct PartReport {
 pub struct OutputReport {
     pub tally: Tally,
     pub parts: Vec<PartReport>,
-    /// Rows of parts that an earlier attempt has stored.
+    /// Batches parts of this attempt.
+    pub batches: Vec<PartReport>,
+    /// Rows of parts that other attempts have stored.
     pub reused: Tally,
     /// Latency of each batch, in order; warm-up excluded. Milliseconds.
     pub latency_ms: Vec<f32>,
@@ -95,7 +108,7 @@ pub struct OutputReport {
 }
 
 impl OutputReport {
-    /// With the predictions parts that earlier attempts have stored.
+    /// With predictions parts that other attempts have stored.
     pub fn with(mut self, predictions: Vec<PartReport>) -> Self {
         for part in &predictions {
             if let Some(rows) = &part.rows_by_status {
@@ -106,6 +119,11 @@ impl OutputReport {
         self.parts.extend(predictions);
         self.parts.sort_by_key(|part| shard_index(&part.path));
         self
+    }
+
+    /// Shards that ended early.
+    pub fn damaged_shards(&self) -> u64 {
+        self.parts.iter().filter(|part| part.damage.is_some()).count() as u64
     }
 }
 
@@ -128,10 +146,12 @@ impl BusyTime {
 }
 
 /// How a run ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     Succeeded,
+    /// This worker's share is done; that of others is not.
+    ShareDone,
     /// More rejected rows or damaged shards than the plan allows. All parts are whole.
     TooManyErrors,
     /// Drained before the input's end. The parts there are whole; others are missing.
@@ -165,7 +185,7 @@ pub struct Summary {
     pub outcome: Outcome,
     pub rows: u64,
     pub rows_by_status: Tally,
-    /// Of these, rows that an earlier attempt has scored.
+    /// Of these, rows that other attempts have scored.
     pub reused_rows: u64,
     pub error_rate: f64,
     pub shards: u64,
@@ -192,29 +212,20 @@ impl Summary {
     /// Put the figures of a finished run together.
     pub fn new(
         output: &OutputReport,
-        limits: &OutputPlan,
+        outcome: Outcome,
         stages: Vec<StageShare>,
         wall: Duration,
         startup: Duration,
     ) -> Self {
-        let damaged_shards = output.parts.iter().filter(|part| part.damage.is_some()).count() as u64;
-        let error_rate = output.tally.error_rate();
-        let outcome = if output.drained {
-            Outcome::Interrupted
-        } else if error_rate > limits.max_error_rate || damaged_shards > limits.max_damaged_shards {
-            Outcome::TooManyErrors
-        } else {
-            Outcome::Succeeded
-        };
         let gpu_idle_share = idle_share(&output.gpus, wall);
         Self {
             outcome,
             rows: output.tally.rows(),
             rows_by_status: output.tally.clone(),
             reused_rows: output.reused.rows(),
-            error_rate,
+            error_rate: output.tally.error_rate(),
             shards: output.parts.len() as u64,
-            damaged_shards,
+            damaged_shards: output.damaged_shards(),
             unfinished_shard: output.unfinished_shard.clone(),
             batches: output.latency_ms.len() as u64,
             seconds: wall.as_secs_f64(),

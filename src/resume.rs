@@ -1,38 +1,95 @@
-//! What is left of an input when a run is gone on with.
+//! What is left of an input when a run is gone on with, or shared by several workers.
 //!
 //! - A shard whose part is there is not read again. Parts are told by name, which says the shard's
 //!   place in the input and its identity; a part of another identity in that place means that the
 //!   input has changed since, which is an error and nothing to be mended silently.
+//! - A shard of which a checkpoint holds the first records is resumed behind them.
+//! - Of N workers, worker I scores the shards whose place in the input, modulo N, is I.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use crate::error::SourceError;
 use crate::items::ShardRef;
 use crate::report::PartReport;
-use crate::sink::{part_name, shard_index};
+use crate::sink::{Checkpoints, Held, Holdings, part_name};
 
-/// The shards of a listing that have no part yet.
+/// The part of a run's shards that one worker scores.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Share {
+    /// Number of the worker, from 0.
+    pub shard_index: u32,
+    /// Workers that share the run.
+    pub num_shards: u32,
+}
+
+impl Default for Share {
+    fn default() -> Self {
+        Self { shard_index: 0, num_shards: 1 }
+    }
+}
+
+impl Share {
+    /// Whether the shard in that place of the input is this worker's.
+    pub fn takes(self, index: u64) -> bool {
+        index % u64::from(self.num_shards) == u64::from(self.shard_index)
+    }
+}
+
+/// What a listing is compared with.
+#[derive(Debug, Default)]
+pub struct Done {
+    parts: BTreeMap<u64, Held>,
+    /// Shards by the paths of their parts, as far as they are known.
+    shards: HashMap<String, String>,
+}
+
+impl Done {
+    /// The parts of `holdings`; `known` say which shards some of them are of.
+    pub fn new(holdings: &Holdings, known: &[PartReport]) -> Self {
+        let shards = known.iter().map(|part| (part.path.clone(), part.shard.clone())).collect();
+        Self { parts: holdings.predictions.clone(), shards }
+    }
+
+    /// The shard of a part, or the part's own path.
+    fn shard_of(&self, part: &Held) -> String {
+        self.shards.get(&part.name).unwrap_or(&part.name).clone()
+    }
+}
+
+/// The shards of a listing that are left for one worker.
 #[derive(Debug)]
 pub struct Remaining<I> {
     shards: I,
-    done: BTreeMap<u64, Done>,
-}
-
-/// A part that is there.
-#[derive(Debug)]
-struct Done {
-    path: String,
-    shard: String,
+    done: Done,
+    checkpoints: Checkpoints,
+    share: Share,
+    listed: u64,
+    ended: bool,
 }
 
 impl<I: Iterator<Item = Result<ShardRef, SourceError>>> Remaining<I> {
-    /// Of `shards`, those without a part among `parts`.
-    pub fn new(shards: I, parts: &[PartReport]) -> Self {
-        let done = |part: &PartReport| {
-            let done = Done { path: part.path.clone(), shard: part.shard.clone() };
-            Some((shard_index(&part.path)?, done))
+    /// Of `shards`, those of `share` that are not `done`.
+    pub fn new(shards: I, done: Done, checkpoints: Checkpoints, share: Share) -> Self {
+        Self { shards, done, checkpoints, share, listed: 0, ended: false }
+    }
+
+    /// Shards of the whole input, once all of them have been listed.
+    pub fn listed(&self) -> Option<u64> {
+        self.ended.then_some(self.listed)
+    }
+
+    /// What is wrong with `shard`, whose place the part `done` has.
+    fn compare(&self, shard: &ShardRef, done: &Held) -> Result<(), SourceError> {
+        if done.name == part_name(shard) {
+            return Ok(());
+        }
+        let was = self.done.shard_of(done);
+        let message = if was == shard.name {
+            "it has another version now".to_owned()
+        } else {
+            format!("in its place there was {was}")
         };
-        Self { shards, done: parts.iter().filter_map(done).collect() }
+        Err(SourceError::Changed { shard: shard.name.clone(), message })
     }
 }
 
@@ -42,25 +99,27 @@ impl<I: Iterator<Item = Result<ShardRef, SourceError>>> Iterator for Remaining<I
     fn next(&mut self) -> Option<Self::Item> {
         loop {
             let Some(shard) = self.shards.next() else {
-                let (_, gone) = self.done.pop_first()?;
+                self.ended = true;
+                let (_, gone) = self.done.parts.pop_first()?;
                 let message = "its part is there, the shard is not any more".to_owned();
-                return Some(Err(SourceError::Changed { shard: gone.shard, message }));
+                return Some(Err(SourceError::Changed { shard: self.done.shard_of(&gone), message }));
             };
-            let shard = match shard {
+            let mut shard = match shard {
                 Ok(shard) => shard,
                 Err(error) => return Some(Err(error)),
             };
-            match self.done.remove(&shard.index) {
-                None => return Some(Ok(shard)),
-                Some(done) if done.path == part_name(&shard) => {}
-                Some(done) if done.shard == shard.name => {
-                    let message = "it has another version now".to_owned();
-                    return Some(Err(SourceError::Changed { shard: shard.name, message }));
-                }
+            self.listed += 1;
+            match self.done.parts.remove(&shard.index) {
                 Some(done) => {
-                    let message = format!("in its place there was {}", done.shard);
-                    return Some(Err(SourceError::Changed { shard: shard.name, message }));
+                    if let Err(error) = self.compare(&shard, &done) {
+                        return Some(Err(error));
+                    }
                 }
+                None if self.share.takes(shard.index) => {
+                    shard.resume_at = self.checkpoints.records(&part_name(&shard));
+                    return Some(Ok(shard));
+                }
+                None => {}
             }
         }
     }
@@ -70,44 +129,78 @@ impl<I: Iterator<Item = Result<ShardRef, SourceError>>> Iterator for Remaining<I
 mod tests {
     use super::*;
     use crate::items::{ObjectRef, ShardContent, ShardFormat};
+    use crate::sink::Segment;
 
     fn shard(index: u64, name: &str, version: &str) -> ShardRef {
         let object =
             ObjectRef { uri: name.to_owned(), size_bytes: Some(7), version: Some(version.to_owned()) };
         let content = ShardContent::Container(object);
-        ShardRef { index, name: name.to_owned(), format: ShardFormat::Webdataset, content }
+        ShardRef { index, name: name.to_owned(), format: ShardFormat::Webdataset, content, resume_at: 0 }
     }
 
-    fn part(shard: &ShardRef) -> PartReport {
-        PartReport { path: part_name(shard), shard: shard.name.clone(), ..PartReport::default() }
+    fn three() -> [ShardRef; 3] {
+        [shard(0, "a.tar", "1"), shard(1, "b.tar", "1"), shard(2, "c.tar", "1")]
     }
 
-    fn left(shards: &[ShardRef], parts: &[PartReport]) -> Result<Vec<String>, String> {
+    fn done(shards: &[ShardRef]) -> Done {
+        let held = |shard: &ShardRef| (shard.index, Held { name: part_name(shard), bytes: 7 });
+        let shard_of = |shard: &ShardRef| (part_name(shard), shard.name.clone());
+        Done { parts: shards.iter().map(held).collect(), shards: shards.iter().map(shard_of).collect() }
+    }
+
+    fn left(shards: &[ShardRef], done: Done, share: Share) -> Result<Vec<String>, String> {
         let shards = shards.iter().cloned().map(Ok);
-        let names = Remaining::new(shards, parts).map(|shard| shard.map(|shard| shard.name));
+        let remaining = Remaining::new(shards, done, Checkpoints::default(), share);
+        let names = remaining.map(|shard| shard.map(|shard| shard.name));
         names.collect::<Result<_, _>>().map_err(|error| error.to_string())
     }
 
     #[test]
     fn what_has_a_part_is_skipped_and_the_rest_is_left() {
-        let shards = [shard(0, "a.tar", "1"), shard(1, "b.tar", "1"), shard(2, "c.tar", "1")];
-        assert_eq!(left(&shards, &[]), Ok(vec!["a.tar".into(), "b.tar".into(), "c.tar".into()]));
-        assert_eq!(left(&shards, &[part(&shards[1])]), Ok(vec!["a.tar".into(), "c.tar".into()]));
-        let all: Vec<_> = shards.iter().map(part).collect();
-        assert_eq!(left(&shards, &all), Ok(vec![]));
+        let shards = three();
+        let left = |done| left(&shards, done, Share::default());
+        assert_eq!(left(Done::default()), Ok(vec!["a.tar".into(), "b.tar".into(), "c.tar".into()]));
+        assert_eq!(left(done(&shards[1..2])), Ok(vec!["a.tar".into(), "c.tar".into()]));
+        assert_eq!(left(done(&shards)), Ok(vec![]));
+    }
+
+    #[test]
+    fn workers_share_the_shards_without_gap_or_overlap() {
+        let shards = three();
+        for num_shards in 1..5 {
+            let share = |shard_index| Share { shard_index, num_shards };
+            let mut all: Vec<_> = (0..num_shards)
+                .flat_map(|index| left(&shards, done(&shards[..1]), share(index)).expect("unchanged"))
+                .collect();
+            all.sort();
+            assert_eq!(all, ["b.tar", "c.tar"], "{num_shards} workers");
+        }
+    }
+
+    #[test]
+    fn a_shard_is_resumed_behind_what_a_checkpoint_holds() {
+        let shards = three();
+        let segment = Segment::new(&part_name(&shards[1]), 0, 40, 3).name;
+        let checkpoints = Checkpoints::of(&[segment]);
+        let mut remaining =
+            Remaining::new(shards.iter().cloned().map(Ok), Done::default(), checkpoints, Share::default());
+        let starts: Vec<_> = remaining.by_ref().map(|shard| shard.expect("unchanged").resume_at).collect();
+        assert_eq!(starts, [0, 40, 0]);
+        assert_eq!(remaining.listed(), Some(3));
     }
 
     #[test]
     fn an_input_that_has_changed_is_refused_with_what_has_changed() {
-        let shards = [shard(0, "a.tar", "1"), shard(1, "b.tar", "1")];
-        let parts: Vec<_> = shards.iter().map(part).collect();
-        let replaced = [shard(0, "a.tar", "1"), shard(1, "b.tar", "2")];
-        let message = left(&replaced, &parts).expect_err("another version");
-        assert!(message.contains("b.tar") && message.contains("another version"), "{message}");
-        let inserted = [shard(0, "a.tar", "1"), shard(1, "aa.tar", "1"), shard(2, "b.tar", "1")];
-        let message = left(&inserted, &parts).expect_err("a shard between");
-        assert!(message.contains("aa.tar") && message.contains("there was b.tar"), "{message}");
-        let message = left(&shards[..1], &parts).expect_err("one is gone");
-        assert!(message.contains("b.tar") && message.contains("not any more"), "{message}");
+        let shards = three();
+        let shards = &shards[..2];
+        for share in [Share::default(), Share { shard_index: 1, num_shards: 2 }] {
+            let refused = |listed: &[ShardRef]| left(listed, done(shards), share).expect_err("changed");
+            let message = refused(&[shard(0, "a.tar", "1"), shard(1, "b.tar", "2")]);
+            assert!(message.contains("b.tar") && message.contains("another version"), "{message}");
+            let message = refused(&[shard(0, "a.tar", "1"), shard(1, "aa.tar", "1"), shard(2, "b.tar", "1")]);
+            assert!(message.contains("aa.tar") && message.contains("there was b.tar"), "{message}");
+            let message = refused(&shards[..1]);
+            assert!(message.contains("b.tar") && message.contains("not any more"), "{message}");
+        }
     }
 }

@@ -5,20 +5,20 @@
 //!   each status as its footer and the manifest say.
 //! - The parts are those of the shards 0, 1, 2, …, and add up to the summary.
 //!
-//! What an attempt stored that lost the race to finish the run is no fault: its batches and its note
-//! are told, and that is all.
+//! What an attempt stored that lost the race to finish the run is no fault: its batches and notes are
+//! told, and that is all.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
 
 use crate::error::Error;
+use crate::finish::StoredManifest;
 use crate::items::{ObjectRef, Status};
 use crate::plan::hex;
 use crate::report::{PartReport, Tally};
@@ -37,23 +37,6 @@ pub struct Verification {
     pub remarks: Vec<String>,
 }
 
-/// The part of the manifest that is looked at.
-#[derive(Deserialize)]
-struct Manifest {
-    run_id: String,
-    plan_sha256: String,
-    summary: Summary,
-    parts: Vec<PartReport>,
-    batches: Vec<PartReport>,
-    notes: Vec<PartReport>,
-}
-
-#[derive(Deserialize)]
-struct Summary {
-    rows: u64,
-    rows_by_status: Tally,
-}
-
 /// Verify the output at `uri`.
 ///
 /// # Errors
@@ -61,7 +44,8 @@ struct Summary {
 pub fn verify(uri: &str, runtime: &Handle) -> Result<Verification, Error> {
     let stores = Stores::new(runtime.clone());
     let location = stores.resolve(uri)?;
-    let output = Output::new(location.store, location.path, location.uri, runtime.clone());
+    let local = location.local_path();
+    let output = Output::new(location.store, location.path, location.uri, local, runtime.clone());
     let holdings = output.holdings()?;
     let mut found = Verification::default();
     match found.manifest(&output, &holdings) {
@@ -77,7 +61,7 @@ impl Verification {
     }
 
     /// The manifest that `_SUCCESS` vouches for.
-    fn manifest(&mut self, output: &Output, holdings: &Holdings) -> Result<Manifest, String> {
+    fn manifest(&mut self, output: &Output, holdings: &Holdings) -> Result<StoredManifest, String> {
         if !holdings.finished {
             return Err(format!("{SUCCESS} is missing: the run is not finished"));
         }
@@ -89,11 +73,9 @@ impl Verification {
         serde_json::from_slice(&manifest).map_err(|error| format!("{MANIFEST}: {error}"))
     }
 
-    fn check(&mut self, stores: &Stores, output: &Output, holdings: Holdings, manifest: Manifest) {
+    fn check(&mut self, stores: &Stores, output: &Output, holdings: Holdings, manifest: StoredManifest) {
         self.record(output, &manifest);
-        for note in &manifest.notes {
-            self.digest(output, note);
-        }
+        self.digest(output, &manifest.record);
         let mut tally = Tally::default();
         for (index, part) in (0..).zip(&manifest.parts) {
             if shard_index(&part.path) != Some(index) {
@@ -114,7 +96,7 @@ impl Verification {
     }
 
     /// `_run.json` is of this run, and its hash is that of what it says.
-    fn record(&mut self, output: &Output, manifest: &Manifest) {
+    fn record(&mut self, output: &Output, manifest: &StoredManifest) {
         let record = output
             .read(RUN)
             .map_err(|error| error.to_string())
@@ -136,7 +118,7 @@ impl Verification {
     fn digest(&mut self, output: &Output, listed: &PartReport) {
         match output.digest(&listed.path) {
             Err(error) => self.problem(&listed.path, error),
-            Ok(found) if found != (listed.bytes, listed.sha256.clone()) => {
+            Ok(found) if found != *listed => {
                 self.problem(&listed.path, "it is not what the manifest lists");
             }
             Ok(_) => self.bytes += listed.bytes,
@@ -203,15 +185,17 @@ impl Verification {
     }
 
     /// What lies in the output and is not in the manifest.
-    fn strays(&mut self, holdings: Holdings, manifest: &Manifest) {
-        let listed = |name: &String| {
-            let mut all = manifest.parts.iter().chain(&manifest.batches).chain(&manifest.notes);
-            all.any(|part| part.path == *name)
-        };
-        for name in holdings.predictions.into_values().chain(holdings.stranger).filter(|name| !listed(name)) {
+    fn strays(&mut self, holdings: Holdings, manifest: &StoredManifest) {
+        let all = manifest.parts.iter().chain(&manifest.batches);
+        let listed: HashSet<_> = all.map(|part| part.path.as_str()).collect();
+        let is_listed = |name: &String| listed.contains(name.as_str());
+        let passing: Vec<_> = holdings.passing().collect();
+        let parts = holdings.predictions.into_values().map(|held| held.name).chain(holdings.doubled);
+        for name in parts.chain(holdings.stranger).filter(|name| !is_listed(name)) {
             self.problem(&name, "it is not in the manifest");
         }
-        for name in holdings.batches.into_iter().chain(holdings.staged).filter(|name| !listed(name)) {
+        let batches = holdings.batches.into_iter().map(|held| held.name);
+        for name in batches.chain(passing).filter(|name| !is_listed(name)) {
             self.remarks.push(format!("{name}: of an attempt that did not finish the run"));
         }
     }

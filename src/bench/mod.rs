@@ -410,6 +410,7 @@ fn plan(options: &BenchOptions, preprocess: &PreprocessSection, setup: Setup, ba
             scores: ScoresKept::All,
             max_error_rate: 1.0,
             max_damaged_shards: 0,
+            checkpoint_seconds: 30.0,
         },
     }
 }

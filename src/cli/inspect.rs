@@ -60,7 +60,7 @@ fn inspect(stores: &Stores, shard: &ShardRef, input: &InputSection) -> Result<Fi
     let mut scratch = Scratch::default();
     let mut findings = Findings::default();
     let records = match open_shard(stores, shard, &ReadOptions::from(input)) {
-        Ok(records) => records,
+        Ok(opened) => opened.records,
         Err(ReadError::Corrupt(reason)) => return Ok(Findings { damage: Some(reason), ..findings }),
         Err(ReadError::Storage(error)) => return Err(error.into()),
     };

@@ -12,6 +12,7 @@ mod parts;
 mod print;
 mod progress;
 mod run;
+mod share;
 mod show;
 mod summary;
 mod verify;

@@ -3,18 +3,21 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
+use std::time::Duration;
 
 use clap::Args;
 use signal_hook::consts::{SIGINT, SIGTERM};
-use sluice::error::Error;
+use sluice::error::{ConfigError, Error};
 use sluice::flow::StopSignal;
 use sluice::job::{Job, JobOptions};
 use sluice::plan::Plan;
 use sluice::report::Outcome;
+use sluice::resume::Share;
 use sluice::source::{Stores, list_shards};
 
 use super::print::print;
 use super::progress::{Progress, Total};
+use super::share::ShareArgs;
 use super::{PipelineArgs, exit, storage_runtime, summary};
 
 /// Arguments of `sluice run`.
@@ -28,15 +31,21 @@ pub struct RunArgs {
     /// Remove the run that the output holds, and start anew.
     #[arg(long)]
     overwrite: bool,
+    #[command(flatten)]
+    share: ShareArgs,
+    /// Seconds from SIGTERM or SIGINT to the exit: what is in flight is finished and stored within.
+    #[arg(long, value_name = "SECONDS", default_value_t = 25.0)]
+    grace: f64,
 }
 
 /// Score the input; the exit code says how it went.
 pub fn run(args: &RunArgs, progress: &Progress) -> anyhow::Result<ExitCode> {
+    let share = args.checked_share().map_err(Error::from)?;
     let stop = StopSignal::default();
-    let received = drain_on_signals(&stop)?;
+    let received = drain_on_signals(&stop, Duration::from_secs_f64(args.grace))?;
     let plan = args.pipeline.load().map_err(Error::from)?;
     let runtime = storage_runtime()?;
-    let options = JobOptions { limit: args.limit, stop, overwrite: args.overwrite, ..JobOptions::default() };
+    let options = JobOptions { limit: args.limit, stop, overwrite: args.overwrite, share };
     let job = Job::prepare(plan, runtime.handle(), options)?;
     announce(&job);
     let (plan, stores) = (&job.checked().plan, &job.checked().stores);
@@ -57,15 +66,43 @@ pub fn run(args: &RunArgs, progress: &Progress) -> anyhow::Result<ExitCode> {
     drop(watch);
     print(&summary::text(&report, &output))?;
     Ok(ExitCode::from(match report.summary.outcome {
-        Outcome::Succeeded => 0,
+        Outcome::Succeeded | Outcome::ShareDone => 0,
         Outcome::TooManyErrors => exit::TOO_MANY_ERRORS,
         Outcome::Interrupted if received.load(Relaxed) == SIGTERM => exit::TERMINATED,
         Outcome::Interrupted => exit::INTERRUPTED,
     }))
 }
 
-/// The first SIGINT or SIGTERM drains the run, the second leaves at once.
-fn drain_on_signals(stop: &StopSignal) -> anyhow::Result<Arc<AtomicI32>> {
+impl RunArgs {
+    /// What makes no sense together is refused.
+    fn checked_share(&self) -> Result<Share, ConfigError> {
+        let refuse =
+            |argument, message: &str| Err(ConfigError::Argument { argument, message: message.to_owned() });
+        if !(0.0..=MAX_GRACE_SECONDS).contains(&self.grace) {
+            return refuse("--grace", "must lie between 0 and 86400 seconds");
+        }
+        let share = self.share.resolve(|name| std::env::var(name).ok())?;
+        if share.num_shards > 1 && self.limit.is_some() {
+            return refuse("--limit", "counts records in input order, which several workers do not keep");
+        }
+        if share.num_shards > 1 && self.overwrite {
+            return refuse(
+                "--overwrite",
+                "would remove what other workers write; remove the output before they start",
+            );
+        }
+        Ok(share)
+    }
+}
+
+/// A day: longer than any platform waits.
+const MAX_GRACE_SECONDS: f64 = 86_400.0;
+
+/// Of the grace, what is left for the exit itself.
+const EXIT_TAKES: Duration = Duration::from_millis(200);
+
+/// The first SIGINT or SIGTERM drains the run, the second leaves at once, and so does the end of `grace`.
+fn drain_on_signals(stop: &StopSignal, grace: Duration) -> anyhow::Result<Arc<AtomicI32>> {
     let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
     let received = Arc::new(AtomicI32::new(0));
     let (stop, first) = (stop.clone(), Arc::clone(&received));
@@ -77,6 +114,11 @@ fn drain_on_signals(stop: &StopSignal) -> anyhow::Result<Arc<AtomicI32>> {
             first.store(signal, Relaxed);
             stop.drain();
             tracing::warn!("interrupted: finishing what is in flight; once more leaves at once");
+            std::thread::spawn(move || {
+                std::thread::sleep(grace.saturating_sub(EXIT_TAKES));
+                tracing::error!("what was in flight has taken longer than --grace; leaving without it");
+                std::process::exit(128 + signal);
+            });
         }
     });
     Ok(received)

@@ -1,23 +1,22 @@
 //! The end of a run, for a person to read.
 
-use sluice::job::RunReport;
+use sluice::finish::RunReport;
 use sluice::report::{Outcome, Summary};
 
 /// The summary of a run that wrote to `output`.
 pub fn text(report: &RunReport, output: &str) -> String {
     let mut lines = lines(&report.summary);
     let output = output.trim_end_matches('/');
-    lines.push(format!(
-        "output     {output}/predictions/*.parquet, {output}/batches/*.parquet, {output}/_manifest.json"
-    ));
+    lines.push(format!("output     {output}/predictions/*.parquet, {output}/batches/*.parquet"));
     lines.join("\n")
 }
 
 fn lines(summary: &Summary) -> Vec<String> {
     let outcome = match summary.outcome {
         Outcome::Succeeded => "done",
+        Outcome::ShareDone => "this worker's share is done; the last worker finishes the run",
         Outcome::TooManyErrors => "too many errors: the output is whole, _SUCCESS is not written",
-        Outcome::Interrupted => "interrupted: finished shards are whole, _SUCCESS is not written",
+        Outcome::Interrupted => "interrupted: the same command goes on from here",
     };
     let statuses: Vec<_> =
         summary.rows_by_status.iter().map(|(status, rows)| format!("{rows} {status}")).collect();
@@ -57,11 +56,13 @@ fn lines(summary: &Summary) -> Vec<String> {
     }
     lines.push(format!("bottleneck {}", summary.bottleneck));
     if summary.damaged_shards > 0 {
-        lines
-            .push(format!("damaged    {} shards ended early; the manifest says why", summary.damaged_shards));
+        lines.push(format!(
+            "damaged    {} shards ended early; their last rows say why",
+            summary.damaged_shards
+        ));
     }
     if let Some(shard) = &summary.unfinished_shard {
-        lines.push(format!("unfinished {shard} was cut short and left no part"));
+        lines.push(format!("unfinished {shard} was cut short"));
     }
     lines
 }

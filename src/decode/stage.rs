@@ -91,7 +91,7 @@ pub fn run(
             return Ending::Dry;
         }
         stream.account.make_current();
-        let mut taken = 0;
+        let mut taken = stream.shard.resume_at;
         let end = loop {
             if left == 0 {
                 break ShardEnd { records: taken, damage: None };

@@ -8,7 +8,9 @@
 
 use std::time::Instant;
 
-use super::StageMeter;
+use crossbeam_channel::Select;
+
+use super::{StageMeter, StopSignal};
 
 /// The right to fill one [`Slot`].
 #[derive(Debug)]
@@ -40,6 +42,18 @@ impl<T> Slot<T> {
         slot
     }
 
+    /// Wait until there is a value, or will never be one; or until `stop` asks for a drain, which is
+    /// `false`.
+    pub fn is_ready_unless(&self, stop: &StopSignal, meter: &StageMeter) -> bool {
+        let mut either = Select::new();
+        let value = either.recv(&self.0);
+        let start = Instant::now();
+        either.recv(stop.asked());
+        let ready = either.ready();
+        meter.add_starved(start.elapsed());
+        ready == value || !self.0.is_empty()
+    }
+
     /// Wait for the value, as `starved` time of `meter`; `None` if it will never come.
     pub fn wait(self, meter: &StageMeter) -> Option<T> {
         if let Ok(value) = self.0.try_recv() {
@@ -65,6 +79,20 @@ mod tests {
         }
         let read: Vec<_> = slots.into_iter().filter_map(|slot| slot.wait(&meter)).collect();
         assert_eq!(read, (0..10).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn whoever_waits_for_a_value_learns_of_a_drain() {
+        let (meter, stop) = (StageMeter::new("test", 1), StopSignal::default());
+        let (filler, slot) = slot();
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| slot.is_ready_unless(&stop, &meter));
+            stop.drain();
+            assert!(!waiting.join().expect("no panic"));
+        });
+        filler.fill(7);
+        assert!(slot.is_ready_unless(&stop, &meter), "a value counts more than a drain");
+        assert_eq!(slot.wait(&meter), Some(7));
     }
 
     #[test]

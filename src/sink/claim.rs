@@ -5,43 +5,26 @@
 //! - An output of another run is refused with the first difference, one with anything else in it, too.
 //! - Each attempt creates a note with its number, which sets its batches apart from those of others.
 
-use serde::Serialize;
-
-use super::output::Output;
+use super::attempt::{AttemptNote, Notes, attempt_name};
+use super::checkpoint::Checkpoints;
+use super::output::{Output, json};
 use super::run_record::{RUN, RunRecord};
-use super::stored::{Holdings, attempt_name};
+use super::stored::Holdings;
 use crate::error::SinkError;
-use crate::report::{PartReport, Tally};
 
 /// What an attempt may go on from.
 #[derive(Debug)]
 pub struct Claim {
     /// The run, as its first attempt has recorded it.
     pub record: RunRecord,
-    /// Number of this attempt, from 0.
-    pub attempt: u32,
-    /// Predictions parts that are there, in input order.
-    pub predictions: Vec<PartReport>,
-}
-
-/// What an attempt notes of itself.
-#[derive(Serialize)]
-struct Attempt<'a> {
-    worker: &'a str,
-    sluice_version: &'a str,
-    started_at: &'a str,
-}
-
-impl Claim {
-    /// Rows of the parts that are there.
-    pub fn reused(&self) -> Tally {
-        let mut reused = Tally::default();
-        self.predictions
-            .iter()
-            .filter_map(|part| part.rows_by_status.as_ref())
-            .for_each(|rows| reused.add(rows));
-        reused
-    }
+    /// Of this attempt, as it was created.
+    pub note: AttemptNote,
+    /// What was there.
+    pub holdings: Holdings,
+    /// What earlier attempts have noted.
+    pub notes: Notes,
+    /// Rows of shards that had not ended.
+    pub checkpoints: Checkpoints,
 }
 
 impl Output {
@@ -50,31 +33,37 @@ impl Output {
     /// # Errors
     /// [`SinkError::OtherRun`] and [`SinkError::Occupied`].
     pub fn run_in(&self, holdings: &Holdings, wanted: &RunRecord) -> Result<Option<RunRecord>, SinkError> {
-        if holdings.begun {
-            return self.recorded(wanted).map(Some);
+        if !holdings.begun {
+            return match holdings.anything() {
+                None => Ok(None),
+                Some(what) => Err(SinkError::Occupied { uri: self.uri().to_owned(), what }),
+            };
         }
-        match holdings.anything() {
-            None => Ok(None),
-            Some(what) => Err(SinkError::Occupied { uri: self.uri().to_owned(), what }),
+        let record = self.recorded(wanted)?;
+        match holdings.doubled.first() {
+            None => Ok(Some(record)),
+            Some(part) => {
+                let difference = format!("{part} is of another version of its shard than the part beside it");
+                Err(SinkError::OtherRun { uri: self.uri().to_owned(), difference })
+            }
         }
     }
 
-    /// Begin `wanted` here, or go on with it.
-    pub fn claim(&self, wanted: &RunRecord, worker: &str) -> Result<Claim, SinkError> {
+    /// Begin `wanted` here, or go on with it. `note` is that of this attempt; its number is found here.
+    pub fn claim(&self, wanted: &RunRecord, note: AttemptNote) -> Result<Claim, SinkError> {
         let holdings = self.holdings()?;
         let record = match self.run_in(&holdings, wanted)? {
             Some(record) => record,
-            None if self.create(RUN, wanted)? => wanted.clone(),
+            None if self.create(RUN, json(wanted))? => wanted.clone(),
             None => self.recorded(wanted)?,
         };
-        let note = Attempt { worker, sluice_version: &wanted.sluice_version, started_at: &wanted.started_at };
-        let mut attempt = holdings.attempts;
-        while !self.create(&attempt_name(attempt), &note)? {
+        let mut attempt = holdings.attempts.last().map_or(0, |last| last + 1);
+        while !self.create(&attempt_name(attempt), json(&AttemptNote { attempt, ..note.clone() }))? {
             attempt += 1;
         }
-        let predictions =
-            self.read_back(holdings.predictions.into_values().collect(), &record.plan_sha256)?;
-        Ok(Claim { record, attempt, predictions })
+        let notes = self.notes(&holdings)?;
+        let checkpoints = Checkpoints::of(&holdings.segments);
+        Ok(Claim { record, note: AttemptNote { attempt, ..note }, holdings, notes, checkpoints })
     }
 
     /// Remove a run and all its parts: `_SUCCESS` first and its record last, so that what is left of
@@ -86,12 +75,11 @@ impl Output {
         if let Some(what) = holdings.stranger {
             return Err(SinkError::Occupied { uri: self.uri().to_owned(), what });
         }
-        let ends = [super::SUCCESS, super::MANIFEST].map(str::to_owned);
-        let attempts = (0..holdings.attempts).map(attempt_name);
-        let parts =
-            holdings.predictions.into_values().chain(holdings.batches).chain(holdings.staged).chain(attempts);
-        self.remove(&ends)?;
-        self.remove(&parts.collect::<Vec<_>>())?;
+        let passing: Vec<_> = holdings.passing().collect();
+        let parts = holdings.predictions.into_values().chain(holdings.batches).map(|held| held.name);
+        self.remove(&[super::SUCCESS, super::MANIFEST].map(str::to_owned))?;
+        self.remove(&parts.chain(holdings.doubled).collect::<Vec<_>>())?;
+        self.tidy(&passing)?;
         self.remove(&[RUN.to_owned()])
     }
 
@@ -115,7 +103,7 @@ mod tests {
 
     fn output(runtime: &tokio::runtime::Runtime) -> Output {
         let store = Arc::new(InMemory::new());
-        Output::new(store, Path::from("a/b"), "gs://bucket/a/b".to_owned(), runtime.handle().clone())
+        Output::new(store, Path::from("a/b"), "gs://bucket/a/b".to_owned(), None, runtime.handle().clone())
     }
 
     fn record(run_id: &str, width: u32) -> RunRecord {
@@ -134,27 +122,30 @@ mod tests {
     fn the_first_attempt_begins_a_run_and_the_next_ones_go_on_with_it() {
         let runtime = tokio::runtime::Runtime::new().expect("runtime");
         let output = output(&runtime);
-        let first = output.claim(&record("first", 8), "000000").expect("an empty output");
-        assert_eq!((first.record.run_id.as_str(), first.attempt), ("first", 0));
-        let second = output.claim(&record("second", 8), "000000").expect("the same run");
-        assert_eq!((second.record.run_id.as_str(), second.attempt), ("first", 1));
-        let refused = output.claim(&record("third", 9), "000000").expect_err("another plan");
+        let first = output.claim(&record("first", 8), AttemptNote::begun(0, 1)).expect("an empty output");
+        assert_eq!((first.record.run_id.as_str(), first.note.attempt), ("first", 0));
+        let second = output.claim(&record("second", 8), AttemptNote::begun(0, 1)).expect("the same run");
+        assert_eq!((second.record.run_id.as_str(), second.note.attempt), ("first", 1));
+        let refused = output.claim(&record("third", 9), AttemptNote::begun(0, 1)).expect_err("another plan");
         assert!(refused.to_string().contains("width was 8, is 9"), "{refused}");
 
         output.clear(output.holdings().expect("a list")).expect("all of it is ours");
         assert_eq!(output.holdings().expect("a list"), Holdings::default());
-        assert_eq!(output.claim(&record("third", 9), "000000").expect("empty again").attempt, 0);
+        assert_eq!(
+            output.claim(&record("third", 9), AttemptNote::begun(0, 1)).expect("empty again").note.attempt,
+            0
+        );
     }
 
     #[test]
     fn what_is_nothing_of_ours_is_left_alone() {
         let runtime = tokio::runtime::Runtime::new().expect("runtime");
         let output = output(&runtime);
-        assert!(output.create("predictions/theirs.csv", &"x").expect("put"));
-        let refused = output.claim(&record("first", 8), "000000").expect_err("occupied");
+        assert!(output.create("predictions/theirs.csv", b"x".to_vec()).expect("put"));
+        let refused = output.claim(&record("first", 8), AttemptNote::begun(0, 1)).expect_err("occupied");
         assert!(refused.to_string().contains("predictions/theirs.csv"), "{refused}");
         let refused = output.clear(output.holdings().expect("a list")).expect_err("occupied");
         assert!(refused.to_string().contains("predictions/theirs.csv"), "{refused}");
-        assert!(!output.create("predictions/theirs.csv", &"y").expect("it is still there"));
+        assert!(!output.create("predictions/theirs.csv", b"y".to_vec()).expect("it is still there"));
     }
 }

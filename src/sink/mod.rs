@@ -1,19 +1,22 @@
 //! The sink stage: scored and rejected records in, Parquet parts out.
 //!
 //! Comes in: entries in input order, with the scores of their batch. Goes out: one predictions
-//! part for each shard, one batches part for the run.
+//! part for each shard, and a batches part now and then.
 //!
 //! - A part is handed to the store when its shard has ended, never before; uploads overlap with
 //!   the next shards' rows, at most [`PENDING_PARTS`] of them.
-//! - A shard whose end never comes (the run was interrupted, or has failed) leaves no part.
-//! - A run that fails leaves the parts of shards that had ended, and a record of whose they are; the
-//!   next attempt goes on from there.
+//! - A shard whose end never comes (the run was interrupted, or has failed) leaves no part, but the
+//!   rows that a checkpoint has stored. The next attempt goes on from there.
 
 use crate::error::SinkError;
-use crate::flow::{Receiver, Slot, StageMeter};
+use crate::flow::{Halt, Receiver, Slot, StageMeter, StopSignal};
 use crate::items::{Inferred, Outcome};
 
+mod attempt;
+mod batches;
+mod checkpoint;
 mod claim;
+mod open_part;
 mod output;
 mod parquet_sink;
 mod part;
@@ -23,12 +26,14 @@ mod schema;
 mod stored;
 mod upload;
 
+pub use attempt::{AttemptNote, Notes, attempt_name};
+pub use checkpoint::{Checkpoints, Segment};
 pub use claim::Claim;
-pub use output::{MANIFEST, Output, SUCCESS};
+pub use output::{MANIFEST, Output, SUCCESS, json};
 pub use parquet_sink::{PARTS_BYTES, PENDING_PARTS, ParquetSink, RunIdentity};
 pub use run_record::{RUN, RunRecord};
 pub use schema::{BATCHES, PREDICTIONS, SCHEMA_VERSION};
-pub use stored::{Holdings, attempt_name, part_name, shard_index};
+pub use stored::{Held, Holdings, part_name, shard_index};
 
 use crate::report::OutputReport;
 
@@ -40,25 +45,48 @@ pub trait Sink: Send {
     /// Take a warm-up run's times.
     fn accept_warm_up(&mut self, outcome: Outcome) -> Result<(), SinkError>;
 
+    /// Begin to store what has been accepted, the rows of a shard that has not ended among it.
+    fn checkpoint(&mut self) -> Result<(), SinkError>;
+
     /// Everything has been accepted: make it durable.
     fn finish(self: Box<Self>) -> Result<OutputReport, SinkError>;
 
-    /// The run has failed and says why itself: let what is whole appear, and nothing else.
+    /// The run has failed and says why itself: keep what has been accepted, as far as that is possible.
     fn abandon(self: Box<Self>);
 }
 
 /// Feed the sink until the pipeline hangs up. Whether that was the end of the input or of a run
-/// that has failed is known to the caller, who finishes or abandons the sink.
+/// that has failed is known to the caller, who finishes or abandons the sink; so is an error of the
+/// sink's own, for what it had accepted before is to be kept.
+///
+/// When a drain is asked for a checkpoint is taken at once: what is still in flight may take longer than
+/// this process is given.
 pub fn run(
-    mut sink: Box<dyn Sink>,
+    sink: &mut dyn Sink,
     inferred: &Receiver<Slot<Inferred>>,
+    stop: &StopSignal,
     meter: &StageMeter,
-) -> Result<Box<dyn Sink>, SinkError> {
-    while let Some(slot) = inferred.recv() {
+) -> Result<(), SinkError> {
+    let mut draining = false;
+    loop {
+        let next = if draining { inferred.recv().ok_or(Halt::Ended) } else { inferred.recv_unless(stop) };
+        let asked = matches!(next, Err(Halt::Stopped))
+            || next.as_ref().is_ok_and(|slot| !draining && !slot.is_ready_unless(stop, meter));
+        if asked {
+            draining = true;
+            meter.busy(|| sink.checkpoint())?;
+        }
         // a vacant slot: an engine failed and says why itself
-        let Some(inferred) = slot.wait(meter) else { break };
-        meter.add_items(inferred.entries.len() as u64);
-        meter.busy(|| sink.accept(inferred))?;
+        match next {
+            Err(Halt::Stopped) => {}
+            Err(Halt::Ended) => return Ok(()),
+            Ok(slot) => match slot.wait(meter) {
+                None => return Ok(()),
+                Some(inferred) => {
+                    meter.add_items(inferred.entries.len() as u64);
+                    meter.busy(|| sink.accept(inferred))?;
+                }
+            },
+        }
     }
-    Ok(sink)
 }

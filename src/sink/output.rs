@@ -1,11 +1,11 @@
-//! The output folder: who may write it, and what makes a run complete.
+//! The output folder: its objects by name.
 //!
-//! - One run, one folder: a folder that holds anything of another run is refused.
-//! - `_manifest.json` lists every part; `_SUCCESS` is written after it, last of all, and only
-//!   when the run succeeded.
+//! - What decides a race is created, which fails where there is something already; what is nobody
+//!   else's, an attempt's own note, is replaced.
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -13,19 +13,27 @@ use futures_util::StreamExt;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
 
 use crate::error::{SinkError, StorageError};
-use crate::plan::hex;
 
-use super::upload::{STAGING, Upload};
+use super::attempt::ATTEMPTS;
+use super::checkpoint::CHECKPOINTS;
+use super::stored::WORKERS;
+use super::upload::{STAGING, Staging, Upload};
 
 /// Name of the list of parts, at the output's root.
 pub const MANIFEST: &str = "_manifest.json";
 
-/// Name of the empty object that says the run is complete.
+/// Name of the object that says the run is complete, and which manifest is its.
 pub const SUCCESS: &str = "_SUCCESS";
+
+/// As a person may read it.
+pub fn json(content: &impl Serialize) -> Vec<u8> {
+    let mut json = serde_json::to_vec_pretty(content).expect("plain structs always serialise to JSON");
+    json.push(b'\n');
+    json
+}
 
 /// Where a run writes.
 #[derive(Debug, Clone)]
@@ -33,13 +41,21 @@ pub struct Output {
     store: Arc<dyn ObjectStore>,
     root: Path,
     uri: String,
+    /// Where the folder lies on this machine's disk, if it does.
+    local: Option<PathBuf>,
     runtime: Handle,
 }
 
 impl Output {
-    /// The folder `root` of `store`, called `uri` in messages.
-    pub fn new(store: Arc<dyn ObjectStore>, root: Path, uri: String, runtime: Handle) -> Self {
-        Self { store, root, uri: uri.trim_end_matches('/').to_owned(), runtime }
+    /// The folder `root` of `store`, called `uri` in messages and `local` on this machine.
+    pub fn new(
+        store: Arc<dyn ObjectStore>,
+        root: Path,
+        uri: String,
+        local: Option<PathBuf>,
+        runtime: Handle,
+    ) -> Self {
+        Self { store, root, uri: uri.trim_end_matches('/').to_owned(), local, runtime }
     }
 
     pub fn runtime(&self) -> &Handle {
@@ -56,11 +72,10 @@ impl Output {
         format!("{}/{name}", self.uri)
     }
 
-    /// Create a small JSON object; whether it was not there before.
-    pub(super) fn create(&self, name: &str, content: &impl Serialize) -> Result<bool, SinkError> {
-        let json = serde_json::to_vec_pretty(content).expect("plain structs always serialise to JSON");
+    /// Create a small object; whether it was not there before.
+    pub fn create(&self, name: &str, content: Vec<u8>) -> Result<bool, SinkError> {
         let options = PutOptions::from(PutMode::Create);
-        let put = self.runtime.block_on(self.store.put_opts(&self.path_of(name), json.into(), options));
+        let put = self.runtime.block_on(self.store.put_opts(&self.path_of(name), content.into(), options));
         match put {
             Ok(_) => Ok(true),
             Err(object_store::Error::AlreadyExists { .. }) => Ok(false),
@@ -68,10 +83,26 @@ impl Output {
         }
     }
 
+    /// Store a small object, in place of the one that is there.
+    pub(super) fn replace(&self, name: &str, content: Vec<u8>) -> Result<(), SinkError> {
+        let put = self.runtime.block_on(self.store.put(&self.path_of(name), content.into()));
+        put.map(|_| ()).map_err(|source| StorageError { uri: self.uri_of(name), source }.into())
+    }
+
     /// The bytes of a small object.
     pub fn read(&self, name: &str) -> Result<Bytes, SinkError> {
         let read = async { self.store.get(&self.path_of(name)).await?.bytes().await };
         self.runtime.block_on(read).map_err(|source| StorageError { uri: self.uri_of(name), source }.into())
+    }
+
+    /// The bytes of a small object; `None` where there is none.
+    pub(super) async fn read_if_there(&self, name: &str) -> Result<Option<Bytes>, SinkError> {
+        let read = async { self.store.get(&self.path_of(name)).await?.bytes().await };
+        match read.await {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(source) => Err(StorageError { uri: self.uri_of(name), source }.into()),
+        }
     }
 
     /// Remove objects; what is not there is removed already.
@@ -106,29 +137,29 @@ impl Output {
         name.strip_prefix(self.root.as_ref()).unwrap_or(name).trim_start_matches('/').to_owned()
     }
 
-    pub(super) fn start_upload(&self, name: &str) -> Upload {
+    pub(super) fn start_upload(&self) -> Upload {
         // the hasher's keys are random for each process and differ for each hasher
-        let staging = format!("{STAGING}/{:016x}", RandomState::new().build_hasher().finish());
-        Upload::start(&self.runtime, Arc::clone(&self.store), self.path_of(name), self.path_of(&staging))
+        let name = format!("{STAGING}/{:016x}", RandomState::new().build_hasher().finish());
+        let staging = Staging { path: self.path_of(&name), always: self.local.is_some() };
+        Upload::start(&self.runtime, Arc::clone(&self.store), staging)
     }
 
-    /// Store the manifest, in place of an interrupted attempt's; returns its SHA-256 (hex).
-    pub fn write_manifest(&self, manifest: &impl Serialize) -> Result<String, SinkError> {
-        let mut json = serde_json::to_vec_pretty(manifest).expect("a manifest of plain structs serialises");
-        json.push(b'\n');
-        let sha256 = hex(&Sha256::digest(&json));
-        self.put(MANIFEST, json)?;
-        Ok(sha256)
-    }
-
-    /// Say that the run is complete, and which manifest is its. Nothing is written after this.
-    pub fn write_success(&self, manifest_sha256: &str) -> Result<(), SinkError> {
-        self.put(SUCCESS, format!("{manifest_sha256}\n").into_bytes())
-    }
-
-    fn put(&self, name: &str, bytes: Vec<u8>) -> Result<(), SinkError> {
-        let put = self.runtime.block_on(self.store.put(&self.path_of(name), bytes.into()));
-        put.map(|_| ()).map_err(|source| StorageError { uri: self.uri_of(name), source }.into())
+    /// Remove what a run that has ended has no use for any more. On a disk these are also files that a
+    /// killed process has left half written, which no listing shows.
+    pub fn tidy(&self, passing: &[String]) -> Result<(), SinkError> {
+        self.remove(passing)?;
+        let Some(local) = &self.local else { return Ok(()) };
+        for folder in [STAGING, ATTEMPTS, CHECKPOINTS, WORKERS] {
+            match std::fs::remove_dir_all(local.join(folder)) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    let uri = self.uri_of(folder);
+                    let source = object_store::Error::Generic { store: "folder", source: error.into() };
+                    return Err(StorageError { uri, source }.into());
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn path_of(&self, name: &str) -> Path {

@@ -1,31 +1,40 @@
-//! Entries into parts: opens a part with its shard, closes it with the shard's end.
+//! Entries into parts: opens a part with its shard, closes it with the shard's end, and takes
+//! checkpoints in between.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::error::SinkError;
 use crate::items::{Entry, Inferred, Outcome, ShardEnd, ShardRef, Status};
 use crate::plan::Plan;
-use crate::report::{OutputReport, PartReport, Tally};
+use crate::report::{OutputReport, PartReport, rfc3339};
 
 use super::Sink;
+use super::attempt::AttemptNote;
+use super::batches::BatchesWriter;
+use super::checkpoint::Checkpoints;
+use super::open_part::{ClosedPart, OpenPart};
 use super::output::Output;
-use super::part::{
-    DAMAGE, PLAN, PartWriter, PendingPart, ROWS_BY_STATUS, SHARD, SHARD_FORMAT, SHARD_IDENTITY,
-};
-use super::rows::{BatchRows, PredictionRows, RunColumns};
-use super::schema::{BATCHES, PREDICTIONS, ROW_GROUP_BYTES, SCHEMA_VERSION};
+use super::part::PendingPart;
+use super::rows::{PredictionRows, RunColumns};
+use super::schema::ROW_GROUP_BYTES;
 use super::stored::part_name;
-use super::upload::UPLOAD_BYTES;
+use super::upload::{Stored, UPLOAD_BYTES};
 
 /// Finished parts that may wait for the store's acknowledgement. A bucket takes some 100 ms for
 /// it; eight in flight keep shards of 20 images flowing at 1,500 images/s.
 pub const PENDING_PARTS: usize = 8;
 
+/// Bytes of a shard's rows after which a checkpoint is taken whatever the time: a segment is held in
+/// memory when its part is put together.
+const SEGMENT_BYTES: usize = 64 << 20;
+
 /// The most that parts hold in memory: the one being written, the run's batches part, those being
-/// stored, and the row groups that the first two are encoding.
-pub const PARTS_BYTES: u64 = (PENDING_PARTS as u64 + 3) * UPLOAD_BYTES + 2 * ROW_GROUP_BYTES as u64;
+/// stored, the row groups that the first two are encoding, and a segment being read back, which ends
+/// with a row group.
+pub const PARTS_BYTES: u64 =
+    (PENDING_PARTS as u64 + 3) * UPLOAD_BYTES + 3 * ROW_GROUP_BYTES as u64 + SEGMENT_BYTES as u64;
 
 /// Rows collected before they are encoded, so that the encoder works on columns, not on cells.
 const ROWS_PER_ENCODE: usize = 1024;
@@ -34,12 +43,19 @@ const ROWS_PER_ENCODE: usize = 1024;
 #[derive(Debug, Clone)]
 pub struct RunIdentity {
     pub run_id: String,
-    /// Name of this worker in the `worker` column.
-    pub worker: String,
+    /// Number of this worker among those that share the output.
+    pub shard_index: u32,
     /// Number of this attempt at the run, from 0, over all workers.
     pub attempt: u32,
     pub model_sha256: String,
     pub plan_sha256: String,
+}
+
+impl RunIdentity {
+    /// The `worker` column.
+    pub(super) fn worker(&self) -> String {
+        format!("{:06}", self.shard_index)
+    }
 }
 
 /// Writes a run's Parquet.
@@ -47,133 +63,161 @@ pub struct RunIdentity {
 pub struct ParquetSink {
     output: Output,
     identity: RunIdentity,
+    /// What other attempts have left of shards that had not ended.
+    checkpoints: Checkpoints,
+    checkpoint_interval: Duration,
+    checkpoint_due: Instant,
     open: Option<OpenPart>,
     rows: PredictionRows,
     classes: usize,
-    pending: VecDeque<(PendingPart, PartReport)>,
-    batches: PartWriter,
-    batch_rows: BatchRows,
+    pending: VecDeque<Pending>,
+    batches: BatchesWriter,
+    note: AttemptNote,
     report: OutputReport,
 }
 
-/// The part of the shard whose rows are arriving.
+/// A file on its way to the store.
 #[derive(Debug)]
-struct OpenPart {
-    shard: Arc<ShardRef>,
-    writer: PartWriter,
-    tally: Tally,
+struct Pending {
+    file: PendingPart,
+    /// The part it is; `None` for a segment of one.
+    part: Option<ClosedPart>,
 }
 
 impl ParquetSink {
-    /// A sink for rows of `classes` scores.
+    /// A sink for rows of `classes` scores, of the attempt that `note` is of.
     pub fn new(
         output: Output,
         plan: &Plan,
         identity: RunIdentity,
         classes: usize,
-    ) -> Result<Self, SinkError> {
+        checkpoints: Checkpoints,
+        note: AttemptNote,
+    ) -> Self {
         let run = RunColumns {
             run_id: identity.run_id.clone(),
             model_sha256: identity.model_sha256.clone(),
             labels: plan.model.labels.clone(),
             scores: plan.output.scores,
         };
-        let footer = [
-            ("sluice.schema_version", SCHEMA_VERSION),
-            (PLAN, &identity.plan_sha256),
-            ("sluice.run_id", &identity.run_id),
-        ];
-        let name = format!("batches/part-{}-{:06}.parquet", identity.worker, identity.attempt);
-        let batches = PartWriter::create(&output, name, &BATCHES, &footer)?;
-        let batch_rows =
-            BatchRows::new(identity.run_id.clone(), identity.worker.clone(), plan.engine.batch_size);
-        Ok(Self {
+        let checkpoint_interval = Duration::from_secs_f64(plan.output.checkpoint_seconds);
+        Self {
+            batches: BatchesWriter::new(&identity, plan.engine.batch_size),
             output,
             identity,
+            checkpoints,
+            checkpoint_interval,
+            checkpoint_due: Instant::now() + checkpoint_interval,
             open: None,
             rows: PredictionRows::new(Arc::new(run)),
             classes,
             pending: VecDeque::new(),
-            batches,
-            batch_rows,
+            note,
             report: OutputReport::default(),
-        })
+        }
     }
 
     fn open_part(&mut self, shard: Arc<ShardRef>) -> Result<(), SinkError> {
-        let footer = [
-            ("sluice.schema_version", SCHEMA_VERSION),
-            (PLAN, &self.identity.plan_sha256),
-            ("sluice.run_id", &self.identity.run_id),
-            (SHARD, &shard.name),
-            (SHARD_IDENTITY, &shard.identity()),
-            (SHARD_FORMAT, shard.format.as_str()),
-        ];
-        let writer = PartWriter::create(&self.output, part_name(&shard), &PREDICTIONS, &footer)?;
-        self.open = Some(OpenPart { shard, writer, tally: Tally::default() });
+        // as many segments as the source was told to pass over
+        let mut segments = self.checkpoints.chain(&part_name(&shard));
+        segments.retain(|segment| segment.to <= shard.resume_at);
+        self.open = Some(OpenPart::begin(shard, segments, &self.identity, &self.output)?);
         Ok(())
     }
 
     fn close_part(&mut self, end: ShardEnd) -> Result<(), SinkError> {
         self.encode_rows()?;
         let part = self.open.take().expect("a shard ends only after it has started");
-        assert_eq!(part.tally.rows(), end.records, "every record of {} has one row", part.shard.name);
-        self.report.tally.add(&part.tally);
-        let mut footer = vec![(ROWS_BY_STATUS, part.tally.to_json())];
-        footer.extend(end.damage.clone().map(|damage| (DAMAGE, damage)));
-        let report = PartReport {
-            shard: part.shard.name.clone(),
-            format: Some(part.shard.format),
-            rows: Some(end.records),
-            rows_by_status: Some(part.tally),
-            damage: end.damage,
-            ..PartReport::default()
-        };
-        self.pending.push_back((part.writer.finish(&footer, &self.output)?, report));
-        while self.pending.len() > PENDING_PARTS
-            || self.pending.front().is_some_and(|(part, _)| part.is_done())
-        {
-            self.await_oldest_part()?;
+        if part.has_segments() {
+            self.await_pending(0)?;
+        }
+        let shard = Arc::clone(&part.shard);
+        match part.close(end, &self.identity, &self.output) {
+            Ok((file, part)) => self.pending.push_back(Pending { file, part: Some(part) }),
+            // whoever has stored the part may have tidied up behind it
+            Err(error) => match self.output.read_back_one(&part_name(&shard), &self.identity.plan_sha256) {
+                Ok(theirs) => self.count(theirs),
+                Err(_) => return Err(error),
+            },
+        }
+        self.await_pending(PENDING_PARTS)
+    }
+
+    /// Take note of what is stored, and wait until no more than `most` files are on their way.
+    fn await_pending(&mut self, most: usize) -> Result<(), SinkError> {
+        while self.pending.len() > most || self.pending.front().is_some_and(|oldest| oldest.file.is_done()) {
+            let Some(Pending { file, part }) = self.pending.pop_front() else { break };
+            let (path, stored) = file.wait(&self.output)?;
+            if let Some(part) = part {
+                self.take_stored(path, stored, part)?;
+            }
         }
         Ok(())
     }
 
-    fn await_oldest_part(&mut self) -> Result<(), SinkError> {
-        if let Some((part, mut report)) = self.pending.pop_front() {
-            let (path, stored) = part.wait(&self.output)?;
-            if stored.was_there {
-                let theirs = self.output.read_back_one(&path, &self.identity.plan_sha256)?;
-                if theirs.rows_by_status != report.rows_by_status {
-                    return Err(SinkError::Uri {
-                        uri: self.output.uri_of(&path),
-                        message: "another attempt has stored it with other rows".to_owned(),
-                    });
-                }
-                tracing::info!(part = path, "another attempt was first");
-                report = theirs;
-            } else {
-                report.path = path;
-                report.bytes = stored.bytes;
-                report.sha256 = stored.sha256;
+    /// A part is there, by this attempt or another.
+    fn take_stored(&mut self, path: String, stored: Stored, part: ClosedPart) -> Result<(), SinkError> {
+        let ClosedPart { report, segments } = part;
+        if stored.was_there {
+            let theirs = self.output.read_back_one(&path, &self.identity.plan_sha256)?;
+            if theirs.rows_by_status != report.rows_by_status {
+                return Err(SinkError::Uri {
+                    uri: self.output.uri_of(&path),
+                    message: "another attempt has stored it with other rows".to_owned(),
+                });
             }
-            self.report.parts.push(report);
+            tracing::info!(part = path, "another attempt was first");
+            self.count(theirs);
+        } else {
+            self.count(PartReport { path, bytes: stored.bytes, sha256: stored.sha256, ..report });
+        }
+        let segments: Vec<_> = segments.iter().map(|segment| segment.name.clone()).collect();
+        if let Err(error) = self.output.remove(&segments) {
+            tracing::warn!(%error, "segments of a finished shard are left");
         }
         Ok(())
+    }
+
+    /// A part is stored.
+    fn count(&mut self, part: PartReport) {
+        if let Some(rows) = &part.rows_by_status {
+            self.report.tally.add(rows);
+        }
+        self.report.parts.push(part);
     }
 
     fn encode_rows(&mut self) -> Result<(), SinkError> {
         let Some(part) = self.open.as_mut().filter(|_| !self.rows.is_empty()) else { return Ok(()) };
         let rows = self.rows.take().expect("the columns are built from the schema");
-        part.writer.write(&rows, &self.output)
+        part.write(&rows, &self.output)
     }
 
-    fn push_batch(&mut self, outcome: &Outcome) -> Result<(), SinkError> {
-        self.batch_rows.push(outcome);
-        if self.batch_rows.len() >= ROWS_PER_ENCODE {
-            let rows = self.batch_rows.take().expect("the columns are built from the schema");
-            self.batches.write(&rows, &self.output)?;
-        }
-        Ok(())
+    /// Replace this attempt's note, so that it lists what is stored.
+    fn write_note(&mut self) -> Result<(), SinkError> {
+        self.note.updated_at = rfc3339(SystemTime::now());
+        self.note.rows = self.report.tally.rows();
+        self.note.parts.clone_from(&self.report.parts);
+        self.note.batches.clone_from(&self.batches.parts);
+        self.output.replace_note(&self.note)
+    }
+
+    /// With the attempt's number in the upper half of the batch's id, so that no two attempts at a run
+    /// use the same one. Those of warm-ups are below zero.
+    fn numbered(&self, outcome: Outcome) -> Outcome {
+        let base = i64::from(self.identity.attempt) << 32;
+        let batch_id = if outcome.batch_id < 0 { outcome.batch_id - base } else { outcome.batch_id + base };
+        Outcome { batch_id, ..outcome }
+    }
+
+    fn tally(&mut self, status: Status) {
+        let part = self.open.as_mut().expect("a record comes only after its shard has started");
+        part.tally.count(status);
+    }
+
+    /// Whether it is time for a checkpoint.
+    fn is_due(&self) -> bool {
+        Instant::now() >= self.checkpoint_due
+            || self.open.as_ref().is_some_and(|part| part.bytes() >= SEGMENT_BYTES)
     }
 }
 
@@ -187,7 +231,7 @@ impl Sink for ParquetSink {
             if let (Some(gpu), Ok(start)) = (outcome.device, started_at.duration_since(UNIX_EPOCH)) {
                 self.report.gpus.entry(gpu).or_default().add(start.as_secs_f64(), latency_ms / 1e3);
             }
-            self.push_batch(outcome)?;
+            self.batches.push(outcome, &self.identity, &self.output)?;
         }
         let (batch_id, scores) =
             outcome.map_or((0, Vec::new()), |outcome| (outcome.batch_id, outcome.scores));
@@ -210,46 +254,48 @@ impl Sink for ParquetSink {
                 self.encode_rows()?;
             }
         }
-        Ok(())
+        if self.is_due() { self.checkpoint() } else { Ok(()) }
     }
 
     fn accept_warm_up(&mut self, outcome: Outcome) -> Result<(), SinkError> {
         let outcome = self.numbered(outcome);
         self.report.warm_up_ms.push(outcome.timing.latency_ms());
-        self.push_batch(&outcome)
+        self.batches.push(&outcome, &self.identity, &self.output)
+    }
+
+    fn checkpoint(&mut self) -> Result<(), SinkError> {
+        self.encode_rows()?;
+        if let Some(part) = &mut self.open
+            && let Some(segment) = part.checkpoint(&self.identity, &self.output)?
+        {
+            self.pending.push_back(Pending { file: segment, part: None });
+        }
+        self.await_pending(PENDING_PARTS)?;
+        self.batches.checkpoint(&self.identity, &self.output)?;
+        self.write_note()?;
+        self.checkpoint_due = Instant::now() + self.checkpoint_interval;
+        Ok(())
     }
 
     fn finish(mut self: Box<Self>) -> Result<OutputReport, SinkError> {
-        while !self.pending.is_empty() {
-            self.await_oldest_part()?;
-        }
-        let rows = self.batch_rows.take().expect("the columns are built from the schema");
-        self.batches.write(&rows, &self.output)?;
-        self.batches.finish(&[], &self.output)?.wait(&self.output)?;
+        self.checkpoint()?;
+        self.await_pending(0)?;
+        self.batches.store(&self.identity, &self.output)?;
+        self.write_note()?;
         self.report.unfinished_shard = self.open.map(|part| part.shard.name.clone());
+        self.report.batches = self.batches.parts;
         Ok(self.report)
     }
 
     fn abandon(mut self: Box<Self>) {
+        let lost = |error: SinkError| tracing::warn!(%error, "something scored could not be kept");
+        self.checkpoint().unwrap_or_else(lost);
+        // each for itself: what fails may be one of them
         while !self.pending.is_empty() {
-            if let Err(error) = self.await_oldest_part() {
-                tracing::warn!(%error, "a finished part was not stored");
-            }
+            let most = self.pending.len() - 1;
+            self.await_pending(most).unwrap_or_else(lost);
         }
-    }
-}
-
-impl ParquetSink {
-    /// With the attempt's number in the upper half of the batch's id, so that no two attempts at a run
-    /// use the same one. Those of warm-ups are below zero.
-    fn numbered(&self, outcome: Outcome) -> Outcome {
-        let base = i64::from(self.identity.attempt) << 32;
-        let batch_id = if outcome.batch_id < 0 { outcome.batch_id - base } else { outcome.batch_id + base };
-        Outcome { batch_id, ..outcome }
-    }
-
-    fn tally(&mut self, status: Status) {
-        let part = self.open.as_mut().expect("a record comes only after its shard has started");
-        part.tally.count(status);
+        let noted = self.batches.store(&self.identity, &self.output).and_then(|()| self.write_note());
+        noted.unwrap_or_else(lost);
     }
 }

@@ -12,13 +12,18 @@ use super::output::Output;
 use super::schema::writer_properties;
 use super::upload::{PendingUpload, Stored, Upload};
 
-/// Key of every part's footer: SHA-256 over what determines the predictions.
+/// Keys of every part's footer: the version of its columns, the run, and SHA-256 over what determines
+/// the predictions.
+pub const SCHEMA: &str = "sluice.schema_version";
+pub const RUN_ID: &str = "sluice.run_id";
 pub const PLAN: &str = "sluice.plan_sha256";
 
-/// Keys of a predictions part's footer: the name of its shard, the shard's identity and format, its
-/// rows by status as JSON, and why the shard ended early if it did.
+/// Keys of a predictions part's footer: the name of its shard, the shard's identity, version (ETag or
+/// generation), size and format, its rows by status as JSON, and why the shard ended early if it did.
 pub const SHARD: &str = "sluice.shard";
 pub const SHARD_IDENTITY: &str = "sluice.shard_identity";
+pub const SHARD_VERSION: &str = "sluice.shard_version";
+pub const SHARD_BYTES: &str = "sluice.shard_bytes";
 pub const SHARD_FORMAT: &str = "sluice.shard_format";
 pub const ROWS_BY_STATUS: &str = "sluice.rows_by_status";
 pub const DAMAGE: &str = "sluice.damage";
@@ -29,6 +34,7 @@ pub struct PartWriter {
     /// Path below the output, such as `predictions/part-000000-….parquet`.
     name: String,
     writer: ArrowWriter<Upload>,
+    rows: u64,
 }
 
 /// A complete file that the store has yet to acknowledge.
@@ -45,15 +51,16 @@ impl PartWriter {
         schema: &SchemaRef,
         footer: &[(&str, &str)],
     ) -> Result<Self, SinkError> {
-        let upload = output.start_upload(&name);
+        let upload = output.start_upload();
         match ArrowWriter::try_new(upload, SchemaRef::clone(schema), Some(writer_properties(footer))) {
-            Ok(writer) => Ok(Self { name, writer }),
+            Ok(writer) => Ok(Self { name, writer, rows: 0 }),
             Err(source) => Err(encode_error(&name, output, source)),
         }
     }
 
     /// Append rows. After an error the part is lost, and with it the run.
     pub fn write(&mut self, rows: &RecordBatch, output: &Output) -> Result<(), SinkError> {
+        self.rows += rows.num_rows() as u64;
         self.writer.write(rows).map_err(|source| encode_error(&self.name, output, source))?;
         match self.writer.inner_mut().failure(output.runtime()) {
             Some(source) => Err(StorageError { uri: output.uri_of(&self.name), source }.into()),
@@ -61,14 +68,38 @@ impl PartWriter {
         }
     }
 
+    /// Rows written.
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// Bytes of these, encoded or about to be.
+    pub fn bytes(&self) -> usize {
+        self.writer.bytes_written() + self.writer.in_progress_size()
+    }
+
     /// Write the footer, with `more` in it, and hand the file to the store.
     pub fn finish(self, more: &[(&str, String)], output: &Output) -> Result<PendingPart, SinkError> {
-        let Self { name, mut writer } = self;
+        let name = self.name.clone();
+        self.finish_as(name, more, output)
+    }
+
+    /// The same, under another name than the one it was begun with.
+    pub fn finish_as(
+        self,
+        name: String,
+        more: &[(&str, String)],
+        output: &Output,
+    ) -> Result<PendingPart, SinkError> {
+        let Self { mut writer, .. } = self;
         for (key, value) in more {
             writer.append_key_value_metadata(KeyValue::new((*key).to_owned(), value.clone()));
         }
         match writer.into_inner() {
-            Ok(upload) => Ok(PendingPart { name, upload: upload.finish() }),
+            Ok(upload) => {
+                let upload = upload.finish(output.path_of(&name));
+                Ok(PendingPart { name, upload })
+            }
             Err(source) => Err(encode_error(&name, output, source)),
         }
     }

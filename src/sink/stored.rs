@@ -3,7 +3,7 @@
 //! - A part appears whole, so one that is there is finished. Its name says which shard it is of, in
 //!   which version; its footer says how many rows of which status it has.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use futures_util::{StreamExt, TryStreamExt};
@@ -12,13 +12,26 @@ use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt};
 use parquet::file::metadata::{FooterTail, ParquetMetaData, ParquetMetaDataReader};
 use sha2::{Digest, Sha256};
 
+use super::attempt::{attempt_name, attempt_number};
+use super::checkpoint::CHECKPOINTS;
 use super::output::{MANIFEST, Output, SUCCESS};
-use super::part::{DAMAGE, PLAN, ROWS_BY_STATUS, SHARD, SHARD_FORMAT, SHARD_IDENTITY};
+use super::part::{
+    DAMAGE, PLAN, ROWS_BY_STATUS, SHARD, SHARD_BYTES, SHARD_FORMAT, SHARD_IDENTITY, SHARD_VERSION,
+};
 use super::run_record::RUN;
+use super::upload::STAGING;
 use crate::error::{SinkError, StorageError};
 use crate::items::{ShardFormat, ShardRef};
 use crate::plan::hex;
 use crate::report::{PartReport, Tally};
+
+/// An object of an output.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    /// Path below the output.
+    pub name: String,
+    pub bytes: u64,
+}
 
 /// What lies in an output folder.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -29,14 +42,19 @@ pub struct Holdings {
     pub finished: bool,
     /// Whether `_manifest.json` is there.
     pub listed: bool,
-    /// Names of predictions parts by the place of their shard in the input.
-    pub predictions: BTreeMap<u64, String>,
-    /// Names of batches parts.
-    pub batches: Vec<String>,
+    /// Predictions parts by the place of their shard in the input.
+    pub predictions: BTreeMap<u64, Held>,
+    /// Names of predictions parts of a shard that has another one.
+    pub doubled: Vec<String>,
+    pub batches: Vec<Held>,
+    /// Numbers of the attempts so far, from 0.
+    pub attempts: BTreeSet<u32>,
+    /// Workers that have done their share, each as its number and of how many.
+    pub done: BTreeSet<(u32, u32)>,
+    /// Names of checkpoints' segments.
+    pub segments: Vec<String>,
     /// Names of objects that were never published: somebody is about to, or has died before.
     pub staged: Vec<String>,
-    /// Attempts so far, the first being 0: one more than the highest number.
-    pub attempts: u32,
     /// The first object that is nothing of ours.
     pub stranger: Option<String>,
 }
@@ -44,31 +62,43 @@ pub struct Holdings {
 impl Holdings {
     /// The name of one object that is there, something foreign first; `None` if the output is empty.
     pub fn anything(&self) -> Option<String> {
-        let first = || self.predictions.first_key_value().map(|(_, name)| name.clone());
-        let mut named = self.stranger.clone().or_else(first).or_else(|| self.batches.first().cloned());
-        for (there, name) in [(self.begun, RUN), (self.finished, SUCCESS), (self.listed, MANIFEST)] {
-            named = named.or_else(|| there.then(|| name.to_owned()));
-        }
-        named.or_else(|| (self.attempts > 0).then(|| attempt_name(self.attempts - 1)))
+        let parts = self.predictions.values().chain(&self.batches).map(|held| held.name.clone());
+        let marks = [(self.begun, RUN), (self.finished, SUCCESS), (self.listed, MANIFEST)];
+        let marks = marks.iter().filter(|(there, _)| *there).map(|(_, name)| (*name).to_owned());
+        self.stranger.clone().into_iter().chain(parts).chain(marks).chain(self.passing()).next()
     }
 
-    fn add(&mut self, name: &str) {
+    /// Names of what a finished run has no use for: notes, checkpoints, and what was never published.
+    pub fn passing(&self) -> impl Iterator<Item = String> {
+        let attempts = self.attempts.iter().map(|&number| attempt_name(number));
+        let done = self.done.iter().map(|&(index, of)| done_name(index, of));
+        attempts.chain(done).chain(self.segments.iter().cloned()).chain(self.staged.iter().cloned())
+    }
+
+    fn add(&mut self, name: &str, bytes: u64) {
+        let held = Held { name: name.to_owned(), bytes };
         if name == RUN {
             self.begun = true;
         } else if name == SUCCESS {
             self.finished = true;
-        } else if let Some(index) = shard_index(name) {
-            self.predictions.insert(index, name.to_owned());
-        } else if let Some(attempt) = attempt_number(name) {
-            self.attempts = self.attempts.max(attempt.saturating_add(1));
-        } else if name.starts_with("batches/part-") {
-            self.batches.push(name.to_owned());
-        } else if name.starts_with(STAGED) {
-            self.staged.push(name.to_owned());
         } else if name == MANIFEST {
             self.listed = true;
+        } else if let Some(index) = shard_index(name) {
+            if let Some(other) = self.predictions.insert(index, held) {
+                self.doubled.push(other.name);
+            }
+        } else if let Some(attempt) = attempt_number(name) {
+            self.attempts.insert(attempt);
+        } else if let Some(worker) = done_worker(name) {
+            self.done.insert(worker);
+        } else if name.starts_with("batches/part-") {
+            self.batches.push(held);
+        } else if name.starts_with(CHECKPOINTS) {
+            self.segments.push(held.name);
+        } else if name.starts_with(STAGING) {
+            self.staged.push(held.name);
         } else {
-            self.stranger.get_or_insert(name.to_owned());
+            self.stranger.get_or_insert(held.name);
         }
     }
 }
@@ -86,20 +116,21 @@ pub fn shard_index(name: &str) -> Option<u64> {
     index.parse().ok()
 }
 
-/// Name of the note that an attempt leaves first of all.
-pub fn attempt_name(number: u32) -> String {
-    format!("_attempts/{number:06}.json")
+/// Folder of workers' marks, below the output.
+pub(super) const WORKERS: &str = "_workers";
+
+/// Name of the mark of a worker that has done its share.
+pub(super) fn done_name(shard_index: u32, num_shards: u32) -> String {
+    format!("{WORKERS}/{shard_index:06}-of-{num_shards:06}")
 }
 
-fn attempt_number(name: &str) -> Option<u32> {
-    name.strip_prefix("_attempts/")?.strip_suffix(".json")?.parse().ok()
+fn done_worker(name: &str) -> Option<(u32, u32)> {
+    let (index, of) = name.strip_prefix(WORKERS)?.strip_prefix('/')?.split_once("-of-")?;
+    Some((index.parse().ok()?, of.parse().ok()?))
 }
 
-/// What names of objects that are not published yet begin with.
-const STAGED: &str = "_staging/";
-
-/// Parts asked for at once.
-const READS: usize = 32;
+/// Small objects asked for at once.
+pub(super) const READS: usize = 32;
 
 impl Output {
     /// What lies in the folder.
@@ -109,8 +140,8 @@ impl Output {
             let mut objects = self.store().list(Some(self.root()));
             while let Some(object) = objects.next().await {
                 match object {
-                    Ok(object) => holdings.add(&self.name_of(&object.location)),
-                    Err(object_store::Error::NotFound { .. }) => break,
+                    Ok(object) => holdings.add(&self.name_of(&object.location), object.size),
+                    Err(object_store::Error::NotFound { .. }) => {}
                     Err(error) => return Err(error),
                 }
             }
@@ -143,10 +174,16 @@ impl Output {
             .map_err(|message| SinkError::Uri { uri, message: format!("is no part of this run: {message}") })
     }
 
-    /// Size and SHA-256 (hex) of a small object.
-    pub fn digest(&self, name: &str) -> Result<(u64, String), SinkError> {
+    /// Size and SHA-256 of a small object.
+    pub fn digest(&self, name: &str) -> Result<PartReport, SinkError> {
         let bytes = self.read(name)?;
-        Ok((bytes.len() as u64, hex(&Sha256::digest(&bytes))))
+        let sha256 = hex(&Sha256::digest(&bytes));
+        Ok(PartReport { path: name.to_owned(), bytes: bytes.len() as u64, sha256, ..PartReport::default() })
+    }
+
+    /// Say that a worker has done its share.
+    pub fn mark_done(&self, shard_index: u32, num_shards: u32) -> Result<(), SinkError> {
+        self.create(&done_name(shard_index, num_shards), b"done\n".to_vec()).map(drop)
     }
 }
 
@@ -206,6 +243,8 @@ impl StoredPart {
         let format: ShardFormat =
             serde_json::from_value(parsed(SHARD_FORMAT)?.into()).map_err(|error| error.to_string())?;
         report.shard = shard;
+        report.shard_version = value(SHARD_VERSION);
+        report.shard_bytes = value(SHARD_BYTES).and_then(|bytes| bytes.parse().ok());
         report.format = Some(format);
         report.rows = Some(tally.rows());
         report.rows_by_status = Some(tally);
@@ -221,28 +260,40 @@ mod tests {
     #[test]
     fn names_tell_what_an_object_of_an_output_is() {
         let mut holdings = Holdings::default();
+        let part = "predictions/part-000007-0123456789ab.parquet";
+        let segment = "_checkpoints/part-000008-0123456789ab/0000000000-0000000010-000000.parquet";
         for name in [
             "_attempts/000000.json",
             "_attempts/000002.json",
+            segment,
             "_manifest.json",
             "_staging/0123456789abcdef",
+            "_workers/000001-of-000004",
             "batches/part-000000-000000.parquet",
-            "predictions/part-000007-0123456789ab.parquet",
+            part,
         ] {
-            holdings.add(name);
+            holdings.add(name, 5);
         }
-        let predictions = [(7, "predictions/part-000007-0123456789ab.parquet".to_owned())].into();
-        let staged = vec!["_staging/0123456789abcdef".to_owned()];
-        let batches = vec!["batches/part-000000-000000.parquet".to_owned()];
-        assert_eq!(
-            holdings,
-            Holdings { staged, listed: true, predictions, batches, attempts: 3, ..Holdings::default() }
-        );
-        holdings.add(RUN);
-        holdings.add(SUCCESS);
+        let held = |name: &str| Held { name: name.to_owned(), bytes: 5 };
+        let expected = Holdings {
+            listed: true,
+            predictions: [(7, held(part))].into(),
+            batches: vec![held("batches/part-000000-000000.parquet")],
+            attempts: [0, 2].into(),
+            done: [(1, 4)].into(),
+            segments: vec![segment.to_owned()],
+            staged: vec!["_staging/0123456789abcdef".to_owned()],
+            ..Holdings::default()
+        };
+        assert_eq!(holdings, expected);
+        assert_eq!(holdings.passing().count(), 5);
+        holdings.add(RUN, 5);
+        holdings.add(SUCCESS, 5);
         assert!(holdings.begun && holdings.finished && holdings.stranger.is_none());
-        holdings.add("predictions/other.parquet");
-        holdings.add("notes.txt");
+        holdings.add("predictions/part-000007-ba9876543210.parquet", 5);
+        assert_eq!(holdings.doubled, [part]);
+        holdings.add("predictions/other.parquet", 5);
+        holdings.add("notes.txt", 5);
         assert_eq!(holdings.stranger.as_deref(), Some("predictions/other.parquet"));
     }
 }

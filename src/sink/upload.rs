@@ -3,6 +3,9 @@
 //! - The object appears only when its last byte is stored, and only if there is none of that name: a
 //!   small one by a put that creates, a larger one by a multipart upload to a name of its own, which is
 //!   then copied by a request that creates. Of attempts that race one wins, and the others are told.
+//!   (A put to a disk leaves its bytes under a neighbouring name when it is killed, so that on a disk
+//!   small objects go the way of larger ones.)
+//! - What it is to be called is said at its end.
 //! - An upload that is dropped before [`Upload::finish`] leaves nothing behind; one whose process dies
 //!   may leave an object under [`STAGING`].
 //! - The bytes flow through a bounded channel to a task, so that writing the next part never
@@ -52,6 +55,14 @@ pub struct Stored {
     pub was_there: bool,
 }
 
+/// Where the bytes of an upload wait to be published.
+#[derive(Debug, Clone)]
+pub struct Staging {
+    pub path: Path,
+    /// Whether to use it for the smallest object, too.
+    pub always: bool,
+}
+
 /// An object being written.
 #[derive(Debug)]
 pub struct Upload {
@@ -67,23 +78,24 @@ pub struct PendingUpload(JoinHandle<object_store::Result<Stored>>);
 #[derive(Debug)]
 enum Piece {
     Data(Vec<u8>),
-    /// Without it the end of the channel means that the upload was given up.
-    End,
+    /// Publish all that under this name. Without it the end of the channel means that the upload was
+    /// given up.
+    End(Path),
 }
 
 impl Upload {
-    /// Start writing the object at `path`; `staging` is nobody else's.
-    pub fn start(runtime: &Handle, store: Arc<dyn ObjectStore>, path: Path, staging: Path) -> Self {
+    /// Start writing an object; `staging` is nobody else's.
+    pub fn start(runtime: &Handle, store: Arc<dyn ObjectStore>, staging: Staging) -> Self {
         let (pieces, receiver) = mpsc::channel(PIECES_WAITING);
-        let task = runtime.spawn(store_pieces(store, path, staging, receiver));
+        let task = runtime.spawn(store_pieces(store, staging, receiver));
         Self { pieces, buffer: Vec::new(), task }
     }
 
-    /// All bytes are written; the object appears once the returned upload is done.
-    pub fn finish(mut self) -> PendingUpload {
+    /// All bytes are written; the object appears at `path` once the returned upload is done.
+    pub fn finish(mut self, path: Path) -> PendingUpload {
         let rest = std::mem::take(&mut self.buffer);
         self.send(Piece::Data(rest));
-        self.send(Piece::End);
+        self.send(Piece::End(path));
         PendingUpload(self.task)
     }
 
@@ -140,17 +152,16 @@ fn wait_for(
 
 async fn store_pieces(
     store: Arc<dyn ObjectStore>,
-    path: Path,
-    staging: Path,
+    staging: Staging,
     mut pieces: mpsc::Receiver<Piece>,
 ) -> object_store::Result<Stored> {
     let (mut bytes, mut sha256) = (0, Sha256::new());
     let (mut held, mut held_bytes) = (Vec::new(), 0);
     let mut parts: Option<WriteMultipart> = None;
-    loop {
+    let path = loop {
         let data = match pieces.recv().await {
             Some(Piece::Data(data)) => Bytes::from(data),
-            Some(Piece::End) => break,
+            Some(Piece::End(path)) => break path,
             None => {
                 if let Some(parts) = parts {
                     parts.abort().await?;
@@ -171,16 +182,20 @@ async fn store_pieces(
         held_bytes += data.len();
         held.push(data);
         if held_bytes > PART_BYTES {
-            let upload = store.put_multipart(&staging).await?;
+            let upload = store.put_multipart(&staging.path).await?;
             let begun = parts.insert(WriteMultipart::new_with_chunk_size(upload, PART_BYTES));
             held.drain(..).for_each(|data| begun.put(data));
         }
-    }
+    };
     let published = match parts {
+        None if staging.always => {
+            store.put(&staging.path, PutPayload::from_iter(held)).await?;
+            publish(&store, &staging.path, &path).await
+        }
         None => store.put_opts(&path, PutPayload::from_iter(held), PutMode::Create.into()).await.map(drop),
         Some(parts) => {
             parts.finish().await?;
-            publish(&store, &staging, &path).await
+            publish(&store, &staging.path, &path).await
         }
     };
     let was_there = match published {
@@ -224,12 +239,13 @@ mod tests {
     #[test]
     fn small_and_large_objects_arrive_whole_with_their_checksum() {
         let runtime = runtime();
-        for length in [0, 10, 3 * PART_BYTES + 17] {
+        for (length, always) in [(0, false), (0, true), (10, false), (10, true), (3 * PART_BYTES + 17, false)]
+        {
             let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
             let upload = |data: &[u8]| {
-                let mut upload = start(&runtime, &store);
+                let mut upload = start(&runtime, &store, always);
                 upload.write_all(data).expect("task alive");
-                upload.finish().wait(runtime.handle()).expect("stored")
+                upload.finish(Path::from("a")).wait(runtime.handle()).expect("stored")
             };
             let data: Vec<u8> = (0..length).map(|i| (i % 251) as u8).collect();
             let sha256 = hex(&Sha256::digest(&data));
@@ -245,15 +261,16 @@ mod tests {
         }
     }
 
-    fn start(runtime: &tokio::runtime::Runtime, store: &Arc<dyn ObjectStore>) -> Upload {
-        Upload::start(runtime.handle(), Arc::clone(store), Path::from("a"), Path::from("staged"))
+    fn start(runtime: &tokio::runtime::Runtime, store: &Arc<dyn ObjectStore>, always: bool) -> Upload {
+        let staging = Staging { path: Path::from("staged"), always };
+        Upload::start(runtime.handle(), Arc::clone(store), staging)
     }
 
     #[test]
     fn an_upload_that_is_given_up_leaves_nothing() {
         let runtime = runtime();
         let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
-        let mut upload = start(&runtime, &store);
+        let mut upload = start(&runtime, &store, false);
         upload.write_all(&vec![1; 2 * PART_BYTES]).expect("task alive");
         let Upload { pieces, task, .. } = upload;
         drop(pieces);

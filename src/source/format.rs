@@ -23,6 +23,13 @@ use super::webdataset::TarRecords;
 /// Records of one shard in order. Ends after the first `Err`.
 pub type Records = Box<dyn Iterator<Item = Result<RawRecord, ReadError>> + Send>;
 
+/// A shard being read.
+pub struct OpenedShard {
+    /// Position in the shard of the first of `records`: no later than where the shard is to be resumed.
+    pub first_record: u64,
+    pub records: Records,
+}
+
 /// What the readers of all formats need to know of the plan.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReadOptions {
@@ -44,21 +51,28 @@ impl From<&InputSection> for ReadOptions {
     }
 }
 
-/// Start reading `shard`. Blocks on the store for the first bytes of a container.
+/// Start reading `shard`, where it is to be resumed as far as its format can be entered in the middle.
+/// Blocks on the store for the first bytes of a container.
 ///
 /// # Errors
 /// [`ReadError::Storage`] when the object cannot be opened, [`ReadError::Corrupt`] when its very
 /// beginning (or, for Parquet, its footer) cannot be understood.
-pub fn open_shard(stores: &Stores, shard: &ShardRef, options: &ReadOptions) -> Result<Records, ReadError> {
+pub fn open_shard(
+    stores: &Stores,
+    shard: &ShardRef,
+    options: &ReadOptions,
+) -> Result<OpenedShard, ReadError> {
     let object = match &shard.content {
         ShardContent::Objects(entries) => {
-            let mut reader = FileRecords::new(stores.clone(), entries.clone(), options.max_image_bytes);
-            return Ok(records(move || reader.next_record()));
+            let first_record = shard.resume_at.min(entries.len() as u64);
+            let entries = entries[first_record as usize..].to_vec();
+            let mut reader = FileRecords::new(stores.clone(), entries, options.max_image_bytes);
+            return Ok(OpenedShard { first_record, records: records(move || reader.next_record()) });
         }
         ShardContent::Container(object) => stores.open(object).map_err(unreadable)?,
     };
     let inner = open_container(&object, shard.format, options).map_err(|error| blame(&object, error))?;
-    Ok(Box::new(Blamed { object, inner }))
+    Ok(OpenedShard { first_record: 0, records: Box::new(Blamed { object, inner }) })
 }
 
 fn open_container(object: &Object, format: ShardFormat, options: &ReadOptions) -> Result<Records, ReadError> {
@@ -166,7 +180,13 @@ mod tests {
 
     fn container(uri: &str, format: ShardFormat) -> ShardRef {
         let object = ObjectRef { uri: uri.to_owned(), size_bytes: None, version: None };
-        ShardRef { index: 0, name: uri.to_owned(), format, content: ShardContent::Container(object) }
+        ShardRef {
+            index: 0,
+            name: uri.to_owned(),
+            format,
+            content: ShardContent::Container(object),
+            resume_at: 0,
+        }
     }
 
     #[test]
@@ -205,6 +225,7 @@ mod tests {
             let shard = container(path.to_str().expect("UTF-8"), format);
             let ids: Vec<_> = open_shard(&stores, &shard, &options())
                 .expect("open")
+                .records
                 .map(|record| record.expect("record").image_id)
                 .collect();
             assert_eq!(ids, ["a", "b"], "{format}");
@@ -225,7 +246,7 @@ mod tests {
             };
             std::fs::write(file.path(), bytes).expect("write");
             let reference = container(file.path().to_str().expect("UTF-8"), format);
-            let mut found = open_shard(&stores, &reference, &options()).expect("open");
+            let mut found = open_shard(&stores, &reference, &options()).expect("open").records;
             found.next().expect("one").expect("whole");
             std::fs::write(file.path(), b"replaced").expect("replace");
             let error = found.find_map(Result::err).expect("replaced under the reader");

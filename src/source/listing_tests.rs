@@ -175,6 +175,7 @@ fn a_manifest_is_cut_into_virtual_shards() {
     let options = ReadOptions { image_key: None, id_key: None, max_image_bytes: 100 };
     let records: Vec<_> = open_shard(&folder.stores, &shards[0], &options)
         .expect("open")
+        .records
         .map(|record| record.expect("record"))
         .collect();
     assert_eq!(records[0].content.as_deref().expect("image"), b"d/1.jpg");

@@ -38,7 +38,7 @@ mod webdataset;
 
 pub use column_windows::ColumnWindows;
 pub use detect::{ObjectKind, SNIFF_BYTES};
-pub use format::{ReadOptions, Records, open_shard};
+pub use format::{OpenedShard, ReadOptions, Records, open_shard};
 pub use input::input_around;
 pub use listing::{ShardList, list_shards};
 pub use object::{Object, ObjectReader};

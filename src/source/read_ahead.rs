@@ -15,7 +15,7 @@ use crate::error::{ReadError, SourceError};
 use crate::flow::{Account, Budget, BudgetLimits, Disconnected, Sender, StageMeter, channel};
 use crate::items::{EncodedImage, RawRecord, Rejected, ShardEnd, ShardItem, ShardRef, ShardStream, Status};
 
-use super::Records;
+use super::OpenedShard;
 
 /// Bounds of the stage.
 #[derive(Debug, Clone, Copy)]
@@ -39,7 +39,7 @@ struct Assignment {
 /// fails.
 pub fn run(
     shards: impl Iterator<Item = Result<ShardRef, SourceError>>,
-    open: impl Fn(&ShardRef) -> Result<Records, ReadError> + Send + Sync,
+    open: impl Fn(&ShardRef) -> Result<OpenedShard, ReadError> + Send + Sync,
     out: Sender<ShardStream>,
     bounds: ReadAhead,
     meter: &Arc<StageMeter>,
@@ -86,13 +86,14 @@ pub fn run(
 /// Read one shard to its end. Nobody listening any more is not an error: the run is ending.
 fn read_shard(
     job: &Assignment,
-    open: &impl Fn(&ShardRef) -> Result<Records, ReadError>,
+    open: &impl Fn(&ShardRef) -> Result<OpenedShard, ReadError>,
     meter: &StageMeter,
 ) -> Result<(), SourceError> {
     let mut record_index = 0;
     let mut damage = None;
     match meter.busy(|| open(&job.shard)) {
-        Ok(mut records) => {
+        Ok(OpenedShard { first_record, mut records }) => {
+            record_index = first_record;
             while let Some(record) = meter.busy(|| records.next()) {
                 let record = match record {
                     Ok(record) => record,
@@ -140,12 +141,16 @@ fn cut(mut text: String) -> String {
     text
 }
 
+/// Hand a record on, unless a checkpoint holds it already.
 fn admit(
     job: &Assignment,
     record: RawRecord,
     record_index: u64,
     meter: &StageMeter,
 ) -> Result<(), Disconnected> {
+    if record_index < job.shard.resume_at {
+        return Ok(());
+    }
     let RawRecord { image_id, content } = record;
     let content = content.map_err(|rejected| Rejected { error: cut(rejected.error), ..rejected });
     let bytes = content.as_ref().map_or(0, |content| content.len() as u64);

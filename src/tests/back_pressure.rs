@@ -18,6 +18,7 @@ use sluice::items::{
 use sluice::pipeline::{Bounds, Meters, Stages};
 use sluice::report::OutputReport;
 use sluice::sink::Sink;
+use sluice::source::OpenedShard;
 
 const BATCH_SIZE: usize = 4;
 const THREADS: usize = 2;
@@ -49,7 +50,7 @@ fn shape() -> BatchShape {
 
 fn shard(index: u64) -> ShardRef {
     let content = ShardContent::Objects(Vec::new());
-    ShardRef { index, name: format!("shard-{index}"), format: ShardFormat::Files, content }
+    ShardRef { index, name: format!("shard-{index}"), format: ShardFormat::Files, content, resume_at: 0 }
 }
 
 /// One black pixel.
@@ -131,6 +132,10 @@ impl Sink for GatedSink {
         Ok(())
     }
 
+    fn checkpoint(&mut self) -> Result<(), SinkError> {
+        Ok(())
+    }
+
     fn finish(self: Box<Self>) -> Result<OutputReport, SinkError> {
         Ok(OutputReport::default())
     }
@@ -165,11 +170,9 @@ impl Run {
         let (records, image) = (self.records, image());
         stages.run((0..self.shards).map(|index| Ok(shard(index))), move |_| {
             let image = image.clone();
-            Ok(Box::new(
-                (0..records).map(move |index| {
-                    Ok(RawRecord { image_id: index.to_string(), content: Ok(image.clone()) })
-                }),
-            ))
+            let records = (0..records)
+                .map(move |index| Ok(RawRecord { image_id: index.to_string(), content: Ok(image.clone()) }));
+            Ok(OpenedShard { first_record: 0, records: Box::new(records) })
         })
     }
 }
@@ -316,10 +319,11 @@ fn streams_hold_no_more_bytes_than_their_budget() {
             };
             stages.run((0..shards).map(|index| Ok(shard(index))), move |_| {
                 let pulled = Arc::clone(&pulled);
-                Ok(Box::new((0..200).map(move |index: u32| {
+                let records = (0..200).map(move |index: u32| {
                     pulled.fetch_add(1, SeqCst);
                     Ok(RawRecord { image_id: index.to_string(), content: Ok(image()) })
-                })))
+                });
+                Ok(OpenedShard { first_record: 0, records: Box::new(records) })
             })
         });
         // decoded images give their bytes back; the current shard's last ones still hold theirs,

@@ -3,10 +3,15 @@
 mod support;
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::path::Path;
-use std::process::Stdio;
+use std::fs::{self, File};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
 
+use arrow::array::AsArray;
+use arrow::datatypes::Int32Type;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use rustix::process::Signal;
 use support::*;
 
@@ -115,7 +120,9 @@ fn attempts_that_race_end_with_one_output_that_both_have_made() {
         assert_code(&attempt.wait_with_output().expect("a child"), 0);
     }
     assert_as_in_one_go(&bench);
-    assert!(!bench.path("out/_staging").exists());
+    for folder in ["_staging", "_attempts", "_checkpoints", "_workers"] {
+        assert!(!bench.path("out").join(folder).exists(), "{folder} is left");
+    }
 }
 
 #[test]
@@ -222,10 +229,197 @@ fn a_limited_run_ends_at_its_limit_however_often_it_is_begun() {
     let limit = &["--limit", "7"];
     assert_code(&bench.run("out", limit), 0);
     assert_eq!(bench.rows("out").len(), 7);
-    fs::remove_file(bench.path("out/_SUCCESS")).expect("a file");
+    for name in ["out/_SUCCESS", "out/_manifest.json"] {
+        fs::remove_file(bench.path(name)).expect("a file");
+    }
     let first = parts(&bench.path("out/predictions")).remove(0);
     fs::remove_file(first).expect("a part");
     assert_code(&bench.run("out", limit), 0);
     assert_eq!(bench.rows("out").len(), 7);
     assert_code(&bench.run("out", limit), 0);
+}
+
+/// One shard that cannot be over before a checkpoint of it is taken.
+fn long_shard(bench: &Bench) -> u32 {
+    let records = 20_000;
+    write_tar(&bench.path("in/long.tar"), &images(0, records));
+    write_tar(&bench.path("in/short.tar"), &images(records, 7));
+    records + 7
+}
+
+const OFTEN: [&str; 2] = ["--set", "output.checkpoint_seconds=0.05"];
+
+/// A run of which `ready` checkpoints of a shard are there.
+fn checkpointed(bench: &Bench, ready: usize) -> Child {
+    let mut command = bench.command("run", "out", &OFTEN);
+    let mut running = command.stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("starts");
+    while segments(bench).len() < ready {
+        assert!(running.try_wait().expect("a child").is_none(), "the run ended before it was interrupted");
+        std::thread::yield_now();
+    }
+    running
+}
+
+fn segments(bench: &Bench) -> Vec<PathBuf> {
+    parts(&bench.path("out/_checkpoints")).iter().flat_map(|shard| parts(shard)).collect()
+}
+
+/// Records that are in a checkpoint.
+fn kept(bench: &Bench) -> usize {
+    segments(bench).iter().map(|segment| read_rows(segment).len()).sum()
+}
+
+#[test]
+fn a_killed_run_goes_on_inside_its_shard() {
+    let bench = Bench::new();
+    let records = long_shard(&bench);
+    let mut kept_before = 0;
+    for ready in [1, 3] {
+        let mut running = checkpointed(&bench, segments(&bench).len() + ready);
+        running.kill().expect("the child is there");
+        running.wait().expect("a child");
+        assert!(kept(&bench) > kept_before);
+        kept_before = kept(&bench);
+    }
+    assert!(whole_parts(&bench).is_empty(), "the shard has ended");
+    assert_code(&bench.run("out", &[]), 0);
+    assert_code(&bench.run("one-go", &[]), 0);
+    let rows = predictions(&bench, "out");
+    assert_eq!(rows.len(), records as usize);
+    assert!(rows == predictions(&bench, "one-go"), "rows differ from those of one go");
+    let verified = sluice().arg("verify").arg(bench.path("out")).output().expect("starts");
+    assert_code(&verified, 0);
+    // what the last attempt has run itself
+    let batches = bench.manifest("out")["summary"]["batches"].as_u64().expect("a number");
+    assert!(
+        batches * 4 <= (records as usize - kept_before) as u64 + 8,
+        "{batches} batches, {kept_before} kept"
+    );
+    assert_eq!(bench.manifest("out")["attempts"].as_array().expect("attempts").len(), 3);
+    assert!(!bench.path("out/_checkpoints").exists());
+}
+
+#[test]
+fn a_drained_run_keeps_every_row_it_has_scored() {
+    let bench = Bench::new();
+    long_shard(&bench);
+    let running = checkpointed(&bench, 1);
+    send(Signal::TERM, &running);
+    let output = running.wait_with_output().expect("a child");
+    assert_code(&output, 143);
+    let scored: usize = parts(&bench.path("out/batches")).iter().map(|part| rows_of_batches(part)).sum();
+    assert_eq!(kept(&bench), scored);
+    assert_code(&bench.run("out", &[]), 0);
+    assert_code(&bench.run("one-go", &[]), 0);
+    assert!(predictions(&bench, "out") == predictions(&bench, "one-go"));
+}
+
+fn rows_of_batches(part: &Path) -> usize {
+    let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(part).expect("part")).expect("Parquet");
+    let mut rows = 0;
+    for batch in reader.build().expect("reader") {
+        let batch = batch.expect("rows");
+        let (counts, warmup) = (batch["rows"].as_primitive::<Int32Type>(), batch["warmup"].as_boolean());
+        rows +=
+            (0..batch.num_rows()).filter(|&row| !warmup.value(row)).map(|row| counts.value(row)).sum::<i32>();
+    }
+    rows as usize
+}
+
+#[test]
+fn workers_share_an_output_and_one_of_them_finishes_it() {
+    let bench = Bench::new();
+    for shard in 0..SHARDS {
+        write_tar(&bench.path(&format!("in/{shard:03}.tar")), &images(shard * IMAGES, IMAGES));
+    }
+    // the second one twice, as a scheduler does that has lost sight of it
+    let workers: Vec<_> = ["0", "1", "2", "1"]
+        .map(|index| {
+            let mut worker = bench.command("run", "out", &["--num-shards", "3"]);
+            worker.env("JOB_COMPLETION_INDEX", index).stderr(Stdio::piped()).stdout(Stdio::piped());
+            worker.spawn().expect("starts")
+        })
+        .into_iter()
+        .map(|worker| worker.wait_with_output().expect("a child"))
+        .collect();
+    for worker in &workers {
+        assert_code(worker, 0);
+    }
+    assert_as_in_one_go(&bench);
+    let workers = bench.manifest("out")["attempts"].as_array().expect("attempts").clone();
+    assert!(workers.len() >= 3 && workers.iter().all(|worker| worker["num_shards"] == 3), "{workers:?}");
+}
+
+#[test]
+fn a_worker_alone_does_its_share_and_leaves_the_end_to_the_others() {
+    let bench = Bench::new();
+    for shard in 0..5 {
+        write_tar(&bench.path(&format!("in/{shard}.tar")), &images(shard * 10, 10));
+    }
+    let worker = |index: &str| bench.run("out", &["--shard-index", index, "--num-shards", "2"]);
+    let first = worker("1");
+    assert_code(&first, 0);
+    assert!(stdout(&first).contains("this worker's share is done"), "{}", stdout(&first));
+    assert_eq!(whole_parts(&bench).len(), 2);
+    assert!(!bench.path("out/_SUCCESS").exists());
+    // what it has found done it does not do again
+    assert_code(&worker("1"), 0);
+    assert_eq!(bench.note("out", 1)["rows"], 0);
+    assert_code(&worker("0"), 0);
+    assert!(bench.path("out/_SUCCESS").is_file());
+    assert_eq!(bench.rows("out").len(), 50);
+    assert_eq!(bench.manifest("out")["summary"]["rows"], 50);
+
+    let refused = bench.run("other", &["--shard-index", "0", "--num-shards", "2", "--limit", "3"]);
+    assert_code(&refused, 2);
+    assert!(stderr(&refused).contains("--limit: counts records"), "{}", stderr(&refused));
+}
+
+#[test]
+fn a_shard_that_comes_late_is_not_forgotten() {
+    let bench = Bench::new();
+    for shard in 0..4 {
+        write_tar(&bench.path(&format!("in/{shard}.tar")), &images(shard * 10, 10));
+    }
+    let worker = |index: &str| bench.run("out", &["--shard-index", index, "--num-shards", "2"]);
+    assert_code(&worker("0"), 0);
+    write_tar(&bench.path("in/4.tar"), &images(40, 10));
+    let refused = worker("1");
+    assert_code(&refused, 6);
+    assert!(stderr(&refused).contains("shard 4: it has no part"), "{}", stderr(&refused));
+    assert_code(&worker("0"), 0);
+    assert!(bench.path("out/_SUCCESS").is_file());
+    assert_eq!(bench.rows("out").len(), 50);
+}
+
+#[test]
+fn a_run_that_had_too_many_errors_is_finished_without_scoring_again_once_they_are_allowed() {
+    let bench = Bench::new();
+    write_tar(&bench.path("in/a.tar"), &[("bad".into(), b"not an image".to_vec()), ("good".into(), png(1))]);
+    assert_code(&bench.run("out", &[]), 5);
+    assert!(!bench.path("out/_manifest.json").exists());
+    assert_code(&bench.run("out", &[]), 5);
+    assert_code(&bench.run("out", &["--set", "output.max_error_rate=0.5"]), 0);
+    assert_eq!(bench.manifest("out")["summary"]["reused_rows"], 2);
+}
+
+#[test]
+fn what_a_signal_has_left_in_flight_cannot_outlast_the_grace() {
+    let bench = Bench::new();
+    // a server that takes the connection and never answers
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = silent.local_addr().expect("an address");
+    write_tar(&bench.path("a.tar"), &images(0, 2));
+    fs::write(bench.path("list.txt"), format!("http://{address}/a.png\n")).expect("a manifest");
+    let mut running = bench
+        .command("run", "out", &["--input", "a.tar", "--input", "list.txt", "--grace", "0.5"])
+        .stderr(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("starts");
+    silent.accept().expect("a connection");
+    let asked = Instant::now();
+    send(Signal::TERM, &running);
+    assert_eq!(running.wait().expect("a child").code(), Some(143));
+    assert!(asked.elapsed() < Duration::from_secs(20), "it was asked to leave within half a second");
 }

@@ -116,6 +116,13 @@ impl Bench {
         parts(&self.path(out).join("predictions")).iter().flat_map(|part| read_rows(part)).collect()
     }
 
+    /// What an attempt has noted of itself.
+    pub fn note(&self, out: &str, attempt: u32) -> serde_json::Value {
+        let name = format!("_attempts/{attempt:06}.json");
+        let text = fs::read(self.path(out).join(name)).expect("a note");
+        serde_json::from_slice(&text).expect("the note is JSON")
+    }
+
     pub fn manifest(&self, out: &str) -> serde_json::Value {
         let text = fs::read(self.path(out).join("_manifest.json")).expect("a manifest");
         serde_json::from_slice(&text).expect("the manifest is JSON")

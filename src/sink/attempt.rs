@@ -1,0 +1,132 @@
+//! `_attempts/NNNNNN.json`: what one attempt at a run notes of itself.
+//!
+//! - Created before anything is scored, which makes the number the attempt's own; replaced at each
+//!   checkpoint by nobody else.
+//! - Lists the parts that the attempt has stored, so that others need not read them. A part that is in
+//!   no note, because its attempt was killed first, is read.
+
+use std::collections::HashMap;
+use std::time::SystemTime;
+
+use futures_util::{StreamExt, TryStreamExt};
+use serde::{Deserialize, Serialize};
+
+use super::output::{Output, json};
+use super::stored::{Held, Holdings, READS, shard_index};
+use crate::error::SinkError;
+use crate::report::{Outcome, PartReport, rfc3339};
+
+/// Name of the note of an attempt.
+pub fn attempt_name(number: u32) -> String {
+    format!("{ATTEMPTS}/{number:06}.json")
+}
+
+/// Number of the attempt whose note has that name.
+pub(super) fn attempt_number(name: &str) -> Option<u32> {
+    name.strip_prefix(ATTEMPTS)?.strip_prefix('/')?.strip_suffix(".json")?.parse().ok()
+}
+
+/// Folder of notes, below the output.
+pub(super) const ATTEMPTS: &str = "_attempts";
+
+/// One attempt at a run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AttemptNote {
+    /// From 0, over all workers.
+    pub attempt: u32,
+    /// Number of the worker, and of how many.
+    pub shard_index: u32,
+    pub num_shards: u32,
+    pub sluice_version: String,
+    /// RFC 3339, UTC.
+    pub started_at: String,
+    /// RFC 3339, UTC: when the note was last written.
+    pub updated_at: String,
+    /// How it ended; `None` while it goes on, and for ever if it was killed.
+    pub outcome: Option<Outcome>,
+    /// Rows of `parts`.
+    pub rows: u64,
+    /// Predictions parts that it has stored.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<PartReport>,
+    /// Batches parts that it has stored.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub batches: Vec<PartReport>,
+}
+
+impl AttemptNote {
+    /// Of an attempt that begins now, by worker `shard_index` of `num_shards`; its number is not known yet.
+    pub fn begun(shard_index: u32, num_shards: u32) -> Self {
+        let now = rfc3339(SystemTime::now());
+        Self {
+            attempt: 0,
+            shard_index,
+            num_shards,
+            sluice_version: env!("CARGO_PKG_VERSION").to_owned(),
+            started_at: now.clone(),
+            updated_at: now,
+            outcome: None,
+            rows: 0,
+            parts: Vec::new(),
+            batches: Vec::new(),
+        }
+    }
+
+    /// Without the lists.
+    pub fn in_short(&self) -> Self {
+        Self { parts: Vec::new(), batches: Vec::new(), ..self.clone() }
+    }
+}
+
+/// What the notes of an output say.
+#[derive(Debug, Default)]
+pub struct Notes {
+    pub attempts: Vec<AttemptNote>,
+    parts: HashMap<String, PartReport>,
+}
+
+impl Output {
+    /// Replace an attempt's note by what it says now.
+    pub fn replace_note(&self, note: &AttemptNote) -> Result<(), SinkError> {
+        self.replace(&attempt_name(note.attempt), json(note))
+    }
+
+    /// Read the notes of all attempts.
+    pub fn notes(&self, holdings: &Holdings) -> Result<Notes, SinkError> {
+        let read = |&number: &u32| async move {
+            let name = attempt_name(number);
+            let note: Option<AttemptNote> = self.read_if_there(&name).await?.and_then(|bytes| {
+                let note = serde_json::from_slice(&bytes);
+                note.inspect_err(|error| tracing::warn!(name, %error, "a note cannot be read")).ok()
+            });
+            Ok::<_, SinkError>(note)
+        };
+        let reading = futures_util::stream::iter(&holdings.attempts).map(read).buffered(READS).try_collect();
+        let notes: Vec<Option<AttemptNote>> = self.runtime().block_on(reading)?;
+        let mut found = Notes { attempts: notes.into_iter().flatten().collect(), parts: HashMap::new() };
+        for note in &found.attempts {
+            let parts = note.parts.iter().chain(&note.batches);
+            found.parts.extend(parts.map(|part| (part.path.clone(), part.clone())));
+        }
+        Ok(found)
+    }
+
+    /// What parts say of themselves: those that are in a note by the note, the others by being read.
+    pub fn reports<'a>(
+        &self,
+        held: impl Iterator<Item = &'a Held>,
+        notes: &Notes,
+        plan_sha256: &str,
+    ) -> Result<Vec<PartReport>, SinkError> {
+        let (mut reports, mut unknown) = (Vec::new(), Vec::new());
+        for part in held {
+            match notes.parts.get(&part.name).filter(|noted| noted.bytes == part.bytes) {
+                Some(noted) => reports.push(noted.clone()),
+                None => unknown.push(part.name.clone()),
+            }
+        }
+        reports.extend(self.read_back(unknown, plan_sha256)?);
+        reports.sort_by(|a, b| (shard_index(&a.path), &a.path).cmp(&(shard_index(&b.path), &b.path)));
+        Ok(reports)
+    }
+}

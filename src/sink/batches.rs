@@ -1,0 +1,93 @@
+//! The batches that an attempt has run, as Parquet.
+//!
+//! - One part now and then rather than one at the end, so that an attempt that is killed leaves most of
+//!   its times.
+
+use std::time::{Duration, Instant};
+
+use crate::error::SinkError;
+use crate::items::Outcome;
+use crate::report::PartReport;
+
+use super::output::Output;
+use super::parquet_sink::RunIdentity;
+use super::part::{PLAN, PartWriter, RUN_ID, SCHEMA};
+use super::rows::BatchRows;
+use super::schema::{BATCHES, SCHEMA_VERSION};
+
+/// Time that one part is of: what a killed attempt may lose of its latencies, and few files a night.
+const PART_OF: Duration = Duration::from_secs(600);
+
+/// Rows collected before they are encoded.
+const ROWS_PER_ENCODE: usize = 1024;
+
+/// Writes the batches of one attempt.
+#[derive(Debug)]
+pub(super) struct BatchesWriter {
+    rows: BatchRows,
+    /// The part being written, once there is a row for it.
+    writer: Option<PartWriter>,
+    number: u32,
+    begun: Instant,
+    /// Parts that are stored.
+    pub parts: Vec<PartReport>,
+}
+
+impl BatchesWriter {
+    pub fn new(identity: &RunIdentity, batch_size: usize) -> Self {
+        Self {
+            rows: BatchRows::new(identity.run_id.clone(), identity.worker(), batch_size),
+            writer: None,
+            number: 0,
+            begun: Instant::now(),
+            parts: Vec::new(),
+        }
+    }
+
+    pub fn push(
+        &mut self,
+        outcome: &Outcome,
+        identity: &RunIdentity,
+        output: &Output,
+    ) -> Result<(), SinkError> {
+        self.rows.push(outcome);
+        if self.rows.len() >= ROWS_PER_ENCODE { self.encode(identity, output) } else { Ok(()) }
+    }
+
+    /// Store what is there, if it is of a long enough time.
+    pub fn checkpoint(&mut self, identity: &RunIdentity, output: &Output) -> Result<(), SinkError> {
+        if self.begun.elapsed() < PART_OF { Ok(()) } else { self.store(identity, output) }
+    }
+
+    /// Store what is there.
+    pub fn store(&mut self, identity: &RunIdentity, output: &Output) -> Result<(), SinkError> {
+        self.encode(identity, output)?;
+        if let Some(written) = self.writer.take() {
+            let (path, stored) = written.finish(&[], output)?.wait(output)?;
+            let report =
+                PartReport { path, bytes: stored.bytes, sha256: stored.sha256, ..PartReport::default() };
+            self.parts.push(report);
+            self.number += 1;
+        }
+        self.begun = Instant::now();
+        Ok(())
+    }
+
+    fn encode(&mut self, identity: &RunIdentity, output: &Output) -> Result<(), SinkError> {
+        if self.rows.len() == 0 {
+            return Ok(());
+        }
+        let writer = match &mut self.writer {
+            Some(writer) => writer,
+            none => none.insert(begin(identity, self.number, output)?),
+        };
+        writer.write(&self.rows.take().expect("the columns are built from the schema"), output)
+    }
+}
+
+fn begin(identity: &RunIdentity, number: u32, output: &Output) -> Result<PartWriter, SinkError> {
+    let footer =
+        [(SCHEMA, SCHEMA_VERSION), (PLAN, &identity.plan_sha256[..]), (RUN_ID, &identity.run_id[..])];
+    let name = format!("batches/part-{}-{:06}-{number:06}.parquet", identity.worker(), identity.attempt);
+    PartWriter::create(output, name, &BATCHES, &footer)
+}

@@ -1,0 +1,184 @@
+//! The part of the shard whose rows are arriving.
+//!
+//! - Rows go to one file. Unless a checkpoint is taken before the shard ends, that file becomes the
+//!   part; otherwise it becomes a segment, and another file is begun.
+//! - A shard with segments ends by putting its part together: their rows, then the last ones.
+
+use std::sync::Arc;
+
+use arrow::array::{AsArray, RecordBatch};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+
+use crate::error::SinkError;
+use crate::items::{ShardEnd, ShardRef, Status};
+use crate::report::{PartReport, Tally};
+
+use super::checkpoint::Segment;
+use super::output::Output;
+use super::parquet_sink::RunIdentity;
+use super::part::{
+    DAMAGE, PLAN, PartWriter, PendingPart, ROWS_BY_STATUS, RUN_ID, SCHEMA, SHARD, SHARD_BYTES, SHARD_FORMAT,
+    SHARD_IDENTITY, SHARD_VERSION,
+};
+use super::schema::{PREDICTIONS, SCHEMA_VERSION};
+use super::stored::part_name;
+
+/// A part that is not whole yet.
+#[derive(Debug)]
+pub(super) struct OpenPart {
+    pub shard: Arc<ShardRef>,
+    /// Of the rows in `writer` and those about to be written to it.
+    pub tally: Tally,
+    name: String,
+    /// What earlier checkpoints hold, from the first record on.
+    segments: Vec<Segment>,
+    /// Rows since.
+    writer: PartWriter,
+}
+
+/// A part whose last row has been written.
+#[derive(Debug)]
+pub(super) struct ClosedPart {
+    /// What it holds; its path, size and hash are not known yet.
+    pub report: PartReport,
+    /// What it was put together from.
+    pub segments: Vec<Segment>,
+}
+
+impl OpenPart {
+    /// Begin the part of `shard`, or go on with the one that `segments` are of.
+    pub fn begin(
+        shard: Arc<ShardRef>,
+        segments: Vec<Segment>,
+        identity: &RunIdentity,
+        output: &Output,
+    ) -> Result<Self, SinkError> {
+        let name = part_name(&shard);
+        let writer = begin_file(&name, &shard, identity, output)?;
+        Ok(Self { shard, tally: Tally::default(), name, segments, writer })
+    }
+
+    pub fn write(&mut self, rows: &RecordBatch, output: &Output) -> Result<(), SinkError> {
+        self.writer.write(rows, output)
+    }
+
+    /// Bytes since the last checkpoint.
+    pub fn bytes(&self) -> usize {
+        self.writer.bytes()
+    }
+
+    pub fn has_segments(&self) -> bool {
+        !self.segments.is_empty()
+    }
+
+    /// Records of the shard in segments.
+    fn kept(&self) -> u64 {
+        self.segments.last().map_or(0, |segment| segment.to)
+    }
+
+    /// Make what has been written a segment; nothing, if nothing has.
+    pub fn checkpoint(
+        &mut self,
+        identity: &RunIdentity,
+        output: &Output,
+    ) -> Result<Option<PendingPart>, SinkError> {
+        if self.writer.rows() == 0 {
+            return Ok(None);
+        }
+        let (from, rows) = (self.kept(), self.writer.rows());
+        let segment = Segment::new(&self.name, from, from + rows, identity.attempt);
+        let next = begin_file(&self.name, &self.shard, identity, output)?;
+        let written = std::mem::replace(&mut self.writer, next);
+        let pending = written.finish_as(segment.name.clone(), &[], output)?;
+        self.segments.push(segment);
+        Ok(Some(pending))
+    }
+
+    /// The shard has ended, and all segments are stored: hand the part to the store.
+    pub fn close(
+        mut self,
+        end: ShardEnd,
+        identity: &RunIdentity,
+        output: &Output,
+    ) -> Result<(PendingPart, ClosedPart), SinkError> {
+        if self.has_segments() {
+            self.put_together(identity, output)?;
+        }
+        assert_eq!(self.tally.rows(), end.records, "every record of {} has one row", self.shard.name);
+        let mut footer = vec![(ROWS_BY_STATUS, self.tally.to_json())];
+        footer.extend(end.damage.clone().map(|damage| (DAMAGE, damage)));
+        let report = PartReport {
+            shard: self.shard.name.clone(),
+            shard_version: self.shard.version().map(str::to_owned),
+            shard_bytes: known_bytes(&self.shard),
+            format: Some(self.shard.format),
+            rows: Some(end.records),
+            rows_by_status: Some(self.tally),
+            damage: end.damage,
+            ..PartReport::default()
+        };
+        let file = self.writer.finish(&footer, output)?;
+        Ok((file, ClosedPart { report, segments: self.segments }))
+    }
+
+    /// Copy the segments' rows, and the last ones, into one new file.
+    fn put_together(&mut self, identity: &RunIdentity, output: &Output) -> Result<(), SinkError> {
+        if let Some(pending) = self.checkpoint(identity, output)? {
+            pending.wait(output)?;
+        }
+        let mut tally = Tally::default();
+        for segment in &self.segments {
+            let file = output.read(&segment.name)?;
+            let unreadable = |message: String| SinkError::Uri { uri: output.uri_of(&segment.name), message };
+            let rows = ParquetRecordBatchReaderBuilder::try_new(file)
+                .and_then(|builder| builder.build())
+                .map_err(|error| unreadable(error.to_string()))?;
+            let (mut at, before) = (segment.from, tally.rows());
+            for rows in rows {
+                let rows = rows.map_err(|error| unreadable(error.to_string()))?;
+                count_statuses(&rows, &mut tally).map_err(unreadable)?;
+                at += rows.num_rows() as u64;
+                self.writer.write(&rows, output)?;
+            }
+            if at != segment.to || tally.rows() - before != segment.to - segment.from {
+                return Err(unreadable(format!("it ends at record {at}, its name says {}", segment.to)));
+            }
+        }
+        self.tally = tally;
+        Ok(())
+    }
+}
+
+fn count_statuses(rows: &RecordBatch, tally: &mut Tally) -> Result<(), String> {
+    let column = rows.column_by_name("status").ok_or("it has no column status")?;
+    for status in column.as_string::<i32>().iter().flatten() {
+        let known = Status::ALL.into_iter().find(|known| known.as_str() == status);
+        tally.count(known.ok_or_else(|| format!("it has a row of status {status}"))?);
+    }
+    Ok(())
+}
+
+/// Bytes of a shard's objects; `None` where nothing told them.
+fn known_bytes(shard: &ShardRef) -> Option<u64> {
+    Some(shard.size_bytes()).filter(|&bytes| bytes > 0)
+}
+
+fn begin_file(
+    name: &str,
+    shard: &ShardRef,
+    identity: &RunIdentity,
+    output: &Output,
+) -> Result<PartWriter, SinkError> {
+    let (shard_identity, shard_bytes) = (shard.identity(), known_bytes(shard).map(|bytes| bytes.to_string()));
+    let mut footer = vec![
+        (SCHEMA, SCHEMA_VERSION),
+        (PLAN, &identity.plan_sha256),
+        (RUN_ID, &identity.run_id),
+        (SHARD, &shard.name),
+        (SHARD_IDENTITY, &shard_identity),
+        (SHARD_FORMAT, shard.format.as_str()),
+    ];
+    footer.extend(shard.version().map(|version| (SHARD_VERSION, version)));
+    footer.extend(shard_bytes.as_deref().map(|bytes| (SHARD_BYTES, bytes)));
+    PartWriter::create(output, name.to_owned(), &PREDICTIONS, &footer)
+}
