@@ -27,6 +27,8 @@ pub struct PipelineFile {
     pub engine: EngineSection,
     #[serde(default)]
     pub output: OutputSection,
+    #[serde(default)]
+    pub storage: StorageSection,
 }
 
 /// `[input]`: what to score.
@@ -356,6 +358,23 @@ impl Default for OutputSection {
             max_damaged_shards: 0,
             checkpoint_seconds: 30.0,
         }
+    }
+}
+
+/// `[storage]`: patience with object stores.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StorageSection {
+    /// Seconds for one request, its answer included; what has come by then is kept, and the rest asked
+    /// for again.
+    pub timeout_seconds: f64,
+    /// Seconds over which a request that fails for the moment is tried again, with pauses that grow.
+    pub retry_seconds: f64,
+}
+
+impl Default for StorageSection {
+    fn default() -> Self {
+        Self { timeout_seconds: 30.0, retry_seconds: 180.0 }
     }
 }
 

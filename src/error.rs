@@ -60,6 +60,26 @@ impl StorageError {
     pub fn is_not_found(&self) -> bool {
         matches!(self.source, object_store::Error::NotFound { .. })
     }
+
+    /// Whether bytes have come that are not those of the object.
+    pub fn is_wrong_checksum(&self) -> bool {
+        let mut cause: Option<&dyn std::error::Error> = Some(&self.source);
+        while let Some(error) = cause {
+            if error.is::<WrongChecksum>() {
+                return true;
+            }
+            cause = error.source();
+        }
+        false
+    }
+}
+
+/// Bytes that have come are not those that the store has. CRC-32C.
+#[derive(Debug, thiserror::Error)]
+#[error("its bytes have arrived with the checksum {found:08x}, those in the store have {expected:08x}")]
+pub struct WrongChecksum {
+    pub found: u32,
+    pub expected: u32,
 }
 
 /// Input could not be listed or read.
@@ -73,6 +93,9 @@ pub enum SourceError {
         "the input is not the one that this output was begun with: {shard}: {message}; choose another output, or start anew with --overwrite"
     )]
     Changed { shard: String, message: String },
+    /// What has been scored of the shard in that place of the input may be wrong.
+    #[error("cannot read input {error}")]
+    Garbled { shard_index: u64, error: StorageError },
     #[error("cannot read input {0}")]
     Storage(#[from] StorageError),
 }

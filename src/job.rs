@@ -72,7 +72,7 @@ pub struct Job {
 impl Checked {
     /// Load the model, see that it fits the pipeline, and that the output is vacant or holds this run.
     pub fn new(plan: Plan, runtime: &Handle, options: &JobOptions) -> Result<Self, Error> {
-        let stores = Stores::new(runtime.clone());
+        let stores = Stores::with(runtime.clone(), plan.storage.clone());
         let output = resolve_output(&stores, &plan, runtime)?;
         refuse_output_inside_input(&stores, &plan)?;
         let model_sha256 = engine::hash_model(&plan.model.path)?;
@@ -235,7 +235,11 @@ impl Job {
             stop: &options.stop,
             limit: options.limit.map(|limit| limit.saturating_sub(reused_rows)),
         };
-        let written = stages.run(&mut remaining, |shard| open_shard(&stores, shard, &read_options))?;
+        let written = stages.run(&mut remaining, |shard| open_shard(&stores, shard, &read_options));
+        if let Err(Error::Source(SourceError::Garbled { shard_index, .. })) = &written {
+            output.discard_checkpoints(*shard_index)?;
+        }
+        let written = written?;
         let wall = start.elapsed();
         let ending = Ending {
             output: &output,

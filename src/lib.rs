@@ -46,6 +46,7 @@ pub mod pipeline;
 pub mod plan;
 pub mod report;
 pub mod resume;
+pub mod retry;
 pub mod sink;
 pub mod source;
 pub mod verify;

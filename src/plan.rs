@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 use crate::config::{
     Color, DEFAULT_MAX_PIXELS, Devices, EngineKind, EngineSection, Filter, Fit, InputFormat, InputSection,
     LabelsSection, Layout, Orientation, PipelineFile, PreprocessSection, Provider, Resize, Size,
+    StorageSection,
 };
 use crate::error::ConfigError;
 
@@ -29,6 +30,7 @@ pub struct Plan {
     pub model: ModelPlan,
     pub engine: EngineSection,
     pub output: OutputPlan,
+    pub storage: StorageSection,
 }
 
 /// Where the model lies and what its outputs are called.
@@ -65,7 +67,7 @@ pub enum ScoresKept {
 impl Plan {
     /// Check `file` as far as it can be checked without opening the model or the input.
     pub fn check(file: PipelineFile) -> Result<Self, ConfigError> {
-        let PipelineFile { name, input, preprocess, model, engine, output } = file;
+        let PipelineFile { name, input, preprocess, model, engine, output, storage } = file;
         if name.is_empty() {
             return Err(ConfigError::invalid("name", "must not be empty"));
         }
@@ -94,6 +96,16 @@ impl Plan {
             let message = format!("must lie between {MIN_CHECKPOINT_SECONDS} and {MAX_CHECKPOINT_SECONDS}");
             return Err(ConfigError::invalid("output.checkpoint_seconds", message));
         }
+        let seconds = [
+            ("storage.timeout_seconds", storage.timeout_seconds),
+            ("storage.retry_seconds", storage.retry_seconds),
+        ];
+        for (key, seconds) in seconds {
+            if !(MIN_STORAGE_SECONDS..=MAX_STORAGE_SECONDS).contains(&seconds) {
+                let message = format!("must lie between {MIN_STORAGE_SECONDS} and {MAX_STORAGE_SECONDS}");
+                return Err(ConfigError::invalid(key, message));
+            }
+        }
         let labels = model.labels.map(load_labels).transpose()?;
         Ok(Self {
             name,
@@ -109,6 +121,7 @@ impl Plan {
                 max_damaged_shards: output.max_damaged_shards,
                 checkpoint_seconds: output.checkpoint_seconds,
             },
+            storage,
         })
     }
 
@@ -212,6 +225,10 @@ fn check_range(key: &str, value: u64, range: RangeInclusive<u64>) -> Result<(), 
     let message = format!("is {value}, must lie between {} and {}", range.start(), range.end());
     Err(ConfigError::invalid(key, message))
 }
+
+/// Patience with a store: less is less than a round trip, more than a day is a run that hangs.
+const MIN_STORAGE_SECONDS: f64 = 0.1;
+const MAX_STORAGE_SECONDS: f64 = 86_400.0;
 
 /// Time between checkpoints: no store takes them faster, and a longer one is as good as none.
 const MIN_CHECKPOINT_SECONDS: f64 = 0.01;

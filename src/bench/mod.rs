@@ -22,7 +22,7 @@ use serde::Serialize;
 pub use self::table::markdown;
 use crate::config::{
     Color, Devices, EngineKind, EngineSection, Filter, Fit, InputSection, Layout, OneOrMany, Orientation,
-    PreprocessSection, Provider, Resize,
+    PreprocessSection, Provider, Resize, StorageSection,
 };
 use crate::engine::cuda::ordinary_memory;
 use crate::engine::{self, Engine, onnx};
@@ -412,6 +412,7 @@ fn plan(options: &BenchOptions, preprocess: &PreprocessSection, setup: Setup, ba
             max_damaged_shards: 0,
             checkpoint_seconds: 30.0,
         },
+        storage: StorageSection::default(),
     }
 }
 

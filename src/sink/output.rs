@@ -11,11 +11,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use serde::Serialize;
 use tokio::runtime::Handle;
 
 use crate::error::{SinkError, StorageError};
+use crate::retry::again;
 
 use super::attempt::ATTEMPTS;
 use super::checkpoint::CHECKPOINTS;
@@ -75,7 +76,9 @@ impl Output {
     /// Create a small object; whether it was not there before.
     pub fn create(&self, name: &str, content: Vec<u8>) -> Result<bool, SinkError> {
         let options = PutOptions::from(PutMode::Create);
-        let put = self.runtime.block_on(self.store.put_opts(&self.path_of(name), content.into(), options));
+        let (path, content) = (self.path_of(name), PutPayload::from(content));
+        let put = || self.store.put_opts(&path, content.clone(), options.clone());
+        let put = self.runtime.block_on(again(put));
         match put {
             Ok(_) => Ok(true),
             Err(object_store::Error::AlreadyExists { .. }) => Ok(false),
@@ -85,19 +88,22 @@ impl Output {
 
     /// Store a small object, in place of the one that is there.
     pub(super) fn replace(&self, name: &str, content: Vec<u8>) -> Result<(), SinkError> {
-        let put = self.runtime.block_on(self.store.put(&self.path_of(name), content.into()));
+        let (path, content) = (self.path_of(name), PutPayload::from(content));
+        let put = self.runtime.block_on(again(|| self.store.put(&path, content.clone())));
         put.map(|_| ()).map_err(|source| StorageError { uri: self.uri_of(name), source }.into())
     }
 
     /// The bytes of a small object.
     pub fn read(&self, name: &str) -> Result<Bytes, SinkError> {
-        let read = async { self.store.get(&self.path_of(name)).await?.bytes().await };
+        let path = self.path_of(name);
+        let read = again(|| async { self.store.get(&path).await?.bytes().await });
         self.runtime.block_on(read).map_err(|source| StorageError { uri: self.uri_of(name), source }.into())
     }
 
     /// The bytes of a small object; `None` where there is none.
     pub(super) async fn read_if_there(&self, name: &str) -> Result<Option<Bytes>, SinkError> {
-        let read = async { self.store.get(&self.path_of(name)).await?.bytes().await };
+        let path = self.path_of(name);
+        let read = again(|| async { self.store.get(&path).await?.bytes().await });
         match read.await {
             Ok(bytes) => Ok(Some(bytes)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
@@ -107,9 +113,9 @@ impl Output {
 
     /// Remove objects; what is not there is removed already.
     pub fn remove(&self, names: &[String]) -> Result<(), SinkError> {
-        let paths = names.iter().map(|name| Ok(self.path_of(name)));
-        let paths = futures_util::stream::iter(paths.collect::<Vec<_>>()).boxed();
-        let removing = async {
+        let paths: Vec<_> = names.iter().map(|name| self.path_of(name)).collect();
+        let removing = || async {
+            let paths = futures_util::stream::iter(paths.clone().into_iter().map(Ok)).boxed();
             let mut removed = self.store.delete_stream(paths);
             while let Some(result) = removed.next().await {
                 match result {
@@ -119,7 +125,7 @@ impl Output {
             }
             Ok(())
         };
-        let removed = self.runtime.block_on(removing);
+        let removed = self.runtime.block_on(again(removing));
         removed.map_err(|source| StorageError { uri: self.uri.clone(), source }.into())
     }
 

@@ -24,6 +24,7 @@ use crate::error::{SinkError, StorageError};
 use crate::items::{ShardFormat, ShardRef};
 use crate::plan::hex;
 use crate::report::{PartReport, Tally};
+use crate::retry::again;
 
 /// An object of an output.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -135,7 +136,7 @@ pub(super) const READS: usize = 32;
 impl Output {
     /// What lies in the folder.
     pub fn holdings(&self) -> Result<Holdings, SinkError> {
-        let listing = async {
+        let listing = || async {
             let mut holdings = Holdings::default();
             let mut objects = self.store().list(Some(self.root()));
             while let Some(object) = objects.next().await {
@@ -147,7 +148,7 @@ impl Output {
             }
             Ok(holdings)
         };
-        let listed = self.runtime().block_on(listing);
+        let listed = self.runtime().block_on(again(listing));
         listed.map_err(|source| StorageError { uri: self.uri().to_owned(), source }.into())
     }
 
@@ -168,8 +169,10 @@ impl Output {
 
     async fn read_part(&self, name: String, plan_sha256: &str) -> Result<PartReport, SinkError> {
         let uri = self.uri_of(&name);
-        let stored = read_part(self.store(), &self.path_of(&name)).await;
-        let report = stored.and_then(|stored| stored.report(name, plan_sha256));
+        let path = self.path_of(&name);
+        let stored = again(|| read_part(self.store(), &path)).await;
+        let stored = stored.map_err(|source| StorageError { uri: uri.clone(), source })?;
+        let report = stored.report(name, plan_sha256);
         report
             .map_err(|message| SinkError::Uri { uri, message: format!("is no part of this run: {message}") })
     }
@@ -179,6 +182,14 @@ impl Output {
         let bytes = self.read(name)?;
         let sha256 = hex(&Sha256::digest(&bytes));
         Ok(PartReport { path: name.to_owned(), bytes: bytes.len() as u64, sha256, ..PartReport::default() })
+    }
+
+    /// Remove what checkpoints hold of the shard in that place of the input.
+    pub fn discard_checkpoints(&self, shard_index: u64) -> Result<(), SinkError> {
+        let folder = format!("{CHECKPOINTS}/part-{shard_index:06}-");
+        let mut segments = self.holdings()?.segments;
+        segments.retain(|segment| segment.starts_with(&folder));
+        self.remove(&segments)
     }
 
     /// Say that a worker has done its share.
@@ -193,28 +204,33 @@ struct StoredPart {
     metadata: ParquetMetaData,
 }
 
-async fn read_part(store: &Arc<dyn ObjectStore>, path: &Path) -> Result<StoredPart, String> {
-    let text = |error: object_store::Error| error.to_string();
-    let whole = store.get(path).await.map_err(text)?;
+/// The end of a file in which its footer is looked for first: some thousand columns' and row groups'.
+const FOOTER_BYTES: usize = 256 << 10;
+
+async fn read_part(store: &Arc<dyn ObjectStore>, path: &Path) -> object_store::Result<StoredPart> {
+    let damaged = |message: String| object_store::Error::Generic { store: "part", source: message.into() };
     let (mut bytes, mut sha256) = (0, Sha256::new());
-    let mut stream = whole.into_stream();
+    let mut end = Vec::new();
+    let mut stream = store.get(path).await?.into_stream();
     while let Some(piece) = stream.next().await {
-        let piece = piece.map_err(text)?;
+        let piece = piece?;
         bytes += piece.len() as u64;
-        sha256.update(piece);
+        sha256.update(&piece);
+        end.extend_from_slice(&piece);
+        end.drain(..end.len().saturating_sub(FOOTER_BYTES));
     }
-    let suffix = |length| {
-        let options = GetOptions { range: Some(GetRange::Suffix(length)), ..GetOptions::default() };
-        async move { store.get_opts(path, options).await?.bytes().await }
-    };
-    const TAIL: u64 = 8;
-    let tail = suffix(TAIL).await.map_err(text)?;
-    let tail = tail.first_chunk::<{ TAIL as usize }>().ok_or("it is too short")?;
-    let tail = FooterTail::try_new(tail).map_err(|error| error.to_string())?;
-    let length = tail.metadata_length() as u64;
-    let footer = suffix(length + TAIL).await.map_err(text)?;
-    let footer = footer.get(..length as usize).ok_or("it is cut short")?;
-    let metadata = ParquetMetaDataReader::decode_metadata(footer).map_err(|error| error.to_string())?;
+    const TAIL: usize = 8;
+    let tail = end.last_chunk::<TAIL>().ok_or_else(|| damaged("it is too short".to_owned()))?;
+    let tail = FooterTail::try_new(tail).map_err(|error| damaged(error.to_string()))?;
+    let length = tail.metadata_length() + TAIL;
+    if length > end.len() {
+        let suffix = GetOptions { range: Some(GetRange::Suffix(length as u64)), ..GetOptions::default() };
+        end = store.get_opts(path, suffix).await?.bytes().await?.to_vec();
+    }
+    let footer = end.len().checked_sub(length).map(|start| &end[start..end.len() - TAIL]);
+    let footer = footer.ok_or_else(|| damaged("it is cut short".to_owned()))?;
+    let metadata =
+        ParquetMetaDataReader::decode_metadata(footer).map_err(|error| damaged(error.to_string()))?;
     Ok(StoredPart { bytes, sha256: hex(&sha256.finalize()), metadata })
 }
 

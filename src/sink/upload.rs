@@ -23,6 +23,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::plan::hex;
+use crate::retry::again;
 
 /// Bytes handed to the task at a time, and how many such pieces may wait: 4 MiB in all keep a
 /// fast store busy while the next row group is being encoded.
@@ -192,9 +193,18 @@ async fn store_pieces(
             store.put(&staging.path, PutPayload::from_iter(held)).await?;
             publish(&store, &staging.path, &path).await
         }
-        None => store.put_opts(&path, PutPayload::from_iter(held), PutMode::Create.into()).await.map(drop),
+        None => {
+            let payload = PutPayload::from_iter(held);
+            again(|| store.put_opts(&path, payload.clone(), PutMode::Create.into())).await.map(drop)
+        }
         Some(parts) => {
-            parts.finish().await?;
+            if let Err(error) = parts.finish().await {
+                // the answer may have been lost, and only that
+                match store.head(&staging.path).await {
+                    Ok(there) if there.size == bytes => {}
+                    _ => return Err(error),
+                }
+            }
             publish(&store, &staging.path, &path).await
         }
     };
@@ -208,7 +218,7 @@ async fn store_pieces(
 
 /// Copy what is whole at `staging` to `path`, unless something is there already.
 async fn publish(store: &Arc<dyn ObjectStore>, staging: &Path, path: &Path) -> object_store::Result<()> {
-    let copied = store.copy_if_not_exists(staging, path).await;
+    let copied = again(|| store.copy_if_not_exists(staging, path)).await;
     let removed = store.delete(staging).await;
     match (copied, removed) {
         // an attempt that finished the run has tidied up after all others

@@ -18,7 +18,8 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 
 use crate::error::{ReadError, SourceError, StorageError};
-use crate::items::{ManifestEntry, RawRecord, Rejected, Status};
+use crate::items::{ManifestEntry, ObjectRef, RawRecord, Rejected, Status};
+use crate::retry::again;
 
 use super::format::{image_content, too_large};
 use super::object::strong_tag;
@@ -94,7 +95,7 @@ impl FileRecords {
                     Ok(Fetched::TooLarge { image_bytes }) => {
                         Err(too_large(image_bytes, self.max_image_bytes))
                     }
-                    Err(source) => match object_fault(&source) {
+                    Err(source) => match object_fault(&source, &entry.object, kind) {
                         Some(what) => Err(unreadable(&entry, what)),
                         None if kind == Some(StoreKind::Http) => Err(unreadable(&entry, &cause(&source))),
                         None => return Err(StorageError { uri: entry.object.uri, source }.into()),
@@ -135,7 +136,7 @@ impl FileRecords {
             ..GetOptions::default()
         };
         let gate = Gate { room: Arc::clone(&self.room), turn: Arc::clone(&turn) };
-        let fetch = fetch(location.store, location.path, options, self.max_image_bytes, gate);
+        let fetch = fetch(location.kind, location.store, location.path, options, self.max_image_bytes, gate);
         let answer = Answer::Coming(self.stores.runtime().spawn(fetch));
         InFlight { entry, kind: Some(location.kind), turn, answer }
     }
@@ -170,19 +171,40 @@ impl Gate {
 }
 
 async fn fetch(
+    kind: StoreKind,
     store: Arc<dyn ObjectStore>,
     path: Path,
     options: GetOptions,
     max_image_bytes: u64,
     gate: Gate,
 ) -> object_store::Result<Fetched> {
-    let answer = store.get_opts(&path, options).await?;
+    // a web server is asked once: there may be any number of them, each with its own troubles
+    let ask = || store.get_opts(&path, options.clone());
+    let answer = if kind == StoreKind::Http { ask().await? } else { again(ask).await? };
     let image_bytes = answer.meta.size;
     if image_bytes > max_image_bytes {
         return Ok(Fetched::TooLarge { image_bytes });
     }
     let room = gate.pass(image_bytes).await;
-    Ok(Fetched::Bytes(answer.bytes().await?, room))
+    // the first answer has waited for room; what is wrong with it is asked for again
+    let mut first = Some(answer);
+    let bytes = again(|| {
+        let answer = first.take();
+        async {
+            let answer = match answer {
+                Some(answer) => answer,
+                None => store.get_opts(&path, options.clone()).await?,
+            };
+            let expected = answer.meta.size;
+            let bytes = answer.bytes().await?;
+            if bytes.len() as u64 != expected {
+                let message = format!("{} bytes came of {expected}", bytes.len());
+                return Err(object_store::Error::Generic { store: "read", source: message.into() });
+            }
+            Ok(bytes)
+        }
+    });
+    Ok(Fetched::Bytes(bytes.await?, room))
 }
 
 /// The last word of a chain of errors: what was answered, or why nothing was.
@@ -199,9 +221,22 @@ fn unreadable(entry: &ManifestEntry, what: &str) -> Rejected {
 }
 
 /// What is wrong with this object alone, in words; `None` when it is the store that fails.
-fn object_fault(error: &object_store::Error) -> Option<&'static str> {
+///
+/// What a listing has found is taken to be there: if its bucket or folder is gone by now, or a bucket
+/// denies it, then the others are as lost, and a run that went on would write a row of that for each.
+fn object_fault(
+    error: &object_store::Error,
+    object: &ObjectRef,
+    kind: Option<StoreKind>,
+) -> Option<&'static str> {
+    let listed = object.size_bytes.is_some();
     match error {
+        object_store::Error::NotFound { .. } if is_bucket_gone(error) => return None,
+        object_store::Error::NotFound { .. } if listed && is_folder_gone(object, kind) => return None,
         object_store::Error::NotFound { .. } => return Some("not found"),
+        object_store::Error::PermissionDenied { .. } if listed && kind == Some(StoreKind::Bucket) => {
+            return None;
+        }
         object_store::Error::PermissionDenied { .. } => return Some("permission denied"),
         object_store::Error::Precondition { .. } => return Some("replaced since it was listed"),
         _ => {}
@@ -222,11 +257,21 @@ fn object_fault(error: &object_store::Error) -> Option<&'static str> {
     None
 }
 
+/// Whether the answer says so: Google's and Amazon's word for it, and Azure's.
+fn is_bucket_gone(error: &object_store::Error) -> bool {
+    let answer = error.to_string();
+    ["NoSuchBucket", "ContainerNotFound"].iter().any(|code| answer.contains(code))
+}
+
+fn is_folder_gone(object: &ObjectRef, kind: Option<StoreKind>) -> bool {
+    let folder = std::path::Path::new(&object.uri).parent();
+    kind == Some(StoreKind::Local) && folder.is_some_and(|folder| !folder.is_dir())
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::store::tests::local_stores;
     use super::*;
-    use crate::items::ObjectRef;
 
     fn entry(uri: String, size_bytes: Option<u64>, version: Option<&str>) -> ManifestEntry {
         let version = version.map(str::to_owned);

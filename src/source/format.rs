@@ -72,7 +72,7 @@ pub fn open_shard(
         ShardContent::Container(object) => stores.open(object).map_err(unreadable)?,
     };
     let inner = open_container(&object, shard.format, options).map_err(|error| blame(&object, error))?;
-    Ok(OpenedShard { first_record: 0, records: Box::new(Blamed { object, inner }) })
+    Ok(OpenedShard { first_record: 0, records: Box::new(Blamed { object, inner, ended: false }) })
 }
 
 fn open_container(object: &Object, format: ShardFormat, options: &ReadOptions) -> Result<Records, ReadError> {
@@ -135,6 +135,7 @@ pub(super) fn too_large(image_bytes: u64, max_image_bytes: u64) -> Rejected {
 struct Blamed {
     object: Object,
     inner: Records,
+    ended: bool,
 }
 
 impl Iterator for Blamed {
@@ -143,21 +144,26 @@ impl Iterator for Blamed {
     fn next(&mut self) -> Option<Self::Item> {
         match self.inner.next() {
             Some(Err(error)) => Some(Err(blame(&self.object, error))),
+            None if !self.ended => {
+                self.ended = true;
+                self.object.check(false).err().map(|error| Err(error.into()))
+            }
             item => item,
         }
     }
 }
 
-/// The store's error where there was one, else `error`.
+/// The store's error where there was one, also if it sent other bytes than it has; else `error`.
 fn blame(object: &Object, error: ReadError) -> ReadError {
-    object.take_fault().map_or(error, ReadError::Storage)
+    let fault = object.take_fault().or_else(|| object.check(true).err());
+    fault.map_or(error, ReadError::Storage)
 }
 
 /// An object that cannot even be resolved is no more the data's fault than one that cannot be
 /// reached.
 fn unreadable(error: SourceError) -> ReadError {
     match error {
-        SourceError::Storage(error) => ReadError::Storage(error),
+        SourceError::Storage(error) | SourceError::Garbled { error, .. } => ReadError::Storage(error),
         SourceError::Uri { uri, message }
         | SourceError::NoInput { uri, message }
         | SourceError::Changed { shard: uri, message } => {

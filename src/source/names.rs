@@ -15,6 +15,7 @@ use walkdir::{DirEntry, WalkDir};
 
 use crate::error::{SourceError, StorageError};
 use crate::items::ObjectRef;
+use crate::retry::again;
 
 use super::input::{Input, Shape};
 use super::object::quoted_tag;
@@ -144,7 +145,10 @@ impl Pages {
             ..PaginatedListOptions::default()
         };
         let prefix = (!self.prefix.is_empty()).then_some(self.prefix.as_str());
-        match self.stores.wait(StoreKind::Bucket, self.store.list_paginated(prefix, options)) {
+        match self
+            .stores
+            .wait(StoreKind::Bucket, again(|| self.store.list_paginated(prefix, options.clone())))
+        {
             Ok(page) => {
                 self.page = page.result.objects.into_iter();
                 self.next_token = page.page_token;

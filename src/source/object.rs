@@ -20,7 +20,10 @@ use object_store::{GetOptions, ObjectStore};
 use tokio::task::JoinHandle;
 
 use crate::error::StorageError;
+use crate::retry::again;
 
+use super::http_checks::ObjectCrc32c;
+use super::ranges_seen::RangesSeen;
 use super::store::{Location, Stores};
 
 /// One ranged read of [`ObjectReader`], bytes. At 30 ms for a request's first byte and some
@@ -47,11 +50,22 @@ struct Inner {
     size_bytes: u64,
     version: Option<String>,
     fault: Mutex<Option<StorageError>>,
+    /// What has come of it, where its store tells a checksum.
+    seen: Mutex<(Option<ObjectCrc32c>, RangesSeen)>,
 }
 
 impl Object {
     pub(super) fn new(location: Location, stores: Stores, size_bytes: u64, version: Option<String>) -> Self {
-        Self { inner: Arc::new(Inner { location, stores, size_bytes, version, fault: Mutex::default() }) }
+        Self {
+            inner: Arc::new(Inner {
+                location,
+                stores,
+                size_bytes,
+                version,
+                fault: Mutex::default(),
+                seen: Mutex::default(),
+            }),
+        }
     }
 
     pub fn uri(&self) -> &str {
@@ -74,7 +88,37 @@ impl Object {
         }
         let location = &self.inner.location;
         let fetch = fetch(location.store.clone(), location.path.clone(), self.options(range.clone()), range);
-        self.inner.stores.wait(location.kind, fetch).map_err(|source| location.error(source))
+        let fetched = self.inner.stores.wait(location.kind, fetch);
+        fetched.map(|fetched| self.see(fetched)).map_err(|source| location.error(source))
+    }
+
+    /// Take note of what has come.
+    fn see(&self, fetched: Fetched) -> Bytes {
+        if let Some(crc32c) = fetched.object_crc32c {
+            let mut seen = self.inner.seen.lock().unwrap_or_else(PoisonError::into_inner);
+            seen.0 = Some(crc32c);
+            seen.1.add(fetched.range, &fetched.bytes);
+        }
+        fetched.bytes
+    }
+
+    /// Whether what has come are the bytes that are stored, as far as the store tells a checksum and
+    /// comparing is worth it; always if the object looks `damaged`.
+    pub(super) fn check(&self, damaged: bool) -> Result<(), StorageError> {
+        let seen = self.inner.seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (Some(ObjectCrc32c(expected)), ranges) = seen else { return Ok(()) };
+        let fetch = |range: Range<u64>| {
+            let mut crc32c = 0;
+            for start in range.clone().step_by(READ_BYTES as usize) {
+                let piece = self.read_range(start..(start + READ_BYTES).min(range.end))?;
+                crc32c = crc32c::crc32c_append(crc32c, &piece);
+            }
+            Ok(crc32c)
+        };
+        ranges.check(self.size_bytes(), expected, damaged, fetch)?.map_err(|wrong| {
+            let source = object_store::Error::Generic { store: "read", source: wrong.into() };
+            self.inner.location.error(source)
+        })
     }
 
     /// Read the object from its start to its end.
@@ -109,7 +153,7 @@ impl Object {
         }
     }
 
-    fn spawn(&self, range: Range<u64>) -> JoinHandle<object_store::Result<Bytes>> {
+    fn spawn(&self, range: Range<u64>) -> JoinHandle<object_store::Result<Fetched>> {
         let location = &self.inner.location;
         let options = self.options(range.clone());
         self.inner.stores.runtime().spawn(fetch(
@@ -132,19 +176,32 @@ pub(super) fn quoted_tag(tag: String) -> String {
     if tag.ends_with('"') { tag } else { format!("\"{tag}\"") }
 }
 
+/// Some bytes of an object.
+struct Fetched {
+    range: Range<u64>,
+    bytes: Bytes,
+    /// Of the whole object, where the store told it.
+    object_crc32c: Option<ObjectCrc32c>,
+}
+
 async fn fetch(
     store: Arc<dyn ObjectStore>,
     path: Path,
     options: GetOptions,
     range: Range<u64>,
-) -> object_store::Result<Bytes> {
-    let bytes = store.get_opts(&path, options).await?.bytes().await?;
-    let expected = range.end - range.start;
-    if bytes.len() as u64 != expected {
-        let message = format!("{} bytes came for the {expected} at {}", bytes.len(), range.start);
-        return Err(object_store::Error::Generic { store: "read", source: message.into() });
-    }
-    Ok(bytes)
+) -> object_store::Result<Fetched> {
+    let ask = || async {
+        let answer = store.get_opts(&path, options.clone()).await?;
+        let object_crc32c = answer.extensions.get().copied();
+        let bytes = answer.bytes().await?;
+        let expected = range.end - range.start;
+        if bytes.len() as u64 != expected {
+            let message = format!("{} bytes came for the {expected} at {}", bytes.len(), range.start);
+            return Err(object_store::Error::Generic { store: "read", source: message.into() });
+        }
+        Ok(Fetched { range: range.clone(), bytes, object_crc32c })
+    };
+    again(ask).await
 }
 
 /// Reads an object front to back with requests running ahead on the runtime.
@@ -155,7 +212,7 @@ pub struct ObjectReader {
     /// What has arrived and is not consumed yet.
     current: Bytes,
     /// In order of offset.
-    in_flight: VecDeque<JoinHandle<object_store::Result<Bytes>>>,
+    in_flight: VecDeque<JoinHandle<object_store::Result<Fetched>>>,
     /// Where the next request starts.
     next_offset: u64,
 }
@@ -180,7 +237,8 @@ impl Read for ObjectReader {
             let Some(task) = self.in_flight.pop_front() else { return Ok(0) };
             let inner = &self.object.inner;
             let fetched = inner.stores.runtime().block_on(task).unwrap_or_else(|error| Err(error.into()));
-            self.current = fetched.map_err(|source| self.object.fault(inner.location.error(source)))?;
+            let fetched = fetched.map_err(|source| self.object.fault(inner.location.error(source)))?;
+            self.current = self.object.see(fetched);
             self.request_ahead();
         }
         let count = buffer.len().min(self.current.len());

@@ -11,7 +11,7 @@
 
 use std::sync::Arc;
 
-use crate::error::{ReadError, SourceError};
+use crate::error::{ReadError, SourceError, StorageError};
 use crate::flow::{Account, Budget, BudgetLimits, Disconnected, Sender, StageMeter, channel};
 use crate::items::{EncodedImage, RawRecord, Rejected, ShardEnd, ShardItem, ShardRef, ShardStream, Status};
 
@@ -101,7 +101,7 @@ fn read_shard(
                         damage = Some(reason);
                         break;
                     }
-                    Err(ReadError::Storage(error)) => return Err(error.into()),
+                    Err(ReadError::Storage(error)) => return Err(failed(&job.shard, error)),
                 };
                 if admit(job, record, record_index, meter).is_err() {
                     return Ok(());
@@ -110,7 +110,7 @@ fn read_shard(
             }
         }
         Err(ReadError::Corrupt(reason)) => damage = Some(reason),
-        Err(ReadError::Storage(error)) => return Err(error.into()),
+        Err(ReadError::Storage(error)) => return Err(failed(&job.shard, error)),
     }
     if let Some(reason) = &damage {
         tracing::error!(shard = job.shard.name, records = record_index, reason, "shard is damaged");
@@ -125,6 +125,15 @@ fn read_shard(
     // a hung-up receiver means that the run is ending
     let _ = job.items.send(ShardItem::End(ShardEnd { records: record_index, damage }));
     Ok(())
+}
+
+/// The store has failed while `shard` was read.
+fn failed(shard: &ShardRef, error: StorageError) -> SourceError {
+    if error.is_wrong_checksum() {
+        SourceError::Garbled { shard_index: shard.index, error }
+    } else {
+        error.into()
+    }
 }
 
 /// Longest `image_id` and `error`, bytes: the longest name an object can have in any bucket. What

@@ -13,23 +13,27 @@ use std::collections::HashMap;
 use std::path::{Component, Path as FilePath, PathBuf};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use futures_util::FutureExt;
-use object_store::aws::{AmazonS3Builder, S3CopyIfNotExists};
-use object_store::azure::MicrosoftAzureBuilder;
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, S3CopyIfNotExists};
+use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::client::ClientConfigKey;
 use object_store::gcp::{GoogleCloudStorage, GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::http::HttpBuilder;
 use object_store::list::PaginatedListStore;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt};
+use object_store::{BackoffConfig, ObjectStore, ObjectStoreExt, RetryConfig};
 use tokio::runtime::Handle;
 use url::Url;
 
+use crate::config::StorageSection;
 use crate::error::{SourceError, StorageError};
 use crate::items::ObjectRef;
+use crate::retry::again;
 
+use super::http_checks::CheckedConnector;
 use super::object::{Object, quoted_tag};
 
 /// What kind of store a URI leads to.
@@ -51,6 +55,7 @@ pub struct Stores {
 
 struct Shared {
     runtime: Handle,
+    storage: StorageSection,
     /// By root: `gs://bucket/`, `https://host/`, `/`.
     open: Mutex<HashMap<String, Opened>>,
 }
@@ -104,7 +109,12 @@ impl Location {
 impl Stores {
     /// No store is opened yet; `runtime` drives their requests and must outlive all readers.
     pub fn new(runtime: Handle) -> Self {
-        Self { shared: Arc::new(Shared { runtime, open: Mutex::default() }) }
+        Self::with(runtime, StorageSection::default())
+    }
+
+    /// The same, with patience as `storage` says.
+    pub fn with(runtime: Handle, storage: StorageSection) -> Self {
+        Self { shared: Arc::new(Shared { runtime, storage, open: Mutex::default() }) }
     }
 
     /// Find store and path of `uri`: a path, `file://`, `gs://`, `s3://`, `az://`, `abfs[s]://` or
@@ -127,7 +137,7 @@ impl Stores {
     /// Look the object at `location` up.
     pub fn head(&self, location: &Location) -> Result<ObjectRef, StorageError> {
         let meta = self
-            .wait(location.kind, location.store.head(&location.path))
+            .wait(location.kind, again(|| location.store.head(&location.path)))
             .map_err(|source| location.error(source))?;
         let version = meta.e_tag.map(quoted_tag);
         Ok(ObjectRef { uri: location.uri.clone(), size_bytes: Some(meta.size), version })
@@ -174,7 +184,9 @@ impl Stores {
         if let Some(opened) = open.get(&address.root) {
             return Ok(opened.clone());
         }
-        let opened = address.connect().map_err(|source| StorageError { uri: address.uri.clone(), source })?;
+        let opened = address
+            .connect(&self.shared.storage)
+            .map_err(|source| StorageError { uri: address.uri.clone(), source })?;
         if open.len() >= MAX_OPEN {
             open.clear();
         }
@@ -262,46 +274,76 @@ impl Address {
     }
 
     /// Open the store. Sends nothing; credentials are asked for by the first request.
-    fn connect(&self) -> object_store::Result<Opened> {
+    fn connect(&self, section: &StorageSection) -> object_store::Result<Opened> {
         fn listed(store: Arc<impl ObjectStore + PaginatedListStore>) -> Opened {
             Opened { store: store.clone(), pages: Some(store) }
         }
         fn unlisted(store: impl ObjectStore) -> Opened {
             Opened { store: Arc::new(store), pages: None }
         }
+        let retry = RetryConfig {
+            max_retries: MAX_RETRIES,
+            retry_timeout: Duration::from_secs_f64(section.retry_seconds),
+            backoff: BackoffConfig::default(),
+        };
+        let timeout = format!("{}ms", (section.timeout_seconds * 1e3).ceil() as u64);
         Ok(match self.service {
             Service::Local => unlisted(LocalFileSystem::new()),
-            Service::Google => listed(Arc::new(connect_google(&self.root)?)),
+            Service::Google => listed(Arc::new(connect_google(&self.root, retry, &timeout)?)),
             Service::Amazon => {
                 let mut builder = AmazonS3Builder::from_env()
                     .with_url(&self.root)
+                    .with_retry(retry)
+                    .with_http_connector(CheckedConnector)
                     .with_copy_if_not_exists(S3CopyIfNotExists::Multipart);
                 if names_plain_http(&["AWS_ENDPOINT", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"]) {
                     builder = builder.with_allow_http(true);
                 }
+                builder = builder.with_config(AmazonS3ConfigKey::Client(ClientConfigKey::Timeout), timeout);
                 listed(Arc::new(builder.build()?))
             }
             Service::Azure => {
-                let mut builder = MicrosoftAzureBuilder::from_env().with_url(&self.root);
+                let mut builder = MicrosoftAzureBuilder::from_env()
+                    .with_url(&self.root)
+                    .with_retry(retry)
+                    .with_http_connector(CheckedConnector);
                 if names_plain_http(&["AZURE_ENDPOINT", "AZURE_STORAGE_ENDPOINT"]) {
                     builder = builder.with_allow_http(true);
                 }
+                builder = builder.with_config(AzureConfigKey::Client(ClientConfigKey::Timeout), timeout);
                 listed(Arc::new(builder.build()?))
             }
             Service::Http => {
-                let builder = HttpBuilder::new().with_url(&self.root);
+                let retry = RetryConfig { max_retries: MAX_WEB_RETRIES, ..retry };
+                let builder = HttpBuilder::new().with_url(&self.root).with_retry(retry);
+                let builder = builder.with_config(ClientConfigKey::Timeout, timeout);
                 unlisted(builder.with_config(ClientConfigKey::AllowHttp, "true").build()?)
             }
         })
     }
 }
 
+/// Repetitions of one request to a bucket: with pauses that grow to 15 s they take some three minutes.
+const MAX_RETRIES: usize = 20;
+
+/// Repetitions of one request to a web server: a manifest may name any number of them, and one that is
+/// gone must not hold up the run.
+const MAX_WEB_RETRIES: usize = 3;
+
 /// `STORAGE_EMULATOR_HOST` is the convention of Google's own clients; `object_store` does not
 /// know it.
-fn connect_google(root: &str) -> object_store::Result<GoogleCloudStorage> {
+fn connect_google(root: &str, retry: RetryConfig, timeout: &str) -> object_store::Result<GoogleCloudStorage> {
+    let checked = |builder: GoogleCloudStorageBuilder| {
+        let timeout_key = GoogleConfigKey::Client(ClientConfigKey::Timeout);
+        builder
+            .with_url(root)
+            .with_retry(retry)
+            .with_config(timeout_key, timeout)
+            .with_http_connector(CheckedConnector)
+    };
     let allow_http = GoogleConfigKey::Client(ClientConfigKey::AllowHttp);
     let Ok(host) = std::env::var("STORAGE_EMULATOR_HOST") else {
-        let mut builder = GoogleCloudStorageBuilder::from_env().with_url(root);
+        let mut builder = checked(GoogleCloudStorageBuilder::from_env());
         if names_plain_http(&["GOOGLE_BASE_URL"]) {
             builder = builder.with_config(allow_http, "true");
         }
@@ -315,8 +357,7 @@ fn connect_google(root: &str) -> object_store::Result<GoogleCloudStorage> {
         "private_key": "",
         "private_key_id": "",
     });
-    GoogleCloudStorageBuilder::new()
-        .with_url(root)
+    checked(GoogleCloudStorageBuilder::new())
         .with_service_account_key(account.to_string())
         .with_config(allow_http, "true")
         .build()

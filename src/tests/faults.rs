@@ -1,0 +1,154 @@
+//! A bucket that answers wrongly, late or not at all: the run's rows are the same, or it stops and says
+//! why, and goes on when it is begun again.
+
+#[path = "support/gcs/mod.rs"]
+mod gcs;
+mod support;
+
+use std::process::{Command, Output};
+
+use gcs::{Fault, Gcs, faults};
+use support::*;
+
+/// Small enough that each of a run's requests can fail in turn.
+const IMAGES: u32 = 6;
+
+/// A bench whose input lies in a bucket.
+struct Cloud {
+    bench: Bench,
+    gcs: Gcs,
+}
+
+impl Cloud {
+    fn new() -> Self {
+        let (bench, gcs) = (Bench::new(), Gcs::start());
+        write_tar(&bench.path("in/a.tar"), &images(0, IMAGES));
+        write_tfrecord(&bench.path("in/b.tfrecord"), &images(10, IMAGES));
+        write_parquet(&bench.path("in/c.parquet"), &images(20, IMAGES));
+        for (id, bytes) in images(30, IMAGES) {
+            std::fs::write(bench.path(&format!("in/{id}.png")), bytes).expect("an image");
+        }
+        gcs.load_folder("data", &bench.path("in"));
+        Self { bench, gcs }
+    }
+
+    fn command(&self, out: &str) -> Command {
+        let output = format!("gs://out/{out}");
+        let mut sluice = self.bench.command(
+            "run",
+            &output,
+            &[
+                "--input",
+                "gs://data",
+                "--set",
+                "storage.timeout_seconds=2",
+                "--set",
+                "storage.retry_seconds=6",
+            ],
+        );
+        sluice.env("STORAGE_EMULATOR_HOST", self.gcs.url());
+        sluice
+    }
+
+    fn run(&self, out: &str) -> Output {
+        self.command(out).output().expect("the binary starts")
+    }
+
+    /// Rows of an output in the bucket, without what differs between attempts.
+    fn rows(&self, out: &str) -> Vec<Row> {
+        let folder = self.bench.path(&format!("saved/{out}"));
+        let _ = std::fs::remove_dir_all(&folder);
+        self.gcs.save_folder("out", &format!("{out}/"), &folder);
+        self.bench
+            .rows(&format!("saved/{out}"))
+            .into_iter()
+            .map(|row| Row { batch_id: None, ..row })
+            .collect()
+    }
+
+    fn assert_verified(&self, out: &str) {
+        let mut verify = sluice();
+        verify.arg("verify").arg(format!("gs://out/{out}")).env("STORAGE_EMULATOR_HOST", self.gcs.url());
+        assert_code(&verify.output().expect("starts"), 0);
+    }
+}
+
+#[test]
+fn a_run_from_bucket_to_bucket_is_that_from_disk_to_disk() {
+    let cloud = Cloud::new();
+    assert_code(&cloud.run("a"), 0);
+    cloud.assert_verified("a");
+    assert_code(&cloud.bench.run("local", &[]), 0);
+    let ids = |rows: &[Row]| -> Vec<_> {
+        let stem = |id: &str| id.rsplit('/').next().unwrap_or_default().to_owned();
+        rows.iter().map(|row| (stem(&row.image_id), row.score_bits.clone())).collect()
+    };
+    assert_eq!(ids(&cloud.rows("a")), ids(&cloud.bench.rows("local")));
+    let manifest = cloud.gcs.get("out", "a/_manifest.json").expect("a manifest");
+    let manifest: serde_json::Value = serde_json::from_slice(&manifest).expect("JSON");
+    assert!(manifest["parts"][0]["shard_version"].is_string(), "{manifest:#}");
+}
+
+#[test]
+fn one_fault_of_each_kind_changes_no_row() {
+    let cloud = Cloud::new();
+    cloud.gcs.schedule([]);
+    assert_code(&cloud.run("whole"), 0);
+    let (requests, expected) = (cloud.gcs.requests(), cloud.rows("whole"));
+    assert_eq!(expected.len(), 4 * IMAGES as usize);
+    for (number, fault) in faults::ALL.into_iter().enumerate() {
+        // another request for each kind; scripts/torture.sh tries them all
+        let at = (number as u64 * 7 + 3) % requests;
+        let out = format!("fault-{number}");
+        cloud.gcs.schedule([(at, fault)]);
+        let output = cloud.run(&out);
+        let hit = cloud.gcs.log().into_iter().find(|request| request.fault.is_some());
+        let code = output.status.code();
+        if code != Some(0) {
+            assert!(matches!(code, Some(3 | 6)), "{fault:?} at {hit:?}: {code:?}\n{}", stderr(&output));
+            cloud.gcs.schedule([]);
+            let resumed = cloud.run(&out);
+            assert_code(&resumed, 0);
+        }
+        assert!(cloud.rows(&out) == expected, "{fault:?} at {hit:?} changed the rows");
+        cloud.assert_verified(&out);
+    }
+}
+
+#[test]
+fn a_bucket_that_is_gone_or_closed_is_named_and_the_run_goes_on_when_it_is_back() {
+    let cloud = Cloud::new();
+    assert_code(&cloud.run("whole"), 0);
+    let expected = cloud.rows("whole");
+    let refused = |code: i32, words: &[&str]| {
+        let output = cloud.run("out");
+        assert_code(&output, code);
+        for word in words {
+            assert!(stderr(&output).contains(word), "{word}:\n{}", stderr(&output));
+        }
+        assert!(cloud.gcs.get("out", "out/_SUCCESS").is_none());
+    };
+    cloud.gcs.set_gone("data", true);
+    refused(3, &["gs://data", "NoSuchBucket"]);
+    cloud.gcs.set_gone("data", false);
+    cloud.gcs.set_read_only("out", true);
+    refused(6, &["gs://out/out", "AccessDenied"]);
+    cloud.gcs.set_read_only("out", false);
+    assert_code(&cloud.run("out"), 0);
+    assert!(cloud.rows("out") == expected);
+}
+
+#[test]
+fn bytes_that_are_not_those_of_the_store_are_never_scored() {
+    let cloud = Cloud::new();
+    assert_code(&cloud.run("whole"), 0);
+    let expected = cloud.rows("whole");
+    // every answer has a bit wrong
+    cloud.gcs.schedule((0..10_000).map(|number| (number, Fault::WrongBytes)));
+    let output = cloud.run("out");
+    assert_code(&output, 3);
+    assert!(stderr(&output).contains("checksum"), "{}", stderr(&output));
+    cloud.gcs.schedule([]);
+    assert_code(&cloud.run("out"), 0);
+    assert!(cloud.rows("out") == expected);
+}
