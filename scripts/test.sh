@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 PATH=$PATH:$HOME/.cargo/bin # where rustup puts cargo
 
 scripts/setup.sh --peers
-scripts/setup.sh --with tensorrt
+scripts/setup.sh --with tensorrt --with servers
 
 for component in rustfmt clippy; do
     cargo "${component/rustfmt/fmt}" --version >/dev/null 2>&1 || rustup component add "$component"

@@ -138,10 +138,14 @@ pub fn sluice() -> Command {
     sluice
 }
 
-/// The library that `scripts/setup.sh` installs; a test that needs it fails without it.
 fn onnxruntime() -> PathBuf {
-    let path = Path::new(REPOSITORY).join(".deps/onnxruntime/libonnxruntime.so.1.31.1");
-    assert!(path.is_file(), "{} is missing: run scripts/setup.sh", path.display());
+    installed("onnxruntime/libonnxruntime.so.1.31.1", "scripts/setup.sh")
+}
+
+/// What `setup` installs; a test that needs it fails without it.
+pub fn installed(name: &str, setup: &str) -> PathBuf {
+    let path = Path::new(REPOSITORY).join(".deps").join(name);
+    assert!(path.is_file(), "{} is missing: run {setup}", path.display());
     path
 }
 

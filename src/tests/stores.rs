@@ -1,0 +1,147 @@
+//! The whole path against stores that others have written.
+
+#[path = "support/servers.rs"]
+mod servers;
+mod support;
+
+use std::process::{Child, Output, Stdio};
+
+use futures_util::TryStreamExt;
+use object_store::{ObjectStore, ObjectStoreExt};
+use rustix::process::Signal;
+use servers::Server;
+use support::*;
+
+/// `sluice ARGS…` as a client of `server`.
+fn client(server: &Server, args: &[&str]) -> Output {
+    sluice().args(args).envs(server.environment.iter().cloned()).output().expect("starts")
+}
+
+fn ids_and_scores(rows: &[Row]) -> Vec<(String, Option<Vec<u32>>)> {
+    let stem = |id: &str| id.rsplit('/').next().unwrap_or_default().to_owned();
+    rows.iter().map(|row| (stem(&row.image_id), row.score_bits.clone())).collect()
+}
+
+#[test]
+fn fake_gcs_server_is_listed_and_read() {
+    let bench = Bench::new();
+    write_tar(&bench.path("in/a.tar"), &images(0, 9));
+    write_parquet(&bench.path("in/b.parquet"), &images(10, 9));
+    for (id, bytes) in images(20, 9) {
+        std::fs::write(bench.path(&format!("in/{id}.png")), bytes).expect("an image");
+    }
+    let server = Server::fake_gcs("data", &bench.path("in"));
+    for (out, input) in [("all", "gs://data"), ("some", "gs://data/*.png"), ("one", "gs://data/a.tar")] {
+        let mut run = bench.command("run", out, &["--input", input]);
+        assert_code(&run.envs(server.environment.iter().cloned()).output().expect("starts"), 0);
+    }
+    assert_code(&bench.run("local", &[]), 0);
+    let (all, local) = (ids_and_scores(&bench.rows("all")), ids_and_scores(&bench.rows("local")));
+    assert_eq!(all, local);
+    assert_eq!(ids_and_scores(&bench.rows("one")), local[..9]);
+    assert_eq!(bench.rows("some").len(), 9);
+}
+
+#[test]
+fn seaweedfs_holds_input_and_output_of_runs_that_are_killed_and_shared() {
+    let bench = Bench::new();
+    for shard in 0..8 {
+        write_tar(&bench.path(&format!("in/{shard}.tar")), &images(shard * 100, 100));
+    }
+    // names that no codec makes shorter: a part too long for one request, which is copied into place
+    let long = images(10_000, 12_000).into_iter().enumerate();
+    let long: Vec<_> = long.map(|(seed, (_, bytes))| (noise(seed as u64 + 1), bytes)).collect();
+    write_tar(&bench.path("in/long.tar"), &long);
+    assert_code(&bench.run("local", &[]), 0);
+    let server = Server::seaweedfs("bucket");
+    upload(&server, &bench);
+
+    let run = |out: &str, args: &[&str]| {
+        let output = format!("s3://bucket/{out}");
+        let mut run = bench.command("run", &output, &[&["--input", "s3://bucket/in"], args].concat());
+        run.envs(server.environment.iter().cloned()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        run
+    };
+    let often = ["--set", "output.checkpoint_seconds=0.2"];
+    let mut killed = run("a", &often).spawn().expect("starts");
+    wait_for(&server, "a/predictions/", &mut killed);
+    killed.kill().expect("the child is there");
+    killed.wait().expect("a child");
+    let mut drained = run("a", &often).spawn().expect("starts");
+    wait_for(&server, "a/_attempts/000001.json", &mut drained);
+    send(Signal::TERM, &drained);
+    let drained = drained.wait_with_output().expect("a child");
+    assert!(matches!(drained.status.code(), Some(143)), "{}", stderr(&drained));
+    assert_code(&run("a", &often).output().expect("starts"), 0);
+
+    let workers = ["0", "1", "1"]
+        .map(|index| run("b", &["--shard-index", index, "--num-shards", "2"]).spawn().expect("starts"));
+    for worker in workers {
+        assert_code(&worker.wait_with_output().expect("a child"), 0);
+    }
+    let expected = ids_and_scores(&bench.rows("local"));
+    let longest = parts(&bench.path("local/predictions"))
+        .iter()
+        .map(|part| part.metadata().expect("a file").len())
+        .max();
+    assert!(longest > Some(8 << 20), "no part takes more than one request: {longest:?}");
+    for out in ["a", "b"] {
+        let uri = format!("s3://bucket/{out}");
+        assert_code(&client(&server, &["verify", &uri]), 0);
+        assert!(stdout(&client(&server, &["show", &uri])).contains(&format!("{} rows", expected.len())));
+        download(&server, &bench, out);
+        assert!(ids_and_scores(&bench.rows(out)) == expected, "{out} differs");
+    }
+    let refused = run("a", &["--set", "engine.batch_size=3"]).output().expect("starts");
+    assert_code(&refused, 6);
+    assert!(!stderr(&refused).contains("very-secret"), "{}", stderr(&refused));
+}
+
+/// A thousand letters and digits that look random: Marsaglia's xorshift of 64 bits.
+fn noise(seed: u64) -> String {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let letters = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let mut letter = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        letters[(state >> 58) as usize] as char
+    };
+    (0..1000).map(|_| letter()).collect()
+}
+
+/// Wait until the bucket has an object whose name begins so.
+fn wait_for(server: &Server, prefix: &str, running: &mut Child) {
+    let (store, runtime) = (server.bucket("bucket"), runtime());
+    let listed = || runtime.block_on(store.list(None).try_collect::<Vec<_>>()).expect("a list");
+    while !listed().iter().any(|object| object.location.as_ref().starts_with(prefix)) {
+        assert!(running.try_wait().expect("a child").is_none(), "the run ended before {prefix} was there");
+    }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime")
+}
+
+/// Copy the parts of an output in the bucket to the bench.
+fn download(server: &Server, bench: &Bench, out: &str) {
+    let (store, runtime) = (server.bucket("bucket"), runtime());
+    let folder = object_store::path::Path::from(format!("{out}/predictions"));
+    let listed: Vec<_> = runtime.block_on(store.list(Some(&folder)).try_collect()).expect("a list");
+    std::fs::create_dir_all(bench.path(out).join("predictions")).expect("folders");
+    for object in listed {
+        let read = async { store.get(&object.location).await?.bytes().await };
+        let bytes = runtime.block_on(read).expect("an object");
+        std::fs::write(bench.path(object.location.as_ref()), bytes).expect("a file");
+    }
+}
+
+/// Put the bench's input into the bucket's folder `in`.
+fn upload(server: &Server, bench: &Bench) {
+    let (store, runtime) = (server.bucket("bucket"), runtime());
+    for file in parts(&bench.path("in")) {
+        let name = format!("in/{}", file.file_name().and_then(|name| name.to_str()).expect("a name"));
+        let bytes = std::fs::read(&file).expect("a file");
+        runtime.block_on(store.put(&name.into(), bytes.into())).expect("stored");
+    }
+}

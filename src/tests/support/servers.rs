@@ -1,0 +1,149 @@
+//! Real object stores, started for one test: SeaweedFS for S3, and fake-gcs-server.
+#![allow(dead_code, reason = "each test binary uses some of it")]
+
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use object_store::aws::{AmazonS3, AmazonS3Builder};
+use object_store::{ObjectStoreExt, RetryConfig};
+
+use super::support::installed;
+
+const SETUP: &str = "scripts/setup.sh --with servers";
+
+/// A server takes a second or two to start, on a machine that has other things to do some more.
+const STARTS_WITHIN: Duration = Duration::from_secs(60);
+
+/// A server that ends with its owner.
+pub struct Server {
+    child: Child,
+    _folder: tempfile::TempDir,
+    /// What a client needs in its environment.
+    pub environment: Vec<(&'static str, String)>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // nothing of it is wanted any more
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Server {
+    /// SeaweedFS with its S3 gateway and one empty bucket.
+    pub fn seaweedfs(bucket: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let identity = r#"{"identities": [{"name": "test", "actions": ["Admin"],
+            "credentials": [{"accessKey": "key", "secretKey": "very-secret"}]}]}"#;
+        std::fs::write(folder.path().join("s3.json"), identity).expect("a file");
+        let ports = free_ports(8);
+        let s3 = ports[0];
+        let at = |name: &str| format!("{}={}", name, folder.path().display());
+        let mut command = Command::new(installed("servers/weed", SETUP));
+        command.arg("server").arg(at("-dir")).args(["-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3"]);
+        for (flag, port) in [
+            "s3.port",
+            "s3.port.grpc",
+            "master.port",
+            "master.port.grpc",
+            "volume.port",
+            "volume.port.grpc",
+            "filer.port",
+            "filer.port.grpc",
+        ]
+        .iter()
+        .zip(&ports)
+        {
+            command.arg(format!("-{flag}={port}"));
+        }
+        command.args(["-master.telemetry=false", "-master.volumeSizeLimitMB=64", "-volume.max=50"]);
+        command.args(["-volume.preStopSeconds=0", "-s3.port.iceberg=0", "-s3.port.lance=0"]);
+        command
+            .arg(format!("{}/s3.json", at("-s3.config")))
+            .arg(format!("{}/filer.sock", at("-filer.localSocket")));
+        command.arg(format!("{}/s3.sock", at("-s3.localSocket")));
+        let endpoint = format!("http://127.0.0.1:{s3}");
+        let environment = vec![
+            ("AWS_ENDPOINT_URL", endpoint),
+            ("AWS_ACCESS_KEY_ID", "key".to_owned()),
+            ("AWS_SECRET_ACCESS_KEY", "very-secret".to_owned()),
+            ("AWS_REGION", "us-east-1".to_owned()),
+        ];
+        let server = Self::started(command, folder, environment);
+        let start = Instant::now();
+        while !server.make_bucket(bucket) {
+            assert!(start.elapsed() < STARTS_WITHIN, "SeaweedFS does not take a bucket");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        server
+    }
+
+    /// fake-gcs-server with the files below `folder` in a bucket.
+    pub fn fake_gcs(bucket: &str, files: &Path) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let seed = folder.path().join("seed").join(bucket);
+        std::fs::create_dir_all(&seed).expect("a folder");
+        for entry in std::fs::read_dir(files).expect("a folder") {
+            let entry = entry.expect("an entry");
+            std::fs::copy(entry.path(), seed.join(entry.file_name())).expect("a copy");
+        }
+        let address = format!("127.0.0.1:{}", free_ports(1)[0]);
+        let (host, port) = address.split_once(':').expect("host and port");
+        let mut command = Command::new(installed("servers/fake-gcs-server", SETUP));
+        command.args(["-scheme", "http", "-backend", "memory", "-host", host, "-port", port]);
+        // it tells the two forms of its addresses apart by the name it is called by
+        command.args(["-public-host", &address, "-data"]).arg(folder.path().join("seed"));
+        let server = Self::started(command, folder, vec![("STORAGE_EMULATOR_HOST", address.clone())]);
+        let start = Instant::now();
+        while TcpStream::connect(&address).is_err() {
+            assert!(start.elapsed() < STARTS_WITHIN, "fake-gcs-server does not listen");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        server
+    }
+
+    fn started(
+        mut command: Command,
+        folder: tempfile::TempDir,
+        environment: Vec<(&'static str, String)>,
+    ) -> Self {
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        Self { child: child.expect("the server starts"), _folder: folder, environment }
+    }
+
+    /// A client of a bucket of SeaweedFS.
+    pub fn bucket(&self, bucket: &str) -> AmazonS3 {
+        let mut builder = AmazonS3Builder::new().with_bucket_name(bucket).with_allow_http(true);
+        for (key, value) in &self.environment {
+            builder = match *key {
+                "AWS_ENDPOINT_URL" => builder.with_endpoint(value),
+                "AWS_ACCESS_KEY_ID" => builder.with_access_key_id(value),
+                "AWS_SECRET_ACCESS_KEY" => builder.with_secret_access_key(value),
+                _ => builder.with_region(value),
+            };
+        }
+        let retry = RetryConfig { max_retries: 0, ..RetryConfig::default() };
+        builder.with_retry(retry).build().expect("a client")
+    }
+
+    /// Whether the bucket is there: SeaweedFS makes one for whoever puts something into it.
+    fn make_bucket(&self, bucket: &str) -> bool {
+        let store = self.bucket(bucket);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+        let made = runtime.block_on(async {
+            let path = "made".into();
+            store.put(&path, "x".into()).await?;
+            store.delete(&path).await
+        });
+        made.is_ok()
+    }
+}
+
+/// Ports that nobody listens on, all different.
+fn free_ports(count: usize) -> Vec<u16> {
+    let bound: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").expect("a port")).collect();
+    bound.iter().map(|listener| listener.local_addr().expect("an address").port()).collect()
+}
