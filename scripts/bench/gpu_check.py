@@ -13,6 +13,7 @@
 |             | GPU's idle share                                                                  |
 | decoding    | `sluice run` on TFRecord shards of 1280x960 JPEGs against PyTorch's DataLoader    |
 | devices     | two GPUs against one, where there are two                                         |
+| resume      | a run that is killed twice and gone on with, against one in one go, bit by bit    |
 | faults      | wrong GPU, wrong TensorRT, damaged engine, missing library                        |
 | memory      | a batch that 80 GB cannot hold, and the one that is said to fit                   |
 
@@ -43,7 +44,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 import shards  # noqa: E402 (found through the line above)
 
-PARTS = ("conformance", "photos", "bench", "alone", "decoding", "devices", "faults", "memory")
+PARTS = ("conformance", "photos", "bench", "alone", "decoding", "devices", "resume", "faults", "memory")
 TOLERANCE = {"fp32": 1e-3, "fp16": 1e-2}
 # Two medians of the same thing differ by this much from run to run.
 NOISE = 1.02
@@ -349,6 +350,31 @@ class Check:
         self.demand("two GPUs: at least 1.9x one", f"{ratio:.2f} of {rounded(ratios)}; {both['bottleneck']}", ratio >= 1.9)
 
     # --- Faults --------------------------------------------------------------------------------
+
+    def resume(self):
+        """Batches of other images than before, for a resumed run fills its first one with what is left."""
+        pipeline, images = self.small_set()
+        whole = self.run(pipeline, [images], "whole", ("output.scores=all",))
+        settings = ("output.scores=all", "output.checkpoint_seconds=0.2")
+        output = self.work / "killed"
+        shutil.rmtree(output, ignore_errors=True)
+        words = [self.args.sluice, "run", pipeline, "--output", output, "--input", images]
+        words += [word for setting in settings for word in ("--set", setting)]
+        environment = {**os.environ, "SLUICE_CACHE_DIR": str(self.work / "cache")}
+        for _ in range(2):
+            with subprocess.Popen(list(map(str, words)), env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE) as killed:
+                try:
+                    killed.wait(whole["startup_seconds"] + whole["seconds"] / 3)
+                except subprocess.TimeoutExpired:
+                    killed.kill()
+        done = self.sluice(*words[1:])
+        summary = json.loads((output / "_manifest.json").read_text())["summary"] if done.returncode == 0 else {}
+        code, found = self.diff("whole", "killed", "--tolerance", 0)
+        figure = f"{found}; {summary.get('reused_rows')} of {summary.get('rows')} rows were there"
+        met = done.returncode == 0 and code == 0 and 0 < summary["reused_rows"] < summary["rows"]
+        self.demand("a run killed twice and gone on with gives the same bits", figure, met)
+        verified = self.sluice("verify", output)
+        self.demand("and its output is proved whole", verified.stdout.strip()[-200:], verified.returncode == 0)
 
     def faults(self):
         engine = self.work / "v2s.engine"

@@ -1,0 +1,110 @@
+//! SIGKILL at random moments of random runs.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use crate::Torture;
+use crate::gcs::{Gcs, faults};
+use crate::servers::Server;
+use crate::support::*;
+use crate::trial::{Place, Trial};
+
+impl Torture {
+    /// SIGKILL at random moments; whatever is there is whole, and the resumed run is that in one go.
+    pub fn kills(&mut self) {
+        let mut killed = BTreeMap::<&str, (u64, u64, u64)>::new();
+        let (mut failures, mut done, mut round) = (Vec::new(), 0, 0);
+        while done < self.kills {
+            let place = match round % 3 {
+                0 => Place::Disk,
+                1 => Place::S3(Server::seaweedfs("bucket")),
+                _ => Place::Gcs(Gcs::start()),
+            };
+            round += 1;
+            let trial = Trial::new(place, &mut self.random);
+            let name = trial.place.name();
+            // several runs of the same input, each killed a few times
+            for run in 0..5 {
+                let out = format!("out-{run}");
+                let mut here = 0;
+                while here == 0 || self.random.below(3) > 0 {
+                    self.unsettle(&trial.place);
+                    let delay = trial.took.mul_f64(self.random.below(1000) as f64 / 900.0);
+                    if !kill_after(trial.command(&out, &[]), delay) {
+                        break;
+                    }
+                    here += 1;
+                    // what is visible is whole and right, whenever one looks
+                    let seen = trial.rows(&out);
+                    if let Some((key, _)) =
+                        seen.iter().find(|(key, row)| trial.expected.get(*key) != Some(row))
+                    {
+                        failures.push(format!("{name}: a torn or foreign row {key}"));
+                    }
+                }
+                self.unsettle(&trial.place);
+                let mut resumed = trial.command(&out, &[]).output().expect("starts");
+                let mut again = 0;
+                // a bucket with faults may stop a run; it says so and goes on
+                while matches!(resumed.status.code(), Some(3 | 6)) && again < 20 {
+                    again += 1;
+                    self.unsettle(&trial.place);
+                    resumed = trial.command(&out, &[]).output().expect("starts");
+                }
+                if let Place::Gcs(gcs) = &trial.place {
+                    gcs.schedule([]);
+                }
+                if resumed.status.code() != Some(0) {
+                    failures.push(format!("{name}: {:?} {}", resumed.status.code(), stderr(&resumed)));
+                } else if let Some(fault) = trial.faults_of(&out) {
+                    failures.push(format!("{name}: {fault}"));
+                }
+                let sums = killed.entry(name).or_default();
+                *sums = (sums.0 + here, sums.1 + 1, sums.2 + again);
+                done += here;
+                println!("{name}: {done} kills, {} failures", failures.len());
+            }
+        }
+        for failure in &failures {
+            println!("FAILED {failure}");
+        }
+        for (name, (kills, runs, stopped)) in killed {
+            let failed = failures.iter().filter(|failure| failure.starts_with(name)).count();
+            let figure = format!(
+                "{kills} kills in {runs} runs, {stopped} stops by faults: {failed} outputs lost, doubled or tore a row"
+            );
+            self.row(format!("SIGKILL, {name}"), figure, failed == 0);
+        }
+    }
+
+    /// Let one request in fifty fail from now on.
+    fn unsettle(&mut self, place: &Place) {
+        if let Place::Gcs(gcs) = place {
+            let mut schedule = Vec::new();
+            for number in 0..20_000 {
+                if self.random.below(50) == 0 {
+                    schedule
+                        .push((number, faults::ALL[self.random.below(faults::ALL.len() as u64) as usize]));
+                }
+            }
+            gcs.schedule(schedule);
+        }
+    }
+}
+
+/// Whether the run was still going on when it was killed.
+pub fn kill_after(mut command: Command, delay: Duration) -> bool {
+    let mut child = command.spawn().expect("starts");
+    let start = Instant::now();
+    while start.elapsed() < delay {
+        if child.try_wait().expect("a child").is_some() {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let alive = child.try_wait().expect("a child").is_none();
+    child.kill().expect("the child is there");
+    child.wait().expect("a child");
+    alive
+}

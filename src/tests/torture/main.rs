@@ -1,0 +1,84 @@
+//! Runs that are killed, starved, lied to and shared, by the hundred: `scripts/torture.sh` starts this.
+//!
+//!     torture [--seed N] [--kills N] [PART...]
+//!
+//! Parts: kills, faults, workers, listing, troubles. Each prints one line for each thing it has tried, and
+//! all of them one table at the end. What is random follows from the seed.
+
+#[path = "../support/gcs/mod.rs"]
+mod gcs;
+#[path = "../support/servers.rs"]
+mod servers;
+#[path = "../support/mod.rs"]
+mod support;
+
+mod every_fault;
+mod kills;
+mod listing;
+mod trial;
+mod troubles;
+mod workers;
+
+use std::process::ExitCode;
+
+/// The name of a part and what it does.
+type Part = (&'static str, fn(&mut Torture));
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    let (mut seed, mut kills, mut wanted) = (1, 200, Vec::new());
+    while let Some(argument) = arguments.next() {
+        let mut number = || arguments.next().and_then(|text| text.parse().ok()).expect("a number");
+        match argument.as_str() {
+            "--seed" => seed = number(),
+            "--kills" => kills = number(),
+            part => wanted.push(part.to_owned()),
+        }
+    }
+    let mut torture = Torture { random: Random(seed | 1), kills, rows: Vec::new() };
+    let parts: [Part; 5] = [
+        ("kills", Torture::kills),
+        ("faults", Torture::faults),
+        ("workers", Torture::workers),
+        ("listing", Torture::listing),
+        ("troubles", Torture::troubles),
+    ];
+    for (name, part) in parts {
+        if wanted.is_empty() || wanted.iter().any(|wanted| wanted == name) {
+            part(&mut torture);
+        }
+    }
+    println!("\n| what | figure | held |\n| --- | --- | --- |");
+    for (what, figure, held) in &torture.rows {
+        println!("| {what} | {figure} | {} |", if *held { "yes" } else { "NO" });
+    }
+    println!("\nseed {seed}");
+    ExitCode::from(u8::from(torture.rows.iter().any(|(_, _, held)| !held)))
+}
+
+/// Marsaglia's xorshift of 64 bits.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) % limit
+    }
+}
+
+struct Torture {
+    random: Random,
+    kills: u64,
+    /// What, figure, whether it held.
+    rows: Vec<(String, String, bool)>,
+}
+
+impl Torture {
+    fn row(&mut self, what: impl Into<String>, figure: impl Into<String>, held: bool) {
+        let (what, figure) = (what.into(), figure.into());
+        println!("{} {what}: {figure}", if held { "held" } else { "FAILED" });
+        self.rows.push((what, figure, held));
+    }
+}

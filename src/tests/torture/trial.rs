@@ -1,0 +1,196 @@
+//! One input in one place, and the runs over it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use futures_util::TryStreamExt;
+use object_store::{ObjectStore, ObjectStoreExt};
+
+use crate::Random;
+use crate::gcs::Gcs;
+use crate::servers::Server;
+use crate::support::*;
+
+/// Where a run writes and reads.
+pub enum Place {
+    Disk,
+    S3(Server),
+    /// With a fault here and there.
+    Gcs(Gcs),
+}
+
+impl Place {
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Disk => "local disk",
+            Self::S3(_) => "S3 (SeaweedFS)",
+            Self::Gcs(_) => "GCS with faults",
+        }
+    }
+
+    /// The URI of something called `name`.
+    pub fn uri(&self, bench: &Bench, name: &str) -> String {
+        match self {
+            Self::Disk => bench.path(name).display().to_string(),
+            Self::S3(_) => format!("s3://bucket/{name}"),
+            Self::Gcs(_) if name == "in" => "gs://input/in".to_owned(),
+            Self::Gcs(_) => format!("gs://bucket/{name}"),
+        }
+    }
+
+    pub fn environment(&self) -> Vec<(&'static str, String)> {
+        match self {
+            Self::Disk => Vec::new(),
+            Self::S3(server) => server.environment.clone(),
+            Self::Gcs(gcs) => vec![("STORAGE_EMULATOR_HOST", gcs.url())],
+        }
+    }
+
+    /// Put the bench's folder `name` there.
+    pub fn load(&self, bench: &Bench, name: &str) {
+        for file in parts(&bench.path(name)) {
+            let bytes = fs::read(&file).expect("a file");
+            let key = format!("{name}/{}", file.file_name().and_then(|name| name.to_str()).expect("a name"));
+            match self {
+                Self::Disk => return,
+                Self::Gcs(gcs) => gcs.put("input", &key, bytes),
+                Self::S3(server) => {
+                    runtime()
+                        .block_on(server.bucket("bucket").put(&key.into(), bytes.into()))
+                        .expect("stored");
+                }
+            }
+        }
+    }
+
+    /// Bring the finished parts of the output `name` to the bench's `saved`.
+    pub fn save(&self, bench: &Bench, name: &str) {
+        let saved = bench.path("saved");
+        let _ = fs::remove_dir_all(&saved);
+        fs::create_dir_all(saved.join("predictions")).expect("folders");
+        match self {
+            Self::Disk => {
+                for part in parts(&bench.path(name).join("predictions")) {
+                    let is_part = part.extension().is_some_and(|extension| extension == "parquet");
+                    if is_part {
+                        let file = part.file_name().expect("a name");
+                        fs::copy(&part, saved.join("predictions").join(file)).expect("a copy");
+                    }
+                }
+            }
+            Self::Gcs(gcs) => {
+                gcs.save_folder("bucket", &format!("{name}/predictions/"), &saved.join("predictions"));
+            }
+            Self::S3(server) => {
+                let (store, runtime) = (server.bucket("bucket"), runtime());
+                let folder = object_store::path::Path::from(format!("{name}/predictions"));
+                let listed: Vec<_> =
+                    runtime.block_on(store.list(Some(&folder)).try_collect()).expect("a list");
+                for object in listed {
+                    let read = async { store.get(&object.location).await?.bytes().await };
+                    let file = object.location.filename().expect("a name");
+                    fs::write(
+                        saved.join("predictions").join(file),
+                        runtime.block_on(read).expect("an object"),
+                    )
+                    .expect("a file");
+                }
+            }
+        }
+    }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime")
+}
+
+/// Rows by shard and record, without what differs between attempts.
+fn keyed(rows: Vec<Row>) -> BTreeMap<String, Row> {
+    let count = rows.len();
+    let keyed: BTreeMap<_, _> =
+        rows.into_iter().map(|row| (row.key.clone(), Row { batch_id: None, ..row })).collect();
+    assert_eq!(keyed.len(), count, "a row is there twice");
+    keyed
+}
+
+/// One input in one place, and what becomes of it when nothing goes wrong.
+pub struct Trial {
+    pub bench: Bench,
+    pub place: Place,
+    pub settings: Vec<String>,
+    pub expected: BTreeMap<String, Row>,
+    /// Of a run in one go.
+    pub took: Duration,
+}
+
+impl Trial {
+    pub fn new(place: Place, random: &mut Random) -> Self {
+        let bench = Bench::new();
+        let mut seed = random.below(1 << 20) as u32;
+        for shard in 0..2 + random.below(6) {
+            // one in three is long enough for checkpoints
+            let records = if random.below(3) == 0 { 3000 + random.below(6000) } else { random.below(400) };
+            let records = images(seed, records as u32);
+            seed += records.len() as u32;
+            match random.below(3) {
+                0 => write_tar(&bench.path(&format!("in/{shard}.tar")), &records),
+                1 => write_tfrecord(&bench.path(&format!("in/{shard}.tfrecord")), &records),
+                _ => write_parquet(&bench.path(&format!("in/{shard}.parquet")), &records),
+            }
+        }
+        for (id, bytes) in images(seed, random.below(100) as u32 + 1) {
+            fs::write(bench.path(&format!("in/{id}.png")), bytes).expect("an image");
+        }
+        place.load(&bench, "in");
+        let settings = vec![
+            format!("output.checkpoint_seconds={}", [0.02, 0.1, 0.5][random.below(3) as usize]),
+            format!("engine.batch_size={}", [1, 4, 7, 32][random.below(4) as usize]),
+            format!("input.files_per_shard={}", 1 + random.below(60)),
+            format!("input.look_ahead={}", random.below(3)),
+            "storage.timeout_seconds=5".to_owned(),
+        ];
+        let mut trial = Self { bench, place, settings, expected: BTreeMap::new(), took: Duration::ZERO };
+        let start = Instant::now();
+        assert_code(&trial.command("one-go", &[]).output().expect("starts"), 0);
+        trial.took = start.elapsed();
+        trial.expected = trial.rows("one-go");
+        trial
+    }
+
+    pub fn command(&self, out: &str, args: &[&str]) -> Command {
+        let (input, output) = (self.place.uri(&self.bench, "in"), self.place.uri(&self.bench, out));
+        let mut command = self.bench.command("run", &output, &[&["--input", &input], args].concat());
+        for setting in &self.settings {
+            command.args(["--set", setting]);
+        }
+        command.envs(self.place.environment()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    pub fn rows(&self, out: &str) -> BTreeMap<String, Row> {
+        self.place.save(&self.bench, out);
+        keyed(self.bench.rows("saved"))
+    }
+
+    /// What is wrong with a finished output.
+    pub fn faults_of(&self, out: &str) -> Option<String> {
+        let mut verify = sluice();
+        verify.arg("verify").arg(self.place.uri(&self.bench, out)).envs(self.place.environment());
+        let verified = verify.output().expect("starts");
+        if !verified.status.success() {
+            return Some(format!("verify: {}{}", stdout(&verified), stderr(&verified)));
+        }
+        differs(&self.expected, &self.rows(out))
+    }
+}
+
+/// The first difference between rows.
+fn differs(expected: &BTreeMap<String, Row>, found: &BTreeMap<String, Row>) -> Option<String> {
+    if expected.len() != found.len() {
+        return Some(format!("{} rows, expected {}", found.len(), expected.len()));
+    }
+    let mut pairs = expected.values().zip(found.values());
+    pairs.find(|(a, b)| a != b).map(|(a, b)| format!("{a:?} became {b:?}"))
+}

@@ -1,0 +1,51 @@
+//! Several workers on one output, two of them with the same number.
+
+use std::process::Child;
+
+use crate::Torture;
+use crate::gcs::Gcs;
+use crate::kills::kill_after;
+use crate::servers::Server;
+use crate::support::*;
+use crate::trial::{Place, Trial};
+
+impl Torture {
+    /// Several workers on one output, two of them with the same number, some of them killed.
+    pub fn workers(&mut self) {
+        for (num_shards, place) in [
+            (2, Place::Disk),
+            (4, Place::Disk),
+            (2, Place::S3(Server::seaweedfs("bucket"))),
+            (4, Place::Gcs(Gcs::start())),
+        ] {
+            let trial = Trial::new(place, &mut self.random);
+            let what = format!("{num_shards} workers and one twice, {}", trial.place.name());
+            let mut failures = Vec::new();
+            let rounds = 5;
+            for round in 0..rounds {
+                let out = format!("out-{round}");
+                let command = |index: u32| {
+                    let (index, of) = (index.to_string(), num_shards.to_string());
+                    trial.command(&out, &["--shard-index", &index, "--num-shards", &of])
+                };
+                // one of them dies somewhere, and is started again beside its twin
+                let dying = self.random.below(num_shards.into()) as u32;
+                let delay = trial.took.mul_f64(self.random.below(100) as f64 / 100.0);
+                kill_after(command(dying), delay);
+                let indices = (0..num_shards).chain([dying]);
+                let workers: Vec<Child> =
+                    indices.map(|index| command(index).spawn().expect("starts")).collect();
+                for worker in workers {
+                    let output = worker.wait_with_output().expect("a child");
+                    if output.status.code() != Some(0) {
+                        failures.push(format!("{:?} {}", output.status.code(), stderr(&output)));
+                    }
+                }
+                failures.extend(trial.faults_of(&out));
+            }
+            failures.iter().for_each(|failure| println!("FAILED {what}: {failure}"));
+            let held = failures.is_empty();
+            self.row(what, format!("{rounds} rounds: one _SUCCESS each, {} failures", failures.len()), held);
+        }
+    }
+}
