@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Brings a Debian or Ubuntu machine to the point where sluice builds, runs and can be tested.
 #
-#   scripts/setup.sh [--with PART]... [--gpu] [--peers] [--beam]
+#   scripts/setup.sh [--with PART]... [--gpu] [--peers] [--beam] [--deploy]
 #
 #   --with PART   only this part, and what it needs; may be repeated
 #       build         cmake, nasm, libclang and a C compiler, from the distribution
@@ -14,6 +14,7 @@
 #                 provider and the TensorRT-RTX plugin in .deps/onnxruntime-gpu
 #   --peers       also what Python tests and benchmarks import, into .deps/venv (Python 3.11+)
 #   --beam        also Apache Beam, into .deps/beam (Python 3.11+)
+#   --deploy      also the schemas that scripts/deploy is checked against, into .deps/deploy (Python 3.11+)
 #
 # Without --with: build, onnxruntime and models. $PYTHON names the interpreter, python3 otherwise.
 #
@@ -94,6 +95,7 @@ environment() {
 
 setup_python() { environment "$DEPS/venv" "$REQUIREMENTS/convert.txt" 10; }
 setup_peers() { environment "$DEPS/venv" "$REQUIREMENTS/peers.txt" 11; }
+setup_deploy() { environment "$DEPS/deploy" "$REQUIREMENTS/deploy.txt" 11; }
 setup_beam() { environment "$DEPS/beam" "$REQUIREMENTS/beam.txt" 11; }
 
 # --- Files out of wheels -----------------------------------------------------------------------
@@ -210,7 +212,7 @@ while (($#)); do
         parts+=("$2")
         shift
         ;;
-    --gpu | --peers | --beam) extras+=("${1#--}") ;;
+    --gpu | --peers | --beam | --deploy) extras+=("${1#--}") ;;
     -h | --help)
         usage
         exit

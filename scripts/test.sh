@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Everything the test suite needs, then format, lints, docs, parity with Python, the output as
-# analysts open it, the engines of the datacenter flavour, and all tests.
+# Everything the test suite needs, then format, lints, docs, the manifests under scripts/deploy, parity with
+# Python, the output as analysts open it, the engines of the datacenter flavour, and all tests.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PATH=$PATH:$HOME/.cargo/bin # where rustup puts cargo
 
 scripts/setup.sh --peers
-scripts/setup.sh --with tensorrt --with servers
+scripts/setup.sh --with tensorrt --with servers --deploy
 
 for component in rustfmt clippy; do
     cargo "${component/rustfmt/fmt}" --version >/dev/null 2>&1 || rustup component add "$component"
@@ -19,6 +19,7 @@ step cargo clippy --locked --all-targets --features datacenter -- -D warnings
 RUSTDOCFLAGS="-D warnings" step cargo doc --locked --no-deps
 step cargo build --locked
 sluice=$(scripts/binary.sh debug)
+step .deps/deploy/bin/python scripts/deploy/check.py --sluice "$sluice"
 step .deps/venv/bin/python scripts/parity.py --sluice "$sluice"
 scored=$(mktemp -d)
 trap 'rm -rf "$scored"' EXIT

@@ -49,6 +49,9 @@ pub struct InputSection {
     pub look_ahead: usize,
     /// Longest encoded image, bytes; a longer one becomes a `too_large` row.
     pub max_image_bytes: u64,
+    /// Longest page of a Parquet shard, bytes, packed or not: a page is held whole. A shard with a longer
+    /// one ends early there. Writers make pages of a megabyte or of a thousand rows, whichever is more.
+    pub max_page_bytes: u64,
 }
 
 impl Default for InputSection {
@@ -61,6 +64,7 @@ impl Default for InputSection {
             files_per_shard: 1000,
             look_ahead: 2,
             max_image_bytes: 32 << 20,
+            max_page_bytes: 1 << 30,
         }
     }
 }

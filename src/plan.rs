@@ -80,6 +80,7 @@ impl Plan {
         }
         check_range("input.files_per_shard", input.files_per_shard as u64, 1..=1 << 24)?;
         check_range("input.max_image_bytes", input.max_image_bytes, 1..=1 << 31)?;
+        check_range("input.max_page_bytes", input.max_page_bytes, 1..=1 << 31)?;
         check_range("input.look_ahead", input.look_ahead as u64, 0..=MAX_THREADS)?;
         check_range("engine.batch_size", engine.batch_size as u64, 1..=MAX_BATCH_SIZE)?;
         check_range("engine.lanes", engine.lanes as u64, 1..=MAX_LANES)?;
@@ -152,6 +153,7 @@ impl Plan {
             image_key: &'a Option<String>,
             id_key: &'a Option<String>,
             max_image_bytes: u64,
+            max_page_bytes: u64,
             model_sha256: &'a str,
         }
         let preprocess = PreprocessSection { threads: 0, ..self.preprocess.clone() };
@@ -167,6 +169,7 @@ impl Plan {
             image_key: &self.input.image_key,
             id_key: &self.input.id_key,
             max_image_bytes: self.input.max_image_bytes,
+            max_page_bytes: self.input.max_page_bytes,
             model_sha256,
         };
         serde_json::to_value(determinants).expect("plain structs always serialise to JSON")

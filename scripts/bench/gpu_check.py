@@ -14,6 +14,8 @@
 | decoding    | `sluice run` on TFRecord shards of 1280x960 JPEGs against PyTorch's DataLoader    |
 | devices     | two GPUs against one, where there are two                                         |
 | resume      | a run that is killed twice and gone on with, against one in one go, bit by bit    |
+| commit      | 1,000 shards of 20 images against 10 of 2,000, and what writing and committing    |
+|             | the output takes of the run                                                       |
 | faults      | wrong GPU, wrong TensorRT, damaged engine, missing library                        |
 | memory      | a batch that 80 GB cannot hold, and the one that is said to fit                   |
 
@@ -31,6 +33,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -44,7 +47,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 import shards  # noqa: E402 (found through the line above)
 
-PARTS = ("conformance", "photos", "bench", "alone", "decoding", "devices", "resume", "faults", "memory")
+PARTS = ("conformance", "photos", "bench", "alone", "decoding", "devices", "resume", "commit", "faults", "memory")
 TOLERANCE = {"fp32": 1e-3, "fp16": 1e-2}
 # Two medians of the same thing differ by this much from run to run.
 NOISE = 1.02
@@ -348,6 +351,44 @@ class Check:
         self.figures["two GPUs"] = both
         ratio = statistics.median(ratios)
         self.demand("two GPUs: at least 1.9x one", f"{ratio:.2f} of {rounded(ratios)}; {both['bottleneck']}", ratio >= 1.9)
+
+    def shards_of(self, each, images):
+        """A folder of TFRecord shards of `each` images."""
+        folder = self.work / f"commit-{each}"
+        folder.mkdir(exist_ok=True)
+        with ProcessPoolExecutor(os.cpu_count()) as pool:
+            data = pool.map(shards.tfrecord, [images[at : at + each] for at in range(0, len(images), each)])
+            for number, shard in enumerate(data):
+                (folder / f"{number:04}.tfrecord").write_bytes(shard)
+        return folder
+
+    def commit(self):
+        """What exactly-once costs where images are scored fastest: by turns, medians."""
+        pipeline, _ = self.small_set()
+        images = dataset.make(self.work, 20_000, SMALL)
+        few, many = self.shards_of(2000, images), self.shards_of(20, images)
+        rates, sinks, ends = [], {"10 shards": [], "1,000 shards": []}, []
+        for _ in range(TURNS + 2):
+            runs = {"10 shards": few, "1,000 shards": many}
+            speeds = {}
+            for name, folder in runs.items():
+                started = time.perf_counter()
+                summary = self.run(pipeline, [folder], "commit", ())
+                took = time.perf_counter() - started
+                self.figures.setdefault(name, []).append(summary)
+                speeds[name] = summary["images_per_second"]
+                # the only thread that writes: encoding, checksums, checkpoints and commits together
+                sinks[name].append(next(stage["busy"] for stage in summary["stages"] if stage["stage"] == "sink"))
+                ends.append(took - summary["startup_seconds"] - summary["seconds"])
+            rates.append(speeds["1,000 shards"] / speeds["10 shards"])
+        rate = statistics.median(rates)
+        self.demand("1,000 shards of 20 images: at least 0.9 of 10 of 2,000", f"{rate:.3f} of {rounded(rates)}", rate >= 0.9)
+        for name, shares in sinks.items():
+            self.figures[f"sink busy, {name}"] = shares
+        share = statistics.median(sinks["10 shards"])
+        figure = f"{share:.4f} of {rounded(sinks['10 shards'])}; 1,000 shards {statistics.median(sinks['1,000 shards']):.4f}"
+        self.figures["outside of startup and run, s"] = ends
+        self.demand("rows, checksums, checkpoints and commits: less than 2% of a run", figure, share < 0.02)
 
     # --- Faults --------------------------------------------------------------------------------
 

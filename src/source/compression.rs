@@ -4,9 +4,11 @@
 //! gzip or zstd. A misleading extension changes nothing.
 //!
 //! - Decompression streams: output that nobody reads is not produced, and the formats cap each
-//!   record, so a small file that unpacks to terabytes costs time and no memory.
+//!   record, so a small file that unpacks to terabytes costs no memory; [`MAX_RATIO`] ends the time.
 
 use std::io::{self, BufReader, Cursor, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// Longest magic number below, bytes.
 const MAGIC_BYTES: usize = 4;
@@ -18,6 +20,14 @@ const BUFFER_BYTES: usize = 64 << 10;
 /// Largest zstd window, as a power of two: what `zstd --long` uses and its command line accepts
 /// by default. A frame header may ask for up to 2 TiB, which nothing in an image shard justifies.
 const ZSTD_WINDOW_LOG_MAX: u32 = 27;
+
+/// Times its packed size that a file may unpack to, once that is more than [`FREE_BYTES`]. Encoded images hardly
+/// shrink at all, and uncompressed bitmaps of drawings 50 times; gzip can pack a thousand bytes into one,
+/// zstd any number.
+const MAX_RATIO: u64 = 200;
+
+/// What any file may unpack to, some seconds' work.
+const FREE_BYTES: u64 = 1 << 30;
 
 /// The most that decompression holds.
 pub(super) const WINDOW_BYTES: u64 = 1 << ZSTD_WINDOW_LOG_MAX;
@@ -43,24 +53,77 @@ impl Compression {
 }
 
 /// The content behind `reader`.
-pub(super) fn decompressed<'a>(mut reader: impl Read + Send + 'a) -> io::Result<Box<dyn Read + Send + 'a>> {
+///
+/// # Errors
+/// Those of `reader` and of the format, and [`io::ErrorKind::InvalidData`] when it unpacks to more than
+/// [`MAX_RATIO`] allows.
+pub(super) fn decompressed<'a>(reader: impl Read + Send + 'a) -> io::Result<Box<dyn Read + Send + 'a>> {
+    unpacked_within(reader, FREE_BYTES)
+}
+
+fn unpacked_within<'a>(
+    mut reader: impl Read + Send + 'a,
+    free_bytes: u64,
+) -> io::Result<Box<dyn Read + Send + 'a>> {
     let mut head = Vec::with_capacity(MAGIC_BYTES);
     reader.by_ref().take(MAGIC_BYTES as u64).read_to_end(&mut head)?;
     let compression = Compression::of(&head);
     let whole = Cursor::new(head).chain(reader);
-    Ok(match compression {
-        Compression::None => Box::new(whole),
+    let packed_bytes = Arc::new(AtomicU64::new(0));
+    let counted = Counted { inner: whole, bytes: packed_bytes.clone() };
+    let unpacked: Box<dyn Read + Send + 'a> = match compression {
+        Compression::None => return Ok(Box::new(counted.inner)),
         Compression::Gzip => {
-            let buffered = BufReader::with_capacity(BUFFER_BYTES, whole);
+            let buffered = BufReader::with_capacity(BUFFER_BYTES, counted);
             Box::new(flate2::bufread::MultiGzDecoder::new(buffered))
         }
         Compression::Zstd => {
-            let buffered = BufReader::with_capacity(BUFFER_BYTES, whole);
+            let buffered = BufReader::with_capacity(BUFFER_BYTES, counted);
             let mut decoder = zstd::stream::read::Decoder::with_buffer(buffered)?;
             decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
             Box::new(decoder)
         }
-    })
+    };
+    Ok(Box::new(Bounded { inner: unpacked, bytes: 0, packed_bytes, free_bytes }))
+}
+
+/// Counts what is read through it.
+struct Counted<R> {
+    inner: R,
+    bytes: Arc<AtomicU64>,
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let bytes = self.inner.read(buffer)?;
+        self.bytes.fetch_add(bytes as u64, Relaxed);
+        Ok(bytes)
+    }
+}
+
+/// Ends with an error where too little has unpacked to too much.
+struct Bounded<R> {
+    inner: R,
+    bytes: u64,
+    packed_bytes: Arc<AtomicU64>,
+    free_bytes: u64,
+}
+
+impl<R: Read> Read for Bounded<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let packed = self.packed_bytes.load(Relaxed);
+        if self.bytes > self.free_bytes && self.bytes / MAX_RATIO > packed {
+            let bytes = self.bytes;
+            let message = format!(
+                "{packed} bytes unpack to {bytes} and more, limit is {MAX_RATIO} times as much; store it unpacked \
+                 if it is meant to"
+            );
+            return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+        }
+        let bytes = self.inner.read(buffer)?;
+        self.bytes += bytes as u64;
+        Ok(bytes)
+    }
 }
 
 #[cfg(test)]
@@ -92,6 +155,27 @@ pub(super) mod tests {
         }
         assert_eq!(unpacked(b"").expect("empty"), b"");
         assert_eq!(unpacked(b"ab").expect("short"), b"ab");
+    }
+
+    #[test]
+    fn what_unpacks_to_far_too_much_ends_with_an_error() {
+        let noise: Vec<u8> = (0..1_000_000_u32).map(|n| (n.wrapping_mul(n) >> 13) as u8).collect();
+        let tight = |bytes: &[u8]| {
+            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+            encoder.write_all(bytes).expect("to memory");
+            encoder.finish().expect("to memory")
+        };
+        for pack in [tight, zstd] {
+            let bomb = pack(&vec![0; 10_000_000]);
+            let mut content = Vec::new();
+            let mut reader = unpacked_within(bomb.as_slice(), 1 << 20).expect("head");
+            let error = reader.read_to_end(&mut content).expect_err("a bomb");
+            assert!(error.to_string().contains("limit is 200 times as much"), "{error}");
+            assert!(content.len() < 5_000_000, "{} bytes", content.len());
+            assert_eq!(unpacked(&bomb).expect("it is small").len(), 10_000_000);
+            let mut reader = unpacked_within(std::io::Cursor::new(pack(&noise)), 1 << 10).expect("head");
+            assert_eq!(reader.read_to_end(&mut Vec::new()).expect("images hardly shrink"), noise.len());
+        }
     }
 
     #[test]

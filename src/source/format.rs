@@ -39,6 +39,8 @@ pub struct ReadOptions {
     pub id_key: Option<String>,
     /// Longest encoded image, bytes; a longer one is [`Status::TooLarge`] and not held.
     pub max_image_bytes: u64,
+    /// Longest page of a Parquet file, bytes, packed or not; a file with a longer one ends there.
+    pub max_page_bytes: u64,
 }
 
 impl From<&InputSection> for ReadOptions {
@@ -47,6 +49,7 @@ impl From<&InputSection> for ReadOptions {
             image_key: input.image_key.clone(),
             id_key: input.id_key.clone(),
             max_image_bytes: input.max_image_bytes,
+            max_page_bytes: input.max_page_bytes,
         }
     }
 }
@@ -181,7 +184,7 @@ mod tests {
     use crate::items::ObjectRef;
 
     fn options() -> ReadOptions {
-        ReadOptions { image_key: None, id_key: None, max_image_bytes: 8 << 20 }
+        ReadOptions { image_key: None, id_key: None, max_image_bytes: 8 << 20, max_page_bytes: 1 << 20 }
     }
 
     fn container(uri: &str, format: ShardFormat) -> ShardRef {

@@ -172,7 +172,8 @@ fn a_manifest_is_cut_into_virtual_shards() {
         assert_eq!(folder.outline(&[&input], "files_per_shard = 2"), expected);
     }
     let shards = folder.list(&["d/list.txt"], "").expect("listed");
-    let options = ReadOptions { image_key: None, id_key: None, max_image_bytes: 100 };
+    let options =
+        ReadOptions { image_key: None, id_key: None, max_image_bytes: 100, max_page_bytes: 1 << 20 };
     let records: Vec<_> = open_shard(&folder.stores, &shards[0], &options)
         .expect("open")
         .records

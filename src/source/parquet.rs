@@ -6,7 +6,7 @@
 //!   string child `path`. Only the leaf columns needed are read.
 //! - Rows are decoded [`BATCH_ROWS`] at a time, row group after row group. The Parquet format
 //!   makes a page the smallest unit that can be unpacked, so a shard holds one page of images at
-//!   a time, however large its writer made it.
+//!   a time, of at most `max_page_bytes`.
 //! - Types follow the Parquet schema alone; the Arrow schema that some writers embed would only
 //!   bring more names for the same bytes.
 
@@ -17,7 +17,8 @@ use ::parquet::arrow::ProjectionMask;
 use ::parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
 };
-use ::parquet::file::metadata::ParquetMetaData;
+use ::parquet::basic::Compression;
+use ::parquet::file::metadata::{PageIndexPolicy, ParquetMetaData};
 use ::parquet::file::reader::ChunkReader;
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Schema};
@@ -27,6 +28,7 @@ use crate::error::ReadError;
 use crate::items::{RawRecord, Rejected, Status};
 
 use super::format::{ReadOptions, image_content, too_large};
+use super::parquet_pages::CheckedPages;
 
 /// Rows decoded at once. They are copied out of their page, so a batch costs as much memory again
 /// as its images; fewer would not save time worth naming, images being what they are.
@@ -77,12 +79,17 @@ impl ParquetRecords {
     /// Read the footer of `reader` and find the columns.
     pub fn open<R: ChunkReader + 'static>(reader: R, options: &ReadOptions) -> Result<Self, ReadError> {
         guarded(|| {
-            let skip_arrow = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
+            let reader = CheckedPages::new(reader, options.max_page_bytes);
+            let skip_arrow = ArrowReaderOptions::new()
+                .with_skip_arrow_metadata(true)
+                .with_page_index_policy(PageIndexPolicy::Skip);
             let metadata =
                 ArrowReaderMetadata::load(&reader, skip_arrow).map_err(|error| corrupt("footer", &error))?;
             let columns = Columns::find(metadata.schema(), options).map_err(ReadError::Corrupt)?;
             let leaves = columns.leaves(metadata.metadata());
             let chunks = column_chunks(metadata.metadata(), &leaves);
+            reader.check_inside(chunks.clone());
+            let chunks = chunks.into_iter().map(|(chunk, _)| chunk).collect();
             let mask = ProjectionMask::leaves(metadata.parquet_schema(), leaves);
             let batches = ParquetRecordBatchReaderBuilder::new_with_metadata(reader, metadata)
                 .with_projection(mask)
@@ -256,13 +263,14 @@ fn is_id(kind: &DataType) -> bool {
     kind.is_integer() || matches!(kind, DataType::Utf8)
 }
 
-fn column_chunks(metadata: &ParquetMetaData, leaves: &[usize]) -> Vec<Range<u64>> {
+/// Where the pages of these columns lie, and how they are packed.
+fn column_chunks(metadata: &ParquetMetaData, leaves: &[usize]) -> Vec<(Range<u64>, Compression)> {
     let mut chunks = Vec::new();
     for group in metadata.row_groups() {
         for &leaf in leaves {
             if let Some(column) = group.columns().get(leaf) {
                 let (start, length) = column.byte_range();
-                chunks.push(start..start.saturating_add(length));
+                chunks.push((start..start.saturating_add(length), column.compression()));
             }
         }
     }
@@ -287,7 +295,6 @@ fn guarded<T>(step: impl FnOnce() -> Result<T, ReadError>) -> Result<T, ReadErro
 pub(super) mod tests {
     use super::*;
     use ::parquet::arrow::ArrowWriter;
-    use ::parquet::basic::Compression;
     use ::parquet::file::properties::WriterProperties;
     use arrow::array::{BinaryArray, Int64Array, LargeBinaryArray, StringArray, StructArray};
     use arrow::buffer::NullBuffer;
@@ -310,7 +317,7 @@ pub(super) mod tests {
     }
 
     fn options() -> ReadOptions {
-        ReadOptions { image_key: None, id_key: None, max_image_bytes: 1000 }
+        ReadOptions { image_key: None, id_key: None, max_image_bytes: 1000, max_page_bytes: 1 << 20 }
     }
 
     fn keys(image: Option<&str>, id: Option<&str>) -> ReadOptions {

@@ -200,7 +200,7 @@ pub(super) mod tests {
     }
 
     fn options() -> ReadOptions {
-        ReadOptions { image_key: None, id_key: None, max_image_bytes: 1000 }
+        ReadOptions { image_key: None, id_key: None, max_image_bytes: 1000, max_page_bytes: 1 << 20 }
     }
 
     fn read_with(bytes: &[u8], options: ReadOptions) -> Vec<Result<RawRecord, ReadError>> {
@@ -258,6 +258,7 @@ pub(super) mod tests {
             image_key: Some("jpeg".to_owned()),
             id_key: Some("name".to_owned()),
             max_image_bytes: 10,
+            ..options()
         };
         let found = read_with(&shard, named).remove(0).expect("record");
         assert_eq!(found, RawRecord { image_id: "n".to_owned(), content: Ok(Bytes::from_static(b"x")) });

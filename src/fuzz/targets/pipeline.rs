@@ -1,0 +1,7 @@
+//! A pipeline file.
+#![no_main]
+
+#[path = "../../tests/support/hostile.rs"]
+mod hostile;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| hostile::replay("pipeline", bytes));

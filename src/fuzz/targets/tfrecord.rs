@@ -1,0 +1,7 @@
+//! A TFRecord shard, possibly packed.
+#![no_main]
+
+#[path = "../../tests/support/hostile.rs"]
+mod hostile;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| hostile::replay("tfrecord", bytes));

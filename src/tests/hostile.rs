@@ -1,0 +1,247 @@
+//! Input that was made to do harm: bombs, names that climb, lengths that lie, and what fuzzing has found.
+
+mod support;
+#[path = "support/hostile.rs"]
+mod targets;
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::process::Output;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, BinaryArray, RecordBatch};
+use parquet::arrow::ArrowWriter;
+use parquet::basic::Compression;
+use parquet::file::properties::WriterProperties;
+use support::*;
+
+/// Address space of a run that reads a bomb: far below what the bombs unpack to.
+const MEMORY_KIB: u64 = 3 << 20;
+
+/// `sluice inspect FILE` in little memory.
+fn inspect(file: &Path) -> Output {
+    let mut shell = std::process::Command::new("sh");
+    let script = format!("ulimit -v {MEMORY_KIB}; exec \"$0\" inspect \"$1\"");
+    shell.args(["-c", &script, env!("CARGO_BIN_EXE_sluice")]).arg(file);
+    shell.output().expect("sh starts")
+}
+
+/// The bomb ends its shard with exit code 5 and a reason that holds `reason`.
+fn assert_stopped(file: &Path, reason: &str) {
+    let output = inspect(file);
+    let said = format!("{}{}", stdout(&output), stderr(&output));
+    assert_eq!(output.status.code(), Some(5), "{}: {said}", file.display());
+    assert!(said.contains(reason), "{}: {said}", file.display());
+}
+
+fn tar_header(name: &str, size: u64) -> Vec<u8> {
+    let mut header = tar::Header::new_gnu();
+    header.as_gnu_mut().expect("GNU").name[..name.len()].copy_from_slice(name.as_bytes());
+    header.set_size(size);
+    header.set_mode(0o644);
+    header.set_entry_type(tar::EntryType::Regular);
+    header.set_cksum();
+    header.as_bytes().to_vec()
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    encoder.write_all(bytes).expect("to memory");
+    encoder.finish().expect("to memory")
+}
+
+#[test]
+fn a_tar_that_unpacks_without_end_is_stopped() {
+    let bench = Bench::new();
+    let size = 1 << 43; // a member of 8 TiB
+    // gzip: members of zeros, one after the other
+    let member = gzip(&vec![0; 16 << 20]);
+    let bomb = [gzip(&tar_header("a.png", size)), member.repeat(100)].concat();
+    fs::write(bench.path("bomb.tar.gz"), &bomb).expect("file");
+    assert_stopped(&bench.path("bomb.tar.gz"), "limit is 200 times as much");
+
+    // zstd: a frame of blocks that repeat one byte 128 Ki times (RFC 8878)
+    let head = tar_header("a.png", size);
+    let mut bomb = vec![0x28, 0xb5, 0x2f, 0xfd, 0x00, 0x38]; // no checksum, a window of 128 KiB
+    let block = |kind: u32, size: usize| ((size as u32) << 3 | kind << 1).to_le_bytes()[..3].to_vec();
+    bomb.extend(block(0, head.len()));
+    bomb.extend(head);
+    bomb.extend([block(1, 128 << 10), vec![0]].concat().repeat(100_000));
+    fs::write(bench.path("bomb.tar.zst"), &bomb).expect("file");
+    assert_stopped(&bench.path("bomb.tar.zst"), "limit is 200 times as much");
+}
+
+#[test]
+fn a_length_that_lies_takes_no_memory() {
+    let bench = Bench::new();
+    for claimed in [u64::MAX, 1 << 62, 1 << 40] {
+        let length = claimed.to_le_bytes();
+        let crc = crc32c::crc32c(&length).rotate_right(15).wrapping_add(0xa282_ead8);
+        let shard = [&length[..], &crc.to_le_bytes(), b"short"].concat();
+        fs::write(bench.path("lie.tfrecord"), shard).expect("file");
+        assert_stopped(&bench.path("lie.tfrecord"), "");
+        fs::write(bench.path("lie.tar"), [tar_header("a.png", claimed), vec![7; 512]].concat())
+            .expect("file");
+        assert_stopped(&bench.path("lie.tar"), "");
+    }
+}
+
+#[test]
+fn a_small_png_that_inflates_to_a_gigabyte_is_an_image_like_any_other() {
+    let bench = Bench::new();
+    let chunk = |name: &[u8; 4], body: &[u8]| {
+        let mut crc = flate2::Crc::new();
+        crc.update(name);
+        crc.update(body);
+        [&(body.len() as u32).to_be_bytes()[..], name, body, &crc.sum().to_be_bytes()].concat()
+    };
+    let deflated = |bytes: u64| {
+        let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::fast());
+        std::io::copy(&mut std::io::Read::take(std::io::repeat(0), bytes), &mut encoder).expect("to memory");
+        encoder.finish().expect("to memory")
+    };
+    let header = chunk(b"IHDR", &[0, 0, 0, 8, 0, 0, 0, 8, 8, 2, 0, 0, 0]);
+    let (pixels, bomb) = (deflated(8 * 25), deflated(1 << 30));
+    let signature = b"\x89PNG\r\n\x1a\n".as_slice();
+    let text = chunk(b"zTXt", &[b"x\0\0", bomb.as_slice()].concat());
+    let profile = chunk(b"iCCP", &[b"x\0\0", bomb.as_slice()].concat());
+    let end = chunk(b"IEND", b"");
+    let whole = chunk(b"IDAT", &pixels);
+    for (name, chunks) in [
+        ("pixels", vec![chunk(b"IDAT", &bomb)]),
+        ("text", vec![text, whole.clone()]),
+        ("profile", vec![profile, whole]),
+    ] {
+        let png = [signature, &header, &chunks.concat(), &end].concat();
+        fs::write(bench.path(&format!("{name}.png")), png).expect("file");
+        let output = inspect(&bench.path(&format!("{name}.png")));
+        // whether such an image is decoded is the codec's affair; that it costs nothing is ours
+        let said = format!("{}{}", stdout(&output), stderr(&output));
+        assert!(matches!(output.status.code(), Some(0 | 5)), "{name}: {:?} {said}", output.status);
+        assert!(said.contains("png"), "{name}: {said}");
+    }
+}
+
+#[test]
+fn a_parquet_page_is_held_to_its_limit_whatever_its_header_says() {
+    let bench = Bench::new();
+    for (name, codec) in [
+        ("gzip", Compression::GZIP(Default::default())),
+        ("brotli", Compression::BROTLI(Default::default())),
+        ("zstd", Compression::ZSTD(Default::default())),
+        ("snappy", Compression::SNAPPY),
+        ("plain", Compression::UNCOMPRESSED),
+    ] {
+        let image: ArrayRef = Arc::new(BinaryArray::from_iter_values([vec![0_u8; 10_000_000]]));
+        let batch = RecordBatch::try_from_iter([("image", image)]).expect("batch");
+        let properties = WriterProperties::builder()
+            .set_compression(codec)
+            .set_dictionary_enabled(false)
+            .set_statistics_enabled(parquet::file::properties::EnabledStatistics::None)
+            .build();
+        let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), Some(properties)).expect("writer");
+        writer.write(&batch).expect("write");
+        let honest = writer.into_inner().expect("closed");
+
+        // as if its page unpacked to no more than a few bytes: the numbers are zigzag varints of one length
+        let varint = |value: u32| {
+            let coded = value << 1;
+            [coded as u8 | 0x80, (coded >> 7) as u8 | 0x80, (coded >> 14) as u8 | 0x80, (coded >> 21) as u8]
+        };
+        let page_bytes = 10_000_000 + 4; // the value and its length; the column is required
+        let at = honest.windows(4).position(|window| window == varint(page_bytes)).expect("a page header");
+        let mut lying = honest.clone();
+        lying[at..at + 4].copy_from_slice(&varint(3_000_000));
+
+        for (kind, bytes) in [("honest", &honest), ("lying", &lying)] {
+            fs::write(bench.path("in/a.parquet"), bytes).expect("file");
+            let out = format!("{name}-{kind}");
+            let limit = ["--set", "input.max_page_bytes=4000000", "--set", "input.format=parquet"];
+            let output = bench.run(&out, &limit);
+            assert_code(&output, 5);
+            let said = format!("{}{}", stdout(&output), stderr(&output));
+            let told = said.contains("limit is 4000000 bytes (input.max_page_bytes)");
+            // what the library unpacks by the header's word alone is simply damaged
+            let fails_by_itself = kind == "lying" && matches!(name, "zstd" | "snappy" | "plain");
+            assert!(told || fails_by_itself, "{out}: {said}");
+        }
+        fs::write(bench.path("in/a.parquet"), &honest).expect("file");
+        let output = bench.run(&format!("{name}-allowed"), &["--set", "output.max_error_rate=1.0"]);
+        assert_code(&output, 0);
+    }
+}
+
+#[test]
+fn a_name_that_climbs_out_of_the_archive_is_only_a_name() {
+    let bench = Bench::new();
+    let names = ["../../escaped.png", "/tmp/sluice-escaped.png", "a/../../b.png", "C:\\escaped.png"];
+    let mut tar = Vec::new();
+    for (seed, name) in names.iter().enumerate() {
+        let image = png(seed as u32);
+        tar.extend(tar_header(name, image.len() as u64));
+        tar.extend(&image);
+        tar.resize(tar.len().next_multiple_of(512), 0);
+    }
+    // a link holds no image, wherever it points to
+    let mut link = tar::Header::new_gnu();
+    link.set_entry_type(tar::EntryType::Symlink);
+    link.set_path("link.png").expect("a name");
+    link.set_link_name("/etc/passwd").expect("a name");
+    link.set_size(0);
+    link.set_cksum();
+    tar.extend(link.as_bytes());
+    tar.resize(tar.len() + 1024, 0);
+    fs::write(bench.path("in/names.tar"), tar).expect("file");
+    let listed = |folder: &Path| {
+        let mut names: Vec<_> = fs::read_dir(folder)
+            .expect("a folder")
+            .map(|entry| entry.expect("an entry").file_name())
+            .collect();
+        names.sort();
+        names
+    };
+    let before = listed(&bench.path("in"));
+    assert_code(&bench.run("out", &["--set", "output.max_error_rate=0.5"]), 0);
+    assert_eq!(listed(&bench.path("in")), before);
+    assert_eq!(listed(&bench.path("")), ["in", "out", "pipeline.toml"]);
+    assert!(!Path::new("/tmp/sluice-escaped.png").exists());
+    let rows = bench.rows("out");
+    let found: Vec<_> = rows.iter().map(|row| (row.image_id.as_str(), row.status.as_str())).collect();
+    let expected = [("escaped", "ok"), ("sluice-escaped", "ok"), ("b", "ok"), ("C:\\escaped", "ok")];
+    assert_eq!(found, [&expected[..], &[("link", "missing_image")]].concat());
+}
+
+#[test]
+fn what_fuzzing_has_found_stays_mended() {
+    let folder = Path::new(REPOSITORY).join("fixtures/fuzz");
+    let mut replayed = 0;
+    for target in fs::read_dir(&folder).expect("fixtures/fuzz") {
+        let target = target.expect("an entry").path();
+        let name = target.file_name().and_then(|name| name.to_str()).expect("UTF-8").to_owned();
+        for input in fs::read_dir(&target).expect("a folder") {
+            targets::replay(&name, &fs::read(input.expect("an entry").path()).expect("a file"));
+            replayed += 1;
+        }
+    }
+    assert!(replayed > 0, "fixtures/fuzz is empty");
+}
+
+#[test]
+fn every_fuzz_target_takes_a_sound_input_and_an_empty_one() {
+    for target in ["tfrecord", "tar", "parquet", "image", "pipeline"] {
+        targets::replay(target, b"");
+    }
+    let decoded = targets::image(&png(1));
+    assert!(decoded.iter().all(Result::is_ok), "{decoded:?}");
+    let bench = Bench::new();
+    write_tar(&bench.path("a.tar"), &images(0, 3));
+    write_tfrecord(&bench.path("a.tfrecord"), &images(0, 3));
+    write_parquet(&bench.path("a.parquet"), &images(0, 3));
+    use sluice::items::ShardFormat::{Parquet, Tfrecord, Webdataset};
+    for (name, format) in [("a.tar", Webdataset), ("a.tfrecord", Tfrecord), ("a.parquet", Parquet)] {
+        let (records, error) = targets::shard(&fs::read(bench.path(name)).expect("a file"), format);
+        assert!(records.len() == 3 && records.iter().all(|(_, content)| content.is_ok()), "{records:?}");
+        assert!(error.is_none(), "{error:?}");
+    }
+}

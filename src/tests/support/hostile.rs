@@ -1,0 +1,123 @@
+//! What sluice does with bytes from anywhere, one function for each kind of them. The fuzz targets call
+//! these, and so does the test that replays what fuzzing has found.
+//!
+//! Each one panics if a promise is broken, and otherwise says what came out.
+
+use std::path::PathBuf;
+use std::sync::LazyLock;
+
+use sluice::config::{Overrides, PipelineFile, PreprocessSection};
+use sluice::decode::{Decoder, Scratch};
+use sluice::error::ReadError;
+use sluice::items::{ObjectRef, PixelElement, Pixels, RawRecord, ShardContent, ShardFormat, ShardRef};
+use sluice::plan::Plan;
+use sluice::source::{ReadOptions, Stores, open_shard};
+
+/// Small, so that limits are met.
+const MAX_IMAGE_BYTES: u64 = 1 << 16;
+const MAX_PAGE_BYTES: u64 = 1 << 20;
+const MAX_PIXELS: u64 = 1 << 20;
+
+/// A file in memory that the bytes are put into: what is tested reads objects and files.
+static FILE: LazyLock<PathBuf> = LazyLock::new(|| {
+    let folder = PathBuf::from("/dev/shm");
+    let folder = if folder.is_dir() { folder } else { std::env::temp_dir() };
+    folder.join(format!("sluice-hostile-{}", std::process::id()))
+});
+
+fn file(bytes: &[u8]) -> &'static PathBuf {
+    std::fs::write(&*FILE, bytes).expect("a file in memory");
+    &FILE
+}
+
+static RUNTIME: LazyLock<tokio::runtime::Runtime> =
+    LazyLock::new(|| tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().expect("runtime"));
+
+/// A record's id, and its image's length or the reason why there is none.
+pub type Read = (String, Result<usize, String>);
+
+/// Every record of a shard, and how it ended.
+pub fn shard(bytes: &[u8], format: ShardFormat) -> (Vec<Read>, Option<ReadError>) {
+    let uri = file(bytes).to_str().expect("UTF-8").to_owned();
+    let content = ShardContent::Container(ObjectRef { uri: uri.clone(), size_bytes: None, version: None });
+    let shard = ShardRef { index: 0, name: uri, format, content, resume_at: 0 };
+    let options = ReadOptions {
+        image_key: None,
+        id_key: None,
+        max_image_bytes: MAX_IMAGE_BYTES,
+        max_page_bytes: MAX_PAGE_BYTES,
+    };
+    let mut found = Vec::new();
+    let opened = match open_shard(&Stores::new(RUNTIME.handle().clone()), &shard, &options) {
+        Ok(opened) => opened,
+        Err(error) => return (found, Some(error)),
+    };
+    for record in opened.records {
+        match record {
+            Ok(RawRecord { image_id, content }) => {
+                let content = content.map(|image| image.len()).map_err(|rejected| rejected.error);
+                match &content {
+                    Ok(length) => assert!((1..=MAX_IMAGE_BYTES).contains(&(*length as u64))),
+                    Err(reason) => assert!(!reason.is_empty()),
+                }
+                found.push((image_id, content));
+            }
+            Err(error) => return (found, Some(error)),
+        }
+    }
+    (found, None)
+}
+
+/// Ways to decode that between them take every branch.
+static DECODERS: LazyLock<[Decoder; 3]> = LazyLock::new(|| {
+    [
+        "resize = { width = 8, height = 8 }",
+        "resize = { width = 9, height = 5, fit = 'cover', filter = 'lanczos3' }\n\
+         crop = { width = 4, height = 4 }\nscaled_decode = true\nbackground = [1, 2, 3]\nlayout = 'nhwc'",
+        "resize = { width = 24, height = 24, fit = 'contain', filter = 'nearest' }\n\
+         jpeg_round_trip = 75\norientation = 'ignore'",
+    ]
+    .map(|text| {
+        let section: PreprocessSection = toml::from_str(text).expect("a section");
+        let section = PreprocessSection { max_pixels: MAX_PIXELS, ..section };
+        Decoder::new(&section, 1 << 20, PixelElement::U8)
+    })
+});
+
+/// Decode an image in several ways: a tensor row of the right length, or a reason.
+pub fn image(bytes: &[u8]) -> Vec<Result<usize, String>> {
+    let decode = |decoder: &Decoder| {
+        let mut scratch = Scratch::default();
+        let first = decoder.decode(bytes, &mut scratch);
+        // what a scratch was used for before changes nothing
+        assert_eq!(first, decoder.decode(bytes, &mut scratch));
+        match first {
+            Ok((header, Pixels::U8(row))) => {
+                assert!(u64::from(header.width) * u64::from(header.height) <= MAX_PIXELS);
+                Ok(row.len())
+            }
+            Ok((_, other)) => panic!("rows of bytes were asked for: {other:?}"),
+            Err(rejected) => Err(rejected.error),
+        }
+    };
+    DECODERS.iter().map(decode).collect()
+}
+
+/// Read and check a pipeline file; the model is not opened.
+pub fn pipeline(bytes: &[u8]) -> Result<Plan, String> {
+    let overrides = Overrides { inputs: vec!["in".into()], output: Some("out".into()), set: Vec::new() };
+    let read = PipelineFile::load(file(bytes), &overrides).map_err(|error| error.to_string())?;
+    Plan::check(read).map_err(|error| error.to_string())
+}
+
+/// The kinds by the names of the fuzz targets.
+pub fn replay(target: &str, bytes: &[u8]) {
+    match target {
+        "tfrecord" => drop(shard(bytes, ShardFormat::Tfrecord)),
+        "tar" => drop(shard(bytes, ShardFormat::Webdataset)),
+        "parquet" => drop(shard(bytes, ShardFormat::Parquet)),
+        "image" => drop(image(bytes)),
+        "pipeline" => drop(pipeline(bytes)),
+        other => panic!("there is no fuzz target {other}"),
+    }
+}
