@@ -62,8 +62,9 @@ setup_build() {
     command -v cc >/dev/null && command -v make >/dev/null || missing+=(build-essential)
     command -v cmake >/dev/null || missing+=(cmake)
     command -v nasm >/dev/null || missing+=(nasm)
-    compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null || ldconfig -p | grep 'libclang[-.]' >/dev/null ||
-        missing+=(libclang-dev) # TensorRT's headers are read when sluice is built
+    # TensorRT's headers are read when sluice is built; libclang-cpp is another library.
+    compgen -G '/usr/lib/llvm-*/lib/libclang[.-][s0-9]*' >/dev/null ||
+        ldconfig -p | grep 'libclang\(-[0-9]*\)\?\.so' >/dev/null || missing+=(libclang-dev)
     if ((${#missing[@]})); then install_packages "${missing[@]}"; fi
     command -v cargo >/dev/null || [[ -x $HOME/.cargo/bin/cargo ]] ||
         fail "there is no cargo: sluice needs Rust 1.92 or later, from https://rustup.rs"
