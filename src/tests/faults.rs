@@ -139,6 +139,22 @@ fn a_bucket_that_is_gone_or_closed_is_named_and_the_run_goes_on_when_it_is_back(
 }
 
 #[test]
+fn a_run_outlives_its_access_tokens() {
+    let cloud = Cloud::new();
+    assert_code(&cloud.run("whole"), 0);
+    cloud.gcs.require_tokens(10);
+    let mut run = cloud.command("out");
+    // as on a virtual machine of the cloud: no key, a metadata server
+    run.env_remove("STORAGE_EMULATOR_HOST").env("GOOGLE_BASE_URL", cloud.gcs.url());
+    run.env("GCE_METADATA_HOST", cloud.gcs.url().trim_start_matches("http://"));
+    run.env("HOME", cloud.bench.path("nobody")).env_remove("GOOGLE_APPLICATION_CREDENTIALS");
+    assert_code(&run.output().expect("starts"), 0);
+    let (issued, refused) = cloud.gcs.tokens();
+    assert!(issued > 2 && refused > 0, "{issued} tokens, {refused} requests refused: none ran out");
+    assert!(cloud.rows("out") == cloud.rows("whole"));
+}
+
+#[test]
 fn bytes_that_are_not_those_of_the_store_are_never_scored() {
     let cloud = Cloud::new();
     assert_code(&cloud.run("whole"), 0);

@@ -53,6 +53,7 @@ struct State {
     gone: Vec<String>,
     read_only: Vec<String>,
     listing: Option<Synthetic>,
+    tokens: Option<Tokens>,
     faults: HashMap<u64, Fault>,
     log: Vec<Logged>,
 }
@@ -68,6 +69,14 @@ struct Synthetic {
     bucket: String,
     names: u64,
     image: Stored,
+}
+
+/// Access tokens as a metadata server hands them out: the latest is good for so many requests.
+struct Tokens {
+    requests_each: u64,
+    issued: u64,
+    left: u64,
+    refused: u64,
 }
 
 impl Gcs {
@@ -153,6 +162,17 @@ impl Gcs {
     }
 
     /// Requests so far.
+    /// From now on only who shows a token is served; each is soon worn out. The server is its own
+    /// metadata server.
+    pub fn require_tokens(&self, requests_each: u64) {
+        self.state().tokens = Some(Tokens { requests_each, issued: 0, left: 0, refused: 0 });
+    }
+
+    /// Tokens handed out so far, and requests refused for want of one that is good.
+    pub fn tokens(&self) -> (u64, u64) {
+        self.state().tokens.as_ref().map_or((0, 0), |tokens| (tokens.issued, tokens.refused))
+    }
+
     pub fn requests(&self) -> u64 {
         self.shared.requests.load(SeqCst)
     }
@@ -235,6 +255,26 @@ impl Shared {
     }
 }
 
+impl Tokens {
+    /// A new token, or what a request gets whose token is not good any more.
+    fn answer(&mut self, request: &HttpRequest) -> Option<HttpAnswer> {
+        if request.path == "computeMetadata/v1/instance/service-accounts/default/token" {
+            (self.issued, self.left) = (self.issued + 1, self.requests_each);
+            let token =
+                format!(r#"{{"access_token":"token-{}","expires_in":1,"token_type":"Bearer"}}"#, self.issued);
+            let answer = HttpAnswer::new(200).with("Content-Type", "application/json");
+            return Some(HttpAnswer { body: token.into_bytes(), ..answer });
+        }
+        let is_latest = request.header("authorization") == Some(&format!("Bearer token-{}", self.issued));
+        if !is_latest || self.left == 0 {
+            self.refused += 1;
+            return Some(error(401, "AuthenticationRequired"));
+        }
+        self.left -= 1;
+        None
+    }
+}
+
 impl State {
     fn store(&mut self, bucket: &str, key: &str, bytes: Vec<u8>) -> Stored {
         self.generations += 1;
@@ -252,6 +292,9 @@ impl State {
     }
 
     fn answer(&mut self, request: &HttpRequest) -> HttpAnswer {
+        if let Some(answer) = self.tokens.as_mut().and_then(|tokens| tokens.answer(request)) {
+            return answer;
+        }
         let (bucket, key) = request.path.split_once('/').unwrap_or((&request.path, ""));
         let is_read = matches!(request.method.as_str(), "GET" | "HEAD");
         if self.gone.iter().any(|gone| gone == bucket) {
