@@ -144,6 +144,7 @@ mod tests {
             format: ShardFormat::Files,
             content: ShardContent::Objects(Vec::new()),
             resume_at: 0,
+            crashed: Default::default(),
         })
     }
 

@@ -6,6 +6,7 @@
 //! - Records travel in input order from the source to the sink; only the decode stage works
 //!   on several at once, and it puts them back in order.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -87,6 +88,9 @@ pub struct ShardRef {
     pub content: ShardContent,
     /// Records from the first on that a checkpoint holds already: they are passed over.
     pub resume_at: u64,
+    /// Records on which a native decoder has crashed before, each with the signal: they are rejected
+    /// without being decoded.
+    pub crashed: BTreeMap<u64, i32>,
 }
 
 impl ShardRef {

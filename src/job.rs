@@ -24,7 +24,7 @@ use crate::plan::{Plan, threads_or_cores};
 use crate::report::rfc3339;
 use crate::resume::{Done, Remaining, Share};
 use crate::sink::{
-    AttemptNote, Checkpoints, Holdings, MANIFEST, Output, ParquetSink, RunIdentity, RunRecord,
+    AttemptNote, Checkpoints, Crashes, Holdings, MANIFEST, Output, ParquetSink, RunIdentity, RunRecord,
     SCHEMA_VERSION, Sink,
 };
 use crate::source::{ReadOptions, Stores, input_around, open_shard};
@@ -147,6 +147,11 @@ impl Job {
         &self.checked
     }
 
+    /// Where the run writes.
+    pub fn output(&self) -> &Output {
+        &self.checked.output
+    }
+
     /// Live counters, for a progress display.
     pub fn meters(&self) -> &Meters {
         &self.meters
@@ -170,11 +175,13 @@ impl Job {
             return Ok(());
         }
         let done = Done::new(&holdings, &manifest.parts);
-        match Remaining::new(shards, done, Checkpoints::default(), Share::default()).next().transpose()? {
+        let (checkpoints, crashes) = (Checkpoints::default(), Crashes::default());
+        let mut new = Remaining::new(shards, done, checkpoints, crashes, Share::default());
+        match new.next().transpose()? {
             None => Ok(()),
-            Some(new) => {
+            Some(shard) => {
                 let message = "it has come since the run was finished".to_owned();
-                Err(SourceError::Changed { shard: new.name, message }.into())
+                Err(SourceError::Changed { shard: shard.name, message }.into())
             }
         }
     }
@@ -217,7 +224,7 @@ impl Job {
         let checkpoints = if options.limit.is_none() { claim.checkpoints } else { Checkpoints::default() };
         let done = Done::new(&claim.holdings, &reused);
         let shards = first.map(Ok).into_iter().chain(shards);
-        let mut remaining = Remaining::new(shards, done, checkpoints.clone(), share);
+        let mut remaining = Remaining::new(shards, done, checkpoints.clone(), claim.crashes, share);
         let note = claim.note.clone();
         let mut sink =
             Box::new(ParquetSink::new(output.clone(), &plan, identity, checked.classes, checkpoints, note));
@@ -256,7 +263,10 @@ impl Job {
             startup,
             stages: meters.shares(wall),
         };
-        ending.finish()
+        let report = ending.finish()?;
+        let finish_ms = (start.elapsed() - wall).as_millis();
+        tracing::info!(outcome = ?report.summary.outcome, finish_ms, "all rows are stored, the attempt has ended");
+        Ok(report)
     }
 }
 

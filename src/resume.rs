@@ -3,7 +3,8 @@
 //! - A shard whose part is there is not read again. Parts are told by name, which says the shard's
 //!   place in the input and its identity; a part of another identity in that place means that the
 //!   input has changed since, which is an error and nothing to be mended silently.
-//! - A shard of which a checkpoint holds the first records is resumed behind them.
+//! - A shard of which a checkpoint holds the first records is resumed behind them, and is told on which
+//!   of its records a decoder has crashed.
 //! - Of N workers, worker I scores the shards whose place in the input, modulo N, is I.
 
 use std::collections::{BTreeMap, HashMap};
@@ -11,7 +12,7 @@ use std::collections::{BTreeMap, HashMap};
 use crate::error::SourceError;
 use crate::items::ShardRef;
 use crate::report::PartReport;
-use crate::sink::{Checkpoints, Held, Holdings, part_name};
+use crate::sink::{Checkpoints, Crashes, Held, Holdings, part_name};
 
 /// The part of a run's shards that one worker scores.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +63,7 @@ pub struct Remaining<I> {
     shards: I,
     done: Done,
     checkpoints: Checkpoints,
+    crashes: Crashes,
     share: Share,
     listed: u64,
     ended: bool,
@@ -69,8 +71,8 @@ pub struct Remaining<I> {
 
 impl<I: Iterator<Item = Result<ShardRef, SourceError>>> Remaining<I> {
     /// Of `shards`, those of `share` that are not `done`.
-    pub fn new(shards: I, done: Done, checkpoints: Checkpoints, share: Share) -> Self {
-        Self { shards, done, checkpoints, share, listed: 0, ended: false }
+    pub fn new(shards: I, done: Done, checkpoints: Checkpoints, crashes: Crashes, share: Share) -> Self {
+        Self { shards, done, checkpoints, crashes, share, listed: 0, ended: false }
     }
 
     /// Shards of the whole input, once all of them have been listed.
@@ -116,7 +118,9 @@ impl<I: Iterator<Item = Result<ShardRef, SourceError>>> Iterator for Remaining<I
                     }
                 }
                 None if self.share.takes(shard.index) => {
-                    shard.resume_at = self.checkpoints.records(&part_name(&shard));
+                    let part = part_name(&shard);
+                    shard.resume_at = self.checkpoints.records(&part);
+                    shard.crashed = self.crashes.in_shard(&part);
                     return Some(Ok(shard));
                 }
                 None => {}
@@ -135,7 +139,14 @@ mod tests {
         let object =
             ObjectRef { uri: name.to_owned(), size_bytes: Some(7), version: Some(version.to_owned()) };
         let content = ShardContent::Container(object);
-        ShardRef { index, name: name.to_owned(), format: ShardFormat::Webdataset, content, resume_at: 0 }
+        ShardRef {
+            index,
+            name: name.to_owned(),
+            format: ShardFormat::Webdataset,
+            content,
+            resume_at: 0,
+            crashed: Default::default(),
+        }
     }
 
     fn three() -> [ShardRef; 3] {
@@ -150,7 +161,7 @@ mod tests {
 
     fn left(shards: &[ShardRef], done: Done, share: Share) -> Result<Vec<String>, String> {
         let shards = shards.iter().cloned().map(Ok);
-        let remaining = Remaining::new(shards, done, Checkpoints::default(), share);
+        let remaining = Remaining::new(shards, done, Checkpoints::default(), Crashes::default(), share);
         let names = remaining.map(|shard| shard.map(|shard| shard.name));
         names.collect::<Result<_, _>>().map_err(|error| error.to_string())
     }
@@ -182,8 +193,9 @@ mod tests {
         let shards = three();
         let segment = Segment::new(&part_name(&shards[1]), 0, 40, 3).name;
         let checkpoints = Checkpoints::of(&[segment]);
+        let listed = shards.iter().cloned().map(Ok);
         let mut remaining =
-            Remaining::new(shards.iter().cloned().map(Ok), Done::default(), checkpoints, Share::default());
+            Remaining::new(listed, Done::default(), checkpoints, Crashes::default(), Share::default());
         let starts: Vec<_> = remaining.by_ref().map(|shard| shard.expect("unchanged").resume_at).collect();
         assert_eq!(starts, [0, 40, 0]);
         assert_eq!(remaining.listed(), Some(3));

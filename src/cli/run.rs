@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use clap::Args;
 use signal_hook::consts::{SIGINT, SIGTERM};
+use sluice::decode::{CrashWatch, leave, signal_name};
 use sluice::error::{ConfigError, Error};
 use sluice::flow::StopSignal;
 use sluice::job::{Job, JobOptions};
 use sluice::plan::Plan;
 use sluice::report::Outcome;
 use sluice::resume::Share;
+use sluice::sink::Output;
 use sluice::source::{Stores, list_shards};
 
 use super::print::print;
@@ -61,6 +63,7 @@ pub fn run(args: &RunArgs, progress: &Progress) -> anyhow::Result<ExitCode> {
         count_bytes(stores.clone(), plan.clone(), total.clone());
     }
     let watch = progress.watch(job.meters().clone(), total);
+    note_crashes(CrashWatch::install()?, job.output().clone());
     let output = plan.output.uri.clone();
     let report = job.run(shards)?;
     drop(watch);
@@ -122,6 +125,27 @@ fn drain_on_signals(stop: &StopSignal, grace: Duration) -> anyhow::Result<Arc<At
         }
     });
     Ok(received)
+}
+
+/// A decoder that crashes ends this process, but the next attempt is told on which record.
+fn note_crashes(watch: CrashWatch, output: Output) {
+    std::thread::spawn(move || {
+        let crash = match watch.wait() {
+            Ok(crash) => crash,
+            Err(error) => return tracing::error!(%error, "decoders are not watched for crashes any more"),
+        };
+        let noted = output.note_crash(&crash);
+        let (shard, signal) = (&crash.shard.name, signal_name(crash.signal));
+        let what = format!("a native decoder crashed ({signal}) on record {} of {shard}", crash.record_index);
+        match noted {
+            Ok(()) => tracing::error!(
+                image_id = crash.image_id,
+                "{what}; run again: it goes on without that record, which becomes a decode_error row"
+            ),
+            Err(error) => tracing::error!(image_id = crash.image_id, %error, "{what}; it could not be noted"),
+        }
+        leave(exit::DECODER_CRASHED)
+    });
 }
 
 fn announce(job: &Job) {

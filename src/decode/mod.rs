@@ -12,6 +12,7 @@
 //! - A panic inside a codec is that image's failure.
 
 mod buffer;
+mod crash;
 mod format;
 mod geometry;
 mod gif;
@@ -36,6 +37,7 @@ use std::num::NonZeroU64;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use self::buffer::Buffer;
+pub use self::crash::{Crash, CrashWatch, leave, signal_name};
 use self::geometry::{Geometry, Placement, Window};
 use self::jpeg_round_trip::JpegRoundTrip;
 use self::orientation::Orientation;

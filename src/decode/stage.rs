@@ -7,6 +7,7 @@
 //!   there, a rayon thread never waits for anything.
 //! - Encoded bytes are given back to the read-ahead budget as soon as they are decoded, and a
 //!   stream is told when its turn has come.
+//! - A record on which a native decoder has crashed before is rejected, not tried again.
 //! - Once a drain is asked for, no further record is taken.
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,8 +15,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
 
 use crate::flow::{Halt, Receiver, Sender, Slot, StageMeter, StopSignal, slot};
-use crate::items::{Decoded, DecodedImage, EncodedImage, RecordMeta, ShardEnd, ShardItem, ShardStream};
+use crate::items::{
+    Decoded, DecodedImage, EncodedImage, RecordMeta, Rejected, ShardEnd, ShardItem, ShardStream, Status,
+};
 
+use super::crash::{AtWork, signal_name};
 use super::{Decoder, Scratch};
 
 /// What all decode tasks share.
@@ -133,9 +137,14 @@ impl Shared {
         let image_bytes = content.as_ref().map_or(0, |bytes| bytes.len() as u64);
         let mut meta = RecordMeta { shard, record_index, image_id, image_bytes, header: None };
         let outcome = content.and_then(|bytes| {
+            if let Some(&signal) = meta.shard.crashed.get(&record_index) {
+                let error = format!("a native decoder crashed on it before ({})", signal_name(signal));
+                return Err(Rejected::new(Status::DecodeError, error));
+            }
             let thread = rayon::current_thread_index().unwrap_or_default();
             // a decoder that panicked left its scratch behind fresh, so poison means nothing here
             let mut scratch = self.scratch[thread].lock().unwrap_or_else(PoisonError::into_inner);
+            let _at_work = AtWork::on(&meta);
             self.decoder.decode(&bytes, &mut scratch)
         });
         drop(permit);

@@ -7,6 +7,7 @@
 
 use super::attempt::{AttemptNote, Notes, attempt_name};
 use super::checkpoint::Checkpoints;
+use super::crashes::Crashes;
 use super::output::{Output, json};
 use super::run_record::{RUN, RunRecord};
 use super::stored::Holdings;
@@ -25,6 +26,8 @@ pub struct Claim {
     pub notes: Notes,
     /// Rows of shards that had not ended.
     pub checkpoints: Checkpoints,
+    /// Records on which a decoder has crashed.
+    pub crashes: Crashes,
 }
 
 impl Output {
@@ -63,7 +66,9 @@ impl Output {
         }
         let notes = self.notes(&holdings)?;
         let checkpoints = Checkpoints::of(&holdings.segments);
-        Ok(Claim { record, note: AttemptNote { attempt, ..note }, holdings, notes, checkpoints })
+        let crashes = Crashes::of(&holdings.crashes);
+        let note = AttemptNote { attempt, ..note };
+        Ok(Claim { record, note, holdings, notes, checkpoints, crashes })
     }
 
     /// Remove a run and all its parts: `_SUCCESS` first and its record last, so that what is left of

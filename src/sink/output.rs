@@ -20,6 +20,7 @@ use crate::retry::again;
 
 use super::attempt::ATTEMPTS;
 use super::checkpoint::CHECKPOINTS;
+use super::crashes::CRASHES;
 use super::stored::WORKERS;
 use super::upload::{STAGING, Staging, Upload};
 
@@ -155,7 +156,7 @@ impl Output {
     pub fn tidy(&self, passing: &[String]) -> Result<(), SinkError> {
         self.remove(passing)?;
         let Some(local) = &self.local else { return Ok(()) };
-        for folder in [STAGING, ATTEMPTS, CHECKPOINTS, WORKERS] {
+        for folder in [STAGING, ATTEMPTS, CHECKPOINTS, CRASHES, WORKERS] {
             match std::fs::remove_dir_all(local.join(folder)) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                     let uri = self.uri_of(folder);

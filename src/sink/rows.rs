@@ -294,8 +294,14 @@ mod tests {
 
     fn meta(record_index: u64) -> RecordMeta {
         let content = ShardContent::Objects(Vec::new());
-        let shard =
-            ShardRef { index: 0, name: "s".into(), format: ShardFormat::Files, content, resume_at: 0 };
+        let shard = ShardRef {
+            index: 0,
+            name: "s".into(),
+            format: ShardFormat::Files,
+            content,
+            resume_at: 0,
+            crashed: Default::default(),
+        };
         RecordMeta {
             shard: Arc::new(shard),
             record_index,

@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 
 use super::attempt::{attempt_name, attempt_number};
 use super::checkpoint::CHECKPOINTS;
+use super::crashes::CRASHES;
 use super::output::{MANIFEST, Output, SUCCESS};
 use super::part::{
     DAMAGE, PLAN, ROWS_BY_STATUS, SHARD, SHARD_BYTES, SHARD_FORMAT, SHARD_IDENTITY, SHARD_VERSION,
@@ -54,6 +55,8 @@ pub struct Holdings {
     pub done: BTreeSet<(u32, u32)>,
     /// Names of checkpoints' segments.
     pub segments: Vec<String>,
+    /// Names of notes of decoders' crashes.
+    pub crashes: Vec<String>,
     /// Names of objects that were never published: somebody is about to, or has died before.
     pub staged: Vec<String>,
     /// The first object that is nothing of ours.
@@ -73,7 +76,8 @@ impl Holdings {
     pub fn passing(&self) -> impl Iterator<Item = String> {
         let attempts = self.attempts.iter().map(|&number| attempt_name(number));
         let done = self.done.iter().map(|&(index, of)| done_name(index, of));
-        attempts.chain(done).chain(self.segments.iter().cloned()).chain(self.staged.iter().cloned())
+        let others = [&self.segments, &self.crashes, &self.staged];
+        attempts.chain(done).chain(others.into_iter().flatten().cloned())
     }
 
     fn add(&mut self, name: &str, bytes: u64) {
@@ -96,6 +100,8 @@ impl Holdings {
             self.batches.push(held);
         } else if name.starts_with(CHECKPOINTS) {
             self.segments.push(held.name);
+        } else if name.starts_with(CRASHES) {
+            self.crashes.push(held.name);
         } else if name.starts_with(STAGING) {
             self.staged.push(held.name);
         } else {
@@ -282,6 +288,7 @@ mod tests {
             "_attempts/000000.json",
             "_attempts/000002.json",
             segment,
+            "_crashes/part-000008-0123456789ab/0000000012-11.json",
             "_manifest.json",
             "_staging/0123456789abcdef",
             "_workers/000001-of-000004",
@@ -298,11 +305,12 @@ mod tests {
             attempts: [0, 2].into(),
             done: [(1, 4)].into(),
             segments: vec![segment.to_owned()],
+            crashes: vec!["_crashes/part-000008-0123456789ab/0000000012-11.json".to_owned()],
             staged: vec!["_staging/0123456789abcdef".to_owned()],
             ..Holdings::default()
         };
         assert_eq!(holdings, expected);
-        assert_eq!(holdings.passing().count(), 5);
+        assert_eq!(holdings.passing().count(), 6);
         holdings.add(RUN, 5);
         holdings.add(SUCCESS, 5);
         assert!(holdings.begun && holdings.finished && holdings.stranger.is_none());

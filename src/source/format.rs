@@ -195,6 +195,7 @@ mod tests {
             format,
             content: ShardContent::Container(object),
             resume_at: 0,
+            crashed: Default::default(),
         }
     }
 

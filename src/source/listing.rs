@@ -268,7 +268,14 @@ impl ShardList {
     }
 
     fn push(&mut self, name: String, format: ShardFormat, content: ShardContent) {
-        self.ready.push_back(ShardRef { index: self.next_index, name, format, content, resume_at: 0 });
+        self.ready.push_back(ShardRef {
+            index: self.next_index,
+            name,
+            format,
+            content,
+            resume_at: 0,
+            crashed: Default::default(),
+        });
         self.next_index += 1;
     }
 

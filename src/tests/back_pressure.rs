@@ -50,7 +50,14 @@ fn shape() -> BatchShape {
 
 fn shard(index: u64) -> ShardRef {
     let content = ShardContent::Objects(Vec::new());
-    ShardRef { index, name: format!("shard-{index}"), format: ShardFormat::Files, content, resume_at: 0 }
+    ShardRef {
+        index,
+        name: format!("shard-{index}"),
+        format: ShardFormat::Files,
+        content,
+        resume_at: 0,
+        crashed: Default::default(),
+    }
 }
 
 /// One black pixel.

@@ -6,8 +6,9 @@ mod targets;
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::Output;
+use std::process::{Child, Output, Stdio};
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BinaryArray, RecordBatch};
@@ -211,6 +212,87 @@ fn a_name_that_climbs_out_of_the_archive_is_only_a_name() {
     let expected =
         [("../../escaped", "ok"), ("/tmp/sluice-escaped", "ok"), ("a/../../b", "ok"), ("C:\\escaped", "ok")];
     assert_eq!(found, [&expected[..], &[("link", "missing_image")]].concat());
+}
+
+/// The thread `decode-0` of a process, once it has worked for a while.
+fn busy_decoder(process: &mut Child) -> i32 {
+    /// Of a clock that ticks a hundred times a second: it is in the middle of the image that takes long.
+    const TICKS: u64 = 5;
+    let tasks = format!("/proc/{}/task", process.id());
+    loop {
+        assert!(process.try_wait().expect("a child").is_none(), "the run ended before it could crash");
+        for task in fs::read_dir(&tasks).expect("Linux").flatten() {
+            let read = |name| fs::read_to_string(task.path().join(name)).unwrap_or_default();
+            // the name of a thread stands in brackets, its time in user mode is the 14th field
+            let stat = read("stat");
+            let user_ticks = stat.rsplit(')').next().and_then(|fields| fields.split_whitespace().nth(11));
+            let is_busy =
+                user_ticks.and_then(|ticks| ticks.parse().ok()).is_some_and(|ticks: u64| ticks >= TICKS);
+            if read("comm").trim() == "decode-0" && is_busy {
+                return task.file_name().to_str().and_then(|id| id.parse().ok()).expect("a thread's number");
+            }
+        }
+        std::thread::yield_now();
+    }
+}
+
+/// Let a run crash in the decoder of its slow image, as a fault in native code would.
+fn crashed(bench: &Bench, args: &[&str]) -> Output {
+    let mut command = bench.command("run", "out", args);
+    let mut running = command.stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("starts");
+    let thread = busy_decoder(&mut running);
+    let process = running.id().try_into().expect("a process number");
+    // SAFETY: takes no pointers
+    let sent = unsafe { libc::tgkill(process, thread, libc::SIGSEGV) };
+    assert_eq!(sent, 0, "{}", std::io::Error::last_os_error());
+    running.wait_with_output().expect("a child")
+}
+
+#[test]
+fn a_decoder_that_crashes_costs_one_attempt_and_one_row() {
+    let bench = Bench::new();
+    let mut members = images(0, 5);
+    members.insert(2, ("slow".to_owned(), slow_png()));
+    write_tar(&bench.path("in/a.tar"), &members);
+    write_tar(&bench.path("in/b.tar"), &images(5, 3));
+    let args = ["--set", "preprocess.threads=1", "--set", "output.max_error_rate=0.5"];
+    let output = crashed(&bench, &args);
+    assert_code(&output, 10);
+    let said = stderr(&output);
+    for words in ["SIGSEGV on record 2 of", "a.tar, image_id slow", "goes on without that record"] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+    assert!(!bench.path("out/_SUCCESS").exists());
+
+    assert_code(&bench.run("out", &args), 0);
+    let rows = bench.rows("out");
+    let ids: Vec<_> = rows.iter().map(|row| row.image_id.as_str()).collect();
+    let expected = members.iter().map(|(id, _)| id.clone()).chain(images(5, 3).into_iter().map(|(id, _)| id));
+    assert_eq!(ids, expected.collect::<Vec<_>>());
+    for row in &rows {
+        let expected = if row.image_id == "slow" { "decode_error" } else { "ok" };
+        assert_eq!(row.status, expected, "{row:?}");
+    }
+    let reason = rows[2].error.as_deref().unwrap_or_default();
+    assert_eq!(reason, "a native decoder crashed on it before (SIGSEGV)");
+    assert!(!bench.path("out/_crashes").exists());
+    assert_code(&sluice().arg("verify").arg(bench.path("out")).output().expect("starts"), 0);
+}
+
+#[test]
+fn a_crash_outside_the_decoders_is_what_it_always_was() {
+    let bench = Bench::new();
+    write_tar(&bench.path("in/a.tar"), &[("slow".to_owned(), slow_png())]);
+    let mut command = bench.command("run", "out", &["--set", "preprocess.threads=1"]);
+    let mut running = command.stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("starts");
+    busy_decoder(&mut running);
+    let process = running.id().try_into().expect("a process number");
+    // SAFETY: takes no pointers
+    let sent = unsafe { libc::tgkill(process, process, libc::SIGSEGV) };
+    assert_eq!(sent, 0, "{}", std::io::Error::last_os_error());
+    let output = running.wait_with_output().expect("a child");
+    assert_eq!(output.status.signal(), Some(libc::SIGSEGV), "{}", stderr(&output));
+    assert!(stderr(&output).contains("crashed outside the decoders: SIGSEGV"), "{}", stderr(&output));
 }
 
 #[test]

@@ -275,12 +275,26 @@ pub fn write_parquet(path: &Path, records: &[(String, Vec<u8>)]) {
 
 /// A PNG that declares a size and holds no pixels.
 pub fn huge_png(width: u32, height: u32) -> Vec<u8> {
+    png_around(width, height, b"")
+}
+
+/// A black PNG of few bytes that takes long to decode.
+pub fn slow_png() -> Vec<u8> {
+    let (width, height) = (9_000, 10_000);
+    let mut pixels = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::fast());
+    let zeros = (3 * u64::from(width) + 1) * u64::from(height);
+    std::io::copy(&mut std::io::Read::take(std::io::repeat(0), zeros), &mut pixels).expect("to memory");
+    png_around(width, height, &pixels.finish().expect("to memory"))
+}
+
+/// A PNG of RGB pixels that are compressed already.
+fn png_around(width: u32, height: u32, pixels: &[u8]) -> Vec<u8> {
     let mut header = b"IHDR".to_vec();
     header.extend(width.to_be_bytes());
     header.extend(height.to_be_bytes());
     header.extend([8, 2, 0, 0, 0]);
     let mut png = b"\x89PNG\r\n\x1a\n".to_vec();
-    for chunk in [header, b"IDAT".to_vec(), b"IEND".to_vec()] {
+    for chunk in [header, [b"IDAT", pixels].concat(), b"IEND".to_vec()] {
         png.extend((chunk.len() as u32 - 4).to_be_bytes());
         png.extend(&chunk);
         let mut crc = flate2::Crc::new();
