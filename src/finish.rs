@@ -60,6 +60,7 @@ struct Manifest<'a> {
 #[derive(Debug, Deserialize)]
 pub struct StoredManifest {
     pub run_id: String,
+    pub finished_at: String,
     pub plan_sha256: String,
     pub summary: StoredSummary,
     pub parts: Vec<PartReport>,

@@ -73,7 +73,7 @@ impl Checked {
     /// Load the model, see that it fits the pipeline, and that the output is vacant or holds this run.
     pub fn new(plan: Plan, runtime: &Handle, options: &JobOptions) -> Result<Self, Error> {
         let stores = Stores::with(runtime.clone(), plan.storage.clone());
-        let output = resolve_output(&stores, &plan, runtime)?;
+        let output = Output::open(&stores, &plan.output.uri)?;
         refuse_output_inside_input(&stores, &plan)?;
         let model_sha256 = engine::hash_model(&plan.model.path)?;
         let holdings = output.holdings()?;
@@ -268,19 +268,6 @@ impl Job {
         tracing::info!(outcome = ?report.summary.outcome, finish_ms, "all rows are stored, the attempt has ended");
         Ok(report)
     }
-}
-
-fn resolve_output(stores: &Stores, plan: &Plan, runtime: &Handle) -> Result<Output, SinkError> {
-    let uri = &plan.output.uri;
-    let location = stores
-        .resolve(uri)
-        .map_err(|error| SinkError::Uri { uri: uri.clone(), message: error.to_string() })?;
-    if let Some(path) = location.local_path().filter(|path| path.exists() && !path.is_dir()) {
-        let message = format!("{} is a file, not a folder", path.display());
-        return Err(SinkError::Uri { uri: uri.clone(), message });
-    }
-    let local = location.local_path();
-    Ok(Output::new(location.store, location.path, location.uri, local, runtime.clone()))
 }
 
 /// Listing would find what this run or an earlier one has written.

@@ -43,9 +43,7 @@ pub struct Verification {
 /// When it cannot be looked at. What is wrong with it is no error but a problem.
 pub fn verify(uri: &str, runtime: &Handle) -> Result<Verification, Error> {
     let stores = Stores::new(runtime.clone());
-    let location = stores.resolve(uri)?;
-    let local = location.local_path();
-    let output = Output::new(location.store, location.path, location.uri, local, runtime.clone());
+    let output = Output::open(&stores, uri)?;
     let holdings = output.holdings()?;
     let mut found = Verification::default();
     match found.manifest(&output, &holdings) {

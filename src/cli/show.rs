@@ -3,17 +3,20 @@
 use std::collections::HashMap;
 use std::process::ExitCode;
 
+use anyhow::Context;
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{Float32Type, Float64Type, Int32Type};
 use clap::Args;
-use sluice::items::{ObjectRef, Status};
+use sluice::finish::StoredManifest;
+use sluice::items::Status;
 use sluice::report::Latency;
-use sluice::sink::MANIFEST;
+use sluice::sink::{AttemptNote, Checkpoints, Holdings, MANIFEST, Output, RUN, RunRecord};
 use sluice::source::Stores;
 
 use super::parts::{parts, read};
 use super::print::print;
 use super::storage_runtime;
+use super::summary::said;
 
 /// Labels and reasons listed.
 const LISTED: usize = 10;
@@ -53,8 +56,9 @@ pub fn run(args: &ShowArgs) -> anyhow::Result<ExitCode> {
     let out = args.out.trim_end_matches('/');
     let (mut predictions, mut latency_ms) = (Predictions::default(), Vec::new());
     let mut first_rows = Vec::new();
-    let outcome = outcome(&stores, out);
-    for part in parts(&stores, &format!("{out}/predictions"), outcome.is_some())? {
+    let output = Output::open(&stores, out)?;
+    let holdings = output.holdings()?;
+    for part in parts(&stores, &format!("{out}/predictions"), holdings.begun)? {
         predictions.parts += 1;
         let columns = ["image_id", "status", "error", "top1_index", "top1_label", "top1_score"];
         read(&stores, &part, &columns, |rows| {
@@ -73,8 +77,7 @@ pub fn run(args: &ShowArgs) -> anyhow::Result<ExitCode> {
             );
         })?;
     }
-    let unfinished = || format!("unfinished: there is no readable {MANIFEST}");
-    let mut lines = vec![outcome.unwrap_or_else(unfinished)];
+    let mut lines = if holdings.finished { finished(&output)? } else { unfinished(&output, &holdings)? };
     lines.extend(predictions.lines());
     if !first_rows.is_empty() {
         lines.push("\nfirst rows".to_owned());
@@ -91,15 +94,49 @@ pub fn run(args: &ShowArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// How the run ended, as far as its manifest tells.
-fn outcome(stores: &Stores, out: &str) -> Option<String> {
-    let uri = format!("{out}/{MANIFEST}");
-    let object = stores.open(&ObjectRef { uri, size_bytes: None, version: None }).ok()?;
-    let json = object.read_range(0..object.size_bytes()).ok()?;
-    let manifest: serde_json::Value = serde_json::from_slice(&json).ok()?;
-    let text = |value: &serde_json::Value| value.as_str().unwrap_or("unknown").to_owned();
-    let outcome = text(&manifest["summary"]["outcome"]);
-    Some(format!("{outcome}: run {}, finished {}", text(&manifest["run_id"]), text(&manifest["finished_at"])))
+/// How the run ended.
+fn finished(output: &Output) -> anyhow::Result<Vec<String>> {
+    let manifest: StoredManifest = serde_json::from_slice(&output.read(MANIFEST)?)
+        .with_context(|| format!("{} cannot be read", output.uri_of(MANIFEST)))?;
+    Ok(vec![format!("succeeded: run {}, finished {}", manifest.run_id, manifest.finished_at)])
+}
+
+/// How far a run has come that is not finished.
+fn unfinished(output: &Output, holdings: &Holdings) -> anyhow::Result<Vec<String>> {
+    if !holdings.begun {
+        return Ok(vec![format!("no run: there is no {RUN}")]);
+    }
+    let record: RunRecord = serde_json::from_slice(&output.read(RUN)?)
+        .with_context(|| format!("{} cannot be read", output.uri_of(RUN)))?;
+    let mut lines = vec![format!("unfinished: run {}, begun {}", record.run_id, record.started_at)];
+    let notes = output.notes(holdings)?.attempts;
+    let hidden = notes.len().saturating_sub(LISTED);
+    if hidden > 0 {
+        lines.push(format!("  {hidden} earlier attempts"));
+    }
+    lines.extend(notes[hidden..].iter().map(attempt));
+    let checkpoints = Checkpoints::of(&holdings.segments);
+    let open: Vec<_> = checkpoints.parts().map(|part| checkpoints.records(part)).filter(|&n| n > 0).collect();
+    if !open.is_empty() {
+        let rows: u64 = open.iter().sum();
+        lines.push(format!(
+            "  checkpoints hold {rows} more rows, of {} shards that have not ended",
+            open.len()
+        ));
+    }
+    if !holdings.crashes.is_empty() {
+        lines.push(format!("  a decoder has crashed on {} records", holdings.crashes.len()));
+    }
+    Ok(lines)
+}
+
+/// What an attempt has noted of itself, on one line.
+fn attempt(note: &AttemptNote) -> String {
+    let AttemptNote { attempt, shard_index, num_shards, updated_at, rows, outcome, .. } = note;
+    let state = outcome.map_or("under way, failed or killed", said);
+    format!(
+        "  attempt {attempt}, worker {shard_index} of {num_shards}: {rows} rows in parts at {updated_at}; {state}"
+    )
 }
 
 /// One prediction on one line: the image, then its label and score, or why it has none.

@@ -11,17 +11,21 @@ pub fn text(report: &RunReport, output: &str) -> String {
     lines.join("\n")
 }
 
-fn lines(summary: &Summary) -> Vec<String> {
-    let outcome = match summary.outcome {
+/// An outcome in words.
+pub fn said(outcome: Outcome) -> &'static str {
+    match outcome {
         Outcome::Succeeded => "done",
         Outcome::ShareDone => "this worker's share is done; the last worker finishes the run",
         Outcome::TooManyErrors => "too many errors: the output is whole, _SUCCESS is not written",
         Outcome::Interrupted => "interrupted: the same command goes on from here",
-    };
+    }
+}
+
+fn lines(summary: &Summary) -> Vec<String> {
     let statuses: Vec<_> =
         summary.rows_by_status.iter().map(|(status, rows)| format!("{rows} {status}")).collect();
     let mut lines = vec![
-        format!("{outcome}"),
+        said(summary.outcome).to_owned(),
         format!("rows       {} in {} shards: {}", summary.rows, summary.shards, statuses.join(", ")),
         format!(
             "speed      {:.1} images/s for {:.1} s, after {:.1} s of loading",

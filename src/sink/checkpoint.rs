@@ -73,6 +73,11 @@ impl Checkpoints {
     pub fn records(&self, part: &str) -> u64 {
         self.chain(part).last().map_or(0, |segment| segment.to)
     }
+
+    /// Names of the parts that are not whole yet.
+    pub fn parts(&self) -> impl Iterator<Item = &String> {
+        self.0.keys()
+    }
 }
 
 #[cfg(test)]

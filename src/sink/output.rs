@@ -17,6 +17,7 @@ use tokio::runtime::Handle;
 
 use crate::error::{SinkError, StorageError};
 use crate::retry::again;
+use crate::source::Stores;
 
 use super::attempt::ATTEMPTS;
 use super::checkpoint::CHECKPOINTS;
@@ -49,6 +50,20 @@ pub struct Output {
 }
 
 impl Output {
+    /// The folder at `uri`, which need not be there yet.
+    ///
+    /// # Errors
+    /// When the URI is no folder of any store that we know.
+    pub fn open(stores: &Stores, uri: &str) -> Result<Self, SinkError> {
+        let refused = |message| SinkError::Uri { uri: uri.to_owned(), message };
+        let location = stores.resolve(uri).map_err(|error| refused(error.to_string()))?;
+        let local = location.local_path();
+        if let Some(path) = local.as_ref().filter(|path| path.exists() && !path.is_dir()) {
+            return Err(refused(format!("{} is a file, not a folder", path.display())));
+        }
+        Ok(Self::new(location.store, location.path, location.uri, local, stores.runtime().clone()))
+    }
+
     /// The folder `root` of `store`, called `uri` in messages and `local` on this machine.
     pub fn new(
         store: Arc<dyn ObjectStore>,

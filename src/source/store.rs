@@ -159,7 +159,7 @@ impl Stores {
         Ok(Object::new(location, self.clone(), known.0, known.1))
     }
 
-    pub(super) fn runtime(&self) -> &Handle {
+    pub(crate) fn runtime(&self) -> &Handle {
         &self.shared.runtime
     }
 

@@ -309,6 +309,11 @@ fn a_drained_run_keeps_every_row_it_has_scored() {
     assert_code(&output, 143);
     let scored: usize = parts(&bench.path("out/batches")).iter().map(|part| rows_of_batches(part)).sum();
     assert_eq!(kept(&bench), scored);
+    let shown = sluice().arg("show").arg(bench.path("out")).output().expect("starts");
+    let expected = format!("checkpoints hold {scored} more rows, of 1 shards that have not ended");
+    for words in ["unfinished: run", "worker 0 of 1: 0 rows in parts", "interrupted", &expected] {
+        assert!(stdout(&shown).contains(words), "{words} is missing:\n{}", stdout(&shown));
+    }
     assert_code(&bench.run("out", &[]), 0);
     assert_code(&bench.run("one-go", &[]), 0);
     assert!(predictions(&bench, "out") == predictions(&bench, "one-go"));
