@@ -3,6 +3,7 @@
 //! - A record that cannot be scored is a [`crate::items::Rejected`] row, not an error.
 //! - Messages are lower case and name the thing and the limit.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 
 /// Why a run could not be done.
@@ -49,7 +50,7 @@ impl ConfigError {
 
 /// An object store said no, or did not answer.
 #[derive(Debug, thiserror::Error)]
-#[error("{uri}: {source}")]
+#[error("{}: {source}", without_secrets(uri))]
 pub struct StorageError {
     pub uri: String,
     pub source: object_store::Error,
@@ -85,9 +86,9 @@ pub struct WrongChecksum {
 /// Input could not be listed or read.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
-    #[error("input {uri}: {message}")]
+    #[error("input {}: {message}", without_secrets(uri))]
     Uri { uri: String, message: String },
-    #[error("input {uri} holds nothing to score: {message}")]
+    #[error("input {} holds nothing to score: {message}", without_secrets(uri))]
     NoInput { uri: String, message: String },
     #[error(
         "the input is not the one that this output was begun with: {shard}: {message}; choose another output, or start anew with --overwrite"
@@ -161,7 +162,7 @@ pub(crate) fn is_out_of_memory(message: &str) -> bool {
 /// Output could not be written, or must not be.
 #[derive(Debug, thiserror::Error)]
 pub enum SinkError {
-    #[error("output {uri}: {message}")]
+    #[error("output {}: {message}", without_secrets(uri))]
     Uri { uri: String, message: String },
     #[error("output {uri} already holds {what}; choose another output or remove it")]
     Occupied { uri: String, what: String },
@@ -175,8 +176,47 @@ pub enum SinkError {
     Encode { part: String, source: parquet::errors::ParquetError },
 }
 
+/// A URI as logs, messages and rows may show it: a web address without user, password and query, which
+/// may be a signature. Elsewhere `@` and `?` belong to names.
+pub(crate) fn without_secrets(uri: &str) -> Cow<'_, str> {
+    let Some((scheme, rest)) = uri.split_once("://") else { return uri.into() };
+    if !["http", "https"].iter().any(|web| scheme.eq_ignore_ascii_case(web)) {
+        return uri.into();
+    }
+    let (address, query) = rest.split_once(['?', '#']).map_or((rest, ""), |(address, _)| (address, "?…"));
+    let (host, path) = address.split_at(address.find('/').unwrap_or(address.len()));
+    match host.rsplit_once('@') {
+        Some((_, host)) => format!("{scheme}://…@{host}{path}{query}").into(),
+        None if query.is_empty() => uri.into(),
+        None => format!("{scheme}://{address}{query}").into(),
+    }
+}
+
 /// The text of a panic.
 pub(crate) fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_be_a_secret_is_not_shown() {
+        for (uri, shown) in [
+            ("https://h/x?X-Goog-Signature=abc", "https://h/x?…"),
+            ("HTTPS://me:abc@h:80/a@b", "HTTPS://…@h:80/a@b"),
+            ("https://abc@h?sig=/abc@", "https://…@h?…"),
+            ("https://h/a@b", "https://h/a@b"),
+            ("gs://b/what?.jpg", "gs://b/what?.jpg"),
+            (
+                "abfss://container@account.dfs.core.windows.net/x",
+                "abfss://container@account.dfs.core.windows.net/x",
+            ),
+            ("/data/a?b@c", "/data/a?b@c"),
+        ] {
+            assert_eq!(without_secrets(uri), shown);
+        }
+    }
 }

@@ -107,20 +107,36 @@ impl Ending<'_> {
             return Ok(self.end(&share, Outcome::Interrupted)?);
         }
         self.output.mark_done(self.share.shard_index, self.share.num_shards)?;
-        let holdings = self.output.holdings()?;
-        if holdings.finished {
-            tracing::info!("another attempt has finished the run");
-            // what this attempt has left since
-            self.output.tidy(&holdings.passing().collect::<Vec<_>>())?;
-            return Ok(self.report(&share, Outcome::Succeeded));
-        }
         let Share { num_shards, .. } = self.share;
-        if let Some(index) = (0..num_shards).find(|&index| !holdings.done.contains(&(index, num_shards))) {
+        let missing = |holdings: &Holdings| {
+            (0..num_shards).find(|&index| !holdings.done.contains(&(index, num_shards)))
+        };
+        let mut holdings = self.output.holdings()?;
+        if missing(&holdings).is_some() {
+            // a list is not of one moment: whoever has finished the run may have removed marks meanwhile
+            holdings = self.output.holdings()?;
+        }
+        if holdings.finished {
+            return Ok(self.end_behind_another(&holdings)?);
+        }
+        if let Some(index) = missing(&holdings) {
             tracing::info!("worker {index} of {num_shards} has not done its share yet");
             return Ok(self.end(&share, Outcome::ShareDone)?);
         }
         self.refuse_gaps(&holdings)?;
         self.complete(&holdings)
+    }
+
+    /// The run is finished already: remove what this attempt has left since.
+    fn end_behind_another(&self, holdings: &Holdings) -> Result<RunReport, SinkError> {
+        let manifest = self.output.manifest()?;
+        if manifest.run_id != self.record.run_id {
+            let difference = format!("the run {} has taken its place meanwhile", manifest.run_id);
+            return Err(SinkError::OtherRun { uri: self.output.uri().to_owned(), difference });
+        }
+        tracing::info!("another attempt has finished the run");
+        self.output.tidy(&holdings.passing().collect::<Vec<_>>())?;
+        Ok(self.report(&self.whole(manifest.parts), Outcome::Succeeded))
     }
 
     /// Every shard has a part.
@@ -134,19 +150,14 @@ impl Ending<'_> {
 
     /// All parts are there: write the manifest, and if there are few enough errors `_SUCCESS`.
     fn complete(mut self, holdings: &Holdings) -> Result<RunReport, Error> {
-        let (output, plan_sha256) = (self.output, &self.record.plan_sha256);
+        let (output, run_id) = (self.output, &self.record.run_id);
         let notes = output.notes(holdings)?;
-        let own = std::mem::take(&mut self.written.parts);
-        let mut parts = output.reports(holdings.predictions.values(), &notes, plan_sha256)?;
-        let own_paths: HashSet<_> = own.iter().map(|part| &part.path).collect();
-        parts.retain(|part| !own_paths.contains(&part.path));
-        let whole = OutputReport { parts: own.clone(), ..self.written.clone() }.with(parts);
+        let whole = self.whole(output.reports(holdings.predictions.values(), &notes, run_id)?);
         let mut report = self.report(&whole, self.outcome(&whole));
         if report.summary.outcome != Outcome::Succeeded {
-            self.written.parts = own;
             return Ok(self.end(&whole, report.summary.outcome)?);
         }
-        report.batches = output.reports(holdings.batches.iter(), &notes, plan_sha256)?;
+        report.batches = output.reports(holdings.batches.iter(), &notes, run_id)?;
         let others = notes.attempts.into_iter().filter(|note| note.attempt != self.note.attempt);
         report.attempts.extend(others.map(|note| note.in_short()));
         report.attempts.sort_by_key(|note| note.attempt);
@@ -161,6 +172,13 @@ impl Ending<'_> {
         output.create(SUCCESS, format!("{manifest_sha256}\n").into_bytes())?;
         output.tidy(&output.holdings()?.passing().collect::<Vec<_>>())?;
         Ok(report)
+    }
+
+    /// What this attempt has written, with those of the run's `parts` that are others'.
+    fn whole(&self, mut parts: Vec<PartReport>) -> OutputReport {
+        let own: HashSet<_> = self.written.parts.iter().map(|part| &part.path).collect();
+        parts.retain(|part| !own.contains(&part.path));
+        self.written.clone().with(parts)
     }
 
     fn outcome(&self, whole: &OutputReport) -> Outcome {
@@ -203,6 +221,21 @@ impl Ending<'_> {
             record: PartReport { path: RUN.to_owned(), ..PartReport::default() },
             attempts: vec![note],
         }
+    }
+}
+
+impl Output {
+    /// Whether the run `record` is finished here.
+    pub(crate) fn is_finished(&self, record: &RunRecord) -> Result<bool, SinkError> {
+        Ok(self.holdings()?.finished && self.manifest()?.run_id == record.run_id)
+    }
+
+    /// The manifest that is there.
+    pub(crate) fn manifest(&self) -> Result<StoredManifest, SinkError> {
+        serde_json::from_slice(&self.read(MANIFEST)?).map_err(|error| SinkError::Uri {
+            uri: self.uri_of(MANIFEST),
+            message: format!("cannot be read: {error}"),
+        })
     }
 }
 

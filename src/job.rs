@@ -16,15 +16,15 @@ use tokio::runtime::Handle;
 use crate::decode::Decoder;
 use crate::engine::{self, Engine};
 use crate::error::{Error, SinkError, SourceError};
-use crate::finish::{Ending, RunReport, StoredManifest};
+use crate::finish::{Ending, RunReport};
 use crate::flow::StopSignal;
 use crate::items::{self, BatchBuffer, ShardRef};
 use crate::pipeline::{Bounds, MemoryBound, Meters, Stages, warm_up};
 use crate::plan::{Plan, threads_or_cores};
-use crate::report::rfc3339;
+use crate::report::{OutputReport, rfc3339};
 use crate::resume::{Done, Remaining, Share};
 use crate::sink::{
-    AttemptNote, Checkpoints, Crashes, Holdings, MANIFEST, Output, ParquetSink, RunIdentity, RunRecord,
+    AttemptNote, Checkpoints, Crashes, Holdings, Output, ParquetSink, RunIdentity, RunRecord,
     SCHEMA_VERSION, Sink,
 };
 use crate::source::{ReadOptions, Stores, input_around, open_shard};
@@ -168,9 +168,7 @@ impl Job {
         shards: impl Iterator<Item = Result<ShardRef, SourceError>>,
     ) -> Result<(), Error> {
         let Checked { output, holdings, .. } = self.checked;
-        let manifest: StoredManifest = serde_json::from_slice(&output.read(MANIFEST)?).map_err(|error| {
-            SinkError::Uri { uri: output.uri_of(MANIFEST), message: format!("cannot be read: {error}") }
-        })?;
+        let manifest = output.manifest()?;
         if self.options.limit == Some(manifest.summary.rows) {
             return Ok(());
         }
@@ -205,7 +203,7 @@ impl Job {
         let record = run_record(&plan, &checked.model_sha256, options.limit);
         let claim = output.claim(&record, AttemptNote::begun(share.shard_index, share.num_shards))?;
         let own = claim.holdings.predictions.iter().filter(|(index, _)| share.takes(**index));
-        let reused = output.reports(own.map(|(_, part)| part), &claim.notes, &claim.record.plan_sha256)?;
+        let reused = output.reports(own.map(|(_, part)| part), &claim.notes, &claim.record.run_id)?;
         let reused_rows: u64 = reused.iter().filter_map(|part| part.rows).sum();
         tracing::info!(
             run_id = claim.record.run_id,
@@ -246,7 +244,14 @@ impl Job {
         if let Err(Error::Source(SourceError::Garbled { shard_index, .. })) = &written {
             output.discard_checkpoints(*shard_index)?;
         }
-        let written = written?;
+        let written = match written {
+            // who finishes a run tidies up behind whoever still wrote
+            Err(Error::Sink(error)) if output.is_finished(&claim.record)? => {
+                tracing::info!(%error, "another attempt has finished the run meanwhile");
+                OutputReport::default()
+            }
+            written => written?,
+        };
         let wall = start.elapsed();
         let ending = Ending {
             output: &output,

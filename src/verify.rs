@@ -79,13 +79,13 @@ impl Verification {
             if shard_index(&part.path) != Some(index) {
                 self.problem(&part.path, format_args!("the part of shard {index} should stand here"));
             }
-            self.part(output, part, &manifest.plan_sha256);
+            self.part(output, part, &manifest.run_id);
             if let Err(problem) = self.rows(stores, output, part, &manifest.run_id, &mut tally) {
                 self.problem(&part.path, problem);
             }
         }
         for part in &manifest.batches {
-            self.part(output, part, &manifest.plan_sha256);
+            self.part(output, part, &manifest.run_id);
         }
         if tally != manifest.summary.rows_by_status || tally.rows() != manifest.summary.rows {
             self.problem(MANIFEST, "its summary counts other rows than its parts hold");
@@ -124,9 +124,9 @@ impl Verification {
     }
 
     /// Size, hash and footer of a part.
-    fn part(&mut self, output: &Output, listed: &PartReport, plan_sha256: &str) {
+    fn part(&mut self, output: &Output, listed: &PartReport, run_id: &str) {
         self.parts += 1;
-        match output.read_back_one(&listed.path, plan_sha256) {
+        match output.read_back_one(&listed.path, run_id) {
             Err(error) => self.problem(&listed.path, error),
             Ok(found) if found != *listed => self.problem(&listed.path, "it is not what the manifest lists"),
             Ok(_) => self.bytes += listed.bytes,

@@ -116,7 +116,7 @@ impl Output {
         &self,
         held: impl Iterator<Item = &'a Held>,
         notes: &Notes,
-        plan_sha256: &str,
+        run_id: &str,
     ) -> Result<Vec<PartReport>, SinkError> {
         let (mut reports, mut unknown) = (Vec::new(), Vec::new());
         for part in held {
@@ -125,7 +125,7 @@ impl Output {
                 None => unknown.push(part.name.clone()),
             }
         }
-        reports.extend(self.read_back(unknown, plan_sha256)?);
+        reports.extend(self.read_back(unknown, run_id)?);
         reports.sort_by(|a, b| (shard_index(&a.path), &a.path).cmp(&(shard_index(&b.path), &b.path)));
         Ok(reports)
     }

@@ -167,13 +167,15 @@ impl Output {
     }
 
     /// Remove what a run that has ended has no use for any more. On a disk these are also files that a
-    /// killed process has left half written, which no listing shows.
+    /// killed process has left half written, which no listing shows. What another attempt is writing
+    /// just now may stay: it finds the run finished when it ends, and tidies up itself.
     pub fn tidy(&self, passing: &[String]) -> Result<(), SinkError> {
         self.remove(passing)?;
         let Some(local) = &self.local else { return Ok(()) };
         for folder in [STAGING, ATTEMPTS, CHECKPOINTS, CRASHES, WORKERS] {
+            use std::io::ErrorKind::{DirectoryNotEmpty, NotFound};
             match std::fs::remove_dir_all(local.join(folder)) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(error) if !matches!(error.kind(), NotFound | DirectoryNotEmpty) => {
                     let uri = self.uri_of(folder);
                     let source = object_store::Error::Generic { store: "folder", source: error.into() };
                     return Err(StorageError { uri, source }.into());

@@ -135,7 +135,7 @@ impl ParquetSink {
         match part.close(end, &self.identity, &self.output) {
             Ok((file, part)) => self.pending.push_back(Pending { file, part: Some(part) }),
             // whoever has stored the part may have tidied up behind it
-            Err(error) => match self.output.read_back_one(&part_name(&shard), &self.identity.plan_sha256) {
+            Err(error) => match self.output.read_back_one(&part_name(&shard), &self.identity.run_id) {
                 Ok(theirs) => self.count(theirs),
                 Err(_) => return Err(error),
             },
@@ -159,7 +159,7 @@ impl ParquetSink {
     fn take_stored(&mut self, path: String, stored: Stored, part: ClosedPart) -> Result<(), SinkError> {
         let ClosedPart { report, segments } = part;
         if stored.was_there {
-            let theirs = self.output.read_back_one(&path, &self.identity.plan_sha256)?;
+            let theirs = self.output.read_back_one(&path, &self.identity.run_id)?;
             if theirs.rows_by_status != report.rows_by_status {
                 return Err(SinkError::Uri {
                     uri: self.output.uri_of(&path),

@@ -17,7 +17,7 @@ use super::checkpoint::CHECKPOINTS;
 use super::crashes::CRASHES;
 use super::output::{MANIFEST, Output, SUCCESS};
 use super::part::{
-    DAMAGE, PLAN, ROWS_BY_STATUS, SHARD, SHARD_BYTES, SHARD_FORMAT, SHARD_IDENTITY, SHARD_VERSION,
+    DAMAGE, ROWS_BY_STATUS, RUN_ID, SHARD, SHARD_BYTES, SHARD_FORMAT, SHARD_IDENTITY, SHARD_VERSION,
 };
 use super::run_record::RUN;
 use super::upload::STAGING;
@@ -158,27 +158,27 @@ impl Output {
         listed.map_err(|source| StorageError { uri: self.uri().to_owned(), source }.into())
     }
 
-    /// What the stored part `name` of the plan `plan_sha256` says of itself.
+    /// What the stored part `name` of the run `run_id` says of itself.
     ///
     /// # Errors
-    /// When it cannot be read, is no part, is one of another plan or shard than its name says, or counts
+    /// When it cannot be read, is no part, is one of another run or shard than its name says, or counts
     /// its own rows wrongly.
-    pub fn read_back_one(&self, name: &str, plan_sha256: &str) -> Result<PartReport, SinkError> {
-        self.runtime().block_on(self.read_part(name.to_owned(), plan_sha256))
+    pub fn read_back_one(&self, name: &str, run_id: &str) -> Result<PartReport, SinkError> {
+        self.runtime().block_on(self.read_part(name.to_owned(), run_id))
     }
 
     /// The same for the parts `names`, in that order.
-    pub fn read_back(&self, names: Vec<String>, plan_sha256: &str) -> Result<Vec<PartReport>, SinkError> {
-        let read = |name| self.read_part(name, plan_sha256);
+    pub fn read_back(&self, names: Vec<String>, run_id: &str) -> Result<Vec<PartReport>, SinkError> {
+        let read = |name| self.read_part(name, run_id);
         self.runtime().block_on(futures_util::stream::iter(names).map(read).buffered(READS).try_collect())
     }
 
-    async fn read_part(&self, name: String, plan_sha256: &str) -> Result<PartReport, SinkError> {
+    async fn read_part(&self, name: String, run_id: &str) -> Result<PartReport, SinkError> {
         let uri = self.uri_of(&name);
         let path = self.path_of(&name);
         let stored = again(|| read_part(self.store(), &path)).await;
         let stored = stored.map_err(|source| StorageError { uri: uri.clone(), source })?;
-        let report = stored.report(name, plan_sha256);
+        let report = stored.report(name, run_id);
         report
             .map_err(|message| SinkError::Uri { uri, message: format!("is no part of this run: {message}") })
     }
@@ -241,15 +241,16 @@ async fn read_part(store: &Arc<dyn ObjectStore>, path: &Path) -> object_store::R
 }
 
 impl StoredPart {
-    fn report(self, path: String, plan_sha256: &str) -> Result<PartReport, String> {
+    fn report(self, path: String, run_id: &str) -> Result<PartReport, String> {
         let file = self.metadata.file_metadata();
         let footer = file.key_value_metadata().map_or(&[][..], Vec::as_slice);
         let value =
             |key: &str| footer.iter().find(|pair| pair.key == key).and_then(|pair| pair.value.clone());
         let mut report = PartReport { path, bytes: self.bytes, sha256: self.sha256, ..PartReport::default() };
         let parsed = |key: &str| value(key).ok_or_else(|| format!("its footer has no {key}"));
-        if parsed(PLAN)? != plan_sha256 {
-            return Err("its footer names another plan".to_owned());
+        let written_by = parsed(RUN_ID)?;
+        if written_by != run_id {
+            return Err(format!("its footer names the run {written_by}"));
         }
         // a batches part has no shard
         let Some(shard) = value(SHARD) else { return Ok(report) };

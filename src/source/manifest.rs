@@ -12,7 +12,7 @@ use std::io::{BufRead, Read};
 
 use serde::Deserialize;
 
-use crate::error::SourceError;
+use crate::error::{SourceError, without_secrets};
 use crate::items::{ManifestEntry, ObjectRef};
 
 /// Longest line, bytes: several times the longest object name of any store, and short enough that
@@ -81,7 +81,7 @@ impl<R: BufRead> ManifestEntries<R> {
         let image_id = match id {
             Some(Id::Text(text)) => text,
             Some(Id::Number(number)) => number.to_string(),
-            None => uri.clone(),
+            None => without_secrets(&uri).into_owned(),
         };
         Ok(ManifestEntry { object: ObjectRef { uri, size_bytes: None, version: None }, image_id })
     }

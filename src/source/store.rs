@@ -288,7 +288,8 @@ impl Address {
         };
         let timeout = format!("{}ms", (section.timeout_seconds * 1e3).ceil() as u64);
         Ok(match self.service {
-            Service::Local => unlisted(LocalFileSystem::new()),
+            // a machine that is taken away keeps what its disk has been told to keep
+            Service::Local => unlisted(LocalFileSystem::new().with_fsync(true)),
             Service::Google => listed(Arc::new(connect_google(&self.root, retry, &timeout)?)),
             Service::Amazon => {
                 let mut builder = AmazonS3Builder::from_env()

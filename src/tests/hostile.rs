@@ -296,6 +296,32 @@ fn a_crash_outside_the_decoders_is_what_it_always_was() {
 }
 
 #[test]
+fn secrets_in_web_addresses_are_shown_nowhere() {
+    let addresses = ["https://me:very-secret@localhost:9/a.jpg", "https://localhost:9/b.jpg?sig=very-secret"];
+    let bench = Bench::new();
+    for address in addresses {
+        for (name, args) in [("run", ["--input", address]), ("check", ["--input", address])] {
+            let refused = bench.command(name, "out", &args).output().expect("starts");
+            assert_code(&refused, 3);
+            assert!(stderr(&refused).contains("localhost:9"), "{}", stderr(&refused));
+            assert!(!format!("{refused:?}").contains("very-secret"), "{refused:?}");
+        }
+        let refused = sluice().args(["verify", address]).output().expect("starts");
+        assert!(!refused.status.success() && !format!("{refused:?}").contains("very-secret"), "{refused:?}");
+    }
+    // a manifest's lines become rows
+    fs::write(bench.path("list.txt"), addresses.join("\n")).expect("write");
+    let list = bench.path("list.txt");
+    let args = ["--input", list.to_str().expect("UTF-8"), "--set", "output.max_error_rate=1"];
+    let scored = bench.run("out", &args);
+    assert_code(&scored, 0);
+    assert!(!format!("{scored:?}").contains("very-secret"), "{scored:?}");
+    let rows = bench.rows("out");
+    assert_eq!(rows.len(), 2);
+    assert!(!format!("{rows:?}").contains("very-secret"), "{rows:?}");
+}
+
+#[test]
 fn what_fuzzing_has_found_stays_mended() {
     let folder = Path::new(REPOSITORY).join("fixtures/fuzz");
     let mut replayed = 0;

@@ -120,9 +120,30 @@ fn attempts_that_race_end_with_one_output_that_both_have_made() {
         assert_code(&attempt.wait_with_output().expect("a child"), 0);
     }
     assert_as_in_one_go(&bench);
+    assert_nothing_passing_is_left(&bench);
+}
+
+fn assert_nothing_passing_is_left(bench: &Bench) {
     for folder in ["_staging", "_attempts", "_checkpoints", "_workers"] {
         assert!(!bench.path("out").join(folder).exists(), "{folder} is left");
     }
+}
+
+#[test]
+fn an_attempt_that_wakes_up_behind_the_end_of_its_run_does_no_harm() {
+    let bench = Bench::new();
+    let sleeping = started(&bench, 5);
+    send(Signal::STOP, &sleeping);
+    assert_code(&bench.run("out", &[]), 0);
+    let finished = contents(&bench.path("out"));
+    send(Signal::CONT, &sleeping);
+    let woken = sleeping.wait_with_output().expect("a child");
+    assert_code(&woken, 0);
+    assert!(stdout(&woken).contains("20000 in 400 shards"), "{}", stdout(&woken));
+    let after = contents(&bench.path("out"));
+    assert!(finished.iter().all(|(name, bytes)| after.get(name) == Some(bytes)), "something has changed");
+    assert_as_in_one_go(&bench);
+    assert_nothing_passing_is_left(&bench);
 }
 
 #[test]
