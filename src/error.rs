@@ -94,6 +94,10 @@ pub enum SourceError {
         "the input is not the one that this output was begun with: {shard}: {message}; choose another output, or start anew with --overwrite"
     )]
     Changed { shard: String, message: String },
+    #[error(
+        "shard {place} of the input has come since worker {worker} has done its share; run worker {worker} again"
+    )]
+    Late { place: u64, worker: u32 },
     /// What has been scored of the shard in that place of the input may be wrong.
     #[error("cannot read input {error}")]
     Garbled { shard_index: u64, error: StorageError },

@@ -17,7 +17,7 @@ use crate::error::{Error, SinkError, SourceError};
 use crate::flow::StageShare;
 use crate::plan::{Plan, hex};
 use crate::report::{Outcome, OutputReport, PartReport, Summary, Tally, rfc3339};
-use crate::resume::Share;
+use crate::resume::{Listed, Share};
 use crate::sink::{AttemptNote, Holdings, MANIFEST, Output, RUN, RunRecord, SCHEMA_VERSION, SUCCESS, json};
 
 /// What a run leaves behind, as its manifest says it.
@@ -62,6 +62,8 @@ pub struct StoredManifest {
     pub run_id: String,
     pub finished_at: String,
     pub plan_sha256: String,
+    pub model_sha256: String,
+    pub limit: Option<u64>,
     pub summary: StoredSummary,
     pub parts: Vec<PartReport>,
     pub batches: Vec<PartReport>,
@@ -89,8 +91,8 @@ pub(crate) struct Ending<'a> {
     pub written: OutputReport,
     /// Parts of this worker's share that were there before.
     pub reused: Vec<PartReport>,
-    /// Shards of the whole input; `None` if it was not listed to its end.
-    pub listed: Option<u64>,
+    /// The whole input, as far as it was listed.
+    pub listed: Listed,
     pub wall: Duration,
     pub startup: Duration,
     pub stages: Vec<StageShare>,
@@ -99,11 +101,27 @@ pub(crate) struct Ending<'a> {
 impl Ending<'_> {
     /// Finish the run, if nothing else is missing, and say what it came to.
     pub fn finish(mut self) -> Result<RunReport, Error> {
+        match self.finish_or_leave() {
+            // who finishes a run tidies up behind whoever still wrote
+            Err(Error::Sink(error)) if self.output.is_finished(self.record).unwrap_or(false) => {
+                tracing::debug!(%error, "something of this attempt was removed");
+                self.end_behind_another(&self.output.holdings()?)
+            }
+            done => done,
+        }
+    }
+
+    fn finish_or_leave(&mut self) -> Result<RunReport, Error> {
         self.note.parts.clone_from(&self.written.parts);
         self.note.batches.clone_from(&self.written.batches);
         self.note.rows = self.written.tally.rows();
         let share = self.written.clone().with(std::mem::take(&mut self.reused));
+        self.output.refuse_another(&self.record.run_id)?;
         if self.written.drained {
+            let holdings = self.output.holdings()?;
+            if holdings.finished {
+                return self.end_behind_another(&holdings);
+            }
             return Ok(self.end(&share, Outcome::Interrupted)?);
         }
         self.output.mark_done(self.share.shard_index, self.share.num_shards)?;
@@ -117,41 +135,47 @@ impl Ending<'_> {
             holdings = self.output.holdings()?;
         }
         if holdings.finished {
-            return Ok(self.end_behind_another(&holdings)?);
+            return self.end_behind_another(&holdings);
         }
         if let Some(index) = missing(&holdings) {
             tracing::info!("worker {index} of {num_shards} has not done its share yet");
             return Ok(self.end(&share, Outcome::ShareDone)?);
         }
-        self.refuse_gaps(&holdings)?;
+        self.listed.compare(&holdings, self.record.limit.is_some(), num_shards)?;
         self.complete(&holdings)
     }
 
     /// The run is finished already: remove what this attempt has left since.
-    fn end_behind_another(&self, holdings: &Holdings) -> Result<RunReport, SinkError> {
+    ///
+    /// # Errors
+    /// When this attempt has scored a shard that the finished run does not know. Its part is removed: no
+    /// manifest will ever list it.
+    fn end_behind_another(&self, holdings: &Holdings) -> Result<RunReport, Error> {
         let manifest = self.output.manifest()?;
-        if manifest.run_id != self.record.run_id {
-            let difference = format!("the run {} has taken its place meanwhile", manifest.run_id);
-            return Err(SinkError::OtherRun { uri: self.output.uri().to_owned(), difference });
-        }
         tracing::info!("another attempt has finished the run");
-        self.output.tidy(&holdings.passing().collect::<Vec<_>>())?;
+        self.tidy(holdings);
+        let listed: HashSet<_> = manifest.parts.iter().map(|part| &part.path).collect();
+        let strays: Vec<_> =
+            self.written.parts.iter().filter(|part| !listed.contains(&part.path)).cloned().collect();
+        if let Some(stray) = strays.first() {
+            self.output.remove(&strays.iter().map(|part| part.path.clone()).collect::<Vec<_>>())?;
+            let message = "it has come since the run was finished".to_owned();
+            return Err(SourceError::Changed { shard: stray.shard.clone(), message }.into());
+        }
         Ok(self.report(&self.whole(manifest.parts), Outcome::Succeeded))
     }
 
-    /// Every shard has a part.
-    fn refuse_gaps(&self, holdings: &Holdings) -> Result<(), SourceError> {
-        let missing = (0..self.listed.unwrap_or_default()).find(|at| !holdings.predictions.contains_key(at));
-        let Some(missing) = missing else { return Ok(()) };
-        let worker = missing % u64::from(self.share.num_shards);
-        let message = format!("it has no part: it has come since worker {worker} has done its share");
-        Err(SourceError::Changed { shard: format!("shard {missing}"), message })
+    /// Remove what only a run under way has a use for. The run is finished whether that succeeds or not.
+    fn tidy(&self, holdings: &Holdings) {
+        if let Err(error) = self.output.tidy(&holdings.passing().collect::<Vec<_>>()) {
+            tracing::warn!(%error, "the run is finished, but notes and checkpoints of it are left");
+        }
     }
 
     /// All parts are there: write the manifest, and if there are few enough errors `_SUCCESS`.
-    fn complete(mut self, holdings: &Holdings) -> Result<RunReport, Error> {
+    fn complete(&mut self, holdings: &Holdings) -> Result<RunReport, Error> {
         let (output, run_id) = (self.output, &self.record.run_id);
-        let notes = output.notes(holdings)?;
+        let notes = output.notes(holdings, run_id)?;
         let whole = self.whole(output.reports(holdings.predictions.values(), &notes, run_id)?);
         let mut report = self.report(&whole, self.outcome(&whole));
         if report.summary.outcome != Outcome::Succeeded {
@@ -163,6 +187,8 @@ impl Ending<'_> {
         report.attempts.sort_by_key(|note| note.attempt);
         report.record = output.digest(RUN)?;
         let manifest = json(&Manifest { report: &report, plan: self.plan });
+        // reading what is in no note may have taken long
+        output.refuse_another(&self.record.run_id)?;
         let manifest_sha256 = if output.create(MANIFEST, manifest.clone())? {
             hex(&Sha256::digest(&manifest))
         } else {
@@ -170,15 +196,26 @@ impl Ending<'_> {
         };
         // whoever was first has written the same
         output.create(SUCCESS, format!("{manifest_sha256}\n").into_bytes())?;
-        output.tidy(&output.holdings()?.passing().collect::<Vec<_>>())?;
+        match output.holdings() {
+            Ok(holdings) => self.tidy(&holdings),
+            Err(error) => {
+                tracing::warn!(%error, "the run is finished, but what it has left cannot be listed")
+            }
+        }
         Ok(report)
     }
 
-    /// What this attempt has written, with those of the run's `parts` that are others'.
-    fn whole(&self, mut parts: Vec<PartReport>) -> OutputReport {
+    /// The run's `parts`, this attempt's own among them.
+    fn whole(&self, parts: Vec<PartReport>) -> OutputReport {
         let own: HashSet<_> = self.written.parts.iter().map(|part| &part.path).collect();
-        parts.retain(|part| !own.contains(&part.path));
-        self.written.clone().with(parts)
+        let (own, others) = parts.into_iter().partition(|part| own.contains(&part.path));
+        let mut whole = OutputReport { tally: Tally::default(), parts: own, ..self.written.clone() };
+        whole
+            .parts
+            .iter()
+            .filter_map(|part| part.rows_by_status.as_ref())
+            .for_each(|rows| whole.tally.add(rows));
+        whole.with(others)
     }
 
     fn outcome(&self, whole: &OutputReport) -> Outcome {

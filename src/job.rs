@@ -18,14 +18,14 @@ use crate::engine::{self, Engine};
 use crate::error::{Error, SinkError, SourceError};
 use crate::finish::{Ending, RunReport};
 use crate::flow::StopSignal;
-use crate::items::{self, BatchBuffer, ShardRef};
+use crate::items::{self, BatchBuffer, ShardRef, Status};
 use crate::pipeline::{Bounds, MemoryBound, Meters, Stages, warm_up};
 use crate::plan::{Plan, threads_or_cores};
 use crate::report::{OutputReport, rfc3339};
 use crate::resume::{Done, Remaining, Share};
 use crate::sink::{
-    AttemptNote, Checkpoints, Crashes, Holdings, Output, ParquetSink, RunIdentity, RunRecord,
-    SCHEMA_VERSION, Sink,
+    AttemptNote, Checkpoints, Crashes, Holdings, Output, ParquetSink, RunIdentity, RunRecord, SCHEMA_VERSION,
+    Sink,
 };
 use crate::source::{ReadOptions, Stores, input_around, open_shard};
 
@@ -191,13 +191,14 @@ impl Job {
         shards: impl Iterator<Item = Result<ShardRef, SourceError>> + Send,
     ) -> Result<RunReport, Error> {
         let Self { checked, options, mut buffers, warm_ups, meters, startup } = self;
-        let Checked { plan, stores, bounds, output, holdings, mut engines, decode_threads, .. } = checked;
+        let Checked { plan, stores, bounds, output, mut engines, decode_threads, .. } = checked;
         let start = Instant::now();
         // an input that cannot be listed leaves nothing behind
         let mut shards = shards;
         let first = shards.next().transpose()?;
         if options.overwrite {
-            output.clear(holdings)?;
+            // what has come since the plan was checked goes, too
+            output.clear(output.holdings()?)?;
         }
         let share = options.share;
         let record = run_record(&plan, &checked.model_sha256, options.limit);
@@ -220,6 +221,7 @@ impl Job {
         };
         // a limit may end a shard anywhere, also inside what a checkpoint holds
         let checkpoints = if options.limit.is_none() { claim.checkpoints } else { Checkpoints::default() };
+        let gone_on_from = checkpoints.clone();
         let done = Done::new(&claim.holdings, &reused);
         let shards = first.map(Ok).into_iter().chain(shards);
         let mut remaining = Remaining::new(shards, done, checkpoints.clone(), claim.crashes, share);
@@ -242,11 +244,11 @@ impl Job {
         };
         let written = stages.run(&mut remaining, |shard| open_shard(&stores, shard, &read_options));
         if let Err(Error::Source(SourceError::Garbled { shard_index, .. })) = &written {
-            output.discard_checkpoints(*shard_index)?;
+            output.discard_checkpoints(*shard_index, claim.note.attempt, &gone_on_from)?;
         }
         let written = match written {
             // who finishes a run tidies up behind whoever still wrote
-            Err(Error::Sink(error)) if output.is_finished(&claim.record)? => {
+            Err(Error::Sink(error)) if output.is_finished(&claim.record).unwrap_or(false) => {
                 tracing::info!(%error, "another attempt has finished the run meanwhile");
                 OutputReport::default()
             }
@@ -263,14 +265,25 @@ impl Job {
             note: claim.note,
             written,
             reused,
-            listed: remaining.listed(),
+            listed: remaining.into_listed(),
             wall,
             startup,
             stages: meters.shares(wall),
         };
         let report = ending.finish()?;
         let finish_ms = (start.elapsed() - wall).as_millis();
-        tracing::info!(outcome = ?report.summary.outcome, finish_ms, "all rows are stored, the attempt has ended");
+        let summary = &report.summary;
+        tracing::info!(
+            outcome = ?summary.outcome,
+            rows = summary.rows,
+            rejected = summary.rows - summary.rows_by_status.of(Status::Ok),
+            reused = summary.reused_rows,
+            shards = summary.shards,
+            seconds = summary.seconds,
+            images_per_second = summary.images_per_second,
+            finish_ms,
+            "all rows are stored, the attempt has ended"
+        );
         Ok(report)
     }
 }

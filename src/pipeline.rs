@@ -270,7 +270,11 @@ impl Stages<'_> {
             }
             (Some(fault), sink) => {
                 if let Some(sink) = sink {
-                    sink.abandon();
+                    let garbled = match &fault {
+                        Error::Source(SourceError::Garbled { shard_index, .. }) => Some(*shard_index),
+                        _ => None,
+                    };
+                    sink.abandon(garbled);
                 }
                 Err(fault)
             }

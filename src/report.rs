@@ -93,8 +93,13 @@ pub struct OutputReport {
     pub parts: Vec<PartReport>,
     /// Batches parts of this attempt.
     pub batches: Vec<PartReport>,
-    /// Rows of parts that other attempts have stored.
+    /// Rows that other attempts have scored: in parts that they have stored, and in segments that were
+    /// gone on from.
     pub reused: Tally,
+    /// Rows of the unfinished shard that are in segments.
+    pub checkpointed_rows: u64,
+    /// Of these, rows that other attempts have scored.
+    pub reused_checkpointed_rows: u64,
     /// Latency of each batch, in order; warm-up excluded. Milliseconds.
     pub latency_ms: Vec<f32>,
     /// When each GPU had a batch, by ordinal.
@@ -110,15 +115,18 @@ pub struct OutputReport {
 impl OutputReport {
     /// With predictions parts that other attempts have stored.
     pub fn with(mut self, predictions: Vec<PartReport>) -> Self {
-        for part in &predictions {
-            if let Some(rows) = &part.rows_by_status {
-                self.reused.add(rows);
-            }
+        for rows in predictions.iter().filter_map(|part| part.rows_by_status.as_ref()) {
+            self.reused.add(rows);
+            self.tally.add(rows);
         }
-        self.tally.add(&self.reused);
         self.parts.extend(predictions);
         self.parts.sort_by_key(|part| shard_index(&part.path));
         self
+    }
+
+    /// Rows that this attempt has scored.
+    fn scored_rows(&self) -> u64 {
+        (self.tally.rows() + self.checkpointed_rows) - (self.reused.rows() + self.reused_checkpointed_rows)
     }
 
     /// Shards that ended early.
@@ -192,10 +200,12 @@ pub struct Summary {
     pub damaged_shards: u64,
     /// The shard that was cut short by an interruption.
     pub unfinished_shard: Option<String>,
+    /// Rows of that shard that are kept for the next attempt; not among `rows`.
+    pub checkpointed_rows: u64,
     pub batches: u64,
     /// From the first shard to the last row, seconds.
     pub seconds: f64,
-    /// Rows of any status that this attempt has written, over that time.
+    /// Rows of any status that this attempt has scored, over that time.
     pub images_per_second: f64,
     /// Loading the model and the first run of each engine, seconds; not part of `seconds`.
     pub startup_seconds: f64,
@@ -227,10 +237,10 @@ impl Summary {
             shards: output.parts.len() as u64,
             damaged_shards: output.damaged_shards(),
             unfinished_shard: output.unfinished_shard.clone(),
+            checkpointed_rows: output.checkpointed_rows,
             batches: output.latency_ms.len() as u64,
             seconds: wall.as_secs_f64(),
-            images_per_second: (output.tally.rows() - output.reused.rows()) as f64
-                / wall.as_secs_f64().max(1e-9),
+            images_per_second: output.scored_rows() as f64 / wall.as_secs_f64().max(1e-9),
             startup_seconds: startup.as_secs_f64(),
             latency_ms: Latency::of(&output.latency_ms),
             gpu_idle_share,

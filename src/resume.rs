@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, HashMap};
 use crate::error::SourceError;
 use crate::items::ShardRef;
 use crate::report::PartReport;
-use crate::sink::{Checkpoints, Crashes, Held, Holdings, part_name};
+use crate::sink::{Checkpoints, Crashes, Held, Holdings, part_name, shard_of_part, short_identity};
 
 /// The part of a run's shards that one worker scores.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +57,55 @@ impl Done {
     }
 }
 
+/// The shards that an attempt has listed, by what is in the names of their parts: 8 bytes for each.
+#[derive(Debug, Default)]
+pub struct Listed {
+    identities: Vec<u64>,
+    /// Whether that is all of them.
+    ended: bool,
+}
+
+impl Listed {
+    /// That the parts of `holdings` are those of the shards listed, one for each: other workers, and
+    /// attempts before, may have listed another input. With `limited`, one for each of the first shards.
+    ///
+    /// # Errors
+    /// [`SourceError::Changed`], with a part's or a shard's place.
+    pub fn compare(&self, holdings: &Holdings, limited: bool, workers: u32) -> Result<(), SourceError> {
+        let changed =
+            |shard: String, message: &str| Err(SourceError::Changed { shard, message: message.to_owned() });
+        if let Some(part) = holdings.doubled.first() {
+            return changed(part.clone(), "beside it is a part of the same shard in another version");
+        }
+        for (place, held) in (0..).zip(holdings.predictions.values()) {
+            let part = shard_of_part(&held.name);
+            let missing = part.is_none_or(|(index, _)| index != place);
+            let Some(&listed) = self.identities.get(place as usize) else {
+                if !self.ended {
+                    return Ok(());
+                }
+                return changed(held.name.clone(), "that part is of a shard which is not there any more");
+            };
+            if missing {
+                return self.refuse_gap(place, workers);
+            }
+            if part != Some((place, listed)) {
+                return changed(held.name.clone(), "that part is of another shard than is in its place now");
+            }
+        }
+        let parts = holdings.predictions.len();
+        if limited || parts == self.identities.len() {
+            Ok(())
+        } else {
+            self.refuse_gap(parts as u64, workers)
+        }
+    }
+
+    fn refuse_gap(&self, place: u64, workers: u32) -> Result<(), SourceError> {
+        Err(SourceError::Late { place, worker: (place % u64::from(workers)) as u32 })
+    }
+}
+
 /// The shards of a listing that are left for one worker.
 #[derive(Debug)]
 pub struct Remaining<I> {
@@ -65,19 +114,20 @@ pub struct Remaining<I> {
     checkpoints: Checkpoints,
     crashes: Crashes,
     share: Share,
-    listed: u64,
+    /// Short identities of the shards so far.
+    listed: Vec<u64>,
     ended: bool,
 }
 
 impl<I: Iterator<Item = Result<ShardRef, SourceError>>> Remaining<I> {
     /// Of `shards`, those of `share` that are not `done`.
     pub fn new(shards: I, done: Done, checkpoints: Checkpoints, crashes: Crashes, share: Share) -> Self {
-        Self { shards, done, checkpoints, crashes, share, listed: 0, ended: false }
+        Self { shards, done, checkpoints, crashes, share, listed: Vec::new(), ended: false }
     }
 
-    /// Shards of the whole input, once all of them have been listed.
-    pub fn listed(&self) -> Option<u64> {
-        self.ended.then_some(self.listed)
+    /// What has been listed.
+    pub fn into_listed(self) -> Listed {
+        Listed { identities: self.listed, ended: self.ended }
     }
 
     /// What is wrong with `shard`, whose place the part `done` has.
@@ -110,7 +160,7 @@ impl<I: Iterator<Item = Result<ShardRef, SourceError>>> Iterator for Remaining<I
                 Ok(shard) => shard,
                 Err(error) => return Some(Err(error)),
             };
-            self.listed += 1;
+            self.listed.push(short_identity(&shard));
             match self.done.parts.remove(&shard.index) {
                 Some(done) => {
                     if let Err(error) = self.compare(&shard, &done) {
@@ -191,14 +241,52 @@ mod tests {
     #[test]
     fn a_shard_is_resumed_behind_what_a_checkpoint_holds() {
         let shards = three();
-        let segment = Segment::new(&part_name(&shards[1]), 0, 40, 3).name;
-        let checkpoints = Checkpoints::of(&[segment]);
+        let segment = Segment::new(&part_name(&shards[1]), 0, 40, 3, "run").name;
+        let checkpoints = Checkpoints::of(&[segment], "run");
         let listed = shards.iter().cloned().map(Ok);
         let mut remaining =
             Remaining::new(listed, Done::default(), checkpoints, Crashes::default(), Share::default());
         let starts: Vec<_> = remaining.by_ref().map(|shard| shard.expect("unchanged").resume_at).collect();
         assert_eq!(starts, [0, 40, 0]);
-        assert_eq!(remaining.listed(), Some(3));
+        assert!(remaining.into_listed().ended);
+    }
+
+    #[test]
+    fn parts_of_workers_that_have_listed_another_input_are_not_taken_for_ones_own() {
+        let listed = |shards: &[ShardRef], ended| Listed {
+            identities: shards.iter().map(short_identity).collect(),
+            ended,
+        };
+        let holdings = |shards: &[ShardRef]| {
+            let held = |shard: &ShardRef| (shard.index, Held { name: part_name(shard), bytes: 7 });
+            Holdings { predictions: shards.iter().map(held).collect(), ..Holdings::default() }
+        };
+        let compare = |list: &[ShardRef], parts: &[ShardRef]| {
+            let compared = listed(list, true).compare(&holdings(parts), false, 2);
+            compared.map_err(|error| error.to_string())
+        };
+        let shards = three();
+        assert_eq!(compare(&shards, &shards), Ok(()));
+        // another worker found aa.tar in the place of b.tar, and b.tar in that of c.tar
+        let theirs = [shards[0].clone(), shard(1, "aa.tar", "1"), shard(2, "b.tar", "1")];
+        assert!(compare(&shards, &theirs).expect_err("changed").contains("part-000001"));
+        let message = compare(&shards[..2], &shards).expect_err("one shard is gone");
+        assert!(message.contains("part-000002") && message.contains("not there any more"), "{message}");
+        for (parts, late) in [(&shards[..2], 2), (&shards[1..], 0)] {
+            let message = compare(&shards, parts).expect_err("one shard came late");
+            let worker = late % 2;
+            assert!(message.contains(&format!("shard {late} ")), "{message}");
+            assert!(message.contains(&format!("run worker {worker} again")), "{message}");
+        }
+        let mut doubled = holdings(&shards);
+        doubled.doubled.push(part_name(&shard(1, "b.tar", "2")));
+        let message =
+            listed(&shards, true).compare(&doubled, false, 1).expect_err("two versions").to_string();
+        assert!(message.contains("another version"), "{message}");
+        // a limit ends somewhere, and the listing with it or later
+        assert!(listed(&shards, true).compare(&holdings(&shards[..2]), true, 1).is_ok());
+        assert!(listed(&shards[..2], false).compare(&holdings(&shards), true, 1).is_ok());
+        assert!(listed(&shards, false).compare(&holdings(&theirs), true, 1).is_err());
     }
 
     #[test]

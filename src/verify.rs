@@ -3,21 +3,24 @@
 //! - `_SUCCESS` holds the manifest's hash, the manifest those of all other files; so each byte counts.
 //! - Each part is read: its rows are those of one shard, one for each record from 0 on, and as many of
 //!   each status as its footer and the manifest say.
-//! - The parts are those of the shards 0, 1, 2, …, and add up to the summary.
-//!
-//! What an attempt stored that lost the race to finish the run is no fault: its batches and notes are
-//! told, and that is all.
+//! - The parts are those of the shards 0, 1, 2, …, no shard has two, and they add up to the summary. No
+//!   batch is there twice.
+//! - What an attempt stored that lost the race to finish the run is no fault: its batches and notes are
+//!   told, and that is all.
+//! - These are checksums, not signatures: whoever edits a part, the manifest and `_SUCCESS` so that they
+//!   agree is not found out.
 
 use std::collections::{BTreeMap, HashSet};
 
 use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
+use object_store::Error::{Generic, NotFound};
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
 
-use crate::error::Error;
+use crate::error::{Error, SinkError, SourceError, StorageError};
 use crate::finish::StoredManifest;
 use crate::items::{ObjectRef, Status};
 use crate::plan::hex;
@@ -40,17 +43,39 @@ pub struct Verification {
 /// Verify the output at `uri`.
 ///
 /// # Errors
-/// When it cannot be looked at. What is wrong with it is no error but a problem.
+/// When it cannot be looked at: there is none, or its store denies it or does not answer. What is wrong with
+/// it is no error but a problem.
 pub fn verify(uri: &str, runtime: &Handle) -> Result<Verification, Error> {
     let stores = Stores::new(runtime.clone());
     let output = Output::open(&stores, uri)?;
     let holdings = output.holdings()?;
+    if holdings.anything().is_none() {
+        let message = "there is no output of a run".to_owned();
+        return Err(SourceError::NoInput { uri: uri.to_owned(), message }.into());
+    }
     let mut found = Verification::default();
-    match found.manifest(&output, &holdings) {
-        Ok(manifest) => found.check(&stores, &output, holdings, manifest),
-        Err(problem) => found.problems.push(problem),
+    if let Some(manifest) = found.manifest(&output, &holdings)? {
+        found.check(&stores, &output, holdings, manifest)?;
     }
     Ok(found)
+}
+
+/// What was read, or why it is not there or not what it should be.
+///
+/// # Errors
+/// Of a store that denies it or does not answer: that says nothing about the output.
+fn looked_at<T>(read: Result<T, SinkError>) -> Result<Result<T, String>, Error> {
+    match read {
+        Ok(read) => Ok(Ok(read)),
+        // `Generic` are answers that came and are none, also after several tries, and what is no Parquet
+        Err(SinkError::Storage(error)) if !matches!(error.source, NotFound { .. } | Generic { .. }) => {
+            Err(SourceError::Storage(error).into())
+        }
+        Err(SinkError::Storage(StorageError { source: NotFound { .. }, .. })) => {
+            Ok(Err("it is missing".to_owned()))
+        }
+        Err(error) => Ok(Err(error.to_string())),
+    }
 }
 
 impl Verification {
@@ -59,78 +84,117 @@ impl Verification {
     }
 
     /// The manifest that `_SUCCESS` vouches for.
-    fn manifest(&mut self, output: &Output, holdings: &Holdings) -> Result<StoredManifest, String> {
+    fn manifest(&mut self, output: &Output, holdings: &Holdings) -> Result<Option<StoredManifest>, Error> {
         if !holdings.finished {
-            return Err(format!("{SUCCESS} is missing: the run is not finished"));
+            self.problem(SUCCESS, "it is missing: the run is not finished");
+            return Ok(None);
         }
-        let read = |name| output.read(name).map_err(|error| format!("{name}: {error}"));
-        let (success, manifest) = (read(SUCCESS)?, read(MANIFEST)?);
+        let (success, manifest) = match (looked_at(output.read(SUCCESS))?, looked_at(output.read(MANIFEST))?)
+        {
+            (Ok(success), Ok(manifest)) => (success, manifest),
+            (success, manifest) => {
+                for (name, read) in [(SUCCESS, success), (MANIFEST, manifest)] {
+                    read.err().into_iter().for_each(|what| self.problem(name, what));
+                }
+                return Ok(None);
+            }
+        };
         if success[..] != *format!("{}\n", hex(&Sha256::digest(&manifest))).as_bytes() {
             self.problem(MANIFEST, format_args!("it is not the one that {SUCCESS} names"));
         }
-        serde_json::from_slice(&manifest).map_err(|error| format!("{MANIFEST}: {error}"))
+        let manifest = serde_json::from_slice(&manifest);
+        Ok(manifest.map_err(|error| self.problem(MANIFEST, error)).ok())
     }
 
-    fn check(&mut self, stores: &Stores, output: &Output, holdings: Holdings, manifest: StoredManifest) {
-        self.record(output, &manifest);
-        self.digest(output, &manifest.record);
-        let mut tally = Tally::default();
+    fn check(
+        &mut self,
+        stores: &Stores,
+        output: &Output,
+        holdings: Holdings,
+        manifest: StoredManifest,
+    ) -> Result<(), Error> {
+        self.record(output, &manifest)?;
+        let (mut tally, mut shards) = (Tally::default(), HashSet::new());
         for (index, part) in (0..).zip(&manifest.parts) {
             if shard_index(&part.path) != Some(index) {
                 self.problem(&part.path, format_args!("the part of shard {index} should stand here"));
             }
-            self.part(output, part, &manifest.run_id);
-            if let Err(problem) = self.rows(stores, output, part, &manifest.run_id, &mut tally) {
+            if !shards.insert(&part.shard) {
+                self.problem(&part.path, format_args!("{} has another part", part.shard));
+            }
+            // what is not the file that was written is not decoded
+            if self.part(output, part, &manifest.run_id)?
+                && let Err(problem) = self.rows(stores, output, part, &manifest.run_id, &mut tally)
+            {
+                // its store may have gone away in between, which is no problem of the part
+                self.part(output, part, &manifest.run_id)?;
                 self.problem(&part.path, problem);
             }
-        }
-        for part in &manifest.batches {
-            self.part(output, part, &manifest.run_id);
         }
         if tally != manifest.summary.rows_by_status || tally.rows() != manifest.summary.rows {
             self.problem(MANIFEST, "its summary counts other rows than its parts hold");
         }
-        self.strays(holdings, &manifest);
+        let mut batch_ids = HashSet::new();
+        for part in &manifest.batches {
+            if self.part(output, part, &manifest.run_id)?
+                && let Err(problem) = batches(stores, output, &part.path, &mut batch_ids)
+            {
+                self.part(output, part, &manifest.run_id)?;
+                self.problem(&part.path, problem);
+            }
+        }
+        self.strays(stores, output, holdings, &manifest, &mut batch_ids)
     }
 
-    /// `_run.json` is of this run, and its hash is that of what it says.
-    fn record(&mut self, output: &Output, manifest: &StoredManifest) {
-        let record = output
-            .read(RUN)
-            .map_err(|error| error.to_string())
-            .and_then(|bytes| serde_json::from_slice::<RunRecord>(&bytes).map_err(|error| error.to_string()));
-        match record {
+    /// `_run.json` is what the manifest lists, of this run, and its hash is that of what it says.
+    fn record(&mut self, output: &Output, manifest: &StoredManifest) -> Result<(), Error> {
+        let bytes = match looked_at(output.read(RUN))? {
+            Ok(bytes) => bytes,
+            Err(what) => {
+                self.problem(RUN, what);
+                return Ok(());
+            }
+        };
+        let found = PartReport {
+            path: RUN.to_owned(),
+            bytes: bytes.len() as u64,
+            sha256: hex(&Sha256::digest(&bytes)),
+            ..PartReport::default()
+        };
+        if found == manifest.record {
+            self.bytes += found.bytes;
+        } else {
+            self.problem(RUN, "it is not what the manifest lists");
+        }
+        match serde_json::from_slice::<RunRecord>(&bytes) {
             Err(error) => self.problem(RUN, error),
             Ok(record) => {
                 let determined = hex(&Sha256::digest(record.determinants.to_string()));
-                if (&record.run_id, &record.plan_sha256) != (&manifest.run_id, &manifest.plan_sha256)
-                    || determined != record.plan_sha256
+                if record.run_id != manifest.run_id
+                    || record.limit != manifest.limit
+                    || record.plan_sha256 != manifest.plan_sha256
+                    || record.plan_sha256 != determined
+                    || record.determinants["model_sha256"] != manifest.model_sha256.as_str()
                 {
                     self.problem(RUN, "it is of another run than the manifest");
                 }
             }
         }
+        Ok(())
     }
 
-    /// Size and hash of a small file.
-    fn digest(&mut self, output: &Output, listed: &PartReport) {
-        match output.digest(&listed.path) {
-            Err(error) => self.problem(&listed.path, error),
-            Ok(found) if found != *listed => {
-                self.problem(&listed.path, "it is not what the manifest lists");
-            }
-            Ok(_) => self.bytes += listed.bytes,
-        }
-    }
-
-    /// Size, hash and footer of a part.
-    fn part(&mut self, output: &Output, listed: &PartReport, run_id: &str) {
+    /// Size, hash and footer of a part; whether they are what the manifest lists.
+    fn part(&mut self, output: &Output, listed: &PartReport, run_id: &str) -> Result<bool, Error> {
         self.parts += 1;
-        match output.read_back_one(&listed.path, run_id) {
-            Err(error) => self.problem(&listed.path, error),
+        match looked_at(output.read_back_one(&listed.path, run_id))? {
+            Err(what) => self.problem(&listed.path, what),
             Ok(found) if found != *listed => self.problem(&listed.path, "it is not what the manifest lists"),
-            Ok(_) => self.bytes += listed.bytes,
+            Ok(_) => {
+                self.bytes += listed.bytes;
+                return Ok(true);
+            }
         }
+        Ok(false)
     }
 
     /// The rows of a part, one by one; they are added to `tally`.
@@ -143,20 +207,16 @@ impl Verification {
         tally: &mut Tally,
     ) -> Result<(), String> {
         const COLUMNS: [&str; 4] = ["key", "record_index", "status", "run_id"];
-        let object = ObjectRef { uri: output.uri_of(&part.path), size_bytes: None, version: None };
-        let object = stores.open(&object).map_err(|error| error.to_string())?;
-        let text = |error: parquet::errors::ParquetError| error.to_string();
-        let builder = ParquetRecordBatchReaderBuilder::try_new(ColumnWindows::new(object)).map_err(text)?;
-        let mask = ProjectionMask::columns(builder.parquet_schema(), COLUMNS);
         let (mut expected, mut here) = (0, BTreeMap::<String, u64>::new());
-        for batch in builder.with_projection(mask).build().map_err(text)? {
+        for batch in columns(stores, output, &part.path, &COLUMNS)? {
             let batch = batch.map_err(|error| error.to_string())?;
-            if COLUMNS.iter().any(|column| batch.column_by_name(column).is_none()) {
-                return Err(format!("it lacks one of the columns {}", COLUMNS.join(", ")));
-            }
-            let (keys, indices) =
-                (batch["key"].as_string::<i32>(), batch["record_index"].as_primitive::<Int64Type>());
-            let (statuses, runs) = (batch["status"].as_string::<i32>(), batch["run_id"].as_string::<i32>());
+            let column = |name| batch.column_by_name(name).ok_or(format!("it lacks the column {name}"));
+            let text = |name| {
+                column(name)?.as_string_opt::<i32>().ok_or(format!("its column {name} holds no strings"))
+            };
+            let (keys, statuses, runs) = (text("key")?, text("status")?, text("run_id")?);
+            let indices = column("record_index")?.as_primitive_opt::<Int64Type>();
+            let indices = indices.ok_or("its column record_index holds no numbers")?;
             for row in 0..batch.num_rows() {
                 let index = indices.value(row);
                 if index != expected || keys.value(row) != format!("{}#{index}", part.shard) {
@@ -183,18 +243,64 @@ impl Verification {
     }
 
     /// What lies in the output and is not in the manifest.
-    fn strays(&mut self, holdings: Holdings, manifest: &StoredManifest) {
+    fn strays(
+        &mut self,
+        stores: &Stores,
+        output: &Output,
+        holdings: Holdings,
+        manifest: &StoredManifest,
+        batch_ids: &mut HashSet<i64>,
+    ) -> Result<(), Error> {
         let all = manifest.parts.iter().chain(&manifest.batches);
         let listed: HashSet<_> = all.map(|part| part.path.as_str()).collect();
-        let is_listed = |name: &String| listed.contains(name.as_str());
         let passing: Vec<_> = holdings.passing().collect();
         let parts = holdings.predictions.into_values().map(|held| held.name).chain(holdings.doubled);
-        for name in parts.chain(holdings.stranger).filter(|name| !is_listed(name)) {
+        let strangers = parts.chain(holdings.stranger).filter(|name| !listed.contains(name.as_str()));
+        for name in strangers.chain(output.unlisted()) {
             self.problem(&name, "it is not in the manifest");
         }
-        let batches = holdings.batches.into_iter().map(|held| held.name);
-        for name in batches.chain(passing).filter(|name| !is_listed(name)) {
-            self.remarks.push(format!("{name}: of an attempt that did not finish the run"));
+        let late = |name: &str| format!("{name}: of an attempt that did not finish the run");
+        for name in holdings.batches.into_iter().map(|held| held.name) {
+            if listed.contains(name.as_str()) {
+                continue;
+            }
+            // somebody who had lost the race may have stored it; a copy of another or a foreign one, nobody
+            let read = looked_at(output.read_back_one(&name, &manifest.run_id))?;
+            match read.and_then(|_| batches(stores, output, &name, batch_ids)) {
+                Ok(()) => self.remarks.push(late(&name)),
+                Err(what) => self.problem(&name, format_args!("it is not in the manifest: {what}")),
+            }
+        }
+        self.remarks.extend(passing.iter().map(|name| late(name)));
+        Ok(())
+    }
+}
+
+/// The ids of a batches part, all of them new; they are added to `seen`.
+fn batches(stores: &Stores, output: &Output, name: &str, seen: &mut HashSet<i64>) -> Result<(), String> {
+    for batch in columns(stores, output, name, &["batch_id"])? {
+        let batch = batch.map_err(|error| error.to_string())?;
+        let ids = batch.column_by_name("batch_id").and_then(|ids| ids.as_primitive_opt::<Int64Type>());
+        for &id in ids.ok_or("it has no column batch_id of numbers")?.values() {
+            if !seen.insert(id) {
+                return Err(format!("batch {id} is there twice"));
+            }
         }
     }
+    Ok(())
+}
+
+/// Some columns of a part.
+fn columns(
+    stores: &Stores,
+    output: &Output,
+    name: &str,
+    columns: &[&str],
+) -> Result<ParquetRecordBatchReader, String> {
+    let object = ObjectRef { uri: output.uri_of(name), size_bytes: None, version: None };
+    let object = stores.open(&object).map_err(|error| error.to_string())?;
+    let builder = ParquetRecordBatchReaderBuilder::try_new(ColumnWindows::new(object))
+        .map_err(|error| error.to_string())?;
+    let mask = ProjectionMask::columns(builder.parquet_schema(), columns.iter().copied());
+    builder.with_projection(mask).build().map_err(|error| error.to_string())
 }

@@ -47,7 +47,7 @@ pub const HELP: &str = "Exit codes:
 pub fn code_of(error: &Error) -> u8 {
     match error {
         Error::Config(_) | Error::Threads { .. } => USAGE,
-        Error::Source(SourceError::Changed { .. }) => OUTPUT,
+        Error::Source(SourceError::Changed { .. } | SourceError::Late { .. }) => OUTPUT,
         Error::Source(_) => INPUT,
         Error::Engine(EngineError::Passport { .. }) => PASSPORT,
         Error::Engine(EngineError::Inference { .. }) => INFERENCE,

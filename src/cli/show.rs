@@ -109,13 +109,13 @@ fn unfinished(output: &Output, holdings: &Holdings) -> anyhow::Result<Vec<String
     let record: RunRecord = serde_json::from_slice(&output.read(RUN)?)
         .with_context(|| format!("{} cannot be read", output.uri_of(RUN)))?;
     let mut lines = vec![format!("unfinished: run {}, begun {}", record.run_id, record.started_at)];
-    let notes = output.notes(holdings)?.attempts;
+    let notes = output.notes(holdings, &record.run_id)?.attempts;
     let hidden = notes.len().saturating_sub(LISTED);
     if hidden > 0 {
         lines.push(format!("  {hidden} earlier attempts"));
     }
     lines.extend(notes[hidden..].iter().map(attempt));
-    let checkpoints = Checkpoints::of(&holdings.segments);
+    let checkpoints = Checkpoints::of(&holdings.segments, &record.run_id);
     let open: Vec<_> = checkpoints.parts().map(|part| checkpoints.records(part)).filter(|&n| n > 0).collect();
     if !open.is_empty() {
         let rows: u64 = open.iter().sum();

@@ -66,7 +66,10 @@ fn lines(summary: &Summary) -> Vec<String> {
         ));
     }
     if let Some(shard) = &summary.unfinished_shard {
-        lines.push(format!("unfinished {shard} was cut short"));
+        lines.push(format!(
+            "unfinished {shard} was cut short, {} rows of it are kept",
+            summary.checkpointed_rows
+        ));
     }
     lines
 }

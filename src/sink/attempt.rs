@@ -34,6 +34,7 @@ pub(super) const ATTEMPTS: &str = "_attempts";
 pub struct AttemptNote {
     /// From 0, over all workers.
     pub attempt: u32,
+    pub run_id: String,
     /// Number of the worker, and of how many.
     pub shard_index: u32,
     pub num_shards: u32,
@@ -55,11 +56,13 @@ pub struct AttemptNote {
 }
 
 impl AttemptNote {
-    /// Of an attempt that begins now, by worker `shard_index` of `num_shards`; its number is not known yet.
+    /// Of an attempt that begins now, by worker `shard_index` of `num_shards`; its number and run are not
+    /// known yet.
     pub fn begun(shard_index: u32, num_shards: u32) -> Self {
         let now = rfc3339(SystemTime::now());
         Self {
             attempt: 0,
+            run_id: String::new(),
             shard_index,
             num_shards,
             sluice_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -91,8 +94,9 @@ impl Output {
         self.replace(&attempt_name(note.attempt), json(note))
     }
 
-    /// Read the notes of all attempts.
-    pub fn notes(&self, holdings: &Holdings) -> Result<Notes, SinkError> {
+    /// Read the notes of all attempts at the run `run_id`. Those of another, which was removed while
+    /// somebody was still at it, are passed over.
+    pub fn notes(&self, holdings: &Holdings, run_id: &str) -> Result<Notes, SinkError> {
         let read = |&number: &u32| async move {
             let name = attempt_name(number);
             let note: Option<AttemptNote> = self.read_if_there(&name).await?.and_then(|bytes| {
@@ -103,7 +107,8 @@ impl Output {
         };
         let reading = futures_util::stream::iter(&holdings.attempts).map(read).buffered(READS).try_collect();
         let notes: Vec<Option<AttemptNote>> = self.runtime().block_on(reading)?;
-        let mut found = Notes { attempts: notes.into_iter().flatten().collect(), parts: HashMap::new() };
+        let of_this_run = notes.into_iter().flatten().filter(|note| note.run_id == run_id);
+        let mut found = Notes { attempts: of_this_run.collect(), parts: HashMap::new() };
         for note in &found.attempts {
             let parts = note.parts.iter().chain(&note.batches);
             found.parts.extend(parts.map(|part| (part.path.clone(), part.clone())));

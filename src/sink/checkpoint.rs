@@ -1,12 +1,16 @@
 //! `_checkpoints/`: rows of a shard that has not ended yet.
 //!
 //! - A segment is a Parquet file like a part, of the records from one position to another. Its name
-//!   says of which shard, in which version, and by which attempt, so that no two attempts write the same
-//!   one.
+//!   says of which shard, in which version, and by which attempt at which run, so that no two attempts
+//!   write the same one, and what is left of a run that was removed is not taken for this one's.
 //! - Whoever goes on with the shard takes the longest run of segments from its first record on; when the
 //!   shard ends, its part is put together from them. Then they go.
 
 use std::collections::{BTreeMap, HashMap};
+
+use sha2::{Digest, Sha256};
+
+use crate::plan::hex;
 
 /// Folder of segments, below the output.
 pub(super) const CHECKPOINTS: &str = "_checkpoints";
@@ -20,22 +24,35 @@ pub struct Segment {
     pub from: u64,
     /// Position behind its last record.
     pub to: u64,
+    /// By which it was stored.
+    pub attempt: u32,
+    /// Of which run, see [`run_tag`].
+    run: String,
+}
+
+/// What tells the segments of one run from those of another.
+fn run_tag(run_id: &str) -> String {
+    hex(&Sha256::digest(run_id))[..8].to_owned()
 }
 
 impl Segment {
-    /// The segment that `attempt` stores of the shard whose part is to be called `part`.
-    pub fn new(part: &str, from: u64, to: u64, attempt: u32) -> Self {
+    /// The segment that `attempt` at the run `run_id` stores of the shard whose part is to be called
+    /// `part`.
+    pub fn new(part: &str, from: u64, to: u64, attempt: u32, run_id: &str) -> Self {
         let stem = part.trim_start_matches("predictions/").trim_end_matches(".parquet");
-        Self { name: format!("{CHECKPOINTS}/{stem}/{from:010}-{to:010}-{attempt:06}.parquet"), from, to }
+        let run = run_tag(run_id);
+        let name = format!("{CHECKPOINTS}/{stem}/{from:010}-{to:010}-{attempt:06}-{run}.parquet");
+        Self { name, from, to, attempt, run }
     }
 
     /// The segment of that name, and the part it is for.
-    fn parse(name: &str) -> Option<(String, Self)> {
+    pub fn parse(name: &str) -> Option<(String, Self)> {
         let (stem, file) = name.strip_prefix(CHECKPOINTS)?.strip_prefix('/')?.split_once('/')?;
-        let mut numbers = file.strip_suffix(".parquet")?.splitn(3, '-');
-        let (from, to) = (numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?);
+        let mut fields = file.strip_suffix(".parquet")?.splitn(4, '-');
+        let (from, to) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+        let (attempt, run) = (fields.next()?.parse().ok()?, fields.next()?.to_owned());
         let part = format!("predictions/{stem}.parquet");
-        (from < to).then(|| (part, Self { name: name.to_owned(), from, to }))
+        (from < to).then(|| (part, Self { name: name.to_owned(), from, to, attempt, run }))
     }
 }
 
@@ -44,10 +61,11 @@ impl Segment {
 pub struct Checkpoints(HashMap<String, BTreeMap<u64, Segment>>);
 
 impl Checkpoints {
-    /// Of the objects with these names.
-    pub fn of<'a>(names: impl IntoIterator<Item = &'a String>) -> Self {
-        let mut found = Self::default();
-        for (part, segment) in names.into_iter().filter_map(|name| Segment::parse(name)) {
+    /// Of the objects with these names, those of the run `run_id`.
+    pub fn of<'a>(names: impl IntoIterator<Item = &'a String>, run_id: &str) -> Self {
+        let (mut found, run) = (Self::default(), run_tag(run_id));
+        let segments = names.into_iter().filter_map(|name| Segment::parse(name));
+        for (part, segment) in segments.filter(|(_, segment)| segment.run == run) {
             let segments = found.0.entry(part).or_default();
             // of two that begin together the longer one
             if segments.get(&segment.from).is_none_or(|other| other.to < segment.to) {
@@ -87,8 +105,8 @@ mod tests {
     const PART: &str = "predictions/part-000003-0123456789ab.parquet";
 
     fn checkpoints(segments: &[(u64, u64, u32)]) -> Checkpoints {
-        let name = |&(from, to, attempt): &(u64, u64, u32)| Segment::new(PART, from, to, attempt).name;
-        Checkpoints::of(&segments.iter().map(name).collect::<Vec<_>>())
+        let name = |&(from, to, attempt): &(u64, u64, u32)| Segment::new(PART, from, to, attempt, "run").name;
+        Checkpoints::of(&segments.iter().map(name).collect::<Vec<_>>(), "run")
     }
 
     #[test]
@@ -108,9 +126,16 @@ mod tests {
     }
 
     #[test]
+    fn what_another_run_has_left_is_not_gone_on_from() {
+        let name = Segment::new(PART, 0, 10, 0, "another run").name;
+        assert_eq!(Checkpoints::of(std::slice::from_ref(&name), "run"), Checkpoints::default());
+        assert_eq!(Checkpoints::of(&[name], "another run").records(PART), 10);
+    }
+
+    #[test]
     fn names_that_are_none_are_passed_over() {
         let names =
-            ["_checkpoints/x", "_checkpoints/part-0/1-2.txt", "_checkpoints/part-0/7-7-0.parquet", "a"];
-        assert_eq!(Checkpoints::of(&names.map(str::to_owned)), Checkpoints::default());
+            ["_checkpoints/x", "_checkpoints/part-0/1-2.txt", "_checkpoints/part-0/7-7-0-a.parquet", "a"];
+        assert!(names.iter().all(|name| Segment::parse(name).is_none()));
     }
 }

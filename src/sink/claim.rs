@@ -10,7 +10,7 @@ use super::checkpoint::Checkpoints;
 use super::crashes::Crashes;
 use super::output::{Output, json};
 use super::run_record::{RUN, RunRecord};
-use super::stored::Holdings;
+use super::stored::{Holdings, batches_attempt};
 use crate::error::SinkError;
 
 /// What an attempt may go on from.
@@ -60,14 +60,17 @@ impl Output {
             None if self.create(RUN, json(wanted))? => wanted.clone(),
             None => self.recorded(wanted)?,
         };
-        let mut attempt = holdings.attempts.last().map_or(0, |last| last + 1);
-        while !self.create(&attempt_name(attempt), json(&AttemptNote { attempt, ..note.clone() }))? {
-            attempt += 1;
+        // an attempt whose note was removed may have left batches
+        let batches = holdings.batches.iter().filter_map(|held| batches_attempt(&held.name));
+        let taken = holdings.attempts.iter().copied().chain(batches).max();
+        let mut note =
+            AttemptNote { attempt: taken.map_or(0, |last| last + 1), run_id: record.run_id.clone(), ..note };
+        while !self.create(&attempt_name(note.attempt), json(&note))? {
+            note.attempt += 1;
         }
-        let notes = self.notes(&holdings)?;
-        let checkpoints = Checkpoints::of(&holdings.segments);
+        let notes = self.notes(&holdings, &record.run_id)?;
+        let checkpoints = Checkpoints::of(&holdings.segments, &record.run_id);
         let crashes = Crashes::of(&holdings.crashes);
-        let note = AttemptNote { attempt, ..note };
         Ok(Claim { record, note, holdings, notes, checkpoints, crashes })
     }
 
@@ -86,6 +89,22 @@ impl Output {
         self.remove(&parts.chain(holdings.doubled).collect::<Vec<_>>())?;
         self.tidy(&passing)?;
         self.remove(&[RUN.to_owned()])
+    }
+
+    /// That the run `run_id` is still the one that lies here: somebody may have removed it and begun
+    /// another while an attempt was still at it.
+    ///
+    /// # Errors
+    /// [`SinkError::OtherRun`].
+    pub fn refuse_another(&self, run_id: &str) -> Result<(), SinkError> {
+        let there = self.runtime().block_on(self.read_if_there(RUN))?;
+        let there: Option<RunRecord> = there.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        if there.as_ref().is_some_and(|there| there.run_id == run_id) {
+            return Ok(());
+        }
+        let now = there.map_or("nothing".to_owned(), |there| there.run_id);
+        let difference = format!("{run_id} was removed, there is {now} in its place");
+        Err(SinkError::OtherRun { uri: self.uri().to_owned(), difference })
     }
 
     fn recorded(&self, wanted: &RunRecord) -> Result<RunRecord, SinkError> {

@@ -35,7 +35,7 @@ pub use output::{MANIFEST, Output, SUCCESS, json};
 pub use parquet_sink::{PARTS_BYTES, PENDING_PARTS, ParquetSink, RunIdentity};
 pub use run_record::{RUN, RunRecord};
 pub use schema::{BATCHES, PREDICTIONS, SCHEMA_VERSION};
-pub use stored::{Held, Holdings, part_name, shard_index};
+pub use stored::{Held, Holdings, part_name, shard_index, shard_of_part, short_identity};
 
 use crate::report::OutputReport;
 
@@ -50,11 +50,15 @@ pub trait Sink: Send {
     /// Begin to store what has been accepted, the rows of a shard that has not ended among it.
     fn checkpoint(&mut self) -> Result<(), SinkError>;
 
+    /// Store what has been accepted, and return when it is stored.
+    fn flush(&mut self) -> Result<(), SinkError>;
+
     /// Everything has been accepted: make it durable.
     fn finish(self: Box<Self>) -> Result<OutputReport, SinkError>;
 
-    /// The run has failed and says why itself: keep what has been accepted, as far as that is possible.
-    fn abandon(self: Box<Self>);
+    /// The run has failed and says why itself: keep what has been accepted, as far as that is possible, but
+    /// nothing of the shard in the place `garbled` of the input, of which wrong bytes were read.
+    fn abandon(self: Box<Self>, garbled: Option<u64>);
 }
 
 /// Feed the sink until the pipeline hangs up. Whether that was the end of the input or of a run
@@ -62,7 +66,8 @@ pub trait Sink: Send {
 /// sink's own, for what it had accepted before is to be kept.
 ///
 /// When a drain is asked for a checkpoint is taken at once: what is still in flight may take longer than
-/// this process is given.
+/// this process is given. What came of that is stored here, too, for the caller waits for readers, which
+/// may hang in a request.
 pub fn run(
     sink: &mut dyn Sink,
     inferred: &Receiver<Slot<Inferred>>,
@@ -81,6 +86,7 @@ pub fn run(
         // a vacant slot: an engine failed and says why itself
         match next {
             Err(Halt::Stopped) => {}
+            Err(Halt::Ended) if draining => return meter.busy(|| sink.flush()),
             Err(Halt::Ended) => return Ok(()),
             Ok(slot) => match slot.wait(meter) {
                 None => return Ok(()),

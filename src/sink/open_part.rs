@@ -43,6 +43,8 @@ pub(super) struct ClosedPart {
     pub report: PartReport,
     /// What it was put together from.
     pub segments: Vec<Segment>,
+    /// Of its rows, those that other attempts have scored.
+    pub reused: Tally,
 }
 
 impl OpenPart {
@@ -72,8 +74,14 @@ impl OpenPart {
     }
 
     /// Records of the shard in segments.
-    fn kept(&self) -> u64 {
+    pub fn kept(&self) -> u64 {
         self.segments.last().map_or(0, |segment| segment.to)
+    }
+
+    /// Of these, records that other attempts have scored.
+    pub fn kept_by_others(&self, attempt: u32) -> u64 {
+        let others = self.segments.iter().filter(|segment| segment.attempt != attempt);
+        others.map(|segment| segment.to - segment.from).sum()
     }
 
     /// Make what has been written a segment; nothing, if nothing has.
@@ -86,7 +94,7 @@ impl OpenPart {
             return Ok(None);
         }
         let (from, rows) = (self.kept(), self.writer.rows());
-        let segment = Segment::new(&self.name, from, from + rows, identity.attempt);
+        let segment = Segment::new(&self.name, from, from + rows, identity.attempt, &identity.run_id);
         let next = begin_file(&self.name, &self.shard, identity, output)?;
         let written = std::mem::replace(&mut self.writer, next);
         let pending = written.finish_as(segment.name.clone(), &[], output)?;
@@ -101,9 +109,8 @@ impl OpenPart {
         identity: &RunIdentity,
         output: &Output,
     ) -> Result<(PendingPart, ClosedPart), SinkError> {
-        if self.has_segments() {
-            self.put_together(identity, output)?;
-        }
+        let reused =
+            if self.has_segments() { self.put_together(identity, output)? } else { Tally::default() };
         assert_eq!(self.tally.rows(), end.records, "every record of {} has one row", self.shard.name);
         let mut footer = vec![(ROWS_BY_STATUS, self.tally.to_json())];
         footer.extend(end.damage.clone().map(|damage| (DAMAGE, damage)));
@@ -118,34 +125,38 @@ impl OpenPart {
             ..PartReport::default()
         };
         let file = self.writer.finish(&footer, output)?;
-        Ok((file, ClosedPart { report, segments: self.segments }))
+        Ok((file, ClosedPart { report, segments: self.segments, reused }))
     }
 
-    /// Copy the segments' rows, and the last ones, into one new file.
-    fn put_together(&mut self, identity: &RunIdentity, output: &Output) -> Result<(), SinkError> {
+    /// Copy the segments' rows, and the last ones, into one new file. Returns those of other attempts.
+    fn put_together(&mut self, identity: &RunIdentity, output: &Output) -> Result<Tally, SinkError> {
         if let Some(pending) = self.checkpoint(identity, output)? {
             pending.wait(output)?;
         }
-        let mut tally = Tally::default();
+        let (mut tally, mut reused) = (Tally::default(), Tally::default());
         for segment in &self.segments {
             let file = output.read(&segment.name)?;
             let unreadable = |message: String| SinkError::Uri { uri: output.uri_of(&segment.name), message };
             let rows = ParquetRecordBatchReaderBuilder::try_new(file)
                 .and_then(|builder| builder.build())
                 .map_err(|error| unreadable(error.to_string()))?;
-            let (mut at, before) = (segment.from, tally.rows());
+            let (mut at, mut here) = (segment.from, Tally::default());
             for rows in rows {
                 let rows = rows.map_err(|error| unreadable(error.to_string()))?;
-                count_statuses(&rows, &mut tally).map_err(unreadable)?;
+                count_statuses(&rows, &mut here).map_err(unreadable)?;
                 at += rows.num_rows() as u64;
                 self.writer.write(&rows, output)?;
             }
-            if at != segment.to || tally.rows() - before != segment.to - segment.from {
+            if at != segment.to || here.rows() != segment.to - segment.from {
                 return Err(unreadable(format!("it ends at record {at}, its name says {}", segment.to)));
+            }
+            tally.add(&here);
+            if segment.attempt != identity.attempt {
+                reused.add(&here);
             }
         }
         self.tally = tally;
-        Ok(())
+        Ok(reused)
     }
 }
 

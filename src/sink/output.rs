@@ -11,19 +11,19 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
 use serde::Serialize;
 use tokio::runtime::Handle;
 
 use crate::error::{SinkError, StorageError};
 use crate::retry::again;
-use crate::source::Stores;
+use crate::source::{Stores, is_staged_name};
 
 use super::attempt::ATTEMPTS;
 use super::checkpoint::CHECKPOINTS;
 use super::crashes::CRASHES;
 use super::stored::WORKERS;
-use super::upload::{STAGING, Staging, Upload};
+use super::upload::{STAGING, Staging, Upload, create};
 
 /// Name of the list of parts, at the output's root.
 pub const MANIFEST: &str = "_manifest.json";
@@ -91,12 +91,10 @@ impl Output {
 
     /// Create a small object; whether it was not there before.
     pub fn create(&self, name: &str, content: Vec<u8>) -> Result<bool, SinkError> {
-        let options = PutOptions::from(PutMode::Create);
         let (path, content) = (self.path_of(name), PutPayload::from(content));
-        let put = || self.store.put_opts(&path, content.clone(), options.clone());
-        let put = self.runtime.block_on(again(put));
-        match put {
-            Ok(_) => Ok(true),
+        let created = self.runtime.block_on(create(&self.store, &self.staging(), &path, content));
+        match created {
+            Ok(()) => Ok(true),
             Err(object_store::Error::AlreadyExists { .. }) => Ok(false),
             Err(source) => Err(StorageError { uri: self.uri_of(name), source }.into()),
         }
@@ -160,10 +158,14 @@ impl Output {
     }
 
     pub(super) fn start_upload(&self) -> Upload {
+        Upload::start(&self.runtime, Arc::clone(&self.store), self.staging())
+    }
+
+    /// A place for one object that is nobody else's.
+    fn staging(&self) -> Staging {
         // the hasher's keys are random for each process and differ for each hasher
         let name = format!("{STAGING}/{:016x}", RandomState::new().build_hasher().finish());
-        let staging = Staging { path: self.path_of(&name), always: self.local.is_some() };
-        Upload::start(&self.runtime, Arc::clone(&self.store), staging)
+        Staging { path: self.path_of(&name), always: self.local.is_some() }
     }
 
     /// Remove what a run that has ended has no use for any more. On a disk these are also files that a
@@ -184,6 +186,19 @@ impl Output {
             }
         }
         Ok(())
+    }
+
+    /// Names of files among the parts that no listing shows, for they are called as those that are still
+    /// being written. Parts are written elsewhere, so they are none of ours, but others would read them.
+    pub(crate) fn unlisted(&self) -> Vec<String> {
+        let Some(local) = &self.local else { return Vec::new() };
+        let mut found = Vec::new();
+        for folder in ["predictions", "batches"] {
+            let files = std::fs::read_dir(local.join(folder)).into_iter().flatten().flatten();
+            let names = files.map(|file| file.file_name().to_string_lossy().into_owned());
+            found.extend(names.filter(|name| is_staged_name(name)).map(|name| format!("{folder}/{name}")));
+        }
+        found
     }
 
     pub(super) fn path_of(&self, name: &str) -> Path {

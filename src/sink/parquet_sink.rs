@@ -157,18 +157,24 @@ impl ParquetSink {
 
     /// A part is there, by this attempt or another.
     fn take_stored(&mut self, path: String, stored: Stored, part: ClosedPart) -> Result<(), SinkError> {
-        let ClosedPart { report, segments } = part;
+        let ClosedPart { report, segments, reused } = part;
         if stored.was_there {
             let theirs = self.output.read_back_one(&path, &self.identity.run_id)?;
-            if theirs.rows_by_status != report.rows_by_status {
+            if theirs.rows != report.rows {
                 return Err(SinkError::Uri {
                     uri: self.output.uri_of(&path),
-                    message: "another attempt has stored it with other rows".to_owned(),
+                    message: "another attempt has stored it with another number of rows".to_owned(),
                 });
             }
-            tracing::info!(part = path, "another attempt was first");
+            if theirs.rows_by_status == report.rows_by_status {
+                tracing::info!(part = path, "another attempt was first");
+            } else {
+                // a web server that answered only one of them, a record on which a decoder had crashed
+                tracing::warn!(part = path, "another attempt was first, and rejected other records");
+            }
             self.count(theirs);
         } else {
+            self.report.reused.add(&reused);
             self.count(PartReport { path, bytes: stored.bytes, sha256: stored.sha256, ..report });
         }
         let segments: Vec<_> = segments.iter().map(|segment| segment.name.clone()).collect();
@@ -264,6 +270,7 @@ impl Sink for ParquetSink {
     }
 
     fn checkpoint(&mut self) -> Result<(), SinkError> {
+        self.output.refuse_another(&self.identity.run_id)?;
         self.encode_rows()?;
         if let Some(part) = &mut self.open
             && let Some(segment) = part.checkpoint(&self.identity, &self.output)?
@@ -277,18 +284,32 @@ impl Sink for ParquetSink {
         Ok(())
     }
 
-    fn finish(mut self: Box<Self>) -> Result<OutputReport, SinkError> {
+    fn flush(&mut self) -> Result<(), SinkError> {
         self.checkpoint()?;
         self.await_pending(0)?;
         self.batches.store(&self.identity, &self.output)?;
-        self.write_note()?;
-        self.report.unfinished_shard = self.open.map(|part| part.shard.name.clone());
+        self.write_note()
+    }
+
+    fn finish(mut self: Box<Self>) -> Result<OutputReport, SinkError> {
+        self.flush()?;
+        if let Some(part) = &self.open {
+            self.report.unfinished_shard = Some(part.shard.name.clone());
+            self.report.checkpointed_rows = part.kept();
+            self.report.reused_checkpointed_rows = part.kept_by_others(self.identity.attempt);
+        }
         self.report.batches = self.batches.parts;
         Ok(self.report)
     }
 
-    fn abandon(mut self: Box<Self>) {
+    fn abandon(mut self: Box<Self>, garbled: Option<u64>) {
+        if self.open.as_ref().is_some_and(|part| Some(part.shard.index) == garbled) {
+            self.open = None;
+        }
         let lost = |error: SinkError| tracing::warn!(%error, "something scored could not be kept");
+        if let Err(error @ SinkError::OtherRun { .. }) = self.output.refuse_another(&self.identity.run_id) {
+            return lost(error);
+        }
         self.checkpoint().unwrap_or_else(lost);
         // each for itself: what fails may be one of them
         while !self.pending.is_empty() {

@@ -13,7 +13,7 @@ use parquet::file::metadata::{FooterTail, ParquetMetaData, ParquetMetaDataReader
 use sha2::{Digest, Sha256};
 
 use super::attempt::{attempt_name, attempt_number};
-use super::checkpoint::CHECKPOINTS;
+use super::checkpoint::{CHECKPOINTS, Checkpoints, Segment};
 use super::crashes::CRASHES;
 use super::output::{MANIFEST, Output, SUCCESS};
 use super::part::{
@@ -96,13 +96,13 @@ impl Holdings {
             self.attempts.insert(attempt);
         } else if let Some(worker) = done_worker(name) {
             self.done.insert(worker);
-        } else if name.starts_with("batches/part-") {
+        } else if batches_attempt(name).is_some() {
             self.batches.push(held);
-        } else if name.starts_with(CHECKPOINTS) {
+        } else if lies_in(CHECKPOINTS, name) {
             self.segments.push(held.name);
-        } else if name.starts_with(CRASHES) {
+        } else if lies_in(CRASHES, name) {
             self.crashes.push(held.name);
-        } else if name.starts_with(STAGING) {
+        } else if lies_in(STAGING, name) {
             self.staged.push(held.name);
         } else {
             self.stranger.get_or_insert(held.name);
@@ -110,17 +110,49 @@ impl Holdings {
     }
 }
 
+/// Digits of a shard's identity in the name of its part: enough to tell versions of one shard apart.
+const IDENTITY_DIGITS: usize = 12;
+
 /// Name of a shard's part, the same in every run over the same input: the shard's place keeps the
 /// parts in order, its identity tells versions of it apart.
 pub fn part_name(shard: &ShardRef) -> String {
-    format!("predictions/part-{:06}-{}.parquet", shard.index, &shard.identity()[..12])
+    format!("predictions/part-{:06}-{}.parquet", shard.index, &shard.identity()[..IDENTITY_DIGITS])
+}
+
+/// What of a shard's identity is in the name of its part, as a number.
+pub fn short_identity(shard: &ShardRef) -> u64 {
+    u64::from_str_radix(&shard.identity()[..IDENTITY_DIGITS], 16).expect("a hash is hexadecimal")
+}
+
+/// Place and short identity of the shard whose part has that name.
+pub fn shard_of_part(name: &str) -> Option<(u64, u64)> {
+    let (index, identity) =
+        name.strip_prefix("predictions/part-")?.strip_suffix(".parquet")?.split_once('-')?;
+    if identity.len() != IDENTITY_DIGITS {
+        return None;
+    }
+    Some((number(index)?, u64::from_str_radix(identity, 16).ok()?))
 }
 
 /// The place in the input of the shard whose part has that name.
 pub fn shard_index(name: &str) -> Option<u64> {
-    let (index, _identity) =
-        name.strip_prefix("predictions/part-")?.strip_suffix(".parquet")?.split_once('-')?;
-    index.parse().ok()
+    shard_of_part(name).map(|(index, _)| index)
+}
+
+/// The attempt that has written the batches part of that name.
+pub(super) fn batches_attempt(name: &str) -> Option<u32> {
+    let mut numbers = name.strip_prefix("batches/part-")?.strip_suffix(".parquet")?.split('-').map(number);
+    let (_worker, attempt, _number) = (numbers.next()??, numbers.next()??, numbers.next()??);
+    if numbers.next().is_some() { None } else { attempt.try_into().ok() }
+}
+
+/// A number as names have it: of six digits, or more where it needs them.
+fn number(digits: &str) -> Option<u64> {
+    (digits.len() >= 6 && digits.bytes().all(|digit| digit.is_ascii_digit())).then(|| digits.parse().ok())?
+}
+
+fn lies_in(folder: &str, name: &str) -> bool {
+    name.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'))
 }
 
 /// Folder of workers' marks, below the output.
@@ -190,11 +222,21 @@ impl Output {
         Ok(PartReport { path: name.to_owned(), bytes: bytes.len() as u64, sha256, ..PartReport::default() })
     }
 
-    /// Remove what checkpoints hold of the shard in that place of the input.
-    pub fn discard_checkpoints(&self, shard_index: u64) -> Result<(), SinkError> {
-        let folder = format!("{CHECKPOINTS}/part-{shard_index:06}-");
+    /// Remove what checkpoints hold of the shard in that place of the input: what `attempt` has stored,
+    /// and what it went on from. Those of others at the same shard are theirs.
+    pub fn discard_checkpoints(
+        &self,
+        shard: u64,
+        attempt: u32,
+        gone_on_from: &Checkpoints,
+    ) -> Result<(), SinkError> {
         let mut segments = self.holdings()?.segments;
-        segments.retain(|segment| segment.starts_with(&folder));
+        segments.retain(|name| {
+            Segment::parse(name).is_some_and(|(part, segment)| {
+                shard_index(&part) == Some(shard)
+                    && (segment.attempt == attempt || gone_on_from.chain(&part).contains(&segment))
+            })
+        });
         self.remove(&segments)
     }
 
@@ -293,7 +335,7 @@ mod tests {
             "_manifest.json",
             "_staging/0123456789abcdef",
             "_workers/000001-of-000004",
-            "batches/part-000000-000000.parquet",
+            "batches/part-000000-000003-000000.parquet",
             part,
         ] {
             holdings.add(name, 5);
@@ -302,7 +344,7 @@ mod tests {
         let expected = Holdings {
             listed: true,
             predictions: [(7, held(part))].into(),
-            batches: vec![held("batches/part-000000-000000.parquet")],
+            batches: vec![held("batches/part-000000-000003-000000.parquet")],
             attempts: [0, 2].into(),
             done: [(1, 4)].into(),
             segments: vec![segment.to_owned()],
@@ -318,7 +360,21 @@ mod tests {
         holdings.add("predictions/part-000007-ba9876543210.parquet", 5);
         assert_eq!(holdings.doubled, [part]);
         holdings.add("predictions/other.parquet", 5);
-        holdings.add("notes.txt", 5);
         assert_eq!(holdings.stranger.as_deref(), Some("predictions/other.parquet"));
+        assert_eq!(batches_attempt("batches/part-000000-000003-000000.parquet"), Some(3));
+        for foreign in [
+            "notes.txt",
+            "_staging-mine/x",
+            "_checkpoints_old.csv",
+            "_crashes",
+            "predictions/part-00000-0123456789ab.parquet",
+            "predictions/part-000007-c000.parquet",
+            "batches/part-000000-000000.parquet",
+            "batches/part-00000-2f1e-c000.snappy.parquet",
+        ] {
+            let mut holdings = Holdings::default();
+            holdings.add(foreign, 5);
+            assert_eq!(holdings.stranger.as_deref(), Some(foreign));
+        }
     }
 }

@@ -175,9 +175,14 @@ async fn store_pieces(
         };
         bytes += data.len() as u64;
         sha256.update(&data);
-        if let Some(parts) = &mut parts {
-            parts.wait_for_capacity(PARTS_IN_FLIGHT).await?;
-            parts.put(data);
+        if let Some(mut begun) = parts.take() {
+            if let Err(error) = begun.wait_for_capacity(PARTS_IN_FLIGHT).await {
+                // what is stored of it would cost money for ever; `error` says more than a failure of this
+                let _ = begun.abort().await;
+                return Err(error);
+            }
+            begun.put(data);
+            parts = Some(begun);
             continue;
         }
         held_bytes += data.len();
@@ -189,14 +194,7 @@ async fn store_pieces(
         }
     };
     let published = match parts {
-        None if staging.always => {
-            store.put(&staging.path, PutPayload::from_iter(held)).await?;
-            publish(&store, &staging.path, &path).await
-        }
-        None => {
-            let payload = PutPayload::from_iter(held);
-            again(|| store.put_opts(&path, payload.clone(), PutMode::Create.into())).await.map(drop)
-        }
+        None => create(&store, &staging, &path, PutPayload::from_iter(held)).await,
         Some(parts) => {
             if let Err(error) = parts.finish().await {
                 // the answer may have been lost, and only that
@@ -214,6 +212,20 @@ async fn store_pieces(
         Err(error) => return Err(error),
     };
     Ok(Stored { bytes, sha256: hex(&sha256.finalize()), was_there })
+}
+
+/// Create a small object, by way of `staging` if need be.
+pub(super) async fn create(
+    store: &Arc<dyn ObjectStore>,
+    staging: &Staging,
+    path: &Path,
+    content: PutPayload,
+) -> object_store::Result<()> {
+    if !staging.always {
+        return again(|| store.put_opts(path, content.clone(), PutMode::Create.into())).await.map(drop);
+    }
+    store.put(&staging.path, content).await?;
+    publish(store, &staging.path, path).await
 }
 
 /// Copy what is whole at `staging` to `path`, unless something is there already.

@@ -173,6 +173,7 @@ fn unreadable(error: SourceError) -> ReadError {
             let source = object_store::Error::Generic { store: "URI", source: message.into() };
             ReadError::Storage(StorageError { uri, source })
         }
+        SourceError::Late { .. } => unreachable!("only the end of a run finds a shard late"),
     }
 }
 

@@ -46,7 +46,7 @@ pub use input::input_around;
 pub use listing::{ShardList, list_shards};
 pub use object::{Object, ObjectReader};
 pub use read_ahead::{ReadAhead, run};
-pub use store::{Location, StoreKind, Stores};
+pub use store::{Location, StoreKind, Stores, is_staged_name};
 
 /// What one shard reader holds at the most, beside the record it is putting together: loose images
 /// under way, or what has arrived of a container and a zstd window. Parquet takes twice the page

@@ -390,7 +390,7 @@ fn absolute_path(path: &FilePath) -> std::io::Result<PathBuf> {
 
 /// `name#1`: how `LocalFileSystem` names a file that it has not finished writing. It refuses to
 /// read one.
-pub(super) fn is_staged_name(name: &str) -> bool {
+pub fn is_staged_name(name: &str) -> bool {
     name.split_once('#')
         .is_some_and(|(_, digits)| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()))
 }

@@ -147,7 +147,11 @@ impl Sink for GatedSink {
         Ok(OutputReport::default())
     }
 
-    fn abandon(self: Box<Self>) {}
+    fn flush(&mut self) -> Result<(), SinkError> {
+        Ok(())
+    }
+
+    fn abandon(self: Box<Self>, _garbled: Option<u64>) {}
 }
 
 struct Run {

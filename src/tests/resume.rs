@@ -147,6 +147,50 @@ fn an_attempt_that_wakes_up_behind_the_end_of_its_run_does_no_harm() {
 }
 
 #[test]
+fn an_attempt_that_has_seen_more_input_than_the_finished_run_takes_it_back() {
+    let bench = Bench::new();
+    let first = started(&bench, 5);
+    send(Signal::STOP, &first);
+    write_tar(&bench.path("in/zz-late.tar"), &images(1_000_000, 5));
+    let mut second = bench.command("run", "out", &[]);
+    let second = second.stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("starts");
+    let goes_on = whole_parts(&bench).len() + 5;
+    while whole_parts(&bench).len() < goes_on {
+        std::thread::yield_now();
+    }
+    send(Signal::STOP, &second);
+    send(Signal::CONT, &first);
+    assert_code(&first.wait_with_output().expect("a child"), 0);
+    send(Signal::CONT, &second);
+    let second = second.wait_with_output().expect("a child");
+    assert_code(&second, 6);
+    assert!(stderr(&second).contains("zz-late.tar: it has come since"), "{}", stderr(&second));
+    fs::remove_file(bench.path("in/zz-late.tar")).expect("a file");
+    assert_as_in_one_go(&bench);
+}
+
+#[test]
+fn an_attempt_at_a_run_that_was_removed_leaves_the_next_one_alone() {
+    let bench = Bench::new();
+    let sleeping = started(&bench, 5);
+    send(Signal::STOP, &sleeping);
+    assert_code(&bench.run("out", &["--overwrite", "--set", "preprocess.scale=0.5"]), 0);
+    let finished = contents(&bench.path("out"));
+    send(Signal::CONT, &sleeping);
+    let woken = sleeping.wait_with_output().expect("a child");
+    assert_code(&woken, 6);
+    assert!(
+        stderr(&woken).contains("was removed") || stderr(&woken).contains("names the run"),
+        "{}",
+        stderr(&woken)
+    );
+    let after = contents(&bench.path("out"));
+    assert!(finished.iter().all(|(name, bytes)| after.get(name) == Some(bytes)), "something has changed");
+    let verified = sluice().arg("verify").arg(bench.path("out")).output().expect("starts");
+    assert_code(&verified, 0);
+}
+
+#[test]
 fn any_tampering_with_a_finished_output_is_found() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 5));
@@ -164,7 +208,8 @@ fn any_tampering_with_a_finished_output_is_found() {
     for (name, bytes) in contents(&out) {
         let path = Path::new(&name);
         // first, last and some bytes in between
-        for at in [0, bytes.len() / 3, bytes.len() / 2, bytes.len() - 9, bytes.len() - 1] {
+        let between = (0..bytes.len()).step_by(bytes.len() / 40 + 1);
+        for at in between.chain([bytes.len() - 9, bytes.len() - 1]) {
             let mut tampered = bytes.clone();
             tampered[at] ^= 1;
             fs::write(path, &tampered).expect("write");
@@ -184,6 +229,21 @@ fn any_tampering_with_a_finished_output_is_found() {
     let found = verify();
     assert_code(&found, 9);
     assert!(stdout(&found).contains("part-000007-0123456789ab.parquet: it is not in the manifest"));
+    fs::remove_file(stray).expect("the copy");
+
+    let batches = parts(&bench.path("out/batches")).remove(0);
+    for stray in
+        ["batches/part-000000-000009-000000.parquet", "batches/more.parquet", "predictions/a.parquet#1"]
+    {
+        let stray = bench.path("out").join(stray);
+        fs::copy(&batches, &stray).expect("a copy");
+        assert_code(&verify(), 9);
+        fs::remove_file(stray).expect("the copy");
+    }
+    assert_code(&verify(), 0);
+    // what cannot be looked at is not called tampered with
+    let nowhere = sluice().arg("verify").arg(bench.path("nowhere")).output().expect("starts");
+    assert_code(&nowhere, 3);
 }
 
 #[test]
@@ -412,7 +472,7 @@ fn a_shard_that_comes_late_is_not_forgotten() {
     write_tar(&bench.path("in/4.tar"), &images(40, 10));
     let refused = worker("1");
     assert_code(&refused, 6);
-    assert!(stderr(&refused).contains("shard 4: it has no part"), "{}", stderr(&refused));
+    assert!(stderr(&refused).contains("run worker 0 again"), "{}", stderr(&refused));
     assert_code(&worker("0"), 0);
     assert!(bench.path("out/_SUCCESS").is_file());
     assert_eq!(bench.rows("out").len(), 50);
