@@ -162,7 +162,8 @@ impl Job {
         self.checked.holdings.finished && !self.options.overwrite
     }
 
-    /// See that a finished run is of `shards` and no others, and write nothing.
+    /// See that a finished run is of `shards` and no others. Nothing is written; what an attempt has left
+    /// that was killed behind the end of the run is removed.
     pub fn check_finished(
         self,
         shards: impl Iterator<Item = Result<ShardRef, SourceError>>,
@@ -176,7 +177,7 @@ impl Job {
         let (checkpoints, crashes) = (Checkpoints::default(), Crashes::default());
         let mut new = Remaining::new(shards, done, checkpoints, crashes, Share::default());
         match new.next().transpose()? {
-            None => Ok(()),
+            None => Ok(output.tidy(&holdings.passing().collect::<Vec<_>>())?),
             Some(shard) => {
                 let message = "it has come since the run was finished".to_owned();
                 Err(SourceError::Changed { shard: shard.name, message }.into())

@@ -7,6 +7,7 @@ use anyhow::Context;
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{Float32Type, Float64Type, Int32Type};
 use clap::Args;
+use sluice::error::{Error, SourceError};
 use sluice::finish::StoredManifest;
 use sluice::items::Status;
 use sluice::report::Latency;
@@ -58,6 +59,10 @@ pub fn run(args: &ShowArgs) -> anyhow::Result<ExitCode> {
     let mut first_rows = Vec::new();
     let output = Output::open(&stores, out)?;
     let holdings = output.holdings()?;
+    if holdings.anything().is_none() {
+        let message = "there is no output of a run".to_owned();
+        return Err(Error::from(SourceError::NoInput { uri: out.to_owned(), message }).into());
+    }
     for part in parts(&stores, &format!("{out}/predictions"), holdings.begun)? {
         predictions.parts += 1;
         let columns = ["image_id", "status", "error", "top1_index", "top1_label", "top1_score"];

@@ -256,6 +256,11 @@ fn a_finished_run_is_left_as_it_is() {
     assert_code(&again, 0);
     assert!(stdout(&again).contains("done before"), "{}", stdout(&again));
     assert!(contents(&bench.path("out")) == before);
+    // but for what an attempt has left that came too late and was killed
+    fs::create_dir(bench.path("out/_attempts")).expect("a folder");
+    fs::write(bench.path("out/_attempts/000001.json"), "{}").expect("a note");
+    assert_code(&bench.run("out", &[]), 0);
+    assert!(contents(&bench.path("out")) == before);
 }
 
 #[test]
