@@ -56,7 +56,7 @@ pub struct ObjectRef {
     pub uri: String,
     /// Size in bytes; `None` for manifest entries, which are not asked for before they are read.
     pub size_bytes: Option<u64>,
-    /// Entity tag or generation at listing time, where the store gives one.
+    /// Entity tag at listing time, where the store gives one.
     pub version: Option<String>,
 }
 
