@@ -50,7 +50,8 @@ pub use store::{Location, StoreKind, Stores, is_staged_name};
 
 /// What one shard reader holds at the most, beside the record it is putting together: loose images
 /// under way, or what has arrived of a container and a zstd window. Parquet takes twice the page
-/// size that the file's writer chose, which is not counted here, and at most twice `max_page_bytes`.
+/// size that the file's writer chose, and a dictionary page where it has written one, which is not counted
+/// here; each is at most `max_page_bytes`.
 pub const READER_BYTES: u64 = {
     let container = object::BYTES_IN_FLIGHT + compression::WINDOW_BYTES;
     if files::BYTES_IN_FLIGHT > container { files::BYTES_IN_FLIGHT } else { container }

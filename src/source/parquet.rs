@@ -6,7 +6,10 @@
 //!   string child `path`. Only the leaf columns needed are read.
 //! - Rows are decoded [`BATCH_ROWS`] at a time, row group after row group. The Parquet format
 //!   makes a page the smallest unit that can be unpacked, so a shard holds one page of images at
-//!   a time, of at most `max_page_bytes`.
+//!   a time, of at most `max_page_bytes`, and a dictionary page beside it.
+//! - A dictionary may repeat a large value without end: what comes of a file is held to [`MAX_RATIO`], as
+//!   with compressed files. Its footer is held to [`MAX_FOOTER_BYTES`], and read through before the library
+//!   makes room for what it announces.
 //! - Types follow the Parquet schema alone; the Arrow schema that some writers embed would only
 //!   bring more names for the same bytes.
 
@@ -18,6 +21,7 @@ use ::parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
 };
 use ::parquet::basic::Compression;
+use ::parquet::errors::ParquetError;
 use ::parquet::file::metadata::{PageIndexPolicy, ParquetMetaData};
 use ::parquet::file::reader::ChunkReader;
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
@@ -27,12 +31,17 @@ use bytes::Bytes;
 use crate::error::ReadError;
 use crate::items::{RawRecord, Rejected, Status};
 
+use super::compression::{FREE_BYTES, MAX_RATIO};
 use super::format::{ReadOptions, image_content, too_large};
-use super::parquet_pages::CheckedPages;
+use super::parquet_pages::{CheckedPages, skip_struct};
 
 /// Rows decoded at once. They are copied out of their page, so a batch costs as much memory again
-/// as its images; fewer would not save time worth naming, images being what they are.
-const BATCH_ROWS: usize = 8;
+/// as its images, which may be one of a whole page each time. A call of the library for each image takes
+/// microseconds, and decoding it milliseconds.
+const BATCH_ROWS: usize = 1;
+
+/// Longest footer, bytes: that of some 100,000 column chunks, which a file of images does not have.
+const MAX_FOOTER_BYTES: u64 = 64 << 20;
 
 /// The image column where no `image_key` is given and there are several.
 const DEFAULT_IMAGE_COLUMN: &str = "image";
@@ -49,6 +58,9 @@ pub(super) struct ParquetRecords {
     chunks: Vec<Range<u64>>,
     max_image_bytes: u64,
     next_index: u64,
+    file_bytes: u64,
+    /// Of images, so far.
+    unpacked_bytes: u64,
 }
 
 /// Which columns to read, by name.
@@ -79,6 +91,8 @@ impl ParquetRecords {
     /// Read the footer of `reader` and find the columns.
     pub fn open<R: ChunkReader + 'static>(reader: R, options: &ReadOptions) -> Result<Self, ReadError> {
         guarded(|| {
+            let file_bytes = reader.len();
+            check_footer(&reader).map_err(|error| corrupt("footer", &error))?;
             let reader = CheckedPages::new(reader, options.max_page_bytes);
             let skip_arrow = ArrowReaderOptions::new()
                 .with_skip_arrow_metadata(true)
@@ -88,7 +102,7 @@ impl ParquetRecords {
             let columns = Columns::find(metadata.schema(), options).map_err(ReadError::Corrupt)?;
             let leaves = columns.leaves(metadata.metadata());
             let chunks = column_chunks(metadata.metadata(), &leaves);
-            reader.check_inside(chunks.clone());
+            reader.check_inside(chunks.clone()).map_err(|error| corrupt("footer", &error))?;
             let chunks = chunks.into_iter().map(|(chunk, _)| chunk).collect();
             let mask = ProjectionMask::leaves(metadata.parquet_schema(), leaves);
             let batches = ParquetRecordBatchReaderBuilder::new_with_metadata(reader, metadata)
@@ -97,7 +111,17 @@ impl ParquetRecords {
                 .build()
                 .map_err(|error| corrupt("footer", &error))?;
             let max_image_bytes = options.max_image_bytes;
-            Ok(Self { batches, columns, batch: None, chunks, max_image_bytes, next_index: 0 })
+            let (next_index, unpacked_bytes) = (0, 0);
+            Ok(Self {
+                batches,
+                columns,
+                batch: None,
+                chunks,
+                max_image_bytes,
+                next_index,
+                file_bytes,
+                unpacked_bytes,
+            })
         })
     }
 
@@ -125,8 +149,13 @@ impl ParquetRecords {
                 Some(Err(error)) => Err(corrupt(&place, &error)),
                 None => Ok(None),
             })?;
-            if self.batch.is_none() {
-                return Ok(None);
+            let Some(batch) = &self.batch else { return Ok(None) };
+            self.unpacked_bytes += batch.images.as_binary::<i32>().value_data().len() as u64;
+            if self.unpacked_bytes > FREE_BYTES && self.unpacked_bytes / MAX_RATIO > self.file_bytes {
+                return Err(ReadError::Corrupt(format!(
+                    "row {}: {} bytes unpack to {} and more, limit is {MAX_RATIO} times as much",
+                    self.next_index, self.file_bytes, self.unpacked_bytes
+                )));
             }
         }
     }
@@ -277,6 +306,23 @@ fn column_chunks(metadata: &ParquetMetaData, leaves: &[usize]) -> Vec<(Range<u64
     chunks
 }
 
+/// That the footer is no longer than it may be, and that what it announces is there: the library makes room
+/// for lists by their announced length.
+fn check_footer<R: ChunkReader>(reader: &R) -> Result<(), ParquetError> {
+    const TAIL_BYTES: u64 = 8;
+    // what is too short or no Parquet the library reports itself
+    let Some(tail) = reader.len().checked_sub(TAIL_BYTES) else { return Ok(()) };
+    let bytes = reader.get_bytes(tail, TAIL_BYTES as usize)?;
+    let Some((length, b"PAR1")) = bytes.split_first_chunk::<4>() else { return Ok(()) };
+    let length = u64::from(u32::from_le_bytes(*length));
+    if length > MAX_FOOTER_BYTES {
+        return Err(ParquetError::General(format!("it is {length} bytes, limit is {MAX_FOOTER_BYTES}")));
+    }
+    let Some(start) = tail.checked_sub(length) else { return Ok(()) };
+    let footer = reader.get_bytes(start, length as usize)?;
+    skip_struct(&footer).map_err(|error| ParquetError::External(Box::new(error)))
+}
+
 fn corrupt(place: &str, error: &dyn std::error::Error) -> ReadError {
     ReadError::Corrupt(format!("{place}: {error}"))
 }
@@ -295,7 +341,8 @@ fn guarded<T>(step: impl FnOnce() -> Result<T, ReadError>) -> Result<T, ReadErro
 pub(super) mod tests {
     use super::*;
     use ::parquet::arrow::ArrowWriter;
-    use ::parquet::file::properties::WriterProperties;
+    use ::parquet::basic::Encoding;
+    use ::parquet::file::properties::{WriterProperties, WriterVersion};
     use arrow::array::{BinaryArray, Int64Array, LargeBinaryArray, StringArray, StructArray};
     use arrow::buffer::NullBuffer;
     use arrow::datatypes::Field;
@@ -431,6 +478,65 @@ pub(super) mod tests {
             whole += 1;
         }
         assert!((8..=15).contains(&whole), "{whole}");
+    }
+
+    /// A file of one column, written with `properties`.
+    fn written(column: ArrayRef, properties: WriterProperties) -> Bytes {
+        let batch = RecordBatch::try_from_iter([("image", column)]).expect("batch");
+        let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), Some(properties)).expect("writer");
+        writer.write(&batch).expect("write");
+        writer.into_inner().expect("close").into()
+    }
+
+    #[test]
+    fn pages_whose_memory_cannot_be_limited_are_refused() {
+        for encoding in [Encoding::DELTA_LENGTH_BYTE_ARRAY, Encoding::DELTA_BYTE_ARRAY] {
+            for version in [WriterVersion::PARQUET_1_0, WriterVersion::PARQUET_2_0] {
+                let properties = WriterProperties::builder()
+                    .set_dictionary_enabled(false)
+                    .set_writer_version(version)
+                    .set_encoding(encoding);
+                let error = read(written(images(3), properties.build()), &options()).expect_err("refused");
+                assert!(error.to_string().contains(&format!("encoded as {encoding}")), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_value_that_is_repeated_without_end_ends_the_shard() {
+        let value = vec![7_u8; 1 << 20];
+        let column = BinaryArray::from_iter_values((0..1500).map(|_| &value));
+        let properties = WriterProperties::builder().set_dictionary_page_size_limit(4 << 20);
+        let shard = written(Arc::new(column), properties.build());
+        assert!(shard.len() < 3 << 20, "{}", shard.len());
+        let options = ReadOptions { max_page_bytes: 1 << 30, ..options() };
+        let mut reader = ParquetRecords::open(shard, &options).expect("footer");
+        let mut rows = 0;
+        let error = loop {
+            match reader.next_record() {
+                Ok(Some(_)) => rows += 1,
+                Ok(None) => panic!("all {rows} rows were read"),
+                Err(error) => break error,
+            }
+        };
+        assert!(rows >= 1000 && error.to_string().contains("limit is 200 times"), "{rows}: {error}");
+    }
+
+    #[test]
+    fn a_footer_that_announces_more_than_it_has_is_refused_before_room_is_made() {
+        let ends = |footer: &[u8], length: u32| {
+            Bytes::from([b"PAR1", footer, &length.to_le_bytes(), b"PAR1"].concat())
+        };
+        // field 1, a list of 2^31 - 1 truth values
+        let list = [0x19, 0xf2, 0xff, 0xff, 0xff, 0xff, 0x07, 0x00];
+        let error = check_footer(&ends(&list, 8)).expect_err("a list without its elements");
+        assert!(error.to_string().contains("unexpected end of file"), "{error}");
+        let mut long = vec![0; (MAX_FOOTER_BYTES + 1) as usize];
+        long.extend(((MAX_FOOTER_BYTES + 1) as u32).to_le_bytes());
+        long.extend(b"PAR1");
+        let error = check_footer(&Bytes::from(long)).expect_err("too long");
+        assert!(error.to_string().contains("limit is 67108864"), "{error}");
+        check_footer(&file(vec![("image", images(2))])).expect("well formed");
     }
 
     #[test]

@@ -7,6 +7,8 @@
 //! - The library unpacks gzip, Brotli and framed LZ4 to their end, whatever the header says. Such a page is
 //!   unpacked here first, into nothing, and no further than the limit. The other codecs fill a buffer of
 //!   the length that the header says.
+//! - A page whose values are encoded as DELTA_LENGTH_BYTE_ARRAY or DELTA_BYTE_ARRAY is refused: how many
+//!   lengths it has stands inside the packed page, and the library makes room for that many unseen.
 //! - Only what a page header's reader and this file understand alike gets through: a header whose end or
 //!   whose packed length the library sees elsewhere is an error.
 //!
@@ -42,6 +44,7 @@ struct State {
 }
 
 impl State {
+    /// How the pages at `offset` are packed; `None` outside of all chunks, which do not overlap.
     fn codec_at(&self, offset: u64) -> Option<Compression> {
         let at = self.chunks.partition_point(|(chunk, _)| chunk.start <= offset).checked_sub(1)?;
         let (chunk, codec) = &self.chunks[at];
@@ -62,9 +65,17 @@ impl<R: ChunkReader> CheckedPages<R> {
     }
 
     /// From now on what is read inside these column chunks are pages.
-    pub fn check_inside(&self, mut chunks: Vec<(Range<u64>, Compression)>) {
+    ///
+    /// # Errors
+    /// When two of them overlap, so that it is not clear how a page is packed.
+    pub fn check_inside(&self, mut chunks: Vec<(Range<u64>, Compression)>) -> Result<()> {
+        chunks.retain(|(chunk, _)| !chunk.is_empty());
         chunks.sort_unstable_by_key(|(chunk, _)| chunk.start);
+        if chunks.windows(2).any(|pair| pair[0].0.end > pair[1].0.start) {
+            return Err(ParquetError::General("two column chunks overlap".to_owned()));
+        }
         self.state.lock().unwrap_or_else(PoisonError::into_inner).chunks = chunks;
+        Ok(())
     }
 
     fn too_long(&self, what: &str) -> ParquetError {
@@ -91,6 +102,11 @@ impl<R: ChunkReader> ChunkReader for CheckedPages<R> {
             if longest > self.max_page_bytes {
                 return Err(self.too_long(&format!("a page is {longest} bytes")));
             }
+            if let Some(name) = unbounded_encoding(header.encoding) {
+                return Err(ParquetError::General(format!(
+                    "a page is encoded as {name}, whose memory cannot be limited; write PLAIN or dictionary pages"
+                )));
+            }
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
             state.headers.insert(start + reader.consumed, header);
         }
@@ -114,6 +130,20 @@ impl<R: ChunkReader> ChunkReader for CheckedPages<R> {
             return Err(self.too_long("a page unpacks to more than its header says and more than it may"));
         }
         Ok(page)
+    }
+}
+
+/// Read a struct of Thrift's compact protocol through: everything that it announces is there.
+pub(super) fn skip_struct(bytes: &[u8]) -> io::Result<()> {
+    Compact { inner: bytes, consumed: 0 }.skip(STRUCT, 0)
+}
+
+/// The name of an encoding whose decoder makes room for as many values as the page itself says.
+fn unbounded_encoding(encoding: u64) -> Option<&'static str> {
+    match encoding {
+        6 => Some("DELTA_LENGTH_BYTE_ARRAY"),
+        7 => Some("DELTA_BYTE_ARRAY"),
+        _ => None,
     }
 }
 
@@ -149,7 +179,7 @@ impl io::Write for Counted {
     }
 }
 
-/// Lengths in bytes, of those that a page header tells.
+/// What a page header tells that matters here: lengths in bytes, and the encoding.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct PageHeader {
     /// As stored.
@@ -157,6 +187,8 @@ struct PageHeader {
     unpacked_bytes: u64,
     /// Levels before the values of a page of version 2, which are never packed.
     levels_bytes: u64,
+    /// Of the values of a data page, by the number that `parquet.thrift` gives it; 0, PLAIN, in others.
+    encoding: u64,
 }
 
 // Types of the compact protocol.
@@ -187,42 +219,76 @@ fn malformed(what: &str) -> io::Error {
 impl<R: Read> Compact<R> {
     fn page_header(&mut self) -> io::Result<PageHeader> {
         let (mut header, mut id) = (PageHeader::default(), 0);
+        let mut seen = [false; 9];
         while let Some(kind) = self.field(&mut id)? {
+            // of two fields with one number the library may take the other
+            if let Ok(at @ (2 | 3 | 5 | 8)) = usize::try_from(id)
+                && std::mem::replace(&mut seen[at], true)
+            {
+                return Err(malformed("a field is there twice"));
+            }
             match (id, kind) {
                 (2, I32) => header.unpacked_bytes = self.length()?,
                 (3, I32) => header.page_bytes = self.length()?,
-                (8, STRUCT) => header.levels_bytes = self.levels()?,
-                (2 | 3 | 8, _) => return Err(malformed("a field is of another type")),
+                (5, STRUCT) => header.encoding = self.data_page()?,
+                (8, STRUCT) => (header.levels_bytes, header.encoding) = self.data_page_v2()?,
+                (2 | 3 | 5 | 8, _) => return Err(malformed("a field is of another type")),
                 _ => self.skip(kind, 0)?,
             }
+        }
+        if seen[5] && seen[8] {
+            return Err(malformed("a page is of two kinds"));
         }
         Ok(header)
     }
 
-    /// Of a `DataPageHeaderV2`: the lengths of both kinds of levels together.
-    fn levels(&mut self) -> io::Result<u64> {
-        let (mut definition, mut repetition, mut id) = (0, 0, 0);
+    /// Of a `DataPageHeader`: the encoding.
+    fn data_page(&mut self) -> io::Result<u64> {
+        let (mut encoding, mut id) = (None, 0);
         while let Some(kind) = self.field(&mut id)? {
             match (id, kind) {
-                (5, I32) => definition = self.length()?,
-                (6, I32) => repetition = self.length()?,
-                (5 | 6, _) => return Err(malformed("a field is of another type")),
+                (2, I32) if encoding.is_none() => encoding = Some(self.length()?),
+                (2, _) => return Err(malformed("an encoding")),
                 _ => self.skip(kind, 1)?,
             }
         }
-        Ok(definition + repetition)
+        Ok(encoding.unwrap_or_default())
+    }
+
+    /// Of a `DataPageHeaderV2`: the lengths of both kinds of levels together, and the encoding.
+    fn data_page_v2(&mut self) -> io::Result<(u64, u64)> {
+        let (mut definition, mut repetition, mut encoding, mut id) = (None, None, None, 0);
+        while let Some(kind) = self.field(&mut id)? {
+            let field = match id {
+                4 => &mut encoding,
+                5 => &mut definition,
+                6 => &mut repetition,
+                _ => {
+                    self.skip(kind, 1)?;
+                    continue;
+                }
+            };
+            if kind != I32 || field.is_some() {
+                return Err(malformed("a field of a data page"));
+            }
+            *field = Some(self.length()?);
+        }
+        let levels = definition.unwrap_or_default() + repetition.unwrap_or_default();
+        Ok((levels, encoding.unwrap_or_default()))
     }
 
     /// Type of the next field of a struct, and into `id` its number; none at the end.
-    fn field(&mut self, id: &mut i64) -> io::Result<Option<u8>> {
+    fn field(&mut self, id: &mut i16) -> io::Result<Option<u8>> {
         let head = self.byte()?;
         if head == 0 {
             return Ok(None);
         }
-        *id = match head >> 4 {
-            0 => self.integer()?,
-            step => *id + i64::from(step),
+        // a number out of range is another one to the library
+        let number = match head >> 4 {
+            0 => i16::try_from(self.integer()?).ok(),
+            step => id.checked_add(i16::from(step)),
         };
+        *id = number.ok_or_else(|| malformed("a field's number"))?;
         Ok(Some(head & 0xf))
     }
 
@@ -357,7 +423,8 @@ mod tests {
         let mut bytes = header(300_000, 70_000);
         let length = bytes.len() as u64;
         bytes.extend(b"the page");
-        let expected = PageHeader { page_bytes: 70_000, unpacked_bytes: 300_000, levels_bytes: 7 };
+        let expected =
+            PageHeader { page_bytes: 70_000, unpacked_bytes: 300_000, levels_bytes: 7, encoding: 0 };
         assert_eq!(parsed(&bytes).expect("well formed"), (expected, length));
     }
 
@@ -370,7 +437,32 @@ mod tests {
         parsed(&header(-1, 5)).expect_err("a negative length");
         parsed(&[0x25, 0x01, 0x08, 0x04, 0x01]).expect_err("a length that is binary");
         parsed(&[[0x1c_u8; 40].as_slice(), &[0; 41]].concat()).expect_err("too deep");
+        parsed(&[0x05, 0x84, 0x80, 0x08, 0x02, 0x00]).expect_err("field 65538, which is 2 in 16 bits");
+        parsed(&[0x25, 0x02, 0x05, 0x04, 0x02, 0x00]).expect_err("field 2 twice");
         parsed(&[0x19, 0xf5, 0xff, 0xff, 0xff, 0xff, 0x0f]).expect_err("a list without its elements");
+    }
+
+    #[test]
+    fn encodings_that_say_inside_how_many_values_they_have_are_known() {
+        // fields 2 and 3, then field 5, a data page: its number of values and its encoding
+        let version_1 = [0x25, 0x02, 0x15, 0x02, 0x2c, 0x15, 0x02, 0x15, 0x0c, 0x00, 0x00];
+        assert_eq!(parsed(&version_1).expect("well formed").0.encoding, 6);
+        // field 8: numbers of values, nulls and rows, then the encoding
+        let version_2 = [
+            0x25, 0x02, 0x15, 0x02, 0x5c, 0x15, 2, 0x15, 0, 0x15, 2, 0x15, 0x0e, 0x15, 0, 0x15, 0, 0x00, 0x00,
+        ];
+        assert_eq!(parsed(&version_2).expect("well formed").0.encoding, 7);
+        assert!((6..8).all(|encoding| unbounded_encoding(encoding).is_some()));
+        assert!([0, 2, 3, 5, 8].iter().all(|&encoding| unbounded_encoding(encoding).is_none()));
+    }
+
+    #[test]
+    fn chunks_that_overlap_are_refused() {
+        let pages = CheckedPages::new(Bytes::from_static(b"0123456789"), 100);
+        let gzip = Compression::GZIP(Default::default());
+        pages.check_inside(vec![(4..8, gzip), (0..4, gzip), (4..4, gzip)]).expect("side by side");
+        pages.check_inside(vec![(0..5, gzip), (4..8, Compression::UNCOMPRESSED)]).expect_err("overlap");
+        pages.check_inside(vec![(0..9, gzip), (4..5, Compression::UNCOMPRESSED)]).expect_err("inside");
     }
 
     #[test]
