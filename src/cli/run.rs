@@ -142,7 +142,11 @@ fn note_crashes(watch: CrashWatch, output: Output) {
                 image_id = crash.image_id,
                 "{what}; run again: it goes on without that record, which becomes a decode_error row"
             ),
-            Err(error) => tracing::error!(image_id = crash.image_id, %error, "{what}; it could not be noted"),
+            Err(error) => {
+                // an attempt that comes back would meet the same record: that is no progress
+                tracing::error!(image_id = crash.image_id, %error, "{what}; it could not be noted");
+                leave(exit::FAILED)
+            }
         }
         leave(exit::DECODER_CRASHED)
     });
