@@ -180,20 +180,37 @@ pub enum SinkError {
     Encode { part: String, source: parquet::errors::ParquetError },
 }
 
-/// A URI as logs, messages and rows may show it: a web address without user, password and query, which
-/// may be a signature. Elsewhere `@` and `?` belong to names.
+/// Parameters of a query that make it a signature: of GCS, S3 and Azure.
+const SIGNATURES: [&str; 5] =
+    ["x-goog-signature=", "x-amz-signature=", "x-amz-security-token=", "signature=", "sig="];
+
+/// A URI as logs, messages and rows may show it: without user and password, without a web address's query,
+/// and without any that holds a signature. Elsewhere `?` belongs to names, and so does `@` but for what
+/// stands before a host.
 pub(crate) fn without_secrets(uri: &str) -> Cow<'_, str> {
     let Some((scheme, rest)) = uri.split_once("://") else { return uri.into() };
-    if !["http", "https"].iter().any(|web| scheme.eq_ignore_ascii_case(web)) {
+    let is = |schemes: &[&str]| schemes.iter().any(|known| scheme.eq_ignore_ascii_case(known));
+    let (address, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let is_signed = || {
+        let query = query.to_ascii_lowercase();
+        query.split('&').any(|pair| SIGNATURES.iter().any(|name| pair.starts_with(name)))
+    };
+    let hide_query = !query.is_empty() && (is(&["http", "https"]) || is_signed());
+    let host_ends = address.find(['/', '#']).unwrap_or(address.len());
+    // abfss://container@account…
+    let user_ends = address[..host_ends].rfind('@').filter(|_| !is(&["abfs", "abfss"]));
+    if !hide_query && user_ends.is_none() {
         return uri.into();
     }
-    let (address, query) = rest.split_once(['?', '#']).map_or((rest, ""), |(address, _)| (address, "?…"));
-    let (host, path) = address.split_at(address.find('/').unwrap_or(address.len()));
-    match host.rsplit_once('@') {
-        Some((_, host)) => format!("{scheme}://…@{host}{path}{query}").into(),
-        None if query.is_empty() => uri.into(),
-        None => format!("{scheme}://{address}{query}").into(),
-    }
+    let (user, address) = user_ends.map_or(("", address), |at| ("…@", &address[at + 1..]));
+    let query = if hide_query {
+        "?…".to_owned()
+    } else if query.is_empty() {
+        String::new()
+    } else {
+        format!("?{query}")
+    };
+    format!("{scheme}://{user}{address}{query}").into()
 }
 
 /// The text of a panic.
@@ -214,6 +231,10 @@ mod tests {
             ("https://abc@h?sig=/abc@", "https://…@h?…"),
             ("https://h/a@b", "https://h/a@b"),
             ("gs://b/what?.jpg", "gs://b/what?.jpg"),
+            ("s3://ID:abc@bucket/a?b", "s3://…@bucket/a?b"),
+            ("ftp://me:abc@h/a@b", "ftp://…@h/a@b"),
+            ("az://c/b?sv=1&sig=abc", "az://c/b?…"),
+            ("s3://b/a?X-Amz-Signature=abc", "s3://b/a?…"),
             (
                 "abfss://container@account.dfs.core.windows.net/x",
                 "abfss://container@account.dfs.core.windows.net/x",

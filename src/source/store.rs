@@ -243,6 +243,9 @@ impl Address {
         if bucket.is_empty() {
             return Err("names no bucket".to_owned());
         }
+        if bucket.contains('@') && !matches!(scheme.to_ascii_lowercase().as_str(), "abfs" | "abfss") {
+            return Err("credentials in a URI would end up in logs and in the output".to_owned());
+        }
         let path = Path::parse(key).map_err(|error| error.to_string())?;
         let root = format!("{}://{bucket}/", scheme.to_ascii_lowercase());
         Ok(Self { uri: uri.to_owned(), service, kind: StoreKind::Bucket, root, path })
@@ -282,7 +285,8 @@ impl Address {
             Opened { store: Arc::new(store), pages: None }
         }
         let retry = RetryConfig {
-            max_retries: MAX_RETRIES,
+            // time is what counts
+            max_retries: usize::MAX,
             retry_timeout: Duration::from_secs_f64(section.retry_seconds),
             backoff: BackoffConfig::default(),
         };
@@ -317,15 +321,13 @@ impl Address {
             Service::Http => {
                 let retry = RetryConfig { max_retries: MAX_WEB_RETRIES, ..retry };
                 let builder = HttpBuilder::new().with_url(&self.root).with_retry(retry);
+                let builder = builder.with_http_connector(CheckedConnector);
                 let builder = builder.with_config(ClientConfigKey::Timeout, timeout);
                 unlisted(builder.with_config(ClientConfigKey::AllowHttp, "true").build()?)
             }
         })
     }
 }
-
-/// Repetitions of one request to a bucket: with pauses that grow to 15 s they take some three minutes.
-const MAX_RETRIES: usize = 20;
 
 /// Repetitions of one request to a web server: a manifest may name any number of them, and one that is
 /// gone must not hold up the run.
@@ -343,7 +345,8 @@ fn connect_google(root: &str, retry: RetryConfig, timeout: &str) -> object_store
             .with_http_connector(CheckedConnector)
     };
     let allow_http = GoogleConfigKey::Client(ClientConfigKey::AllowHttp);
-    let Ok(host) = std::env::var("STORAGE_EMULATOR_HOST") else {
+    let emulator = std::env::var("STORAGE_EMULATOR_HOST").ok().filter(|host| !host.is_empty());
+    let Some(host) = emulator else {
         let mut builder = checked(GoogleCloudStorageBuilder::from_env());
         if names_plain_http(&["GOOGLE_BASE_URL"]) {
             builder = builder.with_config(allow_http, "true");

@@ -297,7 +297,12 @@ fn a_crash_outside_the_decoders_is_what_it_always_was() {
 
 #[test]
 fn secrets_in_web_addresses_are_shown_nowhere() {
-    let addresses = ["https://me:very-secret@localhost:9/a.jpg", "https://localhost:9/b.jpg?sig=very-secret"];
+    let addresses = [
+        "https://me:very-secret@localhost:9/a.jpg",
+        "https://localhost:9/b.jpg?sig=very-secret",
+        "s3://ID:very-secret@localhost:9/c.jpg",
+        "ftp://me:very-secret@localhost:9/d.jpg",
+    ];
     let bench = Bench::new();
     for address in addresses {
         for (name, args) in [("run", ["--input", address]), ("check", ["--input", address])] {
@@ -317,7 +322,7 @@ fn secrets_in_web_addresses_are_shown_nowhere() {
     assert_code(&scored, 0);
     assert!(!format!("{scored:?}").contains("very-secret"), "{scored:?}");
     let rows = bench.rows("out");
-    assert_eq!(rows.len(), 2);
+    assert_eq!(rows.len(), addresses.len());
     assert!(!format!("{rows:?}").contains("very-secret"), "{rows:?}");
 }
 
