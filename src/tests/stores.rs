@@ -97,19 +97,6 @@ fn seaweedfs_holds_input_and_output_of_runs_that_are_killed_and_shared() {
     assert!(!stderr(&refused).contains("very-secret"), "{}", stderr(&refused));
 }
 
-/// A thousand letters and digits that look random: Marsaglia's xorshift of 64 bits.
-fn noise(seed: u64) -> String {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let letters = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-    let mut letter = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        letters[(state >> 58) as usize] as char
-    };
-    (0..1000).map(|_| letter()).collect()
-}
-
 /// Wait until the bucket has an object whose name begins so.
 fn wait_for(server: &Server, prefix: &str, running: &mut Child) {
     let (store, runtime) = (server.bucket("bucket"), runtime());

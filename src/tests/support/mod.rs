@@ -9,6 +9,7 @@ use std::process::{Child, Command, Output, Stdio};
 
 use arrow::array::{Array, AsArray};
 use arrow::datatypes::{Float32Type, Int32Type, Int64Type};
+use arrow::util::display::array_value_to_string;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -191,7 +192,26 @@ pub struct Row {
     pub score_bits: Option<Vec<u32>>,
     pub size: Option<(i32, i32)>,
     pub batch_id: Option<i64>,
+    /// Every other column but `run_id`, in words that tell each value apart.
+    pub rest: String,
 }
+
+/// Columns that a [`Row`] has a field for, or that differ between runs. What differs between places, the shard's
+/// URI, is in the key.
+const TOLD_APART: [&str; 12] = [
+    "key",
+    "record_index",
+    "image_id",
+    "status",
+    "error",
+    "top1_index",
+    "top1_label",
+    "scores",
+    "width",
+    "height",
+    "batch_id",
+    "run_id",
+];
 
 pub fn read_rows(part: &Path) -> Vec<Row> {
     let file = File::open(part).expect("part");
@@ -206,6 +226,15 @@ pub fn read_rows(part: &Path) -> Vec<Row> {
         let int = |column: &str, row: usize| {
             let column = batch[column].as_primitive::<Int32Type>();
             column.is_valid(row).then(|| column.value(row))
+        };
+        let told: Vec<_> = batch.schema().fields().iter().map(|field| field.name().clone()).collect();
+        let rest = |row: usize| {
+            let others = told.iter().filter(|name| !TOLD_APART.contains(&name.as_str()));
+            let values = others.map(|name| {
+                let value = array_value_to_string(&batch[name.as_str()], row).expect("a value");
+                format!("{name}={value}")
+            });
+            values.collect::<Vec<_>>().join(" ")
         };
         let scores = batch["scores"].as_list::<i32>();
         let batch_id = batch["batch_id"].as_primitive::<Int64Type>();
@@ -228,6 +257,7 @@ pub fn read_rows(part: &Path) -> Vec<Row> {
                 }),
                 size: int("width", row).zip(int("height", row)),
                 batch_id: batch_id.is_valid(row).then(|| batch_id.value(row)),
+                rest: rest(row),
             });
         }
     }
@@ -335,4 +365,17 @@ pub fn whole_parts(bench: &Bench) -> Vec<PathBuf> {
 
 pub fn send(signal: Signal, to: &Child) {
     kill_process(Pid::from_child(to), signal).expect("the child is there");
+}
+
+/// A thousand letters and digits that look random: Marsaglia's xorshift of 64 bits.
+pub fn noise(seed: u64) -> String {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let letters = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let mut letter = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        letters[(state >> 58) as usize] as char
+    };
+    (0..1000).map(|_| letter()).collect()
 }

@@ -2,7 +2,7 @@
 //!
 //!     torture [--seed N] [--kills N] [PART...]
 //!
-//! Parts: kills, faults, workers, listing, troubles. Each prints one line for each thing it has tried, and
+//! Parts: kills, faults, zombies, workers, listing, troubles, cost. Each prints one line for each thing it has tried, and
 //! all of them one table at the end. What is random follows from the seed.
 
 #[path = "../support/gcs/mod.rs"]
@@ -12,12 +12,14 @@ mod servers;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod cost;
 mod every_fault;
 mod kills;
 mod listing;
 mod trial;
 mod troubles;
 mod workers;
+mod zombies;
 
 use std::process::ExitCode;
 
@@ -35,14 +37,21 @@ fn main() -> ExitCode {
             part => wanted.push(part.to_owned()),
         }
     }
-    let mut torture = Torture { random: Random(seed | 1), kills, rows: Vec::new() };
-    let parts: [Part; 5] = [
+    let mut torture = Torture { random: Random::new(seed), kills, rows: Vec::new() };
+    let parts: [Part; 7] = [
         ("kills", Torture::kills),
         ("faults", Torture::faults),
+        ("zombies", Torture::zombies),
         ("workers", Torture::workers),
         ("listing", Torture::listing),
         ("troubles", Torture::troubles),
+        ("cost", Torture::cost),
     ];
+    if let Some(unknown) = wanted.iter().find(|wanted| parts.iter().all(|(name, _)| name != wanted)) {
+        let names: Vec<_> = parts.iter().map(|(name, _)| *name).collect();
+        eprintln!("there is no part {unknown}, only {}", names.join(", "));
+        return ExitCode::from(2);
+    }
     for (name, part) in parts {
         if wanted.is_empty() || wanted.iter().any(|wanted| wanted == name) {
             part(&mut torture);
@@ -60,6 +69,14 @@ fn main() -> ExitCode {
 struct Random(u64);
 
 impl Random {
+    /// Neighbouring seeds lead far apart: Steele and Vigna's splitmix64.
+    fn new(seed: u64) -> Self {
+        let mut state = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        state = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        state = (state ^ (state >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        Self((state ^ (state >> 31)).max(1))
+    }
+
     fn below(&mut self, limit: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;

@@ -149,6 +149,7 @@ impl Trial {
             format!("engine.batch_size={}", [1, 4, 7, 32][random.below(4) as usize]),
             format!("input.files_per_shard={}", 1 + random.below(60)),
             format!("input.look_ahead={}", random.below(3)),
+            format!("output.scores={}", ["all", "top2", "none"][random.below(3) as usize]),
             "storage.timeout_seconds=5".to_owned(),
         ];
         let mut trial = Self { bench, place, settings, expected: BTreeMap::new(), took: Duration::ZERO };

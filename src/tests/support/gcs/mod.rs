@@ -34,6 +34,35 @@ pub struct Logged {
     /// Path and query as sent.
     pub target: String,
     pub fault: Option<Fault>,
+    /// Whether the fault has made a difference to what was sent.
+    pub changed: bool,
+}
+
+/// What a request is for, as far as faults are aimed at it: the steps by which a large object is published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    BeginUpload,
+    UploadPart,
+    CompleteUpload,
+    Copy,
+    RemoveStaged,
+}
+
+impl Step {
+    pub const ALL: [Self; 5] =
+        [Self::BeginUpload, Self::UploadPart, Self::CompleteUpload, Self::Copy, Self::RemoveStaged];
+
+    fn of(request: &HttpRequest) -> Option<Self> {
+        let upload = request.parameter("uploadId").is_some();
+        match request.method.as_str() {
+            "POST" if upload => Some(Self::CompleteUpload),
+            "POST" => Some(Self::BeginUpload),
+            "PUT" if upload => Some(Self::UploadPart),
+            "PUT" if request.header("x-goog-copy-source").is_some() => Some(Self::Copy),
+            "DELETE" if request.path.contains("/_staging/") => Some(Self::RemoveStaged),
+            _ => None,
+        }
+    }
 }
 
 #[derive(Default)]
@@ -55,6 +84,8 @@ struct State {
     listing: Option<Synthetic>,
     tokens: Option<Tokens>,
     faults: HashMap<u64, Fault>,
+    /// For the next request of that step.
+    aimed: Option<(Step, Fault)>,
     log: Vec<Logged>,
 }
 
@@ -181,8 +212,15 @@ impl Gcs {
     pub fn schedule(&self, faults: impl IntoIterator<Item = (u64, Fault)>) {
         let mut state = self.state();
         state.faults = faults.into_iter().collect();
+        state.aimed = None;
         state.log.clear();
         self.shared.requests.store(0, SeqCst);
+    }
+
+    /// Let the next request of that step fail.
+    pub fn aim(&self, step: Step, fault: Fault) {
+        self.schedule([]);
+        self.state().aimed = Some((step, fault));
     }
 
     /// What has arrived since the schedule began.
@@ -232,15 +270,18 @@ impl Shared {
             }
             let number = self.requests.fetch_add(1, SeqCst);
             let mut state = self.state.lock().expect("no request has panicked");
-            let fault = state.faults.get(&number).copied();
+            let step = Step::of(&request);
+            let aimed = state.aimed.take_if(|(at, _)| Some(*at) == step).map(|(_, fault)| fault);
+            let fault = state.faults.get(&number).copied().or(aimed);
+            let carried_out = fault.is_none_or(Fault::is_carried_out);
+            let answer = if carried_out { state.answer(&request) } else { HttpAnswer::new(200) };
             state.log.push(Logged {
                 number,
                 method: request.method.clone(),
                 target: request.target.clone(),
                 fault,
+                changed: fault.is_some_and(|fault| fault.changes(&answer)),
             });
-            let carried_out = fault.is_none_or(Fault::is_carried_out);
-            let answer = if carried_out { state.answer(&request) } else { HttpAnswer::new(200) };
             drop(state);
             match fault {
                 None => answer.write(&mut writer)?,

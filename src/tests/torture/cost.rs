@@ -1,0 +1,96 @@
+//! What commits, checksums and checkpoints cost, on a real model and this machine's cores.
+//!
+//! - Rates are of whole runs but for loading the model: from the first shard to `_SUCCESS`.
+//! - The same images in few shards and in many, by turns; the median of the rounds' ratios counts.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::Torture;
+use crate::support::*;
+
+const IMAGES: u32 = 2000;
+const ROUNDS: usize = 3;
+
+/// Of a run, what its manifest says.
+struct Cost {
+    images_per_second: f64,
+    /// Share of the run in which the sink's thread did anything at all: encoding rows, hashing, waiting for the
+    /// disk; and behind it, the manifest and `_SUCCESS`.
+    storing: f64,
+}
+
+impl Torture {
+    /// Few shards and many, and what is left to the sink.
+    pub fn cost(&mut self) {
+        let bench = Bench::new();
+        let photo = fs::read(Path::new(REPOSITORY).join("fixtures/codecs/baseline.jpg")).expect("a photo");
+        let images: Vec<_> = (0..IMAGES).map(|n| (format!("{n:05}"), photo.clone())).collect();
+        for (folder, each) in [("few", IMAGES as usize), ("many", 20)] {
+            for (number, shard) in images.chunks(each).enumerate() {
+                write_tfrecord(&bench.path(&format!("{folder}/{number:04}.tfrecord")), shard);
+            }
+        }
+        let (mut ratios, mut storing) = (Vec::new(), Vec::new());
+        for round in 0..ROUNDS {
+            let few = scored(&bench, "few", round);
+            let many = scored(&bench, "many", round);
+            ratios.push(many.images_per_second / few.images_per_second);
+            storing.push(many.storing);
+            println!(
+                "round {round}: {:.1} and {:.1} images/s, storing {:.4} and {:.4}",
+                few.images_per_second, many.images_per_second, few.storing, many.storing
+            );
+        }
+        let (ratio, share) = (median(&mut ratios), median(&mut storing));
+        let figure = format!("{ratio:.3} of the images/s of one shard of {IMAGES}; rounds {ratios:.3?}");
+        self.row(format!("{} shards of 20 images, open-nsfw", IMAGES / 20), figure, ratio >= 0.9);
+        let figure = format!("{:.2}% of the run, a checkpoint every second", share * 100.0);
+        self.row("commit, checksums, checkpoints, and all else that the sink does", figure, share < 0.02);
+    }
+}
+
+/// Score the bench's folder `input` with open-nsfw.
+fn scored(bench: &Bench, input: &str, round: usize) -> Cost {
+    let out = bench.path(&format!("{input}-{round}"));
+    let mut run = sluice();
+    run.args([
+        "run",
+        "pipelines/safety.toml",
+        "--log-format",
+        "json",
+        "--set",
+        "output.checkpoint_seconds=1",
+    ]);
+    run.arg("--input").arg(bench.path(input)).arg("--output").arg(&out).current_dir(REPOSITORY);
+    let done = run.output().expect("starts");
+    assert_code(&done, 0);
+    let manifest = bench.manifest(out.to_str().expect("UTF-8"));
+    let summary = &manifest["summary"];
+    let seconds = summary["seconds"].as_f64().expect("a number");
+    let stages = summary["stages"].as_array().expect("stages");
+    let sink = stages.iter().find(|stage| stage["stage"] == "sink").expect("the sink");
+    let finish = finish_time(&stderr(&done)).as_secs_f64();
+    let whole = seconds + finish;
+    Cost {
+        images_per_second: f64::from(IMAGES) / whole,
+        storing: (sink["busy"].as_f64().expect("a share") * seconds + finish) / whole,
+    }
+}
+
+/// What the last line of the log says of the time from the last row to `_SUCCESS`.
+fn finish_time(log: &str) -> Duration {
+    let lines = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let found =
+        lines.filter_map(|line| line.pointer("/finish_ms").or(line.pointer("/fields/finish_ms")).cloned());
+    let finish_ms = found.last().expect("a run that ended says how long its end took");
+    Duration::from_millis(
+        finish_ms.as_u64().or_else(|| finish_ms.as_str()?.parse().ok()).expect("milliseconds"),
+    )
+}
+
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
