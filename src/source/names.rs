@@ -6,11 +6,14 @@
 //! - Patterns and hidden names are not judged here; only what cannot match is not even listed.
 //! - Held at any time: one folder's names, or one page.
 
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::UNIX_EPOCH;
 
-use object_store::ObjectMeta;
 use object_store::list::{PaginatedListOptions, PaginatedListStore};
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 use walkdir::{DirEntry, WalkDir};
 
 use crate::error::{SourceError, StorageError};
@@ -58,6 +61,7 @@ pub(super) fn names(stores: &Stores, input: &Input) -> Names {
     Box::new(Pages {
         stores: stores.clone(),
         store: pages.clone(),
+        objects: input.location.store.clone(),
         uri: input.uri.clone(),
         prefix: format!("{base_key}{literal}"),
         base_key,
@@ -89,9 +93,9 @@ fn walk(folder: PathBuf, max_depth: Option<usize>) -> Names {
 fn walked(folder: &Path, entry: walkdir::Result<DirEntry>) -> Result<Option<Listed>, SourceError> {
     let relative =
         |path: &Path| path.strip_prefix(folder).ok().and_then(|path| path.to_str()).map(str::to_owned);
-    let (path, size_bytes) = match entry {
+    let (path, metadata) = match entry {
         Ok(entry) if !entry.file_type().is_file() => return Ok(None),
-        Ok(entry) => (entry.path().to_owned(), entry.metadata().ok().map(|metadata| metadata.len())),
+        Ok(entry) => (entry.path().to_owned(), entry.metadata().ok()),
         Err(error) => {
             let path = error.path().unwrap_or(folder).to_owned();
             if error.loop_ancestor().is_some() {
@@ -111,15 +115,28 @@ fn walked(folder: &Path, entry: walkdir::Result<DirEntry>) -> Result<Option<List
         !is_staged_name(base) && !name.chars().any(|c| c.is_ascii_control())
     });
     Ok(Some(match name {
-        Some(name) => Listed::Found(Found { name, size_bytes, version: None }),
+        Some(name) => Listed::Found(Found {
+            name,
+            size_bytes: metadata.as_ref().map(Metadata::len),
+            version: metadata.as_ref().and_then(local_version),
+        }),
         None => Listed::Unreadable(path.display().to_string()),
     }))
+}
+
+/// The entity tag that `LocalFileSystem` gives a file: its inode, its time in microseconds and its size, in
+/// hexadecimal. Told here, it costs no look at the file.
+fn local_version(metadata: &Metadata) -> Option<String> {
+    let modified = metadata.modified().ok()?.duration_since(UNIX_EPOCH).ok()?;
+    Some(format!("\"{:x}-{:x}-{:x}\"", metadata.ino(), modified.as_micros(), metadata.len()))
 }
 
 /// Names of a bucket, page by page.
 struct Pages {
     stores: Stores,
     store: Arc<dyn PaginatedListStore>,
+    /// The same, for a look at one object.
+    objects: Arc<dyn ObjectStore>,
     /// The input, for errors.
     uri: String,
     prefix: String,
@@ -154,7 +171,26 @@ impl Pages {
                 self.next_token = page.page_token;
                 Some(Ok(()))
             }
+            Err(object_store::Error::InvalidPath { source }) => {
+                let message = format!(
+                    "a name in it cannot be addressed, and with it none of its page be listed: {source}; move that \
+                     object away, or choose a prefix without it"
+                );
+                Some(Err(SourceError::Uri { uri: self.uri.clone(), message }))
+            }
             Err(source) => Some(Err(StorageError { uri: self.uri.clone(), source }.into())),
+        }
+    }
+
+    /// Whether what was listed as an empty object is a folder's marker: its name ends in a slash, which the
+    /// listing does not show, so that nothing is found without.
+    fn is_marker(&self, meta: &ObjectMeta) -> Result<bool, SourceError> {
+        match self.stores.wait(StoreKind::Bucket, again(|| self.objects.head(&meta.location))) {
+            Ok(_) => Ok(false),
+            Err(object_store::Error::NotFound { .. }) => Ok(true),
+            Err(source) => {
+                Err(StorageError { uri: format!("{}/{}", self.uri, meta.location), source }.into())
+            }
         }
     }
 }
@@ -164,12 +200,18 @@ impl Iterator for Pages {
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            for meta in self.page.by_ref() {
+            while let Some(meta) = self.page.next() {
                 let Some(name) = meta.location.as_ref().strip_prefix(&self.base_key) else { continue };
-                let base = name.rsplit('/').next().unwrap_or(name);
-                // consoles make an empty object to show an empty folder
-                if name.is_empty() || (meta.size == 0 && !base.contains('.')) {
+                if name.is_empty() {
                     continue;
+                }
+                // consoles make an empty object to show an empty folder
+                if meta.size == 0 {
+                    match self.is_marker(&meta) {
+                        Ok(true) => continue,
+                        Ok(false) => {}
+                        Err(error) => return Some(Err(error)),
+                    }
                 }
                 let (name, size_bytes) = (name.to_owned(), Some(meta.size));
                 let version = meta.e_tag.map(quoted_tag);
@@ -187,8 +229,9 @@ mod tests {
     use std::collections::BTreeMap;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
+    use object_store::ListResult;
     use object_store::list::PaginatedListResult;
-    use object_store::{ListResult, ObjectStoreExt};
+    use object_store::memory::InMemory;
 
     use super::super::store::tests::local_stores;
     use super::*;
@@ -232,11 +275,18 @@ mod tests {
     ) -> (Pages, Arc<AtomicUsize>, tokio::runtime::Runtime) {
         let (runtime, stores) = local_stores();
         let count = Arc::new(AtomicUsize::new(0));
-        let objects =
-            keys.iter().map(|key| ((*key).to_owned(), u64::from(!key.ends_with("folder")))).collect();
+        let size = |key: &str| u64::from(!key.contains("folder") && !key.contains("empty"));
+        let objects = keys.iter().map(|key| ((*key).to_owned(), size(key))).collect();
+        // of a marker there is nothing under the name without its slash
+        let there = InMemory::new();
+        for key in keys.iter().filter(|key| !key.contains("folder")) {
+            let location = object_store::path::Path::from(*key);
+            runtime.block_on(there.put(&location, vec![0; size(key) as usize].into())).expect("stored");
+        }
         let pages = Pages {
             stores,
             store: Arc::new(TwoAPage { objects, pages: count.clone() }),
+            objects: Arc::new(there),
             uri: "gs://b/".to_owned(),
             prefix: prefix.to_owned(),
             base_key: base_key.to_owned(),
@@ -267,6 +317,32 @@ mod tests {
         assert_eq!(count.load(Ordering::Relaxed), 1);
         assert_eq!(found(all), ["d/b.jpg", "d/x-1.tar", "d/x-2.tar", "d/x-3/c.tar", "e.tar", "f"]);
         assert_eq!(count.load(Ordering::Relaxed), 4);
+    }
+
+    #[test]
+    fn folder_markers_are_passed_over_and_empty_objects_are_not() {
+        let (listed, _, _runtime) =
+            pages(&["a.tar", "day.parquet-folder", "empty", "empty.jpg", "folder"], "", "", false);
+        assert_eq!(found(listed), ["a.tar", "empty", "empty.jpg"]);
+    }
+
+    #[test]
+    fn a_name_that_cannot_be_addressed_is_named() {
+        let (mut listed, _, _runtime) = pages(&["a.jpg", "b//c.jpg", "d.jpg"], "", "", false);
+        let error = listed.find_map(Result::err).expect("refused").to_string();
+        assert!(error.contains("gs://b/") && error.contains("b//c.jpg"), "{error}");
+    }
+
+    #[test]
+    fn a_file_that_is_walked_has_the_version_that_its_store_tells() {
+        let (_runtime, stores) = local_stores();
+        let folder = tempfile::tempdir().expect("temp folder");
+        let path = folder.path().join("a.jpg");
+        std::fs::write(&path, b"image").expect("a file");
+        let told =
+            stores.head(&stores.resolve(path.to_str().expect("UTF-8")).expect("a path")).expect("a file");
+        let version = local_version(&std::fs::metadata(&path).expect("a file"));
+        assert!(version.is_some() && version == told.version, "{version:?} {:?}", told.version);
     }
 
     #[test]

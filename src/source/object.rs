@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Buf, Bytes};
 use object_store::path::Path;
-use object_store::{GetOptions, ObjectStore};
+use object_store::{GetOptions, ObjectMeta, ObjectStore};
 use tokio::task::JoinHandle;
 
 use crate::error::StorageError;
@@ -87,7 +87,8 @@ impl Object {
             return Ok(Bytes::new());
         }
         let location = &self.inner.location;
-        let fetch = fetch(location.store.clone(), location.path.clone(), self.options(range.clone()), range);
+        let (options, known) = (self.options(range.clone()), self.known());
+        let fetch = fetch(location.store.clone(), location.path.clone(), options, range, known);
         let fetched = self.inner.stores.wait(location.kind, fetch);
         fetched.map(|fetched| self.see(fetched)).map_err(|source| location.error(source))
     }
@@ -161,7 +162,12 @@ impl Object {
             location.path.clone(),
             options,
             range,
+            self.known(),
         ))
+    }
+
+    fn known(&self) -> Known {
+        Known { size_bytes: self.inner.size_bytes, version: self.inner.version.clone() }
     }
 }
 
@@ -184,14 +190,39 @@ struct Fetched {
     object_crc32c: Option<ObjectCrc32c>,
 }
 
+/// The object as it was found.
+struct Known {
+    size_bytes: u64,
+    version: Option<String>,
+}
+
+impl Known {
+    /// Whether `answer` is of another version. A condition that a server does not know, or a tag that is weak,
+    /// lets it come all the same.
+    fn was_replaced(&self, answer: &ObjectMeta) -> bool {
+        let opaque = |tag: &str| tag.trim_start_matches("W/").trim_matches('"').to_owned();
+        match (&self.version, &answer.e_tag) {
+            (Some(known), Some(found)) => opaque(known) != opaque(found),
+            _ => answer.size != self.size_bytes,
+        }
+    }
+}
+
 async fn fetch(
     store: Arc<dyn ObjectStore>,
     path: Path,
     options: GetOptions,
     range: Range<u64>,
+    known: Known,
 ) -> object_store::Result<Fetched> {
     let ask = || async {
         let answer = store.get_opts(&path, options.clone()).await?;
+        if known.was_replaced(&answer.meta) {
+            return Err(object_store::Error::Precondition {
+                path: path.to_string(),
+                source: "it was replaced since it was found".into(),
+            });
+        }
         let object_crc32c = answer.extensions.get().copied();
         let bytes = answer.bytes().await?;
         let expected = range.end - range.start;
