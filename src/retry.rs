@@ -3,11 +3,16 @@
 //! - `object_store` itself repeats what a server refused for the moment and what did not reach it, with
 //!   backoff and jitter, for as long as `storage.retry_seconds`. It does not repeat an answer that came
 //!   and is wrong: cut short, not what was asked for, of another checksum. [`again`] does, a few times.
-//! - What cannot get better is not tried again: what is missing, denied, there already or replaced.
+//! - What cannot get better is not tried again: what is missing, denied, there already or replaced, and what
+//!   this machine's disk refuses.
 
 use std::collections::hash_map::RandomState;
+use std::error::Error as StdError;
 use std::hash::{BuildHasher, Hasher};
+use std::io::{self, ErrorKind};
 use std::time::{Duration, Instant};
+
+use object_store::client::{HttpError, HttpErrorKind};
 
 /// Requests in all.
 const TRIES: u32 = 4;
@@ -41,8 +46,43 @@ pub async fn again<T, F: Future<Output = object_store::Result<T>>>(
 }
 
 fn may_get_better(error: &object_store::Error) -> bool {
-    // a token may have run out on its way
-    matches!(error, object_store::Error::Generic { .. } | object_store::Error::Unauthenticated { .. })
+    match error {
+        // a token may have run out on its way
+        object_store::Error::Unauthenticated { .. } => true,
+        object_store::Error::Generic { .. } => {
+            let mut cause: Option<&dyn StdError> = Some(error);
+            while let Some(error) = cause {
+                if is_final(error) {
+                    return false;
+                }
+                cause = error.source();
+            }
+            true
+        }
+        _ => false,
+    }
+}
+
+/// Whether a cause of a failure says that nothing is to be had by trying again: a disk's refusal, or a server
+/// that could not be reached for as long as that is tried.
+fn is_final(cause: &(dyn StdError + 'static)) -> bool {
+    let unreached =
+        cause.downcast_ref().is_some_and(|error: &HttpError| error.kind() == HttpErrorKind::Connect);
+    let refused = cause.downcast_ref().is_some_and(|error: &io::Error| {
+        matches!(
+            error.kind(),
+            ErrorKind::PermissionDenied
+                | ErrorKind::NotADirectory
+                | ErrorKind::IsADirectory
+                | ErrorKind::StorageFull
+                | ErrorKind::QuotaExceeded
+                | ErrorKind::FileTooLarge
+                | ErrorKind::ReadOnlyFilesystem
+                | ErrorKind::InvalidFilename
+                | ErrorKind::Unsupported
+        )
+    });
+    unreached || refused
 }
 
 #[cfg(test)]
@@ -68,5 +108,11 @@ mod tests {
         assert_eq!(tried(missing), 1);
         let denied = || Error::PermissionDenied { path: "a".to_owned(), source: "not yours".into() };
         assert_eq!(tried(denied), 1);
+        let full =
+            || Error::Generic { store: "test", source: io::Error::from(ErrorKind::StorageFull).into() };
+        assert_eq!(tried(full), 1);
+        let cut =
+            || Error::Generic { store: "test", source: io::Error::from(ErrorKind::UnexpectedEof).into() };
+        assert_eq!(tried(cut), TRIES);
     }
 }

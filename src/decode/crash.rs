@@ -26,6 +26,9 @@ const CRASHES: [c_int; 5] = [SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGSEGV];
 /// an hour of other shards is not worth more waiting.
 const LAST_WORDS_SECONDS: u32 = 10;
 
+/// What the process ends with if the watcher does not end it: the exit code of a decoder that crashed.
+const DECODER_CRASHED: u8 = 10;
+
 thread_local! {
     /// The record that this thread decodes. Without a destructor, so a handler may read it at any time.
     static WORK: Cell<*const RecordMeta> = const { Cell::new(ptr::null()) };
@@ -170,6 +173,8 @@ extern "C" fn handle(signal: c_int, info: *mut siginfo_t, _context: *mut c_void)
     ]);
     if CRASHED.compare_exchange(ptr::null_mut(), work.cast_mut(), SeqCst, SeqCst).is_ok() {
         SIGNAL.store(signal, SeqCst);
+        // the first process of a container is not ended by an alarm that nobody handles
+        let _ = set_action(libc::SIGALRM, give_up as *const () as libc::sighandler_t);
         // SAFETY: takes no pointers.
         unsafe { libc::alarm(LAST_WORDS_SECONDS) };
         write_all(WAKE.load(SeqCst), b"!");
@@ -178,6 +183,11 @@ extern "C" fn handle(signal: c_int, info: *mut siginfo_t, _context: *mut c_void)
         // SAFETY: takes no pointers.
         unsafe { libc::pause() };
     }
+}
+
+/// Time is up: the watcher has not left.
+extern "C" fn give_up(_signal: c_int, _info: *mut siginfo_t, _context: *mut c_void) {
+    leave(DECODER_CRASHED)
 }
 
 /// One line on standard error.

@@ -21,23 +21,30 @@ const FRAME_HEADER_BYTES: usize = 16;
 pub(super) fn read(webp: &[u8]) -> Result<Chunks<'_>, &'static str> {
     let mut chunks = Chunks::default();
     let mut canvas = None;
+    // the first one's size, where nothing else tells the canvas
     let mut frame = None;
+    let mut largest = (0, 0);
+    let mut see = |found: Option<(u32, u32)>| {
+        let Some((width, height)) = found else { return };
+        frame.get_or_insert((width, height));
+        largest = (largest.0.max(width), largest.1.max(height));
+    };
     for (name, payload) in iterate(webp.get(12..).unwrap_or_default()) {
         match name {
             b"VP8X" => {
                 canvas = payload.get(4..10).map(|p| (u24(&p[..3]) + 1, u24(&p[3..]) + 1));
             }
-            b"ANMF" if frame.is_none() => {
+            b"ANMF" => {
                 let inner = payload.get(FRAME_HEADER_BYTES..).unwrap_or_default();
-                frame = iterate(inner).find_map(|(name, payload)| frame_size(name, payload));
+                iterate(inner).for_each(|(name, payload)| see(frame_size(name, payload)));
             }
             b"EXIF" => chunks.exif = chunks.exif.or(Some(payload)),
             b"XMP " => chunks.xmp = chunks.xmp.or(Some(payload)),
-            _ => frame = frame.or_else(|| frame_size(name, payload)),
+            _ => see(frame_size(name, payload)),
         }
     }
     chunks.size = canvas.or(frame).ok_or("holds no image")?;
-    if frame.is_some_and(|frame| frame.0 > chunks.size.0 || frame.1 > chunks.size.1) {
+    if largest.0 > chunks.size.0 || largest.1 > chunks.size.1 {
         return Err("frame is larger than the canvas");
     }
     Ok(chunks)
@@ -108,7 +115,10 @@ mod tests {
         let bad = webp(&[canvas(100), chunk(b"VP8 ", LOSSY_300_200)]);
         assert_eq!(read(&bad), Err("frame is larger than the canvas"));
         let animated = chunk(b"ANMF", &[vec![0; 16], chunk(b"VP8 ", LOSSY_300_200)].concat());
-        assert_eq!(read(&webp(&[canvas(100), animated])), Err("frame is larger than the canvas"));
+        assert_eq!(read(&webp(&[canvas(100), animated.clone()])), Err("frame is larger than the canvas"));
+        // one that is small enough does not vouch for the next
+        let small = chunk(b"VP8 ", &[0, 0, 0, 0x9d, 0x01, 0x2a, 4, 0, 4, 0]);
+        assert_eq!(read(&webp(&[canvas(100), small, animated])), Err("frame is larger than the canvas"));
     }
 
     #[test]

@@ -136,7 +136,7 @@ fn read_line(stream: &mut BufReader<TcpStream>) -> io::Result<String> {
 }
 
 /// Percent-decoded; a plus is a plus.
-fn decoded(text: &str) -> String {
+pub fn decoded(text: &str) -> String {
     let (mut bytes, mut rest) = (Vec::new(), text.as_bytes());
     while let [first, tail @ ..] = rest {
         let hex = tail.get(..2).and_then(|hex| u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok());

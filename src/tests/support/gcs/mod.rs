@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 pub use faults::Fault;
-use http::{HttpAnswer, HttpRequest, escaped};
+use http::{HttpAnswer, HttpRequest, decoded, escaped};
 
 /// A server; dropped, it takes no further connection.
 pub struct Gcs {
@@ -400,7 +400,7 @@ impl State {
             None => request.body.clone(),
             Some(source) => {
                 let (from, name) = source.split_once('/').unwrap_or((source, ""));
-                match self.object(from, name) {
+                match self.object(from, &decoded(name)) {
                     None => return error(404, "NoSuchKey"),
                     Some(source) => source.bytes.to_vec(),
                 }
