@@ -64,12 +64,14 @@ pub struct Holdings {
 }
 
 impl Holdings {
-    /// The name of one object that is there, something foreign first; `None` if the output is empty.
+    /// The name of one object that is there, something foreign first; `None` if the output is empty. What was
+    /// never published does not count: whoever begins a run may be killed before there is anything else.
     pub fn anything(&self) -> Option<String> {
         let parts = self.predictions.values().chain(&self.batches).map(|held| held.name.clone());
         let marks = [(self.begun, RUN), (self.finished, SUCCESS), (self.listed, MANIFEST)];
         let marks = marks.iter().filter(|(there, _)| *there).map(|(_, name)| (*name).to_owned());
-        self.stranger.clone().into_iter().chain(parts).chain(marks).chain(self.passing()).next()
+        let published = self.passing().filter(|name| !self.staged.contains(name));
+        self.stranger.clone().into_iter().chain(parts).chain(marks).chain(published).next()
     }
 
     /// Names of what a finished run has no use for: notes, checkpoints, and what was never published.
@@ -354,6 +356,8 @@ mod tests {
         };
         assert_eq!(holdings, expected);
         assert_eq!(holdings.passing().count(), 6);
+        let staged = Holdings { staged: holdings.staged.clone(), ..Holdings::default() };
+        assert_eq!((staged.anything(), holdings.anything()), (None, Some(part.to_owned())));
         holdings.add(RUN, 5);
         holdings.add(SUCCESS, 5);
         assert!(holdings.begun && holdings.finished && holdings.stranger.is_none());
