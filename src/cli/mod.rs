@@ -105,11 +105,23 @@ pub fn main() -> ExitCode {
     match result {
         Ok(code) => code,
         Err(error) => {
-            tracing::error!("{error:#}");
+            tracing::error!("{}", told(&error));
             let code = error.downcast_ref::<Error>().map_or(exit::FAILED, exit::code_of);
             ExitCode::from(code)
         }
     }
+}
+
+/// An error and its causes. Most say themselves what their cause says, which is then not said again.
+fn told(error: &anyhow::Error) -> String {
+    let mut told = error.to_string();
+    for cause in error.chain().skip(1) {
+        let cause = cause.to_string();
+        if !told.contains(&cause) {
+            told = format!("{told}: {cause}");
+        }
+    }
+    told
 }
 
 /// A small runtime for object stores; everything else runs on threads of its own.
@@ -119,4 +131,21 @@ fn storage_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
         .thread_name("storage")
         .enable_all()
         .build()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_error_says_of_its_cause_is_not_said_twice() {
+        let refused = std::io::Error::other("refused");
+        let source = ConfigError::Read { path: "a.toml".into(), source: refused };
+        let error = anyhow::Error::from(Error::from(source));
+        assert_eq!(told(&error), "cannot read the pipeline file a.toml: refused");
+        assert_eq!(
+            told(&error.context("cannot begin")),
+            "cannot begin: cannot read the pipeline file a.toml: refused"
+        );
+    }
 }
