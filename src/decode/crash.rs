@@ -26,6 +26,9 @@ const CRASHES: [c_int; 5] = [SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGSEGV];
 /// an hour of other shards is not worth more waiting.
 const LAST_WORDS_SECONDS: u32 = 10;
 
+/// What the process ends with if the watcher does not end it: the exit code of a decoder that crashed.
+const DECODER_CRASHED: u8 = 10;
+
 thread_local! {
     /// The record that this thread decodes. Without a destructor, so a handler may read it at any time.
     static WORK: Cell<*const RecordMeta> = const { Cell::new(ptr::null()) };
@@ -170,6 +173,8 @@ extern "C" fn handle(signal: c_int, info: *mut siginfo_t, _context: *mut c_void)
     ]);
     if CRASHED.compare_exchange(ptr::null_mut(), work.cast_mut(), SeqCst, SeqCst).is_ok() {
         SIGNAL.store(signal, SeqCst);
+        // the first process of a container is not ended by an alarm that nobody handles
+        let _ = set_action(libc::SIGALRM, give_up as *const () as libc::sighandler_t);
         // SAFETY: takes no pointers.
         unsafe { libc::alarm(LAST_WORDS_SECONDS) };
         write_all(WAKE.load(SeqCst), b"!");
@@ -178,6 +183,11 @@ extern "C" fn handle(signal: c_int, info: *mut siginfo_t, _context: *mut c_void)
         // SAFETY: takes no pointers.
         unsafe { libc::pause() };
     }
+}
+
+/// Time is up: the watcher has not left.
+extern "C" fn give_up(_signal: c_int, _info: *mut siginfo_t, _context: *mut c_void) {
+    leave(DECODER_CRASHED)
 }
 
 /// One line on standard error.
@@ -223,5 +233,23 @@ mod tests {
         for number in [0, 7, 10, 1_234_567, u64::MAX] {
             assert_eq!(decimal(number, &mut [0; DIGITS]), number.to_string().as_bytes());
         }
+    }
+
+    #[test]
+    fn an_alarm_ends_the_process_as_a_crashed_decoder_does() {
+        // SAFETY: the child calls only what POSIX allows between fork and exit.
+        let child = unsafe { libc::fork() };
+        assert_ne!(child, -1, "{}", io::Error::last_os_error());
+        if child == 0 {
+            let _ = set_action(libc::SIGALRM, give_up as *const () as libc::sighandler_t);
+            // SAFETY: takes no pointers.
+            unsafe { libc::raise(libc::SIGALRM) };
+            leave(1);
+        }
+        let mut status = 0;
+        // SAFETY: `status` lives through the call.
+        let ended = unsafe { libc::waitpid(child, &raw mut status, 0) };
+        assert_eq!(ended, child, "{}", io::Error::last_os_error());
+        assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 10, "{status}");
     }
 }
