@@ -1,15 +1,21 @@
-//! What travels between a bucket and this process, checked.
+//! What travels between a server and this process, checked and bounded.
 //!
 //! - Google's checksum of a whole answer is compared with its bytes; that of an object of which a range
 //!   was asked for is handed on ([`ObjectCrc32c`]), for whoever reads all ranges.
 //! - A request that creates something if there is nothing is repeated when its answer was lost: it then
 //!   finds what it has made. `object_store` repeats only what HTTP calls safe.
+//! - Of the answer to a range no more is taken than it announces, of an error no more than its words.
+//! - A server that has never answered is given up early ([`NoAnswer`]).
 
+use std::collections::HashMap;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, Method, StatusCode, Uri};
 use http_body::{Body, Frame};
 use object_store::ClientOptions;
 use object_store::client::{
@@ -17,45 +23,152 @@ use object_store::client::{
     HttpService, ReqwestConnector,
 };
 
-use crate::error::WrongChecksum;
+use crate::error::{NoAnswer, WrongChecksum};
+
+use super::error_bodies::reduced;
 
 /// Checksum of a whole object (CRC-32C, Castagnoli), as its store told it beside a range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct ObjectCrc32c(pub u32);
 
-/// Makes clients that check.
-#[derive(Debug)]
-pub(super) struct CheckedConnector;
+/// Makes clients that check. A store has one for its objects, and one for its credentials where those
+/// come from a server.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct CheckedConnector {
+    /// How long a server is asked that has not answered once.
+    pub first_answer_within: Duration,
+}
 
 impl HttpConnector for CheckedConnector {
     fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
-        Ok(HttpClient::new(Checked(ReqwestConnector::default().connect(options)?)))
+        Ok(HttpClient::new(Checked::new(ReqwestConnector::default().connect(options)?, *self)))
     }
 }
 
 #[derive(Debug)]
-struct Checked(HttpClient);
+struct Checked {
+    inner: HttpClient,
+    connector: CheckedConnector,
+    has_answered: AtomicBool,
+    /// When a request first reached nobody.
+    unreached_since: OnceLock<Instant>,
+    /// Objects whose last answer was whole and wrong, until that is told.
+    wrong: WrongAnswers,
+}
+
+/// By path of the request.
+type WrongAnswers = Arc<Mutex<HashMap<String, WrongChecksum>>>;
+
+/// Objects that are read at once are far fewer; what is left behind by reads that were given up is
+/// forgotten.
+const MAX_WRONG_ANSWERS: usize = 256;
+
+impl Checked {
+    fn new(inner: HttpClient, connector: CheckedConnector) -> Self {
+        let (has_answered, unreached_since) = (AtomicBool::new(false), OnceLock::new());
+        Self { inner, connector, has_answered, unreached_since, wrong: WrongAnswers::default() }
+    }
+
+    /// What is to be said of a server that could not be reached: `object_store` does not repeat it.
+    fn no_answer(&self, uri: &Uri, source: HttpError) -> HttpError {
+        let is_unreached = matches!(source.kind(), HttpErrorKind::Connect | HttpErrorKind::Timeout);
+        if !is_unreached || self.has_answered.load(Relaxed) {
+            return source;
+        }
+        match self.unreached_since.get() {
+            Some(since) if since.elapsed() >= self.connector.first_answer_within => {
+                let host = uri.host().unwrap_or_default().to_owned();
+                let error = NoAnswer { host, advice: credentials_advice(uri.path()), source };
+                HttpError::new(HttpErrorKind::Unknown, error)
+            }
+            Some(_) => source,
+            None => {
+                self.unreached_since.get_or_init(Instant::now);
+                source
+            }
+        }
+    }
+}
 
 #[async_trait::async_trait]
 impl HttpService for Checked {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let (is_get, may_repeat) = (request.method() == Method::GET, creates(&request));
-        let mut response = self.0.execute(request).await.map_err(|error| match error.kind() {
-            HttpErrorKind::Timeout | HttpErrorKind::Interrupted | HttpErrorKind::Unknown if may_repeat => {
+        let uri = request.uri().clone();
+        if is_get && asks_for_nothing(request.headers()) {
+            let wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner).remove(uri.path());
+            if let Some(wrong) = wrong {
+                return Err(HttpError::new(HttpErrorKind::Decode, wrong));
+            }
+        }
+        let answer = self.inner.execute(request).await.map_err(|error| self.no_answer(&uri, error));
+        let mut response = answer.map_err(|error| match error.kind() {
+            HttpErrorKind::Timeout | HttpErrorKind::Interrupted | HttpErrorKind::Unknown
+                if may_repeat && !is_no_answer(&error) =>
+            {
                 HttpError::new(HttpErrorKind::Request, error)
             }
             _ => error,
         })?;
+        self.has_answered.store(true, Relaxed);
+        let status = response.status();
+        if status.is_client_error() || status.is_server_error() {
+            let (head, body) = response.into_parts();
+            let text = reduced(body).await + credentials_advice(uri.path());
+            return Ok(HttpResponse::from_parts(head, text.into()));
+        }
         if is_get && let Some(expected) = stored_crc32c(response.headers()) {
             response.extensions_mut().insert(ObjectCrc32c(expected));
-            if response.status() == StatusCode::OK {
-                let (head, inner) = response.into_parts();
-                let body = CheckedBody { inner, found: 0, expected, ended: false };
-                response = HttpResponse::from_parts(head, HttpResponseBody::new(body));
+            if status == StatusCode::OK {
+                let wrong = Arc::clone(&self.wrong);
+                let path = uri.path().to_owned();
+                let body = |inner| CheckedBody { inner, found: 0, expected, path, wrong, ended: false };
+                response = response.map(|inner| HttpResponseBody::new(body(inner)));
             }
+        }
+        if status == StatusCode::PARTIAL_CONTENT
+            && let Some(announced) = announced_bytes(response.headers())
+        {
+            // one byte more tells who reads it that something is wrong
+            let left = announced.saturating_add(1);
+            response = response.map(|inner| HttpResponseBody::new(LimitedBody { inner, left }));
         }
         Ok(response)
     }
+}
+
+fn is_no_answer(error: &HttpError) -> bool {
+    std::error::Error::source(error).is_some_and(|source| source.is::<NoAnswer>())
+}
+
+/// What to do about a server that would have given credentials, told by the path that it was asked for.
+fn credentials_advice(path: &str) -> &'static str {
+    if path.starts_with("/computeMetadata/") {
+        "; outside Google Cloud, set GOOGLE_APPLICATION_CREDENTIALS to the path of a key file"
+    } else if path.starts_with("/latest/api/token") || path.starts_with("/latest/meta-data/") {
+        "; outside AWS, set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+    } else if path.starts_with("/metadata/identity/") {
+        "; outside Azure, set AZURE_STORAGE_ACCOUNT_KEY, AZURE_STORAGE_SAS_TOKEN or the variables of a \
+         service principal"
+    } else {
+        ""
+    }
+}
+
+/// Whether the range begins behind its end. So `object_store` goes on with an answer all of whose bytes
+/// have come, and whose end was an error.
+fn asks_for_nothing(headers: &HeaderMap) -> bool {
+    let range = headers.get(http::header::RANGE).and_then(|range| range.to_str().ok());
+    let bounds = range.and_then(|range| range.strip_prefix("bytes=")?.split_once('-'));
+    let number = |text: &str| text.parse::<u64>().ok();
+    bounds.and_then(|(first, last)| Some(number(first)? > number(last)?)).unwrap_or(false)
+}
+
+/// Length of the range that an answer says it is.
+fn announced_bytes(headers: &HeaderMap) -> Option<u64> {
+    let range = headers.get(http::header::CONTENT_RANGE)?.to_str().ok()?;
+    let (first, last) = range.trim().strip_prefix("bytes ")?.split_once('/')?.0.split_once('-')?;
+    last.parse::<u64>().ok()?.checked_sub(first.parse().ok()?)?.checked_add(1)
 }
 
 /// Whether the request makes something only where there is nothing, begins an upload, or removes.
@@ -107,6 +220,9 @@ struct CheckedBody {
     inner: HttpResponseBody,
     found: u32,
     expected: u32,
+    /// Of the object, for `wrong`.
+    path: String,
+    wrong: WrongAnswers,
     ended: bool,
 }
 
@@ -127,9 +243,45 @@ impl Body for CheckedBody {
         if frame.is_none() && !self.ended && self.found != self.expected {
             self.ended = true;
             let error = WrongChecksum { found: self.found, expected: self.expected };
+            let mut wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
+            if wrong.len() >= MAX_WRONG_ANSWERS {
+                wrong.clear();
+            }
+            wrong.insert(self.path.clone(), error);
             return Poll::Ready(Some(Err(HttpError::new(HttpErrorKind::Decode, error))));
         }
         Poll::Ready(frame)
+    }
+}
+
+/// The beginning of an answer.
+struct LimitedBody {
+    inner: HttpResponseBody,
+    /// Bytes that may yet come.
+    left: u64,
+}
+
+impl Body for LimitedBody {
+    type Data = Bytes;
+    type Error = HttpError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, HttpError>>> {
+        if self.left == 0 {
+            return Poll::Ready(None);
+        }
+        let frame = ready!(Pin::new(&mut self.inner).poll_frame(context));
+        let Some(Ok(frame)) = frame else { return Poll::Ready(frame) };
+        Poll::Ready(Some(Ok(match frame.into_data() {
+            Ok(mut data) => {
+                data.truncate(usize::try_from(self.left).unwrap_or(usize::MAX));
+                self.left -= data.len() as u64;
+                Frame::data(data)
+            }
+            Err(frame) => frame,
+        })))
     }
 }
 
@@ -156,5 +308,74 @@ mod tests {
         assert_eq!(stored_crc32c(&headers(&[md5])), None);
         assert_eq!(stored_crc32c(&headers(&[crc, ("x-goog-stored-content-encoding", "gzip")])), None);
         assert_eq!(stored_crc32c(&headers(&[("x-goog-hash", "crc32c=AAAA")])), None);
+    }
+
+    /// A server that says what it has been told to, in turn.
+    #[derive(Debug)]
+    struct Told(Mutex<Vec<Result<HttpResponse, HttpError>>>);
+
+    #[async_trait::async_trait]
+    impl HttpService for Told {
+        async fn call(&self, _: HttpRequest) -> Result<HttpResponse, HttpError> {
+            self.0.lock().expect("no test has panicked").remove(0)
+        }
+    }
+
+    fn checked(told: Vec<Result<HttpResponse, HttpError>>) -> Checked {
+        let inner = HttpClient::new(Told(Mutex::new(told)));
+        Checked::new(inner, CheckedConnector { first_answer_within: Duration::ZERO })
+    }
+
+    fn get(url: &str) -> HttpRequest {
+        let empty = object_store::client::HttpRequestBody::empty();
+        http::Request::get(url).body(empty).expect("a request")
+    }
+
+    fn wait<T>(future: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().build().expect("runtime").block_on(future)
+    }
+
+    #[test]
+    fn a_server_that_has_never_answered_is_given_up_early_and_one_that_has_is_not() {
+        let refused = || {
+            let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+            Err(HttpError::new(HttpErrorKind::Connect, refused))
+        };
+        let answer = http::Response::new(Bytes::from("well").into());
+        let server = checked(vec![refused(), refused(), Ok(answer), refused(), refused()]);
+        let url = "http://169.254.169.254/latest/api/token";
+        let kind = || wait(server.call(get(url))).map_err(|error| (error.kind(), error.to_string()));
+        assert_eq!(kind().expect_err("refused").0, HttpErrorKind::Connect);
+        let (given_up, message) = kind().expect_err("refused");
+        assert_eq!(given_up, HttpErrorKind::Unknown);
+        for word in ["169.254.169.254", "connection refused", "set AWS_ACCESS_KEY_ID"] {
+            assert!(message.contains(word), "{message}");
+        }
+        kind().expect("an answer");
+        for _ in 0..2 {
+            assert_eq!(kind().expect_err("refused").0, HttpErrorKind::Connect);
+        }
+    }
+
+    #[test]
+    fn an_answer_to_a_range_is_cut_behind_what_it_announces() {
+        let answer = |range: &str| {
+            let answer = http::Response::builder().status(206).header("content-range", range);
+            Ok(answer.body(Bytes::from(vec![7; 1000]).into()).expect("an answer"))
+        };
+        let server = checked(vec![answer("bytes 10-19/5000"), answer("bytes 10-1009/5000")]);
+        for expected in [11, 1000] {
+            let body = wait(async { server.call(get("http://h/a")).await?.into_body().bytes().await });
+            assert_eq!(body.expect("a body").len(), expected);
+        }
+    }
+
+    #[test]
+    fn an_error_is_told_without_what_was_sent() {
+        let body = "<Error><Code>ExpiredToken</Code><Token-0>very-secret</Token-0></Error>";
+        let answer = http::Response::builder().status(400).body(Bytes::from(body).into()).expect("an answer");
+        let server = checked(vec![Ok(answer)]);
+        let body = wait(async { server.call(get("http://h/a")).await?.into_body().bytes().await });
+        assert_eq!(&body.expect("a body")[..], b"ExpiredToken");
     }
 }
