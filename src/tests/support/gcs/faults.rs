@@ -52,6 +52,16 @@ impl Fault {
         !matches!(self, Self::Status(_) | Self::ResetBefore)
     }
 
+    /// Whether it changes anything about that answer. One that does not is put off to the next request.
+    pub fn fits(self, answer: &HttpAnswer) -> bool {
+        let has_bytes = !answer.body.is_empty();
+        match self {
+            Self::ShortAnswer => has_bytes,
+            Self::WrongBytes => has_bytes && answer.headers.iter().any(|(name, _)| *name == "x-goog-hash"),
+            _ => true,
+        }
+    }
+
     /// Send what is left of `answer`; `Ok(false)` where the connection is of no further use.
     pub fn send(self, answer: &HttpAnswer, stream: &mut TcpStream) -> io::Result<bool> {
         let half = answer.body.len() / 2;

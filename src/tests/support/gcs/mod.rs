@@ -33,6 +33,7 @@ pub struct Logged {
     pub method: String,
     /// Path and query as sent.
     pub target: String,
+    pub authorization: Option<String>,
     pub fault: Option<Fault>,
 }
 
@@ -161,7 +162,6 @@ impl Gcs {
         self.state().listing = Some(Synthetic { bucket: bucket.to_owned(), names, image });
     }
 
-    /// Requests so far.
     /// From now on only who shows a token is served; each is soon worn out. The server is its own
     /// metadata server.
     pub fn require_tokens(&self, requests_each: u64) {
@@ -173,6 +173,7 @@ impl Gcs {
         self.state().tokens.as_ref().map_or((0, 0), |tokens| (tokens.issued, tokens.refused))
     }
 
+    /// Requests so far.
     pub fn requests(&self) -> u64 {
         self.shared.requests.load(SeqCst)
     }
@@ -232,15 +233,20 @@ impl Shared {
             }
             let number = self.requests.fetch_add(1, SeqCst);
             let mut state = self.state.lock().expect("no request has panicked");
-            let fault = state.faults.get(&number).copied();
+            let mut fault = state.faults.get(&number).copied();
+            let carried_out = fault.is_none_or(Fault::is_carried_out);
+            let answer = if carried_out { state.answer(&request) } else { HttpAnswer::new(200) };
+            if let Some(put_off) = fault.filter(|fault| !fault.fits(&answer)) {
+                fault = None;
+                state.faults.entry(self.requests.load(SeqCst)).or_insert(put_off);
+            }
             state.log.push(Logged {
                 number,
                 method: request.method.clone(),
                 target: request.target.clone(),
+                authorization: request.header("authorization").map(str::to_owned),
                 fault,
             });
-            let carried_out = fault.is_none_or(Fault::is_carried_out);
-            let answer = if carried_out { state.answer(&request) } else { HttpAnswer::new(200) };
             drop(state);
             match fault {
                 None => answer.write(&mut writer)?,
