@@ -76,11 +76,20 @@ impl StorageError {
 }
 
 /// Bytes that have come are not those that the store has. CRC-32C.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, Copy, thiserror::Error)]
 #[error("its bytes have arrived with the checksum {found:08x}, those in the store have {expected:08x}")]
 pub struct WrongChecksum {
     pub found: u32,
     pub expected: u32,
+}
+
+/// No request to a server has reached it so far. `advice` is empty, or `; ` and what to do.
+#[derive(Debug, thiserror::Error)]
+#[error("nothing answers at {host} ({source}){advice}")]
+pub struct NoAnswer {
+    pub host: String,
+    pub advice: &'static str,
+    pub source: object_store::client::HttpError,
 }
 
 /// Input could not be listed or read.
@@ -180,37 +189,63 @@ pub enum SinkError {
     Encode { part: String, source: parquet::errors::ParquetError },
 }
 
-/// Parameters of a query that make it a signature: of GCS, S3 and Azure.
-const SIGNATURES: [&str; 5] =
-    ["x-goog-signature=", "x-amz-signature=", "x-amz-security-token=", "signature=", "sig="];
-
-/// A URI as logs, messages and rows may show it: without user and password, without a web address's query,
-/// and without any that holds a signature. Elsewhere `?` belongs to names, and so does `@` but for what
-/// stands before a host.
+/// A URI as logs, messages and rows may show it: without user and password, and without a query that may
+/// be a signature. In a bucket `@` and `?` belong to names, and so they do in paths.
 pub(crate) fn without_secrets(uri: &str) -> Cow<'_, str> {
     let Some((scheme, rest)) = uri.split_once("://") else { return uri.into() };
-    let is = |schemes: &[&str]| schemes.iter().any(|known| scheme.eq_ignore_ascii_case(known));
-    let (address, query) = rest.split_once('?').unwrap_or((rest, ""));
-    let is_signed = || {
-        let query = query.to_ascii_lowercase();
-        query.split('&').any(|pair| SIGNATURES.iter().any(|name| pair.starts_with(name)))
-    };
-    let hide_query = !query.is_empty() && (is(&["http", "https"]) || is_signed());
-    let host_ends = address.find(['/', '#']).unwrap_or(address.len());
-    // abfss://container@account…
-    let user_ends = address[..host_ends].rfind('@').filter(|_| !is(&["abfs", "abfss"]));
-    if !hide_query && user_ends.is_none() {
+    let scheme = scheme.to_ascii_lowercase();
+    if scheme == "file" {
         return uri.into();
     }
-    let (user, address) = user_ends.map_or(("", address), |at| ("…@", &address[at + 1..]));
-    let query = if hide_query {
-        "?…".to_owned()
-    } else if query.is_empty() {
-        String::new()
-    } else {
-        format!("?{query}")
-    };
-    format!("{scheme}://{user}{address}{query}").into()
+    let is_bucket = ["gs", "s3", "s3a", "az", "azure", "adl", "abfs", "abfss"].contains(&scheme.as_str());
+    let query = rest.find(['?', '#']).filter(|_| !is_bucket || is_signed(rest));
+    let (address, query) = query.map_or((rest, ""), |at| (&rest[..at], "?…"));
+    let (host, path) = address.split_at(address.find('/').unwrap_or(address.len()));
+    if names_container(&scheme, host) {
+        return if query.is_empty() { uri.into() } else { format!("{scheme}://{address}{query}").into() };
+    }
+    let (user, server) = host.rsplit_once('@').map_or((None, host), |(user, server)| (Some(user), server));
+    // a slash in a password ends what looks like the host
+    let is_cut = user.is_none() && server.split_once(':').is_some_and(|(_, port)| !is_port(port));
+    if is_cut && !server.starts_with('[') {
+        return format!("{scheme}://…").into();
+    }
+    match user {
+        Some(_) => format!("{scheme}://…@{server}{path}{query}").into(),
+        None if query.is_empty() => uri.into(),
+        None => format!("{scheme}://{address}{query}").into(),
+    }
+}
+
+/// Whether what stands before the first slash is `container@account.…`, as in Azure's own addresses.
+pub(crate) fn names_container(scheme: &str, authority: &str) -> bool {
+    let is_azure = ["az", "abfs", "abfss"].contains(&scheme);
+    let account = authority.split_once('@').filter(|(container, _)| !container.contains(':'));
+    is_azure
+        && account.is_some_and(|(_, host)| {
+            !host.contains('@')
+                && [".windows.net", ".fabric.microsoft.com"].iter().any(|end| host.ends_with(end))
+        })
+}
+
+/// Whether an address ends in a query that lets whoever has it in, as stores sign them for others to use.
+pub(crate) fn is_signed(address: &str) -> bool {
+    const SIGNATURES: [&str; 7] = [
+        "sig",
+        "signature",
+        "x-amz-signature",
+        "x-amz-credential",
+        "x-amz-security-token",
+        "x-goog-signature",
+        "x-goog-credential",
+    ];
+    let Some((_, query)) = address.split_once('?') else { return false };
+    let mut keys = query.split(['&', '?']).filter_map(|pair| pair.split_once('=')).map(|(key, _)| key);
+    keys.any(|key| SIGNATURES.iter().any(|known| key.eq_ignore_ascii_case(known)))
+}
+
+fn is_port(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// The text of a panic.
@@ -227,14 +262,22 @@ mod tests {
     fn what_may_be_a_secret_is_not_shown() {
         for (uri, shown) in [
             ("https://h/x?X-Goog-Signature=abc", "https://h/x?…"),
-            ("HTTPS://me:abc@h:80/a@b", "HTTPS://…@h:80/a@b"),
+            ("HTTPS://me:abc@h:80/a@b", "https://…@h:80/a@b"),
+            ("https://me:a/bc@h/x", "https://…"),
+            ("https://[::1]:80/x", "https://[::1]:80/x"),
+            ("ftp://me:abc@h/x?token=abc", "ftp://…@h/x?…"),
+            ("s3://AKIA:abc@b/x", "s3://…@b/x"),
+            ("s3://AKIA:a/bc@b/x", "s3://…"),
+            ("gs://abc@b/x", "gs://…@b/x"),
+            ("az://abc@b/x", "az://…@b/x"),
+            ("abfss://c:abc@account.dfs.core.windows.net/x", "abfss://…@account.dfs.core.windows.net/x"),
+            ("s3://b/x?a=b&X-Amz-Signature=abc", "s3://b/x?…"),
+            ("az://b/x?sv=1&sig=abc", "az://b/x?…"),
+            ("gs://b/what?.jpg?a=b", "gs://b/what?.jpg?a=b"),
+            ("file:///a:b@c?sig=d", "file:///a:b@c?sig=d"),
             ("https://abc@h?sig=/abc@", "https://…@h?…"),
             ("https://h/a@b", "https://h/a@b"),
             ("gs://b/what?.jpg", "gs://b/what?.jpg"),
-            ("s3://ID:abc@bucket/a?b", "s3://…@bucket/a?b"),
-            ("ftp://me:abc@h/a@b", "ftp://…@h/a@b"),
-            ("az://c/b?sv=1&sig=abc", "az://c/b?…"),
-            ("s3://b/a?X-Amz-Signature=abc", "s3://b/a?…"),
             (
                 "abfss://container@account.dfs.core.windows.net/x",
                 "abfss://container@account.dfs.core.windows.net/x",

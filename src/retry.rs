@@ -3,8 +3,8 @@
 //! - `object_store` itself repeats what a server refused for the moment and what did not reach it, with
 //!   backoff and jitter, for as long as `storage.retry_seconds`. It does not repeat an answer that came
 //!   and is wrong: cut short, not what was asked for, of another checksum. [`again`] does, a few times.
-//! - What cannot get better is not tried again: what is missing, denied, there already or replaced, and what
-//!   this machine's disk refuses.
+//! - What cannot get better is not tried again: what is missing, denied, there already or replaced, what
+//!   this machine's disk refuses for good, and what `object_store` has repeated until it gave up.
 
 use std::collections::hash_map::RandomState;
 use std::error::Error as StdError;
@@ -13,6 +13,10 @@ use std::io::{self, ErrorKind};
 use std::time::{Duration, Instant};
 
 use object_store::client::{HttpError, HttpErrorKind};
+use object_store::path::Path;
+use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode, PutPayload};
+
+use crate::error::{NoAnswer, WrongChecksum};
 
 /// Requests in all.
 const TRIES: u32 = 4;
@@ -21,15 +25,21 @@ const TRIES: u32 = 4;
 /// half, so that many workers do not come back together.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
-/// A request that took longer than this was repeated by `object_store` until it gave up.
+/// A request that took longer than this was repeated by `object_store`, or would take a run's patience
+/// several times over.
 const GIVEN_UP_AFTER: Duration = Duration::from_secs(60);
+
+/// How `object_store` words the end of a request that it has repeated; its type cannot be named.
+const REPEATED: &str = ", max_retries: ";
+
+/// How it words what a listing may not see or does not find; elsewhere these are errors of their own.
+const REFUSED: [&str; 2] = ["status code: 403 ", "status code: 404 "];
 
 /// Make a request whose repetition does no harm, again if its answer was wrong.
 pub async fn again<T, F: Future<Output = object_store::Result<T>>>(
     mut request: impl FnMut() -> F,
 ) -> object_store::Result<T> {
-    let mut pause = FIRST_PAUSE;
-    for _ in 1..TRIES {
+    for pauses in 0..TRIES - 1 {
         let start = Instant::now();
         match request().await {
             Err(error) if may_get_better(&error) && start.elapsed() < GIVEN_UP_AFTER => {
@@ -37,35 +47,82 @@ pub async fn again<T, F: Future<Output = object_store::Result<T>>>(
             }
             done => return done,
         }
-        // the hasher's keys are random
-        let random = RandomState::new().build_hasher().finish() as f64 / u64::MAX as f64;
-        tokio::time::sleep(pause.mul_f64(1.0 - random / 2.0)).await;
-        pause *= 2;
+        pause(pauses).await;
     }
     request().await
 }
 
-fn may_get_better(error: &object_store::Error) -> bool {
+/// Create an object where there is none; whether it was not there before.
+///
+/// S3 refuses with the same status what is there and what somebody else is just about to create, who may
+/// yet fail. So the object is looked up, and created once more where it is not there after all.
+///
+/// # Errors
+/// Those of the store; also when it keeps saying that the object is there, and that it is not.
+pub async fn create(store: &dyn ObjectStore, path: &Path, payload: PutPayload) -> object_store::Result<bool> {
+    let put =
+        || async { again(|| store.put_opts(path, payload.clone(), PutMode::Create.into())).await.map(drop) };
+    create_by(put, || async { again(|| store.head(path)).await.map(drop) }).await
+}
+
+/// The same by any request that creates, `put`, with `head` to look whether the object is there.
+pub async fn create_by<P, H>(
+    mut put: impl FnMut() -> P,
+    mut head: impl FnMut() -> H,
+) -> object_store::Result<bool>
+where
+    P: Future<Output = object_store::Result<()>>,
+    H: Future<Output = object_store::Result<()>>,
+{
+    let mut pauses = 0;
+    loop {
+        let refused = match put().await {
+            Ok(()) => return Ok(true),
+            Err(Error::AlreadyExists { source, .. }) => source,
+            Err(error) => return Err(error),
+        };
+        match head().await {
+            Ok(()) => return Ok(false),
+            Err(Error::NotFound { .. }) if pauses + 1 < TRIES => pause(pauses).await,
+            Err(Error::NotFound { .. }) => return Err(Error::Generic { store: "create", source: refused }),
+            Err(error) => return Err(error),
+        }
+        pauses += 1;
+    }
+}
+
+/// Wait, after `pauses` other pauses.
+async fn pause(pauses: u32) {
+    // the hasher's keys are random
+    let random = RandomState::new().build_hasher().finish() as f64 / u64::MAX as f64;
+    tokio::time::sleep((FIRST_PAUSE * 2_u32.pow(pauses)).mul_f64(1.0 - random / 2.0)).await;
+}
+
+fn may_get_better(error: &Error) -> bool {
     match error {
         // a token may have run out on its way
-        object_store::Error::Unauthenticated { .. } => true,
-        object_store::Error::Generic { .. } => {
+        Error::Unauthenticated { .. } => true,
+        Error::Generic { .. } => {
             let mut cause: Option<&dyn StdError> = Some(error);
             while let Some(error) = cause {
+                if error.is::<WrongChecksum>() {
+                    return true;
+                }
                 if is_final(error) {
                     return false;
                 }
                 cause = error.source();
             }
-            true
+            let said = error.to_string();
+            !said.contains(REPEATED) && !REFUSED.iter().any(|refused| said.contains(refused))
         }
         _ => false,
     }
 }
 
-/// Whether a cause of a failure says that nothing is to be had by trying again: a disk's refusal, or a server
-/// that could not be reached for as long as that is tried.
+/// Whether a cause of a failure says that nothing is to be had by trying again.
 fn is_final(cause: &(dyn StdError + 'static)) -> bool {
+    // who cannot be reached has been tried for as long as it makes sense
     let unreached =
         cause.downcast_ref().is_some_and(|error: &HttpError| error.kind() == HttpErrorKind::Connect);
     let refused = cause.downcast_ref().is_some_and(|error: &io::Error| {
@@ -82,18 +139,20 @@ fn is_final(cause: &(dyn StdError + 'static)) -> bool {
                 | ErrorKind::Unsupported
         )
     });
-    unreached || refused
+    cause.is::<NoAnswer>() || unreached || refused
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use object_store::Error;
 
-    fn tried(error: fn() -> Error) -> u32 {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("runtime");
+    fn runtime() -> tokio::runtime::Runtime {
+        tokio::runtime::Builder::new_current_thread().enable_time().build().expect("runtime")
+    }
+
+    fn tried(error: impl Fn() -> Error) -> u32 {
         let mut tries = 0;
-        let failed: object_store::Result<()> = runtime.block_on(again(|| {
+        let failed: object_store::Result<()> = runtime().block_on(again(|| {
             tries += 1;
             std::future::ready(Err(error()))
         }));
@@ -101,18 +160,70 @@ mod tests {
         tries
     }
 
+    fn generic(source: impl Into<Box<dyn StdError + Send + Sync>>) -> Error {
+        Error::Generic { store: "test", source: source.into() }
+    }
+
     #[test]
     fn a_wrong_answer_is_asked_for_again_and_a_refusal_is_not() {
-        assert_eq!(tried(|| Error::Generic { store: "test", source: "cut short".into() }), TRIES);
+        assert_eq!(tried(|| generic("cut short")), TRIES);
         let missing = || Error::NotFound { path: "a".to_owned(), source: "no such key".into() };
         assert_eq!(tried(missing), 1);
         let denied = || Error::PermissionDenied { path: "a".to_owned(), source: "not yours".into() };
         assert_eq!(tried(denied), 1);
-        let full =
-            || Error::Generic { store: "test", source: io::Error::from(ErrorKind::StorageFull).into() };
-        assert_eq!(tried(full), 1);
-        let cut =
-            || Error::Generic { store: "test", source: io::Error::from(ErrorKind::UnexpectedEof).into() };
-        assert_eq!(tried(cut), TRIES);
+        let listing = "Error performing list request: Error performing GET http://h/b?list-type=2 in 9ms - \
+                       Server returned non-2xx status code: 403 Forbidden: AccessDenied";
+        assert_eq!(tried(|| generic(listing)), 1);
+    }
+
+    #[test]
+    fn what_the_disk_refuses_for_good_is_not_asked_for_again() {
+        for kind in [ErrorKind::PermissionDenied, ErrorKind::StorageFull, ErrorKind::ReadOnlyFilesystem] {
+            assert_eq!(tried(|| generic(io::Error::from(kind))), 1, "{kind}");
+        }
+        assert_eq!(tried(|| generic(io::Error::from(ErrorKind::UnexpectedEof))), TRIES);
+    }
+
+    #[test]
+    fn what_object_store_has_given_up_is_not_asked_for_again() {
+        let refused =
+            || HttpError::new(HttpErrorKind::Connect, io::Error::from(ErrorKind::ConnectionRefused));
+        assert_eq!(tried(|| generic(refused())), 1);
+        let repeated =
+            "Error performing GET in 6s, after 9 retries, max_retries: 60, retry_timeout: 6s  - 503";
+        assert_eq!(tried(|| generic(repeated)), 1);
+        assert_eq!(tried(|| generic(WrongChecksum { found: 1, expected: 2 })), TRIES);
+    }
+
+    #[test]
+    fn an_object_is_there_only_if_it_can_be_looked_up() {
+        let there = || Error::AlreadyExists { path: "a".to_owned(), source: "409".into() };
+        let missing = || Error::NotFound { path: "a".to_owned(), source: "404".into() };
+        // another writer's object, which is not there until the `appears`th look; or he fails
+        let create = |appears: u32, fails: bool| {
+            let (mut puts, mut looks) = (0, 0);
+            let put = || {
+                puts += 1;
+                std::future::ready(if fails && puts > 1 { Ok(()) } else { Err(there()) })
+            };
+            let head = || {
+                looks += 1;
+                std::future::ready(if looks >= appears { Ok(()) } else { Err(missing()) })
+            };
+            runtime().block_on(create_by(put, head))
+        };
+        assert!(!create(1, false).expect("it is there"));
+        assert!(!create(2, false).expect("it is there"));
+        assert!(create(2, true).expect("it is created"));
+        let error = create(u32::MAX, false).expect_err("never there");
+        assert!(matches!(error, Error::Generic { .. }), "{error}");
+    }
+
+    #[test]
+    fn an_object_is_created_once() {
+        let store = object_store::memory::InMemory::new();
+        let create = |text: &'static str| runtime().block_on(create(&store, &Path::from("a"), text.into()));
+        assert!(create("mine").expect("created"));
+        assert!(!create("yours").expect("there"));
     }
 }

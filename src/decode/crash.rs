@@ -234,4 +234,22 @@ mod tests {
             assert_eq!(decimal(number, &mut [0; DIGITS]), number.to_string().as_bytes());
         }
     }
+
+    #[test]
+    fn an_alarm_ends_the_process_as_a_crashed_decoder_does() {
+        // SAFETY: the child calls only what POSIX allows between fork and exit.
+        let child = unsafe { libc::fork() };
+        assert_ne!(child, -1, "{}", io::Error::last_os_error());
+        if child == 0 {
+            let _ = set_action(libc::SIGALRM, give_up as *const () as libc::sighandler_t);
+            // SAFETY: takes no pointers.
+            unsafe { libc::raise(libc::SIGALRM) };
+            leave(1);
+        }
+        let mut status = 0;
+        // SAFETY: `status` lives through the call.
+        let ended = unsafe { libc::waitpid(child, &raw mut status, 0) };
+        assert_eq!(ended, child, "{}", io::Error::last_os_error());
+        assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 10, "{status}");
+    }
 }

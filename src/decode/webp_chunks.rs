@@ -44,7 +44,8 @@ pub(super) fn read(webp: &[u8]) -> Result<Chunks<'_>, &'static str> {
         }
     }
     chunks.size = canvas.or(frame).ok_or("holds no image")?;
-    if largest.0 > chunks.size.0 || largest.1 > chunks.size.1 {
+    // without a canvas only the first one is decoded
+    if canvas.is_some() && (largest.0 > chunks.size.0 || largest.1 > chunks.size.1) {
         return Err("frame is larger than the canvas");
     }
     Ok(chunks)

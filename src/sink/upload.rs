@@ -16,14 +16,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutPayload, WriteMultipart};
+use object_store::{ObjectStore, ObjectStoreExt, PutPayload, WriteMultipart};
 use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::plan::hex;
-use crate::retry::again;
+use crate::retry::{self, again};
 
 /// Bytes handed to the task at a time, and how many such pieces may wait: 4 MiB in all keep a
 /// fast store busy while the next row group is being encoded.
@@ -222,7 +222,7 @@ pub(super) async fn create(
     content: PutPayload,
 ) -> object_store::Result<()> {
     if !staging.always {
-        return again(|| store.put_opts(path, content.clone(), PutMode::Create.into())).await.map(drop);
+        return created(path, retry::create(store, path, content).await?);
     }
     store.put(&staging.path, content).await?;
     publish(store, &staging.path, path).await
@@ -230,15 +230,14 @@ pub(super) async fn create(
 
 /// Copy what is whole at `staging` to `path`, unless something is there already.
 async fn publish(store: &Arc<dyn ObjectStore>, staging: &Path, path: &Path) -> object_store::Result<()> {
-    let copied = again(|| store.copy_if_not_exists(staging, path)).await;
+    let copy = || again(|| store.copy_if_not_exists(staging, path));
+    let look = || again(|| async { store.head(path).await.map(drop) });
+    let copied = retry::create_by(copy, look).await.and_then(|copied| created(path, copied));
     let removed = store.delete(staging).await;
     match (copied, removed) {
         // an attempt that finished the run has tidied up after all others
         (Err(object_store::Error::NotFound { .. }), _) if store.head(path).await.is_ok() => {
-            Err(object_store::Error::AlreadyExists {
-                path: path.to_string(),
-                source: "published by another attempt".into(),
-            })
+            created(path, false)
         }
         (copied, Err(error)) => {
             tracing::debug!(%error, "a staged object is left");
@@ -246,6 +245,17 @@ async fn publish(store: &Arc<dyn ObjectStore>, staging: &Path, path: &Path) -> o
         }
         (copied, Ok(())) => copied,
     }
+}
+
+/// Who was not first is told so.
+fn created(path: &Path, first: bool) -> object_store::Result<()> {
+    if first {
+        return Ok(());
+    }
+    Err(object_store::Error::AlreadyExists {
+        path: path.to_string(),
+        source: "published by another attempt".into(),
+    })
 }
 
 #[cfg(test)]

@@ -1,22 +1,21 @@
-//! What travels between a bucket and this process, checked.
+//! What travels between a server and this process, checked and bounded.
 //!
 //! - Google's checksum of a whole answer is compared with its bytes; that of an object of which a range
 //!   was asked for is handed on ([`ObjectCrc32c`]), for whoever reads all ranges.
 //! - A request that creates something if there is nothing is repeated when its answer was lost: it then
 //!   finds what it has made. `object_store` repeats only what HTTP calls safe.
-//! - S3 refuses such a request with 409 while another one for the same name is under way, which may still
-//!   fail: that is not "there already", but to be tried again.
-//! - Of the body of a refusal its code and message are kept. S3 repeats in it what was sent and signed,
-//!   session tokens among it, and `object_store` shows all of it; and some servers send pages.
-//! - A metadata server that cannot be reached is asked [`METADATA_TRIES`] times, not for minutes: most
-//!   machines have none, and are to hear soon that credentials are missing.
+//! - Of the answer to a range no more is taken than it announces, of an error no more than its words.
+//! - A server that has never answered is given up early ([`NoAnswer`]).
 
+use std::collections::HashMap;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, Method, StatusCode, Uri};
 use http_body::{Body, Frame};
 use object_store::ClientOptions;
 use object_store::client::{
@@ -24,148 +23,152 @@ use object_store::client::{
     HttpService, ReqwestConnector,
 };
 
-use crate::error::WrongChecksum;
+use crate::error::{NoAnswer, WrongChecksum};
+
+use super::error_bodies::reduced;
 
 /// Checksum of a whole object (CRC-32C, Castagnoli), as its store told it beside a range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct ObjectCrc32c(pub u32);
 
-/// Times that a metadata server is connected to in vain by one client. One that is there but has not started
-/// yet, as on a new node, comes within this many growing pauses.
-const METADATA_TRIES: u32 = 8;
-
-/// The most that is read of the body of a refusal, bytes.
-const REFUSAL_BYTES: usize = 64 << 10;
-
-/// The most that is kept of it where it has no code and no message, characters.
-const REFUSAL_SHOWN: usize = 300;
-
-/// Makes clients that check.
-#[derive(Debug)]
-pub(super) struct CheckedConnector;
+/// Makes clients that check. A store has one for its objects, and one for its credentials where those
+/// come from a server.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct CheckedConnector {
+    /// How long a server is asked that has not answered once.
+    pub first_answer_within: Duration,
+}
 
 impl HttpConnector for CheckedConnector {
     fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
-        let client = ReqwestConnector::default().connect(options)?;
-        Ok(HttpClient::new(Checked { client, metadata_failures: AtomicU32::new(0) }))
+        Ok(HttpClient::new(Checked::new(ReqwestConnector::default().connect(options)?, *self)))
     }
 }
 
 #[derive(Debug)]
 struct Checked {
-    client: HttpClient,
-    /// Requests in a row that reached no metadata server.
-    metadata_failures: AtomicU32,
+    inner: HttpClient,
+    connector: CheckedConnector,
+    has_answered: AtomicBool,
+    /// When a request first reached nobody.
+    unreached_since: OnceLock<Instant>,
+    /// Objects whose last answer was whole and wrong, until that is told.
+    wrong: WrongAnswers,
 }
 
+/// By path of the request.
+type WrongAnswers = Arc<Mutex<HashMap<String, WrongChecksum>>>;
+
+/// Objects that are read at once are far fewer; what is left behind by reads that were given up is
+/// forgotten.
+const MAX_WRONG_ANSWERS: usize = 256;
+
 impl Checked {
-    /// The answer to a request for credentials of this machine. An error of the last kind is not repeated.
-    async fn ask_metadata_server(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
-        let host = request.uri().host().unwrap_or_default().to_owned();
-        match self.client.execute(request).await {
-            Err(error) => {
-                let failures = self.metadata_failures.fetch_add(1, Relaxed) + 1;
-                if failures < METADATA_TRIES {
-                    return Err(error);
-                }
-                Err(HttpError::new(HttpErrorKind::Unknown, NoCredentials { host, source: error }))
+    fn new(inner: HttpClient, connector: CheckedConnector) -> Self {
+        let (has_answered, unreached_since) = (AtomicBool::new(false), OnceLock::new());
+        Self { inner, connector, has_answered, unreached_since, wrong: WrongAnswers::default() }
+    }
+
+    /// What is to be said of a server that could not be reached: `object_store` does not repeat it.
+    fn no_answer(&self, uri: &Uri, source: HttpError) -> HttpError {
+        let is_unreached = matches!(source.kind(), HttpErrorKind::Connect | HttpErrorKind::Timeout);
+        if !is_unreached || self.has_answered.load(Relaxed) {
+            return source;
+        }
+        match self.unreached_since.get() {
+            Some(since) if since.elapsed() >= self.connector.first_answer_within => {
+                let host = uri.host().unwrap_or_default().to_owned();
+                let error = NoAnswer { host, advice: credentials_advice(uri.path()), source };
+                HttpError::new(HttpErrorKind::Unknown, error)
             }
-            answered => {
-                self.metadata_failures.store(0, Relaxed);
-                answered
+            Some(_) => source,
+            None => {
+                self.unreached_since.get_or_init(Instant::now);
+                source
             }
         }
     }
-}
-
-/// Nothing in the environment says who we are, and there is no machine to ask.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "no credentials: the environment holds none (GOOGLE_APPLICATION_CREDENTIALS for gs, AWS_ACCESS_KEY_ID and \
-     AWS_SECRET_ACCESS_KEY for s3, AZURE_STORAGE_ACCOUNT_KEY for az), and the metadata server {host} cannot be reached"
-)]
-struct NoCredentials {
-    host: String,
-    source: HttpError,
 }
 
 #[async_trait::async_trait]
 impl HttpService for Checked {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let (is_get, may_repeat) = (request.method() == Method::GET, creates(&request));
-        if asks_metadata_server(&request) {
-            return self.ask_metadata_server(request).await;
+        let uri = request.uri().clone();
+        if is_get && asks_for_nothing(request.headers()) {
+            let wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner).remove(uri.path());
+            if let Some(wrong) = wrong {
+                return Err(HttpError::new(HttpErrorKind::Decode, wrong));
+            }
         }
-        let mut response = self.client.execute(request).await.map_err(|error| match error.kind() {
-            HttpErrorKind::Timeout | HttpErrorKind::Interrupted | HttpErrorKind::Unknown if may_repeat => {
+        let answer = self.inner.execute(request).await.map_err(|error| self.no_answer(&uri, error));
+        let mut response = answer.map_err(|error| match error.kind() {
+            HttpErrorKind::Timeout | HttpErrorKind::Interrupted | HttpErrorKind::Unknown
+                if may_repeat && !is_no_answer(&error) =>
+            {
                 HttpError::new(HttpErrorKind::Request, error)
             }
             _ => error,
         })?;
+        self.has_answered.store(true, Relaxed);
         let status = response.status();
         if status.is_client_error() || status.is_server_error() {
-            let (mut head, body) = response.into_parts();
-            if may_repeat && status == StatusCode::CONFLICT {
-                head.status = StatusCode::SERVICE_UNAVAILABLE;
-            }
-            head.headers.remove(http::header::CONTENT_LENGTH);
-            let said = what_is_said(&beginning(body).await);
-            return Ok(HttpResponse::from_parts(head, HttpResponseBody::from(said)));
+            let (head, body) = response.into_parts();
+            let text = reduced(body).await + credentials_advice(uri.path());
+            return Ok(HttpResponse::from_parts(head, text.into()));
         }
         if is_get && let Some(expected) = stored_crc32c(response.headers()) {
             response.extensions_mut().insert(ObjectCrc32c(expected));
-            if response.status() == StatusCode::OK {
-                let (head, inner) = response.into_parts();
-                let body = CheckedBody { inner, found: 0, expected, ended: false };
-                response = HttpResponse::from_parts(head, HttpResponseBody::new(body));
+            if status == StatusCode::OK {
+                let wrong = Arc::clone(&self.wrong);
+                let path = uri.path().to_owned();
+                let body = |inner| CheckedBody { inner, found: 0, expected, path, wrong, ended: false };
+                response = response.map(|inner| HttpResponseBody::new(body(inner)));
             }
+        }
+        if status == StatusCode::PARTIAL_CONTENT
+            && let Some(announced) = announced_bytes(response.headers())
+        {
+            // one byte more tells who reads it that something is wrong
+            let left = announced.saturating_add(1);
+            response = response.map(|inner| HttpResponseBody::new(LimitedBody { inner, left }));
         }
         Ok(response)
     }
 }
 
-/// Whether the request is for credentials or facts of this machine, at whatever address: those of Google, Amazon
-/// and Azure have each a path of their own.
-fn asks_metadata_server(request: &HttpRequest) -> bool {
-    let paths = ["/computeMetadata/", "/latest/api/token", "/latest/meta-data/", "/metadata/identity/"];
-    let is_local = request.uri().scheme_str() == Some("http");
-    is_local && paths.iter().any(|path| request.uri().path().starts_with(path))
+fn is_no_answer(error: &HttpError) -> bool {
+    std::error::Error::source(error).is_some_and(|source| source.is::<NoAnswer>())
 }
 
-/// The first bytes of a body, as far as they come.
-async fn beginning(mut body: HttpResponseBody) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    while bytes.len() < REFUSAL_BYTES {
-        match std::future::poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
-            Some(Ok(frame)) => {
-                let data = frame.into_data().unwrap_or_default();
-                bytes.extend_from_slice(&data[..data.len().min(REFUSAL_BYTES - bytes.len())]);
-            }
-            Some(Err(_)) | None => break,
-        }
+/// What to do about a server that would have given credentials, told by the path that it was asked for.
+fn credentials_advice(path: &str) -> &'static str {
+    if path.starts_with("/computeMetadata/") {
+        "; outside Google Cloud, set GOOGLE_APPLICATION_CREDENTIALS to the path of a key file"
+    } else if path.starts_with("/latest/api/token") || path.starts_with("/latest/meta-data/") {
+        "; outside AWS, set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+    } else if path.starts_with("/metadata/identity/") {
+        "; outside Azure, set AZURE_STORAGE_ACCOUNT_KEY, AZURE_STORAGE_SAS_TOKEN or the variables of a \
+         service principal"
+    } else {
+        ""
     }
-    bytes
 }
 
-/// Code and message of a refusal, in the XML of S3, GCS and Azure or the JSON of GCS and token servers; the
-/// beginning of anything else.
-fn what_is_said(body: &[u8]) -> String {
-    let text = String::from_utf8_lossy(body);
-    let element = |name: &str| {
-        let (_, rest) = text.split_once(&format!("<{name}>"))?;
-        Some(rest.split_once("</")?.0.to_owned())
-    };
-    if text.contains("<Error") {
-        let said = ["Code", "Message"].into_iter().filter_map(element).collect::<Vec<_>>();
-        return if said.is_empty() { "an error without a code".to_owned() } else { said.join(": ") };
-    }
-    if let Ok(json) = serde_json::from_slice::<serde_json::Value>(body) {
-        let error = &json["error"];
-        let said = [&error["message"], error, &json["error_description"], &json["message"]];
-        let said: Vec<_> = said.into_iter().filter_map(|value| value.as_str()).collect();
-        return if said.is_empty() { "an error without a message".to_owned() } else { said.join(": ") };
-    }
-    text.chars().take(REFUSAL_SHOWN).collect::<String>().trim().to_owned()
+/// Whether the range begins behind its end. So `object_store` goes on with an answer all of whose bytes
+/// have come, and whose end was an error.
+fn asks_for_nothing(headers: &HeaderMap) -> bool {
+    let range = headers.get(http::header::RANGE).and_then(|range| range.to_str().ok());
+    let bounds = range.and_then(|range| range.strip_prefix("bytes=")?.split_once('-'));
+    let number = |text: &str| text.parse::<u64>().ok();
+    bounds.and_then(|(first, last)| Some(number(first)? > number(last)?)).unwrap_or(false)
+}
+
+/// Length of the range that an answer says it is.
+fn announced_bytes(headers: &HeaderMap) -> Option<u64> {
+    let range = headers.get(http::header::CONTENT_RANGE)?.to_str().ok()?;
+    let (first, last) = range.trim().strip_prefix("bytes ")?.split_once('/')?.0.split_once('-')?;
+    last.parse::<u64>().ok()?.checked_sub(first.parse().ok()?)?.checked_add(1)
 }
 
 /// Whether the request makes something only where there is nothing, begins an upload, or removes.
@@ -175,7 +178,7 @@ fn creates(request: &HttpRequest) -> bool {
     let begins_upload = query.split('&').any(|pair| matches!(pair, "uploads" | "uploads="));
     match *request.method() {
         Method::PUT => is("x-goog-if-generation-match", "0") || is("if-none-match", "*"),
-        Method::POST => begins_upload || is("if-none-match", "*"),
+        Method::POST => begins_upload,
         Method::DELETE => true,
         _ => false,
     }
@@ -217,6 +220,9 @@ struct CheckedBody {
     inner: HttpResponseBody,
     found: u32,
     expected: u32,
+    /// Of the object, for `wrong`.
+    path: String,
+    wrong: WrongAnswers,
     ended: bool,
 }
 
@@ -237,9 +243,45 @@ impl Body for CheckedBody {
         if frame.is_none() && !self.ended && self.found != self.expected {
             self.ended = true;
             let error = WrongChecksum { found: self.found, expected: self.expected };
+            let mut wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
+            if wrong.len() >= MAX_WRONG_ANSWERS {
+                wrong.clear();
+            }
+            wrong.insert(self.path.clone(), error);
             return Poll::Ready(Some(Err(HttpError::new(HttpErrorKind::Decode, error))));
         }
         Poll::Ready(frame)
+    }
+}
+
+/// The beginning of an answer.
+struct LimitedBody {
+    inner: HttpResponseBody,
+    /// Bytes that may yet come.
+    left: u64,
+}
+
+impl Body for LimitedBody {
+    type Data = Bytes;
+    type Error = HttpError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, HttpError>>> {
+        if self.left == 0 {
+            return Poll::Ready(None);
+        }
+        let frame = ready!(Pin::new(&mut self.inner).poll_frame(context));
+        let Some(Ok(frame)) = frame else { return Poll::Ready(frame) };
+        Poll::Ready(Some(Ok(match frame.into_data() {
+            Ok(mut data) => {
+                data.truncate(usize::try_from(self.left).unwrap_or(usize::MAX));
+                self.left -= data.len() as u64;
+                Frame::data(data)
+            }
+            Err(frame) => frame,
+        })))
     }
 }
 
@@ -256,48 +298,6 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_told_without_what_was_sent() {
-        for (body, said) in [
-            (
-                "<?xml version=\"1.0\"?><Error><Code>SignatureDoesNotMatch</Code><Message>no match</Message>\
-                 <AWSAccessKeyId>secret</AWSAccessKeyId><CanonicalRequest>x-amz-security-token:secret</CanonicalRequest>\
-                 </Error>",
-                "SignatureDoesNotMatch: no match",
-            ),
-            ("<Error><Token-0>secret</Token-0></Error>", "an error without a code"),
-            (r#"{"error": {"code": 403, "message": "no access", "token": "secret"}}"#, "no access"),
-            (r#"{"error": "invalid_grant", "error_description": "expired"}"#, "invalid_grant: expired"),
-            (r#"{"access_token": "secret"}"#, "an error without a message"),
-            ("Not here.\n", "Not here."),
-        ] {
-            assert_eq!(what_is_said(body.as_bytes()), said);
-        }
-        assert_eq!(what_is_said(&[b'x'; 1000]).len(), REFUSAL_SHOWN);
-    }
-
-    #[test]
-    fn a_metadata_server_that_is_not_there_is_given_up_soon_and_told_with_what_to_set() {
-        let port =
-            std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound").port();
-        let options = ClientOptions::new().with_allow_http(true);
-        let client = CheckedConnector.connect(&options).expect("a client");
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
-        let ask = |path: &str| {
-            let uri = format!("http://127.0.0.1:{port}{path}");
-            let request = http::Request::get(uri).body(Bytes::new().into()).expect("a request");
-            runtime.block_on(client.execute(request)).expect_err("nobody listens")
-        };
-        let token = "/computeMetadata/v1/instance/service-accounts/default/token";
-        for _ in 1..METADATA_TRIES {
-            assert_eq!(ask(token).kind(), HttpErrorKind::Connect, "it is repeated");
-        }
-        let given_up = ask(token);
-        assert_eq!(given_up.kind(), HttpErrorKind::Unknown, "it is not repeated");
-        assert!(format!("{given_up:?}").contains("NoCredentials"), "{given_up:?}");
-        assert_eq!(ask("/bucket/object").kind(), HttpErrorKind::Connect);
-    }
-
-    #[test]
     fn googles_checksum_is_read_from_its_headers() {
         // CRC-32C of "123456789", the check value of the catalogue of parametrised CRC algorithms
         let crc = ("x-goog-hash", "crc32c=4waSgw==");
@@ -308,5 +308,74 @@ mod tests {
         assert_eq!(stored_crc32c(&headers(&[md5])), None);
         assert_eq!(stored_crc32c(&headers(&[crc, ("x-goog-stored-content-encoding", "gzip")])), None);
         assert_eq!(stored_crc32c(&headers(&[("x-goog-hash", "crc32c=AAAA")])), None);
+    }
+
+    /// A server that says what it has been told to, in turn.
+    #[derive(Debug)]
+    struct Told(Mutex<Vec<Result<HttpResponse, HttpError>>>);
+
+    #[async_trait::async_trait]
+    impl HttpService for Told {
+        async fn call(&self, _: HttpRequest) -> Result<HttpResponse, HttpError> {
+            self.0.lock().expect("no test has panicked").remove(0)
+        }
+    }
+
+    fn checked(told: Vec<Result<HttpResponse, HttpError>>) -> Checked {
+        let inner = HttpClient::new(Told(Mutex::new(told)));
+        Checked::new(inner, CheckedConnector { first_answer_within: Duration::ZERO })
+    }
+
+    fn get(url: &str) -> HttpRequest {
+        let empty = object_store::client::HttpRequestBody::empty();
+        http::Request::get(url).body(empty).expect("a request")
+    }
+
+    fn wait<T>(future: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().build().expect("runtime").block_on(future)
+    }
+
+    #[test]
+    fn a_server_that_has_never_answered_is_given_up_early_and_one_that_has_is_not() {
+        let refused = || {
+            let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+            Err(HttpError::new(HttpErrorKind::Connect, refused))
+        };
+        let answer = http::Response::new(Bytes::from("well").into());
+        let server = checked(vec![refused(), refused(), Ok(answer), refused(), refused()]);
+        let url = "http://169.254.169.254/latest/api/token";
+        let kind = || wait(server.call(get(url))).map_err(|error| (error.kind(), error.to_string()));
+        assert_eq!(kind().expect_err("refused").0, HttpErrorKind::Connect);
+        let (given_up, message) = kind().expect_err("refused");
+        assert_eq!(given_up, HttpErrorKind::Unknown);
+        for word in ["169.254.169.254", "connection refused", "set AWS_ACCESS_KEY_ID"] {
+            assert!(message.contains(word), "{message}");
+        }
+        kind().expect("an answer");
+        for _ in 0..2 {
+            assert_eq!(kind().expect_err("refused").0, HttpErrorKind::Connect);
+        }
+    }
+
+    #[test]
+    fn an_answer_to_a_range_is_cut_behind_what_it_announces() {
+        let answer = |range: &str| {
+            let answer = http::Response::builder().status(206).header("content-range", range);
+            Ok(answer.body(Bytes::from(vec![7; 1000]).into()).expect("an answer"))
+        };
+        let server = checked(vec![answer("bytes 10-19/5000"), answer("bytes 10-1009/5000")]);
+        for expected in [11, 1000] {
+            let body = wait(async { server.call(get("http://h/a")).await?.into_body().bytes().await });
+            assert_eq!(body.expect("a body").len(), expected);
+        }
+    }
+
+    #[test]
+    fn an_error_is_told_without_what_was_sent() {
+        let body = "<Error><Code>ExpiredToken</Code><Token-0>very-secret</Token-0></Error>";
+        let answer = http::Response::builder().status(400).body(Bytes::from(body).into()).expect("an answer");
+        let server = checked(vec![Ok(answer)]);
+        let body = wait(async { server.call(get("http://h/a")).await?.into_body().bytes().await });
+        assert_eq!(&body.expect("a body")[..], b"ExpiredToken");
     }
 }

@@ -21,6 +21,7 @@
 mod column_windows;
 mod compression;
 pub mod detect;
+mod error_bodies;
 mod example;
 mod files;
 mod format;

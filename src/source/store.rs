@@ -29,7 +29,7 @@ use tokio::runtime::Handle;
 use url::Url;
 
 use crate::config::StorageSection;
-use crate::error::{SourceError, StorageError};
+use crate::error::{SourceError, StorageError, is_signed, names_container};
 use crate::items::ObjectRef;
 use crate::retry::again;
 
@@ -209,6 +209,8 @@ enum Service {
     Http,
 }
 
+const CREDENTIALS: &str = "credentials in a URI would end up in logs and in the output";
+
 /// A URI taken apart.
 #[derive(Debug)]
 struct Address {
@@ -243,11 +245,15 @@ impl Address {
         if bucket.is_empty() {
             return Err("names no bucket".to_owned());
         }
-        if bucket.contains('@') && !matches!(scheme.to_ascii_lowercase().as_str(), "abfs" | "abfss") {
-            return Err("credentials in a URI would end up in logs and in the output".to_owned());
+        let scheme = scheme.to_ascii_lowercase();
+        if bucket.contains(['@', ':']) && !names_container(&scheme, bucket) {
+            return Err(CREDENTIALS.to_owned());
+        }
+        if is_signed(key) {
+            return Err("a signature in a URI would end up in logs and in the output".to_owned());
         }
         let path = Path::parse(key).map_err(|error| error.to_string())?;
-        let root = format!("{}://{bucket}/", scheme.to_ascii_lowercase());
+        let root = format!("{scheme}://{bucket}/");
         Ok(Self { uri: uri.to_owned(), service, kind: StoreKind::Bucket, root, path })
     }
 
@@ -269,7 +275,7 @@ impl Address {
             return Err("a query or fragment is not supported; percent-encode ? and # in names".to_owned());
         }
         if !url.username().is_empty() || url.password().is_some() {
-            return Err("credentials in a URL would end up in logs and in the output".to_owned());
+            return Err(CREDENTIALS.to_owned());
         }
         let path = Path::from_url_path(url.path()).map_err(|error| error.to_string())?;
         let root = url[..url::Position::BeforePath].to_owned() + "/";
@@ -284,22 +290,19 @@ impl Address {
         fn unlisted(store: impl ObjectStore) -> Opened {
             Opened { store: Arc::new(store), pages: None }
         }
-        let retry = RetryConfig {
-            // time is what counts
-            max_retries: usize::MAX,
-            retry_timeout: Duration::from_secs_f64(section.retry_seconds),
-            backoff: BackoffConfig::default(),
-        };
+        let retry = patience(section.retry_seconds);
+        let connector =
+            CheckedConnector { first_answer_within: FIRST_ANSWER_WITHIN.min(retry.retry_timeout / 2) };
         let timeout = format!("{}ms", (section.timeout_seconds * 1e3).ceil() as u64);
         Ok(match self.service {
             // a machine that is taken away keeps what its disk has been told to keep
             Service::Local => unlisted(LocalFileSystem::new().with_fsync(true)),
-            Service::Google => listed(Arc::new(connect_google(&self.root, retry, &timeout)?)),
+            Service::Google => listed(Arc::new(connect_google(&self.root, retry, &timeout, connector)?)),
             Service::Amazon => {
                 let mut builder = AmazonS3Builder::from_env()
                     .with_url(&self.root)
                     .with_retry(retry)
-                    .with_http_connector(CheckedConnector)
+                    .with_http_connector(connector)
                     .with_copy_if_not_exists(S3CopyIfNotExists::Multipart);
                 if names_plain_http(&["AWS_ENDPOINT", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"]) {
                     builder = builder.with_allow_http(true);
@@ -311,7 +314,7 @@ impl Address {
                 let mut builder = MicrosoftAzureBuilder::from_env()
                     .with_url(&self.root)
                     .with_retry(retry)
-                    .with_http_connector(CheckedConnector);
+                    .with_http_connector(connector);
                 if names_plain_http(&["AZURE_ENDPOINT", "AZURE_STORAGE_ENDPOINT"]) {
                     builder = builder.with_allow_http(true);
                 }
@@ -321,11 +324,31 @@ impl Address {
             Service::Http => {
                 let retry = RetryConfig { max_retries: MAX_WEB_RETRIES, ..retry };
                 let builder = HttpBuilder::new().with_url(&self.root).with_retry(retry);
-                let builder = builder.with_http_connector(CheckedConnector);
+                let builder = builder.with_http_connector(connector);
                 let builder = builder.with_config(ClientConfigKey::Timeout, timeout);
                 unlisted(builder.with_config(ClientConfigKey::AllowHttp, "true").build()?)
             }
         })
+    }
+}
+
+/// Until a server has answered for the first time, whatever it says, more looks like a wrong name or like
+/// credentials that are sought where there are none than like an outage.
+const FIRST_ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
+/// First pause of `object_store`, and the least of all that follow.
+const MIN_PAUSE: Duration = Duration::from_millis(100);
+
+/// Repeat a request for so long, however often that is. A pause is chosen between the shortest one and
+/// three times the last one; twice would be the last one again, on average, and many workers that all
+/// wait for a store ought to leave it alone.
+fn patience(retry_seconds: f64) -> RetryConfig {
+    let retry_timeout = Duration::from_secs_f64(retry_seconds);
+    let max_backoff = (retry_timeout / 4).clamp(MIN_PAUSE, BackoffConfig::default().max_backoff);
+    RetryConfig {
+        max_retries: retry_timeout.div_duration_f64(MIN_PAUSE).ceil() as usize + 1,
+        retry_timeout,
+        backoff: BackoffConfig { init_backoff: MIN_PAUSE, max_backoff, base: 3.0 },
     }
 }
 
@@ -335,18 +358,23 @@ const MAX_WEB_RETRIES: usize = 3;
 
 /// `STORAGE_EMULATOR_HOST` is the convention of Google's own clients; `object_store` does not
 /// know it.
-fn connect_google(root: &str, retry: RetryConfig, timeout: &str) -> object_store::Result<GoogleCloudStorage> {
+fn connect_google(
+    root: &str,
+    retry: RetryConfig,
+    timeout: &str,
+    connector: CheckedConnector,
+) -> object_store::Result<GoogleCloudStorage> {
     let checked = |builder: GoogleCloudStorageBuilder| {
         let timeout_key = GoogleConfigKey::Client(ClientConfigKey::Timeout);
         builder
             .with_url(root)
             .with_retry(retry)
             .with_config(timeout_key, timeout)
-            .with_http_connector(CheckedConnector)
+            .with_http_connector(connector)
     };
     let allow_http = GoogleConfigKey::Client(ClientConfigKey::AllowHttp);
-    let emulator = std::env::var("STORAGE_EMULATOR_HOST").ok().filter(|host| !host.is_empty());
-    let Some(host) = emulator else {
+    // an empty one counts as none, as with Google's clients
+    let Some(host) = std::env::var("STORAGE_EMULATOR_HOST").ok().filter(|host| !host.is_empty()) else {
         let mut builder = checked(GoogleCloudStorageBuilder::from_env());
         if names_plain_http(&["GOOGLE_BASE_URL"]) {
             builder = builder.with_config(allow_http, "true");
@@ -441,11 +469,31 @@ pub(super) mod tests {
             ("gs:///x", "names no bucket"),
             ("https://h/x?sig=1", "query"),
             ("https://me:secret@h/x", "credentials"),
+            ("s3://AKIA:secret@b/x", "credentials"),
+            ("s3://AKIA:sec/ret@b/x", "credentials"),
+            ("gs://secret@b/x", "credentials"),
+            ("az://secret@b/x", "credentials"),
+            ("az://b/x?sv=1&sig=secret", "signature"),
             ("dir/part.parquet#12", "still being written"),
         ];
         for (uri, expected) in cases {
             let message = Address::parse(uri).expect_err(uri);
             assert!(message.contains(expected), "{uri}: {message}");
+            let told = SourceError::Uri { uri: uri.to_owned(), message }.to_string();
+            assert!(!told.contains("secret") && !told.contains("ret@"), "{told}");
+        }
+    }
+
+    #[test]
+    fn a_request_is_repeated_for_as_long_as_was_asked_for() {
+        for seconds in [0.1, 6.0, 180.0, 86_400.0] {
+            let retry = patience(seconds);
+            // however short the pauses turn out, time is up before the repetitions are
+            let BackoffConfig { init_backoff, max_backoff, base } = retry.backoff;
+            let shortest = init_backoff.as_secs_f64() * retry.max_retries as f64;
+            assert!(shortest > seconds, "{seconds} s: {} retries", retry.max_retries);
+            assert_eq!(retry.retry_timeout, Duration::from_secs_f64(seconds));
+            assert!(max_backoff.mul_f64(base) > init_backoff && max_backoff.as_secs_f64() <= seconds);
         }
     }
 

@@ -103,14 +103,15 @@ fn one_fault_of_each_kind_changes_no_row() {
         cloud.gcs.schedule([(at, fault)]);
         let output = cloud.run(&out);
         let hit = cloud.gcs.log().into_iter().find(|request| request.fault.is_some());
+        let hit = hit.unwrap_or_else(|| panic!("{fault:?} did not happen"));
         let code = output.status.code();
         if code != Some(0) {
-            assert!(matches!(code, Some(3 | 6)), "{fault:?} at {hit:?}: {code:?}\n{}", stderr(&output));
+            assert!(matches!(code, Some(3 | 6)), "{hit:?}: {code:?}\n{}", stderr(&output));
             cloud.gcs.schedule([]);
             let resumed = cloud.run(&out);
             assert_code(&resumed, 0);
         }
-        assert!(cloud.rows(&out) == expected, "{fault:?} at {hit:?} changed the rows");
+        assert!(cloud.rows(&out) == expected, "{hit:?} changed the rows");
         cloud.assert_verified(&out);
     }
 }
@@ -163,8 +164,68 @@ fn bytes_that_are_not_those_of_the_store_are_never_scored() {
     cloud.gcs.schedule((0..10_000).map(|number| (number, Fault::WrongBytes)));
     let output = cloud.run("out");
     assert_code(&output, 3);
-    assert!(stderr(&output).contains("checksum"), "{}", stderr(&output));
+    assert!(last_error(&output).contains("arrived with the checksum"), "{}", stderr(&output));
     cloud.gcs.schedule([]);
     assert_code(&cloud.run("out"), 0);
     assert!(cloud.rows("out") == expected);
+}
+
+#[test]
+fn credentials_that_are_nowhere_to_be_had_are_asked_for_and_not_for_long() {
+    let cloud = Cloud::new();
+    let mut run = cloud.command("out");
+    let nobody = "127.0.0.1:9";
+    // an empty name of an emulator is none
+    run.env("STORAGE_EMULATOR_HOST", "").env("GOOGLE_BASE_URL", cloud.gcs.url());
+    run.env("GCE_METADATA_HOST", nobody).env("GCE_METADATA_IP", nobody);
+    run.env("HOME", cloud.bench.path("nobody")).env_remove("GOOGLE_APPLICATION_CREDENTIALS");
+    let output = run.args(["--set", "storage.retry_seconds=1"]).output().expect("starts");
+    assert!(matches!(output.status.code(), Some(3 | 6)), "{}", stderr(&output));
+    let said = last_error(&output);
+    for words in ["nothing answers at 127.0.0.1", "set GOOGLE_APPLICATION_CREDENTIALS", "refused"] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+    assert_eq!(said.matches("refused").count(), 1, "{said}");
+    assert!(!stderr(&output).contains("asking again"), "{}", stderr(&output));
+    assert_eq!(cloud.gcs.requests(), 0);
+}
+
+#[test]
+fn a_key_file_of_a_service_account_signs_every_request_and_is_not_shown() {
+    let cloud = Cloud::new();
+    let key = Command::new("openssl").args(["genpkey", "-algorithm", "RSA"]).output().expect("openssl");
+    let key = String::from_utf8(key.stdout).expect("PEM");
+    let account = serde_json::json!({
+        "type": "service_account",
+        "private_key": key,
+        "private_key_id": "key-1",
+        "client_email": "worker@project.iam.gserviceaccount.com",
+    });
+    let run = |file: &str| {
+        let mut run = cloud.command("out");
+        run.env_remove("STORAGE_EMULATOR_HOST").env("GOOGLE_BASE_URL", cloud.gcs.url());
+        run.env("GOOGLE_APPLICATION_CREDENTIALS", cloud.bench.path(file)).output().expect("starts")
+    };
+    let missing = run("account.json");
+    assert!(matches!(missing.status.code(), Some(3 | 6)), "{}", stderr(&missing));
+    assert!(last_error(&missing).contains("account.json"), "{}", stderr(&missing));
+    assert_eq!(cloud.gcs.requests(), 0);
+
+    std::fs::write(cloud.bench.path("account.json"), account.to_string()).expect("a file");
+    let output = run("account.json");
+    assert_code(&output, 0);
+    let said = stderr(&output) + &stdout(&output);
+    for request in cloud.gcs.log() {
+        let bearer = request.authorization.as_deref().and_then(|value| value.strip_prefix("Bearer "));
+        let signed = bearer.expect("a token");
+        assert_eq!(signed.split('.').count(), 3, "{signed}");
+        assert!(!said.contains(signed));
+    }
+    assert!(!said.contains(key.lines().nth(1).expect("a line of the key")));
+}
+
+/// The last line of the log that tells an error.
+fn last_error(output: &Output) -> String {
+    let said = stderr(output);
+    said.lines().rfind(|line| line.contains("ERROR")).unwrap_or_default().to_owned()
 }

@@ -95,6 +95,101 @@ fn seaweedfs_holds_input_and_output_of_runs_that_are_killed_and_shared() {
     let refused = run("a", &["--set", "engine.batch_size=3"]).output().expect("starts");
     assert_code(&refused, 6);
     assert!(!stderr(&refused).contains("very-secret"), "{}", stderr(&refused));
+
+    let mut wrong = run("wrong", &[]);
+    wrong.env("AWS_SECRET_ACCESS_KEY", "not-so-secret").env("AWS_SESSION_TOKEN", "session-token");
+    let wrong = wrong.output().expect("starts");
+    assert!(matches!(wrong.status.code(), Some(3 | 6)), "{}", stderr(&wrong));
+    assert!(stderr(&wrong).contains("ERROR"), "{}", stderr(&wrong));
+    assert_hidden(&wrong, &["not-so-secret", "very-secret", "session-token"]);
+}
+
+/// Neither the log nor standard output holds any of the words.
+fn assert_hidden(output: &Output, secrets: &[&str]) {
+    for secret in secrets {
+        assert!(!(stderr(output) + &stdout(output)).contains(secret), "{secret}: {}", stderr(output));
+    }
+}
+
+/// A run whose input is at `uri`, with that environment and no credentials besides.
+fn denied(bench: &Bench, uri: &str, environment: &[(&str, &str)]) -> Output {
+    let mut run = bench.command("run", "out", &["--input", uri, "--set", "storage.retry_seconds=1"]);
+    for (name, _) in std::env::vars_os() {
+        if ["AWS_", "AZURE_"].iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
+            run.env_remove(name);
+        }
+    }
+    let output = run.envs(environment.iter().copied()).output().expect("starts");
+    assert_code(&output, 3);
+    output
+}
+
+#[test]
+fn an_error_of_s3_that_repeats_what_it_was_sent_is_told_without_that() {
+    let bench = Bench::new();
+    let repeated = "<?xml version='1.0'?><Error><Code>SignatureDoesNotMatch</Code><Message>Check your key.</Message>\
+        <AWSAccessKeyId>AKIAME</AWSAccessKeyId><CanonicalRequest>x-amz-security-token:session-token\
+        </CanonicalRequest></Error>";
+    let server = servers::always(403, repeated.to_owned());
+    let environment = [
+        ("AWS_ENDPOINT_URL", server.as_str()),
+        ("AWS_ACCESS_KEY_ID", "AKIAME"),
+        ("AWS_SECRET_ACCESS_KEY", "very-secret"),
+        ("AWS_SESSION_TOKEN", "session-token"),
+    ];
+    let output = denied(&bench, "s3://bucket/*.tar", &environment);
+    assert!(stderr(&output).contains("SignatureDoesNotMatch: Check your key."), "{}", stderr(&output));
+    assert!(!stderr(&output).contains("asking again"), "{}", stderr(&output));
+    assert_hidden(&output, &["AKIAME", "very-secret", "session-token"]);
+}
+
+#[test]
+fn a_shared_access_signature_is_shown_nowhere() {
+    let bench = Bench::new();
+    let repeated = "<Error><Code>AuthenticationFailed</Code><Message>No.</Message><AuthenticationErrorDetail>\
+        very-secret</AuthenticationErrorDetail></Error>";
+    let (server, nobody) = (servers::always(403, repeated.to_owned()), servers::nobody());
+    for (endpoint, expected) in [(&server, "AuthenticationFailed: No."), (&nobody, "nothing answers at")] {
+        let environment = [
+            ("AZURE_STORAGE_ENDPOINT", endpoint.as_str()),
+            ("AZURE_STORAGE_ACCOUNT_NAME", "account"),
+            ("AZURE_STORAGE_SAS_TOKEN", "sv=2024-01-01&sig=very-secret"),
+        ];
+        let output = denied(&bench, "az://container/*.tar", &environment);
+        assert!(stderr(&output).contains(expected), "{}", stderr(&output));
+        assert!(!stderr(&output).contains("asking again"), "{}", stderr(&output));
+        assert_hidden(&output, &["very-secret"]);
+    }
+}
+
+#[test]
+fn a_web_identity_is_looked_for_where_it_should_be_and_not_shown() {
+    let bench = Bench::new();
+    let token = bench.path("token");
+    // it goes to a service that must speak TLS, which nobody does here
+    let server = servers::nobody().replace("http:", "https:");
+    let environment = [
+        ("AWS_WEB_IDENTITY_TOKEN_FILE", token.to_str().expect("UTF-8")),
+        ("AWS_ROLE_ARN", "arn:aws:iam::1:role/worker"),
+        ("AWS_ENDPOINT_URL_STS", server.as_str()),
+    ];
+    let missing = denied(&bench, "s3://bucket/*.tar", &environment);
+    assert!(stderr(&missing).contains("token file"), "{}", stderr(&missing));
+    std::fs::write(&token, "very-secret").expect("a file");
+    let unreached = denied(&bench, "s3://bucket/*.tar", &environment);
+    assert!(stderr(&unreached).contains("nothing answers at 127.0.0.1"), "{}", stderr(&unreached));
+    assert_hidden(&unreached, &["very-secret"]);
+}
+
+#[test]
+fn keys_for_aws_that_are_nowhere_to_be_had_are_asked_for() {
+    let nobody = servers::nobody();
+    let output = denied(&Bench::new(), "s3://bucket/in", &[("AWS_METADATA_ENDPOINT", nobody.as_str())]);
+    assert!(
+        stderr(&output).contains("set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
+        "{}",
+        stderr(&output)
+    );
 }
 
 /// Wait until the bucket has an object whose name begins so.

@@ -1,6 +1,7 @@
 //! Real object stores, started for one test: SeaweedFS for S3, and fake-gcs-server.
 #![allow(dead_code, reason = "each test binary uses some of it")]
 
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -146,4 +147,38 @@ impl Server {
 fn free_ports(count: usize) -> Vec<u16> {
     let bound: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").expect("a port")).collect();
     bound.iter().map(|listener| listener.local_addr().expect("an address").port()).collect()
+}
+
+/// A server that has one answer to everything, for as long as the test runs; its address.
+pub fn always(status: u16, body: String) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let answer =
+        format!("HTTP/1.1 {status} So\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len());
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            // a client that goes away in the middle is none of our business
+            let _ = read_request(&stream).and_then(|()| stream.write_all(answer.as_bytes()));
+        }
+    });
+    format!("http://{address}")
+}
+
+/// An address that nobody listens at.
+pub fn nobody() -> String {
+    format!("http://127.0.0.1:{}", free_ports(1)[0])
+}
+
+fn read_request(stream: &TcpStream) -> std::io::Result<()> {
+    let (mut reader, mut body_bytes) = (BufReader::new(stream), 0);
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line)?;
+        if line.trim().is_empty() {
+            return std::io::copy(&mut reader.take(body_bytes), &mut std::io::sink()).map(drop);
+        }
+        if let Some(length) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+            body_bytes = length.trim().parse().map_err(std::io::Error::other)?;
+        }
+    }
 }

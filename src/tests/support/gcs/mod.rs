@@ -33,6 +33,7 @@ pub struct Logged {
     pub method: String,
     /// Path and query as sent.
     pub target: String,
+    pub authorization: Option<String>,
     pub fault: Option<Fault>,
     /// Whether the fault has made a difference to what was sent.
     pub changed: bool,
@@ -192,7 +193,6 @@ impl Gcs {
         self.state().listing = Some(Synthetic { bucket: bucket.to_owned(), names, image });
     }
 
-    /// Requests so far.
     /// From now on only who shows a token is served; each is soon worn out. The server is its own
     /// metadata server.
     pub fn require_tokens(&self, requests_each: u64) {
@@ -204,6 +204,7 @@ impl Gcs {
         self.state().tokens.as_ref().map_or((0, 0), |tokens| (tokens.issued, tokens.refused))
     }
 
+    /// Requests so far.
     pub fn requests(&self) -> u64 {
         self.shared.requests.load(SeqCst)
     }
@@ -279,6 +280,7 @@ impl Shared {
                 number,
                 method: request.method.clone(),
                 target: request.target.clone(),
+                authorization: request.header("authorization").map(str::to_owned),
                 fault,
                 changed: fault.is_some_and(|fault| fault.changes(&answer)),
             });

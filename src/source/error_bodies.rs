@@ -1,0 +1,106 @@
+//! What a store says of a request that it refuses, cut down to what an operator needs.
+//!
+//! - Some services repeat in it what they were sent: S3 answers a wrong signature with the request that it
+//!   has signed itself, key id and session token included, and an expired token with that token. Only the
+//!   code and the words for people go on.
+//! - A body is never read beyond [`MAX_BODY_BYTES`], whatever is at the other end.
+
+use futures_util::StreamExt;
+use object_store::client::HttpResponseBody;
+use serde_json::Value;
+
+/// What is read of an error: stores send a page of text.
+const MAX_BODY_BYTES: usize = 64 << 10;
+
+/// Longest text that is passed on, bytes.
+const MAX_TEXT_BYTES: usize = 1024;
+
+/// Read the body of an error, as far as it comes, and say what it says.
+pub(super) async fn reduced(body: HttpResponseBody) -> String {
+    let (mut stream, mut bytes) = (body.bytes_stream(), Vec::new());
+    // what breaks off has said something all the same
+    while bytes.len() < MAX_BODY_BYTES
+        && let Some(Ok(chunk)) = stream.next().await
+    {
+        bytes.extend_from_slice(&chunk[..chunk.len().min(MAX_BODY_BYTES - bytes.len())]);
+    }
+    let mut text = words(&String::from_utf8_lossy(&bytes));
+    text.truncate(text.floor_char_boundary(MAX_TEXT_BYTES));
+    text
+}
+
+fn words(body: &str) -> String {
+    let body = body.trim_start_matches('\u{feff}').trim();
+    if body.starts_with('<') {
+        // `Details` is where Google says who lacks which permission
+        let elements = ["Code", "Message", "Details"].into_iter().filter_map(|name| element(body, name));
+        // a page for browsers has none of them
+        return elements.collect::<Vec<_>>().join(": ");
+    }
+    if body.starts_with('{') {
+        return serde_json::from_str(body).map_or_else(|_| String::new(), |body| told_in(&body));
+    }
+    body.lines().next().unwrap_or_default().to_owned()
+}
+
+/// The text of the first element of that name.
+fn element<'a>(xml: &'a str, name: &str) -> Option<&'a str> {
+    let (_, rest) = xml.split_once(&format!("<{name}>"))?;
+    let (text, _) = rest.split_once(&format!("</{name}>"))?;
+    Some(text.trim()).filter(|text| !text.is_empty())
+}
+
+/// `{"error": {"code", "message"}}` of Google and Azure; `{"error", "error_description"}` of OAuth 2.0
+/// (RFC 6749, 5.2); `{"code", "message"}` of AWS' credential endpoints.
+fn told_in(body: &Value) -> String {
+    let error = body.get("error").filter(|error| error.is_object()).unwrap_or(body);
+    let told = ["error", "status", "code", "Code", "message", "Message", "error_description"];
+    let told = told.into_iter().filter_map(|key| error.get(key)).filter_map(Value::as_str);
+    told.collect::<Vec<_>>().join(": ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_an_error_only_its_code_and_its_words_are_passed_on() {
+        let cases = [
+            (
+                "<?xml version='1.0'?>\n<Error><Code>SignatureDoesNotMatch</Code><Message>It does not.</Message>\
+                 <AWSAccessKeyId>AKIA</AWSAccessKeyId><CanonicalRequest>x-amz-security-token:tok</CanonicalRequest>\
+                 </Error>",
+                "SignatureDoesNotMatch: It does not.",
+            ),
+            (
+                "<Error><Code>AccessDenied</Code><Message>Access denied.</Message><Details>me lacks get</Details>\
+                 </Error>",
+                "AccessDenied: Access denied.: me lacks get",
+            ),
+            (
+                "<ErrorResponse><Error><Type>Sender</Type><Code>ExpiredToken</Code><Message>old</Message></Error>\
+                 </ErrorResponse>",
+                "ExpiredToken: old",
+            ),
+            (r#"{"error": {"code": 403, "message": "no access", "errors": ["tok"]}}"#, "no access"),
+            (r#"{"error": "invalid_grant", "error_description": "bad"}"#, "invalid_grant: bad"),
+            (r#"{"token": "tok"}"#, ""),
+            (r#"{"token": "#, ""),
+            ("<html><body>tok</body></html>", ""),
+            ("not today\nat all", "not today"),
+            ("", ""),
+        ];
+        for (body, expected) in cases {
+            assert_eq!(words(body), expected, "{body}");
+        }
+    }
+
+    #[test]
+    fn an_endless_error_is_cut() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("runtime");
+        let text = runtime.block_on(reduced("ä".repeat(MAX_BODY_BYTES).into()));
+        assert_eq!(text, "ä".repeat(MAX_TEXT_BYTES / 2));
+        let late = format!("{}<Code>late</Code>", "<a/>".repeat(MAX_BODY_BYTES / 4));
+        assert_eq!(runtime.block_on(reduced(late.into())), "");
+    }
+}
