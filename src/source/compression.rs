@@ -24,10 +24,10 @@ const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 /// Times its packed size that a file may unpack to, once that is more than [`FREE_BYTES`]. Encoded images hardly
 /// shrink at all, and uncompressed bitmaps of drawings 50 times; gzip can pack a thousand bytes into one,
 /// zstd any number.
-const MAX_RATIO: u64 = 200;
+pub(super) const MAX_RATIO: u64 = 200;
 
 /// What any file may unpack to, some seconds' work.
-const FREE_BYTES: u64 = 1 << 30;
+pub(super) const FREE_BYTES: u64 = 1 << 30;
 
 /// The most that decompression holds.
 pub(super) const WINDOW_BYTES: u64 = 1 << ZSTD_WINDOW_LOG_MAX;
