@@ -160,6 +160,11 @@ impl ShardList {
                     return Ok(());
                 }
                 let Some(kind) = self.listed_kind(&found.name) else {
+                    let base = found.name.rsplit('/').next().unwrap_or(&found.name);
+                    if found.size_bytes == Some(0) && !base.contains('.') {
+                        // as a rule made to show a folder; there is nothing in it to score in any case
+                        return Ok(());
+                    }
                     tracing::debug!(input = input.uri, name = found.name, "skipped a name of unknown type");
                     self.tally.unknown += 1;
                     self.tally.first_unknown.get_or_insert(found.name);
@@ -170,8 +175,22 @@ impl ShardList {
                     return Ok(());
                 }
                 let uri = input.base_uri() + &found.name;
+                let is_bucket = input.location.kind == StoreKind::Bucket;
+                if is_bucket && found.size_bytes == Some(0) && self.is_folder_marker(&uri)? {
+                    return Ok(());
+                }
                 self.add(kind, ObjectRef { uri, size_bytes: found.size_bytes, version: found.version })
             }
+        }
+    }
+
+    /// Whether an object of no bytes that was listed as `uri` is not there by this name: consoles make an
+    /// object `folder/` to show an empty folder, and it is listed without its slash.
+    fn is_folder_marker(&self, uri: &str) -> Result<bool, SourceError> {
+        match self.stores.head(&self.stores.resolve(uri)?) {
+            Ok(_) => Ok(false),
+            Err(error) if error.is_not_found() => Ok(true),
+            Err(error) => Err(error.into()),
         }
     }
 

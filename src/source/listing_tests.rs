@@ -233,3 +233,12 @@ fn a_shard_list_can_move_to_another_thread() {
     fn is_send<T: Send>() {}
     is_send::<ShardList>();
 }
+
+#[test]
+fn an_object_of_no_bytes_is_a_folder_marker_where_nothing_is_there_by_its_name() {
+    let folder = Folder::with(&["x.tar"]);
+    std::fs::write(folder.folder.path().join("empty.tar"), b"").expect("write");
+    let list = list_shards(&folder.stores, &[folder.uri("")], &section("")).expect("a folder");
+    assert!(!list.is_folder_marker(&folder.uri("empty.tar")).expect("looked up"));
+    assert!(list.is_folder_marker(&folder.uri("day1.tar")).expect("looked up"));
+}

@@ -32,12 +32,14 @@ mod manifest;
 mod names;
 mod object;
 mod parquet;
+mod parquet_deltas;
 mod parquet_pages;
 mod ranges_seen;
 mod read_ahead;
 mod store;
 mod stream;
 mod tfrecord;
+mod thrift;
 mod webdataset;
 
 pub use column_windows::ColumnWindows;
@@ -50,9 +52,10 @@ pub use read_ahead::{ReadAhead, run};
 pub use store::{Location, StoreKind, Stores, is_staged_name};
 
 /// What one shard reader holds at the most, beside the record it is putting together: loose images
-/// under way, or what has arrived of a container and a zstd window. Parquet takes twice the page
-/// size that the file's writer chose, and a dictionary page where it has written one, which is not counted
-/// here; each is at most `max_page_bytes`.
+/// under way, or what has arrived of a container and a zstd window. Not counted is what the file's writer
+/// chose for Parquet, which is a dictionary, a page packed and unpacked, and the value of a row: four times
+/// `max_page_bytes` for each of the one or two columns read, if all are as long as they may be. Images are
+/// as a rule a page of a megabyte or of a thousand rows, twice, and no dictionary.
 pub const READER_BYTES: u64 = {
     let container = object::BYTES_IN_FLIGHT + compression::WINDOW_BYTES;
     if files::BYTES_IN_FLIGHT > container { files::BYTES_IN_FLIGHT } else { container }

@@ -5,6 +5,8 @@
 //!
 //! - Patterns and hidden names are not judged here; only what cannot match is not even listed.
 //! - Held at any time: one folder's names, or one page.
+//! - A key that `object_store` cannot address fails the page that it stands in. The page is then asked for in
+//!   ever smaller pieces, down to that key, which is passed over together with what else begins as badly.
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
@@ -12,8 +14,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
+use object_store::ObjectMeta;
 use object_store::list::{PaginatedListOptions, PaginatedListStore};
-use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
+use object_store::path;
 use walkdir::{DirEntry, WalkDir};
 
 use crate::error::{SourceError, StorageError};
@@ -39,7 +42,7 @@ pub(super) enum Listed {
     /// The object that the input names.
     Named(ObjectRef),
     Found(Found),
-    /// A name that cannot be addressed: not UTF-8, a loop of links.
+    /// A name that cannot be addressed: not UTF-8, a loop of links, a key with an empty segment.
     Unreadable(String),
 }
 
@@ -61,14 +64,14 @@ pub(super) fn names(stores: &Stores, input: &Input) -> Names {
     Box::new(Pages {
         stores: stores.clone(),
         store: pages.clone(),
-        objects: input.location.store.clone(),
         uri: input.uri.clone(),
         prefix: format!("{base_key}{literal}"),
         base_key,
         only_direct: max_depth == Some(1),
         page: Vec::new().into_iter(),
-        next_token: None,
-        begun: false,
+        next: Some(Place::default()),
+        size: PageSize::Full,
+        passed_over: None,
     })
 }
 
@@ -135,8 +138,6 @@ fn local_version(metadata: &Metadata) -> Option<String> {
 struct Pages {
     stores: Stores,
     store: Arc<dyn PaginatedListStore>,
-    /// The same, for a look at one object.
-    objects: Arc<dyn ObjectStore>,
     /// The input, for errors.
     uri: String,
     prefix: String,
@@ -145,54 +146,110 @@ struct Pages {
     /// Whether only objects directly below the prefix's folder are of interest.
     only_direct: bool,
     page: std::vec::IntoIter<ObjectMeta>,
-    next_token: Option<String>,
-    begun: bool,
+    /// Where the next page begins; `None` after the last.
+    next: Option<Place>,
+    size: PageSize,
+    /// What was passed over last. Nothing up to here is found again.
+    passed_over: Option<String>,
+}
+
+/// Where a page begins.
+#[derive(Clone, Default)]
+struct Place {
+    token: Option<String>,
+    /// The key behind which it begins, after one that was passed over.
+    behind: Option<String>,
+}
+
+/// Keys asked for at once.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum PageSize {
+    /// As many as the store gives.
+    Full,
+    /// Fewer and fewer, until a page fails that holds one key alone.
+    Narrowing(usize),
+    /// Again more and more: where one key is odd, others may be.
+    Widening(usize),
+}
+
+/// Keys in a page of every store.
+const FULL_PAGE: usize = 1000;
+
+impl PageSize {
+    fn max_keys(self) -> Option<usize> {
+        match self {
+            Self::Full => None,
+            Self::Narrowing(keys) | Self::Widening(keys) => Some(keys),
+        }
+    }
+
+    fn after_success(self) -> Self {
+        match self {
+            Self::Widening(keys) if keys * 2 < FULL_PAGE => Self::Widening(keys * 2),
+            Self::Full | Self::Widening(_) => Self::Full,
+            Self::Narrowing(keys) => Self::Narrowing(keys),
+        }
+    }
 }
 
 impl Pages {
-    /// Fetch the next page; `None` after the last.
-    fn turn(&mut self) -> Option<Result<(), SourceError>> {
-        if self.begun && self.next_token.is_none() {
-            return None;
-        }
-        self.begun = true;
+    /// Fetch the next page, which may be an unaddressable key instead; `None` after the last.
+    fn turn(&mut self) -> Option<Result<Option<Listed>, SourceError>> {
+        let place = self.next.take()?;
         let options = PaginatedListOptions {
             delimiter: self.only_direct.then_some("/".into()),
-            page_token: self.next_token.take(),
+            page_token: place.token.clone(),
+            offset: place.behind.clone(),
+            max_keys: self.size.max_keys(),
             ..PaginatedListOptions::default()
         };
         let prefix = (!self.prefix.is_empty()).then_some(self.prefix.as_str());
-        match self
-            .stores
-            .wait(StoreKind::Bucket, again(|| self.store.list_paginated(prefix, options.clone())))
-        {
+        let listed =
+            self.stores.wait(StoreKind::Bucket, again(|| self.store.list_paginated(prefix, options.clone())));
+        let error = match listed {
             Ok(page) => {
                 self.page = page.result.objects.into_iter();
-                self.next_token = page.page_token;
-                Some(Ok(()))
+                self.next = page.page_token.map(|token| Place { token: Some(token), behind: None });
+                self.size = self.size.after_success();
+                return Some(Ok(None));
             }
-            Err(object_store::Error::InvalidPath { source }) => {
-                let message = format!(
-                    "a name in it cannot be addressed, and with it none of its page be listed: {source}; move that \
-                     object away, or choose a prefix without it"
-                );
-                Some(Err(SourceError::Uri { uri: self.uri.clone(), message }))
-            }
-            Err(source) => Some(Err(StorageError { uri: self.uri.clone(), source }.into())),
+            Err(error) => error,
+        };
+        let bad = odd_key(&error).map(bad_start);
+        // a store that does not begin where it is told to would be asked for ever
+        let Some(bad) = bad.filter(|bad| self.passed_over.as_ref().is_none_or(|last| last < bad)) else {
+            return Some(Err(StorageError { uri: self.uri.clone(), source: error }.into()));
+        };
+        let keys = self.size.max_keys().unwrap_or(FULL_PAGE);
+        if keys > 1 {
+            self.size = PageSize::Narrowing(keys / 2);
+            self.next = Some(place);
+            return Some(Ok(None));
         }
+        // the last character that there is sorts behind all that begin as badly
+        let behind = if bad.ends_with('/') { format!("{bad}{}", char::MAX) } else { bad.clone() };
+        self.next = Some(Place { token: None, behind: Some(behind.clone()) });
+        self.size = PageSize::Widening(1);
+        self.passed_over = Some(behind);
+        Some(Ok(Some(Listed::Unreadable(bad))))
     }
+}
 
-    /// Whether what was listed as an empty object is a folder's marker: its name ends in a slash, which the
-    /// listing does not show, so that nothing is found without.
-    fn is_marker(&self, meta: &ObjectMeta) -> Result<bool, SourceError> {
-        match self.stores.wait(StoreKind::Bucket, again(|| self.objects.head(&meta.location))) {
-            Ok(_) => Ok(false),
-            Err(object_store::Error::NotFound { .. }) => Ok(true),
-            Err(source) => {
-                Err(StorageError { uri: format!("{}/{}", self.uri, meta.location), source }.into())
-            }
-        }
+/// The key that made a page fail.
+fn odd_key(error: &object_store::Error) -> Option<&str> {
+    match error {
+        object_store::Error::InvalidPath {
+            source: path::Error::EmptySegment { path } | path::Error::BadSegment { path, .. },
+        } => Some(path),
+        _ => None,
     }
+}
+
+/// The start of an odd `key` that makes every key odd that has it, with a slash at its end; or the whole key.
+fn bad_start(key: &str) -> String {
+    let folders = key.match_indices('/').map(|(slash, _)| &key[..=slash]);
+    let bad = folders.into_iter().find(|folder| path::Path::parse(folder).is_err());
+    bad.unwrap_or(key).to_owned()
 }
 
 impl Iterator for Pages {
@@ -200,25 +257,22 @@ impl Iterator for Pages {
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            while let Some(meta) = self.page.next() {
-                let Some(name) = meta.location.as_ref().strip_prefix(&self.base_key) else { continue };
-                if name.is_empty() {
+            for meta in self.page.by_ref() {
+                let key = meta.location.as_ref();
+                if self.passed_over.as_ref().is_some_and(|last| key <= last.as_str()) {
                     continue;
                 }
-                // consoles make an empty object to show an empty folder
-                if meta.size == 0 {
-                    match self.is_marker(&meta) {
-                        Ok(true) => continue,
-                        Ok(false) => {}
-                        Err(error) => return Some(Err(error)),
-                    }
-                }
+                let Some(name) = key.strip_prefix(&self.base_key).filter(|name| !name.is_empty()) else {
+                    continue;
+                };
                 let (name, size_bytes) = (name.to_owned(), Some(meta.size));
                 let version = meta.e_tag.map(quoted_tag);
                 return Some(Ok(Listed::Found(Found { name, size_bytes, version })));
             }
-            if let Err(error) = self.turn()? {
-                return Some(Err(error));
+            match self.turn()? {
+                Ok(None) => {}
+                Ok(Some(odd)) => return Some(Ok(odd)),
+                Err(error) => return Some(Err(error)),
             }
         }
     }
@@ -226,24 +280,26 @@ impl Iterator for Pages {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::collections::BTreeSet;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use object_store::ListResult;
     use object_store::list::PaginatedListResult;
-    use object_store::memory::InMemory;
+    use object_store::{ListResult, ObjectStoreExt};
 
     use super::super::store::tests::local_stores;
     use super::*;
 
-    /// A bucket in memory that lists two keys a page and counts the pages.
-    struct TwoAPage {
-        objects: BTreeMap<String, u64>,
+    /// A bucket in memory that lists so many keys a page and counts the pages.
+    struct FewAPage {
+        keys: BTreeSet<String>,
+        page_keys: usize,
         pages: Arc<AtomicUsize>,
+        /// Whether it begins behind a key if it is told to.
+        knows_offsets: bool,
     }
 
     #[async_trait::async_trait]
-    impl PaginatedListStore for TwoAPage {
+    impl PaginatedListStore for FewAPage {
         async fn list_paginated(
             &self,
             prefix: Option<&str>,
@@ -252,85 +308,67 @@ mod tests {
             self.pages.fetch_add(1, Ordering::Relaxed);
             let prefix = prefix.unwrap_or_default();
             let direct = |key: &str| options.delimiter.is_none() || !key[prefix.len()..].contains('/');
-            let after = options.page_token.clone().unwrap_or_default();
-            let mut keys =
-                self.objects.range(after..).filter(|(key, _)| key.starts_with(prefix) && direct(key));
+            let offset = options.offset.filter(|_| self.knows_offsets).map(|key| key + "\0");
+            let from = options.page_token.or(offset).unwrap_or_default();
+            let mut keys = self.keys.range(from..).filter(|key| key.starts_with(prefix) && direct(key));
             let store = object_store::memory::InMemory::new();
             let mut objects = Vec::new();
-            for (key, &size) in keys.by_ref().take(2) {
+            for key in keys.by_ref().take(options.max_keys.unwrap_or(usize::MAX).min(self.page_keys)) {
                 let location = object_store::path::Path::parse(key)?;
-                store.put(&location, vec![0; size as usize].into()).await?;
+                store.put(&location, vec![0; 1].into()).await?;
                 objects.push(store.head(&location).await?);
             }
             let result = ListResult { objects, common_prefixes: Vec::new(), extensions: Default::default() };
-            Ok(PaginatedListResult { result, page_token: keys.next().map(|(key, _)| key.clone()) })
+            Ok(PaginatedListResult { result, page_token: keys.next().cloned() })
         }
     }
 
-    fn pages(
-        keys: &[&str],
-        prefix: &str,
-        base_key: &str,
-        only_direct: bool,
-    ) -> (Pages, Arc<AtomicUsize>, tokio::runtime::Runtime) {
+    struct Listing {
+        pages: Pages,
+        count: Arc<AtomicUsize>,
+        _runtime: tokio::runtime::Runtime,
+    }
+
+    fn listing(keys: &[&str], page_keys: usize, prefix: &str, base_key: &str, only_direct: bool) -> Listing {
         let (runtime, stores) = local_stores();
         let count = Arc::new(AtomicUsize::new(0));
-        let size = |key: &str| u64::from(!key.contains("folder") && !key.contains("empty"));
-        let objects = keys.iter().map(|key| ((*key).to_owned(), size(key))).collect();
-        // of a marker there is nothing under the name without its slash
-        let there = InMemory::new();
-        for key in keys.iter().filter(|key| !key.contains("folder")) {
-            let location = object_store::path::Path::from(*key);
-            runtime.block_on(there.put(&location, vec![0; size(key) as usize].into())).expect("stored");
-        }
+        let keys = keys.iter().map(|&key| key.to_owned()).collect();
+        let store = FewAPage { keys, page_keys, pages: count.clone(), knows_offsets: true };
         let pages = Pages {
             stores,
-            store: Arc::new(TwoAPage { objects, pages: count.clone() }),
-            objects: Arc::new(there),
+            store: Arc::new(store),
             uri: "gs://b/".to_owned(),
             prefix: prefix.to_owned(),
             base_key: base_key.to_owned(),
             only_direct,
             page: Vec::new().into_iter(),
-            next_token: None,
-            begun: false,
+            next: Some(Place::default()),
+            size: PageSize::Full,
+            passed_over: None,
         };
-        (pages, count, runtime)
+        Listing { pages, count, _runtime: runtime }
     }
 
-    fn found(pages: Pages) -> Vec<String> {
+    /// Names found, those that cannot be addressed in brackets.
+    fn found(pages: impl Iterator<Item = Result<Listed, SourceError>>) -> Vec<String> {
         pages
             .map(|listed| match listed.expect("listed") {
                 Listed::Found(found) => found.name,
-                Listed::Named(_) | Listed::Unreadable(_) => panic!("a bucket only finds names"),
+                Listed::Unreadable(name) => format!("[{name}]"),
+                Listed::Named(_) => panic!("a bucket only finds names"),
             })
             .collect()
     }
 
-    const KEYS: [&str; 8] =
-        ["d/a.jpg", "d/b.jpg", "d/folder", "d/x-1.tar", "d/x-2.tar", "d/x-3/c.tar", "e.tar", "f"];
+    const KEYS: [&str; 7] = ["d/a.jpg", "d/b.jpg", "d/x-1.tar", "d/x-2.tar", "d/x-3/c.tar", "e.tar", "f"];
 
     #[test]
     fn a_bucket_is_listed_page_by_page_as_it_is_asked() {
-        let (mut all, count, _runtime) = pages(&KEYS, "", "", false);
-        assert!(all.next().is_some());
-        assert_eq!(count.load(Ordering::Relaxed), 1);
-        assert_eq!(found(all), ["d/b.jpg", "d/x-1.tar", "d/x-2.tar", "d/x-3/c.tar", "e.tar", "f"]);
-        assert_eq!(count.load(Ordering::Relaxed), 4);
-    }
-
-    #[test]
-    fn folder_markers_are_passed_over_and_empty_objects_are_not() {
-        let (listed, _, _runtime) =
-            pages(&["a.tar", "day.parquet-folder", "empty", "empty.jpg", "folder"], "", "", false);
-        assert_eq!(found(listed), ["a.tar", "empty", "empty.jpg"]);
-    }
-
-    #[test]
-    fn a_name_that_cannot_be_addressed_is_named() {
-        let (mut listed, _, _runtime) = pages(&["a.jpg", "b//c.jpg", "d.jpg"], "", "", false);
-        let error = listed.find_map(Result::err).expect("refused").to_string();
-        assert!(error.contains("gs://b/") && error.contains("b//c.jpg"), "{error}");
+        let mut all = listing(&KEYS, 2, "", "", false);
+        assert!(all.pages.next().is_some());
+        assert_eq!(all.count.load(Ordering::Relaxed), 1);
+        assert_eq!(found(all.pages), KEYS[1..]);
+        assert_eq!(all.count.load(Ordering::Relaxed), 4);
     }
 
     #[test]
@@ -347,8 +385,43 @@ mod tests {
 
     #[test]
     fn a_bucket_is_asked_for_the_literal_start_of_a_glob_only() {
-        let (listed, count, _runtime) = pages(&KEYS, "d/x-", "d/", true);
-        assert_eq!(found(listed), ["x-1.tar", "x-2.tar"]);
-        assert_eq!(count.load(Ordering::Relaxed), 1);
+        let listed = listing(&KEYS, 2, "d/x-", "d/", true);
+        assert_eq!(found(listed.pages), ["x-1.tar", "x-2.tar"]);
+        assert_eq!(listed.count.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn keys_that_cannot_be_addressed_are_passed_over_and_told() {
+        let many: Vec<String> = (0..3000).map(|n| format!("n/{n:04}.jpg")).collect();
+        let odd = [
+            "a/../x.jpg",
+            "a/../y.jpg",
+            "m//a.jpg",
+            "m//b/c.jpg",
+            "n/1500.jpg/./",
+            "n/1500.jpg/./z",
+            "o\n.jpg",
+        ];
+        let mut keys: Vec<&str> = many.iter().map(String::as_str).chain(odd).collect();
+        keys.push("z.jpg");
+        let listed = listing(&keys, 1000, "", "", false);
+        let mut expected: Vec<String> = many.clone();
+        expected.splice(0..0, ["[a/../]".to_owned(), "[m//]".to_owned()]);
+        expected.insert(2 + 1501, "[n/1500.jpg/./]".to_owned());
+        expected.extend(["[o\n.jpg]".to_owned(), "z.jpg".to_owned()]);
+        assert_eq!(found(listed.pages), expected);
+        let pages = listed.count.load(Ordering::Relaxed);
+        assert!(pages < 100, "{pages} pages");
+    }
+
+    #[test]
+    fn a_store_that_does_not_list_from_a_key_on_ends_with_an_error_that_names_the_key() {
+        let mut listed = listing(&["a.jpg", "b//x.jpg", "c.jpg"], 1000, "", "", false);
+        let keys = ["a.jpg", "b//x.jpg", "c.jpg"].map(str::to_owned).into();
+        listed.pages.store =
+            Arc::new(FewAPage { keys, page_keys: 1000, pages: listed.count.clone(), knows_offsets: false });
+        assert_eq!(found(listed.pages.by_ref().take(2)), ["a.jpg", "[b//]"]);
+        let error = listed.pages.next().expect("no end").err().expect("the same key again").to_string();
+        assert!(error.contains("b//x.jpg"), "{error}");
     }
 }

@@ -5,24 +5,23 @@
 //! - The image is a binary column, or Hugging Face's struct with a binary child `bytes` and a
 //!   string child `path`. Only the leaf columns needed are read.
 //! - Rows are decoded [`BATCH_ROWS`] at a time, row group after row group. The Parquet format
-//!   makes a page the smallest unit that can be unpacked, so a shard holds one page of images at
-//!   a time, of at most `max_page_bytes`, and a dictionary page beside it.
-//! - A dictionary may repeat a large value without end: what comes of a file is held to [`MAX_RATIO`], as
-//!   with compressed files. Its footer is held to [`MAX_FOOTER_BYTES`], and read through before the library
-//!   makes room for what it announces.
+//!   makes a page the smallest unit that can be unpacked, so a shard holds one page of images and one
+//!   dictionary at a time, of at most `max_page_bytes` each.
+//! - Rows may be copies of one value of a dictionary: what they come to is held against the file's size,
+//!   as what unpacks is.
+//! - A footer is walked before the library parses it, so that it names no more than it has bytes for.
 //! - Types follow the Parquet schema alone; the Arrow schema that some writers embed would only
 //!   bring more names for the same bytes.
 
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 use ::parquet::arrow::ProjectionMask;
 use ::parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
 };
-use ::parquet::basic::Compression;
-use ::parquet::errors::ParquetError;
-use ::parquet::file::metadata::{PageIndexPolicy, ParquetMetaData};
+use ::parquet::file::metadata::{FooterTail, ParquetMetaData, ParquetMetaDataReader};
 use ::parquet::file::reader::ChunkReader;
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Schema};
@@ -33,15 +32,24 @@ use crate::items::{RawRecord, Rejected, Status};
 
 use super::compression::{FREE_BYTES, MAX_RATIO};
 use super::format::{ReadOptions, image_content, too_large};
-use super::parquet_pages::{CheckedPages, skip_struct};
+use super::parquet_pages::{CheckedPages, Chunk};
+use super::thrift::{Compact, STRUCT};
 
-/// Rows decoded at once. They are copied out of their page, so a batch costs as much memory again
-/// as its images, which may be one of a whole page each time. A call of the library for each image takes
-/// microseconds, and decoding it milliseconds.
+/// Rows decoded at once. They are copied out of their page, and where a dictionary holds one long value any
+/// number of rows may be copies of it: more than one would multiply what a page may take. A batch costs
+/// some microseconds, an image is decoded for a thousand.
 const BATCH_ROWS: usize = 1;
 
-/// Longest footer, bytes: that of some 100,000 column chunks, which a file of images does not have.
+/// Longest footer. A column takes some 200 bytes of it in each row group, so this is a hundred columns in three
+/// thousand row groups; what the library makes of it is several times as large.
 const MAX_FOOTER_BYTES: u64 = 64 << 20;
+
+/// Bytes after the footer: its length and the magic word.
+const FOOTER_TAIL_BYTES: u64 = 8;
+
+/// What a row counts beside its bytes when what comes out of a file is compared with the file: a file of
+/// nothing but nulls, which take no bytes in it, still makes rows.
+const ROW_BYTES: u64 = 64;
 
 /// The image column where no `image_key` is given and there are several.
 const DEFAULT_IMAGE_COLUMN: &str = "image";
@@ -59,8 +67,8 @@ pub(super) struct ParquetRecords {
     max_image_bytes: u64,
     next_index: u64,
     file_bytes: u64,
-    /// Of images, so far.
-    unpacked_bytes: u64,
+    /// What the rows so far come to.
+    produced_bytes: u64,
 }
 
 /// Which columns to read, by name.
@@ -92,18 +100,16 @@ impl ParquetRecords {
     pub fn open<R: ChunkReader + 'static>(reader: R, options: &ReadOptions) -> Result<Self, ReadError> {
         guarded(|| {
             let file_bytes = reader.len();
-            check_footer(&reader).map_err(|error| corrupt("footer", &error))?;
             let reader = CheckedPages::new(reader, options.max_page_bytes);
-            let skip_arrow = ArrowReaderOptions::new()
-                .with_skip_arrow_metadata(true)
-                .with_page_index_policy(PageIndexPolicy::Skip);
-            let metadata =
-                ArrowReaderMetadata::load(&reader, skip_arrow).map_err(|error| corrupt("footer", &error))?;
+            let metadata = footer(&reader)?;
+            let skip_arrow = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
+            let metadata = ArrowReaderMetadata::try_new(Arc::new(metadata), skip_arrow)
+                .map_err(|error| corrupt("footer", &error))?;
             let columns = Columns::find(metadata.schema(), options).map_err(ReadError::Corrupt)?;
             let leaves = columns.leaves(metadata.metadata());
             let chunks = column_chunks(metadata.metadata(), &leaves);
             reader.check_inside(chunks.clone()).map_err(|error| corrupt("footer", &error))?;
-            let chunks = chunks.into_iter().map(|(chunk, _)| chunk).collect();
+            let chunks = chunks.into_iter().map(|chunk| chunk.range).collect();
             let mask = ProjectionMask::leaves(metadata.parquet_schema(), leaves);
             let batches = ParquetRecordBatchReaderBuilder::new_with_metadata(reader, metadata)
                 .with_projection(mask)
@@ -111,16 +117,15 @@ impl ParquetRecords {
                 .build()
                 .map_err(|error| corrupt("footer", &error))?;
             let max_image_bytes = options.max_image_bytes;
-            let (next_index, unpacked_bytes) = (0, 0);
             Ok(Self {
                 batches,
                 columns,
                 batch: None,
                 chunks,
                 max_image_bytes,
-                next_index,
+                next_index: 0,
                 file_bytes,
-                unpacked_bytes,
+                produced_bytes: 0,
             })
         })
     }
@@ -150,15 +155,42 @@ impl ParquetRecords {
                 None => Ok(None),
             })?;
             let Some(batch) = &self.batch else { return Ok(None) };
-            self.unpacked_bytes += batch.images.as_binary::<i32>().value_data().len() as u64;
-            if self.unpacked_bytes > FREE_BYTES && self.unpacked_bytes / MAX_RATIO > self.file_bytes {
+            self.produced_bytes += batch.bytes();
+            if self.produced_bytes > FREE_BYTES && self.produced_bytes / MAX_RATIO > self.file_bytes {
                 return Err(ReadError::Corrupt(format!(
-                    "row {}: {} bytes unpack to {} and more, limit is {MAX_RATIO} times as much",
-                    self.next_index, self.file_bytes, self.unpacked_bytes
+                    "{place}: a file of {} bytes holds rows of {} bytes and more, limit is {MAX_RATIO} times as \
+                     much; store it without a dictionary if it is meant to",
+                    self.file_bytes, self.produced_bytes
                 )));
             }
         }
     }
+}
+
+/// Read the footer of a file.
+fn footer(reader: &impl ChunkReader) -> Result<ParquetMetaData, ReadError> {
+    let file_bytes = reader.len();
+    let bytes = |start: u64, length: u64| {
+        let bytes = reader.get_bytes(start, length as usize);
+        bytes.map_err(|error| corrupt("footer", &error))
+    };
+    let wrong = |what: &str| ReadError::Corrupt(format!("footer: {what}"));
+    let end = file_bytes.checked_sub(FOOTER_TAIL_BYTES);
+    let end = end.ok_or_else(|| wrong(&format!("a file of {file_bytes} bytes has none")))?;
+    let tail = FooterTail::try_from(&bytes(end, FOOTER_TAIL_BYTES)?[..]);
+    let tail = tail.map_err(|error| corrupt("footer", &error))?;
+    if tail.is_encrypted_footer() {
+        return Err(wrong("it is encrypted, which is not supported"));
+    }
+    let length = tail.metadata_length() as u64;
+    if length > MAX_FOOTER_BYTES {
+        return Err(wrong(&format!("it is {length} bytes, limit is {MAX_FOOTER_BYTES} bytes")));
+    }
+    let start = end.checked_sub(length);
+    let start = start.ok_or_else(|| wrong(&format!("it is {length} bytes, the file {file_bytes}")))?;
+    let bytes = bytes(start, length)?;
+    Compact::new(&bytes[..]).skip(STRUCT, 0).map_err(|error| corrupt("footer", &error))?;
+    ParquetMetaDataReader::decode_metadata(&bytes).map_err(|error| corrupt("footer", &error))
 }
 
 impl Columns {
@@ -258,6 +290,14 @@ impl Columns {
 }
 
 impl Batch {
+    /// What it counts against the file's size.
+    fn bytes(&self) -> u64 {
+        let value_bytes =
+            |array: &ArrayRef| array.to_data().buffers().iter().map(|b| b.len() as u64).sum::<u64>();
+        let ids = self.ids.as_ref().map_or(0, value_bytes);
+        value_bytes(&self.images) + ids + ROW_BYTES * self.rows as u64
+    }
+
     fn record(&self, row: usize, index: u64, max_image_bytes: u64) -> RawRecord {
         let id = self.ids.as_ref().filter(|ids| ids.is_valid(row));
         let id = id.map(|ids| ids.as_string::<i32>().value(row)).filter(|id| !id.is_empty());
@@ -292,35 +332,23 @@ fn is_id(kind: &DataType) -> bool {
     kind.is_integer() || matches!(kind, DataType::Utf8)
 }
 
-/// Where the pages of these columns lie, and how they are packed.
-fn column_chunks(metadata: &ParquetMetaData, leaves: &[usize]) -> Vec<(Range<u64>, Compression)> {
+/// Where the pages of these columns lie, and what they are like.
+fn column_chunks(metadata: &ParquetMetaData, leaves: &[usize]) -> Vec<Chunk> {
     let mut chunks = Vec::new();
     for group in metadata.row_groups() {
         for &leaf in leaves {
             if let Some(column) = group.columns().get(leaf) {
                 let (start, length) = column.byte_range();
-                chunks.push((start..start.saturating_add(length), column.compression()));
+                let levels = [column.column_descr().max_rep_level(), column.column_descr().max_def_level()];
+                chunks.push(Chunk {
+                    range: start..start.saturating_add(length),
+                    codec: column.compression(),
+                    kinds_of_levels: levels.into_iter().filter(|&max| max > 0).count(),
+                });
             }
         }
     }
     chunks
-}
-
-/// That the footer is no longer than it may be, and that what it announces is there: the library makes room
-/// for lists by their announced length.
-fn check_footer<R: ChunkReader>(reader: &R) -> Result<(), ParquetError> {
-    const TAIL_BYTES: u64 = 8;
-    // what is too short or no Parquet the library reports itself
-    let Some(tail) = reader.len().checked_sub(TAIL_BYTES) else { return Ok(()) };
-    let bytes = reader.get_bytes(tail, TAIL_BYTES as usize)?;
-    let Some((length, b"PAR1")) = bytes.split_first_chunk::<4>() else { return Ok(()) };
-    let length = u64::from(u32::from_le_bytes(*length));
-    if length > MAX_FOOTER_BYTES {
-        return Err(ParquetError::General(format!("it is {length} bytes, limit is {MAX_FOOTER_BYTES}")));
-    }
-    let Some(start) = tail.checked_sub(length) else { return Ok(()) };
-    let footer = reader.get_bytes(start, length as usize)?;
-    skip_struct(&footer).map_err(|error| ParquetError::External(Box::new(error)))
 }
 
 fn corrupt(place: &str, error: &dyn std::error::Error) -> ReadError {
@@ -341,13 +369,14 @@ fn guarded<T>(step: impl FnOnce() -> Result<T, ReadError>) -> Result<T, ReadErro
 pub(super) mod tests {
     use super::*;
     use ::parquet::arrow::ArrowWriter;
-    use ::parquet::basic::Encoding;
-    use ::parquet::file::properties::{WriterProperties, WriterVersion};
+    use ::parquet::basic::{Compression, Encoding};
+    use ::parquet::file::properties::{
+        EnabledStatistics, WriterProperties, WriterPropertiesBuilder, WriterVersion,
+    };
     use arrow::array::{BinaryArray, Int64Array, LargeBinaryArray, StringArray, StructArray};
     use arrow::buffer::NullBuffer;
     use arrow::datatypes::Field;
     use proptest::prelude::*;
-    use std::sync::Arc;
 
     pub(crate) fn file(columns: Vec<(&str, ArrayRef)>) -> Bytes {
         let batch = RecordBatch::try_from_iter_with_nullable(
@@ -480,70 +509,123 @@ pub(super) mod tests {
         assert!((8..=15).contains(&whole), "{whole}");
     }
 
-    /// A file of one column, written with `properties`.
-    fn written(column: ArrayRef, properties: WriterProperties) -> Bytes {
-        let batch = RecordBatch::try_from_iter([("image", column)]).expect("batch");
-        let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), Some(properties)).expect("writer");
-        writer.write(&batch).expect("write");
-        writer.into_inner().expect("close").into()
-    }
-
-    #[test]
-    fn pages_whose_memory_cannot_be_limited_are_refused() {
-        for encoding in [Encoding::DELTA_LENGTH_BYTE_ARRAY, Encoding::DELTA_BYTE_ARRAY] {
-            for version in [WriterVersion::PARQUET_1_0, WriterVersion::PARQUET_2_0] {
-                let properties = WriterProperties::builder()
-                    .set_dictionary_enabled(false)
-                    .set_writer_version(version)
-                    .set_encoding(encoding);
-                let error = read(written(images(3), properties.build()), &options()).expect_err("refused");
-                assert!(error.to_string().contains(&format!("encoded as {encoding}")), "{error}");
-            }
-        }
-    }
-
-    #[test]
-    fn a_value_that_is_repeated_without_end_ends_the_shard() {
-        let value = vec![7_u8; 1 << 20];
-        let column = BinaryArray::from_iter_values((0..1500).map(|_| &value));
-        let properties = WriterProperties::builder().set_dictionary_page_size_limit(4 << 20);
-        let shard = written(Arc::new(column), properties.build());
-        assert!(shard.len() < 3 << 20, "{}", shard.len());
-        let options = ReadOptions { max_page_bytes: 1 << 30, ..options() };
-        let mut reader = ParquetRecords::open(shard, &options).expect("footer");
-        let mut rows = 0;
-        let error = loop {
-            match reader.next_record() {
-                Ok(Some(_)) => rows += 1,
-                Ok(None) => panic!("all {rows} rows were read"),
-                Err(error) => break error,
-            }
-        };
-        assert!(rows >= 1000 && error.to_string().contains("limit is 200 times"), "{rows}: {error}");
-    }
-
-    #[test]
-    fn a_footer_that_announces_more_than_it_has_is_refused_before_room_is_made() {
-        let ends = |footer: &[u8], length: u32| {
-            Bytes::from([b"PAR1", footer, &length.to_le_bytes(), b"PAR1"].concat())
-        };
-        // field 1, a list of 2^31 - 1 truth values
-        let list = [0x19, 0xf2, 0xff, 0xff, 0xff, 0xff, 0x07, 0x00];
-        let error = check_footer(&ends(&list, 8)).expect_err("a list without its elements");
-        assert!(error.to_string().contains("unexpected end of file"), "{error}");
-        let mut long = vec![0; (MAX_FOOTER_BYTES + 1) as usize];
-        long.extend(((MAX_FOOTER_BYTES + 1) as u32).to_le_bytes());
-        long.extend(b"PAR1");
-        let error = check_footer(&Bytes::from(long)).expect_err("too long");
-        assert!(error.to_string().contains("limit is 67108864"), "{error}");
-        check_footer(&file(vec![("image", images(2))])).expect("well formed");
-    }
-
     #[test]
     fn what_is_no_parquet_file_is_corrupt() {
         for bytes in [&b""[..], b"PAR1", b"PAR1PAR1", &[b'x'; 500]] {
             assert!(matches!(read(Bytes::from_static(bytes), &options()), Err(ReadError::Corrupt(_))));
         }
+    }
+
+    fn encoded(column: ArrayRef, properties: WriterPropertiesBuilder) -> Vec<u8> {
+        let batch = RecordBatch::try_from_iter_with_nullable([("image", column, true)]).expect("batch");
+        let properties = properties.set_statistics_enabled(EnabledStatistics::None).build();
+        let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), Some(properties)).expect("writer");
+        writer.write(&batch).expect("write");
+        writer.into_inner().expect("close")
+    }
+
+    #[test]
+    fn delta_encoded_images_are_read_whatever_their_pages_are_packed_with() {
+        let images: Vec<_> =
+            (0..300).map(|n| (n % 7 > 0).then(|| format!("image {n}").repeat(n % 50))).collect();
+        let expected: Vec<_> = images.iter().map(|i| i.clone().map(Bytes::from)).collect();
+        for encoding in [Encoding::DELTA_LENGTH_BYTE_ARRAY, Encoding::DELTA_BYTE_ARRAY] {
+            for codec in [
+                Compression::UNCOMPRESSED,
+                Compression::SNAPPY,
+                Compression::GZIP(Default::default()),
+                Compression::BROTLI(Default::default()),
+                Compression::ZSTD(Default::default()),
+                Compression::LZ4_RAW,
+            ] {
+                for version in [WriterVersion::PARQUET_1_0, WriterVersion::PARQUET_2_0] {
+                    let properties = WriterProperties::builder()
+                        .set_dictionary_enabled(false)
+                        .set_encoding(encoding)
+                        .set_compression(codec)
+                        .set_writer_version(version)
+                        .set_data_page_row_count_limit(100)
+                        .set_write_batch_size(50);
+                    let column: ArrayRef =
+                        Arc::new(images.iter().map(Option::as_ref).collect::<BinaryArray>());
+                    let found = read(encoded(column, properties).into(), &options()).expect("whole");
+                    let found: Vec<_> = found.into_iter().map(|record| record.content).collect();
+                    for (found, expected) in found.iter().zip(&expected) {
+                        match (found, expected) {
+                            (Ok(found), Some(expected)) => assert_eq!(found, expected),
+                            (Err(reason), Some(expected)) if expected.is_empty() => {
+                                assert_eq!(reason.status, Status::Empty);
+                            }
+                            (reason, _) => {
+                                let reason = reason.as_ref().expect_err("null");
+                                assert_eq!(reason.status, Status::MissingImage);
+                            }
+                        }
+                    }
+                    assert_eq!(found.len(), expected.len(), "{encoding} {codec} {version:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn delta_encoded_lengths_are_no_more_than_the_page_has_values() {
+        const VALUES: usize = 1 << 14;
+        for (encoding, lists) in [(Encoding::DELTA_LENGTH_BYTE_ARRAY, 1), (Encoding::DELTA_BYTE_ARRAY, 2)] {
+            for codec in [Compression::UNCOMPRESSED, Compression::SNAPPY] {
+                let properties = WriterProperties::builder()
+                    .set_dictionary_enabled(false)
+                    .set_encoding(encoding)
+                    .set_compression(codec);
+                let column: ArrayRef =
+                    Arc::new(BinaryArray::from_iter_values(std::iter::repeat_n(b"", VALUES)));
+                let mut file = encoded(column, properties);
+                assert_eq!(read(file.clone().into(), &options()).expect("whole").len(), VALUES);
+                let count = [0x80, 0x80, 0x01, 0x00];
+                let at: Vec<_> = (0..file.len() - 4)
+                    .filter(|&at| file[at..at + 4] == count && file[at - 1] == 4)
+                    .collect();
+                for &at in &at[at.len() - at.len().min(lists)..] {
+                    file[at..at + 3].copy_from_slice(&[0xff, 0xff, 0x7f]);
+                }
+                let error = read(file.into(), &options()).expect_err("more lengths than values").to_string();
+                assert!(error.contains("a page of 16384 values holds 2097151 lengths"), "{codec} {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn copies_of_a_dictionarys_values_are_held_against_the_files_size() {
+        let column: ArrayRef = Arc::new(BinaryArray::from_iter_values(std::iter::repeat_n([7; 900], 10_000)));
+        let file = Bytes::from(encoded(column, WriterProperties::builder()));
+        assert!(file.len() < 10_000, "{} bytes", file.len());
+        assert_eq!(read(file.clone(), &options()).expect("what any file may hold").len(), 10_000);
+        let mut reader = ParquetRecords::open(file, &options()).expect("footer");
+        reader.produced_bytes = FREE_BYTES;
+        let message = loop {
+            match reader.next_record() {
+                Ok(record) => drop(record.expect("stopped before its end")),
+                Err(error) => break error.to_string(),
+            }
+        };
+        assert!(message.contains("limit is 200 times as much"), "{message}");
+    }
+
+    #[test]
+    fn a_footer_is_held_to_its_bytes() {
+        let whole = file(vec![("image", images(3))]).to_vec();
+        let of = |footer: &[u8], length: u32| {
+            let bytes = [&b"PAR1"[..], footer, &length.to_le_bytes(), b"PAR1"].concat();
+            read(bytes.into(), &options()).expect_err("no footer").to_string()
+        };
+        assert!(of(b"", 1 << 30).contains("footer: it is 1073741824 bytes, limit is"));
+        assert!(of(b"short", 1000).contains("footer: it is 1000 bytes, the file 17"));
+        // field 30: two thousand million truth values, which take no bytes where the library skips them
+        let list = [0x09, 60, 0xf1, 0xff, 0xff, 0xff, 0xff, 0x07, 0x00];
+        assert!(of(&list, list.len() as u32).contains("a list of truth values"));
+        let encrypted = [&whole[..whole.len() - 4], b"PARE"].concat();
+        let error = read(encrypted.into(), &options()).expect_err("encrypted").to_string();
+        assert!(error.contains("footer: it is encrypted"), "{error}");
     }
 
     proptest! {

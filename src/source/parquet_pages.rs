@@ -3,18 +3,21 @@
 //! Comes in: any reader of a file. Goes out: the same, but that a page which would take more memory than
 //! it may is an error.
 //!
-//! - A page is refused by its header where that says how long the page is, packed or not.
+//! - A page is refused by its header where that says how long the page is, packed or not, or how many values
+//!   a dictionary has.
 //! - The library unpacks gzip, Brotli and framed LZ4 to their end, whatever the header says. Such a page is
 //!   unpacked here first, into nothing, and no further than the limit. The other codecs fill a buffer of
 //!   the length that the header says.
-//! - A page whose values are encoded as DELTA_LENGTH_BYTE_ARRAY or DELTA_BYTE_ARRAY is refused: how many
-//!   lengths it has stands inside the packed page, and the library makes room for that many unseen.
+//! - The library makes room for as many delta-encoded lengths as a page claims to have. They are counted
+//!   first, see `parquet_deltas`.
 //! - Only what a page header's reader and this file understand alike gets through: a header whose end or
-//!   whose packed length the library sees elsewhere is an error.
+//!   whose packed length the library sees elsewhere is an error, and so is one of odd types, with a field
+//!   twice, or with another kind of page than it says. Columns that overlap, whose pages could be judged
+//!   as another column's, are refused.
 //!
-//! The header's layout is that of `PageHeader` in Apache Parquet's `parquet.thrift`, written in Thrift's
-//! compact protocol.
+//! The header's layout is that of `PageHeader` in Apache Parquet's `parquet.thrift`.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::io::{self, Read};
 use std::ops::Range;
@@ -25,8 +28,11 @@ use ::parquet::errors::{ParquetError, Result};
 use ::parquet::file::reader::{ChunkReader, Length};
 use bytes::Bytes;
 
-/// Structs, lists and maps inside each other; a page header and its statistics have three.
-const MAX_DEPTH: u32 = 16;
+use super::parquet_deltas;
+use super::thrift::{Compact, FALSE, I32, STRUCT, malformed};
+
+/// The fewest bytes that a value of a dictionary takes: an integer, or the length of a string.
+const DICTIONARY_VALUE_BYTES: u64 = 4;
 
 /// A reader whose pages are checked once its column chunks are known.
 pub(super) struct CheckedPages<R> {
@@ -37,18 +43,26 @@ pub(super) struct CheckedPages<R> {
 
 #[derive(Default)]
 struct State {
-    /// Column chunks by their start, and how their pages are packed.
-    chunks: Vec<(Range<u64>, Compression)>,
+    /// By their start; none overlaps another.
+    chunks: Vec<Chunk>,
     /// Headers that were read, by where their page begins, until it is fetched.
     headers: HashMap<u64, PageHeader>,
 }
 
+/// Where the pages of a column lie in a row group, and what they are like.
+#[derive(Debug, Clone)]
+pub(super) struct Chunk {
+    pub range: Range<u64>,
+    pub codec: Compression,
+    /// Kinds of levels that stand before the values of a page of version 1, in bytes of their own: whether
+    /// values repeat, whether they may be null.
+    pub kinds_of_levels: usize,
+}
+
 impl State {
-    /// How the pages at `offset` are packed; `None` outside of all chunks, which do not overlap.
-    fn codec_at(&self, offset: u64) -> Option<Compression> {
-        let at = self.chunks.partition_point(|(chunk, _)| chunk.start <= offset).checked_sub(1)?;
-        let (chunk, codec) = &self.chunks[at];
-        chunk.contains(&offset).then_some(*codec)
+    fn chunk_at(&self, offset: u64) -> Option<&Chunk> {
+        let at = self.chunks.partition_point(|chunk| chunk.range.start <= offset).checked_sub(1)?;
+        Some(&self.chunks[at]).filter(|chunk| chunk.range.contains(&offset))
     }
 }
 
@@ -67,12 +81,20 @@ impl<R: ChunkReader> CheckedPages<R> {
     /// From now on what is read inside these column chunks are pages.
     ///
     /// # Errors
-    /// When two of them overlap, so that it is not clear how a page is packed.
-    pub fn check_inside(&self, mut chunks: Vec<(Range<u64>, Compression)>) -> Result<()> {
-        chunks.retain(|(chunk, _)| !chunk.is_empty());
-        chunks.sort_unstable_by_key(|(chunk, _)| chunk.start);
-        if chunks.windows(2).any(|pair| pair[0].0.end > pair[1].0.start) {
-            return Err(ParquetError::General("two column chunks overlap".to_owned()));
+    /// Chunks that overlap or reach beyond the file.
+    pub fn check_inside(&self, mut chunks: Vec<Chunk>) -> Result<()> {
+        chunks.retain(|chunk| !chunk.range.is_empty());
+        chunks.sort_unstable_by_key(|chunk| chunk.range.start);
+        let mut end = 0;
+        for Chunk { range, .. } in &chunks {
+            if range.start < end {
+                return Err(ParquetError::General(format!("columns overlap at byte {}", range.start)));
+            }
+            end = range.end;
+        }
+        if end > self.reader.len() {
+            let message = format!("a column ends at byte {end}, the file at {}", self.reader.len());
+            return Err(ParquetError::General(message));
         }
         self.state.lock().unwrap_or_else(PoisonError::into_inner).chunks = chunks;
         Ok(())
@@ -81,6 +103,42 @@ impl<R: ChunkReader> CheckedPages<R> {
     fn too_long(&self, what: &str) -> ParquetError {
         let limit = self.max_page_bytes;
         ParquetError::General(format!("{what}, limit is {limit} bytes (input.max_page_bytes)"))
+    }
+
+    fn check_header(&self, header: &PageHeader) -> Result<()> {
+        let longest = header.page_bytes.max(header.unpacked_bytes);
+        if longest > self.max_page_bytes {
+            return Err(self.too_long(&format!("a page is {longest} bytes")));
+        }
+        let (values, bytes) = (header.values, header.unpacked_bytes);
+        if header.kind == PageKind::Dictionary && values > bytes / DICTIONARY_VALUE_BYTES {
+            let message = format!("a dictionary of {bytes} bytes cannot have {values} values");
+            return Err(ParquetError::General(message));
+        }
+        Ok(())
+    }
+
+    /// Count the lengths of a page whose values are strings of bytes, delta-encoded.
+    fn check_deltas(&self, page: &[u8], header: &PageHeader, chunk: &Chunk) -> Result<()> {
+        let lists = match header.encoding {
+            _ if header.kind == PageKind::Dictionary => return Ok(()),
+            DELTA_LENGTH_BYTE_ARRAY => 1,
+            DELTA_BYTE_ARRAY => 2,
+            _ => return Ok(()),
+        };
+        let unpacked_bytes = header.unpacked_bytes.checked_sub(header.levels_bytes);
+        let unpacked_bytes = unpacked_bytes.and_then(|bytes| usize::try_from(bytes).ok());
+        let codec = if header.is_packed { chunk.codec } else { Compression::UNCOMPRESSED };
+        let packed = usize::try_from(header.levels_bytes).ok().and_then(|levels| page.get(levels..));
+        let (Some(packed), Some(unpacked_bytes)) = (packed, unpacked_bytes) else {
+            return Err(ParquetError::General("a page is shorter than its levels".to_owned()));
+        };
+        let values = unpacked(codec, packed, unpacked_bytes)?;
+        let levels = if header.kind == PageKind::Data { chunk.kinds_of_levels } else { 0 };
+        let values = after_levels(&values, levels, header).map_err(ParquetError::General)?;
+        // lengths and the page are held together
+        let room = self.max_page_bytes - header.unpacked_bytes.min(self.max_page_bytes);
+        parquet_deltas::check(values, lists, header.values, room).map_err(|what| self.too_long(&what))
     }
 }
 
@@ -94,28 +152,24 @@ impl<R: ChunkReader> ChunkReader for CheckedPages<R> {
     type T = R::T;
 
     fn get_read(&self, start: u64) -> Result<R::T> {
-        let codec = self.state.lock().unwrap_or_else(PoisonError::into_inner).codec_at(start);
-        if codec.is_some() {
-            let mut reader = Compact { inner: self.reader.get_read(start)?, consumed: 0 };
-            let header = reader.page_header().map_err(|error| ParquetError::External(Box::new(error)))?;
-            let longest = header.page_bytes.max(header.unpacked_bytes);
-            if longest > self.max_page_bytes {
-                return Err(self.too_long(&format!("a page is {longest} bytes")));
+        let is_page = self.state.lock().unwrap_or_else(PoisonError::into_inner).chunk_at(start).is_some();
+        if is_page {
+            let mut compact = Compact::new(self.reader.get_read(start)?);
+            let header =
+                PageHeader::read(&mut compact).map_err(|error| ParquetError::External(Box::new(error)))?;
+            self.check_header(&header)?;
+            // the library passes over an index
+            if header.kind != PageKind::Index {
+                let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+                state.headers.insert(start + compact.consumed, header);
             }
-            if let Some(name) = unbounded_encoding(header.encoding) {
-                return Err(ParquetError::General(format!(
-                    "a page is encoded as {name}, whose memory cannot be limited; write PLAIN or dictionary pages"
-                )));
-            }
-            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            state.headers.insert(start + reader.consumed, header);
         }
         self.reader.get_read(start)
     }
 
     fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(codec) = state.codec_at(start) else {
+        let Some(chunk) = state.chunk_at(start).cloned() else {
             drop(state);
             return self.reader.get_bytes(start, length);
         };
@@ -126,24 +180,11 @@ impl<R: ChunkReader> ChunkReader for CheckedPages<R> {
         };
         let page = self.reader.get_bytes(start, length)?;
         let levels = usize::try_from(header.levels_bytes).unwrap_or(usize::MAX).min(page.len());
-        if unpacks_beyond(codec, &page[levels..], self.max_page_bytes) {
+        if unpacks_beyond(chunk.codec, &page[levels..], self.max_page_bytes) {
             return Err(self.too_long("a page unpacks to more than its header says and more than it may"));
         }
+        self.check_deltas(&page, &header, &chunk)?;
         Ok(page)
-    }
-}
-
-/// Read a struct of Thrift's compact protocol through: everything that it announces is there.
-pub(super) fn skip_struct(bytes: &[u8]) -> io::Result<()> {
-    Compact { inner: bytes, consumed: 0 }.skip(STRUCT, 0)
-}
-
-/// The name of an encoding whose decoder makes room for as many values as the page itself says.
-fn unbounded_encoding(encoding: u64) -> Option<&'static str> {
-    match encoding {
-        6 => Some("DELTA_LENGTH_BYTE_ARRAY"),
-        7 => Some("DELTA_BYTE_ARRAY"),
-        _ => None,
     }
 }
 
@@ -157,12 +198,73 @@ fn unpacks_beyond(codec: Compression, packed: &[u8], limit: u64) -> bool {
     };
     let unpacked = match codec {
         Compression::GZIP(_) => count(&mut flate2::read::MultiGzDecoder::new(packed)),
-        Compression::BROTLI(_) => count(&mut brotli::Decompressor::new(packed, 64 << 10)),
+        Compression::BROTLI(_) => count(&mut brotli::Decompressor::new(packed, BROTLI_BUFFER_BYTES)),
         // what is not in Hadoop's blocks is tried as frames
         Compression::LZ4 => count(&mut lz4_flex::frame::FrameDecoder::new(packed)),
         _ => 0,
     };
     unpacked > limit
+}
+
+/// Packed bytes that the Brotli decoder is given at once.
+const BROTLI_BUFFER_BYTES: usize = 64 << 10;
+
+/// `packed`, which must unpack to exactly `length` bytes.
+fn unpacked(codec: Compression, packed: &[u8], length: usize) -> Result<Cow<'_, [u8]>> {
+    let failed = |error: &dyn std::error::Error| ParquetError::General(format!("unpacking a page: {error}"));
+    let read = |reader: &mut dyn Read| -> Result<Vec<u8>> {
+        let mut unpacked = Vec::with_capacity(length);
+        // one byte more, to see that there is none
+        reader.take(length as u64 + 1).read_to_end(&mut unpacked).map_err(|error| failed(&error))?;
+        Ok(unpacked)
+    };
+    let unpacked = match codec {
+        Compression::UNCOMPRESSED => Cow::Borrowed(packed),
+        Compression::SNAPPY => {
+            let mut unpacked = vec![0; length];
+            let written = snap::raw::Decoder::new().decompress(packed, &mut unpacked);
+            unpacked.truncate(written.map_err(|error| failed(&error))?);
+            unpacked.into()
+        }
+        Compression::GZIP(_) => read(&mut flate2::read::MultiGzDecoder::new(packed))?.into(),
+        Compression::BROTLI(_) => read(&mut brotli::Decompressor::new(packed, BROTLI_BUFFER_BYTES))?.into(),
+        Compression::ZSTD(_) => {
+            zstd::bulk::decompress(packed, length).map_err(|error| failed(&error))?.into()
+        }
+        Compression::LZ4_RAW => {
+            let mut unpacked = vec![0; length];
+            let written = lz4_flex::block::decompress_into(packed, &mut unpacked);
+            unpacked.truncate(written.map_err(|error| failed(&error))?);
+            unpacked.into()
+        }
+        // no writer is known to do this: which of three formats is meant the library finds by trying
+        Compression::LZ4 | Compression::LZO => {
+            let message = format!("delta-encoded values packed by {codec:?} are not supported");
+            return Err(ParquetError::General(message));
+        }
+    };
+    if unpacked.len() != length {
+        let message = format!("a page unpacks to {} bytes, its header says {length}", unpacked.len());
+        return Err(ParquetError::General(message));
+    }
+    Ok(unpacked)
+}
+
+/// What follows the levels of a page of version 1: each kind is its length in four bytes, and as many bytes.
+fn after_levels<'a>(
+    mut page: &'a [u8],
+    kinds_of_levels: usize,
+    header: &PageHeader,
+) -> std::result::Result<&'a [u8], String> {
+    for _ in 0..kinds_of_levels {
+        if !header.levels_are_rle {
+            return Err("delta-encoded values behind levels that are not RLE are not supported".to_owned());
+        }
+        let (length, rest) = page.split_first_chunk().ok_or("a page ends inside its levels")?;
+        let length = u32::from_le_bytes(*length) as usize;
+        page = rest.get(length..).ok_or("a page ends inside its levels")?;
+    }
+    Ok(page)
 }
 
 /// Counts what is written to it.
@@ -179,205 +281,119 @@ impl io::Write for Counted {
     }
 }
 
-/// What a page header tells that matters here: lengths in bytes, and the encoding.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// `PageType`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum PageKind {
+    Data,
+    Index,
+    Dictionary,
+    DataV2,
+}
+
+// Of `Encoding`.
+const RLE: u64 = 3;
+const DELTA_LENGTH_BYTE_ARRAY: u64 = 6;
+const DELTA_BYTE_ARRAY: u64 = 7;
+
+/// What a page header tells of its page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct PageHeader {
+    kind: PageKind,
     /// As stored.
     page_bytes: u64,
     unpacked_bytes: u64,
+    /// With those that are null.
+    values: u64,
+    encoding: u64,
     /// Levels before the values of a page of version 2, which are never packed.
     levels_bytes: u64,
-    /// Of the values of a data page, by the number that `parquet.thrift` gives it; 0, PLAIN, in others.
-    encoding: u64,
+    /// Whether those of a page of version 1 are.
+    levels_are_rle: bool,
+    /// Whether the values are packed as the column is.
+    is_packed: bool,
 }
 
-// Types of the compact protocol.
-const TRUE: u8 = 1;
-const FALSE: u8 = 2;
-const BYTE: u8 = 3;
-const I16: u8 = 4;
-const I32: u8 = 5;
-const I64: u8 = 6;
-const DOUBLE: u8 = 7;
-const BINARY: u8 = 8;
-const LIST: u8 = 9;
-const SET: u8 = 10;
-const MAP: u8 = 11;
-const STRUCT: u8 = 12;
-const UUID: u8 = 13;
-
-/// Reads Thrift's compact protocol.
-struct Compact<R> {
-    inner: R,
-    consumed: u64,
-}
-
-fn malformed(what: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, format!("page header: {what}"))
-}
-
-impl<R: Read> Compact<R> {
-    fn page_header(&mut self) -> io::Result<PageHeader> {
-        let (mut header, mut id) = (PageHeader::default(), 0);
-        let mut seen = [false; 9];
-        while let Some(kind) = self.field(&mut id)? {
-            // of two fields with one number the library may take the other
-            if let Ok(at @ (2 | 3 | 5 | 8)) = usize::try_from(id)
-                && std::mem::replace(&mut seen[at], true)
-            {
-                return Err(malformed("a field is there twice"));
-            }
-            match (id, kind) {
-                (2, I32) => header.unpacked_bytes = self.length()?,
-                (3, I32) => header.page_bytes = self.length()?,
-                (5, STRUCT) => header.encoding = self.data_page()?,
-                (8, STRUCT) => (header.levels_bytes, header.encoding) = self.data_page_v2()?,
-                (2 | 3 | 5 | 8, _) => return Err(malformed("a field is of another type")),
-                _ => self.skip(kind, 0)?,
+impl PageHeader {
+    fn read<R: Read>(compact: &mut Compact<R>) -> io::Result<Self> {
+        let (mut kind, mut page_bytes, mut unpacked_bytes) = (None, None, None);
+        let (mut data, mut index, mut dictionary, mut data_v2) = (None, None, None, None);
+        let mut id = 0;
+        while let Some(field) = compact.field(&mut id)? {
+            match (id, field) {
+                (1, I32) => once(&mut kind, compact.length()?)?,
+                (2, I32) => once(&mut unpacked_bytes, compact.length()?)?,
+                (3, I32) => once(&mut page_bytes, compact.length()?)?,
+                (4, I32) => compact.skip(I32, 0)?, // a checksum
+                (5, STRUCT) => once(&mut data, numbers::<4, R>(compact)?)?,
+                (6, STRUCT) => once(&mut index, compact.skip(STRUCT, 0)?)?,
+                (7, STRUCT) => once(&mut dictionary, numbers::<2, R>(compact)?)?,
+                (8, STRUCT) => once(&mut data_v2, numbers::<6, R>(compact)?)?,
+                (1..=8, _) => return Err(malformed("a field of a page header is of another type")),
+                _ => compact.skip(field, 0)?,
             }
         }
-        if seen[5] && seen[8] {
-            return Err(malformed("a page is of two kinds"));
+        let (Some(kind), Some(page_bytes), Some(unpacked_bytes)) = (kind, page_bytes, unpacked_bytes) else {
+            return Err(malformed("a page header is incomplete"));
+        };
+        let mut header = Self {
+            kind: PageKind::Index,
+            page_bytes,
+            unpacked_bytes,
+            values: 0,
+            encoding: 0,
+            levels_bytes: 0,
+            levels_are_rle: true,
+            is_packed: true,
+        };
+        match (kind, data, index, dictionary, data_v2) {
+            (0, Some(([values, encoding, definition, repetition], _)), None, None, None) => {
+                header.kind = PageKind::Data;
+                (header.values, header.encoding) = (values, encoding);
+                header.levels_are_rle = definition == RLE && repetition == RLE;
+            }
+            (1, None, _, None, None) => {}
+            (2, None, None, Some(([values, encoding], _)), None) => {
+                header.kind = PageKind::Dictionary;
+                (header.values, header.encoding) = (values, encoding);
+            }
+            (3, None, None, None, Some(([values, _, _, encoding, definition, repetition], is_packed))) => {
+                header.kind = PageKind::DataV2;
+                (header.values, header.encoding) = (values, encoding);
+                header.levels_bytes = definition + repetition;
+                header.is_packed = is_packed;
+            }
+            _ => return Err(malformed("a page header tells of another kind of page than it says")),
         }
         Ok(header)
     }
+}
 
-    /// Of a `DataPageHeader`: the encoding.
-    fn data_page(&mut self) -> io::Result<u64> {
-        let (mut encoding, mut id) = (None, 0);
-        while let Some(kind) = self.field(&mut id)? {
-            match (id, kind) {
-                (2, I32) if encoding.is_none() => encoding = Some(self.length()?),
-                (2, _) => return Err(malformed("an encoding")),
-                _ => self.skip(kind, 1)?,
+fn once<T>(field: &mut Option<T>, value: T) -> io::Result<()> {
+    match field.replace(value) {
+        None => Ok(()),
+        Some(_) => Err(malformed("a page header has a field twice")),
+    }
+}
+
+/// The first `N` fields of a struct, which are required numbers, and whether its field 7 is other than false.
+fn numbers<const N: usize, R: Read>(compact: &mut Compact<R>) -> io::Result<([u64; N], bool)> {
+    let mut found = [None; N];
+    let (mut flag, mut id) = (true, 0);
+    while let Some(field) = compact.field(&mut id)? {
+        let at = usize::try_from(id).ok().and_then(|id| id.checked_sub(1)).filter(|&at| at < N);
+        match (at, field) {
+            (Some(at), I32) => once(&mut found[at], compact.length()?)?,
+            (Some(_), _) => return Err(malformed("a field of a page header is of another type")),
+            (None, field) => {
+                flag &= (id, field) != (7, FALSE);
+                compact.skip(field, 1)?;
             }
         }
-        Ok(encoding.unwrap_or_default())
     }
-
-    /// Of a `DataPageHeaderV2`: the lengths of both kinds of levels together, and the encoding.
-    fn data_page_v2(&mut self) -> io::Result<(u64, u64)> {
-        let (mut definition, mut repetition, mut encoding, mut id) = (None, None, None, 0);
-        while let Some(kind) = self.field(&mut id)? {
-            let field = match id {
-                4 => &mut encoding,
-                5 => &mut definition,
-                6 => &mut repetition,
-                _ => {
-                    self.skip(kind, 1)?;
-                    continue;
-                }
-            };
-            if kind != I32 || field.is_some() {
-                return Err(malformed("a field of a data page"));
-            }
-            *field = Some(self.length()?);
-        }
-        let levels = definition.unwrap_or_default() + repetition.unwrap_or_default();
-        Ok((levels, encoding.unwrap_or_default()))
+    if found.contains(&None) {
+        return Err(malformed("a page header is incomplete"));
     }
-
-    /// Type of the next field of a struct, and into `id` its number; none at the end.
-    fn field(&mut self, id: &mut i16) -> io::Result<Option<u8>> {
-        let head = self.byte()?;
-        if head == 0 {
-            return Ok(None);
-        }
-        // a number out of range is another one to the library
-        let number = match head >> 4 {
-            0 => i16::try_from(self.integer()?).ok(),
-            step => id.checked_add(i16::from(step)),
-        };
-        *id = number.ok_or_else(|| malformed("a field's number"))?;
-        Ok(Some(head & 0xf))
-    }
-
-    fn skip(&mut self, kind: u8, depth: u32) -> io::Result<()> {
-        if depth == MAX_DEPTH {
-            return Err(malformed("too deep"));
-        }
-        match kind {
-            TRUE | FALSE => Ok(()),
-            BYTE => self.pass(1),
-            I16 | I32 | I64 => self.integer().map(drop),
-            DOUBLE => self.pass(8),
-            UUID => self.pass(16),
-            BINARY => {
-                let length = self.varint()?;
-                self.pass(length)
-            }
-            LIST | SET => {
-                let head = self.byte()?;
-                let count = if head >> 4 == 0xf { self.varint()? } else { u64::from(head >> 4) };
-                (0..count).try_for_each(|_| self.skip_element(head & 0xf, depth))
-            }
-            MAP => {
-                let count = self.varint()?;
-                let kinds = if count == 0 { 0 } else { self.byte()? };
-                (0..count).try_for_each(|_| {
-                    self.skip_element(kinds >> 4, depth)?;
-                    self.skip_element(kinds & 0xf, depth)
-                })
-            }
-            STRUCT => {
-                let mut id = 0;
-                while let Some(kind) = self.field(&mut id)? {
-                    self.skip(kind, depth + 1)?;
-                }
-                Ok(())
-            }
-            _ => Err(malformed("a type that Thrift does not have")),
-        }
-    }
-
-    /// An element of a collection: unlike a field's, a truth value takes a byte.
-    fn skip_element(&mut self, kind: u8, depth: u32) -> io::Result<()> {
-        match kind {
-            TRUE | FALSE => self.pass(1),
-            kind => self.skip(kind, depth + 1),
-        }
-    }
-
-    fn pass(&mut self, bytes: u64) -> io::Result<()> {
-        let passed = io::copy(&mut self.inner.by_ref().take(bytes), &mut io::sink())?;
-        self.consumed += passed;
-        if passed < bytes { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
-    }
-
-    fn byte(&mut self) -> io::Result<u8> {
-        let mut byte = [0];
-        self.inner.read_exact(&mut byte)?;
-        self.consumed += 1;
-        Ok(byte[0])
-    }
-
-    /// Seven bits a byte, the lowest first.
-    fn varint(&mut self) -> io::Result<u64> {
-        let mut value = 0;
-        for shift in (0..64).step_by(7) {
-            let byte = self.byte()?;
-            value |= u64::from(byte & 0x7f) << shift;
-            if byte & 0x80 == 0 {
-                return Ok(value);
-            }
-        }
-        Err(malformed("a number is too long"))
-    }
-
-    /// Zigzag: the sign is the lowest bit.
-    fn integer(&mut self) -> io::Result<i64> {
-        let coded = self.varint()?;
-        Ok((coded >> 1) as i64 ^ -((coded & 1) as i64))
-    }
-
-    /// A length, which is an `i32`.
-    fn length(&mut self) -> io::Result<u64> {
-        let value = self.integer()?;
-        i32::try_from(value)
-            .ok()
-            .and_then(|value| u64::try_from(value).ok())
-            .ok_or_else(|| malformed("a length"))
-    }
+    Ok((found.map(Option::unwrap_or_default), flag))
 }
 
 #[cfg(test)]
@@ -385,28 +401,26 @@ mod tests {
     use super::super::compression::tests::gzip;
     use super::*;
 
-    /// Fields 1 to 3 of a page header, and a page of version 2 with statistics.
+    fn number(value: i32) -> Vec<u8> {
+        let mut coded = ((value << 1) ^ (value >> 31)) as u32;
+        let mut bytes = Vec::new();
+        while coded >= 0x80 {
+            bytes.push(coded as u8 | 0x80);
+            coded >>= 7;
+        }
+        bytes.push(coded as u8);
+        bytes
+    }
+
+    fn numbers_of(values: &[i32]) -> Vec<u8> {
+        values.iter().flat_map(|&value| [vec![0x15], number(value)].concat()).collect()
+    }
+
+    /// A page of version 2 with statistics.
     fn header(unpacked: i32, stored: i32) -> Vec<u8> {
-        let number = |value: i32| {
-            let mut coded = ((value << 1) ^ (value >> 31)) as u32;
-            let mut bytes = Vec::new();
-            while coded >= 0x80 {
-                bytes.push(coded as u8 | 0x80);
-                coded >>= 7;
-            }
-            bytes.push(coded as u8);
-            bytes
-        };
-        let mut bytes = vec![0x15, 0x06];
-        for value in [unpacked, stored] {
-            bytes.push(0x15);
-            bytes.extend(number(value));
-        }
+        let mut bytes = numbers_of(&[3, unpacked, stored]);
         bytes.push(0x5c); // field 8, a struct
-        for value in [1, 0, 1, 0, 3, 4] {
-            bytes.push(0x15);
-            bytes.extend(number(value));
-        }
+        bytes.extend(numbers_of(&[1, 0, 1, 0, 3, 4]));
         bytes.push(0x11); // is_compressed
         bytes.extend([0x1c, 0x18, 2, 7, 7, 0x00]); // statistics: max, two bytes
         bytes.extend([0x00, 0x00]);
@@ -414,18 +428,19 @@ mod tests {
     }
 
     fn parsed(bytes: &[u8]) -> io::Result<(PageHeader, u64)> {
-        let mut compact = Compact { inner: bytes, consumed: 0 };
-        Ok((compact.page_header()?, compact.consumed))
+        let mut compact = Compact::new(bytes);
+        Ok((PageHeader::read(&mut compact)?, compact.consumed))
     }
 
     #[test]
-    fn lengths_are_read_from_a_page_header() {
+    fn a_page_header_is_read_to_its_end() {
         let mut bytes = header(300_000, 70_000);
         let length = bytes.len() as u64;
         bytes.extend(b"the page");
-        let expected =
-            PageHeader { page_bytes: 70_000, unpacked_bytes: 300_000, levels_bytes: 7, encoding: 0 };
-        assert_eq!(parsed(&bytes).expect("well formed"), (expected, length));
+        let (header, consumed) = parsed(&bytes).expect("well formed");
+        assert_eq!(consumed, length);
+        assert_eq!((header.kind, header.values, header.is_packed), (PageKind::DataV2, 1, true));
+        assert_eq!((header.page_bytes, header.unpacked_bytes, header.levels_bytes), (70_000, 300_000, 7));
     }
 
     #[test]
@@ -436,33 +451,24 @@ mod tests {
         }
         parsed(&header(-1, 5)).expect_err("a negative length");
         parsed(&[0x25, 0x01, 0x08, 0x04, 0x01]).expect_err("a length that is binary");
-        parsed(&[[0x1c_u8; 40].as_slice(), &[0; 41]].concat()).expect_err("too deep");
-        parsed(&[0x05, 0x84, 0x80, 0x08, 0x02, 0x00]).expect_err("field 65538, which is 2 in 16 bits");
-        parsed(&[0x25, 0x02, 0x05, 0x04, 0x02, 0x00]).expect_err("field 2 twice");
-        parsed(&[0x19, 0xf5, 0xff, 0xff, 0xff, 0xff, 0x0f]).expect_err("a list without its elements");
     }
 
     #[test]
-    fn encodings_that_say_inside_how_many_values_they_have_are_known() {
-        // fields 2 and 3, then field 5, a data page: its number of values and its encoding
-        let version_1 = [0x25, 0x02, 0x15, 0x02, 0x2c, 0x15, 0x02, 0x15, 0x0c, 0x00, 0x00];
-        assert_eq!(parsed(&version_1).expect("well formed").0.encoding, 6);
-        // field 8: numbers of values, nulls and rows, then the encoding
-        let version_2 = [
-            0x25, 0x02, 0x15, 0x02, 0x5c, 0x15, 2, 0x15, 0, 0x15, 2, 0x15, 0x0e, 0x15, 0, 0x15, 0, 0x00, 0x00,
-        ];
-        assert_eq!(parsed(&version_2).expect("well formed").0.encoding, 7);
-        assert!((6..8).all(|encoding| unbounded_encoding(encoding).is_some()));
-        assert!([0, 2, 3, 5, 8].iter().all(|&encoding| unbounded_encoding(encoding).is_none()));
-    }
-
-    #[test]
-    fn chunks_that_overlap_are_refused() {
-        let pages = CheckedPages::new(Bytes::from_static(b"0123456789"), 100);
-        let gzip = Compression::GZIP(Default::default());
-        pages.check_inside(vec![(4..8, gzip), (0..4, gzip), (4..4, gzip)]).expect("side by side");
-        pages.check_inside(vec![(0..5, gzip), (4..8, Compression::UNCOMPRESSED)]).expect_err("overlap");
-        pages.check_inside(vec![(0..9, gzip), (4..5, Compression::UNCOMPRESSED)]).expect_err("inside");
+    fn a_header_that_the_library_might_read_otherwise_is_an_error() {
+        let data = [numbers_of(&[0, 300, 70]), vec![0x2c], numbers_of(&[1, 0, 3, 3]), vec![0]].concat();
+        let (read, _) = parsed(&[data.clone(), vec![0]].concat()).expect("of version 1");
+        assert_eq!((read.kind, read.encoding, read.levels_are_rle), (PageKind::Data, 0, true));
+        // field 3 once more, by its number; 65536 + 3, which the library takes for 3
+        let again = [&[0x05, 0x06][..], &number(7)].concat();
+        parsed(&[data.clone(), again, vec![0]].concat()).expect_err("a length twice");
+        let odd = [&[0x05, 0x86, 0x80, 0x08][..], &number(7)].concat();
+        parsed(&[data.clone(), odd, vec![0]].concat()).expect_err("a number beyond 16 bits");
+        let list = [0x59, 0xf1, 2, 0x15, 0x02];
+        parsed(&[&data[..], &list, &[0]].concat()).expect_err("truth values");
+        let both = [vec![0x3c], numbers_of(&[1, 0, 1, 0, 3, 4]), vec![0]].concat();
+        parsed(&[data.clone(), both, vec![0]].concat()).expect_err("versions 1 and 2");
+        let other = [numbers_of(&[2]), data[2..].to_vec(), vec![0]].concat();
+        parsed(&other).expect_err("a dictionary with the header of a data page");
     }
 
     #[test]
@@ -474,5 +480,23 @@ mod tests {
         assert!(unpacks_beyond(codec, &[packed.clone(), packed.clone()].concat(), 100_000), "two members");
         assert!(!unpacks_beyond(codec, b"damaged", 1));
         assert!(!unpacks_beyond(Compression::SNAPPY, &packed, 1), "held to the header by the library");
+    }
+
+    #[test]
+    fn columns_that_overlap_or_leave_the_file_are_refused() {
+        let pages = CheckedPages::new(Bytes::from_static(&[0; 100]), 1000);
+        let check = |ranges: &[Range<u64>]| {
+            let chunk = |range: &Range<u64>| Chunk {
+                range: range.clone(),
+                codec: Compression::UNCOMPRESSED,
+                kinds_of_levels: 0,
+            };
+            pages.check_inside(ranges.iter().map(chunk).collect()).map_err(|error| error.to_string())
+        };
+        assert_eq!(check(&[50..100, 4..50, 50..50]), Ok(()));
+        let message = check(&[4..51, 50..100]).expect_err("overlap");
+        assert!(message.contains("columns overlap at byte 50"), "{message}");
+        check(&[4..60, 10..20]).expect_err("one inside the other");
+        check(&[4..50, 50..101]).expect_err("beyond the file");
     }
 }

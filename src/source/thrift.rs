@@ -1,0 +1,177 @@
+//! Thrift's compact protocol, as far as what Parquet writes in it must be judged before it is parsed.
+//!
+//! Comes in: any reader. Goes out: fields and numbers, or the error that they are malformed.
+//!
+//! - What this reader takes the Parquet library reads alike. Where the library would go on with something
+//!   else (a field's number cut to 16 bits, truth values that take no bytes) it is an error here.
+//! - Every element of a list takes at least one byte, so that what passes [`Compact::skip`] names no more
+//!   elements than it has bytes, and takes no longer to read than to write.
+
+use std::io::{self, Read};
+
+/// Structs, lists and maps inside each other. A page header with its statistics has three, a footer eight.
+const MAX_DEPTH: u32 = 16;
+
+// Types of the compact protocol.
+pub(super) const TRUE: u8 = 1;
+pub(super) const FALSE: u8 = 2;
+const BYTE: u8 = 3;
+const I16: u8 = 4;
+pub(super) const I32: u8 = 5;
+const I64: u8 = 6;
+const DOUBLE: u8 = 7;
+const BINARY: u8 = 8;
+const LIST: u8 = 9;
+const SET: u8 = 10;
+const MAP: u8 = 11;
+pub(super) const STRUCT: u8 = 12;
+const UUID: u8 = 13;
+
+/// Reads Thrift's compact protocol.
+pub(super) struct Compact<R> {
+    inner: R,
+    pub consumed: u64,
+}
+
+pub(super) fn malformed(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("malformed Thrift: {what}"))
+}
+
+impl<R: Read> Compact<R> {
+    pub fn new(inner: R) -> Self {
+        Self { inner, consumed: 0 }
+    }
+
+    /// Type of the next field of a struct, and into `id` its number; none at the end.
+    pub fn field(&mut self, id: &mut i16) -> io::Result<Option<u8>> {
+        let head = self.byte()?;
+        if head == 0 {
+            return Ok(None);
+        }
+        *id = match head >> 4 {
+            0 => i16::try_from(self.integer()?).ok(),
+            step => id.checked_add(i16::from(step)),
+        }
+        .ok_or_else(|| malformed("the number of a field is beyond 16 bits"))?;
+        Ok(Some(head & 0xf))
+    }
+
+    /// Read past a value.
+    pub fn skip(&mut self, kind: u8, depth: u32) -> io::Result<()> {
+        if depth == MAX_DEPTH {
+            return Err(malformed("too deep"));
+        }
+        match kind {
+            TRUE | FALSE => Ok(()),
+            BYTE => self.pass(1),
+            I16 | I32 | I64 => self.integer().map(drop),
+            DOUBLE => self.pass(8),
+            UUID => self.pass(16),
+            BINARY => {
+                let length = self.varint()?;
+                self.pass(length)
+            }
+            LIST | SET => {
+                let head = self.byte()?;
+                let count = if head >> 4 == 0xf { self.varint()? } else { u64::from(head >> 4) };
+                (0..count).try_for_each(|_| self.skip_element(head & 0xf, depth))
+            }
+            MAP => {
+                let count = self.varint()?;
+                let kinds = if count == 0 { 0 } else { self.byte()? };
+                (0..count).try_for_each(|_| {
+                    self.skip_element(kinds >> 4, depth)?;
+                    self.skip_element(kinds & 0xf, depth)
+                })
+            }
+            STRUCT => {
+                let mut id = 0;
+                while let Some(kind) = self.field(&mut id)? {
+                    self.skip(kind, depth + 1)?;
+                }
+                Ok(())
+            }
+            _ => Err(malformed("a type that Thrift does not have")),
+        }
+    }
+
+    /// An element of a collection. One that is true or false takes a byte, which the library does not read
+    /// past; neither a page header nor a footer has such a collection.
+    fn skip_element(&mut self, kind: u8, depth: u32) -> io::Result<()> {
+        match kind {
+            TRUE | FALSE => Err(malformed("a list of truth values")),
+            kind => self.skip(kind, depth + 1),
+        }
+    }
+
+    fn pass(&mut self, bytes: u64) -> io::Result<()> {
+        let passed = io::copy(&mut self.inner.by_ref().take(bytes), &mut io::sink())?;
+        self.consumed += passed;
+        if passed < bytes { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
+    }
+
+    pub fn byte(&mut self) -> io::Result<u8> {
+        let mut byte = [0];
+        self.inner.read_exact(&mut byte)?;
+        self.consumed += 1;
+        Ok(byte[0])
+    }
+
+    /// Seven bits a byte, the lowest first.
+    pub fn varint(&mut self) -> io::Result<u64> {
+        let mut value = 0;
+        for shift in (0..64).step_by(7) {
+            let byte = self.byte()?;
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                return Ok(value);
+            }
+        }
+        Err(malformed("a number is too long"))
+    }
+
+    /// Zigzag: the sign is the lowest bit.
+    pub fn integer(&mut self) -> io::Result<i64> {
+        let coded = self.varint()?;
+        Ok((coded >> 1) as i64 ^ -((coded & 1) as i64))
+    }
+
+    /// A length or a count, which is an `i32` and never negative.
+    pub fn length(&mut self) -> io::Result<u64> {
+        let value = self.integer()?;
+        i32::try_from(value)
+            .ok()
+            .and_then(|value| u64::try_from(value).ok())
+            .ok_or_else(|| malformed("a length is negative or beyond 32 bits"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn skipped(bytes: &[u8]) -> io::Result<u64> {
+        let mut compact = Compact::new(bytes);
+        compact.skip(STRUCT, 0)?;
+        Ok(compact.consumed)
+    }
+
+    #[test]
+    fn what_the_library_would_read_otherwise_is_an_error() {
+        assert_eq!(skipped(&[0x05, 0x04, 0x07, 0x00]).expect("field 2 by its number"), 4);
+        // 65536 + 3, which cut to 16 bits is 3
+        skipped(&[0x05, 0x86, 0x80, 0x08, 0x07, 0x00]).expect_err("a number beyond 16 bits");
+        skipped(&[0x05, 0xfe, 0xff, 0x03, 0x00, 0x15, 0x00, 0x00]).expect_err("32767 and one");
+        skipped(&[0x19, 0x21, 0x01, 0x01, 0x00]).expect_err("a list of truth values");
+        skipped(&[0x1b, 0x01, 0x51, 0x00, 0x01, 0x00]).expect_err("a map to truth values");
+    }
+
+    #[test]
+    fn a_list_takes_no_more_time_than_its_bytes() {
+        for element in [BYTE, I32, DOUBLE, BINARY, LIST, MAP, STRUCT, UUID, 0, 14] {
+            let list = [0x19, 0xf0 | element, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f];
+            skipped(&[&list[..], &[0; 100]].concat()).expect_err("2^63 elements in 100 bytes");
+        }
+        skipped(&[[0x1c_u8; 40].as_slice(), &[0; 41]].concat()).expect_err("too deep");
+    }
+}
