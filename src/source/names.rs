@@ -8,8 +8,11 @@
 //! - A key that `object_store` cannot address fails the page that it stands in. The page is then asked for in
 //!   ever smaller pieces, down to that key, which is passed over together with what else begins as badly.
 
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::UNIX_EPOCH;
 
 use object_store::ObjectMeta;
 use object_store::list::{PaginatedListOptions, PaginatedListStore};
@@ -93,9 +96,9 @@ fn walk(folder: PathBuf, max_depth: Option<usize>) -> Names {
 fn walked(folder: &Path, entry: walkdir::Result<DirEntry>) -> Result<Option<Listed>, SourceError> {
     let relative =
         |path: &Path| path.strip_prefix(folder).ok().and_then(|path| path.to_str()).map(str::to_owned);
-    let (path, size_bytes) = match entry {
+    let (path, metadata) = match entry {
         Ok(entry) if !entry.file_type().is_file() => return Ok(None),
-        Ok(entry) => (entry.path().to_owned(), entry.metadata().ok().map(|metadata| metadata.len())),
+        Ok(entry) => (entry.path().to_owned(), entry.metadata().ok()),
         Err(error) => {
             let path = error.path().unwrap_or(folder).to_owned();
             if error.loop_ancestor().is_some() {
@@ -114,10 +117,18 @@ fn walked(folder: &Path, entry: walkdir::Result<DirEntry>) -> Result<Option<List
         let base = name.rsplit('/').next().unwrap_or(name);
         !is_staged_name(base) && !name.chars().any(|c| c.is_ascii_control())
     });
+    let (size_bytes, version) = (metadata.as_ref().map(Metadata::len), metadata.as_ref().map(local_version));
     Ok(Some(match name {
-        Some(name) => Listed::Found(Found { name, size_bytes, version: None }),
+        Some(name) => Listed::Found(Found { name, size_bytes, version }),
         None => Listed::Unreadable(path.display().to_string()),
     }))
+}
+
+/// The version that `LocalFileSystem` makes of a file's inode, time and size, without looking at it again.
+fn local_version(metadata: &Metadata) -> String {
+    let since_1970 = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+    let micros = since_1970.unwrap_or_default().as_micros();
+    format!("\"{:x}-{micros:x}-{:x}\"", metadata.ino(), metadata.len())
 }
 
 /// Names of a bucket, page by page.
@@ -274,6 +285,22 @@ mod tests {
 
     use super::super::store::tests::local_stores;
     use super::*;
+
+    #[test]
+    fn a_walk_tells_the_versions_that_the_store_knows() {
+        let (_runtime, stores) = local_stores();
+        let folder = tempfile::tempdir().expect("folder");
+        std::fs::write(folder.path().join("a.jpg"), b"image").expect("write");
+        std::os::unix::fs::symlink("a.jpg", folder.path().join("b.jpg")).expect("link");
+        for listed in walk(folder.path().to_owned(), None) {
+            let Listed::Found(found) = listed.expect("listed") else { panic!("files are found") };
+            let path = folder.path().join(&found.name);
+            let location = stores.resolve(path.to_str().expect("UTF-8")).expect("a path");
+            let looked_up = stores.head(&location).expect("there");
+            assert!(found.version.is_some() && found.version == looked_up.version, "{:?}", found.version);
+            assert_eq!(found.size_bytes, looked_up.size_bytes);
+        }
+    }
 
     /// A bucket in memory that lists so many keys a page and counts the pages.
     struct FewAPage {
