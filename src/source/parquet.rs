@@ -577,7 +577,8 @@ pub(super) mod tests {
                     .set_dictionary_enabled(false)
                     .set_encoding(encoding)
                     .set_compression(codec);
-                let column: ArrayRef = Arc::new(BinaryArray::from_iter_values(std::iter::repeat_n(b"", VALUES)));
+                let column: ArrayRef =
+                    Arc::new(BinaryArray::from_iter_values(std::iter::repeat_n(b"", VALUES)));
                 let mut file = encoded(column, properties);
                 assert_eq!(read(file.clone().into(), &options()).expect("whole").len(), VALUES);
                 let count = [0x80, 0x80, 0x01, 0x00];
