@@ -3,7 +3,7 @@
 //! - Container: RFC 9649, sections 2.7 (VP8X) and 2.3; bitstream headers: RFC 6386, section 9.1,
 //!   and RFC 9649, section 3.4.
 //! - The decoder allocates what a frame's own header says before it looks at the canvas. A frame
-//!   larger than the canvas is therefore refused here.
+//!   larger than the canvas is therefore refused here, whichever of them the decoder will take.
 
 /// What the chunks of a WebP tell before it is decoded.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -21,31 +21,29 @@ const FRAME_HEADER_BYTES: usize = 16;
 pub(super) fn read(webp: &[u8]) -> Result<Chunks<'_>, &'static str> {
     let mut chunks = Chunks::default();
     let mut canvas = None;
-    // the first one's size, where nothing else tells the canvas
-    let mut frame = None;
-    let mut largest = (0, 0);
-    let mut see = |found: Option<(u32, u32)>| {
-        let Some((width, height)) = found else { return };
-        frame.get_or_insert((width, height));
-        largest = (largest.0.max(width), largest.1.max(height));
+    let (mut first, mut widest, mut highest) = (None, 0, 0);
+    let mut see = |frame: (u32, u32)| {
+        first.get_or_insert(frame);
+        (widest, highest) = (widest.max(frame.0), highest.max(frame.1));
     };
     for (name, payload) in iterate(webp.get(12..).unwrap_or_default()) {
         match name {
             b"VP8X" => {
-                canvas = payload.get(4..10).map(|p| (u24(&p[..3]) + 1, u24(&p[3..]) + 1));
+                let size = payload.get(4..10).map(|p| (u24(&p[..3]) + 1, u24(&p[3..]) + 1));
+                canvas = canvas.or(size);
             }
             b"ANMF" => {
                 let inner = payload.get(FRAME_HEADER_BYTES..).unwrap_or_default();
-                iterate(inner).for_each(|(name, payload)| see(frame_size(name, payload)));
+                iterate(inner).filter_map(|(name, payload)| frame_size(name, payload)).for_each(&mut see);
             }
             b"EXIF" => chunks.exif = chunks.exif.or(Some(payload)),
             b"XMP " => chunks.xmp = chunks.xmp.or(Some(payload)),
-            _ => see(frame_size(name, payload)),
+            _ => frame_size(name, payload).into_iter().for_each(&mut see),
         }
     }
-    chunks.size = canvas.or(frame).ok_or("holds no image")?;
-    // without a canvas only the first one is decoded
-    if canvas.is_some() && (largest.0 > chunks.size.0 || largest.1 > chunks.size.1) {
+    // without a canvas the decoder looks at the first chunk alone
+    chunks.size = canvas.or(first).ok_or("holds no image")?;
+    if canvas.is_some_and(|canvas| widest > canvas.0 || highest > canvas.1) {
         return Err("frame is larger than the canvas");
     }
     Ok(chunks)
@@ -117,9 +115,15 @@ mod tests {
         assert_eq!(read(&bad), Err("frame is larger than the canvas"));
         let animated = chunk(b"ANMF", &[vec![0; 16], chunk(b"VP8 ", LOSSY_300_200)].concat());
         assert_eq!(read(&webp(&[canvas(100), animated.clone()])), Err("frame is larger than the canvas"));
-        // one that is small enough does not vouch for the next
-        let small = chunk(b"VP8 ", &[0, 0, 0, 0x9d, 0x01, 0x2a, 4, 0, 4, 0]);
-        assert_eq!(read(&webp(&[canvas(100), small, animated])), Err("frame is larger than the canvas"));
+        // behind one that fits, inside the animation or before it
+        let small = chunk(b"VP8 ", &[0, 0, 0, 0x9d, 0x01, 0x2a, 8, 0, 8, 0]);
+        assert_eq!(
+            read(&webp(&[canvas(100), small.clone(), animated])),
+            Err("frame is larger than the canvas")
+        );
+        let second = [vec![0; 16], small, chunk(b"VP8 ", LOSSY_300_200)].concat();
+        let second = webp(&[canvas(100), chunk(b"ANMF", &second)]);
+        assert_eq!(read(&second), Err("frame is larger than the canvas"));
     }
 
     #[test]

@@ -1,53 +1,299 @@
-//! `tf.Example` as far as an image shard needs it.
+//! `tf.Example` as far as an image shard needs it: the first value of a few features.
 //!
-//! Field numbers follow `tensorflow/core/example/{example,feature}.proto`. `float_list` is left
-//! out, so a record's embeddings are skipped instead of unpacked.
+//! Comes in: one message. Goes out: the features asked for, or what is wrong with the message.
 //!
-//! - Values decoded from [`bytes::Bytes`] share the record's memory; nothing is copied.
+//! Field numbers follow `tensorflow/core/example/{example,feature}.proto`.
+//!
+//! - The message is walked, not unpacked: a feature may have as many values as it has bytes, and each would
+//!   be an object of its own. Beside the message nothing is held but what was asked for.
+//! - Values share the message's memory; nothing is copied.
+//! - Of a feature that comes twice the last one counts, as in any map of protobuf.
 
-use std::collections::HashMap;
+use std::collections::BTreeSet;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
+use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 
-#[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct Example {
-    #[prost(message, optional, tag = "1")]
-    pub features: Option<Features>,
+/// `Example.features`, `Features.feature`, and the parts of an entry of that map.
+const FEATURES: u32 = 1;
+const FEATURE: u32 = 1;
+const ENTRY_KEY: u32 = 1;
+const ENTRY_VALUE: u32 = 2;
+
+/// Of `Feature`. `float_list` is passed over.
+const BYTES_LIST: u32 = 1;
+const INT64_LIST: u32 = 3;
+
+/// In both lists.
+const VALUE: u32 = 1;
+
+/// What is wrong with a message.
+type Malformed = String;
+
+/// The first value of a feature.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Value {
+    Bytes(Bytes),
+    Integer(i64),
+    /// It holds none, or floats.
+    None,
 }
 
-#[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct Features {
-    #[prost(map = "string, message", tag = "1")]
-    pub feature: HashMap<String, Feature>,
-}
-
-/// A oneof in the schema: a well-formed feature has one of its lists.
-#[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct Feature {
-    #[prost(message, optional, tag = "1")]
-    pub bytes_list: Option<BytesList>,
-    #[prost(message, optional, tag = "3")]
-    pub int64_list: Option<Int64List>,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct BytesList {
-    #[prost(bytes = "bytes", repeated, tag = "1")]
-    pub value: Vec<Bytes>,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct Int64List {
-    #[prost(int64, repeated, tag = "1")]
-    pub value: Vec<i64>,
-}
-
-impl Feature {
-    /// First value as the text of an id; bytes that are not UTF-8 are replaced.
-    pub fn first_as_text(&self) -> Option<String> {
-        if let Some(bytes) = self.bytes_list.as_ref().and_then(|list| list.value.first()) {
-            return Some(String::from_utf8_lossy(bytes).into_owned());
+impl Value {
+    /// The text of an id; bytes that are not UTF-8 are replaced.
+    pub fn as_text(&self) -> Option<String> {
+        match self {
+            Self::Bytes(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
+            Self::Integer(integer) => Some(integer.to_string()),
+            Self::None => None,
         }
-        self.int64_list.as_ref().and_then(|list| list.value.first()).map(i64::to_string)
+    }
+}
+
+/// The features of `example` with the names `wanted`, in their order.
+pub(super) fn features(example: Bytes, wanted: &[&str]) -> Result<Vec<Option<Value>>, Malformed> {
+    let mut found = vec![None; wanted.len()];
+    each_feature(example, |key, feature| {
+        for (name, found) in wanted.iter().zip(&mut found) {
+            if name.as_bytes() == &key[..] {
+                *found = Some(first_value(feature.clone())?);
+            }
+        }
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+/// The first `count` names of its features in their order, and whether there are more.
+pub(super) fn names(example: Bytes, count: usize) -> Result<(Vec<String>, bool), Malformed> {
+    let mut names = BTreeSet::new();
+    each_feature(example, |key, _| {
+        names.insert(key);
+        if names.len() > count + 1 {
+            names.pop_last();
+        }
+        Ok(())
+    })?;
+    let more = names.len() > count;
+    let names = names.iter().take(count).map(|name| String::from_utf8_lossy(name).into_owned());
+    Ok((names.collect(), more))
+}
+
+fn each_feature(
+    mut example: Bytes,
+    mut take: impl FnMut(Bytes, Bytes) -> Result<(), Malformed>,
+) -> Result<(), Malformed> {
+    while let Some(field) = next_field(&mut example)? {
+        let Some(mut features) = field.message(FEATURES)? else { continue };
+        while let Some(field) = next_field(&mut features)? {
+            let Some(mut entry) = field.message(FEATURE)? else { continue };
+            let (mut key, mut value) = (Bytes::new(), Bytes::new());
+            while let Some(field) = next_field(&mut entry)? {
+                if let Some(bytes) = field.message(ENTRY_KEY)? {
+                    key = bytes;
+                } else if let Some(bytes) = field.message(ENTRY_VALUE)? {
+                    value = bytes;
+                }
+            }
+            take(key, value)?;
+        }
+    }
+    Ok(())
+}
+
+fn first_value(mut feature: Bytes) -> Result<Value, Malformed> {
+    let mut found = Value::None;
+    while let Some(field) = next_field(&mut feature)? {
+        if let Some(mut list) = field.message(BYTES_LIST)? {
+            while let Some(field) = next_field(&mut list)? {
+                if let Some(bytes) = field.message(VALUE)? {
+                    return Ok(Value::Bytes(bytes));
+                }
+            }
+        } else if let Some(mut list) = field.message(INT64_LIST)? {
+            while let (Some(field), Value::None) = (next_field(&mut list)?, &found) {
+                match field {
+                    Field { tag: VALUE, content: Content::Integer(integer) } => {
+                        found = Value::Integer(integer as i64);
+                    }
+                    // packed
+                    Field { tag: VALUE, content: Content::Bytes(mut packed) } if !packed.is_empty() => {
+                        found = Value::Integer(varint(&mut packed)? as i64);
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+    Ok(found)
+}
+
+struct Field {
+    tag: u32,
+    content: Content,
+}
+
+enum Content {
+    Integer(u64),
+    Bytes(Bytes),
+    /// Passed over.
+    Other,
+}
+
+impl Field {
+    /// Its bytes if it is the field `tag`, which must have some.
+    fn message(&self, tag: u32) -> Result<Option<Bytes>, Malformed> {
+        match &self.content {
+            _ if self.tag != tag => Ok(None),
+            Content::Bytes(bytes) => Ok(Some(bytes.clone())),
+            Content::Integer(_) | Content::Other => Err(format!("field {tag} is of another type")),
+        }
+    }
+}
+
+fn next_field(rest: &mut Bytes) -> Result<Option<Field>, Malformed> {
+    if rest.is_empty() {
+        return Ok(None);
+    }
+    let (tag, wire_type) = decode_key(rest).map_err(|error| error.to_string())?;
+    let content = match wire_type {
+        WireType::Varint => Content::Integer(varint(rest)?),
+        WireType::LengthDelimited => {
+            let length = usize::try_from(varint(rest)?).unwrap_or(usize::MAX);
+            if length > rest.remaining() {
+                return Err(format!("field {tag} is {length} bytes, {} are left", rest.remaining()));
+            }
+            Content::Bytes(rest.split_to(length))
+        }
+        _ => {
+            let skipped = skip_field(wire_type, tag, rest, DecodeContext::default());
+            skipped.map_err(|error| error.to_string())?;
+            Content::Other
+        }
+    };
+    Ok(Some(Field { tag, content }))
+}
+
+fn varint(rest: &mut Bytes) -> Result<u64, Malformed> {
+    decode_varint(rest).map_err(|error| error.to_string())
+}
+
+/// The messages whole, to write what is read here.
+#[cfg(test)]
+pub(super) mod schema {
+    use bytes::Bytes;
+    use std::collections::HashMap;
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub struct Example {
+        #[prost(message, optional, tag = "1")]
+        pub features: Option<Features>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub struct Features {
+        #[prost(map = "string, message", tag = "1")]
+        pub feature: HashMap<String, Feature>,
+    }
+
+    /// A oneof in the schema: a well-formed feature has one of its lists.
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub struct Feature {
+        #[prost(message, optional, tag = "1")]
+        pub bytes_list: Option<BytesList>,
+        #[prost(message, optional, tag = "2")]
+        pub float_list: Option<FloatList>,
+        #[prost(message, optional, tag = "3")]
+        pub int64_list: Option<Int64List>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub struct BytesList {
+        #[prost(bytes = "bytes", repeated, tag = "1")]
+        pub value: Vec<Bytes>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub struct FloatList {
+        #[prost(float, repeated, tag = "1")]
+        pub value: Vec<f32>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub struct Int64List {
+        #[prost(int64, repeated, tag = "1")]
+        pub value: Vec<i64>,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::schema::{BytesList, Example, Feature, Features, FloatList, Int64List};
+    use super::*;
+    use proptest::prelude::*;
+    use prost::Message;
+
+    fn example(features: Vec<(String, Feature)>) -> Bytes {
+        let feature = features.into_iter().collect();
+        Example { features: Some(Features { feature }) }.encode_to_vec().into()
+    }
+
+    fn bytes_of(values: Vec<Bytes>) -> Feature {
+        Feature { bytes_list: Some(BytesList { value: values }), ..Feature::default() }
+    }
+
+    fn integers(values: Vec<i64>) -> Feature {
+        Feature { int64_list: Some(Int64List { value: values }), ..Feature::default() }
+    }
+
+    #[test]
+    fn the_first_value_of_each_wanted_feature_is_found() {
+        let floats = Feature { float_list: Some(FloatList { value: vec![1.0; 9] }), ..Feature::default() };
+        let example = example(vec![
+            ("image".to_owned(), bytes_of(vec!["one".into(), "two".into()])),
+            ("id".to_owned(), integers(vec![-7, 8])),
+            ("none".to_owned(), bytes_of(Vec::new())),
+            ("floats".to_owned(), floats),
+        ]);
+        let found = features(example.clone(), &["id", "image", "none", "floats", "missing"]).expect("sound");
+        let expected = [Value::Integer(-7), Value::Bytes("one".into()), Value::None, Value::None].map(Some);
+        assert_eq!(found, [&expected[..], &[None]].concat());
+        assert_eq!(
+            names(example.clone(), 3),
+            Ok((["floats", "id", "image"].map(str::to_owned).into(), true))
+        );
+        assert!(!names(example, 4).expect("sound").1);
+        // unpacked integers, and an entry that comes again
+        let one = [0x0a, 11, 0x0a, 9, 0x0a, 1, b'k', 0x12, 4, 0x1a, 2, 0x08, 5];
+        let again = [0x0a, 11, 0x0a, 9, 0x0a, 1, b'k', 0x12, 4, 0x1a, 2, 0x08, 6];
+        let both = Bytes::from([one, again].concat());
+        assert_eq!(features(both, &["k"]), Ok(vec![Some(Value::Integer(6))]));
+    }
+
+    #[test]
+    fn what_is_no_example_is_malformed() {
+        for bytes in [&[0xff_u8; 20][..], &[0x08, 1], &[0x0a, 5, 0x0a], &[0x0a, 2, 0x08, 1], &[0x0b]] {
+            features(Bytes::copy_from_slice(bytes), &["a"]).expect_err("malformed");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_prost_decodes_is_found(
+            values in proptest::collection::vec((any::<Option<Vec<u8>>>(), any::<Vec<i64>>()), 0..8),
+        ) {
+            let feature = |(bytes, integers): &(Option<Vec<u8>>, Vec<i64>)| match bytes {
+                Some(bytes) => bytes_of(vec![bytes.clone().into(); 2]),
+                None => self::integers(integers.clone()),
+            };
+            let all: Vec<_> = values.iter().enumerate().map(|(n, v)| (n.to_string(), feature(v))).collect();
+            let encoded = example(all.clone());
+            for (name, feature) in all {
+                let bytes = feature.bytes_list.and_then(|list| list.value.first().cloned()).map(Value::Bytes);
+                let integer = feature.int64_list.and_then(|list| list.value.first().copied());
+                let expected = bytes.or(integer.map(Value::Integer)).unwrap_or(Value::None);
+                prop_assert_eq!(features(encoded.clone(), &[&name]), Ok(vec![Some(expected)]));
+            }
+        }
     }
 }

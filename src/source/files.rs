@@ -12,18 +12,18 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use object_store::path::Path;
-use object_store::{GetOptions, ObjectStore};
+use object_store::GetOptions;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 
-use crate::error::{ReadError, SourceError, StorageError};
+use crate::error::{ReadError, SourceError, StorageError, WrongChecksum};
 use crate::items::{ManifestEntry, ObjectRef, RawRecord, Rejected, Status};
 use crate::retry::again;
 
 use super::format::{image_content, too_large};
-use super::object::strong_tag;
-use super::store::{StoreKind, Stores};
+use super::http_checks::ObjectCrc32c;
+use super::object::{check_unchanged, strong_tag};
+use super::store::{Location, StoreKind, Stores};
 
 /// Requests under way. Each is a round trip of some 50 ms to a bucket, so 32 make about 600 images
 /// a second for each shard that is read; a local disk is busy with fewer.
@@ -131,14 +131,11 @@ impl FileRecords {
                 return settled(entry, Answer::Rejected(rejected));
             }
         };
-        let options = GetOptions {
-            if_match: entry.object.version.as_deref().and_then(strong_tag),
-            ..GetOptions::default()
-        };
         let gate = Gate { room: Arc::clone(&self.room), turn: Arc::clone(&turn) };
-        let fetch = fetch(location.kind, location.store, location.path, options, self.max_image_bytes, gate);
+        let kind = Some(location.kind);
+        let fetch = fetch(location, entry.object.clone(), self.max_image_bytes, gate);
         let answer = Answer::Coming(self.stores.runtime().spawn(fetch));
-        InFlight { entry, kind: Some(location.kind), turn, answer }
+        InFlight { entry, kind, turn, answer }
     }
 }
 
@@ -171,17 +168,18 @@ impl Gate {
 }
 
 async fn fetch(
-    kind: StoreKind,
-    store: Arc<dyn ObjectStore>,
-    path: Path,
-    options: GetOptions,
+    Location { kind, store, path, .. }: Location,
+    known: ObjectRef,
     max_image_bytes: u64,
     gate: Gate,
 ) -> object_store::Result<Fetched> {
+    let options =
+        GetOptions { if_match: known.version.as_deref().and_then(strong_tag), ..GetOptions::default() };
     // a web server is asked once: there may be any number of them, each with its own troubles
     let ask = || store.get_opts(&path, options.clone());
     let answer = if kind == StoreKind::Http { ask().await? } else { again(ask).await? };
-    let image_bytes = answer.meta.size;
+    check_unchanged(kind, &answer.meta, known.size_bytes, known.version.as_deref())?;
+    let (image_bytes, version) = (answer.meta.size, answer.meta.e_tag.clone());
     if image_bytes > max_image_bytes {
         return Ok(Fetched::TooLarge { image_bytes });
     }
@@ -190,21 +188,36 @@ async fn fetch(
     let mut first = Some(answer);
     let bytes = again(|| {
         let answer = first.take();
-        async {
+        let (store, path, options, version) = (&store, &path, &options, version.as_deref());
+        async move {
             let answer = match answer {
                 Some(answer) => answer,
-                None => store.get_opts(&path, options.clone()).await?,
+                None => store.get_opts(path, options.clone()).await?,
             };
-            let expected = answer.meta.size;
+            check_unchanged(kind, &answer.meta, Some(image_bytes), version)?;
+            let stored = answer.extensions.get().copied();
             let bytes = answer.bytes().await?;
-            if bytes.len() as u64 != expected {
-                let message = format!("{} bytes came of {expected}", bytes.len());
+            if bytes.len() as u64 != image_bytes {
+                let message = format!("{} bytes came of {image_bytes}", bytes.len());
                 return Err(object_store::Error::Generic { store: "read", source: message.into() });
             }
+            check_sum(&bytes, stored)?;
             Ok(bytes)
         }
     });
     Ok(Fetched::Bytes(bytes.await?, room))
+}
+
+/// Compare an image with the checksum that its store told. Where the connection broke, its rest has come as an
+/// answer of its own, of which nobody else sees whether it fits.
+fn check_sum(bytes: &Bytes, stored: Option<ObjectCrc32c>) -> object_store::Result<()> {
+    let Some(ObjectCrc32c(expected)) = stored else { return Ok(()) };
+    let found = crc32c::crc32c(bytes);
+    if found == expected {
+        return Ok(());
+    }
+    let source = WrongChecksum { found, expected }.into();
+    Err(object_store::Error::Generic { store: "read", source })
 }
 
 /// The last word of a chain of errors: what was answered, or why nothing was.
@@ -323,17 +336,27 @@ mod tests {
             entry(at(&"x".repeat(300)), None, None),
             entry("nowhere://x/y.jpg".to_owned(), None, None),
             entry(at("ok.jpg"), Some(5), Some("an older version")),
+            entry(at("ok.jpg"), Some(4), None),
             entry(at("ok.jpg"), Some(5), None),
         ];
         let found = read(&stores, entries, 10);
         let statuses: Vec<_> =
             found.iter().map(|r| r.content.as_ref().map_or_else(|e| e.status, |_| Status::Ok)).collect();
         let mut expected = vec![Status::ReadError, Status::Empty, Status::TooLarge, Status::TooLarge];
-        expected.extend([Status::ReadError; 5]);
+        expected.extend([Status::ReadError; 6]);
         expected.push(Status::Ok);
         assert_eq!(statuses, expected, "{found:?}");
         let message = &found[0].content.as_ref().expect_err("missing").error;
         assert_eq!(*message, format!("{}: not found", at("missing.jpg")));
+    }
+
+    #[test]
+    fn an_image_is_compared_with_the_checksum_of_the_whole() {
+        let bytes = Bytes::from_static(b"123456789");
+        assert!(check_sum(&bytes, None).is_ok());
+        assert!(check_sum(&bytes, Some(ObjectCrc32c(0xe306_9283))).is_ok());
+        let error = check_sum(&bytes, Some(ObjectCrc32c(0xe306_9284))).expect_err("another");
+        assert!(matches!(error, object_store::Error::Generic { .. }), "asked for again: {error}");
     }
 
     #[test]

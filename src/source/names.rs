@@ -117,21 +117,18 @@ fn walked(folder: &Path, entry: walkdir::Result<DirEntry>) -> Result<Option<List
         let base = name.rsplit('/').next().unwrap_or(name);
         !is_staged_name(base) && !name.chars().any(|c| c.is_ascii_control())
     });
+    let (size_bytes, version) = (metadata.as_ref().map(Metadata::len), metadata.as_ref().map(local_version));
     Ok(Some(match name {
-        Some(name) => Listed::Found(Found {
-            name,
-            size_bytes: metadata.as_ref().map(Metadata::len),
-            version: metadata.as_ref().and_then(local_version),
-        }),
+        Some(name) => Listed::Found(Found { name, size_bytes, version }),
         None => Listed::Unreadable(path.display().to_string()),
     }))
 }
 
-/// The entity tag that `LocalFileSystem` gives a file: its inode, its time in microseconds and its size, in
-/// hexadecimal. Told here, it costs no look at the file.
-fn local_version(metadata: &Metadata) -> Option<String> {
-    let modified = metadata.modified().ok()?.duration_since(UNIX_EPOCH).ok()?;
-    Some(format!("\"{:x}-{:x}-{:x}\"", metadata.ino(), modified.as_micros(), metadata.len()))
+/// The version that `LocalFileSystem` makes of a file's inode, time and size, without looking at it again.
+fn local_version(metadata: &Metadata) -> String {
+    let since_1970 = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+    let micros = since_1970.unwrap_or_default().as_micros();
+    format!("\"{:x}-{micros:x}-{:x}\"", metadata.ino(), metadata.len())
 }
 
 /// Names of a bucket, page by page.
@@ -289,6 +286,22 @@ mod tests {
     use super::super::store::tests::local_stores;
     use super::*;
 
+    #[test]
+    fn a_walk_tells_the_versions_that_the_store_knows() {
+        let (_runtime, stores) = local_stores();
+        let folder = tempfile::tempdir().expect("folder");
+        std::fs::write(folder.path().join("a.jpg"), b"image").expect("write");
+        std::os::unix::fs::symlink("a.jpg", folder.path().join("b.jpg")).expect("link");
+        for listed in walk(folder.path().to_owned(), None) {
+            let Listed::Found(found) = listed.expect("listed") else { panic!("files are found") };
+            let path = folder.path().join(&found.name);
+            let location = stores.resolve(path.to_str().expect("UTF-8")).expect("a path");
+            let looked_up = stores.head(&location).expect("there");
+            assert!(found.version.is_some() && found.version == looked_up.version, "{:?}", found.version);
+            assert_eq!(found.size_bytes, looked_up.size_bytes);
+        }
+    }
+
     /// A bucket in memory that lists so many keys a page and counts the pages.
     struct FewAPage {
         keys: BTreeSet<String>,
@@ -369,18 +382,6 @@ mod tests {
         assert_eq!(all.count.load(Ordering::Relaxed), 1);
         assert_eq!(found(all.pages), KEYS[1..]);
         assert_eq!(all.count.load(Ordering::Relaxed), 4);
-    }
-
-    #[test]
-    fn a_file_that_is_walked_has_the_version_that_its_store_tells() {
-        let (_runtime, stores) = local_stores();
-        let folder = tempfile::tempdir().expect("temp folder");
-        let path = folder.path().join("a.jpg");
-        std::fs::write(&path, b"image").expect("a file");
-        let told =
-            stores.head(&stores.resolve(path.to_str().expect("UTF-8")).expect("a path")).expect("a file");
-        let version = local_version(&std::fs::metadata(&path).expect("a file"));
-        assert!(version.is_some() && version == told.version, "{version:?} {:?}", told.version);
     }
 
     #[test]

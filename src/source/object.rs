@@ -4,7 +4,8 @@
 //! out: bytes of that version, or the storage error.
 //!
 //! - Every request is conditional on the version where one is known, so an object that is
-//!   replaced while it is read is an error and never a mixture.
+//!   replaced while it is read is an error and never a mixture. A web server may not know conditions, or
+//!   give no version that can be one: what its answers say of the object is compared as well.
 //! - A failed read is remembered in the object. Readers of formats only see an `io::Error` and
 //!   may wrap it as they like; [`Object::take_fault`] then tells a store that failed from data
 //!   that is damaged.
@@ -15,8 +16,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Buf, Bytes};
-use object_store::path::Path;
-use object_store::{GetOptions, ObjectMeta, ObjectStore};
+use object_store::{GetOptions, ObjectMeta};
 use tokio::task::JoinHandle;
 
 use crate::error::StorageError;
@@ -24,7 +24,7 @@ use crate::retry::again;
 
 use super::http_checks::ObjectCrc32c;
 use super::ranges_seen::RangesSeen;
-use super::store::{Location, Stores};
+use super::store::{Location, StoreKind, Stores};
 
 /// One ranged read of [`ObjectReader`], bytes. At 30 ms for a request's first byte and some
 /// 100 MB/s for its stream, it takes 50 ms.
@@ -87,9 +87,7 @@ impl Object {
             return Ok(Bytes::new());
         }
         let location = &self.inner.location;
-        let (options, known) = (self.options(range.clone()), self.known());
-        let fetch = fetch(location.store.clone(), location.path.clone(), options, range, known);
-        let fetched = self.inner.stores.wait(location.kind, fetch);
+        let fetched = self.inner.stores.wait(location.kind, fetch(self.clone(), range));
         fetched.map(|fetched| self.see(fetched)).map_err(|source| location.error(source))
     }
 
@@ -155,20 +153,42 @@ impl Object {
     }
 
     fn spawn(&self, range: Range<u64>) -> JoinHandle<object_store::Result<Fetched>> {
-        let location = &self.inner.location;
-        let options = self.options(range.clone());
-        self.inner.stores.runtime().spawn(fetch(
-            location.store.clone(),
-            location.path.clone(),
-            options,
-            range,
-            self.known(),
-        ))
+        self.inner.stores.runtime().spawn(fetch(self.clone(), range))
     }
+}
 
-    fn known(&self) -> Known {
-        Known { size_bytes: self.inner.size_bytes, version: self.inner.version.clone() }
+/// Whether an answer is of the object that was seen before, as far as its size and version are known.
+///
+/// # Errors
+/// [`object_store::Error::Precondition`], as from a store that has been told the version.
+pub(super) fn check_unchanged(
+    kind: StoreKind,
+    answer: &ObjectMeta,
+    size_bytes: Option<u64>,
+    version: Option<&str>,
+) -> object_store::Result<()> {
+    let changed = |what: String| {
+        let path = answer.location.to_string();
+        Err(object_store::Error::Precondition { path, source: what.into() })
+    };
+    if let Some(size) = size_bytes
+        && size != answer.size
+    {
+        return changed(format!("it was {size} bytes and is {}", answer.size));
     }
+    // buckets and disks judge the version by themselves, and a bucket may list it in other words
+    if let (StoreKind::Http, Some(version), Some(tag)) = (kind, version, &answer.e_tag)
+        && !is_same_tag(version, tag)
+    {
+        return changed(format!("its version was {version} and is {tag}"));
+    }
+    Ok(())
+}
+
+/// Weak comparison of entity tags (RFC 9110, 8.8.3.2).
+fn is_same_tag(one: &str, other: &str) -> bool {
+    let opaque = |tag: &str| tag.strip_prefix("W/").unwrap_or(tag).trim_matches('"').to_owned();
+    opaque(one) == opaque(other)
 }
 
 /// `If-Match` compares strongly and never holds for a weak tag.
@@ -190,39 +210,11 @@ struct Fetched {
     object_crc32c: Option<ObjectCrc32c>,
 }
 
-/// The object as it was found.
-struct Known {
-    size_bytes: u64,
-    version: Option<String>,
-}
-
-impl Known {
-    /// Whether `answer` is of another version. A condition that a server does not know, or a tag that is weak,
-    /// lets it come all the same.
-    fn was_replaced(&self, answer: &ObjectMeta) -> bool {
-        let opaque = |tag: &str| tag.trim_start_matches("W/").trim_matches('"').to_owned();
-        match (&self.version, &answer.e_tag) {
-            (Some(known), Some(found)) => opaque(known) != opaque(found),
-            _ => answer.size != self.size_bytes,
-        }
-    }
-}
-
-async fn fetch(
-    store: Arc<dyn ObjectStore>,
-    path: Path,
-    options: GetOptions,
-    range: Range<u64>,
-    known: Known,
-) -> object_store::Result<Fetched> {
+async fn fetch(object: Object, range: Range<u64>) -> object_store::Result<Fetched> {
+    let Inner { location, size_bytes, .. } = &*object.inner;
     let ask = || async {
-        let answer = store.get_opts(&path, options.clone()).await?;
-        if known.was_replaced(&answer.meta) {
-            return Err(object_store::Error::Precondition {
-                path: path.to_string(),
-                source: "it was replaced since it was found".into(),
-            });
-        }
+        let answer = location.store.get_opts(&location.path, object.options(range.clone())).await?;
+        check_unchanged(location.kind, &answer.meta, Some(*size_bytes), object.version())?;
         let object_crc32c = answer.extensions.get().copied();
         let bytes = answer.bytes().await?;
         let expected = range.end - range.start;
@@ -340,6 +332,28 @@ mod tests {
             assert_eq!(quoted_tag(tag.to_owned()), "\"x\"");
         }
         assert_eq!(quoted_tag("W/\"x\"".to_owned()), "W/\"x\"");
+    }
+
+    #[test]
+    fn an_answer_of_another_size_or_version_is_of_another_object() {
+        let answer = |size: u64, tag: Option<&str>| ObjectMeta {
+            location: "a".into(),
+            last_modified: Default::default(),
+            size,
+            e_tag: tag.map(str::to_owned),
+            version: None,
+        };
+        let check = |answer: &ObjectMeta, version: Option<&str>| {
+            check_unchanged(StoreKind::Http, answer, Some(5), version).is_ok()
+        };
+        assert!(check(&answer(5, None), Some("\"x\"")));
+        assert!(check(&answer(5, Some("W/\"x\"")), Some("\"x\"")));
+        assert!(check(&answer(5, Some("\"y\"")), None));
+        assert!(!check(&answer(5, Some("W/\"y\"")), Some("W/\"x\"")));
+        assert!(!check(&answer(6, Some("\"x\"")), Some("\"x\"")));
+        assert!(check_unchanged(StoreKind::Http, &answer(6, None), None, None).is_ok());
+        // judged by the store
+        assert!(check_unchanged(StoreKind::Bucket, &answer(5, Some("y")), Some(5), Some("x")).is_ok());
     }
 
     #[test]

@@ -11,16 +11,14 @@
 //!   ends there. Data whose checksum fails costs its own record only.
 //! - A frame longer than any acceptable image is read past and never held.
 
-use std::collections::HashMap;
 use std::io::Read;
 
 use bytes::Bytes;
-use prost::Message;
 
 use crate::error::ReadError;
 use crate::items::{RawRecord, Rejected, Status};
 
-use super::example::{Example, Feature};
+use super::example::{self, Value};
 use super::format::{ReadOptions, image_content};
 use super::stream::Stream;
 
@@ -100,19 +98,19 @@ impl<R: Read> TfRecords<R> {
     }
 
     fn parse(&mut self, index: u64, data: Bytes) -> RawRecord {
-        let example = match Example::decode(data) {
-            Ok(example) => example,
+        let key = self.options.image_key.as_deref().unwrap_or(DEFAULT_IMAGE_KEY);
+        let id_keys = self.options.id_key.as_deref().map_or(&DEFAULT_ID_KEYS[..], |_| &[]);
+        let wanted: Vec<&str> =
+            [key].into_iter().chain(self.options.id_key.as_deref()).chain(id_keys.iter().copied()).collect();
+        let mut found = match example::features(data.clone(), &wanted) {
+            Ok(found) => found.into_iter(),
             Err(error) => {
                 let message = format!("the record is not a tf.Example: {error}");
                 return rejected(index, Rejected::new(Status::CorruptRecord, message));
             }
         };
-        let features = example.features.unwrap_or_default().feature;
-        let text = |key: &str| features.get(key).and_then(Feature::first_as_text);
-        let id = match &self.options.id_key {
-            Some(key) => text(key),
-            None => DEFAULT_ID_KEYS.into_iter().find_map(text),
-        };
+        let image = found.next().flatten();
+        let id = found.flatten().find_map(|value| value.as_text());
         if let (Some(key), None, false) = (&self.options.id_key, &id, self.told_missing_id) {
             tracing::warn!(
                 record = index,
@@ -120,11 +118,12 @@ impl<R: Read> TfRecords<R> {
             );
             self.told_missing_id = true;
         }
-        let key = self.options.image_key.as_deref().unwrap_or(DEFAULT_IMAGE_KEY);
-        let image = features.get(key).and_then(|feature| feature.bytes_list.as_ref()?.value.first());
         let content = match image {
-            Some(bytes) => image_content(bytes.clone(), self.options.max_image_bytes),
-            None => Err(Rejected::new(Status::MissingImage, missing_feature(key, &features))),
+            Some(Value::Bytes(bytes)) => image_content(bytes, self.options.max_image_bytes),
+            Some(Value::Integer(_) | Value::None) => {
+                Err(Rejected::new(Status::MissingImage, format!("feature {key} holds no bytes")))
+            }
+            None => Err(Rejected::new(Status::MissingImage, missing_feature(key, data))),
         };
         RawRecord { image_id: id.unwrap_or_else(|| index.to_string()), content }
     }
@@ -135,14 +134,9 @@ fn rejected(index: u64, reason: Rejected) -> RawRecord {
     RawRecord { image_id: index.to_string(), content: Err(reason) }
 }
 
-fn missing_feature(key: &str, features: &HashMap<String, Feature>) -> String {
-    if features.contains_key(key) {
-        return format!("feature {key} holds no bytes");
-    }
-    let mut names: Vec<&str> = features.keys().map(String::as_str).collect();
-    names.sort_unstable();
-    let more = if names.len() > NAMES_SHOWN { ", …" } else { "" };
-    names.truncate(NAMES_SHOWN);
+fn missing_feature(key: &str, example: Bytes) -> String {
+    let (names, more) = example::names(example, NAMES_SHOWN).unwrap_or_default();
+    let more = if more { ", …" } else { "" };
     format!("no feature {key}; the record has: {}{more}", names.join(", "))
 }
 
@@ -168,10 +162,11 @@ fn masked_crc(data: &[u8]) -> u32 {
 pub(super) mod tests {
     use super::super::compression::decompressed;
     use super::super::compression::tests::gzip;
-    use super::super::example::{BytesList, Features, Int64List};
+    use super::super::example::schema::{BytesList, Example, Feature, Features, Int64List};
     use super::super::format::{Records, records};
     use super::*;
     use proptest::prelude::*;
+    use prost::Message;
 
     pub(crate) fn frame(data: &[u8]) -> Vec<u8> {
         let length = (data.len() as u64).to_le_bytes();
@@ -184,7 +179,7 @@ pub(super) mod tests {
 
     fn bytes_feature(value: &[u8]) -> Feature {
         let list = BytesList { value: vec![Bytes::copy_from_slice(value)] };
-        Feature { bytes_list: Some(list), int64_list: None }
+        Feature { bytes_list: Some(list), ..Feature::default() }
     }
 
     fn example(features: Vec<(&str, Feature)>) -> Vec<u8> {
@@ -233,7 +228,7 @@ pub(super) mod tests {
     #[test]
     fn records_come_in_order_with_their_ids() {
         let ids = Int64List { value: vec![42] };
-        let number = Feature { bytes_list: None, int64_list: Some(ids) };
+        let number = Feature { int64_list: Some(ids), ..Feature::default() };
         let shard = [
             image_record("a", b"one"),
             frame(&example(vec![("image/encoded", bytes_feature(b"two")), ("image/id", number)])),
@@ -276,7 +271,7 @@ pub(super) mod tests {
     #[test]
     fn a_feature_of_another_type_is_a_missing_image() {
         let list = Int64List { value: vec![1] };
-        let number = Feature { bytes_list: None, int64_list: Some(list) };
+        let number = Feature { int64_list: Some(list), ..Feature::default() };
         let found = read(&frame(&example(vec![("image/encoded", number)])));
         assert_eq!(status(&found[0]), Status::MissingImage);
     }
