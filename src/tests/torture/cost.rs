@@ -30,6 +30,7 @@ impl Torture {
         let photo = fs::read(Path::new(REPOSITORY).join("fixtures/codecs/baseline.jpg")).expect("a photo");
         let images: Vec<_> = (0..IMAGES).map(|n| (format!("{n:05}"), photo.clone())).collect();
         for (folder, each) in [("few", IMAGES as usize), ("many", 20)] {
+            fs::create_dir(bench.path(folder)).expect("a folder");
             for (number, shard) in images.chunks(each).enumerate() {
                 write_tfrecord(&bench.path(&format!("{folder}/{number:04}.tfrecord")), shard);
             }
