@@ -15,6 +15,7 @@ done
 step() { printf '\n== %s\n' "$*"; "$@"; }
 step cargo fmt --check
 step cargo clippy --locked --all-targets -- -D warnings
+step cargo clippy --locked --test torture -- -D warnings # which is no test of cargo's own
 step cargo clippy --locked --all-targets --features datacenter -- -D warnings
 RUSTDOCFLAGS="-D warnings" step cargo doc --locked --no-deps
 step cargo build --locked
