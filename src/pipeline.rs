@@ -21,7 +21,7 @@ use crate::batch;
 use crate::decode::{self, Decoder};
 use crate::engine::{self, Engine};
 use crate::error::{EngineError, Error, ReadError, SourceError, panic_message};
-use crate::flow::{BudgetLimits, StageMeter, StageShare, StopSignal, channel};
+use crate::flow::{BudgetLimits, StageMeter, StageShare, StopSignal, channel, spawn_named};
 use crate::items::{BatchBuffer, BatchShape, Outcome, ShardRef};
 use crate::plan::Plan;
 use crate::report::OutputReport;
@@ -205,14 +205,14 @@ impl Stages<'_> {
                 records_per_shard: bounds.records_per_shard,
                 budget: BudgetLimits { current_bytes: bounds.current_bytes, ahead_bytes: bounds.ahead_bytes },
             };
-            scope.spawn(move || {
+            spawn_named(scope, "source", move || {
                 source_faults.guard("source", || {
                     source::run(shards, open, stream_tx, read_ahead, &meters.source, &meters.decode)
                         .map_err(Error::from)
                 })
             });
             let pool = &pool;
-            let decoding = scope.spawn(move || {
+            let decoding = spawn_named(scope, "decode", move || {
                 faults.guard("decode", || {
                     let ending =
                         decode::run(&stream_rx, &decoded_tx, decoder, pool, limit, stop, &meters.decode);
@@ -221,7 +221,7 @@ impl Stages<'_> {
                     Ok(ending)
                 })
             });
-            scope.spawn(move || {
+            spawn_named(scope, "batch", move || {
                 faults.guard("batch", || {
                     let ended =
                         batch::run(&decoded_rx, &batch_tx, &inferred_tx, &used_rx, shape, &meters.batch);
@@ -231,16 +231,16 @@ impl Stages<'_> {
                     Ok(())
                 })
             });
-            for engine in engines.iter_mut() {
+            for (number, engine) in engines.iter_mut().enumerate() {
                 let (batches, used) = (batch_rx.clone(), used_tx.clone());
-                scope.spawn(move || {
+                spawn_named(scope, format!("engine-{number}"), move || {
                     faults.guard("engine", || {
                         engine::run(engine.as_mut(), &batches, &used, &meters.engine).map_err(Error::from)
                     })
                 });
             }
             drop((batch_rx, used_tx));
-            let sink = scope.spawn(move || {
+            let sink = spawn_named(scope, "sink", move || {
                 let mut sink = sink;
                 faults.guard("sink", || {
                     let ended = sink::run(sink.as_mut(), &inferred_rx, stop, &meters.sink);

@@ -1,4 +1,4 @@
-//! How data moves between stages: bounded channels with meters, slots, byte budgets, stop rules.
+//! How data moves between stages: bounded channels with meters, slots, byte budgets, stop rules, named threads.
 //!
 //! Knows nothing of images.
 //!
@@ -11,9 +11,11 @@ mod channel;
 mod meter;
 mod slot;
 mod stop;
+mod thread;
 
 pub use budget::{Account, Budget, BudgetLimits, Permit};
 pub use channel::{Disconnected, Halt, Receiver, Sender, channel};
 pub use meter::{StageMeter, StageShare};
 pub use slot::{Filler, Slot, slot};
 pub use stop::StopSignal;
+pub use thread::spawn_named;

@@ -12,7 +12,7 @@
 use std::sync::Arc;
 
 use crate::error::{ReadError, SourceError, StorageError};
-use crate::flow::{Account, Budget, BudgetLimits, Disconnected, Sender, StageMeter, channel};
+use crate::flow::{Account, Budget, BudgetLimits, Disconnected, Sender, StageMeter, channel, spawn_named};
 use crate::items::{EncodedImage, RawRecord, Rejected, ShardEnd, ShardItem, ShardRef, ShardStream, Status};
 
 use super::OpenedShard;
@@ -50,9 +50,10 @@ pub fn run(
     let (jobs, next_job) = crossbeam_channel::bounded::<Assignment>(0);
     std::thread::scope(|scope| {
         let readers: Vec<_> = (0..bounds.readers)
-            .map(|_| {
+            .map(|number| {
                 let (next_job, open) = (next_job.clone(), &open);
-                scope.spawn(move || next_job.iter().try_for_each(|job| read_shard(&job, open, meter)))
+                let read = move || next_job.iter().try_for_each(|job| read_shard(&job, open, meter));
+                spawn_named(scope, format!("source-{number}"), read)
             })
             .collect();
         drop(next_job);

@@ -10,6 +10,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::{ArrayRef, BinaryArray, RecordBatch};
 use parquet::arrow::ArrowWriter;
@@ -252,20 +253,13 @@ fn a_name_that_climbs_out_of_the_archive_is_only_a_name() {
 
 /// The thread `decode-0` of a process, once it has worked for a while.
 fn busy_decoder(process: &mut Child) -> i32 {
-    /// Of a clock that ticks a hundred times a second: it is in the middle of the image that takes long.
-    const TICKS: u64 = 5;
-    let tasks = format!("/proc/{}/task", process.id());
+    /// It is in the middle of the image that takes long.
+    const WHILE: Duration = Duration::from_millis(50);
     loop {
         assert!(process.try_wait().expect("a child").is_none(), "the run ended before it could crash");
-        for task in fs::read_dir(&tasks).expect("Linux").flatten() {
-            let read = |name| fs::read_to_string(task.path().join(name)).unwrap_or_default();
-            // the name of a thread stands in brackets, its time in user mode is the 14th field
-            let stat = read("stat");
-            let user_ticks = stat.rsplit(')').next().and_then(|fields| fields.split_whitespace().nth(11));
-            let is_busy =
-                user_ticks.and_then(|ticks| ticks.parse().ok()).is_some_and(|ticks: u64| ticks >= TICKS);
-            if read("comm").trim() == "decode-0" && is_busy {
-                return task.file_name().to_str().and_then(|id| id.parse().ok()).expect("a thread's number");
+        for (number, thread) in threads::of(process) {
+            if thread.name == "decode-0" && thread.busy >= WHILE {
+                return number;
             }
         }
         std::thread::yield_now();

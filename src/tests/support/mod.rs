@@ -1,6 +1,8 @@
 //! What the black-box tests share: inputs made on the spot, the binary, and its output read back.
 #![allow(dead_code, reason = "each test binary uses some of it")]
 
+pub mod threads;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write;
