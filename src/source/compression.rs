@@ -6,9 +6,11 @@
 //! - Decompression streams: output that nobody reads is not produced, and the formats cap each
 //!   record, so a small file that unpacks to terabytes costs no memory; [`MAX_RATIO`] ends the time.
 
-use std::io::{self, BufReader, Cursor, Read};
+use std::io::{self, BufRead, BufReader, Cursor, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use flate2::bufread::GzDecoder;
 
 /// Longest magic number below, bytes.
 const MAGIC_BYTES: usize = 4;
@@ -44,12 +46,17 @@ impl Compression {
     pub fn of(head: &[u8]) -> Self {
         if head.starts_with(&[0x1f, 0x8b]) {
             Self::Gzip
-        } else if head.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
+        } else if head.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) || is_skippable_frame(head) {
             Self::Zstd
         } else {
             Self::None
         }
     }
+}
+
+/// What `pzstd` puts before each frame, for zstd's decoder to pass over (RFC 8878, 3.1.2).
+fn is_skippable_frame(head: &[u8]) -> bool {
+    head.len() >= MAGIC_BYTES && head[0] & 0xf0 == 0x50 && head[1..MAGIC_BYTES] == [0x2a, 0x4d, 0x18]
 }
 
 /// The content behind `reader`.
@@ -75,7 +82,7 @@ fn unpacked_within<'a>(
         Compression::None => return Ok(Box::new(counted.inner)),
         Compression::Gzip => {
             let buffered = BufReader::with_capacity(BUFFER_BYTES, counted);
-            Box::new(flate2::bufread::MultiGzDecoder::new(buffered))
+            Box::new(GzipMembers { member: Some(GzDecoder::new(buffered)) })
         }
         Compression::Zstd => {
             let buffered = BufReader::with_capacity(BUFFER_BYTES, counted);
@@ -85,6 +92,45 @@ fn unpacked_within<'a>(
         }
     };
     Ok(Box::new(Bounded { inner: unpacked, bytes: 0, packed_bytes, free_bytes }))
+}
+
+/// The content of a gzip file: that of its members, one after the other. Zeros behind the last one are padding of
+/// tapes and block devices, which gzip passes over as well.
+struct GzipMembers<R> {
+    /// `None` once all has been read.
+    member: Option<GzDecoder<R>>,
+}
+
+impl<R: BufRead> Read for GzipMembers<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while let Some(member) = &mut self.member {
+            let bytes = member.read(buffer)?;
+            if bytes > 0 || buffer.is_empty() {
+                return Ok(bytes);
+            }
+            let Some(mut behind) = self.member.take().map(GzDecoder::into_inner) else { break };
+            if !is_padding(&mut behind)? {
+                self.member = Some(GzDecoder::new(behind));
+            }
+        }
+        Ok(0)
+    }
+}
+
+/// Read zeros away; whether there was nothing else.
+fn is_padding(reader: &mut impl BufRead) -> io::Result<bool> {
+    loop {
+        let ahead = reader.fill_buf()?;
+        if ahead.is_empty() {
+            return Ok(true);
+        }
+        let zeros = ahead.iter().take_while(|&&byte| byte == 0).count();
+        let is_all = zeros == ahead.len();
+        reader.consume(zeros);
+        if !is_all {
+            return Ok(false);
+        }
+    }
 }
 
 /// Counts what is read through it.
@@ -154,7 +200,22 @@ pub(super) mod tests {
             assert_eq!(unpacked(&bytes).expect("unpack"), text);
         }
         assert_eq!(unpacked(b"").expect("empty"), b"");
+        let skippable = [&[0x50, 0x2a, 0x4d, 0x18, 4, 0, 0, 0, 1, 2, 3, 4][..], &zstd(text)].concat();
+        assert_eq!(unpacked(&skippable).expect("of pzstd"), text);
         assert_eq!(unpacked(b"ab").expect("short"), b"ab");
+    }
+
+    #[test]
+    fn zeros_behind_a_gzip_file_are_padding_and_anything_else_is_damage() {
+        let text = b"the same content";
+        for padding in [1, 512, 3 * BUFFER_BYTES] {
+            let padded = [gzip(text), vec![0; padding]].concat();
+            assert_eq!(unpacked(&padded).expect("padded"), text);
+            let between = [padded.clone(), gzip(text)].concat();
+            assert_eq!(unpacked(&between).expect("two members"), [&text[..], text].concat());
+            unpacked(&[padded, b"what is this".to_vec()].concat()).expect_err("no member");
+        }
+        unpacked(&gzip(text)[..30]).expect_err("cut inside the checksum");
     }
 
     #[test]

@@ -22,7 +22,7 @@ use crate::retry::again;
 
 use super::format::{image_content, too_large};
 use super::http_checks::ObjectCrc32c;
-use super::object::{check_unchanged, strong_tag};
+use super::object::{check_unchanged, strong_tag, version_of};
 use super::store::{Location, StoreKind, Stores};
 
 /// Requests under way. Each is a round trip of some 50 ms to a bucket, so 32 make about 600 images
@@ -179,7 +179,7 @@ async fn fetch(
     let ask = || store.get_opts(&path, options.clone());
     let answer = if kind == StoreKind::Http { ask().await? } else { again(ask).await? };
     check_unchanged(kind, &answer.meta, known.size_bytes, known.version.as_deref())?;
-    let (image_bytes, version) = (answer.meta.size, answer.meta.e_tag.clone());
+    let (image_bytes, version) = (answer.meta.size, version_of(kind, &answer.meta));
     if image_bytes > max_image_bytes {
         return Ok(Fetched::TooLarge { image_bytes });
     }

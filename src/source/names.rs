@@ -24,7 +24,7 @@ use crate::items::ObjectRef;
 use crate::retry::again;
 
 use super::input::{Input, Shape};
-use super::object::quoted_tag;
+use super::object::version_of;
 use super::store::{StoreKind, Stores, is_staged_name};
 
 /// One name found, relative to its input's folder.
@@ -263,7 +263,7 @@ impl Iterator for Pages {
                     continue;
                 };
                 let (name, size_bytes) = (name.to_owned(), Some(meta.size));
-                let version = meta.e_tag.map(quoted_tag);
+                let version = version_of(StoreKind::Bucket, &meta);
                 return Some(Ok(Listed::Found(Found { name, size_bytes, version })));
             }
             match self.turn()? {

@@ -13,9 +13,10 @@
 use std::collections::VecDeque;
 use std::io::{self, Read};
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::{Buf, Bytes};
+use chrono::SecondsFormat;
 use object_store::{GetOptions, ObjectMeta};
 use tokio::task::JoinHandle;
 
@@ -49,6 +50,8 @@ struct Inner {
     stores: Stores,
     size_bytes: u64,
     version: Option<String>,
+    /// What its first answer said of it where nothing was known before.
+    told: OnceLock<Option<String>>,
     fault: Mutex<Option<StorageError>>,
     /// What has come of it, where its store tells a checksum.
     seen: Mutex<(Option<ObjectCrc32c>, RangesSeen)>,
@@ -62,6 +65,7 @@ impl Object {
                 stores,
                 size_bytes,
                 version,
+                told: OnceLock::new(),
                 fault: Mutex::default(),
                 seen: Mutex::default(),
             }),
@@ -176,13 +180,33 @@ pub(super) fn check_unchanged(
     {
         return changed(format!("it was {size} bytes and is {}", answer.size));
     }
-    // buckets and disks judge the version by themselves, and a bucket may list it in other words
-    if let (StoreKind::Http, Some(version), Some(tag)) = (kind, version, &answer.e_tag)
-        && !is_same_tag(version, tag)
-    {
-        return changed(format!("its version was {version} and is {tag}"));
+    // buckets and disks judge by themselves what can be a condition, and a bucket may list it in other words
+    let Some(version) = version.filter(|version| kind == StoreKind::Http || strong_tag(version).is_none())
+    else {
+        return Ok(());
+    };
+    let told = if version.starts_with(DATED) { dated(answer) } else { answer.e_tag.clone() };
+    match told {
+        Some(told) if !is_same_tag(version, &told) => {
+            changed(format!("its version was {version} and is {told}"))
+        }
+        _ => Ok(()),
     }
-    Ok(())
+}
+
+/// What a version begins with that is a date.
+const DATED: &str = "W/\"modified ";
+
+/// When an object was last modified, as a tag; `None` where its server does not tell.
+fn dated(meta: &ObjectMeta) -> Option<String> {
+    let date = meta.last_modified;
+    (date.timestamp() != 0).then(|| format!("{DATED}{}\"", date.to_rfc3339_opts(SecondsFormat::Secs, true)))
+}
+
+/// What tells this version of an object from others: its entity tag, or of a web server that has none, its date.
+pub(super) fn version_of(kind: StoreKind, meta: &ObjectMeta) -> Option<String> {
+    let tag = meta.e_tag.clone().map(quoted_tag);
+    if kind == StoreKind::Http { tag.or_else(|| dated(meta)) } else { tag }
 }
 
 /// Weak comparison of entity tags (RFC 9110, 8.8.3.2).
@@ -198,7 +222,7 @@ pub(super) fn strong_tag(tag: &str) -> Option<String> {
 
 /// Some servers list a tag without the quotes that it has in headers (RFC 9110, 8.8.3). With them
 /// a version reads the same wherever it was learnt.
-pub(super) fn quoted_tag(tag: String) -> String {
+fn quoted_tag(tag: String) -> String {
     if tag.ends_with('"') { tag } else { format!("\"{tag}\"") }
 }
 
@@ -214,7 +238,9 @@ async fn fetch(object: Object, range: Range<u64>) -> object_store::Result<Fetche
     let Inner { location, size_bytes, .. } = &*object.inner;
     let ask = || async {
         let answer = location.store.get_opts(&location.path, object.options(range.clone())).await?;
-        check_unchanged(location.kind, &answer.meta, Some(*size_bytes), object.version())?;
+        let told = || version_of(location.kind, &answer.meta);
+        let version = object.version().or_else(|| object.inner.told.get_or_init(told).as_deref());
+        check_unchanged(location.kind, &answer.meta, Some(*size_bytes), version)?;
         let object_crc32c = answer.extensions.get().copied();
         let bytes = answer.bytes().await?;
         let expected = range.end - range.start;
@@ -284,6 +310,7 @@ mod tests {
     use super::super::store::tests::local_stores;
     use super::*;
     use crate::items::ObjectRef;
+    use chrono::DateTime;
 
     fn object_of(bytes: &[u8]) -> (tokio::runtime::Runtime, tempfile::NamedTempFile, Object) {
         let (runtime, stores) = local_stores();
@@ -352,7 +379,20 @@ mod tests {
         assert!(!check(&answer(5, Some("W/\"y\"")), Some("W/\"x\"")));
         assert!(!check(&answer(6, Some("\"x\"")), Some("\"x\"")));
         assert!(check_unchanged(StoreKind::Http, &answer(6, None), None, None).is_ok());
-        // judged by the store
+        // without a tag the date counts, and only that
+        let on = |seconds: i64| ObjectMeta {
+            last_modified: DateTime::from_timestamp(seconds, 0).expect("a date"),
+            ..answer(5, None)
+        };
+        let version = version_of(StoreKind::Http, &on(1_000_000_000));
+        assert_eq!(version.as_deref(), Some("W/\"modified 2001-09-09T01:46:40Z\""));
+        assert!(check(&on(1_000_000_000), version.as_deref()));
+        assert!(check(&on(0), version.as_deref()));
+        assert!(!check(&on(1_000_000_001), version.as_deref()));
+        assert!(check(&on(1_000_000_001), Some("\"x\"")));
+        assert_eq!(strong_tag(&version.expect("dated")), None, "no server would know it as a condition");
+        // judged by the store, but for what cannot be a condition
+        assert!(check_unchanged(StoreKind::Bucket, &answer(5, Some("y")), Some(5), Some("W/\"x\"")).is_err());
         assert!(check_unchanged(StoreKind::Bucket, &answer(5, Some("y")), Some(5), Some("x")).is_ok());
     }
 

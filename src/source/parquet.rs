@@ -9,6 +9,8 @@
 //!   dictionary at a time, of at most `max_page_bytes` each.
 //! - Rows may be copies of one value of a dictionary: what they come to is held against the file's size,
 //!   as what unpacks is.
+//! - As many rows are read as the footer counts: pages that lack some would end a row group early, or pair
+//!   images with the ids of other rows. Where pages carry checksums, they are checked.
 //! - A footer is walked before the library parses it, so that it names no more than it has bytes for.
 //! - Types follow the Parquet schema alone; the Arrow schema that some writers embed would only
 //!   bring more names for the same bytes.
@@ -66,6 +68,8 @@ pub(super) struct ParquetRecords {
     chunks: Vec<Range<u64>>,
     max_image_bytes: u64,
     next_index: u64,
+    /// As the footer counts them.
+    rows: u64,
     file_bytes: u64,
     /// What the rows so far come to.
     produced_bytes: u64,
@@ -105,6 +109,9 @@ impl ParquetRecords {
             let skip_arrow = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
             let metadata = ArrowReaderMetadata::try_new(Arc::new(metadata), skip_arrow)
                 .map_err(|error| corrupt("footer", &error))?;
+            let rows = metadata.metadata().file_metadata().num_rows();
+            let rows = u64::try_from(rows)
+                .map_err(|_| ReadError::Corrupt(format!("footer: the file has {rows} rows")))?;
             let columns = Columns::find(metadata.schema(), options).map_err(ReadError::Corrupt)?;
             let leaves = columns.leaves(metadata.metadata());
             let chunks = column_chunks(metadata.metadata(), &leaves);
@@ -124,6 +131,7 @@ impl ParquetRecords {
                 chunks,
                 max_image_bytes,
                 next_index: 0,
+                rows,
                 file_bytes,
                 produced_bytes: 0,
             })
@@ -154,7 +162,13 @@ impl ParquetRecords {
                 Some(Err(error)) => Err(corrupt(&place, &error)),
                 None => Ok(None),
             })?;
-            let Some(batch) = &self.batch else { return Ok(None) };
+            let Some(batch) = &self.batch else {
+                let (found, rows) = (self.next_index, self.rows);
+                if found == rows {
+                    return Ok(None);
+                }
+                return Err(ReadError::Corrupt(format!("{found} rows are there, the footer counts {rows}")));
+            };
             self.produced_bytes += batch.bytes();
             if self.produced_bytes > FREE_BYTES && self.produced_bytes / MAX_RATIO > self.file_bytes {
                 return Err(ReadError::Corrupt(format!(
@@ -335,15 +349,18 @@ fn is_id(kind: &DataType) -> bool {
 /// Where the pages of these columns lie, and what they are like.
 fn column_chunks(metadata: &ParquetMetaData, leaves: &[usize]) -> Vec<Chunk> {
     let mut chunks = Vec::new();
-    for group in metadata.row_groups() {
+    for (row_group, group) in metadata.row_groups().iter().enumerate() {
         for &leaf in leaves {
             if let Some(column) = group.columns().get(leaf) {
                 let (start, length) = column.byte_range();
                 let levels = [column.column_descr().max_rep_level(), column.column_descr().max_def_level()];
                 chunks.push(Chunk {
+                    place: (leaf, row_group),
                     range: start..start.saturating_add(length),
                     codec: column.compression(),
-                    kinds_of_levels: levels.into_iter().filter(|&max| max > 0).count(),
+                    has_levels: levels.map(|max| max > 0),
+                    rows: u64::try_from(group.num_rows()).unwrap_or_default(),
+                    values: 0,
                 });
             }
         }

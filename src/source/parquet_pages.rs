@@ -52,17 +52,65 @@ struct State {
 /// Where the pages of a column lie in a row group, and what they are like.
 #[derive(Debug, Clone)]
 pub(super) struct Chunk {
+    /// Leaf column and row group, by number.
+    pub place: (usize, usize),
     pub range: Range<u64>,
     pub codec: Compression,
-    /// Kinds of levels that stand before the values of a page of version 1, in bytes of their own: whether
-    /// values repeat, whether they may be null.
-    pub kinds_of_levels: usize,
+    /// Which levels stand before the values of a page of version 1, in bytes of their own: whether values
+    /// repeat, whether they may be null.
+    pub has_levels: [bool; 2],
+    /// Rows of the row group. No column that is read repeats, so that it has one value for each, nulls counted.
+    pub rows: u64,
+    /// Values of the pages that were fetched so far.
+    pub values: u64,
 }
 
 impl State {
     fn chunk_at(&self, offset: u64) -> Option<&Chunk> {
+        self.place_of(offset).map(|at| &self.chunks[at])
+    }
+
+    /// Place in `chunks` of the one around `offset`.
+    fn place_of(&self, offset: u64) -> Option<usize> {
         let at = self.chunks.partition_point(|chunk| chunk.range.start <= offset).checked_sub(1)?;
-        Some(&self.chunks[at]).filter(|chunk| chunk.range.contains(&offset))
+        self.chunks[at].range.contains(&offset).then_some(at)
+    }
+
+    /// Count the values of a page that lies at `start`.
+    ///
+    /// # Errors
+    /// More or fewer than the row group has rows: the rows of one column would stand beside others' of another.
+    fn count(&mut self, start: u64, values: u64) -> Result<()> {
+        let Some(at) = self.place_of(start) else { return Ok(()) };
+        let (leaf, row_group) = self.chunks[at].place;
+        if self.chunks[at].values == 0 {
+            // the library goes on with the next row group as soon as there are no more pages
+            let short =
+                |chunk: &&Chunk| chunk.place.0 == leaf && chunk.place.1 < row_group && !chunk.is_whole();
+            if let Some(chunk) = self.chunks.iter().find(short) {
+                return Err(chunk.miscounted());
+            }
+        }
+        let chunk = &mut self.chunks[at];
+        chunk.values = chunk.values.saturating_add(values);
+        // a page without any would be taken for the last one
+        if chunk.values > chunk.rows || values == 0 && chunk.rows > 0 {
+            return Err(chunk.miscounted());
+        }
+        Ok(())
+    }
+}
+
+impl Chunk {
+    fn is_whole(&self) -> bool {
+        self.values == self.rows
+    }
+
+    fn miscounted(&self) -> ParquetError {
+        let (Self { rows, values, .. }, (_, row_group)) = (self, self.place);
+        ParquetError::General(format!(
+            "row group {row_group} has {rows} rows, the pages of a column of it have {values} values"
+        ))
     }
 }
 
@@ -83,6 +131,9 @@ impl<R: ChunkReader> CheckedPages<R> {
     /// # Errors
     /// Chunks that overlap or reach beyond the file.
     pub fn check_inside(&self, mut chunks: Vec<Chunk>) -> Result<()> {
+        if let Some(empty) = chunks.iter().find(|chunk| chunk.range.is_empty() && chunk.rows > 0) {
+            return Err(empty.miscounted());
+        }
         chunks.retain(|chunk| !chunk.range.is_empty());
         chunks.sort_unstable_by_key(|chunk| chunk.range.start);
         let mut end = 0;
@@ -134,7 +185,7 @@ impl<R: ChunkReader> CheckedPages<R> {
             return Err(ParquetError::General("a page is shorter than its levels".to_owned()));
         };
         let values = unpacked(codec, packed, unpacked_bytes)?;
-        let levels = if header.kind == PageKind::Data { chunk.kinds_of_levels } else { 0 };
+        let levels = if header.kind == PageKind::Data { chunk.has_levels } else { [false; 2] };
         let values = after_levels(&values, levels, header).map_err(ParquetError::General)?;
         // lengths and the page are held together
         let room = self.max_page_bytes - header.unpacked_bytes.min(self.max_page_bytes);
@@ -174,10 +225,13 @@ impl<R: ChunkReader> ChunkReader for CheckedPages<R> {
             return self.reader.get_bytes(start, length);
         };
         let header = state.headers.remove(&start).filter(|header| header.page_bytes == length as u64);
-        drop(state);
         let Some(header) = header else {
             return Err(ParquetError::General("a page is not where its header says".to_owned()));
         };
+        if header.kind != PageKind::Dictionary {
+            state.count(start, header.values)?;
+        }
+        drop(state);
         let page = self.reader.get_bytes(start, length)?;
         let levels = usize::try_from(header.levels_bytes).unwrap_or(usize::MAX).min(page.len());
         if unpacks_beyond(chunk.codec, &page[levels..], self.max_page_bytes) {
@@ -237,10 +291,16 @@ fn unpacked(codec: Compression, packed: &[u8], length: usize) -> Result<Cow<'_, 
             unpacked.truncate(written.map_err(|error| failed(&error))?);
             unpacked.into()
         }
-        // no writer is known to do this: which of three formats is meant the library finds by trying
-        Compression::LZ4 | Compression::LZO => {
-            let message = format!("delta-encoded values packed by {codec:?} are not supported");
-            return Err(ParquetError::General(message));
+        // which of three formats is meant is found by trying, as the library does
+        Compression::LZ4 => match unpacked_hadoop(packed, length) {
+            Some(unpacked) => unpacked.into(),
+            None => match read(&mut lz4_flex::frame::FrameDecoder::new(packed)) {
+                Ok(unpacked) => unpacked.into(),
+                Err(_) => return self::unpacked(Compression::LZ4_RAW, packed, length),
+            },
+        },
+        Compression::LZO => {
+            return Err(ParquetError::General("pages packed by LZO are not supported".to_owned()));
         }
     };
     if unpacked.len() != length {
@@ -250,14 +310,33 @@ fn unpacked(codec: Compression, packed: &[u8], length: usize) -> Result<Cow<'_, 
     Ok(unpacked)
 }
 
+/// `packed` as Hadoop writes LZ4, if that is what it is: blocks, each behind the length that it unpacks to and its
+/// own, in four bytes with the highest first.
+fn unpacked_hadoop(mut packed: &[u8], length: usize) -> Option<Vec<u8>> {
+    let mut unpacked = vec![0; length];
+    let mut at = 0;
+    while !packed.is_empty() {
+        let (unpacked_bytes, rest) = packed.split_first_chunk()?;
+        let (packed_bytes, rest) = rest.split_first_chunk()?;
+        let (block, rest) = rest.split_at_checked(u32::from_be_bytes(*packed_bytes) as usize)?;
+        let room = unpacked.get_mut(at..)?.get_mut(..u32::from_be_bytes(*unpacked_bytes) as usize)?;
+        if lz4_flex::block::decompress_into(block, room).ok()? != room.len() {
+            return None;
+        }
+        (at, packed) = (at + room.len(), rest);
+    }
+    (at == length).then_some(unpacked)
+}
+
 /// What follows the levels of a page of version 1: each kind is its length in four bytes, and as many bytes.
 fn after_levels<'a>(
     mut page: &'a [u8],
-    kinds_of_levels: usize,
+    has_levels: [bool; 2],
     header: &PageHeader,
 ) -> std::result::Result<&'a [u8], String> {
-    for _ in 0..kinds_of_levels {
-        if !header.levels_are_rle {
+    // how levels are encoded that there are none of means nothing
+    for (_, is_rle) in has_levels.into_iter().zip(header.levels_are_rle).filter(|(has, _)| *has) {
+        if !is_rle {
             return Err("delta-encoded values behind levels that are not RLE are not supported".to_owned());
         }
         let (length, rest) = page.split_first_chunk().ok_or("a page ends inside its levels")?;
@@ -307,8 +386,8 @@ struct PageHeader {
     encoding: u64,
     /// Levels before the values of a page of version 2, which are never packed.
     levels_bytes: u64,
-    /// Whether those of a page of version 1 are.
-    levels_are_rle: bool,
+    /// Of a page of version 1, as [`Chunk::has_levels`]: whether they are.
+    levels_are_rle: [bool; 2],
     /// Whether the values are packed as the column is.
     is_packed: bool,
 }
@@ -342,14 +421,14 @@ impl PageHeader {
             values: 0,
             encoding: 0,
             levels_bytes: 0,
-            levels_are_rle: true,
+            levels_are_rle: [true; 2],
             is_packed: true,
         };
         match (kind, data, index, dictionary, data_v2) {
             (0, Some(([values, encoding, definition, repetition], _)), None, None, None) => {
                 header.kind = PageKind::Data;
                 (header.values, header.encoding) = (values, encoding);
-                header.levels_are_rle = definition == RLE && repetition == RLE;
+                header.levels_are_rle = [repetition, definition].map(|encoding| encoding == RLE);
             }
             (1, None, _, None, None) => {}
             (2, None, None, Some(([values, encoding], _)), None) => {
@@ -457,7 +536,7 @@ mod tests {
     fn a_header_that_the_library_might_read_otherwise_is_an_error() {
         let data = [numbers_of(&[0, 300, 70]), vec![0x2c], numbers_of(&[1, 0, 3, 3]), vec![0]].concat();
         let (read, _) = parsed(&[data.clone(), vec![0]].concat()).expect("of version 1");
-        assert_eq!((read.kind, read.encoding, read.levels_are_rle), (PageKind::Data, 0, true));
+        assert_eq!((read.kind, read.encoding, read.levels_are_rle), (PageKind::Data, 0, [true; 2]));
         // field 3 once more, by its number; 65536 + 3, which the library takes for 3
         let again = [&[0x05, 0x06][..], &number(7)].concat();
         parsed(&[data.clone(), again, vec![0]].concat()).expect_err("a length twice");
@@ -487,9 +566,12 @@ mod tests {
         let pages = CheckedPages::new(Bytes::from_static(&[0; 100]), 1000);
         let check = |ranges: &[Range<u64>]| {
             let chunk = |range: &Range<u64>| Chunk {
+                place: (0, 0),
                 range: range.clone(),
                 codec: Compression::UNCOMPRESSED,
-                kinds_of_levels: 0,
+                has_levels: [false; 2],
+                rows: 0,
+                values: 0,
             };
             pages.check_inside(ranges.iter().map(chunk).collect()).map_err(|error| error.to_string())
         };

@@ -166,6 +166,7 @@ fn delta_encoded_images_are_read_whatever_their_pages_are_packed_with() {
             Compression::GZIP(Default::default()),
             Compression::BROTLI(Default::default()),
             Compression::ZSTD(Default::default()),
+            Compression::LZ4,
             Compression::LZ4_RAW,
         ] {
             for version in [WriterVersion::PARQUET_1_0, WriterVersion::PARQUET_2_0] {
@@ -219,6 +220,53 @@ fn delta_encoded_lengths_are_no_more_than_the_page_has_values() {
             assert!(error.contains("a page of 16384 values holds 2097151 lengths"), "{codec} {error}");
         }
     }
+}
+
+/// A page that lacks some values ends a row group early, and what the library reads next stands beside the ids of
+/// other rows.
+#[test]
+fn pages_have_as_many_values_as_the_footer_counts_rows() {
+    let whole = |rows: usize| {
+        let ids: ArrayRef = Arc::new(StringArray::from_iter_values((0..rows).map(|n| format!("image {n}"))));
+        let columns = [("id", ids, true), ("image", images(rows), true)];
+        let batch = RecordBatch::try_from_iter_with_nullable(columns).expect("batch");
+        let properties = WriterProperties::builder()
+            .set_max_row_group_row_count(Some(5))
+            .set_dictionary_enabled(false)
+            .set_statistics_enabled(EnabledStatistics::None)
+            .build();
+        let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), Some(properties)).expect("writer");
+        writer.write(&batch).expect("write");
+        writer.into_inner().expect("close")
+    };
+    let file = whole(10);
+    // in a page header: field 5, a struct, whose field 1 is the number of values, zigzag-coded
+    let pages: Vec<_> = (0..file.len() - 3).filter(|&at| file[at..at + 3] == [0x2c, 0x15, 5 << 1]).collect();
+    assert_eq!(pages.len(), 4, "two columns in two row groups");
+    for at in pages {
+        for values in [0, 1, 4, 6] {
+            let mut file = file.clone();
+            file[at + 2] = values << 1;
+            let mut reader =
+                ParquetRecords::open(Bytes::from(file), &keys(None, Some("id"))).expect("footer");
+            while let Ok(record) = reader.next_record() {
+                let record = record.unwrap_or_else(|| panic!("{values} values for 5 rows, at byte {at}"));
+                assert_eq!(record.content, Ok(Bytes::from(record.image_id)), "its own id");
+            }
+        }
+    }
+}
+
+/// By pyarrow, with `write_page_checksum`.
+#[test]
+fn a_page_is_held_to_its_checksum_where_it_has_one() {
+    let mut file = include_bytes!("../../fixtures/parquet/page_checksum.parquet").to_vec();
+    let found = read(file.clone().into(), &options()).expect("whole");
+    assert_eq!(found[1].content, Ok(Bytes::from_static(b"the second image")));
+    let at = file.windows(6).position(|bytes| bytes == b"second").expect("an image");
+    file[at] ^= 1;
+    let error = read(file.into(), &options()).expect_err("damaged").to_string();
+    assert!(error.contains("checksum"), "{error}");
 }
 
 #[test]

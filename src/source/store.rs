@@ -34,7 +34,7 @@ use crate::items::ObjectRef;
 use crate::retry::again;
 
 use super::http_checks::CheckedConnector;
-use super::object::{Object, quoted_tag};
+use super::object::{Object, version_of};
 
 /// What kind of store a URI leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -139,7 +139,7 @@ impl Stores {
         let meta = self
             .wait(location.kind, again(|| location.store.head(&location.path)))
             .map_err(|source| location.error(source))?;
-        let version = meta.e_tag.map(quoted_tag);
+        let version = version_of(location.kind, &meta);
         Ok(ObjectRef { uri: location.uri.clone(), size_bytes: Some(meta.size), version })
     }
 

@@ -110,7 +110,8 @@ impl<R: Read> TfRecords<R> {
             }
         };
         let image = found.next().flatten();
-        let id = found.flatten().find_map(|value| value.as_text());
+        // an empty one fills the feature where there is no id
+        let id = found.flatten().filter_map(|value| value.as_text()).find(|text| !text.is_empty());
         if let (Some(key), None, false) = (&self.options.id_key, &id, self.told_missing_id) {
             tracing::warn!(
                 record = index,
@@ -119,7 +120,9 @@ impl<R: Read> TfRecords<R> {
             self.told_missing_id = true;
         }
         let content = match image {
-            Some(Value::Bytes(bytes)) => image_content(bytes, self.options.max_image_bytes),
+            Some(Value::Bytes(bytes)) => {
+                image_content(detached(bytes, data.len()), self.options.max_image_bytes)
+            }
             Some(Value::Integer(_) | Value::None) => {
                 Err(Rejected::new(Status::MissingImage, format!("feature {key} holds no bytes")))
             }
@@ -127,6 +130,14 @@ impl<R: Read> TfRecords<R> {
         };
         RawRecord { image_id: id.unwrap_or_else(|| index.to_string()), content }
     }
+}
+
+/// `image`, which lies in a record of `record_bytes`: copied out of it where it would keep much more alive than it
+/// is itself.
+fn detached(image: Bytes, record_bytes: usize) -> Bytes {
+    const SHARE_OF_OTHERS: usize = 8;
+    let others = record_bytes - image.len();
+    if others > image.len() / SHARE_OF_OTHERS { Bytes::copy_from_slice(&image) } else { image }
 }
 
 /// A record that cannot be asked for its id.
@@ -223,6 +234,33 @@ pub(super) mod tests {
             Ok(RawRecord { content: Err(rejected), .. }) => rejected.status,
             Err(error) => panic!("shard error: {error}"),
         }
+    }
+
+    #[test]
+    fn an_empty_id_is_none() {
+        let data = example(vec![
+            ("image/encoded", bytes_feature(b"image")),
+            ("image/id", bytes_feature(b"")),
+            ("image/filename", bytes_feature(b"a.jpg")),
+        ]);
+        let found = read(&frame(&data));
+        assert_eq!(found[0].as_ref().expect("whole").image_id, "a.jpg");
+    }
+
+    #[test]
+    fn an_image_does_not_keep_a_record_alive_that_is_much_larger() {
+        let record = |others: usize| {
+            let mask = vec![1; others];
+            let data =
+                example(vec![("image/encoded", bytes_feature(&[7; 800])), ("mask", bytes_feature(&mask))]);
+            let data = Bytes::from(data);
+            let record = TfRecords::new(&[][..], options()).parse(0, data.clone());
+            let image = record.content.expect("an image");
+            assert_eq!(image, vec![7; 800]);
+            data.as_ptr_range().contains(&image.as_ptr())
+        };
+        assert!(record(10), "nothing is copied without need");
+        assert!(!record(10_000));
     }
 
     #[test]

@@ -10,12 +10,14 @@
 //!   without a leading `./`. Two images of one sample are two records with the same id.
 //! - Names are identifiers only. No path is ever made of one.
 //! - A header whose checksum fails ends the shard: nothing says where the next member starts.
+//! - Behind the end mark of one archive may stand another, as `cat` puts them together; blocks of zeros
+//!   are passed over, and what follows them that is no header is damage.
 
 use std::borrow::Cow;
 use std::io::Read;
 
 use bytes::Bytes;
-use tar::{EntryType, Header, PaxExtensions};
+use tar::{EntryType, Header};
 
 use crate::error::ReadError;
 use crate::items::{RawRecord, Rejected, Status};
@@ -124,26 +126,34 @@ impl<R: Read> TarRecords<R> {
         }
     }
 
-    /// The next header block; `None` at the end of the archive.
+    /// The next header block; `None` at the end of the file.
     fn next_header(&mut self) -> Result<Option<[u8; BLOCK_BYTES]>, ReadError> {
         let padding = std::mem::take(&mut self.padding);
         let skipped = self.stream.skip(padding).map_err(|error| self.corrupt(&error.to_string()))?;
-        let start = self.stream.offset();
-        let mut block = [0; BLOCK_BYTES];
-        let filled = self.stream.fill(&mut block).map_err(|error| self.corrupt(&error.to_string()))?;
-        if filled == 0 && start > 0 && skipped == padding {
-            // GNU tar and Python read on past a missing end mark, and some writers leave it out
-            tracing::warn!(bytes = start, "archive ends without an end mark; members may be missing");
-            return Ok(None);
-        }
-        if filled < BLOCK_BYTES {
-            return Err(self.corrupt("the file ends where a member's header should stand"));
-        }
-        if block == [0; BLOCK_BYTES] {
-            return Ok(None);
-        }
+        let mut marked = false;
+        let (start, block) = loop {
+            let start = self.stream.offset();
+            let mut block = [0; BLOCK_BYTES];
+            let filled = self.stream.fill(&mut block).map_err(|error| self.corrupt(&error.to_string()))?;
+            let is_zero = block[..filled] == [0; BLOCK_BYTES][..filled];
+            if filled == 0 && start > 0 && skipped == padding && !marked {
+                // GNU tar and Python read on past a missing end mark, and some writers leave it out
+                tracing::warn!(bytes = start, "archive ends without an end mark; members may be missing");
+                return Ok(None);
+            }
+            match filled {
+                0.. if marked && is_zero && filled < BLOCK_BYTES => return Ok(None),
+                BLOCK_BYTES if is_zero => marked = true,
+                BLOCK_BYTES => break (start, block),
+                _ => return Err(self.corrupt("the file ends where a member's header should stand")),
+            }
+        };
         if !is_header(&block) {
-            let what = if start == 0 { "not a tar archive" } else { "damaged" };
+            let what = match start {
+                0 => "not a tar archive",
+                _ if marked => "damaged, or something else behind the end mark",
+                _ => "damaged",
+            };
             return Err(ReadError::Corrupt(format!(
                 "{what}: the checksum of the header at byte {start} does not hold"
             )));
@@ -207,15 +217,16 @@ impl<R: Read> TarRecords<R> {
 }
 
 impl Extensions {
-    /// Keys we do not know, and lines that are none, are left alone as POSIX asks.
-    fn apply_pax(&mut self, data: &[u8]) {
-        for extension in PaxExtensions::new(data).flatten() {
-            let value = extension.value_bytes();
-            match extension.key_bytes() {
-                b"path" if !self.sparse => self.name = Some(value.to_vec()),
+    /// Keys we do not know are left alone as POSIX asks, and an empty value stands for the header's own.
+    fn apply_pax(&mut self, mut data: &[u8]) {
+        while let Some((key, value, rest)) = pax_record(data) {
+            data = rest;
+            let name = Some(value.to_vec()).filter(|name| !name.is_empty());
+            match key {
+                b"path" if !self.sparse => self.name = name,
                 b"GNU.sparse.name" => {
                     self.sparse = true;
-                    self.name = Some(value.to_vec());
+                    self.name = name;
                 }
                 b"size" => {
                     self.size = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
@@ -225,6 +236,17 @@ impl Extensions {
             }
         }
     }
+}
+
+/// The first record of a pax header, `"%d %s=%s\n", length, key, value`, as key, value and what follows. The length
+/// is that of the whole record; a value may hold anything, line breaks included.
+fn pax_record(data: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
+    let space = data.iter().position(|&byte| byte == b' ')?;
+    let length = std::str::from_utf8(&data[..space]).ok()?.parse().ok()?;
+    let (record, rest) = data.split_at_checked(length)?;
+    let pair = record.get(space + 1..)?.strip_suffix(b"\n")?;
+    let equals = pair.iter().position(|&byte| byte == b'=')?;
+    Some((&pair[..equals], &pair[equals + 1..], rest))
 }
 
 /// Whether `block` is a header whose checksum holds.
@@ -368,6 +390,39 @@ pub(super) mod tests {
         let tar = archive(&[("a.jpg", b"one")]);
         let (found, error) = read(&tar[..1024]);
         assert_eq!((ids(&found), error), (vec!["a"], None));
+    }
+
+    #[test]
+    fn members_behind_an_end_mark_are_read_and_a_hole_is_damage() {
+        let (one, two) = (archive(&[("a.jpg", b"one")]), archive(&[("b.jpg", b"two")]));
+        let (found, error) = read(&[&one[..], &[0; 10_240], &two].concat());
+        assert_eq!((ids(&found), error), (vec!["a", "b"], None));
+        // zeros where a header and some of its member stood
+        let mut holed = archive(&[("a.jpg", b"one"), ("b.jpg", &[7; 1000]), ("c.jpg", b"three")]);
+        holed[1024..2048].fill(0);
+        let (found, error) = read(&holed);
+        assert_eq!(ids(&found), ["a"]);
+        let error = error.expect("damaged");
+        assert!(error.starts_with("damaged") && error.contains("at byte 2048"), "{error}");
+        // a device's padding ends anywhere
+        let (found, error) = read(&[&one[..], &[0; 100]].concat());
+        assert_eq!((ids(&found), error), (vec!["a"], None));
+    }
+
+    #[test]
+    fn a_pax_value_may_hold_line_breaks_and_an_empty_one_leaves_the_header_be() {
+        let named = |extensions: [(&str, &[u8]); 2]| {
+            let mut builder = tar::Builder::new(Vec::new());
+            builder.append_pax_extensions(extensions).expect("to memory");
+            builder.into_inner().map(|tar| [&tar[..1024], &archive(&[("a.jpg", b"one")])].concat())
+        };
+        let odd = named([("SCHILY.xattr.user.x", b"a\n\nb"), ("path", b"long/b.jpg")]).expect("to memory");
+        assert_eq!(ids(&read(&odd).0), ["long/b"]);
+        let empty = named([("path", b""), ("size", b"")]).expect("to memory");
+        assert_eq!(ids(&read(&empty).0), ["a"]);
+        for malformed in [&b"99 path=x\n"[..], b"path=x", b"9 path=x", b"0 path=x\n", b"8 pathx\n", b"1 "] {
+            assert_eq!(pax_record(malformed), None);
+        }
     }
 
     #[test]
