@@ -18,7 +18,9 @@ use crate::flow::StageShare;
 use crate::plan::{Plan, hex};
 use crate::report::{Outcome, OutputReport, PartReport, Summary, Tally, rfc3339};
 use crate::resume::{Listed, Share};
-use crate::sink::{AttemptNote, Holdings, MANIFEST, Output, RUN, RunRecord, SCHEMA_VERSION, SUCCESS, json};
+use crate::sink::{
+    AttemptNote, Holdings, MANIFEST, Notes, Output, RUN, RunRecord, SCHEMA_VERSION, SUCCESS, json,
+};
 
 /// What a run leaves behind, as its manifest says it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -103,7 +105,7 @@ impl Ending<'_> {
     pub fn finish(mut self) -> Result<RunReport, Error> {
         match self.finish_or_leave() {
             // who finishes a run tidies up behind whoever still wrote
-            Err(Error::Sink(error)) if self.output.is_finished(self.record).unwrap_or(false) => {
+            Err(Error::Sink(error)) if self.output.was_finished(&self.record.run_id) => {
                 tracing::debug!(%error, "something of this attempt was removed");
                 self.end_behind_another(&self.output.holdings()?)
             }
@@ -116,33 +118,39 @@ impl Ending<'_> {
         self.note.batches.clone_from(&self.written.batches);
         self.note.rows = self.written.tally.rows();
         let share = self.written.clone().with(std::mem::take(&mut self.reused));
-        self.output.refuse_another(&self.record.run_id)?;
+        let (output, run_id) = (self.output, &self.record.run_id);
+        output.refuse_another(run_id)?;
         if self.written.drained {
-            let holdings = self.output.holdings()?;
-            if holdings.finished {
+            let holdings = output.holdings()?;
+            if output.is_finished(&holdings, run_id)? {
                 return self.end_behind_another(&holdings);
             }
             return Ok(self.end(&share, Outcome::Interrupted)?);
         }
-        self.output.mark_done(self.share.shard_index, self.share.num_shards)?;
+        output.mark_done(self.share.shard_index, self.share.num_shards)?;
         let Share { num_shards, .. } = self.share;
         let missing = |holdings: &Holdings| {
             (0..num_shards).find(|&index| !holdings.done.contains(&(index, num_shards)))
         };
-        let mut holdings = self.output.holdings()?;
-        if missing(&holdings).is_some() {
-            // a list is not of one moment: whoever has finished the run may have removed marks meanwhile
-            holdings = self.output.holdings()?;
+        let mut holdings = output.holdings()?;
+        let first_missing = missing(&holdings);
+        if num_shards > 1 {
+            // a list is not of one moment: whoever has finished the run may have removed marks meanwhile, and a
+            // part may have come behind the place that was listed already, its worker's mark before it
+            holdings = output.holdings()?;
         }
-        if holdings.finished {
+        if output.is_finished(&holdings, run_id)? {
             return self.end_behind_another(&holdings);
         }
-        if let Some(index) = missing(&holdings) {
+        if let Some(index) = first_missing.and(missing(&holdings)) {
             tracing::info!("worker {index} of {num_shards} has not done its share yet");
             return Ok(self.end(&share, Outcome::ShareDone)?);
         }
+        output.remove_others_manifest(&holdings, run_id)?;
+        let notes = output.notes(&holdings, run_id)?;
+        let holdings = output.without_others(holdings, &notes, run_id)?;
         self.listed.compare(&holdings, self.record.limit.is_some(), num_shards)?;
-        self.complete(&holdings)
+        self.complete(&holdings, notes)
     }
 
     /// The run is finished already: remove what this attempt has left since.
@@ -173,9 +181,8 @@ impl Ending<'_> {
     }
 
     /// All parts are there: write the manifest, and if there are few enough errors `_SUCCESS`.
-    fn complete(&mut self, holdings: &Holdings) -> Result<RunReport, Error> {
+    fn complete(&mut self, holdings: &Holdings, notes: Notes) -> Result<RunReport, Error> {
         let (output, run_id) = (self.output, &self.record.run_id);
-        let notes = output.notes(holdings, run_id)?;
         let whole = self.whole(output.reports(holdings.predictions.values(), &notes, run_id)?);
         let mut report = self.report(&whole, self.outcome(&whole));
         if report.summary.outcome != Outcome::Succeeded {
@@ -196,6 +203,12 @@ impl Ending<'_> {
         };
         // whoever was first has written the same
         output.create(SUCCESS, format!("{manifest_sha256}\n").into_bytes())?;
+        if let Err(error @ SinkError::OtherRun { .. }) = output.refuse_another(run_id) {
+            if output.manifest()?.run_id == *run_id {
+                output.remove_manifest()?;
+            }
+            return Err(error.into());
+        }
         match output.holdings() {
             Ok(holdings) => self.tidy(&holdings),
             Err(error) => {
@@ -262,11 +275,6 @@ impl Ending<'_> {
 }
 
 impl Output {
-    /// Whether the run `record` is finished here.
-    pub(crate) fn is_finished(&self, record: &RunRecord) -> Result<bool, SinkError> {
-        Ok(self.holdings()?.finished && self.manifest()?.run_id == record.run_id)
-    }
-
     /// The manifest that is there.
     pub(crate) fn manifest(&self) -> Result<StoredManifest, SinkError> {
         serde_json::from_slice(&self.read(MANIFEST)?).map_err(|error| SinkError::Uri {

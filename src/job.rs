@@ -6,6 +6,7 @@
 //! - [`Job::run`] leaves a whole output, with `_manifest.json` and `_SUCCESS`, or what the same job can
 //!   go on from: the record of the run, the parts of shards that had ended, and checkpoints of others.
 
+use std::collections::HashSet;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::time::{Duration, Instant, SystemTime};
@@ -55,6 +56,8 @@ pub struct Checked {
     output: Output,
     /// What the output held before.
     holdings: Holdings,
+    /// Whether that is this run, finished.
+    is_finished: bool,
     engines: Vec<Box<dyn Engine>>,
     decode_threads: usize,
 }
@@ -77,8 +80,12 @@ impl Checked {
         refuse_output_inside_input(&stores, &plan)?;
         let model_sha256 = engine::hash_model(&plan.model.path)?;
         let holdings = output.holdings()?;
-        if !options.overwrite {
-            output.run_in(&holdings, &run_record(&plan, &model_sha256, options.limit))?;
+        let mut is_finished = false;
+        if !options.overwrite
+            && let Some(record) =
+                output.run_in(&holdings, &run_record(&plan, &model_sha256, options.limit))?
+        {
+            is_finished = output.is_finished(&holdings, &record.run_id)?;
         }
         let engines = engine::load(&plan, &model_sha256)
             .map_err(|error| engine::explain_memory(&plan, &model_sha256, error))?;
@@ -102,6 +109,7 @@ impl Checked {
             bounds,
             output,
             holdings,
+            is_finished,
             engines,
             decode_threads,
         })
@@ -159,7 +167,7 @@ impl Job {
 
     /// Whether the output holds this run, finished.
     pub fn is_finished(&self) -> bool {
-        self.checked.holdings.finished && !self.options.overwrite
+        self.checked.is_finished
     }
 
     /// See that a finished run is of `shards` and no others. Nothing is written; what an attempt has left
@@ -170,10 +178,17 @@ impl Job {
     ) -> Result<(), Error> {
         let Checked { output, holdings, .. } = self.checked;
         let manifest = output.manifest()?;
+        let listed: HashSet<_> = manifest.parts.iter().map(|part| &part.path).collect();
+        let parts = holdings.predictions.values().map(|held| &held.name).chain(&holdings.doubled);
+        let strays: Vec<_> = parts.filter(|part| !listed.contains(part)).cloned().collect();
+        if let Some(first) = strays.first() {
+            tracing::warn!(parts = strays.len(), first, "removing parts that the manifest lacks");
+            output.remove(&strays)?;
+        }
         if self.options.limit == Some(manifest.summary.rows) {
             return Ok(());
         }
-        let done = Done::new(&holdings, &manifest.parts);
+        let done = Done::listed(&manifest.parts);
         let (checkpoints, crashes) = (Checkpoints::default(), Crashes::default());
         let mut new = Remaining::new(shards, done, checkpoints, crashes, Share::default());
         match new.next().transpose()? {
@@ -203,7 +218,8 @@ impl Job {
         }
         let share = options.share;
         let record = run_record(&plan, &checked.model_sha256, options.limit);
-        let claim = output.claim(&record, AttemptNote::begun(share.shard_index, share.num_shards))?;
+        let note = AttemptNote::begun(share.shard_index, share.num_shards);
+        let claim = output.claim(&record, &note, options.overwrite)?;
         let own = claim.holdings.predictions.iter().filter(|(index, _)| share.takes(**index));
         let reused = output.reports(own.map(|(_, part)| part), &claim.notes, &claim.record.run_id)?;
         let reused_rows: u64 = reused.iter().filter_map(|part| part.rows).sum();
@@ -245,11 +261,12 @@ impl Job {
         };
         let written = stages.run(&mut remaining, |shard| open_shard(&stores, shard, &read_options));
         if let Err(Error::Source(SourceError::Garbled { shard_index, .. })) = &written {
-            output.discard_checkpoints(*shard_index, claim.note.attempt, &gone_on_from)?;
+            let (attempt, run_id) = (claim.note.attempt, &claim.record.run_id);
+            output.discard_checkpoints(*shard_index, attempt, run_id, &gone_on_from)?;
         }
         let written = match written {
             // who finishes a run tidies up behind whoever still wrote
-            Err(Error::Sink(error)) if output.is_finished(&claim.record).unwrap_or(false) => {
+            Err(Error::Sink(error)) if output.was_finished(&claim.record.run_id) => {
                 tracing::info!(%error, "another attempt has finished the run meanwhile");
                 OutputReport::default()
             }

@@ -254,11 +254,20 @@ impl Stages<'_> {
         });
         buffers.extend(returned_rx.try_iter());
         let wanted_more = ending.is_none_or(|ending| ending == decode::Ending::Dry);
-        let source_fault = source_faults.first();
-        if let Some(error) = source_fault.as_ref().filter(|_| !wanted_more) {
-            tracing::debug!(%error, "reading ahead failed on what is not wanted any more");
-        }
-        let fault = faults.first().or_else(|| source_fault.filter(|_| wanted_more));
+        let (fault, source_fault) = (faults.first(), source_faults.first());
+        let fault = match (fault, source_fault) {
+            // rows that may be wrong are to be found by the next attempt in no case, whatever else has happened
+            (fault, Some(garbled @ Error::Source(SourceError::Garbled { .. }))) => {
+                fault.into_iter().for_each(|error| tracing::error!(%error, "something else has failed, too"));
+                Some(garbled)
+            }
+            (None, Some(error)) if wanted_more => Some(error),
+            (fault, Some(error)) => {
+                tracing::debug!(%error, "reading failed as well, or on what is not wanted any more");
+                fault
+            }
+            (fault, None) => fault,
+        };
         match (fault, sink) {
             (None, Some(sink)) => {
                 let finished = Faults::default();
@@ -274,7 +283,12 @@ impl Stages<'_> {
                         Error::Source(SourceError::Garbled { shard_index, .. }) => Some(*shard_index),
                         _ => None,
                     };
-                    sink.abandon(garbled);
+                    let abandoned = Faults::default();
+                    abandoned.guard("sink", || {
+                        sink.abandon(garbled);
+                        Ok(())
+                    });
+                    abandoned.first().into_iter().for_each(|error| tracing::error!(%error, "on top of that"));
                 }
                 Err(fault)
             }

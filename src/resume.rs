@@ -12,7 +12,9 @@ use std::collections::{BTreeMap, HashMap};
 use crate::error::SourceError;
 use crate::items::ShardRef;
 use crate::report::PartReport;
-use crate::sink::{Checkpoints, Crashes, Held, Holdings, part_name, shard_of_part, short_identity};
+use crate::sink::{
+    Checkpoints, Crashes, Held, Holdings, part_name, shard_index, shard_of_part, short_identity,
+};
 
 /// The part of a run's shards that one worker scores.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +51,14 @@ impl Done {
     pub fn new(holdings: &Holdings, known: &[PartReport]) -> Self {
         let shards = known.iter().map(|part| (part.path.clone(), part.shard.clone())).collect();
         Self { parts: holdings.predictions.clone(), shards }
+    }
+
+    /// The parts that a manifest lists.
+    pub fn listed(parts: &[PartReport]) -> Self {
+        let held = |part: &PartReport| Held { name: part.path.clone(), bytes: part.bytes };
+        let placed = parts.iter().filter_map(|part| Some((shard_index(&part.path)?, held(part))));
+        let shards = parts.iter().map(|part| (part.path.clone(), part.shard.clone())).collect();
+        Self { parts: placed.collect(), shards }
     }
 
     /// The shard of a part, or the part's own path.

@@ -98,7 +98,8 @@ async fn pause(pauses: u32) {
     tokio::time::sleep((FIRST_PAUSE * 2_u32.pow(pauses)).mul_f64(1.0 - random / 2.0)).await;
 }
 
-fn may_get_better(error: &Error) -> bool {
+/// Whether an answer came and was wrong, so that another one may be right.
+pub(crate) fn may_get_better(error: &Error) -> bool {
     match error {
         // a token may have run out on its way
         Error::Unauthenticated { .. } => true,

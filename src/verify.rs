@@ -25,6 +25,7 @@ use crate::finish::StoredManifest;
 use crate::items::{ObjectRef, Status};
 use crate::plan::hex;
 use crate::report::{PartReport, Tally};
+use crate::retry::may_get_better;
 use crate::sink::{Holdings, MANIFEST, Output, RUN, RunRecord, SUCCESS, shard_index};
 use crate::source::{ColumnWindows, Stores};
 
@@ -48,7 +49,10 @@ pub struct Verification {
 pub fn verify(uri: &str, runtime: &Handle) -> Result<Verification, Error> {
     let stores = Stores::new(runtime.clone());
     let output = Output::open(&stores, uri)?;
-    let holdings = output.holdings()?;
+    let holdings = output.holdings().map_err(|error| match error {
+        SinkError::Storage(error) => SourceError::Storage(error).into(),
+        error => Error::from(error),
+    })?;
     if holdings.anything().is_none() {
         let message = "there is no output of a run".to_owned();
         return Err(SourceError::NoInput { uri: uri.to_owned(), message }.into());
@@ -67,13 +71,16 @@ pub fn verify(uri: &str, runtime: &Handle) -> Result<Verification, Error> {
 fn looked_at<T>(read: Result<T, SinkError>) -> Result<Result<T, String>, Error> {
     match read {
         Ok(read) => Ok(Ok(read)),
-        // `Generic` are answers that came and are none, also after several tries, and what is no Parquet
-        Err(SinkError::Storage(error)) if !matches!(error.source, NotFound { .. } | Generic { .. }) => {
-            Err(SourceError::Storage(error).into())
-        }
         Err(SinkError::Storage(StorageError { source: NotFound { .. }, .. })) => {
             Ok(Err("it is missing".to_owned()))
         }
+        // answers that came and are none, also after several tries, and what is no Parquet
+        Err(SinkError::Storage(error))
+            if matches!(error.source, Generic { .. }) && may_get_better(&error.source) =>
+        {
+            Ok(Err(error.to_string()))
+        }
+        Err(SinkError::Storage(error)) => Err(SourceError::Storage(error).into()),
         Err(error) => Ok(Err(error.to_string())),
     }
 }

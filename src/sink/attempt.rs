@@ -88,6 +88,31 @@ pub struct Notes {
     parts: HashMap<String, PartReport>,
 }
 
+impl Notes {
+    fn of(attempts: Vec<AttemptNote>) -> Self {
+        let mut parts: HashMap<String, Option<PartReport>> = HashMap::new();
+        for part in attempts.iter().flat_map(|note| note.parts.iter().chain(&note.batches)) {
+            // two attempts may each have displaced what they took for another run's; the part itself knows
+            let said = parts.entry(part.path.clone()).or_insert_with(|| Some(part.clone()));
+            if said.as_ref() != Some(part) {
+                *said = None;
+            }
+        }
+        let parts = parts.into_iter().filter_map(|(path, part)| Some((path, part?))).collect();
+        Self { attempts, parts }
+    }
+
+    /// What a note says of a part that is there.
+    fn of_part(&self, held: &Held) -> Option<&PartReport> {
+        self.parts.get(&held.name).filter(|noted| noted.bytes == held.bytes)
+    }
+
+    /// Whether a note lists that part.
+    pub fn know(&self, held: &Held) -> bool {
+        self.of_part(held).is_some()
+    }
+}
+
 impl Output {
     /// Replace an attempt's note by what it says now.
     pub fn replace_note(&self, note: &AttemptNote) -> Result<(), SinkError> {
@@ -108,12 +133,7 @@ impl Output {
         let reading = futures_util::stream::iter(&holdings.attempts).map(read).buffered(READS).try_collect();
         let notes: Vec<Option<AttemptNote>> = self.runtime().block_on(reading)?;
         let of_this_run = notes.into_iter().flatten().filter(|note| note.run_id == run_id);
-        let mut found = Notes { attempts: of_this_run.collect(), parts: HashMap::new() };
-        for note in &found.attempts {
-            let parts = note.parts.iter().chain(&note.batches);
-            found.parts.extend(parts.map(|part| (part.path.clone(), part.clone())));
-        }
-        Ok(found)
+        Ok(Notes::of(of_this_run.collect()))
     }
 
     /// What parts say of themselves: those that are in a note by the note, the others by being read.
@@ -125,7 +145,7 @@ impl Output {
     ) -> Result<Vec<PartReport>, SinkError> {
         let (mut reports, mut unknown) = (Vec::new(), Vec::new());
         for part in held {
-            match notes.parts.get(&part.name).filter(|noted| noted.bytes == part.bytes) {
+            match notes.of_part(part) {
                 Some(noted) => reports.push(noted.clone()),
                 None => unknown.push(part.name.clone()),
             }

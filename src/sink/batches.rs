@@ -11,7 +11,7 @@ use crate::report::PartReport;
 
 use super::output::Output;
 use super::parquet_sink::RunIdentity;
-use super::part::{PLAN, PartWriter, RUN_ID, SCHEMA};
+use super::part::{PLAN, PartWriter, SCHEMA};
 use super::rows::BatchRows;
 use super::schema::{BATCHES, SCHEMA_VERSION};
 
@@ -86,8 +86,7 @@ impl BatchesWriter {
 }
 
 fn begin(identity: &RunIdentity, number: u32, output: &Output) -> Result<PartWriter, SinkError> {
-    let footer =
-        [(SCHEMA, SCHEMA_VERSION), (PLAN, &identity.plan_sha256[..]), (RUN_ID, &identity.run_id[..])];
+    let footer = [(SCHEMA, SCHEMA_VERSION), (PLAN, &identity.plan_sha256[..])];
     let name = format!("batches/part-{}-{:06}-{number:06}.parquet", identity.worker(), identity.attempt);
-    PartWriter::create(output, name, &BATCHES, &footer)
+    PartWriter::create(output, &identity.run_id, name, &BATCHES, &footer)
 }

@@ -45,6 +45,11 @@ impl Segment {
         Self { name, from, to, attempt, run }
     }
 
+    /// Whether `attempt` at the run `run_id` has stored it.
+    pub fn is_of(&self, attempt: u32, run_id: &str) -> bool {
+        self.attempt == attempt && self.run == run_tag(run_id)
+    }
+
     /// The segment of that name, and the part it is for.
     pub fn parse(name: &str) -> Option<(String, Self)> {
         let (stem, file) = name.strip_prefix(CHECKPOINTS)?.strip_prefix('/')?.split_once('/')?;

@@ -42,20 +42,32 @@ impl Output {
                 Some(what) => Err(SinkError::Occupied { uri: self.uri().to_owned(), what }),
             };
         }
-        let record = self.recorded(wanted)?;
-        match holdings.doubled.first() {
-            None => Ok(Some(record)),
-            Some(part) => {
-                let difference = format!("{part} is of another version of its shard than the part beside it");
-                Err(SinkError::OtherRun { uri: self.uri().to_owned(), difference })
+        self.recorded(wanted).map(Some)
+    }
+
+    /// Begin `wanted` here, or go on with it. `note` is that of this attempt; its number is found here. With
+    /// `overwrite`, which removed a run before, what attempts at that run have stored since is no obstacle.
+    pub fn claim(&self, wanted: &RunRecord, note: &AttemptNote, overwrite: bool) -> Result<Claim, SinkError> {
+        match self.claim_once(wanted, note, overwrite) {
+            // who finishes a run removes the folders of notes, on a disk also while something is put there
+            Err(SinkError::Storage(error)) if self.is_local() => {
+                tracing::debug!(%error, "claiming the output once more");
+                self.claim_once(wanted, note, overwrite)
             }
+            done => done,
         }
     }
 
-    /// Begin `wanted` here, or go on with it. `note` is that of this attempt; its number is found here.
-    pub fn claim(&self, wanted: &RunRecord, note: AttemptNote) -> Result<Claim, SinkError> {
+    fn claim_once(
+        &self,
+        wanted: &RunRecord,
+        note: &AttemptNote,
+        overwrite: bool,
+    ) -> Result<Claim, SinkError> {
         let holdings = self.holdings()?;
-        let record = match self.run_in(&holdings, wanted)? {
+        let is_vacant = overwrite && !holdings.begun && holdings.stranger.is_none();
+        let begun = if is_vacant { None } else { self.run_in(&holdings, wanted)? };
+        let record = match begun {
             Some(record) => record,
             None if self.create(RUN, json(wanted))? => wanted.clone(),
             None => self.recorded(wanted)?,
@@ -63,12 +75,21 @@ impl Output {
         // an attempt whose note was removed may have left batches
         let batches = holdings.batches.iter().filter_map(|held| batches_attempt(&held.name));
         let taken = holdings.attempts.iter().copied().chain(batches).max();
-        let mut note =
-            AttemptNote { attempt: taken.map_or(0, |last| last + 1), run_id: record.run_id.clone(), ..note };
+        let mut note = AttemptNote {
+            attempt: taken.map_or(0, |last| last + 1),
+            run_id: record.run_id.clone(),
+            ..note.clone()
+        };
         while !self.create(&attempt_name(note.attempt), json(&note))? {
             note.attempt += 1;
         }
         let notes = self.notes(&holdings, &record.run_id)?;
+        self.remove_others_manifest(&holdings, &record.run_id)?;
+        let holdings = self.without_others(holdings, &notes, &record.run_id)?;
+        if let Some(part) = holdings.doubled.first() {
+            let difference = format!("{part} is of another version of its shard than the part beside it");
+            return Err(SinkError::OtherRun { uri: self.uri().to_owned(), difference });
+        }
         let checkpoints = Checkpoints::of(&holdings.segments, &record.run_id);
         let crashes = Crashes::of(&holdings.crashes);
         Ok(Claim { record, note, holdings, notes, checkpoints, crashes })
@@ -146,19 +167,17 @@ mod tests {
     fn the_first_attempt_begins_a_run_and_the_next_ones_go_on_with_it() {
         let runtime = tokio::runtime::Runtime::new().expect("runtime");
         let output = output(&runtime);
-        let first = output.claim(&record("first", 8), AttemptNote::begun(0, 1)).expect("an empty output");
+        let claim = |record: &RunRecord| output.claim(record, &AttemptNote::begun(0, 1), false);
+        let first = claim(&record("first", 8)).expect("an empty output");
         assert_eq!((first.record.run_id.as_str(), first.note.attempt), ("first", 0));
-        let second = output.claim(&record("second", 8), AttemptNote::begun(0, 1)).expect("the same run");
+        let second = claim(&record("second", 8)).expect("the same run");
         assert_eq!((second.record.run_id.as_str(), second.note.attempt), ("first", 1));
-        let refused = output.claim(&record("third", 9), AttemptNote::begun(0, 1)).expect_err("another plan");
+        let refused = claim(&record("third", 9)).expect_err("another plan");
         assert!(refused.to_string().contains("width was 8, is 9"), "{refused}");
 
         output.clear(output.holdings().expect("a list")).expect("all of it is ours");
         assert_eq!(output.holdings().expect("a list"), Holdings::default());
-        assert_eq!(
-            output.claim(&record("third", 9), AttemptNote::begun(0, 1)).expect("empty again").note.attempt,
-            0
-        );
+        assert_eq!(claim(&record("third", 9)).expect("empty again").note.attempt, 0);
     }
 
     #[test]
@@ -166,7 +185,10 @@ mod tests {
         let runtime = tokio::runtime::Runtime::new().expect("runtime");
         let output = output(&runtime);
         assert!(output.create("predictions/theirs.csv", b"x".to_vec()).expect("put"));
-        let refused = output.claim(&record("first", 8), AttemptNote::begun(0, 1)).expect_err("occupied");
+        let note = AttemptNote::begun(0, 1);
+        let refused = output.claim(&record("first", 8), &note, false).expect_err("occupied");
+        assert!(refused.to_string().contains("predictions/theirs.csv"), "{refused}");
+        let refused = output.claim(&record("first", 8), &note, true).expect_err("occupied");
         assert!(refused.to_string().contains("predictions/theirs.csv"), "{refused}");
         let refused = output.clear(output.holdings().expect("a list")).expect_err("occupied");
         assert!(refused.to_string().contains("predictions/theirs.csv"), "{refused}");

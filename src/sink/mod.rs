@@ -17,6 +17,7 @@ mod batches;
 mod checkpoint;
 mod claim;
 mod crashes;
+mod fence;
 mod open_part;
 mod output;
 mod parquet_sink;

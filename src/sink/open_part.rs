@@ -17,7 +17,7 @@ use super::checkpoint::Segment;
 use super::output::Output;
 use super::parquet_sink::RunIdentity;
 use super::part::{
-    DAMAGE, PLAN, PartWriter, PendingPart, ROWS_BY_STATUS, RUN_ID, SCHEMA, SHARD, SHARD_BYTES, SHARD_FORMAT,
+    DAMAGE, PLAN, PartWriter, PendingPart, ROWS_BY_STATUS, SCHEMA, SHARD, SHARD_BYTES, SHARD_FORMAT,
     SHARD_IDENTITY, SHARD_VERSION,
 };
 use super::schema::{PREDICTIONS, SCHEMA_VERSION};
@@ -184,12 +184,11 @@ fn begin_file(
     let mut footer = vec![
         (SCHEMA, SCHEMA_VERSION),
         (PLAN, &identity.plan_sha256),
-        (RUN_ID, &identity.run_id),
         (SHARD, &shard.name),
         (SHARD_IDENTITY, &shard_identity),
         (SHARD_FORMAT, shard.format.as_str()),
     ];
     footer.extend(shard.version().map(|version| (SHARD_VERSION, version)));
     footer.extend(shard_bytes.as_deref().map(|bytes| (SHARD_BYTES, bytes)));
-    PartWriter::create(output, name.to_owned(), &PREDICTIONS, &footer)
+    PartWriter::create(output, &identity.run_id, name.to_owned(), &PREDICTIONS, &footer)
 }

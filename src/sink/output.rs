@@ -143,6 +143,11 @@ impl Output {
         removed.map_err(|source| StorageError { uri: self.uri.clone(), source }.into())
     }
 
+    /// Whether the folder lies on this machine's disk.
+    pub(super) fn is_local(&self) -> bool {
+        self.local.is_some()
+    }
+
     pub(super) fn store(&self) -> &Arc<dyn ObjectStore> {
         &self.store
     }
@@ -157,15 +162,17 @@ impl Output {
         name.strip_prefix(self.root.as_ref()).unwrap_or(name).trim_start_matches('/').to_owned()
     }
 
-    pub(super) fn start_upload(&self) -> Upload {
-        Upload::start(&self.runtime, Arc::clone(&self.store), self.staging())
+    /// Begin a part of the run `run_id`.
+    pub(super) fn start_upload(&self, run_id: &str) -> Upload {
+        let staging = Staging { fence: Some(self.fence(run_id)), ..self.staging() };
+        Upload::start(&self.runtime, Arc::clone(&self.store), staging)
     }
 
     /// A place for one object that is nobody else's.
     fn staging(&self) -> Staging {
         // the hasher's keys are random for each process and differ for each hasher
         let name = format!("{STAGING}/{:016x}", RandomState::new().build_hasher().finish());
-        Staging { path: self.path_of(&name), always: self.local.is_some() }
+        Staging { path: self.path_of(&name), always: self.local.is_some(), fence: None }
     }
 
     /// Remove what a run that has ended has no use for any more. On a disk these are also files that a

@@ -159,6 +159,8 @@ impl ParquetSink {
     fn take_stored(&mut self, path: String, stored: Stored, part: ClosedPart) -> Result<(), SinkError> {
         let ClosedPart { report, segments, reused } = part;
         if stored.was_there {
+            // of another run, if this one was removed
+            self.output.refuse_another(&self.identity.run_id)?;
             let theirs = self.output.read_back_one(&path, &self.identity.run_id)?;
             if theirs.rows != report.rows {
                 return Err(SinkError::Uri {

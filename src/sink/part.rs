@@ -45,14 +45,17 @@ pub struct PendingPart {
 }
 
 impl PartWriter {
+    /// Begin a part of the run `run_id`, with `footer` in its footer.
     pub fn create(
         output: &Output,
+        run_id: &str,
         name: String,
         schema: &SchemaRef,
         footer: &[(&str, &str)],
     ) -> Result<Self, SinkError> {
-        let upload = output.start_upload();
-        match ArrowWriter::try_new(upload, SchemaRef::clone(schema), Some(writer_properties(footer))) {
+        let upload = output.start_upload(run_id);
+        let footer = [&[(RUN_ID, run_id)], footer].concat();
+        match ArrowWriter::try_new(upload, SchemaRef::clone(schema), Some(writer_properties(&footer))) {
             Ok(writer) => Ok(Self { name, writer, rows: 0 }),
             Err(source) => Err(encode_error(&name, output, source)),
         }

@@ -6,9 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt};
 use object_store::path::Path;
-use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt};
+use object_store::{ObjectStore, ObjectStoreExt};
 use parquet::file::metadata::{FooterTail, ParquetMetaData, ParquetMetaDataReader};
 use sha2::{Digest, Sha256};
 
@@ -224,19 +225,20 @@ impl Output {
         Ok(PartReport { path: name.to_owned(), bytes: bytes.len() as u64, sha256, ..PartReport::default() })
     }
 
-    /// Remove what checkpoints hold of the shard in that place of the input: what `attempt` has stored,
-    /// and what it went on from. Those of others at the same shard are theirs.
+    /// Remove what checkpoints hold of the shard in that place of the input: what `attempt` at the run `run_id` has
+    /// stored, and what it went on from. Those of others at the same shard are theirs.
     pub fn discard_checkpoints(
         &self,
         shard: u64,
         attempt: u32,
+        run_id: &str,
         gone_on_from: &Checkpoints,
     ) -> Result<(), SinkError> {
         let mut segments = self.holdings()?.segments;
         segments.retain(|name| {
             Segment::parse(name).is_some_and(|(part, segment)| {
                 shard_index(&part) == Some(shard)
-                    && (segment.attempt == attempt || gone_on_from.chain(&part).contains(&segment))
+                    && (segment.is_of(attempt, run_id) || gone_on_from.chain(&part).contains(&segment))
             })
         });
         self.remove(&segments)
@@ -258,7 +260,6 @@ struct StoredPart {
 const FOOTER_BYTES: usize = 256 << 10;
 
 async fn read_part(store: &Arc<dyn ObjectStore>, path: &Path) -> object_store::Result<StoredPart> {
-    let damaged = |message: String| object_store::Error::Generic { store: "part", source: message.into() };
     let (mut bytes, mut sha256) = (0, Sha256::new());
     let mut end = Vec::new();
     let mut stream = store.get(path).await?.into_stream();
@@ -269,19 +270,42 @@ async fn read_part(store: &Arc<dyn ObjectStore>, path: &Path) -> object_store::R
         end.extend_from_slice(&piece);
         end.drain(..end.len().saturating_sub(FOOTER_BYTES));
     }
+    let metadata = footer(store, path, bytes, end.into()).await?;
+    Ok(StoredPart { bytes, sha256: hex(&sha256.finalize()), metadata })
+}
+
+/// The footer of a part, and nothing else of it.
+pub(super) async fn read_footer(
+    store: &Arc<dyn ObjectStore>,
+    path: &Path,
+) -> object_store::Result<ParquetMetaData> {
+    let size = store.head(path).await?.size;
+    let end = store.get_range(path, size.saturating_sub(FOOTER_BYTES as u64)..size).await?;
+    footer(store, path, size, end).await
+}
+
+/// The footer of a part of `bytes`, of which the last ones, `end`, are at hand.
+async fn footer(
+    store: &Arc<dyn ObjectStore>,
+    path: &Path,
+    bytes: u64,
+    mut end: Bytes,
+) -> object_store::Result<ParquetMetaData> {
     const TAIL: usize = 8;
     let tail = end.last_chunk::<TAIL>().ok_or_else(|| damaged("it is too short".to_owned()))?;
     let tail = FooterTail::try_new(tail).map_err(|error| damaged(error.to_string()))?;
     let length = tail.metadata_length() + TAIL;
+    let start = bytes.checked_sub(length as u64).ok_or_else(|| damaged("it is cut short".to_owned()))?;
     if length > end.len() {
-        let suffix = GetOptions { range: Some(GetRange::Suffix(length as u64)), ..GetOptions::default() };
-        end = store.get_opts(path, suffix).await?.bytes().await?.to_vec();
+        end = store.get_range(path, start..bytes).await?;
     }
     let footer = end.len().checked_sub(length).map(|start| &end[start..end.len() - TAIL]);
     let footer = footer.ok_or_else(|| damaged("it is cut short".to_owned()))?;
-    let metadata =
-        ParquetMetaDataReader::decode_metadata(footer).map_err(|error| damaged(error.to_string()))?;
-    Ok(StoredPart { bytes, sha256: hex(&sha256.finalize()), metadata })
+    ParquetMetaDataReader::decode_metadata(footer).map_err(|error| damaged(error.to_string()))
+}
+
+fn damaged(message: String) -> object_store::Error {
+    object_store::Error::Generic { store: "part", source: message.into() }
 }
 
 impl StoredPart {

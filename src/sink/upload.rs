@@ -22,6 +22,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use super::fence::Fence;
 use crate::plan::hex;
 use crate::retry::{self, again};
 
@@ -62,6 +63,8 @@ pub struct Staging {
     pub path: Path,
     /// Whether to use it for the smallest object, too.
     pub always: bool,
+    /// Whose object it is, if what another run has left of that name is to be replaced.
+    pub fence: Option<Fence>,
 }
 
 /// An object being written.
@@ -69,12 +72,15 @@ pub struct Staging {
 pub struct Upload {
     pieces: mpsc::Sender<Piece>,
     buffer: Vec<u8>,
-    task: JoinHandle<object_store::Result<Stored>>,
+    task: Task,
 }
 
 /// An upload whose bytes are complete and which the store has yet to acknowledge.
 #[derive(Debug)]
-pub struct PendingUpload(JoinHandle<object_store::Result<Stored>>);
+pub struct PendingUpload(Task);
+
+/// What stores; `None` once it has told why it failed.
+type Task = Option<JoinHandle<object_store::Result<Stored>>>;
 
 #[derive(Debug)]
 enum Piece {
@@ -89,7 +95,7 @@ impl Upload {
     pub fn start(runtime: &Handle, store: Arc<dyn ObjectStore>, staging: Staging) -> Self {
         let (pieces, receiver) = mpsc::channel(PIECES_WAITING);
         let task = runtime.spawn(store_pieces(store, staging, receiver));
-        Self { pieces, buffer: Vec::new(), task }
+        Self { pieces, buffer: Vec::new(), task: Some(task) }
     }
 
     /// All bytes are written; the object appears at `path` once the returned upload is done.
@@ -100,7 +106,7 @@ impl Upload {
         PendingUpload(self.task)
     }
 
-    /// Why the store failed, if it already has.
+    /// Why the store failed, if it already has. Whoever asks again, or goes on, is told that it has.
     pub fn failure(&mut self, runtime: &Handle) -> Option<object_store::Error> {
         // the task lets go of its end only when it returns
         self.pieces.is_closed().then(|| wait_for(&mut self.task, runtime).err()).flatten()
@@ -129,7 +135,7 @@ impl Write for Upload {
 
 impl PendingUpload {
     pub fn is_done(&self) -> bool {
-        self.0.is_finished()
+        self.0.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
     /// Wait for the store's word.
@@ -138,10 +144,8 @@ impl PendingUpload {
     }
 }
 
-fn wait_for(
-    task: &mut JoinHandle<object_store::Result<Stored>>,
-    runtime: &Handle,
-) -> object_store::Result<Stored> {
+fn wait_for(task: &mut Task, runtime: &Handle) -> object_store::Result<Stored> {
+    let Some(task) = task.take() else { return Err(given_up("failed before")) };
     match runtime.block_on(task) {
         Ok(result) => result,
         Err(error) => match error.try_into_panic() {
@@ -149,6 +153,10 @@ fn wait_for(
             Err(source) => Err(object_store::Error::JoinError { source }),
         },
     }
+}
+
+fn given_up(why: &'static str) -> object_store::Error {
+    object_store::Error::Generic { store: "upload", source: why.into() }
 }
 
 async fn store_pieces(
@@ -167,10 +175,7 @@ async fn store_pieces(
                 if let Some(parts) = parts {
                     parts.abort().await?;
                 }
-                return Err(object_store::Error::Generic {
-                    store: "upload",
-                    source: "given up before its end".into(),
-                });
+                return Err(given_up("given up before its end"));
             }
         };
         bytes += data.len() as u64;
@@ -203,7 +208,7 @@ async fn store_pieces(
                     _ => return Err(error),
                 }
             }
-            publish(&store, &staging.path, &path).await
+            publish(&store, &staging, &path).await
         }
     };
     let was_there = match published {
@@ -222,18 +227,34 @@ pub(super) async fn create(
     content: PutPayload,
 ) -> object_store::Result<()> {
     if !staging.always {
-        return created(path, retry::create(store, path, content).await?);
+        return first_at(store, path, staging, || retry::create(store, path, content.clone())).await;
     }
     store.put(&staging.path, content).await?;
-    publish(store, &staging.path, path).await
+    publish(store, staging, path).await
+}
+
+/// Create at `path` by `create`, which tells whether there was nothing; once more if another run's was removed.
+async fn first_at<F: Future<Output = object_store::Result<bool>>>(
+    store: &Arc<dyn ObjectStore>,
+    path: &Path,
+    staging: &Staging,
+    create: impl Fn() -> F,
+) -> object_store::Result<()> {
+    let mut first = create().await?;
+    if let (false, Some(fence)) = (first, &staging.fence)
+        && fence.displace(store, path).await?
+    {
+        first = create().await?;
+    }
+    created(path, first)
 }
 
 /// Copy what is whole at `staging` to `path`, unless something is there already.
-async fn publish(store: &Arc<dyn ObjectStore>, staging: &Path, path: &Path) -> object_store::Result<()> {
-    let copy = || again(|| store.copy_if_not_exists(staging, path));
+async fn publish(store: &Arc<dyn ObjectStore>, staging: &Staging, path: &Path) -> object_store::Result<()> {
+    let copy = || again(|| store.copy_if_not_exists(&staging.path, path));
     let look = || again(|| async { store.head(path).await.map(drop) });
-    let copied = retry::create_by(copy, look).await.and_then(|copied| created(path, copied));
-    let removed = store.delete(staging).await;
+    let copied = first_at(store, path, staging, || retry::create_by(copy, look)).await;
+    let removed = store.delete(&staging.path).await;
     match (copied, removed) {
         // an attempt that finished the run has tidied up after all others
         (Err(object_store::Error::NotFound { .. }), _) if store.head(path).await.is_ok() => {
@@ -294,7 +315,7 @@ mod tests {
     }
 
     fn start(runtime: &tokio::runtime::Runtime, store: &Arc<dyn ObjectStore>, always: bool) -> Upload {
-        let staging = Staging { path: Path::from("staged"), always };
+        let staging = Staging { path: Path::from("staged"), always, fence: None };
         Upload::start(runtime.handle(), Arc::clone(store), staging)
     }
 
@@ -308,5 +329,29 @@ mod tests {
         drop(pieces);
         assert!(PendingUpload(task).wait(runtime.handle()).is_err());
         assert!(runtime.block_on(store.head(&Path::from("a"))).is_err());
+    }
+
+    #[test]
+    fn an_upload_that_has_failed_says_so_whenever_it_is_asked() {
+        let runtime = runtime();
+        let folder = tempfile::tempdir().expect("folder");
+        let local = object_store::local::LocalFileSystem::new_with_prefix(folder.path()).expect("a store");
+        let store: Arc<dyn ObjectStore> = Arc::new(local);
+        // a file where the upload wants a folder
+        std::fs::write(folder.path().join("staged"), b"").expect("a file");
+        let staging = Staging { path: Path::from("staged/below"), always: false, fence: None };
+        let mut upload = Upload::start(runtime.handle(), store, staging);
+        let mut failure = None;
+        while failure.is_none() {
+            upload.write_all(&vec![1; PART_BYTES]).expect("a buffer takes anything");
+            failure = upload.failure(runtime.handle());
+        }
+        assert!(!failure.expect("a reason").to_string().contains("failed before"));
+        upload.write_all(&vec![1; PART_BYTES]).expect("a buffer takes anything");
+        let again = upload.failure(runtime.handle()).expect("it has failed");
+        assert!(again.to_string().contains("failed before"), "{again}");
+        let pending = upload.finish(Path::from("a"));
+        assert!(pending.is_done());
+        pending.wait(runtime.handle()).expect_err("it has failed");
     }
 }
