@@ -311,3 +311,26 @@ fn columns(
     let mask = ProjectionMask::columns(builder.parquet_schema(), columns.iter().copied());
     builder.with_projection(mask).build().map_err(|error| error.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use object_store::client::{HttpError, HttpErrorKind};
+
+    use super::*;
+
+    #[test]
+    fn a_store_that_does_not_let_look_is_no_verdict() {
+        let found = |source| {
+            let error = StorageError { uri: "gs://b/out".to_owned(), source };
+            looked_at::<()>(Err(SinkError::Storage(error))).map_err(|error| error.to_string())
+        };
+        let generic = |source| Generic { store: "test", source };
+        let missing = NotFound { path: "a".to_owned(), source: "no such key".into() };
+        assert_eq!(found(missing), Ok(Err("it is missing".to_owned())));
+        assert!(matches!(found(generic("it is cut short".into())), Ok(Err(_))));
+        let gone = HttpError::new(HttpErrorKind::Connect, std::io::Error::other("refused"));
+        assert!(found(generic(Box::new(gone))).is_err());
+        let denied = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
+        assert!(found(generic(Box::new(denied))).is_err());
+    }
+}

@@ -5,7 +5,8 @@
 mod gcs;
 mod support;
 
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use gcs::{Fault, Gcs, faults};
 use support::*;
@@ -87,6 +88,48 @@ fn a_run_from_bucket_to_bucket_is_that_from_disk_to_disk() {
     let manifest = cloud.gcs.get("out", "a/_manifest.json").expect("a manifest");
     let manifest: serde_json::Value = serde_json::from_slice(&manifest).expect("JSON");
     assert!(manifest["parts"][0]["shard_version"].is_string(), "{manifest:#}");
+}
+
+#[test]
+fn a_bucket_that_is_gone_is_no_verdict() {
+    let cloud = Cloud::new();
+    assert_code(&cloud.run("a"), 0);
+    cloud.gcs.set_gone("out", true);
+    let mut verify = sluice();
+    verify.args(["verify", "gs://out/a"]).env("STORAGE_EMULATOR_HOST", cloud.gcs.url());
+    assert_code(&verify.output().expect("starts"), 3);
+    cloud.gcs.set_gone("out", false);
+    cloud.assert_verified("a");
+}
+
+/// The part is larger than what is stored at once, so that it is refused while its rows are still coming.
+#[test]
+fn a_refusal_in_the_middle_of_a_large_part_ends_the_run_with_its_reason() {
+    let cloud = Cloud::new();
+    let long = images(0, 30_000).into_iter().enumerate();
+    let long: Vec<_> = long.map(|(seed, (_, bytes))| (noise(seed as u64 + 1), bytes)).collect();
+    write_tfrecord(&cloud.bench.path("long.tfrecord"), &long);
+    let bytes = std::fs::read(cloud.bench.path("long.tfrecord")).expect("a file");
+    cloud.gcs.put("long", "long.tfrecord", bytes);
+    let run = |out: &str| {
+        let mut command = cloud.command(out);
+        command.args(["--input", "gs://long"]);
+        command
+    };
+    let mut running = run("a").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
+    while !cloud.gcs.log().iter().any(|request| request.method == "POST") {
+        assert!(running.try_wait().expect("a child").is_none(), "the run ended before it was refused");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    cloud.gcs.set_read_only("out", true);
+    let output = running.wait_with_output().expect("a child");
+    assert_code(&output, 6);
+    assert!(stderr(&output).contains("AccessDenied"), "{}", stderr(&output));
+    assert!(!stderr(&output).contains("panicked"), "{}", stderr(&output));
+    cloud.gcs.set_read_only("out", false);
+    assert_code(&run("a").output().expect("starts"), 0);
+    cloud.assert_verified("a");
+    assert_eq!(cloud.rows("a").len(), long.len() + 4 * IMAGES as usize);
 }
 
 #[test]

@@ -229,7 +229,10 @@ fn any_tampering_with_a_finished_output_is_found() {
     let found = verify();
     assert_code(&found, 9);
     assert!(stdout(&found).contains("part-000007-0123456789ab.parquet: it is not in the manifest"));
-    fs::remove_file(stray).expect("the copy");
+    // whoever looks at a finished run takes back what no manifest will ever list
+    assert_code(&bench.run("out", &[]), 0);
+    assert!(!stray.exists());
+    assert_code(&verify(), 0);
 
     let batches = parts(&bench.path("out/batches")).remove(0);
     for stray in
@@ -291,6 +294,34 @@ fn another_run_is_refused_with_what_differs_and_changes_nothing() {
     assert_code(&bench.run("out", &["--overwrite"]), 0);
     assert_eq!(bench.rows("out")[5].image_id, "img-00050");
     assert!(bench.path("out/_SUCCESS").is_file());
+}
+
+/// As when a run is removed and begun anew beside an attempt that is still alive.
+#[test]
+fn what_attempts_at_a_removed_run_have_left_is_no_obstacle() {
+    let bench = Bench::new();
+    let mut killed = started(&bench, 2);
+    killed.kill().expect("the child is there");
+    killed.wait().expect("a child");
+    let ready = whole_parts(&bench).len();
+    assert_code(&bench.run("theirs", &[]), 0);
+    let theirs = bench.path("theirs");
+    for name in contents(&theirs).into_keys() {
+        let below = Path::new(&name).strip_prefix(&theirs).expect("a file of the run").to_owned();
+        let ours = bench.path("out").join(&below);
+        if !ours.exists() {
+            fs::create_dir_all(ours.parent().expect("a folder")).expect("a folder");
+            fs::copy(&name, ours).expect("a copy");
+        }
+    }
+    let output = bench.run("out", &[]);
+    assert_code(&output, 0);
+    assert!(stderr(&output).contains("of another run, which was removed before"), "{}", stderr(&output));
+    assert!(predictions(&bench, "out") == predictions(&bench, "theirs"));
+    let manifest = bench.manifest("out");
+    assert!(manifest["run_id"] != bench.manifest("theirs")["run_id"]);
+    assert!(manifest["summary"]["reused_rows"].as_u64() > Some(0) && ready >= 2, "{ready} parts were ours");
+    assert_code(&sluice().arg("verify").arg(bench.path("out")).output().expect("starts"), 0);
 }
 
 #[test]
