@@ -64,9 +64,18 @@ impl StorageError {
 
     /// Whether bytes have come that are not those of the object.
     pub fn is_wrong_checksum(&self) -> bool {
+        self.is_caused_by::<WrongChecksum>()
+    }
+
+    /// Whether a connection failed, or an answer on its way.
+    pub(crate) fn is_of_a_connection(&self) -> bool {
+        self.is_caused_by::<object_store::client::HttpError>()
+    }
+
+    fn is_caused_by<E: std::error::Error + 'static>(&self) -> bool {
         let mut cause: Option<&dyn std::error::Error> = Some(&self.source);
         while let Some(error) = cause {
-            if error.is::<WrongChecksum>() {
+            if error.is::<E>() {
                 return true;
             }
             cause = error.source();
@@ -107,9 +116,9 @@ pub enum SourceError {
         "shard {place} of the input has come since worker {worker} has done its share; run worker {worker} again"
     )]
     Late { place: u64, worker: u32 },
-    /// What has been scored of the shard in that place of the input may be wrong.
+    /// What has been scored of the shards in those places of the input may be wrong. `error` is of the first.
     #[error("cannot read input {error}")]
-    Garbled { shard_index: u64, error: StorageError },
+    Garbled { shards: Vec<u64>, error: StorageError },
     #[error("cannot read input {0}")]
     Storage(#[from] StorageError),
 }

@@ -18,9 +18,7 @@ use crate::flow::StageShare;
 use crate::plan::{Plan, hex};
 use crate::report::{Outcome, OutputReport, PartReport, Summary, Tally, rfc3339};
 use crate::resume::{Listed, Share};
-use crate::sink::{
-    AttemptNote, Holdings, MANIFEST, Notes, Output, RUN, RunRecord, SCHEMA_VERSION, SUCCESS, json,
-};
+use crate::sink::{AttemptNote, Holdings, MANIFEST, Notes, Output, RUN, RunRecord, SCHEMA_VERSION, json};
 
 /// What a run leaves behind, as its manifest says it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -133,22 +131,27 @@ impl Ending<'_> {
             (0..num_shards).find(|&index| !holdings.done.contains(&(index, num_shards)))
         };
         let mut holdings = output.holdings()?;
+        if missing(&holdings).is_some() {
+            // a list is not of one moment: whoever has finished the run may have removed marks meanwhile
+            holdings = output.holdings()?;
+        }
         let first_missing = missing(&holdings);
-        if num_shards > 1 {
-            // a list is not of one moment: whoever has finished the run may have removed marks meanwhile, and a
-            // part may have come behind the place that was listed already, its worker's mark before it
+        if first_missing.is_none() && num_shards > 1 {
+            // a part may have come to a place that was listed already, and its worker's mark before it was listed
             holdings = output.holdings()?;
         }
         if output.is_finished(&holdings, run_id)? {
             return self.end_behind_another(&holdings);
         }
-        if let Some(index) = first_missing.and(missing(&holdings)) {
+        if let Some(index) = first_missing {
             tracing::info!("worker {index} of {num_shards} has not done its share yet");
             return Ok(self.end(&share, Outcome::ShareDone)?);
         }
         output.remove_others_manifest(&holdings, run_id)?;
         let notes = output.notes(&holdings, run_id)?;
-        let holdings = output.without_others(holdings, &notes, run_id)?;
+        let parts = holdings.predictions.values().chain(&holdings.batches).cloned();
+        let parts = parts.chain(holdings.doubled_parts()).collect();
+        let holdings = output.without_others(holdings, parts, &notes, run_id)?;
         self.listed.compare(&holdings, self.record.limit.is_some(), num_shards)?;
         self.complete(&holdings, notes)
     }
@@ -162,13 +165,13 @@ impl Ending<'_> {
         let manifest = self.output.manifest()?;
         tracing::info!("another attempt has finished the run");
         self.tidy(holdings);
-        let listed: HashSet<_> = manifest.parts.iter().map(|part| &part.path).collect();
-        let strays: Vec<_> =
-            self.written.parts.iter().filter(|part| !listed.contains(&part.path)).cloned().collect();
+        let strays = holdings.beside(&manifest.parts);
         if let Some(stray) = strays.first() {
-            self.output.remove(&strays.iter().map(|part| part.path.clone()).collect::<Vec<_>>())?;
+            self.output.remove(&strays)?;
+            let written = self.written.parts.iter().find(|part| part.path == *stray);
+            let shard = written.map_or(stray, |part| &part.shard).clone();
             let message = "it has come since the run was finished".to_owned();
-            return Err(SourceError::Changed { shard: stray.shard.clone(), message }.into());
+            return Err(SourceError::Changed { shard, message }.into());
         }
         Ok(self.report(&self.whole(manifest.parts), Outcome::Succeeded))
     }
@@ -202,11 +205,9 @@ impl Ending<'_> {
             adopt(output, &report.parts)?
         };
         // whoever was first has written the same
-        output.create(SUCCESS, format!("{manifest_sha256}\n").into_bytes())?;
+        output.succeed(&manifest_sha256)?;
         if let Err(error @ SinkError::OtherRun { .. }) = output.refuse_another(run_id) {
-            if output.manifest()?.run_id == *run_id {
-                output.remove_manifest()?;
-            }
+            output.take_manifest_back(run_id)?;
             return Err(error.into());
         }
         match output.holdings() {

@@ -6,9 +6,9 @@
 //! - [`Job::run`] leaves a whole output, with `_manifest.json` and `_SUCCESS`, or what the same job can
 //!   go on from: the record of the run, the parts of shards that had ended, and checkpoints of others.
 
-use std::collections::HashSet;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use chrono::{DateTime, Utc};
@@ -70,6 +70,7 @@ pub struct Job {
     warm_ups: Vec<items::Outcome>,
     meters: Meters,
     startup: Duration,
+    run_id: Arc<OnceLock<String>>,
 }
 
 impl Checked {
@@ -147,7 +148,15 @@ impl Job {
             Meters::new(checked.plan.input.look_ahead + 1, checked.decode_threads, checked.engines.len());
         let buffers = checked.bounds.batch_buffers(checked.engines.len());
         let buffers = checked.engines[0].buffers(buffers)?;
-        Ok(Self { checked, options, buffers, warm_ups, meters, startup: start.elapsed() })
+        Ok(Self {
+            checked,
+            options,
+            buffers,
+            warm_ups,
+            meters,
+            startup: start.elapsed(),
+            run_id: Arc::default(),
+        })
     }
 
     /// The pipeline this job runs, with its queues and the memory they take.
@@ -158,6 +167,11 @@ impl Job {
     /// Where the run writes.
     pub fn output(&self) -> &Output {
         &self.checked.output
+    }
+
+    /// The run that it turns out to be an attempt at, once that is known.
+    pub fn run_id(&self) -> Arc<OnceLock<String>> {
+        Arc::clone(&self.run_id)
     }
 
     /// Live counters, for a progress display.
@@ -178,9 +192,7 @@ impl Job {
     ) -> Result<(), Error> {
         let Checked { output, holdings, .. } = self.checked;
         let manifest = output.manifest()?;
-        let listed: HashSet<_> = manifest.parts.iter().map(|part| &part.path).collect();
-        let parts = holdings.predictions.values().map(|held| &held.name).chain(&holdings.doubled);
-        let strays: Vec<_> = parts.filter(|part| !listed.contains(part)).cloned().collect();
+        let strays = holdings.beside(&manifest.parts);
         if let Some(first) = strays.first() {
             tracing::warn!(parts = strays.len(), first, "removing parts that the manifest lacks");
             output.remove(&strays)?;
@@ -192,7 +204,11 @@ impl Job {
         let (checkpoints, crashes) = (Checkpoints::default(), Crashes::default());
         let mut new = Remaining::new(shards, done, checkpoints, crashes, Share::default());
         match new.next().transpose()? {
-            None => Ok(output.tidy(&holdings.passing().collect::<Vec<_>>())?),
+            None => {
+                // listing the input may have taken long
+                output.refuse_another(&manifest.run_id)?;
+                Ok(output.tidy(&holdings.passing().collect::<Vec<_>>())?)
+            }
             Some(shard) => {
                 let message = "it has come since the run was finished".to_owned();
                 Err(SourceError::Changed { shard: shard.name, message }.into())
@@ -206,7 +222,7 @@ impl Job {
         self,
         shards: impl Iterator<Item = Result<ShardRef, SourceError>> + Send,
     ) -> Result<RunReport, Error> {
-        let Self { checked, options, mut buffers, warm_ups, meters, startup } = self;
+        let Self { checked, options, mut buffers, warm_ups, meters, startup, run_id } = self;
         let Checked { plan, stores, bounds, output, mut engines, decode_threads, .. } = checked;
         let start = Instant::now();
         // an input that cannot be listed leaves nothing behind
@@ -220,6 +236,7 @@ impl Job {
         let record = run_record(&plan, &checked.model_sha256, options.limit);
         let note = AttemptNote::begun(share.shard_index, share.num_shards);
         let claim = output.claim(&record, &note, options.overwrite)?;
+        run_id.get_or_init(|| claim.record.run_id.clone());
         let own = claim.holdings.predictions.iter().filter(|(index, _)| share.takes(**index));
         let reused = output.reports(own.map(|(_, part)| part), &claim.notes, &claim.record.run_id)?;
         let reused_rows: u64 = reused.iter().filter_map(|part| part.rows).sum();
@@ -260,9 +277,14 @@ impl Job {
             limit: options.limit.map(|limit| limit.saturating_sub(reused_rows)),
         };
         let written = stages.run(&mut remaining, |shard| open_shard(&stores, shard, &read_options));
-        if let Err(Error::Source(SourceError::Garbled { shard_index, .. })) = &written {
+        if let Err(Error::Source(SourceError::Garbled { shards, .. })) = &written {
             let (attempt, run_id) = (claim.note.attempt, &claim.record.run_id);
-            output.discard_checkpoints(*shard_index, attempt, run_id, &gone_on_from)?;
+            if let Err(error) = output.discard_checkpoints(shards, attempt, run_id, &gone_on_from) {
+                tracing::error!(
+                    %error,
+                    "what may be wrong could not be removed from _checkpoints: remove it before the next attempt"
+                );
+            }
         }
         let written = match written {
             // who finishes a run tidies up behind whoever still wrote

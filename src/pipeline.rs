@@ -257,9 +257,14 @@ impl Stages<'_> {
         let (fault, source_fault) = (faults.first(), source_faults.first());
         let fault = match (fault, source_fault) {
             // rows that may be wrong are to be found by the next attempt in no case, whatever else has happened
-            (fault, Some(garbled @ Error::Source(SourceError::Garbled { .. }))) => {
+            (fault, Some(Error::Source(SourceError::Garbled { shards, error })))
+                if wanted_more
+                    || sink
+                        .as_ref()
+                        .is_some_and(|sink| shards.iter().any(|&shard| sink.has_begun(shard))) =>
+            {
                 fault.into_iter().for_each(|error| tracing::error!(%error, "something else has failed, too"));
-                Some(garbled)
+                Some(SourceError::Garbled { shards, error }.into())
             }
             (None, Some(error)) if wanted_more => Some(error),
             (fault, Some(error)) => {
@@ -280,8 +285,8 @@ impl Stages<'_> {
             (Some(fault), sink) => {
                 if let Some(sink) = sink {
                     let garbled = match &fault {
-                        Error::Source(SourceError::Garbled { shard_index, .. }) => Some(*shard_index),
-                        _ => None,
+                        Error::Source(SourceError::Garbled { shards, .. }) => &shards[..],
+                        _ => &[],
                     };
                     let abandoned = Faults::default();
                     abandoned.guard("sink", || {

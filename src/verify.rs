@@ -76,7 +76,9 @@ fn looked_at<T>(read: Result<T, SinkError>) -> Result<Result<T, String>, Error> 
         }
         // answers that came and are none, also after several tries, and what is no Parquet
         Err(SinkError::Storage(error))
-            if matches!(error.source, Generic { .. }) && may_get_better(&error.source) =>
+            if matches!(error.source, Generic { .. })
+                && may_get_better(&error.source)
+                && !error.is_of_a_connection() =>
         {
             Ok(Err(error.to_string()))
         }
@@ -129,13 +131,15 @@ impl Verification {
             if !shards.insert(&part.shard) {
                 self.problem(&part.path, format_args!("{} has another part", part.shard));
             }
+            self.parts += 1;
             // what is not the file that was written is not decoded
-            if self.part(output, part, &manifest.run_id)?
-                && let Err(problem) = self.rows(stores, output, part, &manifest.run_id, &mut tally)
-            {
-                // its store may have gone away in between, which is no problem of the part
-                self.part(output, part, &manifest.run_id)?;
-                self.problem(&part.path, problem);
+            if self.part(output, part, &manifest.run_id)? {
+                self.bytes += part.bytes;
+                let rows = || rows(stores, output, part, &manifest.run_id);
+                if let Some(counted) = self.twice(output, part, &manifest.run_id, rows)? {
+                    self.rows += counted.rows();
+                    tally.add(&counted);
+                }
             }
         }
         if tally != manifest.summary.rows_by_status || tally.rows() != manifest.summary.rows {
@@ -143,11 +147,13 @@ impl Verification {
         }
         let mut batch_ids = HashSet::new();
         for part in &manifest.batches {
-            if self.part(output, part, &manifest.run_id)?
-                && let Err(problem) = batches(stores, output, &part.path, &mut batch_ids)
-            {
-                self.part(output, part, &manifest.run_id)?;
-                self.problem(&part.path, problem);
+            self.parts += 1;
+            if self.part(output, part, &manifest.run_id)? {
+                self.bytes += part.bytes;
+                let ids = || batches(stores, output, &part.path, &batch_ids);
+                if let Some(ids) = self.twice(output, part, &manifest.run_id, ids)? {
+                    batch_ids.extend(ids);
+                }
             }
         }
         self.strays(stores, output, holdings, &manifest, &mut batch_ids)
@@ -190,63 +196,32 @@ impl Verification {
         Ok(())
     }
 
+    /// What `look` finds in a part that is what the manifest lists. If that is nothing, the part is read again, and
+    /// then looked at again: its store may have failed in between, which is no problem of the part.
+    fn twice<T>(
+        &mut self,
+        output: &Output,
+        listed: &PartReport,
+        run_id: &str,
+        look: impl Fn() -> Result<T, String>,
+    ) -> Result<Option<T>, Error> {
+        if let Ok(found) = look() {
+            return Ok(Some(found));
+        }
+        if !self.part(output, listed, run_id)? {
+            return Ok(None);
+        }
+        Ok(look().map_err(|problem| self.problem(&listed.path, problem)).ok())
+    }
+
     /// Size, hash and footer of a part; whether they are what the manifest lists.
     fn part(&mut self, output: &Output, listed: &PartReport, run_id: &str) -> Result<bool, Error> {
-        self.parts += 1;
         match looked_at(output.read_back_one(&listed.path, run_id))? {
             Err(what) => self.problem(&listed.path, what),
             Ok(found) if found != *listed => self.problem(&listed.path, "it is not what the manifest lists"),
-            Ok(_) => {
-                self.bytes += listed.bytes;
-                return Ok(true);
-            }
+            Ok(_) => return Ok(true),
         }
         Ok(false)
-    }
-
-    /// The rows of a part, one by one; they are added to `tally`.
-    fn rows(
-        &mut self,
-        stores: &Stores,
-        output: &Output,
-        part: &PartReport,
-        run_id: &str,
-        tally: &mut Tally,
-    ) -> Result<(), String> {
-        const COLUMNS: [&str; 4] = ["key", "record_index", "status", "run_id"];
-        let (mut expected, mut here) = (0, BTreeMap::<String, u64>::new());
-        for batch in columns(stores, output, &part.path, &COLUMNS)? {
-            let batch = batch.map_err(|error| error.to_string())?;
-            let column = |name| batch.column_by_name(name).ok_or(format!("it lacks the column {name}"));
-            let text = |name| {
-                column(name)?.as_string_opt::<i32>().ok_or(format!("its column {name} holds no strings"))
-            };
-            let (keys, statuses, runs) = (text("key")?, text("status")?, text("run_id")?);
-            let indices = column("record_index")?.as_primitive_opt::<Int64Type>();
-            let indices = indices.ok_or("its column record_index holds no numbers")?;
-            for row in 0..batch.num_rows() {
-                let index = indices.value(row);
-                if index != expected || keys.value(row) != format!("{}#{index}", part.shard) {
-                    return Err(format!("row {expected} is of record {}", keys.value(row)));
-                }
-                if runs.value(row) != run_id {
-                    return Err(format!("row {expected} is of run {}", runs.value(row)));
-                }
-                *here.entry(statuses.value(row).to_owned()).or_default() += 1;
-                expected += 1;
-            }
-        }
-        self.rows += expected as u64;
-        let mut counted = Tally::default();
-        for (status, rows) in here {
-            let status: Status = serde_json::from_value(status.into()).map_err(|error| error.to_string())?;
-            (0..rows).for_each(|_| counted.count(status));
-        }
-        tally.add(&counted);
-        if part.rows_by_status.as_ref() != Some(&counted) {
-            return Err("it holds other rows than the manifest lists".to_owned());
-        }
-        Ok(())
     }
 
     /// What lies in the output and is not in the manifest.
@@ -274,7 +249,10 @@ impl Verification {
             // somebody who had lost the race may have stored it; a copy of another or a foreign one, nobody
             let read = looked_at(output.read_back_one(&name, &manifest.run_id))?;
             match read.and_then(|_| batches(stores, output, &name, batch_ids)) {
-                Ok(()) => self.remarks.push(late(&name)),
+                Ok(ids) => {
+                    batch_ids.extend(ids);
+                    self.remarks.push(late(&name));
+                }
                 Err(what) => self.problem(&name, format_args!("it is not in the manifest: {what}")),
             }
         }
@@ -283,18 +261,59 @@ impl Verification {
     }
 }
 
-/// The ids of a batches part, all of them new; they are added to `seen`.
-fn batches(stores: &Stores, output: &Output, name: &str, seen: &mut HashSet<i64>) -> Result<(), String> {
+/// The rows of a part, one by one, by their status.
+fn rows(stores: &Stores, output: &Output, part: &PartReport, run_id: &str) -> Result<Tally, String> {
+    const COLUMNS: [&str; 4] = ["key", "record_index", "status", "run_id"];
+    let (mut expected, mut here) = (0, BTreeMap::<String, u64>::new());
+    for batch in columns(stores, output, &part.path, &COLUMNS)? {
+        let batch = batch.map_err(|error| error.to_string())?;
+        let column = |name| batch.column_by_name(name).ok_or(format!("it lacks the column {name}"));
+        let text =
+            |name| column(name)?.as_string_opt::<i32>().ok_or(format!("its column {name} holds no strings"));
+        let (keys, statuses, runs) = (text("key")?, text("status")?, text("run_id")?);
+        let indices = column("record_index")?.as_primitive_opt::<Int64Type>();
+        let indices = indices.ok_or("its column record_index holds no numbers")?;
+        for row in 0..batch.num_rows() {
+            let index = indices.value(row);
+            if index != expected || keys.value(row) != format!("{}#{index}", part.shard) {
+                return Err(format!("row {expected} is of record {}", keys.value(row)));
+            }
+            if runs.value(row) != run_id {
+                return Err(format!("row {expected} is of run {}", runs.value(row)));
+            }
+            *here.entry(statuses.value(row).to_owned()).or_default() += 1;
+            expected += 1;
+        }
+    }
+    let mut counted = Tally::default();
+    for (status, rows) in here {
+        let status: Status = serde_json::from_value(status.into()).map_err(|error| error.to_string())?;
+        (0..rows).for_each(|_| counted.count(status));
+    }
+    if part.rows_by_status.as_ref() != Some(&counted) {
+        return Err("it holds other rows than the manifest lists".to_owned());
+    }
+    Ok(counted)
+}
+
+/// The ids of a batches part, none of them `seen` before.
+fn batches(
+    stores: &Stores,
+    output: &Output,
+    name: &str,
+    seen: &HashSet<i64>,
+) -> Result<HashSet<i64>, String> {
+    let mut found = HashSet::new();
     for batch in columns(stores, output, name, &["batch_id"])? {
         let batch = batch.map_err(|error| error.to_string())?;
         let ids = batch.column_by_name("batch_id").and_then(|ids| ids.as_primitive_opt::<Int64Type>());
         for &id in ids.ok_or("it has no column batch_id of numbers")?.values() {
-            if !seen.insert(id) {
+            if seen.contains(&id) || !found.insert(id) {
                 return Err(format!("batch {id} is there twice"));
             }
         }
     }
-    Ok(())
+    Ok(found)
 }
 
 /// Some columns of a part.
@@ -330,6 +349,8 @@ mod tests {
         assert!(matches!(found(generic("it is cut short".into())), Ok(Err(_))));
         let gone = HttpError::new(HttpErrorKind::Connect, std::io::Error::other("refused"));
         assert!(found(generic(Box::new(gone))).is_err());
+        let cut = HttpError::new(HttpErrorKind::Interrupted, std::io::Error::other("reset"));
+        assert!(found(generic(Box::new(cut))).is_err());
         let denied = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
         assert!(found(generic(Box::new(denied))).is_err());
     }

@@ -1,8 +1,8 @@
 //! `sluice run`.
 
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use clap::Args;
@@ -63,7 +63,7 @@ pub fn run(args: &RunArgs, progress: &Progress) -> anyhow::Result<ExitCode> {
         count_bytes(stores.clone(), plan.clone(), total.clone());
     }
     let watch = progress.watch(job.meters().clone(), total);
-    note_crashes(CrashWatch::install()?, job.output().clone());
+    note_crashes(CrashWatch::install()?, job.output().clone(), job.run_id());
     let output = plan.output.uri.clone();
     let report = job.run(shards)?;
     drop(watch);
@@ -128,13 +128,14 @@ fn drain_on_signals(stop: &StopSignal, grace: Duration) -> anyhow::Result<Arc<At
 }
 
 /// A decoder that crashes ends this process, but the next attempt is told on which record.
-fn note_crashes(watch: CrashWatch, output: Output) {
+fn note_crashes(watch: CrashWatch, output: Output, run_id: Arc<OnceLock<String>>) {
     std::thread::spawn(move || {
         let crash = match watch.wait() {
             Ok(crash) => crash,
             Err(error) => return tracing::error!(%error, "decoders are not watched for crashes any more"),
         };
-        let noted = output.note_crash(&crash);
+        // nothing is decoded before the run is known
+        let noted = output.note_crash(&crash, run_id.wait());
         let (shard, signal) = (&crash.shard.name, signal_name(crash.signal));
         let what = format!("a native decoder crashed ({signal}) on record {} of {shard}", crash.record_index);
         match noted {

@@ -30,8 +30,8 @@ pub struct Segment {
     run: String,
 }
 
-/// What tells the segments of one run from those of another.
-fn run_tag(run_id: &str) -> String {
+/// What tells the segments of one run from those of another, and its notes of crashes.
+pub(super) fn run_tag(run_id: &str) -> String {
     hex(&Sha256::digest(run_id))[..8].to_owned()
 }
 

@@ -84,15 +84,34 @@ impl Output {
             note.attempt += 1;
         }
         let notes = self.notes(&holdings, &record.run_id)?;
-        self.remove_others_manifest(&holdings, &record.run_id)?;
-        let holdings = self.without_others(holdings, &notes, &record.run_id)?;
-        if let Some(part) = holdings.doubled.first() {
-            let difference = format!("{part} is of another version of its shard than the part beside it");
-            return Err(SinkError::OtherRun { uri: self.uri().to_owned(), difference });
-        }
+        let is_finished = self.is_finished(&holdings, &record.run_id)?;
+        let holdings = if is_finished { holdings } else { self.vacated(holdings, &record, &note, &notes)? };
         let checkpoints = Checkpoints::of(&holdings.segments, &record.run_id);
-        let crashes = Crashes::of(&holdings.crashes);
+        let crashes = Crashes::of(&holdings.crashes, &record.run_id);
         Ok(Claim { record, note, holdings, notes, checkpoints, crashes })
+    }
+
+    /// `holdings` without what another run has left in the share that `note` is of: other workers see to theirs.
+    fn vacated(
+        &self,
+        holdings: Holdings,
+        record: &RunRecord,
+        note: &AttemptNote,
+        notes: &Notes,
+    ) -> Result<Holdings, SinkError> {
+        self.remove_others_manifest(&holdings, &record.run_id)?;
+        let is_own = |index: u64| index % u64::from(note.num_shards) == u64::from(note.shard_index);
+        let own =
+            holdings.predictions.iter().filter(|(index, _)| is_own(**index)).map(|(_, held)| held.clone());
+        let own = own.chain(holdings.doubled_parts()).collect();
+        let holdings = self.without_others(holdings, own, notes, &record.run_id)?;
+        match holdings.doubled.first() {
+            None => Ok(holdings),
+            Some(part) => {
+                let difference = format!("{part} is of another version of its shard than the part beside it");
+                Err(SinkError::OtherRun { uri: self.uri().to_owned(), difference })
+            }
+        }
     }
 
     /// Remove a run and all its parts: `_SUCCESS` first and its record last, so that what is left of

@@ -1,7 +1,7 @@
 //! `_crashes/`: records on which a native decoder has taken an attempt down.
 //!
 //! - One object for each, created by the attempt in its last moments. Its name says of which shard, in
-//!   which version, at which record and with which signal; what is in it is for people.
+//!   which version, at which record, with which signal and in which run; what is in it is for people.
 //! - The next attempt rejects the record without decoding it, so each crash costs one attempt at most.
 
 use std::collections::{BTreeMap, HashMap};
@@ -9,6 +9,7 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
+use super::checkpoint::run_tag;
 use super::output::{Output, json};
 use super::stored::part_name;
 use crate::decode::Crash;
@@ -30,9 +31,9 @@ struct Note<'a> {
     noted_at: String,
 }
 
-fn note_name(part: &str, record_index: u64, signal: i32) -> String {
+fn note_name(part: &str, record_index: u64, signal: i32, run_id: &str) -> String {
     let stem = part.trim_start_matches("predictions/").trim_end_matches(".parquet");
-    format!("{CRASHES}/{stem}/{record_index:010}-{signal}.json")
+    format!("{CRASHES}/{stem}/{record_index:010}-{signal}-{}.json", run_tag(run_id))
 }
 
 /// The records of an output's notes, by the names of the parts they belong to.
@@ -40,11 +41,13 @@ fn note_name(part: &str, record_index: u64, signal: i32) -> String {
 pub struct Crashes(HashMap<String, BTreeMap<u64, i32>>);
 
 impl Crashes {
-    /// Of the objects with these names.
-    pub fn of<'a>(names: impl IntoIterator<Item = &'a String>) -> Self {
-        let mut found = Self::default();
-        for (part, record_index, signal) in names.into_iter().filter_map(|name| parse(name)) {
-            found.0.entry(part).or_default().insert(record_index, signal);
+    /// Of the objects with these names, those of the run `run_id`.
+    pub fn of<'a>(names: impl IntoIterator<Item = &'a String>, run_id: &str) -> Self {
+        let (mut found, run) = (Self::default(), run_tag(run_id));
+        for (part, record_index, signal, of) in names.into_iter().filter_map(|name| parse(name)) {
+            if of == run {
+                found.0.entry(part).or_default().insert(record_index, signal);
+            }
         }
         found
     }
@@ -55,15 +58,16 @@ impl Crashes {
     }
 }
 
-fn parse(name: &str) -> Option<(String, u64, i32)> {
+fn parse(name: &str) -> Option<(String, u64, i32, &str)> {
     let (stem, file) = name.strip_prefix(CRASHES)?.strip_prefix('/')?.split_once('/')?;
-    let (record_index, signal) = file.strip_suffix(".json")?.split_once('-')?;
-    Some((format!("predictions/{stem}.parquet"), record_index.parse().ok()?, signal.parse().ok()?))
+    let mut fields = file.strip_suffix(".json")?.splitn(3, '-');
+    let (record_index, signal) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+    Some((format!("predictions/{stem}.parquet"), record_index, signal, fields.next()?))
 }
 
 impl Output {
-    /// Note for the next attempt that a decoder has crashed.
-    pub fn note_crash(&self, crash: &Crash) -> Result<(), SinkError> {
+    /// Note for the next attempt at the run that lies here that a decoder has crashed.
+    pub fn note_crash(&self, crash: &Crash, run_id: &str) -> Result<(), SinkError> {
         let Crash { shard, record_index, image_id, signal } = crash;
         let note = Note {
             shard: &shard.name,
@@ -73,7 +77,7 @@ impl Output {
             sluice_version: env!("CARGO_PKG_VERSION"),
             noted_at: rfc3339(SystemTime::now()),
         };
-        self.create(&note_name(&part_name(shard), *record_index, *signal), json(&note)).map(drop)
+        self.create(&note_name(&part_name(shard), *record_index, *signal, run_id), json(&note)).map(drop)
     }
 }
 
@@ -84,8 +88,10 @@ mod tests {
     #[test]
     fn a_notes_name_says_which_record_it_is_of() {
         let part = "predictions/part-000003-0123456789ab.parquet";
-        let names = [note_name(part, 17, 11), "_crashes/x".to_owned(), "_crashes/part-0/a-b.json".to_owned()];
-        let crashes = Crashes::of(&names);
+        let note = note_name(part, 17, 11, "run");
+        let names = [note, "_crashes/x".to_owned(), "_crashes/part-0/a-b-c.json".to_owned()];
+        assert_eq!(Crashes::of(&names, "another run"), Crashes::default());
+        let crashes = Crashes::of(&names, "run");
         assert_eq!(crashes.in_shard(part), [(17, 11)].into());
         assert!(crashes.in_shard("predictions/part-000003-ba9876543210.parquet").is_empty());
     }

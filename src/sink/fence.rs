@@ -5,12 +5,18 @@
 //!   the new run needs, for names depend on the input alone.
 //! - Such a part is told by the run in its footer. Whoever is in its way removes it, once `_run.json` has
 //!   said that the output is his own.
+//! - A store removes by name, and in the meantime another attempt may have put this run's own part there. So
+//!   an object is removed by one attempt only, who creates a token for that very version of it first: nothing
+//!   else can take its place before it is gone. If he dies in between it stays, and is in the way
+//!   until the output is cleared.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt};
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt};
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
+use sha2::{Digest, Sha256};
 
 use super::attempt::Notes;
 use super::output::{MANIFEST, Output, SUCCESS};
@@ -18,35 +24,90 @@ use super::part::RUN_ID;
 use super::run_record::{RUN, RunRecord};
 use super::stored::{Held, Holdings, READS, read_footer};
 use crate::error::{SinkError, StorageError};
-use crate::retry::again;
+use crate::finish::StoredManifest;
+use crate::plan::hex;
+use crate::retry::{self, again};
 
-/// The run that creates an object.
+/// Folder of tokens, below the output.
+pub(super) const DISPLACED: &str = "_displaced";
+
+/// How often, and how long apart, it is looked whether another attempt has removed what he has a token for.
+const LOOKS: u32 = 50;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
+
+/// A run, and the output that is its own.
 #[derive(Debug, Clone)]
 pub struct Fence {
-    pub run_id: String,
-    /// Where its `_run.json` lies.
-    pub record: Path,
+    run_id: String,
+    root: Path,
 }
 
 impl Fence {
-    /// Remove what lies at `path`, if another run has left it there; whether it was removed.
+    pub fn new(run_id: &str, root: Path) -> Self {
+        Self { run_id: run_id.to_owned(), root }
+    }
+
+    /// Remove the part at `path`, if another run has left it there; whether it is gone.
     pub async fn displace(&self, store: &Arc<dyn ObjectStore>, path: &Path) -> object_store::Result<bool> {
-        // what cannot be read is no part, which is told when it is looked at
-        let Ok(Some(theirs)) = run_of(store, path).await else { return Ok(false) };
-        if theirs == self.run_id || !self.is_valid(store).await? {
-            return Ok(false);
+        let look = again(|| async {
+            let meta = store.head(path).await?;
+            Ok((run_of(store, path, meta.size).await?, meta))
+        });
+        match look.await {
+            Ok((Some(theirs), meta)) if theirs != self.run_id => {
+                if self.is_valid(store).await? {
+                    self.remove_once(store, &meta, None).await
+                } else {
+                    Ok(false)
+                }
+            }
+            // what cannot be read is no part, which is told when it is looked at
+            _ => Ok(false),
         }
-        tracing::warn!(%path, run = theirs, "removing a part of another run, which was removed before");
-        match again(|| store.delete(path)).await {
-            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(true),
-            Err(error) => Err(error),
+    }
+
+    /// Remove `before`, then that version of an object, unless another attempt does; whether it is gone.
+    async fn remove_once(
+        &self,
+        store: &Arc<dyn ObjectStore>,
+        meta: &ObjectMeta,
+        before: Option<&Path>,
+    ) -> object_store::Result<bool> {
+        let version = format!("{} {:?} {:?} {}", meta.location, meta.e_tag, meta.version, meta.last_modified);
+        let token = hex(&Sha256::digest(version));
+        let token = self.root.clone().join(DISPLACED).join(token);
+        let is_there = || async {
+            match again(|| store.head(&meta.location)).await {
+                Ok(now) => Ok(now.e_tag == meta.e_tag && now.last_modified == meta.last_modified),
+                Err(object_store::Error::NotFound { .. }) => Ok(false),
+                Err(error) => Err(error),
+            }
+        };
+        if retry::create(store, &token, self.run_id.clone().into()).await? {
+            if is_there().await? {
+                tracing::warn!(path = %meta.location, "removing what a run has left that was removed before");
+                for path in before.into_iter().chain([&meta.location]) {
+                    match store.delete(path).await {
+                        Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+                        Err(error) => return Err(error),
+                    }
+                }
+            }
+            return Ok(true);
         }
+        for _ in 0..LOOKS {
+            if !is_there().await? {
+                return Ok(true);
+            }
+            tokio::time::sleep(BETWEEN_LOOKS).await;
+        }
+        Ok(false)
     }
 
     /// Whether the output is still this run's.
     async fn is_valid(&self, store: &Arc<dyn ObjectStore>) -> object_store::Result<bool> {
-        let record = again(|| async { store.get(&self.record).await?.bytes().await }).await;
-        match record {
+        let path = self.root.clone().join(RUN);
+        match again(|| async { store.get(&path).await?.bytes().await }).await {
             Ok(bytes) => {
                 Ok(serde_json::from_slice(&bytes).is_ok_and(|record: RunRecord| record.run_id == self.run_id))
             }
@@ -56,61 +117,60 @@ impl Fence {
     }
 }
 
-/// The run that a part says it is of; `None` if it does not say.
-async fn run_of(store: &Arc<dyn ObjectStore>, path: &Path) -> object_store::Result<Option<String>> {
-    let footer = again(|| read_footer(store, path)).await?;
+/// What `_SUCCESS` holds.
+fn success_of(manifest_sha256: &str) -> Vec<u8> {
+    format!("{manifest_sha256}\n").into_bytes()
+}
+
+/// The run that a part of `bytes` says it is of; `None` if it does not say.
+async fn run_of(
+    store: &Arc<dyn ObjectStore>,
+    path: &Path,
+    bytes: u64,
+) -> object_store::Result<Option<String>> {
+    let footer = read_footer(store, path, bytes).await?;
     let pairs = footer.file_metadata().key_value_metadata().map_or(&[][..], Vec::as_slice);
     Ok(pairs.iter().find(|pair| pair.key == RUN_ID).and_then(|pair| pair.value.clone()))
 }
 
 impl Output {
-    /// The fence of the run `run_id`, which this output is of.
+    /// The fence of the run `run_id`.
     pub(super) fn fence(&self, run_id: &str) -> Fence {
-        Fence { run_id: run_id.to_owned(), record: self.path_of(RUN) }
+        Fence::new(run_id, self.root().clone())
     }
 
-    /// `holdings` without the parts of another run than `run_id`, which are removed. Those that `notes` know are
-    /// this run's.
-    ///
-    /// # Errors
-    /// Those of the store, and [`SinkError::OtherRun`] when the output is not that run's any more.
+    /// `holdings` without what another run than `run_id` has left among `parts`, which is removed. What `notes`
+    /// know is this run's.
     pub(crate) fn without_others(
         &self,
         holdings: Holdings,
+        parts: Vec<Held>,
         notes: &Notes,
         run_id: &str,
     ) -> Result<Holdings, SinkError> {
-        let doubled = holdings.doubled.iter().map(|name| Held { name: name.clone(), bytes: 0 });
-        let parts = holdings.predictions.values().chain(&holdings.batches).cloned().chain(doubled);
-        let unknown: Vec<_> = parts.filter(|part| !notes.know(part)).map(|part| part.name).collect();
-        let look = |name: String| async move {
-            let path = self.path_of(&name);
-            match run_of(self.store(), &path).await {
-                Ok(run) => Ok(run.filter(|run| run != run_id).map(|_| name)),
-                // no part, or none any more: told when it is looked at
-                Err(object_store::Error::Generic { .. } | object_store::Error::NotFound { .. }) => Ok(None),
-                Err(source) => Err(StorageError { uri: self.uri_of(&name), source }),
+        let fence = self.fence(run_id);
+        let unknown: Vec<_> = parts.into_iter().filter(|part| !notes.know(part)).collect();
+        let displacing = futures_util::stream::iter(unknown).map(|part| {
+            let (fence, path) = (&fence, self.path_of(&part.name));
+            async move {
+                let displaced = fence.displace(self.store(), &path).await;
+                displaced.map_err(|source| StorageError { uri: self.uri_of(&part.name), source })
             }
-        };
-        let looking = futures_util::stream::iter(unknown).map(look).buffered(READS);
-        let others: Vec<_> =
-            self.runtime().block_on(looking.try_filter_map(|name| async { Ok(name) }).try_collect())?;
-        if others.is_empty() {
-            return Ok(holdings);
-        }
-        self.refuse_another(run_id)?;
-        tracing::warn!(
-            parts = others.len(),
-            first = others[0],
-            "removing parts of another run, which was removed before"
-        );
-        self.remove(&others)?;
-        self.holdings()
+        });
+        let displaced: Vec<bool> = self.runtime().block_on(displacing.buffered(READS).try_collect())?;
+        if displaced.contains(&true) { self.holdings() } else { Ok(holdings) }
     }
 
-    /// Whether the run `run_id` is finished where `holdings` lie.
+    /// Whether the run `run_id` is finished where `holdings` lie: `_SUCCESS` holds the hash of its manifest.
     pub(crate) fn is_finished(&self, holdings: &Holdings, run_id: &str) -> Result<bool, SinkError> {
-        Ok(holdings.finished && self.manifest()?.run_id == run_id)
+        if !holdings.finished {
+            return Ok(false);
+        }
+        let read = |name| self.runtime().block_on(self.read_if_there(name));
+        let (Some(success), Some(manifest)) = (read(SUCCESS)?, read(MANIFEST)?) else { return Ok(false) };
+        let said: Option<StoredManifest> = serde_json::from_slice(&manifest).ok();
+        Ok(success[..] == success_of(&hex(&Sha256::digest(&manifest)))[..]
+            && said.is_some_and(|said| said.run_id == run_id))
     }
 
     /// Whether it is finished by now, as far as that can be seen.
@@ -118,32 +178,60 @@ impl Output {
         self.holdings().and_then(|holdings| self.is_finished(&holdings, run_id)).unwrap_or(false)
     }
 
-    /// Remove a manifest, and the `_SUCCESS` beside it, of another run than `run_id`.
-    ///
-    /// # Errors
-    /// Those of the store, and [`SinkError::OtherRun`] when the output is not that run's any more.
+    /// Remove the manifest of another run than `run_id`, and the `_SUCCESS` beside it.
     pub(crate) fn remove_others_manifest(&self, holdings: &Holdings, run_id: &str) -> Result<(), SinkError> {
-        if !holdings.listed && !holdings.finished {
+        if !holdings.listed {
             return Ok(());
         }
-        // what cannot be read is told when it is to be replaced
-        match self.manifest() {
-            Ok(manifest) if manifest.run_id != run_id => {
-                self.refuse_another(run_id)?;
-                tracing::warn!(
-                    run = manifest.run_id,
-                    "removing the manifest of another run, which was removed before"
-                );
-                self.remove_manifest()
-            }
-            _ => Ok(()),
-        }
+        self.remove_manifest_if(run_id, |theirs| theirs != run_id, true)
     }
 
-    /// Remove `_SUCCESS`, then the manifest.
-    pub(crate) fn remove_manifest(&self) -> Result<(), SinkError> {
-        self.remove(&[SUCCESS.to_owned()])?;
-        self.remove(&[MANIFEST.to_owned()])
+    /// Remove the manifest of the run `run_id`, which is not the one any more that lies here.
+    pub(crate) fn take_manifest_back(&self, run_id: &str) -> Result<(), SinkError> {
+        self.remove_manifest_if(run_id, |theirs| theirs == run_id, false)
+    }
+
+    /// Remove `_SUCCESS` and the manifest, if it is of a run that `is_wrong`; with `fenced` only if the output is
+    /// the run `run_id`'s.
+    fn remove_manifest_if(
+        &self,
+        run_id: &str,
+        is_wrong: impl Fn(&str) -> bool,
+        fenced: bool,
+    ) -> Result<(), SinkError> {
+        let (fence, path, success) = (self.fence(run_id), self.path_of(MANIFEST), self.path_of(SUCCESS));
+        let removing = async {
+            let look = again(|| async {
+                let meta = self.store().head(&path).await?;
+                Ok((self.store().get(&path).await?.bytes().await?, meta))
+            });
+            let (bytes, meta) = match look.await {
+                Ok(found) => found,
+                Err(object_store::Error::NotFound { .. }) => return Ok(()),
+                Err(error) => return Err(error),
+            };
+            // what cannot be read is told when it is to be replaced
+            let manifest: Option<StoredManifest> = serde_json::from_slice(&bytes).ok();
+            if manifest.is_none_or(|manifest| !is_wrong(&manifest.run_id))
+                || (fenced && !fence.is_valid(self.store()).await?)
+            {
+                return Ok(());
+            }
+            // there is no `_SUCCESS` but its own before the next manifest
+            fence.remove_once(self.store(), &meta, Some(&success)).await.map(drop)
+        };
+        let removed = self.runtime().block_on(removing);
+        removed.map_err(|source| StorageError { uri: self.uri_of(MANIFEST), source }.into())
+    }
+
+    /// Create `_SUCCESS`, which holds the hash of this run's manifest, in place of another run's.
+    pub(crate) fn succeed(&self, manifest_sha256: &str) -> Result<(), SinkError> {
+        let content = success_of(manifest_sha256);
+        if self.create(SUCCESS, content.clone())? || self.read(SUCCESS)?[..] == content[..] {
+            return Ok(());
+        }
+        tracing::warn!("replacing the {SUCCESS} of another run, which was removed before");
+        self.replace(SUCCESS, content)
     }
 }
 
@@ -221,19 +309,52 @@ mod tests {
             }
             let doubled = "predictions/part-000003-ba9876543210.parquet";
             store(output, "theirs", doubled);
-            output.create(MANIFEST, manifest("theirs")).expect("stored");
-            output.create(SUCCESS, b"theirs".to_vec()).expect("stored");
+            finish(output, "theirs");
             let holdings = output.holdings().expect("a list");
             assert!(!output.is_finished(&holdings, "mine").expect("readable"), "it is theirs");
             let claim = output.claim(&record("mine"), &AttemptNote::begun(0, 1), false).expect("mine");
             assert_eq!(claim.holdings.predictions.keys().collect::<Vec<_>>(), [&3]);
-            assert_eq!((&claim.holdings.doubled[..], &claim.holdings.batches[..]), (&[][..], &[][..]));
+            assert_eq!(claim.holdings.doubled, [""; 0]);
+            // who finishes the run sees to all the rest
+            let batches = claim.holdings.batches.clone();
+            assert_eq!(batches.len(), 1);
+            let left = output.without_others(claim.holdings, batches, &claim.notes, "mine").expect("mine");
+            assert_eq!(left.batches, []);
             let left = output.holdings().expect("a list");
             assert!(left.begun && !left.listed && !left.finished);
-            output.create(MANIFEST, manifest("mine")).expect("stored");
-            output.create(SUCCESS, b"mine".to_vec()).expect("stored");
+            finish(output, "mine");
             assert!(output.was_finished("mine") && !output.was_finished("theirs"));
+            output.take_manifest_back("theirs").expect("not theirs");
+            assert!(output.was_finished("mine"));
+            output.take_manifest_back("mine").expect("mine");
+            assert!(!output.was_finished("mine") && !output.holdings().expect("a list").listed);
         });
+    }
+
+    /// Of several that find the same part in the way one removes it; nobody removes what came in its place.
+    #[test]
+    fn what_took_a_removed_parts_place_is_not_removed() {
+        outputs(|output| {
+            store(output, "theirs", PARTS[0]);
+            let (fence, path) = (output.fence("mine"), output.path_of(PARTS[0]));
+            let seen = output.runtime().block_on(output.store().head(&path)).expect("theirs");
+            let mine = store(output, "mine", PARTS[0]);
+            assert!(!mine.was_there);
+            // somebody who had looked before
+            let gone = output.runtime().block_on(fence.remove_once(output.store(), &seen, None));
+            assert!(gone.expect("it was removed"));
+            assert_eq!(output.digest(PARTS[0]).expect("stored").sha256, mine.sha256);
+            output.tidy(&output.holdings().expect("a list").passing().collect::<Vec<_>>()).expect("removed");
+            let gone = output.runtime().block_on(fence.remove_once(output.store(), &seen, None));
+            assert!(gone.expect("it was removed"));
+            assert_eq!(output.digest(PARTS[0]).expect("stored").sha256, mine.sha256);
+        });
+    }
+
+    fn finish(output: &Output, run_id: &str) {
+        let manifest = manifest(run_id);
+        output.create(MANIFEST, manifest.clone()).expect("stored");
+        output.succeed(&hex(&Sha256::digest(manifest))).expect("stored");
     }
 
     fn manifest(run_id: &str) -> Vec<u8> {

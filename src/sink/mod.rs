@@ -57,9 +57,12 @@ pub trait Sink: Send {
     /// Everything has been accepted: make it durable.
     fn finish(self: Box<Self>) -> Result<OutputReport, SinkError>;
 
+    /// Whether anything of the shard in that place of the input has been accepted.
+    fn has_begun(&self, shard: u64) -> bool;
+
     /// The run has failed and says why itself: keep what has been accepted, as far as that is possible, but
-    /// nothing of the shard in the place `garbled` of the input, of which wrong bytes were read.
-    fn abandon(self: Box<Self>, garbled: Option<u64>);
+    /// nothing of the shards in the places `garbled` of the input, of which wrong bytes were read.
+    fn abandon(self: Box<Self>, garbled: &[u64]);
 }
 
 /// Feed the sink until the pipeline hangs up. Whether that was the end of the input or of a run

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
+use object_store::{ObjectStore, ObjectStoreExt};
 use serde::Serialize;
 use tokio::runtime::Handle;
 
@@ -22,8 +22,9 @@ use crate::source::{Stores, is_staged_name};
 use super::attempt::ATTEMPTS;
 use super::checkpoint::CHECKPOINTS;
 use super::crashes::CRASHES;
+use super::fence::DISPLACED;
 use super::stored::WORKERS;
-use super::upload::{STAGING, Staging, Upload, create};
+use super::upload::{STAGING, Staging, Upload, create, replace};
 
 /// Name of the list of parts, at the output's root.
 pub const MANIFEST: &str = "_manifest.json";
@@ -89,9 +90,9 @@ impl Output {
         format!("{}/{name}", self.uri)
     }
 
-    /// Create a small object; whether it was not there before.
+    /// Create an object that is held whole; whether it was not there before.
     pub fn create(&self, name: &str, content: Vec<u8>) -> Result<bool, SinkError> {
-        let (path, content) = (self.path_of(name), PutPayload::from(content));
+        let (path, content) = (self.path_of(name), Bytes::from(content));
         let created = self.runtime.block_on(create(&self.store, &self.staging(), &path, content));
         match created {
             Ok(()) => Ok(true),
@@ -100,11 +101,11 @@ impl Output {
         }
     }
 
-    /// Store a small object, in place of the one that is there.
+    /// Store an object that is held whole, in place of the one that is there.
     pub(super) fn replace(&self, name: &str, content: Vec<u8>) -> Result<(), SinkError> {
-        let (path, content) = (self.path_of(name), PutPayload::from(content));
-        let put = self.runtime.block_on(again(|| self.store.put(&path, content.clone())));
-        put.map(|_| ()).map_err(|source| StorageError { uri: self.uri_of(name), source }.into())
+        let (path, content) = (self.path_of(name), Bytes::from(content));
+        let put = self.runtime.block_on(again(|| replace(&self.store, &path, content.clone())));
+        put.map_err(|source| StorageError { uri: self.uri_of(name), source }.into())
     }
 
     /// The bytes of a small object.
@@ -181,7 +182,7 @@ impl Output {
     pub fn tidy(&self, passing: &[String]) -> Result<(), SinkError> {
         self.remove(passing)?;
         let Some(local) = &self.local else { return Ok(()) };
-        for folder in [STAGING, ATTEMPTS, CHECKPOINTS, CRASHES, WORKERS] {
+        for folder in [STAGING, ATTEMPTS, CHECKPOINTS, CRASHES, DISPLACED, WORKERS] {
             use std::io::ErrorKind::{DirectoryNotEmpty, NotFound};
             match std::fs::remove_dir_all(local.join(folder)) {
                 Err(error) if !matches!(error.kind(), NotFound | DirectoryNotEmpty) => {

@@ -19,7 +19,7 @@ use super::output::Output;
 use super::part::PendingPart;
 use super::rows::{PredictionRows, RunColumns};
 use super::schema::ROW_GROUP_BYTES;
-use super::stored::part_name;
+use super::stored::{part_name, shard_index};
 use super::upload::{Stored, UPLOAD_BYTES};
 
 /// Finished parts that may wait for the store's acknowledgement. A bucket takes some 100 ms for
@@ -35,6 +35,10 @@ const SEGMENT_BYTES: usize = 64 << 20;
 /// with a row group.
 pub const PARTS_BYTES: u64 =
     (PENDING_PARTS as u64 + 3) * UPLOAD_BYTES + 3 * ROW_GROUP_BYTES as u64 + SEGMENT_BYTES as u64;
+
+/// Times as long as a note takes to be written that its attempt does other things before it writes the next one. Parts
+/// that are in no note are read by who needs to know of them.
+const NOTE_SHARE: u32 = 200;
 
 /// Rows collected before they are encoded, so that the encoder works on columns, not on cells.
 const ROWS_PER_ENCODE: usize = 1024;
@@ -73,7 +77,12 @@ pub struct ParquetSink {
     pending: VecDeque<Pending>,
     batches: BatchesWriter,
     note: AttemptNote,
+    note_due: Instant,
     report: OutputReport,
+    /// The place in the input of the last shard that has begun.
+    last_begun: Option<u64>,
+    /// Places of shards of which wrong bytes were read.
+    garbled: Vec<u64>,
 }
 
 /// A file on its way to the store.
@@ -113,11 +122,15 @@ impl ParquetSink {
             classes,
             pending: VecDeque::new(),
             note,
+            note_due: Instant::now(),
             report: OutputReport::default(),
+            last_begun: None,
+            garbled: Vec::new(),
         }
     }
 
     fn open_part(&mut self, shard: Arc<ShardRef>) -> Result<(), SinkError> {
+        self.last_begun = Some(shard.index);
         // as many segments as the source was told to pass over
         let mut segments = self.checkpoints.chain(&part_name(&shard));
         segments.retain(|segment| segment.to <= shard.resume_at);
@@ -158,6 +171,10 @@ impl ParquetSink {
     /// A part is there, by this attempt or another.
     fn take_stored(&mut self, path: String, stored: Stored, part: ClosedPart) -> Result<(), SinkError> {
         let ClosedPart { report, segments, reused } = part;
+        if !stored.was_there && shard_index(&path).is_some_and(|shard| self.garbled.contains(&shard)) {
+            // a limit had ended the shard before it was known
+            return self.output.remove(&[path]);
+        }
         if stored.was_there {
             // of another run, if this one was removed
             self.output.refuse_another(&self.identity.run_id)?;
@@ -200,13 +217,17 @@ impl ParquetSink {
         part.write(&rows, &self.output)
     }
 
-    /// Replace this attempt's note, so that it lists what is stored.
+    /// Replace this attempt's note, so that it lists what is stored. It is written whole, so the more it lists the
+    /// longer is the pause before the next time.
     fn write_note(&mut self) -> Result<(), SinkError> {
+        let start = Instant::now();
         self.note.updated_at = rfc3339(SystemTime::now());
         self.note.rows = self.report.tally.rows();
         self.note.parts.clone_from(&self.report.parts);
         self.note.batches.clone_from(&self.batches.parts);
-        self.output.replace_note(&self.note)
+        self.output.replace_note(&self.note)?;
+        self.note_due = Instant::now() + NOTE_SHARE * start.elapsed();
+        Ok(())
     }
 
     /// With the attempt's number in the upper half of the batch's id, so that no two attempts at a run
@@ -281,7 +302,9 @@ impl Sink for ParquetSink {
         }
         self.await_pending(PENDING_PARTS)?;
         self.batches.checkpoint(&self.identity, &self.output)?;
-        self.write_note()?;
+        if Instant::now() >= self.note_due {
+            self.write_note()?;
+        }
         self.checkpoint_due = Instant::now() + self.checkpoint_interval;
         Ok(())
     }
@@ -304,10 +327,15 @@ impl Sink for ParquetSink {
         Ok(self.report)
     }
 
-    fn abandon(mut self: Box<Self>, garbled: Option<u64>) {
-        if self.open.as_ref().is_some_and(|part| Some(part.shard.index) == garbled) {
+    fn has_begun(&self, shard: u64) -> bool {
+        self.last_begun.is_some_and(|last| shard <= last)
+    }
+
+    fn abandon(mut self: Box<Self>, garbled: &[u64]) {
+        if self.open.as_ref().is_some_and(|part| garbled.contains(&part.shard.index)) {
             self.open = None;
         }
+        self.garbled = garbled.to_vec();
         let lost = |error: SinkError| tracing::warn!(%error, "something scored could not be kept");
         if let Err(error @ SinkError::OtherRun { .. }) = self.output.refuse_another(&self.identity.run_id) {
             return lost(error);

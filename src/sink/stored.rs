@@ -3,7 +3,7 @@
 //! - A part appears whole, so one that is there is finished. Its name says which shard it is of, in
 //!   which version; its footer says how many rows of which status it has.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -16,6 +16,7 @@ use sha2::{Digest, Sha256};
 use super::attempt::{attempt_name, attempt_number};
 use super::checkpoint::{CHECKPOINTS, Checkpoints, Segment};
 use super::crashes::CRASHES;
+use super::fence::DISPLACED;
 use super::output::{MANIFEST, Output, SUCCESS};
 use super::part::{
     DAMAGE, ROWS_BY_STATUS, RUN_ID, SHARD, SHARD_BYTES, SHARD_FORMAT, SHARD_IDENTITY, SHARD_VERSION,
@@ -58,6 +59,8 @@ pub struct Holdings {
     pub segments: Vec<String>,
     /// Names of notes of decoders' crashes.
     pub crashes: Vec<String>,
+    /// Names of tokens of those who remove what another run has left.
+    pub displaced: Vec<String>,
     /// Names of objects that were never published: somebody is about to, or has died before.
     pub staged: Vec<String>,
     /// The first object that is nothing of ours.
@@ -79,8 +82,22 @@ impl Holdings {
     pub fn passing(&self) -> impl Iterator<Item = String> {
         let attempts = self.attempts.iter().map(|&number| attempt_name(number));
         let done = self.done.iter().map(|&(index, of)| done_name(index, of));
-        let others = [&self.segments, &self.crashes, &self.staged];
+        let others = [&self.segments, &self.crashes, &self.displaced, &self.staged];
         attempts.chain(done).chain(others.into_iter().flatten().cloned())
+    }
+
+    /// Names of predictions parts that are not among the `listed`.
+    pub fn beside(&self, listed: &[PartReport]) -> Vec<String> {
+        let listed: HashSet<_> = listed.iter().map(|part| &part.path).collect();
+        let parts = self.predictions.values().map(|held| &held.name).chain(&self.doubled);
+        parts.filter(|part| !listed.contains(part)).cloned().collect()
+    }
+
+    /// Predictions parts of shards that have two: of each the one that was not taken for the shard's, and that one.
+    pub fn doubled_parts(&self) -> Vec<Held> {
+        let others = self.doubled.iter().map(|name| Held { name: name.clone(), bytes: 0 });
+        let places = self.doubled.iter().filter_map(|name| self.predictions.get(&shard_index(name)?));
+        others.chain(places.cloned()).collect()
     }
 
     fn add(&mut self, name: &str, bytes: u64) {
@@ -105,6 +122,8 @@ impl Holdings {
             self.segments.push(held.name);
         } else if lies_in(CRASHES, name) {
             self.crashes.push(held.name);
+        } else if lies_in(DISPLACED, name) {
+            self.displaced.push(held.name);
         } else if lies_in(STAGING, name) {
             self.staged.push(held.name);
         } else {
@@ -225,11 +244,11 @@ impl Output {
         Ok(PartReport { path: name.to_owned(), bytes: bytes.len() as u64, sha256, ..PartReport::default() })
     }
 
-    /// Remove what checkpoints hold of the shard in that place of the input: what `attempt` at the run `run_id` has
-    /// stored, and what it went on from. Those of others at the same shard are theirs.
+    /// Remove what checkpoints hold of the `shards` in those places of the input: what `attempt` at the run `run_id`
+    /// has stored, and what it went on from. Those of others at the same shards are theirs.
     pub fn discard_checkpoints(
         &self,
-        shard: u64,
+        shards: &[u64],
         attempt: u32,
         run_id: &str,
         gone_on_from: &Checkpoints,
@@ -237,7 +256,7 @@ impl Output {
         let mut segments = self.holdings()?.segments;
         segments.retain(|name| {
             Segment::parse(name).is_some_and(|(part, segment)| {
-                shard_index(&part) == Some(shard)
+                shard_index(&part).is_some_and(|shard| shards.contains(&shard))
                     && (segment.is_of(attempt, run_id) || gone_on_from.chain(&part).contains(&segment))
             })
         });
@@ -274,14 +293,17 @@ async fn read_part(store: &Arc<dyn ObjectStore>, path: &Path) -> object_store::R
     Ok(StoredPart { bytes, sha256: hex(&sha256.finalize()), metadata })
 }
 
-/// The footer of a part, and nothing else of it.
+/// The footer of a part of `bytes`, and nothing else of it.
 pub(super) async fn read_footer(
     store: &Arc<dyn ObjectStore>,
     path: &Path,
+    bytes: u64,
 ) -> object_store::Result<ParquetMetaData> {
-    let size = store.head(path).await?.size;
-    let end = store.get_range(path, size.saturating_sub(FOOTER_BYTES as u64)..size).await?;
-    footer(store, path, size, end).await
+    if bytes == 0 {
+        return Err(damaged("it is empty".to_owned()));
+    }
+    let end = store.get_range(path, bytes.saturating_sub(FOOTER_BYTES as u64)..bytes).await?;
+    footer(store, path, bytes, end).await
 }
 
 /// The footer of a part of `bytes`, of which the last ones, `end`, are at hand.
@@ -357,8 +379,9 @@ mod tests {
             "_attempts/000000.json",
             "_attempts/000002.json",
             segment,
-            "_crashes/part-000008-0123456789ab/0000000012-11.json",
+            "_crashes/part-000008-0123456789ab/0000000012-11-01234567.json",
             "_manifest.json",
+            "_displaced/0123456789abcdef",
             "_staging/0123456789abcdef",
             "_workers/000001-of-000004",
             "batches/part-000000-000003-000000.parquet",
@@ -374,12 +397,13 @@ mod tests {
             attempts: [0, 2].into(),
             done: [(1, 4)].into(),
             segments: vec![segment.to_owned()],
-            crashes: vec!["_crashes/part-000008-0123456789ab/0000000012-11.json".to_owned()],
+            crashes: vec!["_crashes/part-000008-0123456789ab/0000000012-11-01234567.json".to_owned()],
+            displaced: vec!["_displaced/0123456789abcdef".to_owned()],
             staged: vec!["_staging/0123456789abcdef".to_owned()],
             ..Holdings::default()
         };
         assert_eq!(holdings, expected);
-        assert_eq!(holdings.passing().count(), 6);
+        assert_eq!(holdings.passing().count(), 7);
         let staged = Holdings { staged: holdings.staged.clone(), ..Holdings::default() };
         assert_eq!((staged.anything(), holdings.anything()), (None, Some(part.to_owned())));
         holdings.add(RUN, 5);

@@ -199,7 +199,7 @@ async fn store_pieces(
         }
     };
     let published = match parts {
-        None => create(&store, &staging, &path, PutPayload::from_iter(held)).await,
+        None => create_small(&store, &staging, &path, PutPayload::from_iter(held)).await,
         Some(parts) => {
             if let Err(error) = parts.finish().await {
                 // the answer may have been lost, and only that
@@ -219,8 +219,42 @@ async fn store_pieces(
     Ok(Stored { bytes, sha256: hex(&sha256.finalize()), was_there })
 }
 
-/// Create a small object, by way of `staging` if need be.
+/// Create an object, by way of `staging` if need be.
 pub(super) async fn create(
+    store: &Arc<dyn ObjectStore>,
+    staging: &Staging,
+    path: &Path,
+    content: Bytes,
+) -> object_store::Result<()> {
+    if content.len() <= PART_BYTES {
+        return create_small(store, staging, path, content.into()).await;
+    }
+    replace(store, &staging.path, content).await?;
+    publish(store, staging, path).await
+}
+
+/// Store an object in place of what is there: in parts, where one request might take longer than it may.
+pub(super) async fn replace(
+    store: &Arc<dyn ObjectStore>,
+    path: &Path,
+    content: Bytes,
+) -> object_store::Result<()> {
+    if content.len() <= PART_BYTES {
+        return store.put(path, content.into()).await.map(drop);
+    }
+    let mut parts = WriteMultipart::new_with_chunk_size(store.put_multipart(path).await?, PART_BYTES);
+    for part in (0..content.len()).step_by(PART_BYTES) {
+        if let Err(error) = parts.wait_for_capacity(PARTS_IN_FLIGHT).await {
+            let _ = parts.abort().await;
+            return Err(error);
+        }
+        parts.put(content.slice(part..content.len().min(part + PART_BYTES)));
+    }
+    parts.finish().await.map(drop)
+}
+
+/// Create a small object, by way of `staging` if need be.
+async fn create_small(
     store: &Arc<dyn ObjectStore>,
     staging: &Staging,
     path: &Path,

@@ -76,12 +76,24 @@ pub fn run(
             }
         }
         drop((jobs, out));
-        let read = readers.into_iter().try_for_each(|reader| match reader.join() {
-            Ok(result) => result,
+        let read = readers.into_iter().filter_map(|reader| match reader.join() {
+            Ok(result) => result.err(),
             Err(panic) => std::panic::resume_unwind(panic),
         });
-        read.and(listed)
+        read.chain(listed.err()).reduce(graver).map_or(Ok(()), Err)
     })
+}
+
+/// Of two errors the first, but that of garbled shards none is forgotten.
+fn graver(first: SourceError, second: SourceError) -> SourceError {
+    match (first, second) {
+        (SourceError::Garbled { mut shards, error }, SourceError::Garbled { shards: more, .. }) => {
+            shards.extend(more);
+            SourceError::Garbled { shards, error }
+        }
+        (_, garbled @ SourceError::Garbled { .. }) => garbled,
+        (first, _) => first,
+    }
 }
 
 /// Read one shard to its end. Nobody listening any more is not an error: the run is ending.
@@ -131,7 +143,7 @@ fn read_shard(
 /// The store has failed while `shard` was read.
 fn failed(shard: &ShardRef, error: StorageError) -> SourceError {
     if error.is_wrong_checksum() {
-        SourceError::Garbled { shard_index: shard.index, error }
+        SourceError::Garbled { shards: vec![shard.index], error }
     } else {
         error.into()
     }
@@ -179,6 +191,26 @@ fn admit(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_garbled_shard_is_forgotten_over_another_error() {
+        let storage = || StorageError {
+            uri: "gs://b/a".to_owned(),
+            source: object_store::Error::Generic { store: "test", source: "gone".into() },
+        };
+        let garbled = |shard| SourceError::Garbled { shards: vec![shard], error: storage() };
+        let plain = || SourceError::Storage(storage());
+        for errors in [
+            vec![plain(), garbled(3), garbled(5)],
+            vec![garbled(3), plain(), garbled(5)],
+            vec![garbled(3), garbled(5), plain()],
+        ] {
+            match errors.into_iter().reduce(graver) {
+                Some(SourceError::Garbled { shards, .. }) => assert_eq!(shards, [3, 5]),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
 
     #[test]
     fn long_texts_are_cut_between_characters() {

@@ -151,7 +151,11 @@ impl Sink for GatedSink {
         Ok(())
     }
 
-    fn abandon(self: Box<Self>, _garbled: Option<u64>) {}
+    fn has_begun(&self, _shard: u64) -> bool {
+        false
+    }
+
+    fn abandon(self: Box<Self>, _garbled: &[u64]) {}
 }
 
 struct Run {
