@@ -153,12 +153,15 @@ impl Output {
         let displacing = futures_util::stream::iter(unknown).map(|part| {
             let (fence, path) = (&fence, self.path_of(&part.name));
             async move {
-                let displaced = fence.displace(self.store(), &path).await;
-                displaced.map_err(|source| StorageError { uri: self.uri_of(&part.name), source })
+                match fence.displace(self.store(), &path).await {
+                    Ok(gone) => Ok(gone.then_some(part.name)),
+                    Err(source) => Err(StorageError { uri: self.uri_of(&part.name), source }),
+                }
             }
         });
-        let displaced: Vec<bool> = self.runtime().block_on(displacing.buffered(READS).try_collect())?;
-        if displaced.contains(&true) { self.holdings() } else { Ok(holdings) }
+        let displaced: Vec<_> = self.runtime().block_on(displacing.buffered(READS).try_collect())?;
+        // not listed again: what has come since is not known to be this run's
+        Ok(holdings.without(&displaced.into_iter().flatten().collect()))
     }
 
     /// Whether the run `run_id` is finished where `holdings` lie: `_SUCCESS` holds the hash of its manifest.

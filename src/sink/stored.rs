@@ -86,6 +86,20 @@ impl Holdings {
         attempts.chain(done).chain(others.into_iter().flatten().cloned())
     }
 
+    /// The same without the parts that have these `names`.
+    pub fn without(mut self, names: &HashSet<String>) -> Self {
+        self.batches.retain(|held| !names.contains(&held.name));
+        let parts = self.doubled_parts();
+        self.predictions.retain(|_, held| !names.contains(&held.name));
+        self.doubled.clear();
+        for Held { name, bytes } in parts.into_iter().filter(|held| !names.contains(&held.name)) {
+            if self.predictions.values().all(|held| held.name != name) {
+                self.add(&name, bytes);
+            }
+        }
+        self
+    }
+
     /// Names of predictions parts that are not among the `listed`.
     pub fn beside(&self, listed: &[PartReport]) -> Vec<String> {
         let listed: HashSet<_> = listed.iter().map(|part| &part.path).collect();

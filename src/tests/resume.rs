@@ -316,7 +316,11 @@ fn what_attempts_at_a_removed_run_have_left_is_no_obstacle() {
     }
     let output = bench.run("out", &[]);
     assert_code(&output, 0);
-    assert!(stderr(&output).contains("of another run, which was removed before"), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("removing what a run has left that was removed before"),
+        "{}",
+        stderr(&output)
+    );
     assert!(predictions(&bench, "out") == predictions(&bench, "theirs"));
     let manifest = bench.manifest("out");
     assert!(manifest["run_id"] != bench.manifest("theirs")["run_id"]);
