@@ -16,7 +16,7 @@ use tokio::runtime::Handle;
 
 use crate::decode::Decoder;
 use crate::engine::{self, Engine};
-use crate::error::{Error, SinkError, SourceError};
+use crate::error::{Error, SinkError, SourceError, without_secrets};
 use crate::finish::{Ending, RunReport};
 use crate::flow::StopSignal;
 use crate::items::{self, BatchBuffer, ShardRef, Status};
@@ -335,7 +335,8 @@ fn refuse_output_inside_input(stores: &Stores, plan: &Plan) -> Result<(), Error>
     match input_around(stores, &plan.inputs, &location)? {
         None => Ok(()),
         Some(input) => {
-            let message = format!("lies inside the input {input}, which would read it back");
+            let message =
+                format!("lies inside the input {}, which would read it back", without_secrets(input));
             Err(SinkError::Uri { uri: uri.clone(), message }.into())
         }
     }

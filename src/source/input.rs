@@ -20,6 +20,9 @@ use super::store::{Location, StoreKind, Stores};
 /// Characters that make a pattern of a name.
 const GLOB_CHARACTERS: [char; 4] = ['*', '?', '[', '{'];
 
+/// A folder at the top of a disk that nobody may read, for what a check of the disk has found.
+const LOST_AND_FOUND: &str = "lost+found";
+
 /// What one input URI stands for.
 pub(super) struct Input {
     /// As given.
@@ -46,6 +49,25 @@ pub(super) struct Glob {
     /// How many folders deep matches can lie, 1 being directly below; `None` with `**`.
     pub max_depth: Option<usize>,
     takes_hidden: bool,
+    /// For the folders on the way to a match, from the first on, as far as each stands for one folder.
+    folders: Vec<GlobMatcher>,
+}
+
+/// Which folders a walk has to look into.
+pub(super) struct FolderRules {
+    takes_hidden: bool,
+    folders: Vec<GlobMatcher>,
+}
+
+impl FolderRules {
+    /// Whether anything below the folder `name`, which is relative to the input's, may be asked for.
+    pub fn descend(&self, name: &str) -> bool {
+        let mut parts = name.split('/').enumerate();
+        parts.all(|(depth, part)| {
+            let hidden = !self.takes_hidden && is_hidden(part) || part == LOST_AND_FOUND;
+            !hidden && self.folders.get(depth).is_none_or(|folder| folder.is_match(part))
+        })
+    }
 }
 
 impl Input {
@@ -61,8 +83,15 @@ impl Input {
             ));
         }
         if let Some(first_glob) = first_glob.filter(|_| !is_web) {
-            // a literal `file:///x*` would be percent-encoded, so only plain paths can exist as typed
-            let exists = key_start == 0 && std::path::Path::new(uri).exists();
+            // the query of a signed address begins with a question mark
+            let location = (key_start > 0).then(|| stores.resolve(uri)).transpose()?;
+            let exists = match &location {
+                None => std::path::Path::new(uri).exists(),
+                Some(location) if location.kind == StoreKind::Bucket && !uri.contains('*') => {
+                    stores.head(location).is_ok()
+                }
+                Some(location) => location.local_path().is_some_and(|path| path.exists()),
+            };
             if !exists {
                 return Self::glob(stores, uri, first_glob);
             }
@@ -98,11 +127,13 @@ impl Input {
                 StorageError { uri: uri.to_owned(), source }
             })?;
         }
+        let literal_end = pattern.find('\\').map_or(first_glob, |escape| first_glob.min(folder_end + escape));
         let glob = Glob {
             matcher: matcher.compile_matcher(),
-            literal: uri[folder_end..first_glob].to_owned(),
+            literal: uri[folder_end..literal_end].to_owned(),
             max_depth: (!pattern.contains("**")).then(|| pattern.matches('/').count() + 1),
             takes_hidden: pattern.split('/').any(is_hidden),
+            folders: folder_matchers(pattern),
         };
         Ok(Self { uri: uri.to_owned(), location, shape: Shape::Glob(glob) })
     }
@@ -129,6 +160,16 @@ impl Input {
             Shape::Object(_) => false,
             Shape::Folder => true,
             Shape::Glob(glob) => glob.matcher.is_match(name),
+        }
+    }
+
+    /// Which folders below it may hold what it asks for.
+    pub fn folder_rules(&self) -> FolderRules {
+        match &self.shape {
+            Shape::Glob(Glob { takes_hidden, folders, .. }) => {
+                FolderRules { takes_hidden: *takes_hidden, folders: folders.clone() }
+            }
+            Shape::Folder | Shape::Object(_) => FolderRules { takes_hidden: false, folders: Vec::new() },
         }
     }
 
@@ -191,6 +232,19 @@ pub fn input_around<'a>(
         }
     }
     Ok(None)
+}
+
+/// What the folders of a pattern have to match, one by one, as far as each part is of one folder.
+fn folder_matchers(pattern: &str) -> Vec<GlobMatcher> {
+    // alternatives may hold slashes, and so may a set of characters
+    if pattern.contains(['{', '[', '\\']) {
+        return Vec::new();
+    }
+    let mut parts: Vec<_> = pattern.split('/').collect();
+    parts.pop();
+    let single = parts.into_iter().take_while(|part| !part.contains("**"));
+    let matchers = single.map(|part| GlobBuilder::new(part).literal_separator(true).build());
+    matchers.map_while(|glob| glob.ok().map(|glob| glob.compile_matcher())).collect()
 }
 
 fn is_hidden(part: &str) -> bool {

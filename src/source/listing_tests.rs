@@ -207,6 +207,8 @@ fn linked_folders_and_files_are_listed_and_a_dead_link_is_a_row() {
     std::os::unix::fs::symlink(at("real/a.jpg"), at("in/c.jpg")).expect("link");
     std::os::unix::fs::symlink(at("nowhere"), at("in/dead.jpg")).expect("link");
     std::os::unix::fs::symlink(at("in"), at("in/loop")).expect("link");
+    std::os::unix::fs::symlink("self.jpg", at("in/self.jpg")).expect("link");
+    std::os::unix::fs::symlink("c.jpg/below", at("in/through.jpg")).expect("link");
     let mut found = Vec::new();
     for shard in folder.list(&["in"], "").expect("listed") {
         if let ShardContent::Objects(entries) = shard.content {
@@ -214,7 +216,10 @@ fn linked_folders_and_files_are_listed_and_a_dead_link_is_a_row() {
         }
     }
     found.sort_unstable();
-    assert_eq!(found, ["in/b.jpg", "in/c.jpg", "in/dead.jpg", "in/linked/a.jpg"]);
+    assert_eq!(
+        found,
+        ["in/b.jpg", "in/c.jpg", "in/dead.jpg", "in/linked/a.jpg", "in/self.jpg", "in/through.jpg"]
+    );
 }
 
 #[test]
@@ -241,4 +246,34 @@ fn an_object_of_no_bytes_is_a_folder_marker_where_nothing_is_there_by_its_name()
     let list = list_shards(&folder.stores, &[folder.uri("")], &section("")).expect("a folder");
     assert!(!list.is_folder_marker(&folder.uri("empty.tar")).expect("looked up"));
     assert!(list.is_folder_marker(&folder.uri("day1.tar")).expect("looked up"));
+}
+
+#[test]
+fn folders_that_no_match_can_lie_in_are_not_looked_into() {
+    let (_runtime, stores) = local_stores();
+    let folder = tempfile::tempdir().expect("folder");
+    let base = folder.path().to_str().expect("UTF-8");
+    ["a", ".cache"].iter().for_each(|name| std::fs::create_dir(folder.path().join(name)).expect("folder"));
+    let rules =
+        |pattern: &str| Input::find(&stores, &format!("{base}/{pattern}")).expect("an input").folder_rules();
+    let cases = [
+        ("", &["a", "a/b"][..], &[".git", "a/.cache/b", "_staging", "lost+found", "a/lost+found"][..]),
+        ("run-*/out/*.tar", &["run-1", "run-1/out"], &["systemd-1", "run-1/in", ".run-1"]),
+        ("a/**/x?/*.jpg", &["a", "b/c"], &[".b"]),
+        (".cache/*/*.jpg", &["a"], &[".b"]),
+        ("a/.c*/*.jpg", &[".cache"], &["b"]),
+        ("{a/b,c}/*.jpg", &["a", "a/b", "x"], &[]),
+    ];
+    for (pattern, into, past) in cases {
+        let rules = rules(pattern);
+        into.iter().for_each(|name| assert!(rules.descend(name), "{pattern} {name}"));
+        past.iter().for_each(|name| assert!(!rules.descend(name), "{pattern} {name}"));
+    }
+}
+
+#[test]
+fn a_signed_address_is_no_glob() {
+    let (_runtime, stores) = local_stores();
+    let error = Input::find(&stores, "az://b/c/?sv=1&sig=secret").err().expect("refused").to_string();
+    assert!(error.contains("signature") && !error.contains("secret"), "{error}");
 }

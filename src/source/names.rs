@@ -3,12 +3,14 @@
 //! Comes in: an input. Goes out: the names below its folder, in the order of their full names,
 //! found as they are asked for.
 //!
-//! - Patterns and hidden names are not judged here; only what cannot match is not even listed.
+//! - Patterns and hidden names are judged by who asks; what they rule out is not even listed, as far as that can
+//!   be told from a prefix of a bucket's keys, or from a folder's name.
 //! - Held at any time: one folder's names, or one page.
 //! - A key that `object_store` cannot address fails the page that it stands in. The page is then asked for in
 //!   ever smaller pieces, down to that key, which is passed over together with what else begins as badly.
 
 use std::fs::Metadata;
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -55,7 +57,12 @@ pub(super) fn names(stores: &Stores, input: &Input) -> Names {
     };
     let max_depth = glob.and_then(|glob| glob.max_depth);
     if let Some(folder) = input.location.local_path() {
-        return walk(folder, max_depth);
+        let (rules, below) = (input.folder_rules(), folder.clone());
+        return walk(folder, max_depth, move |entry| {
+            let name = entry.path().strip_prefix(&below).ok().and_then(Path::to_str);
+            // walkdir follows links, so that a link to a folder is one
+            !entry.file_type().is_dir() || name.is_none_or(|name| rules.descend(name))
+        });
     }
     let Some(pages) = input.location.pages() else { return Box::new(std::iter::empty()) };
     let base_id = input.base_id();
@@ -76,7 +83,11 @@ pub(super) fn names(stores: &Stores, input: &Input) -> Names {
 }
 
 /// Files below `folder` in the order of their full names: a folder sorts as its name and a slash.
-fn walk(folder: PathBuf, max_depth: Option<usize>) -> Names {
+fn walk(
+    folder: PathBuf,
+    max_depth: Option<usize>,
+    descends: impl Fn(&DirEntry) -> bool + Send + 'static,
+) -> Names {
     let sort_key = |entry: &DirEntry| {
         let mut key = entry.file_name().as_encoded_bytes().to_vec();
         if entry.file_type().is_dir() {
@@ -89,7 +100,8 @@ fn walk(folder: PathBuf, max_depth: Option<usize>) -> Names {
         .min_depth(1)
         .max_depth(max_depth.unwrap_or(usize::MAX))
         .sort_by(move |a, b| sort_key(a).cmp(&sort_key(b)));
-    Box::new(entries.into_iter().filter_map(move |entry| walked(&folder, entry).transpose()))
+    let entries = entries.into_iter().filter_entry(descends);
+    Box::new(entries.filter_map(move |entry| walked(&folder, entry).transpose()))
 }
 
 /// One step of a walk; `None` for what is no file.
@@ -104,9 +116,15 @@ fn walked(folder: &Path, entry: walkdir::Result<DirEntry>) -> Result<Option<List
             if error.loop_ancestor().is_some() {
                 return Ok(Some(Listed::Unreadable(path.display().to_string())));
             }
+            let kind = error.io_error().map(std::io::Error::kind);
             // a link that leads nowhere is listed: reading it will say so in its own row
-            let missing = error.io_error().is_some_and(|error| error.kind() == std::io::ErrorKind::NotFound);
-            if !(missing && path.is_symlink()) {
+            let leads_nowhere =
+                matches!(kind, Some(ErrorKind::NotFound | ErrorKind::NotADirectory)) || is_loop(&error);
+            if kind == Some(ErrorKind::NotFound) && !path.is_symlink() && path != folder {
+                // it was removed since the folder around it was listed
+                return Ok(None);
+            }
+            if !(leads_nowhere && path.is_symlink()) {
                 let source = object_store::Error::Generic { store: "folder", source: error.into() };
                 return Err(StorageError { uri: path.display().to_string(), source }.into());
             }
@@ -122,6 +140,11 @@ fn walked(folder: &Path, entry: walkdir::Result<DirEntry>) -> Result<Option<List
         Some(name) => Listed::Found(Found { name, size_bytes, version }),
         None => Listed::Unreadable(path.display().to_string()),
     }))
+}
+
+/// Whether a link leads to itself.
+fn is_loop(error: &walkdir::Error) -> bool {
+    error.io_error().and_then(std::io::Error::raw_os_error) == Some(libc::ELOOP)
 }
 
 /// The version that `LocalFileSystem` makes of a file's inode, time and size, without looking at it again.
@@ -292,7 +315,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("folder");
         std::fs::write(folder.path().join("a.jpg"), b"image").expect("write");
         std::os::unix::fs::symlink("a.jpg", folder.path().join("b.jpg")).expect("link");
-        for listed in walk(folder.path().to_owned(), None) {
+        for listed in walk(folder.path().to_owned(), None, |_| true) {
             let Listed::Found(found) = listed.expect("listed") else { panic!("files are found") };
             let path = folder.path().join(&found.name);
             let location = stores.resolve(path.to_str().expect("UTF-8")).expect("a path");

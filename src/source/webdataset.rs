@@ -10,8 +10,8 @@
 //!   without a leading `./`. Two images of one sample are two records with the same id.
 //! - Names are identifiers only. No path is ever made of one.
 //! - A header whose checksum fails ends the shard: nothing says where the next member starts.
-//! - Behind the end mark of one archive may stand another, as `cat` puts them together; blocks of zeros
-//!   are passed over, and what follows them that is no header is damage.
+//! - Behind the end mark of one archive may stand another, as `cat` puts them together. Anything else there is
+//!   left alone, unless a header follows it: then the mark was a hole, and the shard is damaged.
 
 use std::borrow::Cow;
 use std::io::Read;
@@ -29,6 +29,9 @@ use super::stream::Stream;
 /// Everything in a tar archive comes in blocks of this many bytes.
 pub(super) const BLOCK_BYTES: usize = 512;
 
+/// Blocks of zeros at the end of an archive.
+const END_MARK_BLOCKS: u32 = 2;
+
 /// Longest GNU long name or pax header, bytes. Paths end at 4 KiB on the systems that write them.
 const EXTENSION_BYTES_MAX: u64 = 1 << 20;
 
@@ -38,7 +41,11 @@ pub(super) struct TarRecords<R> {
     max_image_bytes: u64,
     /// Bytes between here and the next header: the padding of the last member.
     padding: u64,
+    /// A block that was read ahead.
+    returned: Option<Block>,
 }
+
+type Block = [u8; BLOCK_BYTES];
 
 /// A member, its header read and its content not.
 struct Member {
@@ -58,7 +65,7 @@ struct Extensions {
 
 impl<R: Read> TarRecords<R> {
     pub fn new(reader: R, max_image_bytes: u64) -> Self {
-        Self { stream: Stream::new(reader), max_image_bytes, padding: 0 }
+        Self { stream: Stream::new(reader), max_image_bytes, padding: 0, returned: None }
     }
 
     /// The next image member; `None` at the end of the archive.
@@ -98,8 +105,8 @@ impl<R: Read> TarRecords<R> {
         loop {
             let Some(block) = self.next_header()? else { return Ok(None) };
             let header = Header::from_byte_slice(&block);
-            let size = header.entry_size().map_err(|error| self.corrupt(&error.to_string()))?;
             let kind = header.entry_type();
+            let mut size = header.entry_size().map_err(|error| self.corrupt(&error.to_string()))?;
             if kind.is_gnu_longname() {
                 let mut name = self.read_extension(size)?;
                 while name.last() == Some(&0) {
@@ -121,44 +128,80 @@ impl<R: Read> TarRecords<R> {
                 }
                 let name = extensions.name.map_or_else(|| header.path_bytes(), Cow::Owned);
                 let name = String::from_utf8_lossy(&name).into_owned();
-                return Ok(Some(Member { name, kind, size: extensions.size.unwrap_or(size), sparse }));
+                size = extensions.size.unwrap_or(size);
+                if has_no_content(kind) {
+                    size = 0;
+                } else if kind.is_hard_link() && size > 0 {
+                    self.skip_linked(&name, size)?;
+                    size = 0;
+                }
+                return Ok(Some(Member { name, kind, size, sparse }));
             }
         }
     }
 
+    /// Read past what a hard link holds. Its size is often that of the file it leads to, without a byte of that
+    /// file: so it is content only if it does not begin as the next member would.
+    fn skip_linked(&mut self, name: &str, size: u64) -> Result<(), ReadError> {
+        let mut block = [0; BLOCK_BYTES];
+        let filled = self.stream.fill(&mut block).map_err(|error| self.damaged(name, &error))?;
+        if filled == BLOCK_BYTES && (block == [0; BLOCK_BYTES] || is_header(&block)) {
+            self.returned = Some(block);
+            return Ok(());
+        }
+        self.skip(name, size.saturating_sub(filled as u64))?;
+        let padding = std::mem::take(&mut self.padding);
+        self.stream.skip(padding).map_err(|error| self.damaged(name, &error))?;
+        Ok(())
+    }
+
     /// The next header block; `None` at the end of the file.
-    fn next_header(&mut self) -> Result<Option<[u8; BLOCK_BYTES]>, ReadError> {
+    fn next_header(&mut self) -> Result<Option<Block>, ReadError> {
+        if let Some(block) = self.returned.take().filter(|block| *block != [0; BLOCK_BYTES]) {
+            return Ok(Some(block));
+        }
         let padding = std::mem::take(&mut self.padding);
         let skipped = self.stream.skip(padding).map_err(|error| self.corrupt(&error.to_string()))?;
-        let mut marked = false;
+        let mut zeros = 0;
         let (start, block) = loop {
             let start = self.stream.offset();
             let mut block = [0; BLOCK_BYTES];
             let filled = self.stream.fill(&mut block).map_err(|error| self.corrupt(&error.to_string()))?;
             let is_zero = block[..filled] == [0; BLOCK_BYTES][..filled];
-            if filled == 0 && start > 0 && skipped == padding && !marked {
+            if filled == 0 && start > 0 && skipped == padding && zeros == 0 {
                 // GNU tar and Python read on past a missing end mark, and some writers leave it out
                 tracing::warn!(bytes = start, "archive ends without an end mark; members may be missing");
                 return Ok(None);
             }
             match filled {
-                0.. if marked && is_zero && filled < BLOCK_BYTES => return Ok(None),
-                BLOCK_BYTES if is_zero => marked = true,
+                0.. if zeros > 0 && is_zero && filled < BLOCK_BYTES => return Ok(None),
+                BLOCK_BYTES if is_zero => zeros += 1,
                 BLOCK_BYTES => break (start, block),
                 _ => return Err(self.corrupt("the file ends where a member's header should stand")),
             }
         };
         if !is_header(&block) {
-            let what = match start {
-                0 => "not a tar archive",
-                _ if marked => "damaged, or something else behind the end mark",
-                _ => "damaged",
-            };
+            if zeros >= END_MARK_BLOCKS && !self.has_header_ahead()? {
+                tracing::warn!(bytes = start, "something that is no archive follows the end mark");
+                return Ok(None);
+            }
+            let what = if start == 0 { "not a tar archive" } else { "damaged" };
             return Err(ReadError::Corrupt(format!(
                 "{what}: the checksum of the header at byte {start} does not hold"
             )));
         }
         Ok(Some(block))
+    }
+
+    /// Whether anything up to the end of the file is a member's header.
+    fn has_header_ahead(&mut self) -> Result<bool, ReadError> {
+        let mut block = [0; BLOCK_BYTES];
+        while self.stream.fill(&mut block).map_err(|error| self.corrupt(&error.to_string()))? == BLOCK_BYTES {
+            if is_header(&block) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     fn read_extension(&mut self, size: u64) -> Result<Vec<u8>, ReadError> {
@@ -267,6 +310,15 @@ fn is_image(name: &str, kind: EntryType) -> bool {
     data && !base.starts_with('.') && has_image_extension(base)
 }
 
+/// Whatever size their headers name: that of the file on the disk, with some writers.
+fn has_no_content(kind: EntryType) -> bool {
+    kind.is_symlink()
+        || kind.is_character_special()
+        || kind.is_block_special()
+        || kind.is_dir()
+        || kind.is_fifo()
+}
+
 fn is_link(kind: EntryType) -> bool {
     kind.is_hard_link() || kind.is_symlink()
 }
@@ -370,6 +422,26 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn the_size_of_a_link_hides_no_member() {
+        let link = |kind: EntryType, body: &[u8]| {
+            let mut header = Header::new_ustar();
+            header.set_entry_type(kind);
+            header.set_path("b.jpg").expect("short");
+            header.set_link_name("a.jpg").expect("short");
+            header.set_size(700);
+            header.set_cksum();
+            let (before, after) = (archive(&[("a.jpg", b"one")]), archive(&[("c.jpg", b"three")]));
+            read(&[&before[..1024], header.as_bytes(), body, &after].concat())
+        };
+        for (kind, body) in
+            [(EntryType::Link, &[][..]), (EntryType::Link, &[7; 1024]), (EntryType::Symlink, &[])]
+        {
+            let (found, error) = link(kind, body);
+            assert_eq!((ids(&found), error), (vec!["a", "b", "c"], None), "{kind:?}");
+        }
+    }
+
+    #[test]
     fn a_cut_inside_a_member_names_it_and_keeps_the_rows_before() {
         let tar = archive(&[("a.jpg", &[1; 700]), ("b.jpg", &[2; 700])]);
         let second = 512 + 1024;
@@ -404,6 +476,12 @@ pub(super) mod tests {
         assert_eq!(ids(&found), ["a"]);
         let error = error.expect("damaged");
         assert!(error.starts_with("damaged") && error.contains("at byte 2048"), "{error}");
+        // a signature, say
+        let (found, error) = read(&[&one[..], &[7; 2000]].concat());
+        assert_eq!((ids(&found), error), (vec!["a"], None));
+        // one block of zeros is no end mark
+        let (found, error) = read(&[&one[..1024], &[0; 512], &[7; 2000]].concat());
+        assert!(ids(&found) == ["a"] && error.is_some());
         // a device's padding ends anywhere
         let (found, error) = read(&[&one[..], &[0; 100]].concat());
         assert_eq!((ids(&found), error), (vec!["a"], None));
