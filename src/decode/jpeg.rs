@@ -18,21 +18,28 @@ use super::samples::{self, Model};
 use super::{Decoded, Request, damaged};
 use crate::items::{ImageFormat, ImageHeader, Rejected};
 
-/// Scans a progressive JPEG may have. Encoders write about 10; each one is a pass over all
+/// Scans that any progressive JPEG may have. Encoders write about 10; each one is a pass over all
 /// coefficients, so a small file of thousands of empty scans would keep a thread busy for minutes.
-const MAX_SCANS: u32 = 500;
+const MAX_SCANS: u64 = 500;
 
-/// A decompressor that has seen no image. libjpeg keeps quantization and Huffman tables from one
+/// Pixels times scans of a large one, some seconds' work.
+const MAX_SCANNED_PIXELS: u64 = 3_000_000_000;
+
+fn scan_limit(pixels: usize) -> u32 {
+    MAX_SCANS.min(MAX_SCANNED_PIXELS / (pixels as u64).max(1)).max(1) as u32
+}
+
+/// A decompressor that has seen no image, for one of so many pixels. libjpeg keeps quantization and Huffman tables from one
 /// image to the next, so a damaged one would be decoded by the tables of whichever came before it.
 /// A new decompressor costs some microseconds.
-fn decompressor() -> Result<Decompressor, turbojpeg::Error> {
+fn decompressor(pixels: usize) -> Result<Decompressor, turbojpeg::Error> {
     let mut created = Decompressor::new()?;
-    created.set_scan_limit(MAX_SCANS)?;
+    created.set_scan_limit(scan_limit(pixels))?;
     Ok(created)
 }
 
 fn read_header(jpeg: &[u8]) -> Result<DecompressHeader, String> {
-    decompressor().and_then(|mut decompressor| decompressor.read_header(jpeg)).map_err(message)
+    decompressor(0).and_then(|mut decompressor| decompressor.read_header(jpeg)).map_err(message)
 }
 
 /// Decode `jpeg` into `rgb`, by way of `raw` where it has four components.
@@ -63,10 +70,10 @@ pub(super) fn decode(
     let pixels = scaled.width * scaled.height;
     if matches!(header.colorspace, Colorspace::CMYK | Colorspace::YCCK) {
         let inks = raw.take(pixels * 4);
-        decompress(jpeg, &markers, (&scaled, factor), PixelFormat::CMYK, inks)?;
+        decompress(jpeg, &markers, (&header, factor), PixelFormat::CMYK, inks)?;
         samples::to_rgb(inks, Model::InvertedCmyk, None, rgb.take(pixels * 3));
     } else {
-        decompress(jpeg, &markers, (&scaled, factor), PixelFormat::RGB, rgb.take(pixels * 3))?;
+        decompress(jpeg, &markers, (&header, factor), PixelFormat::RGB, rgb.take(pixels * 3))?;
     }
     let part = |side: usize| side as f64 * factor.num() as f64 / factor.denom() as f64;
     Ok(Decoded {
@@ -105,10 +112,11 @@ fn decompress(
     format: PixelFormat,
     output: &mut [u8],
 ) -> Result<(), Rejected> {
+    let scaled = header.scaled(factor);
     let run = |jpeg: &[u8], output: &mut [u8]| {
-        let (width, height) = (header.width, header.height);
+        let (width, height) = (scaled.width, scaled.height);
         let image = Image { pixels: output, width, pitch: width * format.size(), height, format };
-        let mut decompressor = decompressor().map_err(message)?;
+        let mut decompressor = decompressor(header.width * header.height).map_err(message)?;
         decompressor.set_scaling_factor(factor).map_err(message)?;
         decompressor.decompress(jpeg, image).map_err(message)
     };
@@ -169,5 +177,29 @@ fn message(error: turbojpeg::Error) -> String {
     match error {
         turbojpeg::Error::TurboJpegError(message) => message,
         other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_larger_an_image_the_fewer_scans_it_may_have() {
+        for (pixels, scans) in [(1, 500), (4_000_000, 500), (12_000_000, 250), (100_000_000, 30)] {
+            assert_eq!(scan_limit(pixels), scans);
+        }
+        let jpeg = std::fs::read("fixtures/codecs/progressive.jpg").expect("a fixture");
+        let refused = decompressor(MAX_SCANNED_PIXELS as usize).and_then(|mut decompressor| {
+            let header = decompressor.read_header(&jpeg)?;
+            let (width, height, format) = (header.width, header.height, PixelFormat::RGB);
+            let mut pixels = vec![0; width * height * format.size()];
+            let image =
+                Image { pixels: &mut pixels[..], width, pitch: width * format.size(), height, format };
+            decompressor.decompress(&jpeg, image)
+        });
+        let message = message(refused.expect_err("more than one scan"));
+        assert!(message.contains("scan"), "{message}");
+        assert!(!is_warning(&message));
     }
 }

@@ -176,9 +176,12 @@ async fn fetch(
     let options =
         GetOptions { if_match: known.version.as_deref().and_then(strong_tag), ..GetOptions::default() };
     // a web server is asked once: there may be any number of them, each with its own troubles
-    let ask = || store.get_opts(&path, options.clone());
+    let ask = || async {
+        let answer = store.get_opts(&path, options.clone()).await?;
+        check_unchanged(kind, &answer.meta, known.size_bytes, known.version.as_deref())?;
+        Ok(answer)
+    };
     let answer = if kind == StoreKind::Http { ask().await? } else { again(ask).await? };
-    check_unchanged(kind, &answer.meta, known.size_bytes, known.version.as_deref())?;
     let (image_bytes, version) = (answer.meta.size, version_of(kind, &answer.meta));
     if image_bytes > max_image_bytes {
         return Ok(Fetched::TooLarge { image_bytes });

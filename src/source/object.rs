@@ -164,7 +164,8 @@ impl Object {
 /// Whether an answer is of the object that was seen before, as far as its size and version are known.
 ///
 /// # Errors
-/// [`object_store::Error::Precondition`], as from a store that has been told the version.
+/// [`object_store::Error::Precondition`], as from a store that has been told the version; of the same version in
+/// another size [`object_store::Error::Generic`], for that is a wrong answer.
 pub(super) fn check_unchanged(
     kind: StoreKind,
     answer: &ObjectMeta,
@@ -178,7 +179,17 @@ pub(super) fn check_unchanged(
     if let Some(size) = size_bytes
         && size != answer.size
     {
-        return changed(format!("it was {size} bytes and is {}", answer.size));
+        let is_same = version.is_some_and(|version| match kind {
+            StoreKind::Http => answer.e_tag.as_ref().is_some_and(|tag| is_same_tag(version, tag)),
+            // it was a condition
+            StoreKind::Bucket | StoreKind::Local => strong_tag(version).is_some(),
+        });
+        let what = format!("it was {size} bytes and is {}", answer.size);
+        return if is_same {
+            Err(object_store::Error::Generic { store: "read", source: what.into() })
+        } else {
+            changed(what)
+        };
     }
     // buckets and disks judge by themselves what can be a condition, and a bucket may list it in other words
     let Some(version) = version.filter(|version| kind == StoreKind::Http || strong_tag(version).is_none())
@@ -378,6 +389,13 @@ mod tests {
         assert!(check(&answer(5, Some("\"y\"")), None));
         assert!(!check(&answer(5, Some("W/\"y\"")), Some("W/\"x\"")));
         assert!(!check(&answer(6, Some("\"x\"")), Some("\"x\"")));
+        let told = |kind, answer, version| check_unchanged(kind, &answer, Some(5), version);
+        for (kind, version) in [(StoreKind::Http, "\"x\""), (StoreKind::Bucket, "\"x\"")] {
+            let wrong = told(kind, answer(4, Some("\"x\"")), Some(version));
+            assert!(matches!(wrong, Err(object_store::Error::Generic { .. })), "to be asked for again");
+            let changed = told(kind, answer(4, Some("\"y\"")), None);
+            assert!(matches!(changed, Err(object_store::Error::Precondition { .. })));
+        }
         assert!(check_unchanged(StoreKind::Http, &answer(6, None), None, None).is_ok());
         // without a tag the date counts, and only that
         let on = |seconds: i64| ObjectMeta {

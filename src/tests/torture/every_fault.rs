@@ -5,7 +5,7 @@ use std::fs;
 use std::time::Duration;
 
 use crate::Torture;
-use crate::gcs::{Gcs, Logged, Step, faults};
+use crate::gcs::{Fault, Gcs, Logged, Step, faults};
 use crate::support::*;
 use crate::trial::{Place, Trial};
 
@@ -97,7 +97,7 @@ impl Came {
         let before = self.failures.len();
         match output.status.code() {
             Some(0) => {}
-            Some(code) if hit.as_ref().and_then(expected_code) == Some(code) => {
+            Some(code) if hit.as_ref().and_then(expected_code) == Some(code) && may_stop(hit.as_ref()) => {
                 let again = trial.command(out, &[]).output().expect("starts");
                 if again.status.code() != Some(0) {
                     self.failures.push(format!(
@@ -134,6 +134,11 @@ impl Came {
         }
         torture.row(what, figure, failures.is_empty() && identical + resumed > 0);
     }
+}
+
+/// Whether the fault that was hit is one that a run may stop for.
+fn may_stop(hit: Option<&Logged>) -> bool {
+    hit.and_then(|hit| hit.fault).is_some_and(Fault::may_stop)
 }
 
 /// The code of a run that stops for want of this request: the input's, or the output's.

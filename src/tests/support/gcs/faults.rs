@@ -48,6 +48,12 @@ pub const ALL: [Fault; 13] = [
 ];
 
 impl Fault {
+    /// Whether a run may stop for it: what is denied is denied, and what arrived with another checksum was scored
+    /// already. Everything else is to be asked for again.
+    pub fn may_stop(self) -> bool {
+        matches!(self, Self::Status(403) | Self::WrongBytes)
+    }
+
     /// Whether the request is carried out all the same.
     pub fn is_carried_out(self) -> bool {
         !matches!(self, Self::Status(_) | Self::ResetBefore)
