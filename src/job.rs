@@ -234,9 +234,20 @@ impl Job {
         }
         let share = options.share;
         let record = run_record(&plan, &checked.model_sha256, options.limit);
-        let note = AttemptNote::begun(share.shard_index, share.num_shards);
+        let mut note = AttemptNote::begun(share.shard_index, share.num_shards);
+        note.runs_on = runs_on(&engines);
         let claim = output.claim(&record, &note, options.overwrite)?;
         run_id.get_or_init(|| claim.record.run_id.clone());
+        let others = claim.notes.attempts.iter().find(|other| other.runs_on != claim.note.runs_on);
+        if let Some(AttemptNote { attempt, runs_on, .. }) = others {
+            let here = &claim.note.runs_on;
+            tracing::warn!(
+                attempt,
+                ?runs_on,
+                ?here,
+                "an attempt at this run scores on something else: last bits may differ"
+            );
+        }
         let own = claim.holdings.predictions.iter().filter(|(index, _)| share.takes(**index));
         let reused = output.reports(own.map(|(_, part)| part), &claim.notes, &claim.record.run_id)?;
         let reused_rows: u64 = reused.iter().filter_map(|part| part.rows).sum();
@@ -326,6 +337,17 @@ impl Job {
         );
         Ok(report)
     }
+}
+
+/// What decides the last bits of a score beside the plan.
+fn runs_on(engines: &[Box<dyn Engine>]) -> Vec<String> {
+    let mut found: Vec<_> = engines.iter().map(|engine| engine.describe()).collect();
+    #[cfg(target_arch = "x86_64")]
+    let set = if is_x86_feature_detected!("avx512f") { "AVX-512" } else { "AVX2 or less" };
+    #[cfg(not(target_arch = "x86_64"))]
+    let set = "the base set";
+    found.push(format!("{} with {set}", std::env::consts::ARCH));
+    found
 }
 
 /// Listing would find what this run or an earlier one has written.

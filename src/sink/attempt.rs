@@ -39,6 +39,10 @@ pub struct AttemptNote {
     pub shard_index: u32,
     pub num_shards: u32,
     pub sluice_version: String,
+    /// What it scores on, as far as that decides the last bits of a score: one engine or several, and the processor's
+    /// instruction set.
+    #[serde(default)]
+    pub runs_on: Vec<String>,
     /// RFC 3339, UTC.
     pub started_at: String,
     /// RFC 3339, UTC: when the note was last written.
@@ -66,6 +70,7 @@ impl AttemptNote {
             shard_index,
             num_shards,
             sluice_version: env!("CARGO_PKG_VERSION").to_owned(),
+            runs_on: Vec::new(),
             started_at: now.clone(),
             updated_at: now,
             outcome: None,
