@@ -3,8 +3,8 @@
 #
 #   scripts/fuzz.sh [--seconds N] [tfrecord|tar|parquet|image|pipeline]...
 #
-# Each target runs for N seconds (720: an hour in all), one after the other, with the address sanitizer. Seeds are
-# the fixtures; what was learned stays in .deps/fuzz and is where the next run begins. An input that crashes, hangs
+# Each target runs for N seconds (720: an hour in all), one after the other, with the address sanitizer, which also
+# watches what is compiled from C (libjpeg-turbo, zstd), but not libjpeg-turbo's assembler. Seeds are the fixtures; what was learned stays in .deps/fuzz and is where the next run begins. An input that crashes, hangs
 # for 10 s or takes 2 GiB ends its target, and this script with 1: it says where the input lies, and how to keep it
 # as a regression fixture in fixtures/fuzz/TARGET, which src/tests/hostile.rs replays.
 #
@@ -28,6 +28,8 @@ scripts/setup.sh --with build
 scripts/setup.sh --peers # pyarrow writes the seeds
 cargo +nightly --version || rustup toolchain install nightly --profile minimal
 cargo fuzz --version || cargo install --locked cargo-fuzz
+
+export CFLAGS_x86_64_unknown_linux_gnu="-march=x86-64-v3 -fsanitize=address"
 
 work=.deps/fuzz
 for target in "${targets[@]}"; do mkdir -p "$work/$target" "$work/crashes/$target"; done

@@ -166,12 +166,14 @@ impl Ending<'_> {
         tracing::info!("another attempt has finished the run");
         self.tidy(holdings);
         let strays = holdings.beside(&manifest.parts);
-        if let Some(stray) = strays.first() {
+        if !strays.is_empty() {
+            self.output.refuse_another(&self.record.run_id)?;
             self.output.remove(&strays)?;
-            let written = self.written.parts.iter().find(|part| part.path == *stray);
-            let shard = written.map_or(stray, |part| &part.shard).clone();
+        }
+        let listed: HashSet<_> = manifest.parts.iter().map(|part| &part.path).collect();
+        if let Some(late) = self.written.parts.iter().find(|part| !listed.contains(&part.path)) {
             let message = "it has come since the run was finished".to_owned();
-            return Err(SourceError::Changed { shard, message }.into());
+            return Err(SourceError::Changed { shard: late.shard.clone(), message }.into());
         }
         Ok(self.report(&self.whole(manifest.parts), Outcome::Succeeded))
     }
@@ -205,7 +207,7 @@ impl Ending<'_> {
             adopt(output, &report.parts)?
         };
         // whoever was first has written the same
-        output.succeed(&manifest_sha256)?;
+        output.succeed(run_id, &manifest_sha256)?;
         if let Err(error @ SinkError::OtherRun { .. }) = output.refuse_another(run_id) {
             output.take_manifest_back(run_id)?;
             return Err(error.into());

@@ -259,9 +259,7 @@ impl Stages<'_> {
             // rows that may be wrong are to be found by the next attempt in no case, whatever else has happened
             (fault, Some(Error::Source(SourceError::Garbled { shards, error })))
                 if wanted_more
-                    || sink
-                        .as_ref()
-                        .is_some_and(|sink| shards.iter().any(|&shard| sink.has_begun(shard))) =>
+                    || sink.as_ref().is_none_or(|sink| shards.iter().any(|&shard| sink.has_begun(shard))) =>
             {
                 fault.into_iter().for_each(|error| tracing::error!(%error, "something else has failed, too"));
                 Some(SourceError::Garbled { shards, error }.into())

@@ -25,8 +25,11 @@ const MAX_SCANS: u64 = 500;
 /// Pixels times scans of a large one, some seconds' work.
 const MAX_SCANNED_PIXELS: u64 = 3_000_000_000;
 
+/// Scans that the largest one may have: libjpeg's own script for four components has 18.
+const FEWEST_SCANS: u64 = 20;
+
 fn scan_limit(pixels: usize) -> u32 {
-    MAX_SCANS.min(MAX_SCANNED_PIXELS / (pixels as u64).max(1)).max(1) as u32
+    (MAX_SCANNED_PIXELS / (pixels as u64).max(1)).clamp(FEWEST_SCANS, MAX_SCANS) as u32
 }
 
 /// A decompressor that has seen no image, for one of so many pixels. libjpeg keeps quantization and Huffman tables from one
@@ -186,11 +189,13 @@ mod tests {
 
     #[test]
     fn the_larger_an_image_the_fewer_scans_it_may_have() {
-        for (pixels, scans) in [(1, 500), (4_000_000, 500), (12_000_000, 250), (100_000_000, 30)] {
+        let limits = [(1, 500), (4_000_000, 500), (12_000_000, 250), (100_000_000, 30), (1 << 32, 20)];
+        for (pixels, scans) in limits {
             assert_eq!(scan_limit(pixels), scans);
         }
         let jpeg = std::fs::read("fixtures/codecs/progressive.jpg").expect("a fixture");
-        let refused = decompressor(MAX_SCANNED_PIXELS as usize).and_then(|mut decompressor| {
+        let refused = decompressor(1).and_then(|mut decompressor| {
+            decompressor.set_scan_limit(1)?;
             let header = decompressor.read_header(&jpeg)?;
             let (width, height, format) = (header.width, header.height, PixelFormat::RGB);
             let mut pixels = vec![0; width * height * format.size()];

@@ -7,12 +7,12 @@
 //!   said that the output is his own.
 //! - A store removes by name, and in the meantime another attempt may have put this run's own part there. So
 //!   an object is removed by one attempt only, who creates a token for that very version of it first: nothing
-//!   else can take its place before it is gone. If he dies in between it stays, and is in the way
-//!   until the output is cleared.
+//!   else can take its place before it is gone. If he dies in between, another may try after a while.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{TimeDelta, Utc};
 use futures_util::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
@@ -22,7 +22,7 @@ use super::attempt::Notes;
 use super::output::{MANIFEST, Output, SUCCESS};
 use super::part::RUN_ID;
 use super::run_record::{RUN, RunRecord};
-use super::stored::{Held, Holdings, READS, read_footer};
+use super::stored::{Held, Holdings, NO_PART, READS, read_footer};
 use crate::error::{SinkError, StorageError};
 use crate::finish::StoredManifest;
 use crate::plan::hex;
@@ -31,9 +31,12 @@ use crate::retry::{self, again};
 /// Folder of tokens, below the output.
 pub(super) const DISPLACED: &str = "_displaced";
 
-/// How often, and how long apart, it is looked whether another attempt has removed what he has a token for.
+/// How often, and how long apart, it is looked whether something is gone at last.
 const LOOKS: u32 = 50;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
+
+/// Age of a token whose holder is taken for dead: far longer than any store is asked to remove an object.
+const TOKEN_LIVES: TimeDelta = TimeDelta::minutes(15);
 
 /// A run, and the output that is its own.
 #[derive(Debug, Clone)]
@@ -61,8 +64,10 @@ impl Fence {
                     Ok(false)
                 }
             }
-            // what cannot be read is no part, which is told when it is looked at
-            _ => Ok(false),
+            // what says no run, or is no part, is told when it is looked at
+            Ok(_) | Err(object_store::Error::Generic { store: NO_PART, .. }) => Ok(false),
+            Err(object_store::Error::NotFound { .. }) => Ok(true),
+            Err(error) => Err(error),
         }
     }
 
@@ -74,8 +79,8 @@ impl Fence {
         before: Option<&Path>,
     ) -> object_store::Result<bool> {
         let version = format!("{} {:?} {:?} {}", meta.location, meta.e_tag, meta.version, meta.last_modified);
-        let token = hex(&Sha256::digest(version));
-        let token = self.root.clone().join(DISPLACED).join(token);
+        let version = hex(&Sha256::digest(version));
+        let token = |number: u32| self.root.clone().join(DISPLACED).join(format!("{version}-{number}"));
         let is_there = || async {
             match again(|| store.head(&meta.location)).await {
                 Ok(now) => Ok(now.e_tag == meta.e_tag && now.last_modified == meta.last_modified),
@@ -83,25 +88,41 @@ impl Fence {
                 Err(error) => Err(error),
             }
         };
-        if retry::create(store, &token, self.run_id.clone().into()).await? {
-            if is_there().await? {
-                tracing::warn!(path = %meta.location, "removing what a run has left that was removed before");
-                for path in before.into_iter().chain([&meta.location]) {
-                    match store.delete(path).await {
-                        Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
-                        Err(error) => return Err(error),
-                    }
-                }
+        let mut number = 0;
+        let is_holder = loop {
+            let token = token(number);
+            if retry::create(store, &token, self.run_id.clone().into()).await? {
+                break true;
             }
-            return Ok(true);
-        }
-        for _ in 0..LOOKS {
+            match again(|| store.head(&token)).await {
+                Ok(held) if Utc::now() - held.last_modified > TOKEN_LIVES => number += 1,
+                // whoever finishes a run removes tokens
+                Ok(_) | Err(object_store::Error::NotFound { .. }) => break false,
+                Err(error) => return Err(error),
+            }
+        };
+        let mut failed = None;
+        for look in 0..LOOKS {
             if !is_there().await? {
                 return Ok(true);
             }
+            if is_holder {
+                if look == 0 {
+                    tracing::warn!(path = %meta.location, "removing what a run has left that was removed before");
+                }
+                for path in before.into_iter().chain([&meta.location]) {
+                    match store.delete(path).await {
+                        Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+                        Err(error) => failed = Some(error),
+                    }
+                }
+                if failed.is_none() {
+                    return Ok(true);
+                }
+            }
             tokio::time::sleep(BETWEEN_LOOKS).await;
         }
-        Ok(false)
+        failed.map_or(Ok(false), Err)
     }
 
     /// Whether the output is still this run's.
@@ -227,12 +248,16 @@ impl Output {
         removed.map_err(|source| StorageError { uri: self.uri_of(MANIFEST), source }.into())
     }
 
-    /// Create `_SUCCESS`, which holds the hash of this run's manifest, in place of another run's.
-    pub(crate) fn succeed(&self, manifest_sha256: &str) -> Result<(), SinkError> {
+    /// Create `_SUCCESS`, which holds the hash of the manifest of the run `run_id`, in place of another run's.
+    ///
+    /// # Errors
+    /// Those of the store, and [`SinkError::OtherRun`] when the output is not that run's any more.
+    pub(crate) fn succeed(&self, run_id: &str, manifest_sha256: &str) -> Result<(), SinkError> {
         let content = success_of(manifest_sha256);
         if self.create(SUCCESS, content.clone())? || self.read(SUCCESS)?[..] == content[..] {
             return Ok(());
         }
+        self.refuse_another(run_id)?;
         tracing::warn!("replacing the {SUCCESS} of another run, which was removed before");
         self.replace(SUCCESS, content)
     }
@@ -357,7 +382,12 @@ mod tests {
     fn finish(output: &Output, run_id: &str) {
         let manifest = manifest(run_id);
         output.create(MANIFEST, manifest.clone()).expect("stored");
-        output.succeed(&hex(&Sha256::digest(manifest))).expect("stored");
+        let sha256 = hex(&Sha256::digest(manifest));
+        match output.succeed(run_id, &sha256) {
+            Ok(()) => {}
+            // the output is another's, whose `_SUCCESS` is not touched
+            Err(error) => assert!(matches!(error, SinkError::OtherRun { .. }), "{error}"),
+        }
     }
 
     fn manifest(run_id: &str) -> Vec<u8> {

@@ -40,6 +40,9 @@ pub const PARTS_BYTES: u64 =
 /// that are in no note are read by who needs to know of them.
 const NOTE_SHARE: u32 = 200;
 
+/// The longest such time: a store may have been slow once.
+const NOTE_AT_LEAST_EVERY: Duration = Duration::from_secs(600);
+
 /// Rows collected before they are encoded, so that the encoder works on columns, not on cells.
 const ROWS_PER_ENCODE: usize = 1024;
 
@@ -81,8 +84,6 @@ pub struct ParquetSink {
     report: OutputReport,
     /// The place in the input of the last shard that has begun.
     last_begun: Option<u64>,
-    /// Places of shards of which wrong bytes were read.
-    garbled: Vec<u64>,
 }
 
 /// A file on its way to the store.
@@ -125,7 +126,6 @@ impl ParquetSink {
             note_due: Instant::now(),
             report: OutputReport::default(),
             last_begun: None,
-            garbled: Vec::new(),
         }
     }
 
@@ -171,10 +171,6 @@ impl ParquetSink {
     /// A part is there, by this attempt or another.
     fn take_stored(&mut self, path: String, stored: Stored, part: ClosedPart) -> Result<(), SinkError> {
         let ClosedPart { report, segments, reused } = part;
-        if !stored.was_there && shard_index(&path).is_some_and(|shard| self.garbled.contains(&shard)) {
-            // a limit had ended the shard before it was known
-            return self.output.remove(&[path]);
-        }
         if stored.was_there {
             // of another run, if this one was removed
             self.output.refuse_another(&self.identity.run_id)?;
@@ -226,7 +222,7 @@ impl ParquetSink {
         self.note.parts.clone_from(&self.report.parts);
         self.note.batches.clone_from(&self.batches.parts);
         self.output.replace_note(&self.note)?;
-        self.note_due = Instant::now() + NOTE_SHARE * start.elapsed();
+        self.note_due = Instant::now() + NOTE_AT_LEAST_EVERY.min(NOTE_SHARE * start.elapsed());
         Ok(())
     }
 
@@ -335,7 +331,6 @@ impl Sink for ParquetSink {
         if self.open.as_ref().is_some_and(|part| garbled.contains(&part.shard.index)) {
             self.open = None;
         }
-        self.garbled = garbled.to_vec();
         let lost = |error: SinkError| tracing::warn!(%error, "something scored could not be kept");
         if let Err(error @ SinkError::OtherRun { .. }) = self.output.refuse_another(&self.identity.run_id) {
             return lost(error);
@@ -345,6 +340,15 @@ impl Sink for ParquetSink {
         while !self.pending.is_empty() {
             let most = self.pending.len() - 1;
             self.await_pending(most).unwrap_or_else(lost);
+        }
+        // a limit may have ended a shard before it was known that its bytes were wrong
+        let (wrong, right) = std::mem::take(&mut self.report.parts)
+            .into_iter()
+            .partition::<Vec<_>, _>(|part| shard_index(&part.path).is_some_and(|at| garbled.contains(&at)));
+        self.report.parts = right;
+        let wrong: Vec<_> = wrong.into_iter().map(|part| part.path).collect();
+        if let Err(error) = self.output.remove(&wrong) {
+            tracing::error!(%error, ?wrong, "parts of wrong bytes could not be removed: remove them before the next attempt");
         }
         let noted = self.batches.store(&self.identity, &self.output).and_then(|()| self.write_note());
         noted.unwrap_or_else(lost);

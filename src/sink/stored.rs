@@ -340,8 +340,11 @@ async fn footer(
     ParquetMetaDataReader::decode_metadata(footer).map_err(|error| damaged(error.to_string()))
 }
 
+/// Where errors say they are from that are about an object which is no part.
+pub(super) const NO_PART: &str = "part";
+
 fn damaged(message: String) -> object_store::Error {
-    object_store::Error::Generic { store: "part", source: message.into() }
+    object_store::Error::Generic { store: NO_PART, source: message.into() }
 }
 
 impl StoredPart {

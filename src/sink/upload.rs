@@ -193,7 +193,7 @@ async fn store_pieces(
         held_bytes += data.len();
         held.push(data);
         if held_bytes > PART_BYTES {
-            let upload = store.put_multipart(&staging.path).await?;
+            let upload = again(|| store.put_multipart(&staging.path)).await?;
             let begun = parts.insert(WriteMultipart::new_with_chunk_size(upload, PART_BYTES));
             held.drain(..).for_each(|data| begun.put(data));
         }
@@ -201,13 +201,7 @@ async fn store_pieces(
     let published = match parts {
         None => create_small(&store, &staging, &path, PutPayload::from_iter(held)).await,
         Some(parts) => {
-            if let Err(error) = parts.finish().await {
-                // the answer may have been lost, and only that
-                match store.head(&staging.path).await {
-                    Ok(there) if there.size == bytes => {}
-                    _ => return Err(error),
-                }
-            }
+            finished(parts, &store, &staging.path, bytes).await?;
             publish(&store, &staging, &path).await
         }
     };
@@ -242,7 +236,8 @@ pub(super) async fn replace(
     if content.len() <= PART_BYTES {
         return store.put(path, content.into()).await.map(drop);
     }
-    let mut parts = WriteMultipart::new_with_chunk_size(store.put_multipart(path).await?, PART_BYTES);
+    let upload = again(|| store.put_multipart(path)).await?;
+    let mut parts = WriteMultipart::new_with_chunk_size(upload, PART_BYTES);
     for part in (0..content.len()).step_by(PART_BYTES) {
         if let Err(error) = parts.wait_for_capacity(PARTS_IN_FLIGHT).await {
             let _ = parts.abort().await;
@@ -250,7 +245,21 @@ pub(super) async fn replace(
         }
         parts.put(content.slice(part..content.len().min(part + PART_BYTES)));
     }
-    parts.finish().await.map(drop)
+    finished(parts, store, path, content.len() as u64).await
+}
+
+/// Complete an upload to `path`. The answer may be lost, and only that.
+async fn finished(
+    parts: WriteMultipart,
+    store: &Arc<dyn ObjectStore>,
+    path: &Path,
+    bytes: u64,
+) -> object_store::Result<()> {
+    let Err(error) = parts.finish().await else { return Ok(()) };
+    match store.head(path).await {
+        Ok(there) if there.size == bytes => Ok(()),
+        _ => Err(error),
+    }
 }
 
 /// Create a small object, by way of `staging` if need be.

@@ -87,10 +87,10 @@ impl Input {
             let location = (key_start > 0).then(|| stores.resolve(uri)).transpose()?;
             let exists = match &location {
                 None => std::path::Path::new(uri).exists(),
-                Some(location) if location.kind == StoreKind::Bucket && !uri.contains('*') => {
-                    stores.head(location).is_ok()
+                // `file:///x?` would be percent-encoded if it meant a file of that name
+                Some(location) => {
+                    location.kind == StoreKind::Bucket && !uri.contains('*') && stores.head(location).is_ok()
                 }
-                Some(location) => location.local_path().is_some_and(|path| path.exists()),
             };
             if !exists {
                 return Self::glob(stores, uri, first_glob);

@@ -272,6 +272,15 @@ fn folders_that_no_match_can_lie_in_are_not_looked_into() {
 }
 
 #[test]
+fn a_file_address_with_a_pattern_is_a_pattern() {
+    let folder = Folder::with(&["in/a.tar", "in/bc.tar", "in/d.jpg"]);
+    let input = format!("file://{}/?.tar", folder.uri("in"));
+    let listed = list_shards(&folder.stores, &[input], &section("")).expect("listed");
+    let names: Vec<_> = listed.map(|shard| shard.expect("listed").name).collect();
+    assert!(names.len() == 1 && names[0].ends_with("/in/a.tar"), "{names:?}");
+}
+
+#[test]
 fn a_signed_address_is_no_glob() {
     let (_runtime, stores) = local_stores();
     let error = Input::find(&stores, "az://b/c/?sv=1&sig=secret").err().expect("refused").to_string();

@@ -157,12 +157,13 @@ impl<R: Read> TarRecords<R> {
 
     /// The next header block; `None` at the end of the file.
     fn next_header(&mut self) -> Result<Option<Block>, ReadError> {
-        if let Some(block) = self.returned.take().filter(|block| *block != [0; BLOCK_BYTES]) {
+        let returned = self.returned.take();
+        if let Some(block) = returned.filter(|block| *block != [0; BLOCK_BYTES]) {
             return Ok(Some(block));
         }
         let padding = std::mem::take(&mut self.padding);
         let skipped = self.stream.skip(padding).map_err(|error| self.corrupt(&error.to_string()))?;
-        let mut zeros = 0;
+        let mut zeros = u32::from(returned.is_some());
         let (start, block) = loop {
             let start = self.stream.offset();
             let mut block = [0; BLOCK_BYTES];
@@ -174,7 +175,12 @@ impl<R: Read> TarRecords<R> {
                 return Ok(None);
             }
             match filled {
-                0.. if zeros > 0 && is_zero && filled < BLOCK_BYTES => return Ok(None),
+                0.. if filled < BLOCK_BYTES && (zeros >= END_MARK_BLOCKS || (zeros > 0 && is_zero)) => {
+                    if !is_zero {
+                        tracing::warn!(bytes = start, "something that is no archive follows the end mark");
+                    }
+                    return Ok(None);
+                }
                 BLOCK_BYTES if is_zero => zeros += 1,
                 BLOCK_BYTES => break (start, block),
                 _ => return Err(self.corrupt("the file ends where a member's header should stand")),
@@ -478,6 +484,8 @@ pub(super) mod tests {
         assert!(error.starts_with("damaged") && error.contains("at byte 2048"), "{error}");
         // a signature, say
         let (found, error) = read(&[&one[..], &[7; 2000]].concat());
+        assert_eq!((ids(&found), error), (vec!["a"], None));
+        let (found, error) = read(&[&one[..], b"\n"].concat());
         assert_eq!((ids(&found), error), (vec!["a"], None));
         // one block of zeros is no end mark
         let (found, error) = read(&[&one[..1024], &[0; 512], &[7; 2000]].concat());

@@ -19,6 +19,8 @@ struct Came {
     /// The run was over before the request that was to fail.
     unreached: u64,
     failures: Vec<String>,
+    /// Whether a token that is refused may stop a run: a part of an upload is not sent again with another one.
+    tokens_stop: bool,
 }
 
 impl Torture {
@@ -58,7 +60,7 @@ impl Torture {
         trial.settings.push("output.checkpoint_seconds=1000".to_owned());
         let Place::Gcs(gcs) = &trial.place else { unreachable!("it was made above") };
         for step in Step::ALL {
-            let mut came = Came::default();
+            let mut came = Came { tokens_stop: true, ..Came::default() };
             for fault in faults::ALL {
                 gcs.aim(step, fault);
                 came.run(
@@ -97,7 +99,9 @@ impl Came {
         let before = self.failures.len();
         match output.status.code() {
             Some(0) => {}
-            Some(code) if hit.as_ref().and_then(expected_code) == Some(code) && may_stop(hit.as_ref()) => {
+            Some(code)
+                if hit.as_ref().and_then(expected_code) == Some(code) && self.may_stop(hit.as_ref()) =>
+            {
                 let again = trial.command(out, &[]).output().expect("starts");
                 if again.status.code() != Some(0) {
                     self.failures.push(format!(
@@ -120,8 +124,14 @@ impl Came {
         *count += 1;
     }
 
+    /// Whether the fault that was hit is one that a run may stop for.
+    fn may_stop(&self, hit: Option<&Logged>) -> bool {
+        let fault = hit.and_then(|hit| hit.fault);
+        fault.is_some_and(|fault| fault.may_stop() || self.tokens_stop && fault == Fault::Status(401))
+    }
+
     fn tell(self, torture: &mut Torture, what: String) {
-        let Self { identical, resumed, unchanged, unreached, failures } = self;
+        let Self { identical, resumed, unchanged, unreached, failures, .. } = self;
         failures.iter().for_each(|failure| println!("FAILED {what}: {failure}"));
         let mut figure = format!(
             "{identical} identical at once, {resumed} stopped with the right code and resumed identical, {} failures",
@@ -134,11 +144,6 @@ impl Came {
         }
         torture.row(what, figure, failures.is_empty() && identical + resumed > 0);
     }
-}
-
-/// Whether the fault that was hit is one that a run may stop for.
-fn may_stop(hit: Option<&Logged>) -> bool {
-    hit.and_then(|hit| hit.fault).is_some_and(Fault::may_stop)
 }
 
 /// The code of a run that stops for want of this request: the input's, or the output's.
