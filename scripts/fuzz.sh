@@ -4,9 +4,10 @@
 #   scripts/fuzz.sh [--seconds N] [tfrecord|tar|parquet|image|pipeline]...
 #
 # Each target runs for N seconds (720: an hour in all), one after the other, with the address sanitizer, which also
-# watches what is compiled from C (libjpeg-turbo, zstd), but not libjpeg-turbo's assembler. Seeds are the fixtures; what was learned stays in .deps/fuzz and is where the next run begins. An input that crashes, hangs
-# for 10 s or takes 2 GiB ends its target, and this script with 1: it says where the input lies, and how to keep it
-# as a regression fixture in fixtures/fuzz/TARGET, which src/tests/hostile.rs replays.
+# watches what is compiled from C (libjpeg-turbo, zstd), but not libjpeg-turbo's assembler. Seeds are the fixtures;
+# what was learned stays in .deps/fuzz and is where the next run begins. An input that crashes, hangs for 10 s or
+# takes 2 GiB ends its target, and this script with 1: it says where the input lies, and how to keep it as a
+# regression fixture in fixtures/fuzz/TARGET, which src/tests/hostile.rs replays.
 #
 # Needs a nightly compiler (rustup toolchain install nightly) and cargo-fuzz, which it installs.
 set -euo pipefail
