@@ -84,6 +84,8 @@ pub struct ParquetSink {
     report: OutputReport,
     /// The place in the input of the last shard that has begun.
     last_begun: Option<u64>,
+    /// Places of shards whose parts another attempt has stored.
+    theirs: Vec<u64>,
 }
 
 /// A file on its way to the store.
@@ -126,6 +128,7 @@ impl ParquetSink {
             note_due: Instant::now(),
             report: OutputReport::default(),
             last_begun: None,
+            theirs: Vec::new(),
         }
     }
 
@@ -149,7 +152,7 @@ impl ParquetSink {
             Ok((file, part)) => self.pending.push_back(Pending { file, part: Some(part) }),
             // whoever has stored the part may have tidied up behind it
             Err(error) => match self.output.read_back_one(&part_name(&shard), &self.identity.run_id) {
-                Ok(theirs) => self.count(theirs),
+                Ok(theirs) => self.count_theirs(theirs),
                 Err(_) => return Err(error),
             },
         }
@@ -187,7 +190,7 @@ impl ParquetSink {
                 // a web server that answered only one of them, a record on which a decoder had crashed
                 tracing::warn!(part = path, "another attempt was first, and rejected other records");
             }
-            self.count(theirs);
+            self.count_theirs(theirs);
         } else {
             self.report.reused.add(&reused);
             self.count(PartReport { path, bytes: stored.bytes, sha256: stored.sha256, ..report });
@@ -197,6 +200,12 @@ impl ParquetSink {
             tracing::warn!(%error, "segments of a finished shard are left");
         }
         Ok(())
+    }
+
+    /// A part is stored, by another attempt.
+    fn count_theirs(&mut self, part: PartReport) {
+        self.theirs.extend(shard_index(&part.path));
+        self.count(part);
     }
 
     /// A part is stored.
@@ -341,10 +350,13 @@ impl Sink for ParquetSink {
             let most = self.pending.len() - 1;
             self.await_pending(most).unwrap_or_else(lost);
         }
-        // a limit may have ended a shard before it was known that its bytes were wrong
+        // a limit may have ended a shard before it was known that its bytes were wrong; what others have read of it
+        // was checked by them
+        let theirs = std::mem::take(&mut self.theirs);
+        let is_wrong = |at: u64| garbled.contains(&at) && !theirs.contains(&at);
         let (wrong, right) = std::mem::take(&mut self.report.parts)
             .into_iter()
-            .partition::<Vec<_>, _>(|part| shard_index(&part.path).is_some_and(|at| garbled.contains(&at)));
+            .partition::<Vec<_>, _>(|part| shard_index(&part.path).is_some_and(is_wrong));
         self.report.parts = right;
         let wrong: Vec<_> = wrong.into_iter().map(|part| part.path).collect();
         if let Err(error) = self.output.remove(&wrong) {
