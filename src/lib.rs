@@ -48,5 +48,6 @@ pub mod report;
 pub mod resume;
 pub mod retry;
 pub mod sink;
+pub mod sniff;
 pub mod source;
 pub mod verify;

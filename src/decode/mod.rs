@@ -13,7 +13,6 @@
 
 mod buffer;
 mod crash;
-mod format;
 mod geometry;
 mod gif;
 mod jpeg;
@@ -47,6 +46,7 @@ use self::tensor::TensorWriter;
 use crate::config::{self, Filter, PreprocessSection};
 use crate::error::panic_message;
 use crate::items::{ImageFormat, ImageHeader, PixelElement, Pixels, Rejected, Status};
+use crate::sniff;
 
 /// Memory a decoder may take for what is not pixels (profiles, texts, tables): far above what
 /// cameras and editors write, far below what a bomb needs.
@@ -184,7 +184,7 @@ impl Decoder {
             let error = format!("image is {length} bytes long, limit is {}", self.max_image_bytes);
             return Err(Rejected::new(Status::TooLarge, error));
         }
-        let format = format::detect(bytes).ok_or_else(|| damaged(format::unknown(bytes)))?;
+        let format = sniff::image_format(bytes).ok_or_else(|| damaged(sniff::refusal(bytes)))?;
         let mut request = Request {
             geometry: &self.geometry,
             orientation: self.orientation,

@@ -8,7 +8,8 @@
 
 use std::io::Read;
 
-use crate::items::{ImageFormat, ShardFormat};
+use crate::items::ShardFormat;
+pub use crate::sniff::image_format;
 
 use super::compression::{Compression, decompressed};
 use super::{tfrecord, webdataset};
@@ -70,26 +71,6 @@ pub fn by_bytes(head: &[u8]) -> Option<ShardFormat> {
         Some(ShardFormat::Webdataset)
     } else if tfrecord::is_header(&start) {
         Some(ShardFormat::Tfrecord)
-    } else {
-        None
-    }
-}
-
-/// Image codec by magic number.
-pub fn image_format(head: &[u8]) -> Option<ImageFormat> {
-    let is = |magic: &[u8]| head.starts_with(magic);
-    if is(&[0xff, 0xd8, 0xff]) {
-        Some(ImageFormat::Jpeg)
-    } else if is(b"\x89PNG\r\n\x1a\n") {
-        Some(ImageFormat::Png)
-    } else if is(b"RIFF") && head.get(8..12) == Some(b"WEBP") {
-        Some(ImageFormat::Webp)
-    } else if is(b"GIF87a") || is(b"GIF89a") {
-        Some(ImageFormat::Gif)
-    } else if is(b"BM") && head.get(6..10) == Some(&[0; 4]) {
-        Some(ImageFormat::Bmp)
-    } else if is(b"II*\0") || is(b"MM\0*") {
-        Some(ImageFormat::Tiff)
     } else {
         None
     }
