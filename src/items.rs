@@ -88,9 +88,17 @@ pub struct ShardRef {
     pub content: ShardContent,
     /// Records from the first on that a checkpoint holds already: they are passed over.
     pub resume_at: u64,
-    /// Records on which a native decoder has crashed before, each with the signal: they are rejected
-    /// without being decoded.
-    pub crashed: BTreeMap<u64, i32>,
+    /// Where earlier attempts at the run have crashed.
+    pub crashed: CrashNotes,
+}
+
+/// Where in a shard earlier attempts have crashed, each record with the signal.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CrashNotes {
+    /// Records on which a native decoder has crashed: they are rejected without being decoded.
+    pub decoder: BTreeMap<u64, i32>,
+    /// The first record on which the reader has crashed: the shard counts as damaged from there on.
+    pub reader: Option<(u64, i32)>,
 }
 
 impl ShardRef {

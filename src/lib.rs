@@ -34,6 +34,7 @@
 pub mod batch;
 pub mod bench;
 pub mod config;
+pub mod crash;
 pub mod decode;
 pub mod doctor;
 pub mod engine;

@@ -3,8 +3,8 @@
 //! - A shard whose part is there is not read again. Parts are told by name, which says the shard's
 //!   place in the input and its identity; a part of another identity in that place means that the
 //!   input has changed since, which is an error and nothing to be mended silently.
-//! - A shard of which a checkpoint holds the first records is resumed behind them, and is told on which
-//!   of its records a decoder has crashed.
+//! - A shard of which a checkpoint holds the first records is resumed behind them, and is told where
+//!   decoders and its reader have crashed.
 //! - Of N workers, worker I scores the shards whose place in the input, modulo N, is I.
 
 use std::collections::{BTreeMap, HashMap};

@@ -20,8 +20,9 @@ pub const PASSPORT: u8 = 7;
 pub const INFERENCE: u8 = 8;
 /// `verify`: the output is not what its run has written.
 pub const UNVERIFIED: u8 = 9;
-/// A native decoder crashed. The record is noted in the output, and the next attempt goes on without it.
-pub const DECODER_CRASHED: u8 = 10;
+/// A native decoder or a shard's reader crashed. The record is noted in the output, and the next attempt goes on
+/// without it, or takes the shard as damaged from there on.
+pub const CRASHED: u8 = 10;
 /// Interrupted: 128 + SIGINT, as shells count it.
 pub const INTERRUPTED: u8 = 130;
 /// Interrupted: 128 + SIGTERM.
@@ -39,7 +40,7 @@ pub const HELP: &str = "Exit codes:
   7    a built engine does not fit this host or is damaged: build it again
   8    an engine failed in the middle of a run, as when a GPU is gone: another host may do
   9    verify: the output is not what its run has written
-  10   a native decoder crashed: the record is named, and a retry goes on without it
+  10   a decoder or a shard's reader crashed: the record is named, and a retry goes on without it
   130  interrupted (SIGINT)
   143  interrupted (SIGTERM)";
 

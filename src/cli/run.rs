@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::Args;
 use signal_hook::consts::{SIGINT, SIGTERM};
-use sluice::decode::{CrashWatch, leave, signal_name};
+use sluice::crash::{CrashWatch, leave, signal_name};
 use sluice::error::{ConfigError, Error};
 use sluice::flow::StopSignal;
 use sluice::job::{Job, JobOptions};
@@ -127,29 +127,32 @@ fn drain_on_signals(stop: &StopSignal, grace: Duration) -> anyhow::Result<Arc<At
     Ok(received)
 }
 
-/// A decoder that crashes ends this process, but the next attempt is told on which record.
+/// A decoder or a reader that crashes ends this process, but the next attempt is told on which record.
 fn note_crashes(watch: CrashWatch, output: Output, run_id: Arc<OnceLock<String>>) {
     std::thread::spawn(move || {
         let crash = match watch.wait() {
             Ok(crash) => crash,
-            Err(error) => return tracing::error!(%error, "decoders are not watched for crashes any more"),
+            Err(error) => return tracing::error!(%error, "crashes are not watched for any more"),
         };
         // nothing is decoded before the run is known
         let noted = output.note_crash(&crash, run_id.wait());
         let (shard, signal) = (&crash.shard.name, signal_name(crash.signal));
-        let what = format!("a native decoder crashed ({signal}) on record {} of {shard}", crash.record_index);
+        let (who, advice) = match crash.image_id {
+            Some(_) => {
+                ("a native decoder", "it goes on without that record, which becomes a decode_error row")
+            }
+            None => ("the reader", "it takes that shard as damaged from that record on"),
+        };
+        let what = format!("{who} crashed ({signal}) on record {} of {shard}", crash.record_index);
         match noted {
-            Ok(()) => tracing::error!(
-                image_id = crash.image_id,
-                "{what}; run again: it goes on without that record, which becomes a decode_error row"
-            ),
+            Ok(()) => tracing::error!(image_id = crash.image_id, "{what}; run again: {advice}"),
             Err(error) => {
                 // an attempt that comes back would meet the same record: that is no progress
                 tracing::error!(image_id = crash.image_id, %error, "{what}; it could not be noted");
                 leave(exit::FAILED)
             }
         }
-        leave(exit::DECODER_CRASHED)
+        leave(exit::CRASHED)
     });
 }
 

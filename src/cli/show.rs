@@ -130,7 +130,7 @@ fn unfinished(output: &Output, holdings: &Holdings) -> anyhow::Result<Vec<String
         ));
     }
     if !holdings.crashes.is_empty() {
-        lines.push(format!("  a decoder has crashed on {} records", holdings.crashes.len()));
+        lines.push(format!("  decoders or readers have crashed on {} records", holdings.crashes.len()));
     }
     Ok(lines)
 }

@@ -12,7 +12,6 @@
 //! - A panic inside a codec is that image's failure.
 
 mod buffer;
-mod crash;
 mod geometry;
 mod gif;
 mod jpeg;
@@ -36,7 +35,6 @@ use std::num::NonZeroU64;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use self::buffer::Buffer;
-pub use self::crash::{Crash, CrashWatch, leave, signal_name};
 use self::geometry::{Geometry, Placement, Window};
 use self::jpeg_round_trip::JpegRoundTrip;
 use self::orientation::Orientation;

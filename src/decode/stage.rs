@@ -14,12 +14,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
 
+use crate::crash::{AtWork, Work, signal_name};
 use crate::flow::{Halt, Receiver, Sender, Slot, StageMeter, StopSignal, slot};
 use crate::items::{
     Decoded, DecodedImage, EncodedImage, RecordMeta, Rejected, ShardEnd, ShardItem, ShardStream, Status,
 };
 
-use super::crash::{AtWork, signal_name};
 use super::{Decoder, Scratch};
 
 /// What all decode tasks share.
@@ -137,14 +137,15 @@ impl Shared {
         let image_bytes = content.as_ref().map_or(0, |bytes| bytes.len() as u64);
         let mut meta = RecordMeta { shard, record_index, image_id, image_bytes, header: None };
         let outcome = content.and_then(|bytes| {
-            if let Some(&signal) = meta.shard.crashed.get(&record_index) {
+            if let Some(&signal) = meta.shard.crashed.decoder.get(&record_index) {
                 let error = format!("a native decoder crashed on it before ({})", signal_name(signal));
                 return Err(Rejected::new(Status::DecodeError, error));
             }
             let thread = rayon::current_thread_index().unwrap_or_default();
             // a decoder that panicked left its scratch behind fresh, so poison means nothing here
             let mut scratch = self.scratch[thread].lock().unwrap_or_else(PoisonError::into_inner);
-            let _at_work = AtWork::on(&meta);
+            let work = Work::Decoding(&meta);
+            let _at_work = AtWork::on(&work);
             self.decoder.decode(&bytes, &mut scratch)
         });
         drop(permit);

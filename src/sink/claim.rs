@@ -26,7 +26,7 @@ pub struct Claim {
     pub notes: Notes,
     /// Rows of shards that had not ended.
     pub checkpoints: Checkpoints,
-    /// Records on which a decoder has crashed.
+    /// Where decoders and readers have crashed.
     pub crashes: Crashes,
 }
 

@@ -187,7 +187,7 @@ impl ParquetSink {
             if theirs.rows_by_status == report.rows_by_status {
                 tracing::info!(part = path, "another attempt was first");
             } else {
-                // a web server that answered only one of them, a record on which a decoder had crashed
+                // a web server that answered only one of them, a record on which an attempt had crashed
                 tracing::warn!(part = path, "another attempt was first, and rejected other records");
             }
             self.count_theirs(theirs);

@@ -57,7 +57,7 @@ pub struct Holdings {
     pub done: BTreeSet<(u32, u32)>,
     /// Names of checkpoints' segments.
     pub segments: Vec<String>,
-    /// Names of notes of decoders' crashes.
+    /// Names of notes of crashes.
     pub crashes: Vec<String>,
     /// Names of tokens of those who remove what another run has left.
     pub displaced: Vec<String>,

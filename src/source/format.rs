@@ -4,11 +4,14 @@
 //!
 //! - After its first error a reader ends. A storage error wins over the damage that it looked
 //!   like to the parser: nothing is known about data that did not arrive.
+//! - A panic inside a format's reader is damage of the shard.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytes::Bytes;
 
 use crate::config::InputSection;
-use crate::error::{ReadError, SourceError, StorageError};
+use crate::error::{ReadError, SourceError, StorageError, panic_message};
 use crate::items::{RawRecord, Rejected, ShardContent, ShardFormat, ShardRef, Status};
 
 use super::column_windows::ColumnWindows;
@@ -70,12 +73,28 @@ pub fn open_shard(
             let first_record = shard.resume_at.min(entries.len() as u64);
             let entries = entries[first_record as usize..].to_vec();
             let mut reader = FileRecords::new(stores.clone(), entries, options.max_image_bytes);
-            return Ok(OpenedShard { first_record, records: records(move || reader.next_record()) });
+            let next = move || guarded(ShardFormat::Files, || reader.next_record());
+            return Ok(OpenedShard { first_record, records: records(next) });
         }
         ShardContent::Container(object) => stores.open(object).map_err(unreadable)?,
     };
-    let inner = open_container(&object, shard.format, options).map_err(|error| blame(&object, error))?;
+    let format = shard.format;
+    let inner = guarded(format, || open_container(&object, format, options));
+    let mut inner = inner.map_err(|error| blame(&object, error))?;
+    let inner = records(move || guarded(format, || inner.next().transpose()));
     Ok(OpenedShard { first_record: 0, records: Box::new(Blamed { object, inner, ended: false }) })
+}
+
+/// Run a step of a format's reader. A panic, in a library above all, is damage of the shard: the reader is not used
+/// again, so nobody sees what the panic has left half done.
+pub(super) fn guarded<T>(
+    format: ShardFormat,
+    step: impl FnOnce() -> Result<T, ReadError>,
+) -> Result<T, ReadError> {
+    catch_unwind(AssertUnwindSafe(step)).unwrap_or_else(|panic| {
+        let message = panic_message(panic.as_ref());
+        Err(ReadError::Corrupt(format!("the {format} reader panicked: {message}")))
+    })
 }
 
 fn open_container(object: &Object, format: ShardFormat, options: &ReadOptions) -> Result<Records, ReadError> {
@@ -263,6 +282,22 @@ mod tests {
             let error = found.find_map(Result::err).expect("replaced under the reader");
             assert!(matches!(error, ReadError::Storage(_)), "{format}: {error}");
         }
+    }
+
+    #[test]
+    fn a_panic_in_a_reader_is_damage_of_the_shard() {
+        let mut calls = 0;
+        let mut all = records(move || {
+            guarded(ShardFormat::Webdataset, || {
+                calls += 1;
+                assert!(calls < 2, "index {calls} of 1");
+                Ok(Some(record()))
+            })
+        });
+        assert!(all.next().expect("first").is_ok());
+        let error = all.next().expect("second").expect_err("a panic").to_string();
+        assert_eq!(error, "the webdataset reader panicked: index 2 of 1");
+        assert!(all.next().is_none());
     }
 
     #[test]

@@ -16,7 +16,6 @@
 //!   bring more names for the same bytes.
 
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use ::parquet::arrow::ProjectionMask;
@@ -102,39 +101,37 @@ struct Batch {
 impl ParquetRecords {
     /// Read the footer of `reader` and find the columns.
     pub fn open<R: ChunkReader + 'static>(reader: R, options: &ReadOptions) -> Result<Self, ReadError> {
-        guarded(|| {
-            let file_bytes = reader.len();
-            let reader = CheckedPages::new(reader, options.max_page_bytes);
-            let metadata = footer(&reader)?;
-            let skip_arrow = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
-            let metadata = ArrowReaderMetadata::try_new(Arc::new(metadata), skip_arrow)
-                .map_err(|error| corrupt("footer", &error))?;
-            let rows = metadata.metadata().file_metadata().num_rows();
-            let rows = u64::try_from(rows)
-                .map_err(|_| ReadError::Corrupt(format!("footer: the file has {rows} rows")))?;
-            let columns = Columns::find(metadata.schema(), options).map_err(ReadError::Corrupt)?;
-            let leaves = columns.leaves(metadata.metadata());
-            let chunks = column_chunks(metadata.metadata(), &leaves);
-            reader.check_inside(chunks.clone()).map_err(|error| corrupt("footer", &error))?;
-            let chunks = chunks.into_iter().map(|chunk| chunk.range).collect();
-            let mask = ProjectionMask::leaves(metadata.parquet_schema(), leaves);
-            let batches = ParquetRecordBatchReaderBuilder::new_with_metadata(reader, metadata)
-                .with_projection(mask)
-                .with_batch_size(BATCH_ROWS)
-                .build()
-                .map_err(|error| corrupt("footer", &error))?;
-            let max_image_bytes = options.max_image_bytes;
-            Ok(Self {
-                batches,
-                columns,
-                batch: None,
-                chunks,
-                max_image_bytes,
-                next_index: 0,
-                rows,
-                file_bytes,
-                produced_bytes: 0,
-            })
+        let file_bytes = reader.len();
+        let reader = CheckedPages::new(reader, options.max_page_bytes);
+        let metadata = footer(&reader)?;
+        let skip_arrow = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
+        let metadata = ArrowReaderMetadata::try_new(Arc::new(metadata), skip_arrow)
+            .map_err(|error| corrupt("footer", &error))?;
+        let rows = metadata.metadata().file_metadata().num_rows();
+        let rows = u64::try_from(rows)
+            .map_err(|_| ReadError::Corrupt(format!("footer: the file has {rows} rows")))?;
+        let columns = Columns::find(metadata.schema(), options).map_err(ReadError::Corrupt)?;
+        let leaves = columns.leaves(metadata.metadata());
+        let chunks = column_chunks(metadata.metadata(), &leaves);
+        reader.check_inside(chunks.clone()).map_err(|error| corrupt("footer", &error))?;
+        let chunks = chunks.into_iter().map(|chunk| chunk.range).collect();
+        let mask = ProjectionMask::leaves(metadata.parquet_schema(), leaves);
+        let batches = ParquetRecordBatchReaderBuilder::new_with_metadata(reader, metadata)
+            .with_projection(mask)
+            .with_batch_size(BATCH_ROWS)
+            .build()
+            .map_err(|error| corrupt("footer", &error))?;
+        let max_image_bytes = options.max_image_bytes;
+        Ok(Self {
+            batches,
+            columns,
+            batch: None,
+            chunks,
+            max_image_bytes,
+            next_index: 0,
+            rows,
+            file_bytes,
+            produced_bytes: 0,
         })
     }
 
@@ -157,11 +154,11 @@ impl ParquetRecords {
             }
             let (batches, columns) = (&mut self.batches, &self.columns);
             let place = format!("row {}", self.next_index);
-            self.batch = guarded(|| match batches.next() {
-                Some(Ok(batch)) => columns.batch(&batch).map(Some),
-                Some(Err(error)) => Err(corrupt(&place, &error)),
-                None => Ok(None),
-            })?;
+            self.batch = match batches.next() {
+                Some(Ok(batch)) => Some(columns.batch(&batch)?),
+                Some(Err(error)) => return Err(corrupt(&place, &error)),
+                None => None,
+            };
             let Some(batch) = &self.batch else {
                 let (found, rows) = (self.next_index, self.rows);
                 if found == rows {
@@ -370,16 +367,6 @@ fn column_chunks(metadata: &ParquetMetaData, leaves: &[usize]) -> Vec<Chunk> {
 
 fn corrupt(place: &str, error: &dyn std::error::Error) -> ReadError {
     ReadError::Corrupt(format!("{place}: {error}"))
-}
-
-/// Run a step of the `parquet` crate, which still meets some damaged files with a panic. After an
-/// error nothing of the file is used again, so no broken invariant is seen.
-fn guarded<T>(step: impl FnOnce() -> Result<T, ReadError>) -> Result<T, ReadError> {
-    catch_unwind(AssertUnwindSafe(step)).unwrap_or_else(|_| {
-        Err(ReadError::Corrupt(
-            "the file is damaged in a way that the Parquet library cannot report".to_owned(),
-        ))
-    })
 }
 
 #[cfg(test)]

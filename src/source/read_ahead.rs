@@ -7,10 +7,11 @@
 //! - Each stream is bounded in records, and all of them in bytes by one [`Budget`]: shards read
 //!   ahead never use up what the shard being decoded needs.
 //! - A shard that turns out damaged ends with one `corrupt_record` row; a store that fails ends
-//!   the run.
+//!   the run. A shard whose reader has crashed in an earlier attempt is damaged from that record on.
 
 use std::sync::Arc;
 
+use crate::crash::{AtWork, Reading, Work, signal_name};
 use crate::error::{ReadError, SourceError, StorageError};
 use crate::flow::{Account, Budget, BudgetLimits, Disconnected, Sender, StageMeter, channel, spawn_named};
 use crate::items::{EncodedImage, RawRecord, Rejected, ShardEnd, ShardItem, ShardRef, ShardStream, Status};
@@ -103,29 +104,15 @@ fn read_shard(
     meter: &StageMeter,
 ) -> Result<(), SourceError> {
     let mut record_index = 0;
-    let mut damage = None;
-    match meter.busy(|| open(&job.shard)) {
-        Ok(OpenedShard { first_record, mut records }) => {
-            record_index = first_record;
-            while let Some(record) = meter.busy(|| records.next()) {
-                let record = match record {
-                    Ok(record) => record,
-                    Err(ReadError::Corrupt(reason)) => {
-                        damage = Some(reason);
-                        break;
-                    }
-                    Err(ReadError::Storage(error)) => return Err(failed(&job.shard, error)),
-                };
-                if admit(job, record, record_index, meter).is_err() {
-                    return Ok(());
-                }
-                record_index += 1;
-            }
-        }
-        Err(ReadError::Corrupt(reason)) => damage = Some(reason),
-        Err(ReadError::Storage(error)) => return Err(failed(&job.shard, error)),
-    }
+    let damage = match read_records(job, open, meter, &mut record_index) {
+        Ok(()) => None,
+        Err(Stopped::Damaged(reason)) => Some(reason),
+        Err(Stopped::Disconnected) => return Ok(()),
+        Err(Stopped::Failed(error)) => return Err(error),
+    };
     if let Some(reason) = &damage {
+        // a checkpoint may hold records that cannot be read any more
+        record_index = record_index.max(job.shard.resume_at);
         tracing::error!(shard = job.shard.name, records = record_index, reason, "shard is damaged");
         let rejected = Rejected::new(Status::CorruptRecord, reason.clone());
         let record = RawRecord { image_id: record_index.to_string(), content: Err(rejected) };
@@ -138,6 +125,57 @@ fn read_shard(
     // a hung-up receiver means that the run is ending
     let _ = job.items.send(ShardItem::End(ShardEnd { records: record_index, damage }));
     Ok(())
+}
+
+/// Why a shard is read no further.
+enum Stopped {
+    Damaged(String),
+    /// Nobody waits for its records any more.
+    Disconnected,
+    Failed(SourceError),
+}
+
+/// Hand on the records of a shard. `record_index` is the position of the record that is read next.
+fn read_records(
+    job: &Assignment,
+    open: &impl Fn(&ShardRef) -> Result<OpenedShard, ReadError>,
+    meter: &StageMeter,
+    record_index: &mut u64,
+) -> Result<(), Stopped> {
+    let stopped = |error| match error {
+        ReadError::Corrupt(reason) => Stopped::Damaged(reason),
+        ReadError::Storage(error) => Stopped::Failed(failed(&job.shard, error)),
+    };
+    let refuse_crashed = |index| match job.shard.crashed.reader {
+        Some((at, signal)) if at == index => {
+            let signal = signal_name(signal);
+            Err(Stopped::Damaged(format!(
+                "the reader crashed on record {at} in an earlier attempt ({signal})"
+            )))
+        }
+        _ => Ok(()),
+    };
+    let reading = Reading::of(&job.shard);
+    let work = Work::Reading(&reading);
+    refuse_crashed(0)?;
+    let opened = meter.busy(|| {
+        let _at_work = AtWork::on(&work);
+        open(&job.shard)
+    });
+    let OpenedShard { first_record, mut records } = opened.map_err(stopped)?;
+    *record_index = first_record;
+    loop {
+        refuse_crashed(*record_index)?;
+        reading.reaches(*record_index);
+        let next = meter.busy(|| {
+            let _at_work = AtWork::on(&work);
+            records.next()
+        });
+        let Some(record) = next else { return Ok(()) };
+        let record = record.map_err(stopped)?;
+        admit(job, record, *record_index, meter).map_err(|Disconnected| Stopped::Disconnected)?;
+        *record_index += 1;
+    }
 }
 
 /// The store has failed while `shard` was read.

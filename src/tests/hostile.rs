@@ -251,14 +251,14 @@ fn a_name_that_climbs_out_of_the_archive_is_only_a_name() {
     assert_eq!(found, [&expected[..], &[("link", "missing_image")]].concat());
 }
 
-/// The thread `decode-0` of a process, once it has worked for a while.
-fn busy_decoder(process: &mut Child) -> i32 {
-    /// It is in the middle of the image that takes long.
+/// The thread `name` of a process, once it has worked for a while.
+fn busy_thread(process: &mut Child, name: &str) -> i32 {
+    /// It is in the middle of the record that takes long.
     const WHILE: Duration = Duration::from_millis(50);
     loop {
         assert!(process.try_wait().expect("a child").is_none(), "the run ended before it could crash");
         for (number, thread) in threads::of(process) {
-            if thread.name == "decode-0" && thread.busy >= WHILE {
+            if thread.name == name && thread.busy >= WHILE {
                 return number;
             }
         }
@@ -266,11 +266,11 @@ fn busy_decoder(process: &mut Child) -> i32 {
     }
 }
 
-/// Let a run crash in the decoder of its slow image, as a fault in native code would.
-fn crashed(bench: &Bench, args: &[&str]) -> Output {
+/// Let a run crash in its thread `name`, which is at work on a slow record, as a fault in native code would.
+fn crashed(bench: &Bench, name: &str, args: &[&str]) -> Output {
     let mut command = bench.command("run", "out", args);
     let mut running = command.stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("starts");
-    let thread = busy_decoder(&mut running);
+    let thread = busy_thread(&mut running, name);
     let process = running.id().try_into().expect("a process number");
     // SAFETY: takes no pointers
     let sent = unsafe { libc::tgkill(process, thread, libc::SIGSEGV) };
@@ -286,7 +286,7 @@ fn a_decoder_that_crashes_costs_one_attempt_and_one_row() {
     write_tar(&bench.path("in/a.tar"), &members);
     write_tar(&bench.path("in/b.tar"), &images(5, 3));
     let args = ["--set", "preprocess.threads=1", "--set", "output.max_error_rate=0.5"];
-    let output = crashed(&bench, &args);
+    let output = crashed(&bench, "decode-0", &args);
     assert_code(&output, 10);
     let said = stderr(&output);
     for words in ["SIGSEGV on record 2 of", "a.tar, image_id slow", "goes on without that record"] {
@@ -310,19 +310,68 @@ fn a_decoder_that_crashes_costs_one_attempt_and_one_row() {
 }
 
 #[test]
-fn a_crash_outside_the_decoders_is_what_it_always_was() {
+fn a_reader_that_crashes_costs_one_attempt_and_the_rest_of_its_shard() {
+    let bench = Bench::new();
+    // the third member is too long to be an image, and takes long to pass over
+    let long = 600 << 20;
+    let first: Vec<u8> = images(0, 2)
+        .into_iter()
+        .flat_map(|(id, image)| {
+            let mut member = [tar_header(&format!("{id}.png"), image.len() as u64), image].concat();
+            member.resize(member.len().next_multiple_of(512), 0);
+            member
+        })
+        .collect();
+    let slow = [gzip(&[first, tar_header("slow.png", long)].concat()), gzip(&vec![0; 30 << 20]).repeat(20)];
+    fs::write(bench.path("in/a.tar.gz"), [slow.concat(), gzip(&[0; 1024])].concat()).expect("file");
+    write_tar(&bench.path("in/b.tar"), &images(5, 3));
+    let args = [
+        "--set",
+        "input.look_ahead=0",
+        "--set",
+        "output.max_error_rate=0.5",
+        "--set",
+        "output.max_damaged_shards=1",
+    ];
+    let output = crashed(&bench, "source-0", &args);
+    assert_code(&output, 10);
+    let said = stderr(&output);
+    for words in ["a reader crashed: SIGSEGV on record 2 of", "a.tar.gz", "takes that shard as damaged"] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+
+    assert_code(&bench.run("out", &args), 0);
+    let rows = bench.rows("out");
+    let found: Vec<_> = rows.iter().map(|row| (row.image_id.as_str(), row.status.as_str())).collect();
+    let expected = [
+        ("img-00000", "ok"),
+        ("img-00001", "ok"),
+        ("2", "corrupt_record"),
+        ("img-00005", "ok"),
+        ("img-00006", "ok"),
+        ("img-00007", "ok"),
+    ];
+    assert_eq!(found, expected);
+    let reason = rows[2].error.as_deref().unwrap_or_default();
+    assert_eq!(reason, "the reader crashed on record 2 in an earlier attempt (SIGSEGV)");
+    assert!(!bench.path("out/_crashes").exists());
+    assert_code(&sluice().arg("verify").arg(bench.path("out")).output().expect("starts"), 0);
+}
+
+#[test]
+fn a_crash_outside_decoders_and_readers_is_what_it_always_was() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &[("slow".to_owned(), slow_png())]);
     let mut command = bench.command("run", "out", &["--set", "preprocess.threads=1"]);
     let mut running = command.stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("starts");
-    busy_decoder(&mut running);
+    busy_thread(&mut running, "decode-0");
     let process = running.id().try_into().expect("a process number");
     // SAFETY: takes no pointers
     let sent = unsafe { libc::tgkill(process, process, libc::SIGSEGV) };
     assert_eq!(sent, 0, "{}", std::io::Error::last_os_error());
     let output = running.wait_with_output().expect("a child");
     assert_eq!(output.status.signal(), Some(libc::SIGSEGV), "{}", stderr(&output));
-    assert!(stderr(&output).contains("crashed outside the decoders: SIGSEGV"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("crashed outside decoders and readers: SIGSEGV"), "{}", stderr(&output));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! What the black-box tests share: inputs made on the spot, the binary, and its output read back.
 #![allow(dead_code, reason = "each test binary uses some of it")]
 
+pub mod peak;
 pub mod threads;
 
 use std::collections::BTreeMap;

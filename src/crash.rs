@@ -1,10 +1,10 @@
-//! A native decoder that crashes takes its process down, but not unseen: which image it was is said on
-//! standard error, and told to whoever watches, who has [`LAST_WORDS_SECONDS`] to note it.
+//! A decoder or a shard reader that crashes takes its process down, but not unseen: the record it was at is
+//! printed on standard error and passed to the watcher, which has [`LAST_WORDS_SECONDS`] to note it.
 //!
 //! - The thread that crashed never runs again, so nothing that it leaves half done is used. The others go
 //!   on until the watcher leaves; they may hang on a lock that the crash has left taken, and then the
 //!   alarm ends the process.
-//! - A crash outside the decoders is said, too, and goes the way it would have gone.
+//! - A crash elsewhere is reported, too, and ends the process as it would have without this handler.
 //! - The handler calls only what POSIX allows there: it takes no lock and no memory.
 #![allow(unsafe_code, reason = "signal handlers, and what a crashed thread was at work on")]
 
@@ -13,7 +13,10 @@ use std::io::{self, PipeReader, Read};
 use std::os::fd::{AsRawFd, IntoRawFd};
 use std::ptr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, AtomicPtr, Ordering::SeqCst};
+use std::sync::atomic::{
+    AtomicI32, AtomicPtr, AtomicU64,
+    Ordering::{Relaxed, SeqCst},
+};
 
 use libc::{SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGSEGV, c_int, c_void, siginfo_t};
 
@@ -30,42 +33,87 @@ const LAST_WORDS_SECONDS: u32 = 10;
 /// record, and a retry is no progress.
 const NOT_NOTED: u8 = 1;
 
-thread_local! {
-    /// The record that this thread decodes. Without a destructor, so a handler may read it at any time.
-    static WORK: Cell<*const RecordMeta> = const { Cell::new(ptr::null()) };
+/// What a thread does with bytes from outside.
+#[derive(Debug)]
+pub(crate) enum Work<'a> {
+    /// It decodes the image of this record.
+    Decoding(&'a RecordMeta),
+    /// It reads this shard.
+    Reading(&'a Reading),
 }
 
-/// The record of the first crash; it lies on the stack of a thread that waits for ever.
-static CRASHED: AtomicPtr<RecordMeta> = AtomicPtr::new(ptr::null_mut());
+/// A shard that is being read.
+#[derive(Debug)]
+pub(crate) struct Reading {
+    shard: Arc<ShardRef>,
+    /// Position in the shard of the record that is read next; 0 also while the shard is opened.
+    next_record: AtomicU64,
+}
+
+impl Reading {
+    pub fn of(shard: &Arc<ShardRef>) -> Self {
+        Self { shard: Arc::clone(shard), next_record: AtomicU64::new(0) }
+    }
+
+    /// The record at `index` is read next.
+    pub fn reaches(&self, index: u64) {
+        self.next_record.store(index, Relaxed);
+    }
+}
+
+impl Work<'_> {
+    fn shard(&self) -> &Arc<ShardRef> {
+        match self {
+            Self::Decoding(record) => &record.shard,
+            Self::Reading(reading) => &reading.shard,
+        }
+    }
+
+    fn record_index(&self) -> u64 {
+        match self {
+            Self::Decoding(record) => record.record_index,
+            Self::Reading(reading) => reading.next_record.load(Relaxed),
+        }
+    }
+}
+
+thread_local! {
+    /// What this thread is at work on. Without a destructor, so a handler may read it at any time.
+    static WORK: Cell<*const Work<'static>> = const { Cell::new(ptr::null()) };
+}
+
+/// What the first thread that crashed was at work on; it lies on the stack of that thread, which waits for ever.
+static CRASHED: AtomicPtr<Work<'static>> = AtomicPtr::new(ptr::null_mut());
 static SIGNAL: AtomicI32 = AtomicI32::new(0);
 /// Where the handler wakes the watcher up; -1 while nobody watches.
 static WAKE: AtomicI32 = AtomicI32::new(-1);
 
-/// While it lives, a crash of this thread is put down to the record.
+/// While it lives, a crash of this thread is put down to the work.
 #[derive(Debug)]
-pub(super) struct AtWork<'a>(&'a RecordMeta);
+pub(crate) struct AtWork<'a>(&'a Work<'a>);
 
 impl<'a> AtWork<'a> {
-    pub(super) fn on(record: &'a RecordMeta) -> Self {
-        WORK.set(record);
-        Self(record)
+    pub fn on(work: &'a Work<'a>) -> Self {
+        WORK.set(ptr::from_ref(work).cast());
+        Self(work)
     }
 }
 
 impl Drop for AtWork<'_> {
     fn drop(&mut self) {
-        debug_assert!(ptr::eq(WORK.get(), self.0), "a thread decodes one record at a time");
+        debug_assert!(ptr::eq(WORK.get(), ptr::from_ref(self.0).cast()), "a thread does one thing at a time");
         WORK.set(ptr::null());
     }
 }
 
-/// The record on which a decoder has crashed.
+/// Where a decoder or a reader has crashed.
 #[derive(Debug, Clone)]
 pub struct Crash {
     pub shard: Arc<ShardRef>,
     /// Position in the shard, from 0.
     pub record_index: u64,
-    pub image_id: String,
+    /// Of the image that was being decoded; `None` if the reader of the shard crashed.
+    pub image_id: Option<String>,
     /// Number of the signal.
     pub signal: i32,
 }
@@ -94,20 +142,24 @@ impl CrashWatch {
         Ok(Self(reader))
     }
 
-    /// Wait until a decoder crashes. The process is to be left soon: [`leave`].
+    /// Wait until a decoder or a reader crashes. The process is to be left soon: [`leave`].
     ///
     /// # Errors
     /// When the pipe cannot be read.
     pub fn wait(mut self) -> io::Result<Crash> {
         self.0.read_exact(&mut [0])?;
-        // SAFETY: the handler has set it to a record borrowed by an `AtWork` of the thread that it ran in,
-        // before it wrote to the pipe. That thread waits in the handler for ever, so the record lives as
-        // long as the process, and nobody writes to it.
-        let record = unsafe { &*CRASHED.load(SeqCst) };
+        // SAFETY: the handler has set it to work borrowed by an `AtWork` of the thread that it ran in,
+        // before it wrote to the pipe. That thread waits in the handler for ever, so the work and what it
+        // borrows live as long as the process, and nobody writes to them but through an atomic.
+        let work = unsafe { &*CRASHED.load(SeqCst) };
+        let image_id = match work {
+            Work::Decoding(record) => Some(record.image_id.clone()),
+            Work::Reading(_) => None,
+        };
         Ok(Crash {
-            shard: Arc::clone(&record.shard),
-            record_index: record.record_index,
-            image_id: record.image_id.clone(),
+            shard: Arc::clone(work.shard()),
+            record_index: work.record_index(),
+            image_id,
             signal: SIGNAL.load(SeqCst),
         })
     }
@@ -149,7 +201,7 @@ fn set_action(signal: c_int, handler: libc::sighandler_t) -> io::Result<()> {
 extern "C" fn handle(signal: c_int, info: *mut siginfo_t, _context: *mut c_void) {
     let work = WORK.get();
     if work.is_null() {
-        say(&[b"sluice: crashed outside the decoders: ", signal_name(signal).as_bytes()]);
+        say(&[b"sluice: crashed outside decoders and readers: ", signal_name(signal).as_bytes()]);
         let _ = set_action(signal, libc::SIG_DFL);
         // SAFETY: the system passes a valid siginfo to a handler that was set with SA_SIGINFO.
         if unsafe { (*info).si_code } <= 0 {
@@ -160,17 +212,23 @@ extern "C" fn handle(signal: c_int, info: *mut siginfo_t, _context: *mut c_void)
         return;
     }
     // SAFETY: set by this thread in `AtWork::on`, whose guard is in a frame below this one.
-    let record = unsafe { &*work };
+    let at = unsafe { &*work };
+    let (who, image_id): (&[u8], [&[u8]; 2]) = match at {
+        Work::Decoding(record) => (b"a decoder", [b", image_id ", record.image_id.as_bytes()]),
+        Work::Reading(_) => (b"a reader", [b"", b""]),
+    };
     let mut digits = [0; DIGITS];
     say(&[
-        b"sluice: a decoder crashed: ",
+        b"sluice: ",
+        who,
+        b" crashed: ",
         signal_name(signal).as_bytes(),
         b" on record ",
-        decimal(record.record_index, &mut digits),
+        decimal(at.record_index(), &mut digits),
         b" of ",
-        record.shard.name.as_bytes(),
-        b", image_id ",
-        record.image_id.as_bytes(),
+        at.shard().name.as_bytes(),
+        image_id[0],
+        image_id[1],
     ]);
     if CRASHED.compare_exchange(ptr::null_mut(), work.cast_mut(), SeqCst, SeqCst).is_ok() {
         SIGNAL.store(signal, SeqCst);
