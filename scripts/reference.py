@@ -18,13 +18,16 @@ What sluice must agree with: the plain Python that its users would write.
 import argparse
 import io
 import json
+import os
 import sys
 import tomllib
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
-from PIL import Image, ImageOps
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read when the library is loaded
+import onnxruntime  # noqa: E402
+from PIL import Image, ImageOps  # noqa: E402
 
 FILTERS = {
     "nearest": Image.Resampling.NEAREST,

@@ -3,8 +3,9 @@
 //! - A record that cannot be scored is a [`crate::items::Rejected`] row, not an error.
 //! - Messages are lower case and name the thing and the limit.
 
-use std::borrow::Cow;
 use std::path::PathBuf;
+
+use crate::shown::{message_without_secrets, without_secrets};
 
 /// Why a run could not be done.
 #[derive(Debug, thiserror::Error)]
@@ -50,7 +51,7 @@ impl ConfigError {
 
 /// An object store said no, or did not answer.
 #[derive(Debug, thiserror::Error)]
-#[error("{}: {source}", without_secrets(uri))]
+#[error("{}: {}", without_secrets(uri), message_without_secrets(&source.to_string()))]
 pub struct StorageError {
     pub uri: String,
     pub source: object_store::Error,
@@ -104,7 +105,7 @@ pub struct NoAnswer {
 /// Input could not be listed or read.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
-    #[error("input {}: {message}", without_secrets(uri))]
+    #[error("input {}: {}", without_secrets(uri), message_without_secrets(message))]
     Uri { uri: String, message: String },
     #[error("input {} holds nothing to score: {message}", without_secrets(uri))]
     NoInput { uri: String, message: String },
@@ -184,7 +185,7 @@ pub(crate) fn is_out_of_memory(message: &str) -> bool {
 /// Output could not be written, or must not be.
 #[derive(Debug, thiserror::Error)]
 pub enum SinkError {
-    #[error("output {}: {message}", without_secrets(uri))]
+    #[error("output {}: {}", without_secrets(uri), message_without_secrets(message))]
     Uri { uri: String, message: String },
     #[error("output {uri} already holds {what}; choose another output or remove it")]
     Occupied { uri: String, what: String },
@@ -198,102 +199,8 @@ pub enum SinkError {
     Encode { part: String, source: parquet::errors::ParquetError },
 }
 
-/// A URI as logs, messages and rows may show it: without user and password, and without a query that may
-/// be a signature. In a bucket `@` and `?` belong to names, and so they do in paths.
-pub(crate) fn without_secrets(uri: &str) -> Cow<'_, str> {
-    let Some((scheme, rest)) = uri.split_once("://") else { return uri.into() };
-    let scheme = scheme.to_ascii_lowercase();
-    if scheme == "file" {
-        return uri.into();
-    }
-    let is_bucket = ["gs", "s3", "s3a", "az", "azure", "adl", "abfs", "abfss"].contains(&scheme.as_str());
-    let query = rest.find(['?', '#']).filter(|_| !is_bucket || is_signed(rest));
-    let (address, query) = query.map_or((rest, ""), |at| (&rest[..at], "?…"));
-    let (host, path) = address.split_at(address.find('/').unwrap_or(address.len()));
-    if names_container(&scheme, host) {
-        return if query.is_empty() { uri.into() } else { format!("{scheme}://{address}{query}").into() };
-    }
-    let (user, server) = host.rsplit_once('@').map_or((None, host), |(user, server)| (Some(user), server));
-    // a slash in a password ends what looks like the host
-    let is_cut = user.is_none() && server.split_once(':').is_some_and(|(_, port)| !is_port(port));
-    if is_cut && !server.starts_with('[') {
-        return format!("{scheme}://…").into();
-    }
-    match user {
-        Some(_) => format!("{scheme}://…@{server}{path}{query}").into(),
-        None if query.is_empty() => uri.into(),
-        None => format!("{scheme}://{address}{query}").into(),
-    }
-}
-
-/// Whether what stands before the first slash is `container@account.…`, as in Azure's own addresses.
-pub(crate) fn names_container(scheme: &str, authority: &str) -> bool {
-    let is_azure = ["az", "abfs", "abfss"].contains(&scheme);
-    let account = authority.split_once('@').filter(|(container, _)| !container.contains(':'));
-    is_azure
-        && account.is_some_and(|(_, host)| {
-            !host.contains('@')
-                && [".windows.net", ".fabric.microsoft.com"].iter().any(|end| host.ends_with(end))
-        })
-}
-
-/// Whether an address ends in a query that lets whoever has it in, as stores sign them for others to use.
-pub(crate) fn is_signed(address: &str) -> bool {
-    const SIGNATURES: [&str; 7] = [
-        "sig",
-        "signature",
-        "x-amz-signature",
-        "x-amz-credential",
-        "x-amz-security-token",
-        "x-goog-signature",
-        "x-goog-credential",
-    ];
-    let Some((_, query)) = address.split_once('?') else { return false };
-    let mut keys = query.split(['&', '?']).filter_map(|pair| pair.split_once('=')).map(|(key, _)| key);
-    keys.any(|key| SIGNATURES.iter().any(|known| key.eq_ignore_ascii_case(known)))
-}
-
-fn is_port(text: &str) -> bool {
-    text.bytes().all(|byte| byte.is_ascii_digit())
-}
-
 /// The text of a panic.
 pub(crate) fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_may_be_a_secret_is_not_shown() {
-        for (uri, shown) in [
-            ("https://h/x?X-Goog-Signature=abc", "https://h/x?…"),
-            ("HTTPS://me:abc@h:80/a@b", "https://…@h:80/a@b"),
-            ("https://me:a/bc@h/x", "https://…"),
-            ("https://[::1]:80/x", "https://[::1]:80/x"),
-            ("ftp://me:abc@h/x?token=abc", "ftp://…@h/x?…"),
-            ("s3://AKIA:abc@b/x", "s3://…@b/x"),
-            ("s3://AKIA:a/bc@b/x", "s3://…"),
-            ("gs://abc@b/x", "gs://…@b/x"),
-            ("az://abc@b/x", "az://…@b/x"),
-            ("abfss://c:abc@account.dfs.core.windows.net/x", "abfss://…@account.dfs.core.windows.net/x"),
-            ("s3://b/x?a=b&X-Amz-Signature=abc", "s3://b/x?…"),
-            ("az://b/x?sv=1&sig=abc", "az://b/x?…"),
-            ("gs://b/what?.jpg?a=b", "gs://b/what?.jpg?a=b"),
-            ("file:///a:b@c?sig=d", "file:///a:b@c?sig=d"),
-            ("https://abc@h?sig=/abc@", "https://…@h?…"),
-            ("https://h/a@b", "https://h/a@b"),
-            ("gs://b/what?.jpg", "gs://b/what?.jpg"),
-            (
-                "abfss://container@account.dfs.core.windows.net/x",
-                "abfss://container@account.dfs.core.windows.net/x",
-            ),
-            ("/data/a?b@c", "/data/a?b@c"),
-        ] {
-            assert_eq!(without_secrets(uri), shown);
-        }
-    }
 }

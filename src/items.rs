@@ -6,6 +6,7 @@
 //! - Records travel in input order from the source to the sink; only the decode stage works
 //!   on several at once, and it puts them back in order.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use sha2::{Digest, Sha256};
 
 use crate::flow::{Account, Filler, Permit, Receiver};
 use crate::plan::hex;
+use crate::shown::message_without_secrets;
 
 /// How the records of a shard are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -208,8 +210,13 @@ pub struct Rejected {
 }
 
 impl Rejected {
+    /// The secrets of addresses in `error` are left out: it is stored.
     pub fn new(status: Status, error: impl Into<String>) -> Self {
-        Self { status, error: error.into(), header: None }
+        let mut error = error.into();
+        if let Cow::Owned(shown) = message_without_secrets(&error) {
+            error = shown;
+        }
+        Self { status, error, header: None }
     }
 }
 

@@ -16,7 +16,7 @@ use tokio::runtime::Handle;
 
 use crate::decode::Decoder;
 use crate::engine::{self, Engine};
-use crate::error::{Error, SinkError, SourceError, without_secrets};
+use crate::error::{Error, SinkError, SourceError};
 use crate::finish::{Ending, RunReport};
 use crate::flow::StopSignal;
 use crate::items::{self, BatchBuffer, ShardRef, Status};
@@ -24,6 +24,7 @@ use crate::pipeline::{Bounds, MemoryBound, Meters, Stages, warm_up};
 use crate::plan::{Plan, threads_or_cores};
 use crate::report::{OutputReport, rfc3339};
 use crate::resume::{Done, Remaining, Share};
+use crate::shown::without_secrets;
 use crate::sink::{
     AttemptNote, Checkpoints, Crashes, Holdings, Output, ParquetSink, RunIdentity, RunRecord, SCHEMA_VERSION,
     Sink,

@@ -48,6 +48,7 @@ pub mod plan;
 pub mod report;
 pub mod resume;
 pub mod retry;
+pub mod shown;
 pub mod sink;
 pub mod sniff;
 pub mod source;

@@ -9,6 +9,12 @@ use std::process::ExitCode;
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
+/// ONNX Runtime reports its use to its makers, and keeps files in the home folder for that, unless this is set
+/// before its library is loaded.
+const NO_TELEMETRY: (&str, &str) = ("ORT_DISABLE_TELEMETRY", "1");
+
 fn main() -> ExitCode {
+    // SAFETY: nothing has started a thread yet, so nobody reads the environment meanwhile.
+    unsafe { std::env::set_var(NO_TELEMETRY.0, NO_TELEMETRY.1) };
     cli::main()
 }

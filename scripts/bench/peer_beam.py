@@ -13,14 +13,16 @@ import os
 import time
 from pathlib import Path
 
-import apache_beam as beam
-import numpy as np
-from apache_beam.ml.inference.base import KeyedModelHandler, RunInference
-from apache_beam.ml.inference.onnx_inference import OnnxModelHandlerNumpy
-from apache_beam.options.pipeline_options import PipelineOptions
-from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read when ONNX Runtime is loaded, also by worker processes
 
-import peer
+import apache_beam as beam  # noqa: E402
+import numpy as np  # noqa: E402
+from apache_beam.ml.inference.base import KeyedModelHandler, RunInference  # noqa: E402
+from apache_beam.ml.inference.onnx_inference import OnnxModelHandlerNumpy  # noqa: E402
+from apache_beam.options.pipeline_options import PipelineOptions  # noqa: E402
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner  # noqa: E402
+
+import peer  # noqa: E402
 
 
 class Decode(beam.DoFn):

@@ -8,15 +8,18 @@ decode while the loop runs the model; Pillow and ONNX Runtime let go of the inte
 ONNX Runtime's threads wait without spinning, which would take the decoding threads' cores.
 """
 
+import os
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
 import numpy as np
-import onnxruntime
 
-import peer
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read when the library is loaded
+import onnxruntime  # noqa: E402
+
+import peer  # noqa: E402
 
 # Batches decoded ahead of the one that runs: one to hand over, one in the making.
 BATCHES_AHEAD = 2

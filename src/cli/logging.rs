@@ -1,14 +1,20 @@
 //! Log lines: text for people, JSON objects with `severity` and `message` for log collectors.
+//!
+//! - Every message and field passes through here: secrets of addresses are left out, and so are characters that
+//!   a terminal obeys, whoever has put them there: a name of an object, or a server.
+//! - A log that cannot be written is no reason to stop.
 
 use std::fmt;
 use std::io::{self, Write};
 
 use clap::ValueEnum;
 use serde_json::{Map, Value};
+use sluice::shown::{message_without_secrets, printable, printable_json};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::field::MakeExt;
+use tracing_subscriber::fmt::format::{Writer, debug_fn};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
 use tracing_subscriber::registry::LookupSpan;
 
@@ -29,14 +35,25 @@ pub fn init(format: LogFormat, verbose: bool, progress: &Progress) {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(AboveBar(progress.clone()))
+        .log_internal_errors(false)
         .with_ansi(progress.is_terminal());
     match format {
-        LogFormat::Text => builder.with_target(false).compact().init(),
+        LogFormat::Text => {
+            builder.with_target(false).compact().fmt_fields(debug_fn(text_field).delimited(" ")).init();
+        }
         LogFormat::Json => builder.event_format(JsonLines).init(),
     }
     // a codec that panics costs one image and is told by its row; the rest ends the run with an
     // error of its own
     std::panic::set_hook(Box::new(|panic| tracing::warn!("{panic}")));
+}
+
+/// One field of a line of text; the message goes without its name.
+fn text_field(out: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
+    let value = format!("{value:?}");
+    let value = message_without_secrets(&value);
+    let value = printable(&value);
+    if field.name() == "message" { write!(out, "{value}") } else { write!(out, "{}={value}", field.name()) }
 }
 
 /// Writes whole lines while the progress bar is out of the way.
@@ -45,7 +62,9 @@ struct AboveBar(Progress);
 
 impl Write for AboveBar {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.0.suspend(|| io::stderr().write(line))
+        // nobody is left who could be told
+        let _ = self.0.suspend(|| io::stderr().write_all(line));
+        Ok(line.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -82,7 +101,7 @@ where
         object.insert("severity".into(), severity.into());
         event.record(&mut JsonFields(&mut object));
         object.entry("message").or_insert_with(|| Value::String(String::new()));
-        writeln!(out, "{}", Value::Object(object))
+        writeln!(out, "{}", printable_json(&Value::Object(object).to_string()))
     }
 }
 
@@ -106,10 +125,10 @@ impl Visit for JsonFields<'_> {
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.0.insert(field.name().into(), value.into());
+        self.0.insert(field.name().into(), message_without_secrets(value).into());
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.0.insert(field.name().into(), format!("{value:?}").into());
+        self.0.insert(field.name().into(), message_without_secrets(&format!("{value:?}")).into());
     }
 }

@@ -19,6 +19,8 @@ mod verify;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use clap::{Args, Parser, Subcommand};
 use sluice::config::{Overrides, PipelineFile};
@@ -88,6 +90,7 @@ impl PipelineArgs {
 pub fn main() -> ExitCode {
     // clap exits with 2 on a usage error, as the exit codes promise
     let cli = Cli::parse();
+    survive_file_size_limits();
     let progress = progress::Progress::detect();
     let verbose = matches!(&cli.command, Command::BuildEngine(args) if args.verbose);
     logging::init(cli.log_format, verbose, &progress);
@@ -109,6 +112,16 @@ pub fn main() -> ExitCode {
             let code = error.downcast_ref::<Error>().map_or(exit::FAILED, exit::code_of);
             ExitCode::from(code)
         }
+    }
+}
+
+/// A file that grows beyond what `ulimit -f` allows then fails to be written, and is told so, in place of the
+/// signal that ends the process.
+fn survive_file_size_limits() {
+    let received = Arc::new(AtomicBool::new(false));
+    if let Err(error) = signal_hook::flag::register(libc::SIGXFSZ, received) {
+        // the signal then does what it always does
+        tracing::debug!(%error, "SIGXFSZ cannot be handled");
     }
 }
 

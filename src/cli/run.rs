@@ -104,7 +104,14 @@ const MAX_GRACE_SECONDS: f64 = 86_400.0;
 /// Of the grace, what is left for the exit itself.
 const EXIT_TAKES: Duration = Duration::from_millis(200);
 
+/// What shells make of a signal.
+fn code_of_signal(signal: i32) -> u8 {
+    if signal == SIGTERM { exit::TERMINATED } else { exit::INTERRUPTED }
+}
+
 /// The first SIGINT or SIGTERM drains the run, the second leaves at once, and so does the end of `grace`.
+///
+/// Leaving at once runs no destructor: an engine may be at work on what they would free.
 fn drain_on_signals(stop: &StopSignal, grace: Duration) -> anyhow::Result<Arc<AtomicI32>> {
     let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
     let received = Arc::new(AtomicI32::new(0));
@@ -112,7 +119,7 @@ fn drain_on_signals(stop: &StopSignal, grace: Duration) -> anyhow::Result<Arc<At
     std::thread::spawn(move || {
         for signal in signals.forever() {
             if stop.is_draining() {
-                std::process::exit(128 + signal);
+                leave(code_of_signal(signal));
             }
             first.store(signal, Relaxed);
             stop.drain();
@@ -120,7 +127,7 @@ fn drain_on_signals(stop: &StopSignal, grace: Duration) -> anyhow::Result<Arc<At
             std::thread::spawn(move || {
                 std::thread::sleep(grace.saturating_sub(EXIT_TAKES));
                 tracing::error!("what was in flight has taken longer than --grace; leaving without it");
-                std::process::exit(128 + signal);
+                leave(code_of_signal(signal));
             });
         }
     });

@@ -12,8 +12,9 @@ use std::io::{BufRead, Read};
 
 use serde::Deserialize;
 
-use crate::error::{SourceError, without_secrets};
+use crate::error::SourceError;
 use crate::items::{ManifestEntry, ObjectRef};
+use crate::shown::{looks_like_uri, without_secrets};
 
 /// Longest line, bytes: several times the longest object name of any store, and short enough that
 /// a file that is no text at all is refused before it is taken into memory.
@@ -87,7 +88,7 @@ impl<R: BufRead> ManifestEntries<R> {
     }
 
     fn absolute(&self, uri: String) -> String {
-        if uri.starts_with('/') || uri.contains("://") {
+        if uri.starts_with('/') || uri.contains("://") || looks_like_uri(&uri) {
             return uri;
         }
         let folder = self.uri.rfind('/').map_or("", |slash| &self.uri[..=slash]);

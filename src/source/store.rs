@@ -29,9 +29,10 @@ use tokio::runtime::Handle;
 use url::Url;
 
 use crate::config::StorageSection;
-use crate::error::{SourceError, StorageError, is_signed, names_container};
+use crate::error::{SourceError, StorageError};
 use crate::items::ObjectRef;
 use crate::retry::again;
+use crate::shown::{is_signed, looks_like_uri, names_container};
 
 use super::http_checks::CheckedConnector;
 use super::object::{Object, version_of};
@@ -223,7 +224,14 @@ struct Address {
 
 impl Address {
     fn parse(uri: &str) -> Result<Self, String> {
-        let Some((scheme, rest)) = uri.split_once("://") else { return Self::local(uri, uri) };
+        let Some((scheme, rest)) = uri.split_once("://").filter(|(scheme, _)| is_scheme(scheme)) else {
+            if looks_like_uri(uri) {
+                return Err(
+                    "looks like a URI, and is none: a scheme is followed by :// and a name".to_owned()
+                );
+            }
+            return Self::local(uri, uri);
+        };
         let service = match scheme.to_ascii_lowercase().as_str() {
             "file" => {
                 let path = Url::parse(uri).ok().and_then(|url| url.to_file_path().ok());
@@ -271,11 +279,11 @@ impl Address {
 
     fn http(uri: &str) -> Result<Self, String> {
         let url = Url::parse(uri).map_err(|error| error.to_string())?;
-        if url.query().is_some() || url.fragment().is_some() {
-            return Err("a query or fragment is not supported; percent-encode ? and # in names".to_owned());
-        }
         if !url.username().is_empty() || url.password().is_some() {
             return Err(CREDENTIALS.to_owned());
+        }
+        if url.query().is_some() || url.fragment().is_some() {
+            return Err("a query or fragment is not supported; percent-encode ? and # in names".to_owned());
         }
         // they would be sent as they are, which is another address, and `+` is a space to some
         if let Some(lost) =
@@ -401,6 +409,12 @@ fn connect_google(
         .build()
 }
 
+/// A letter, then letters, digits and three signs (RFC 3986, 3.1).
+fn is_scheme(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_alphabetic())
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'))
+}
+
 /// Whether one of the variables holds an endpoint without TLS, which the operator then means.
 fn names_plain_http(variables: &[&str]) -> bool {
     variables.iter().any(|name| std::env::var(name).is_ok_and(|value| value.starts_with("http://")))
@@ -481,6 +495,12 @@ pub(super) mod tests {
             ("gs://secret@b/x", "credentials"),
             ("az://secret@b/x", "credentials"),
             ("az://b/x?sv=1&sig=secret", "signature"),
+            ("https:///me:secret@h/x", "credentials"),
+            ("https:/me:secret@h/x", "looks like a URI"),
+            ("https:me:secret@h/x", "looks like a URI"),
+            ("s3:///AKIA:secret@b/x", "names no bucket"),
+            ("https:/me:secret@h/a?u=http://x", "looks like a URI"),
+            ("gs://b/x;%73ig=secret", "signature"),
             ("dir/part.parquet#12", "still being written"),
         ];
         for (uri, expected) in cases {

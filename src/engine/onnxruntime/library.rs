@@ -3,6 +3,9 @@
 //! Looked for, in this order: `ORT_DYLIB_PATH`; `.deps/onnxruntime-gpu/` and `.deps/onnxruntime/` in
 //! the current folder and those above it; the same from the executable's folder upwards. Nothing is
 //! linked, so the binary starts, and says what is missing, where there is no ONNX Runtime at all.
+//!
+//! Once loaded, ONNX Runtime reports its use to its makers unless `ORT_DISABLE_TELEMETRY` is set. The binary
+//! sets it first of all; a program that uses this library must have decided, or nothing is loaded.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -73,12 +76,25 @@ pub fn register_plugin(environment: &Environment, path: &Path) -> Result<(), Str
 /// The process's environment: ONNX Runtime allows one, and keeps it until the end.
 static ENVIRONMENT: Mutex<Option<Environment>> = Mutex::new(None);
 
+/// Where ONNX Runtime looks whether it may report its use.
+const TELEMETRY: &str = "ORT_DISABLE_TELEMETRY";
+
 /// Open ONNX Runtime, or use what this process has opened already.
+///
+/// # Errors
+/// [`EngineError::RuntimeMissing`] where there is none, or nobody has said whether it may report its use.
 pub fn open() -> Result<Environment, EngineError> {
     // nothing panics while it holds the lock
     let mut opened = ENVIRONMENT.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(environment) = &*opened {
         return Ok(environment.clone());
+    }
+    if std::env::var_os(TELEMETRY).is_none() {
+        let message = format!(
+            "{TELEMETRY} is not set: 1 keeps ONNX Runtime from reporting its use and from keeping files in the home \
+             folder"
+        );
+        return Err(EngineError::RuntimeMissing(message));
     }
     let path = path().map_err(EngineError::RuntimeMissing)?;
     let fail = |error: &dyn std::fmt::Display| {

@@ -1,0 +1,407 @@
+//! Texts as people are shown them: without secrets, and without characters that steer a terminal.
+//!
+//! Comes in: URIs, messages of stores, names of objects. Goes out: the same text where it is harmless.
+//!
+//! - Of a URI everything before the host's `@` is left out, and the value of each parameter that is a secret
+//!   by its name, wherever it stands: behind `?`, `&`, `;` or `#`, in any case, percent-encoded.
+//! - In place of a value stand eight digits of its SHA-256, so that addresses that differ stay different.
+//!   Of a password, which might be guessed and tried against them, there are none.
+//! - In a bucket `@`, `?` and `=` belong to names. Only what stores call a signature is a secret there.
+
+use std::borrow::Cow;
+use std::fmt::Write;
+
+use sha2::{Digest, Sha256};
+
+/// Schemes whose addresses are a bucket and a key.
+const BUCKET_SCHEMES: [&str; 8] = ["gs", "s3", "s3a", "az", "azure", "adl", "abfs", "abfss"];
+
+/// Where a parameter begins.
+const DELIMITERS: [char; 4] = ['?', '&', ';', '#'];
+
+/// Names of parameters whose values are secrets in every address: as a whole, and as a part of the name.
+/// Lower case, without `-`, `_` and `.`.
+const SIGNATURE_NAMES: [&str; 2] = ["sig", "googleaccessid"];
+const SIGNATURE_PARTS: [&str; 6] =
+    ["signature", "xamz", "xgoog", "accesstoken", "securitytoken", "awsaccesskey"];
+
+/// The same for the addresses of web servers, where a key of an object is no parameter.
+const SECRET_NAMES: [&str; 12] =
+    ["key", "auth", "pwd", "pass", "jwt", "hmac", "hdnts", "hdnea", "hdntl", "policy", "code", "keypairid"];
+const SECRET_PARTS: [&str; 8] =
+    ["token", "secret", "passw", "credential", "apikey", "accesskey", "authkey", "authorization"];
+
+/// Values that can be guessed.
+const PASSWORD_PARTS: [&str; 3] = ["pass", "pwd", "secret"];
+
+/// How often a text may be percent-encoded and still be looked through.
+const MAX_ENCODINGS: u32 = 3;
+
+/// Which parameters are secrets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Secrets {
+    /// What stores sign addresses with.
+    Signatures,
+    /// Whatever lets somebody in.
+    All,
+}
+
+/// A URI without what lets whoever reads it in.
+pub fn without_secrets(uri: &str) -> Cow<'_, str> {
+    redacted(uri, MAX_ENCODINGS)
+}
+
+/// A message without the secrets of the URIs and parameters in it.
+pub fn message_without_secrets(text: &str) -> Cow<'_, str> {
+    if !text.contains([':', '=']) {
+        return text.into();
+    }
+    let mut shown = String::with_capacity(text.len());
+    let ends_word = |c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '<' | '>' | '`');
+    for piece in text.split_inclusive(ends_word) {
+        // what follows an address in a sentence is none of its own
+        let word = piece.trim_end_matches(ends_word).trim_end_matches([':', ',', '.', ')']);
+        match uri_start(word) {
+            Some(start) => {
+                shown.push_str(&word[..start]);
+                shown.push_str(&redacted(&word[start..], MAX_ENCODINGS));
+            }
+            None => shown.push_str(&without_values(word, Secrets::Signatures, MAX_ENCODINGS)),
+        }
+        shown.push_str(&piece[word.len()..]);
+    }
+    if shown == text { text.into() } else { shown.into() }
+}
+
+/// `text` with every character that a terminal would obey, or that turns the direction of what follows,
+/// replaced by its number. Newlines and tabs stay.
+pub fn printable(text: &str) -> Cow<'_, str> {
+    if !text.contains(steers) {
+        return text.into();
+    }
+    let mut shown = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        if steers(c) {
+            let _ = write!(shown, "\\u{{{:x}}}", u32::from(c));
+        } else {
+            shown.push(c);
+        }
+    }
+    shown.into()
+}
+
+/// The same for a JSON document, in which such a character can only stand inside a string.
+pub fn printable_json(json: &str) -> Cow<'_, str> {
+    if !json.contains(steers) {
+        return json.into();
+    }
+    let mut shown = String::with_capacity(json.len() + 16);
+    for c in json.chars() {
+        if steers(c) {
+            let _ = write!(shown, "\\u{:04x}", u32::from(c));
+        } else {
+            shown.push(c);
+        }
+    }
+    shown.into()
+}
+
+/// Whether a terminal does not print `c` but obeys it: control characters (ECMA-48), and the marks of the
+/// bidirectional algorithm (Unicode, UAX 9) with the separators of lines. All are below U+10000.
+fn steers(c: char) -> bool {
+    (c.is_control() && !matches!(c, '\n' | '\t'))
+        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Whether an address in a bucket ends in parameters that let whoever has it in, as stores sign them for
+/// others to use.
+pub(crate) fn is_signed(address: &str) -> bool {
+    without_values(address, Secrets::Signatures, MAX_ENCODINGS) != address
+}
+
+/// Whether `text` begins as an address does, well-formed or not.
+pub(crate) fn looks_like_uri(text: &str) -> bool {
+    uri_start(text) == Some(0)
+}
+
+/// Whether what stands before the first slash is `container@account.…`, as in Azure's own addresses.
+pub(crate) fn names_container(scheme: &str, authority: &str) -> bool {
+    let is_azure = ["az", "abfs", "abfss"].contains(&scheme);
+    let account = authority.split_once('@').filter(|(container, _)| !container.contains(':'));
+    is_azure
+        && account.is_some_and(|(_, host)| {
+            !host.contains('@')
+                && [".windows.net", ".fabric.microsoft.com"].iter().any(|end| host.ends_with(end))
+        })
+}
+
+/// Where a word of a text becomes a URI: a scheme of two letters or more, a colon and a slash. What browsers
+/// take for an address counts, too: `https:/host`, `https:\\host`, `https:host`.
+fn uri_start(word: &str) -> Option<usize> {
+    word.match_indices(':').find_map(|(colon, _)| {
+        let is_scheme = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.');
+        let scheme = word[..colon].rsplit(|c| !is_scheme(c)).next().unwrap_or_default();
+        let scheme = scheme.trim_start_matches(|c: char| !c.is_ascii_alphabetic());
+        let is_web = ["http", "https"].iter().any(|web| scheme.eq_ignore_ascii_case(web));
+        let is_uri = scheme.len() > 1 && (is_web || word[colon + 1..].starts_with(['/', '\\']));
+        is_uri.then_some(colon - scheme.len())
+    })
+}
+
+fn redacted(uri: &str, encodings: u32) -> Cow<'_, str> {
+    if uri_start(uri) != Some(0) {
+        return uri.into();
+    }
+    let Some((scheme, rest)) = uri.split_once(':') else { return uri.into() };
+    let scheme = scheme.to_ascii_lowercase();
+    if scheme == "file" {
+        return uri.into();
+    }
+    let is_bucket = BUCKET_SCHEMES.contains(&scheme.as_str());
+    let secrets = if is_bucket { Secrets::Signatures } else { Secrets::All };
+    let address = rest.trim_start_matches(['/', '\\']);
+    let start = &uri[..uri.len() - address.len()];
+    let end = address.find(['/', '\\', '?', '#']).unwrap_or(address.len());
+    let (authority, path) = address.split_at(end);
+    let path = without_values(path, secrets, encodings);
+    if names_container(&scheme, authority) {
+        return joined(uri, &[start, authority, &path]);
+    }
+    let (user, server) =
+        authority.rsplit_once('@').map_or((None, authority), |(user, server)| (Some(user), server));
+    // a slash or a question mark in a password ends what looks like the host
+    let port = server.split_once(':').filter(|_| !server.starts_with('[')).map(|(_, port)| port);
+    let is_cut = port.is_some_and(|port| {
+        !port.bytes().all(|byte| byte.is_ascii_digit())
+            || (path.starts_with(['?', '#']) && address[end..].contains('@'))
+    });
+    if user.is_none() && is_cut {
+        return format!("{start}…").into();
+    }
+    match user {
+        Some(_) => joined(uri, &[start, "…@", server, &path]),
+        None => joined(uri, &[start, server, &path]),
+    }
+}
+
+/// `uri` itself if the parts are its own.
+fn joined<'a>(uri: &'a str, parts: &[&str]) -> Cow<'a, str> {
+    let shown = parts.concat();
+    if shown == uri { uri.into() } else { shown.into() }
+}
+
+/// `text` with each parameter's value replaced that is a secret.
+fn without_values(text: &str, secrets: Secrets, encodings: u32) -> Cow<'_, str> {
+    let Some(first) = text.find(DELIMITERS) else { return text.into() };
+    let mut shown = text[..first].to_owned();
+    for pair in split_before(&text[first..]) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let name_alone = decoded(name[1..].trim(), MAX_ENCODINGS);
+        if !value.is_empty() && is_secret(&name_alone, secrets) {
+            let digits = if contains_any(&plain(&name_alone), &PASSWORD_PARTS) {
+                String::new()
+            } else {
+                crate::plan::hex(&Sha256::digest(value)[..4])
+            };
+            let _ = write!(shown, "{name}=…{digits}");
+        } else if encodings > 0 && holds_secret(value, secrets, encodings - 1) {
+            // an address inside an address
+            let _ = write!(shown, "{name}=…{}", crate::plan::hex(&Sha256::digest(value)[..4]));
+        } else {
+            shown.push_str(pair);
+        }
+    }
+    if shown == text { text.into() } else { shown.into() }
+}
+
+/// Pieces that each begin with a delimiter, as `text` does.
+fn split_before(text: &str) -> impl Iterator<Item = &str> {
+    let starts: Vec<_> = text.match_indices(DELIMITERS).map(|(at, _)| at).collect();
+    let ends: Vec<_> = starts.iter().skip(1).copied().chain([text.len()]).collect();
+    starts.into_iter().zip(ends).map(|(start, end)| &text[start..end])
+}
+
+fn holds_secret(value: &str, secrets: Secrets, encodings: u32) -> bool {
+    let address = decoded(value, 1);
+    let start = uri_start(&address).unwrap_or(0);
+    redacted(&address[start..], encodings) != address[start..]
+        || (address.contains(DELIMITERS) && without_values(&address, secrets, encodings) != address)
+}
+
+fn is_secret(name: &str, secrets: Secrets) -> bool {
+    let name = plain(name);
+    let signs = SIGNATURE_NAMES.contains(&name.as_str()) || contains_any(&name, &SIGNATURE_PARTS);
+    signs
+        || (secrets == Secrets::All
+            && (SECRET_NAMES.contains(&name.as_str()) || contains_any(&name, &SECRET_PARTS)))
+}
+
+/// Lower case, letters and digits only.
+fn plain(name: &str) -> String {
+    name.chars().filter(|c| !matches!(c, '-' | '_' | '.')).map(|c| c.to_ascii_lowercase()).collect()
+}
+
+fn contains_any(name: &str, parts: &[&str]) -> bool {
+    parts.iter().any(|part| name.contains(part))
+}
+
+/// Percent-decoded so many times at most.
+fn decoded(text: &str, times: u32) -> String {
+    let mut text = text.to_owned();
+    for _ in 0..times {
+        if !text.contains('%') {
+            break;
+        }
+        let (mut bytes, mut rest) = (Vec::with_capacity(text.len()), text.as_bytes());
+        while let [first, tail @ ..] = rest {
+            let digits = tail.get(..2).and_then(|digits| std::str::from_utf8(digits).ok());
+            match digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+                Some(byte) if *first == b'%' => {
+                    bytes.push(byte);
+                    rest = &tail[2..];
+                }
+                _ => {
+                    bytes.push(*first);
+                    rest = tail;
+                }
+            }
+        }
+        text = String::from_utf8_lossy(&bytes).into_owned();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A value that must not be shown, and what stands for it.
+    const SECRET: &str = "very-secret";
+
+    #[test]
+    fn addresses_without_secrets_are_shown_as_they_are() {
+        for uri in [
+            "https://h/x.jpg",
+            "https://h:80/a@b",
+            "https://[::1]:80/x",
+            "https://h/i?id=1&size=2#top",
+            "https://h/i?monkey=1&keyboard=2",
+            "gs://b/what?.jpg?a=b",
+            "gs://b/what?.jpg",
+            "gs://b/a?key=1&token=2.jpg",
+            "abfss://container@account.dfs.core.windows.net/x",
+            "file:///a:b@c?sig=d",
+            "/data/a?b@c",
+            "/data/a?sig=b",
+            "C:/data/a@b",
+            "photos/a@b:c.jpg",
+            "",
+        ] {
+            assert_eq!(without_secrets(uri), uri);
+        }
+    }
+
+    #[test]
+    fn what_may_be_a_secret_is_not_shown() {
+        for (uri, start) in [
+            ("https://h/x?X-Goog-Signature=SECRET", "https://h/x?X-Goog-Signature=…"),
+            ("HTTPS://me:SECRET@h:80/a@b", "HTTPS://…@h:80/a@b"),
+            ("https://me:a/SECRET@h/x", "https://…"),
+            ("https://me:a?SECRET@h/x", "https://…"),
+            ("https://me:1?SECRET@h/x", "https://…"),
+            ("https:///me:SECRET@h/x", "https:///…@h/x"),
+            ("https:////me:SECRET@h/x", "https:////…@h/x"),
+            ("https:/me:SECRET@h/x", "https:/…@h/x"),
+            ("https:\\\\me:SECRET@h\\x", "https:\\\\…@h\\x"),
+            ("https:me:SECRET@h/x", "https:…@h/x"),
+            ("https://SECRET@h?sig=/a@", "https://…@h?sig=…"),
+            ("ftp://me:SECRET@h/x?token=abc", "ftp://…@h/x?token=…"),
+            ("s3://AKIA:SECRET@b/x", "s3://…@b/x"),
+            ("s3:///AKIA:SECRET@b/x", "s3:///…@b/x"),
+            ("s3://AKIA:a/SECRET@b/x", "s3://…"),
+            ("gs://SECRET@b/x", "gs://…@b/x"),
+            ("az://SECRET@b/x", "az://…@b/x"),
+            ("abfss://c:SECRET@account.dfs.core.windows.net/x", "abfss://…@account.dfs.core.windows.net/x"),
+            ("s3://b/x?a=b&X-Amz-Signature=SECRET", "s3://b/x?a=b&X-Amz-Signature=…"),
+            ("az://b/x?sv=1&sig=SECRET", "az://b/x?sv=1&sig=…"),
+            ("gs://b/x;%73ig=SECRET", "gs://b/x;%73ig=…"),
+            ("https://h/i?id=7&access_token=SECRET&w=2", "https://h/i?id=7&access_token=…"),
+            ("https://h/i?Api-Key=SECRET", "https://h/i?Api-Key=…"),
+            ("https://h/i?API.KEY=SECRET", "https://h/i?API.KEY=…"),
+            ("https://h/i?key=SECRET", "https://h/i?key=…"),
+            ("https://h/i?password=SECRET", "https://h/i?password=…"),
+            ("https://h/i?client_secret=SECRET", "https://h/i?client_secret=…"),
+            ("https://h/i;token=SECRET", "https://h/i;token=…"),
+            ("https://h/i#access_token=SECRET", "https://h/i#access_token=…"),
+            ("https://h/i?%74oken=SECRET", "https://h/i?%74oken=…"),
+            ("https://h/i?%2574oken=SECRET", "https://h/i?%2574oken=…"),
+            ("https://h/i?a=1;SIG=SECRET", "https://h/i?a=1;SIG=…"),
+            ("https://h/p?url=https%3A%2F%2Fh%2Fx%3Fsig%3DSECRET", "https://h/p?url=…"),
+            ("https://h/p?url=https://me:SECRET@h/x", "https://h/p?url=…"),
+            ("wss+x://me:SECRET@h/x", "wss+x://…@h/x"),
+        ] {
+            let uri = uri.replace("SECRET", SECRET);
+            let shown = without_secrets(&uri);
+            assert!(shown.starts_with(start) && !shown.contains(SECRET), "{uri}: {shown}");
+            let told = format!("cannot read ({uri}): not found");
+            let shown = message_without_secrets(&told);
+            assert!(!shown.contains(SECRET) && shown.contains("not found"), "{told}: {shown}");
+        }
+    }
+
+    #[test]
+    fn addresses_that_differ_are_shown_different() {
+        let shown: std::collections::BTreeSet<_> =
+            ["https://h/i?id=1", "https://h/i?id=2", "https://h/i?id=1&sig=a", "https://h/i?id=1&sig=b"]
+                .map(|uri| without_secrets(uri).into_owned())
+                .into();
+        assert_eq!(shown.len(), 4, "{shown:?}");
+        // what can be guessed could be tried
+        assert_eq!(without_secrets("https://h/i?password=a"), "https://h/i?password=…");
+    }
+
+    #[test]
+    fn a_message_keeps_its_words() {
+        for text in ["line 3: expected a = b", "a:b c=d", "at 12:30:00, 5 of 7 (see gs://b/x)", "x?y", ""] {
+            assert_eq!(message_without_secrets(text), text);
+        }
+        let told = "GET \"http://me:very-secret@h:9/b?sig=very-secret\" in 3ms";
+        let shown = message_without_secrets(told);
+        assert!(shown.starts_with("GET \"http://…@h:9/b?sig=…") && shown.ends_with("\" in 3ms"), "{shown}");
+        assert_eq!(
+            message_without_secrets("of /b?a=1&password=x&sig=").as_ref(),
+            "of /b?a=1&password=x&sig="
+        );
+        assert!(!message_without_secrets("of /b?a=1&sig=very-secret").contains(SECRET));
+    }
+
+    #[test]
+    fn a_terminal_is_shown_nothing_that_it_obeys() {
+        let name = "a\u{1b}]0;x\u{7}\u{9b}31m\r\u{202e}gpj.\u{2066}ü日\n\tb\u{7f}\0";
+        let shown = printable(name);
+        assert_eq!(shown, "a\\u{1b}]0;x\\u{7}\\u{9b}31m\\u{d}\\u{202e}gpj.\\u{2066}ü日\n\tb\\u{7f}\\u{0}");
+        let json = serde_json::to_string(&serde_json::json!({ "name": name })).expect("JSON");
+        let shown = printable_json(&json);
+        assert!(!shown.contains(steers), "{shown}");
+        let read: serde_json::Value = serde_json::from_str(&shown).expect("still JSON");
+        assert_eq!(read["name"], name);
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_is_too_odd(text in "[a-z:/?&;=%#@\\\\ 2574]{0,60}") {
+            let _ = (without_secrets(&text), message_without_secrets(&text), is_signed(&text));
+        }
+
+        #[test]
+        fn no_password_is_shown(
+            scheme in "https?|ftp|s3", slashes in "/{1,4}", password in "[A-Z]{8,12}", path in "[a-z]{0,5}",
+        ) {
+            let uri = format!("{scheme}:{slashes}me:{password}@host/{path}");
+            prop_assert!(!without_secrets(&uri).contains(&password));
+            let told = format!("error: {uri}, gone");
+            prop_assert!(!message_without_secrets(&told).contains(&password));
+        }
+    }
+}

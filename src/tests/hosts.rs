@@ -1,0 +1,164 @@
+//! What a machine, its environment and its terminal are to a run: nothing is reported, nothing hangs, and
+//! what is wrong is told.
+
+mod support;
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use support::*;
+
+/// Every file below `folder`.
+fn files_below(folder: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            found.extend(files_below(&path));
+        } else {
+            found.push(path.display().to_string());
+        }
+    }
+    found
+}
+
+/// `command` under the limits that `ulimit` sets with these arguments.
+fn limited(command: &Command, limits: &str) -> Command {
+    let mut shell = Command::new("bash");
+    let script = format!("ulimit {limits}; exec \"$0\" \"$@\"");
+    shell.args(["-c", &script]).arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => shell.env(name, value),
+            None => shell.env_remove(name),
+        };
+    }
+    if let Some(folder) = command.get_current_dir() {
+        shell.current_dir(folder);
+    }
+    shell
+}
+
+fn said(output: &Output) -> String {
+    stdout(output) + &stderr(output)
+}
+
+#[test]
+fn no_command_leaves_anything_at_home() {
+    let bench = Bench::new();
+    write_tar(&bench.path("in/a.tar"), &images(0, 3));
+    let home = bench.path("home");
+    fs::create_dir(&home).expect("a folder");
+    let model = format!("{REPOSITORY}/fixtures/tiny.onnx");
+    let commands = [
+        (bench.command("run", "out", &[]), 0),
+        (bench.command("check", "other", &[]), 0),
+        (
+            {
+                let mut bench = sluice();
+                bench.args(["bench", "--onnx", &model, "--setups", "onnxruntime-cpu"]);
+                bench.args(["--batch", "1", "--iterations", "1"]);
+                bench
+            },
+            0,
+        ),
+        (
+            {
+                let mut doctor = sluice();
+                doctor.arg("doctor");
+                doctor
+            },
+            0,
+        ),
+    ];
+    for (mut command, code) in commands {
+        command.env_remove("ORT_DISABLE_TELEMETRY");
+        for variable in ["XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME"] {
+            command.env_remove(variable);
+        }
+        assert_code(&command.env("HOME", &home).output().expect("starts"), code);
+        assert_eq!(files_below(&home), Vec::<String>::new(), "{command:?}");
+    }
+}
+
+#[test]
+fn a_file_that_may_not_grow_is_an_error_and_no_signal() {
+    let bench = Bench::new();
+    write_tar(&bench.path("in/a.tar"), &images(0, 300));
+    // blocks of 1,024 bytes; the part takes more
+    let output = limited(&bench.command("run", "out", &[]), "-f 4").output().expect("bash starts");
+    assert_code(&output, 6);
+    assert!(stderr(&output).to_lowercase().contains("file too large"), "{}", stderr(&output));
+    assert!(!bench.path("out/_SUCCESS").exists());
+    assert_code(&bench.run("out", &[]), 0);
+}
+
+#[test]
+fn a_log_that_nobody_reads_is_no_reason_to_stop() {
+    let bench = Bench::new();
+    write_tar(&bench.path("in/a.tar"), &images(0, 3));
+    let mut command = Command::new("bash");
+    let run = bench.command("run", "out", &[]);
+    // standard error and standard output lead to readers that have gone
+    command.args(["-c", "exec 2> >(exec true) > >(exec true); wait $!; \"$0\" \"$@\"; echo $? > code"]);
+    command.arg(run.get_program()).args(run.get_args()).current_dir(bench.path(""));
+    command.envs(run.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command.env("RUST_LOG", "trace").status().expect("bash starts");
+    assert_eq!(fs::read_to_string(bench.path("code")).expect("a code").trim(), "0");
+    assert_eq!(bench.rows("out").len(), 3);
+}
+
+#[test]
+fn no_name_steers_a_terminal() {
+    let bench = Bench::new();
+    let steering = "evil\u{1b}]0;title\u{7}\u{9b}31m\u{202e}gpj";
+    write_tar(
+        &bench.path("in/a.tar"),
+        &[(steering.to_owned(), b"no image".to_vec()), ("b".to_owned(), png(1))],
+    );
+    // a damaged shard is named in the log
+    fs::write(bench.path(&format!("in/{}.tar", "x\u{9b}31m\u{202e}")), [7; 600]).expect("a file");
+    let lenient = ["--set", "output.max_error_rate=1", "--set", "output.max_damaged_shards=9"];
+    let text = bench.run("out", &lenient);
+    assert_code(&text, 0);
+    let json = bench.run("json", &[&lenient[..], &["--log-format", "json"]].concat());
+    assert_code(&json, 0);
+    for line in stderr(&json).lines() {
+        serde_json::from_str::<serde_json::Value>(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+    }
+    let mut show = sluice();
+    let show = show.args(["show", "--rows", "9"]).arg(bench.path("out")).output().expect("starts");
+    let mut inspect = sluice();
+    let inspect = inspect.arg("inspect").arg(bench.path("in/a.tar")).output().expect("starts");
+    let missing = bench.run("x", &["--input", "nowhere\u{9b}31m"]);
+    assert_code(&missing, 3);
+    let refused = bench.run("x\u{1b}[31m", &[]);
+    assert_code(&refused, 6);
+    for output in [&text, &json, &show, &inspect, &missing, &refused] {
+        let said = said(output);
+        let obeyed = |c: char| (c.is_control() && !matches!(c, '\n' | '\t')) || c == '\u{202e}';
+        assert!(!said.contains(obeyed), "{said:?}");
+    }
+    assert!(stdout(&inspect).contains("evil\\u{1b}]0;title"), "{}", stdout(&inspect));
+    assert!(stderr(&text).contains("x\\u{9b}31m\\u{202e}"), "{}", stderr(&text));
+    // what is stored is the name itself
+    assert!(bench.rows("out").iter().any(|row| row.image_id == steering));
+}
+
+#[test]
+fn a_second_signal_leaves_at_once() {
+    use rustix::process::Signal;
+    let bench = Bench::new();
+    let mut running = started(&bench, 2);
+    send(Signal::INT, &running);
+    // both may come before the first is seen; then one is enough
+    while running.try_wait().expect("a child").is_none() {
+        send(Signal::TERM, &running);
+        std::thread::yield_now();
+    }
+    let output = running.wait_with_output().expect("a child");
+    assert!(matches!(output.status.code(), Some(130 | 143)), "{:?}: {}", output.status, stderr(&output));
+    assert!(!stderr(&output).contains("panicked"), "{}", stderr(&output));
+    assert_code(&bench.run("out", &[]), 0);
+}
