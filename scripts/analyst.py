@@ -9,9 +9,10 @@ exits with 1 when something disagrees.
 
 - Every record is one row with its own key, and records of a shard keep their order.
 - The three tools, and the manifest, count the same rows for each status.
-- The batches hold as many rows as were scored, warm-up aside, and each scored row names its batch.
+- The batches hold as many rows as a model has run on, warm-up aside, and each such row names its batch.
 - All parts of a kind have one schema, of types that BigQuery and Spark read.
-- Top-1 is the best of the scores.
+- Top-1 is the best of the scores, which are finite numbers.
+- The labels in the parts' footers name each top class, as top1_label does.
 """
 
 import argparse
@@ -106,14 +107,15 @@ def check_rows(checks, output):
             WHERE record_index != file_row_number"""
     )
     checks.check("record_index counts up from 0 in each part", disordered == 0, f"{disordered} rows")
-    scored = value(f"SELECT count(*) FROM {predictions} WHERE status = 'ok'")
+    scored = value(f"SELECT count(*) FROM {predictions} WHERE status IN ('ok', 'invalid_score')")
     batched = value(f"SELECT coalesce(sum(rows), 0) FROM {batches} WHERE NOT warmup")
     print(f"batches {batched} rows in {value(f'SELECT count(*) FROM {batches} WHERE NOT warmup')} batches")
     checks.check("the batches hold every scored row", batched == scored, f"{batched} of {scored}")
     differing = value(
         f"""SELECT count(*) FROM
-            (SELECT batch_id, count(*) AS rows FROM {predictions} WHERE status = 'ok' GROUP BY batch_id) AS p
-            FULL JOIN (SELECT batch_id, rows FROM {batches} WHERE NOT warmup) AS b USING (batch_id)
+            (SELECT run_id, batch_id, count(*) AS rows FROM {predictions} WHERE batch_id IS NOT NULL
+             GROUP BY run_id, batch_id) AS p
+            FULL JOIN (SELECT run_id, batch_id, rows FROM {batches} WHERE NOT warmup) AS b USING (run_id, batch_id)
             WHERE p.rows IS DISTINCT FROM b.rows"""
     )
     checks.check("each batch has the rows that name it", differing == 0, f"{differing} batches")
@@ -122,8 +124,33 @@ def check_rows(checks, output):
             AND len(scores) > 0"""
     )
     checks.check("top1_score is the best score", wrong == 0, f"{wrong} rows")
+    scores = f"(SELECT unnest(scores) AS score FROM {predictions})"
+    odd = value(f"SELECT count(*) FROM {scores} WHERE score IS NULL OR NOT isfinite(score)")
+    checks.check("every score is a finite number", odd == 0, f"{odd} scores")
+    halves = value(
+        f"""SELECT count(*) FROM {predictions} WHERE (status = 'ok') != (top1_index IS NOT NULL)
+            OR (status IN ('ok', 'invalid_score')) != (batch_id IS NOT NULL)"""
+    )
+    checks.check("scored rows have a top class, and rows a model has run on a batch", halves == 0, f"{halves} rows")
     unexplained = value(f"SELECT count(*) FROM {predictions} WHERE (status = 'ok') != (error IS NULL)")
     checks.check("every failure, and nothing else, has a reason", unexplained == 0, f"{unexplained} rows")
+
+
+# Class names by part, from the footers: what resolves top1_index and scores_index.
+NAMES = """SELECT file_name, from_json(decode(value), '["VARCHAR"]') AS labels
+           FROM parquet_kv_metadata('{}') WHERE decode(key) = 'sluice.labels'"""
+
+
+def check_names(checks, output):
+    parts = output / "predictions" / "*.parquet"
+    names = NAMES.format(parts)
+    [[wrong]] = duckdb.sql(
+        f"""SELECT count(*) FROM read_parquet('{parts}', filename = true) AS rows
+            LEFT JOIN ({names}) AS names ON rows.filename = names.file_name
+            WHERE top1_label IS DISTINCT FROM labels[top1_index + 1]
+               OR len(list_filter(scores_index, lambda class: labels[class + 1] IS NULL)) > 0 AND labels IS NOT NULL"""
+    ).fetchall()
+    checks.check("the footers' labels name every class", wrong == 0, f"{wrong} rows")
 
 
 def check_labels(checks, output, expected):
@@ -171,6 +198,7 @@ def main():
     checks = Checks()
     check_counts(checks, args.output, args.records)
     check_rows(checks, args.output)
+    check_names(checks, args.output)
     check_schemas(checks, args.output)
     if args.labels:
         check_labels(checks, args.output, json.loads(args.labels.read_text()))

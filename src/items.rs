@@ -166,10 +166,12 @@ pub enum Status {
     CorruptRecord,
     /// The object named by a listing or a manifest is gone or may not be read.
     ReadError,
+    /// The model's scores of the image are not all finite numbers.
+    InvalidScore,
 }
 
 impl Status {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Ok,
         Self::DecodeError,
         Self::TooLarge,
@@ -177,6 +179,7 @@ impl Status {
         Self::MissingImage,
         Self::CorruptRecord,
         Self::ReadError,
+        Self::InvalidScore,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -188,6 +191,7 @@ impl Status {
             Self::MissingImage => "missing_image",
             Self::CorruptRecord => "corrupt_record",
             Self::ReadError => "read_error",
+            Self::InvalidScore => "invalid_score",
         }
     }
 }

@@ -251,6 +251,7 @@ impl Job {
         }
         let own = claim.holdings.predictions.iter().filter(|(index, _)| share.takes(**index));
         let reused = output.reports(own.map(|(_, part)| part), &claim.notes, &claim.record.run_id)?;
+        meters.advance.reuse(&reused);
         let reused_rows: u64 = reused.iter().filter_map(|part| part.rows).sum();
         tracing::info!(
             run_id = claim.record.run_id,
@@ -264,6 +265,7 @@ impl Job {
             attempt: claim.note.attempt,
             model_sha256: checked.model_sha256.clone(),
             plan_sha256: checked.plan_sha256,
+            labels: plan.model.labels.as_ref().map(|labels| serde_json::json!(labels).to_string()),
         };
         // a limit may end a shard anywhere, also inside what a checkpoint holds
         let checkpoints = if options.limit.is_none() { claim.checkpoints } else { Checkpoints::default() };
@@ -272,8 +274,15 @@ impl Job {
         let shards = first.map(Ok).into_iter().chain(shards);
         let mut remaining = Remaining::new(shards, done, checkpoints.clone(), claim.crashes, share);
         let note = claim.note.clone();
-        let mut sink =
-            Box::new(ParquetSink::new(output.clone(), &plan, identity, checked.classes, checkpoints, note));
+        let mut sink = Box::new(ParquetSink::new(
+            output.clone(),
+            &plan,
+            identity,
+            checked.classes,
+            checkpoints,
+            note,
+            Arc::clone(&meters.advance),
+        ));
         warm_ups.into_iter().try_for_each(|outcome| sink.accept_warm_up(outcome))?;
         let read_options = ReadOptions::from(&plan.input);
         let element = engines[0].batch_shape().element;

@@ -25,7 +25,7 @@ use crate::flow::{BudgetLimits, StageMeter, StageShare, StopSignal, channel, spa
 use crate::items::{BatchBuffer, BatchShape, Outcome, ShardRef};
 use crate::plan::Plan;
 use crate::report::OutputReport;
-use crate::sink::{self, Sink};
+use crate::sink::{self, Advance, Sink};
 use crate::source::{self, OpenedShard, ReadAhead};
 
 /// Capacities of all queues, and why.
@@ -132,6 +132,8 @@ pub struct Meters {
     pub batch: Arc<StageMeter>,
     pub engine: Arc<StageMeter>,
     pub sink: Arc<StageMeter>,
+    /// What of this worker's share is done.
+    pub advance: Arc<Advance>,
 }
 
 impl Meters {
@@ -143,6 +145,7 @@ impl Meters {
             batch: meter("batch", 1),
             engine: meter("engine", engines),
             sink: meter("sink", 1),
+            advance: Arc::default(),
         }
     }
 

@@ -29,23 +29,44 @@ pub enum LogFormat {
 
 /// Log to standard error, above the progress bar where there is one. `RUST_LOG` sets the level;
 /// without it, `verbose` lets TensorRT speak.
-pub fn init(format: LogFormat, verbose: bool, progress: &Progress) {
+pub fn init(format: LogFormat, verbose: bool, colors: bool, progress: &Progress) {
     let level = if verbose { "info,ort=warn,sluice=debug,tensorrt=trace" } else { "info,ort=warn" };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(AboveBar(progress.clone()))
         .log_internal_errors(false)
-        .with_ansi(progress.is_terminal());
+        .with_ansi(colors);
     match format {
         LogFormat::Text => {
             builder.with_target(false).compact().fmt_fields(debug_fn(text_field).delimited(" ")).init();
         }
         LogFormat::Json => builder.event_format(JsonLines).init(),
     }
-    // a codec that panics costs one image and is told by its row; the rest ends the run with an
-    // error of its own
-    std::panic::set_hook(Box::new(|panic| tracing::warn!("{panic}")));
+    // a codec that panics costs one image, whose row says so; any other panic ends the run with an error of its own
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(|at| place(at.file(), at.line())).unwrap_or_default();
+        tracing::warn!("panic{place}: {}", panic.payload_as_str().unwrap_or("no message"));
+    }));
+}
+
+/// Where a panic comes from: a line of ours, or the crate alone that it is in. Where that lay on the machine that
+/// compiled it is nobody's business.
+fn place(file: &str, line: u32) -> String {
+    let mut folders = file.split(['/', '\\']);
+    if folders.clone().next() == Some("src") {
+        return format!(" at {file}:{line}");
+    }
+    let is_root = |folder: &str| folder == "library" || folder == "registry" || folder == "checkouts";
+    match folders.find(|folder| is_root(folder)) {
+        Some("library") => " in the standard library".to_owned(),
+        // …/registry/src/INDEX/NAME-VERSION/… and …/git/checkouts/NAME-HASH/…
+        Some(root) => {
+            let name = if root == "registry" { folders.nth(2) } else { folders.next() };
+            name.map(|name| format!(" in {name}")).unwrap_or_default()
+        }
+        None => String::new(),
+    }
 }
 
 /// One field of a line of text; the message goes without its name.
@@ -130,5 +151,26 @@ impl Visit for JsonFields<'_> {
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         self.0.insert(field.name().into(), message_without_secrets(&format!("{value:?}")).into());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_names_a_crate_and_no_folder_of_the_machine_that_built_it() {
+        for (file, said) in [
+            ("src/batch.rs", " at src/batch.rs:7"),
+            (
+                "/home/me/.cargo/registry/src/index.example-1949cf8c6b5b557f/png-0.18.0/src/decoder.rs",
+                " in png-0.18.0",
+            ),
+            ("/home/me/.cargo/git/checkouts/tiff-0a1b2c/src/lib.rs", " in tiff-0a1b2c"),
+            ("/rustc/0123abcd/library/core/src/option.rs", " in the standard library"),
+            ("/somewhere/else.rs", ""),
+        ] {
+            assert_eq!(place(file, 7), said);
+        }
     }
 }

@@ -15,6 +15,8 @@ mod run;
 mod share;
 mod show;
 mod summary;
+mod terminal;
+mod total;
 mod verify;
 
 use std::path::PathBuf;
@@ -91,9 +93,10 @@ pub fn main() -> ExitCode {
     // clap exits with 2 on a usage error, as the exit codes promise
     let cli = Cli::parse();
     survive_file_size_limits();
-    let progress = progress::Progress::detect();
+    let terminal = terminal::Terminal::detect();
+    let progress = progress::Progress::detect(terminal);
     let verbose = matches!(&cli.command, Command::BuildEngine(args) if args.verbose);
-    logging::init(cli.log_format, verbose, &progress);
+    logging::init(cli.log_format, verbose, terminal.colors, &progress);
     let result = match &cli.command {
         Command::Run(args) => run::run(args, &progress),
         Command::Check(args) => check::run(args),

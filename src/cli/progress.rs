@@ -1,14 +1,14 @@
 //! What a waiting person sees: a bar on a terminal, a line each 30 s elsewhere.
 
-use std::io::IsTerminal;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
-use indicatif::{ProgressBar, ProgressStyle};
-use sluice::pipeline::Meters;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use sluice::sink::{Advance, Counts};
+
+use super::terminal::Terminal;
 
 /// Often enough to look alive, and no load.
 const BAR_INTERVAL: Duration = Duration::from_millis(200);
@@ -16,6 +16,8 @@ const BAR_INTERVAL: Duration = Duration::from_millis(200);
 const LINE_INTERVAL: Duration = Duration::from_secs(30);
 /// The rate shown is that of this much of the past, so that it follows what is going on.
 const RATE_WINDOW: Duration = Duration::from_secs(10);
+/// A run that is over before needs no estimate, for which the input is listed once more.
+const COUNT_AFTER: Duration = Duration::from_secs(5);
 
 /// The one place that writes to the terminal while a run goes on.
 #[derive(Debug, Clone)]
@@ -24,13 +26,15 @@ pub struct Progress {
 }
 
 /// How much there is to do, as far as it is known.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Total {
-    /// Records, if the run is limited to a number of them.
     pub records: Option<u64>,
-    /// Bytes of input, once the listing that counts them has ended; 0 before.
-    pub bytes: Arc<AtomicU64>,
+    /// Of the shards' objects.
+    pub bytes: Option<u64>,
 }
+
+/// Finds out how much there is to do, which may take long.
+pub type Count = Box<dyn FnOnce() -> Total + Send>;
 
 /// A display that is being kept up to date.
 pub struct Watch {
@@ -40,21 +44,17 @@ pub struct Watch {
 }
 
 impl Progress {
-    /// A bar if standard error is a terminal.
-    pub fn detect() -> Self {
-        let bar = std::io::stderr().is_terminal().then(|| {
+    /// A bar, if standard error is a terminal that can move its cursor.
+    pub fn detect(terminal: Terminal) -> Self {
+        let template = if terminal.colors { "{bar:30.cyan} {msg}" } else { "{bar:30} {msg}" };
+        let bar = terminal.moves_cursor.then(|| {
             let bar = ProgressBar::hidden();
-            let template = "{bar:30.cyan} {msg}";
             bar.set_style(
                 ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()),
             );
             bar
         });
         Self { bar }
-    }
-
-    pub fn is_terminal(&self) -> bool {
-        self.bar.is_some()
     }
 
     /// Do `work` while the bar is off the screen.
@@ -65,18 +65,36 @@ impl Progress {
         }
     }
 
-    /// Show the run that `meters` count until the returned watch is dropped.
-    pub fn watch(&self, meters: Meters, total: Total) -> Watch {
+    /// Show the run that `advance` counts until the returned watch is dropped. `count` is called beside it when
+    /// the run has lasted for a while.
+    pub fn watch(&self, advance: Arc<Advance>, count: Count) -> Watch {
         let (stop, stopped) = bounded(0);
         let progress = self.clone();
         let thread = std::thread::spawn(move || {
-            let interval = if progress.is_terminal() { BAR_INTERVAL } else { LINE_INTERVAL };
             if let Some(bar) = &progress.bar {
-                bar.set_draw_target(indicatif::ProgressDrawTarget::stderr());
+                bar.set_draw_target(ProgressDrawTarget::stderr());
             }
-            let mut rate = Rate::default();
-            while stopped.recv_timeout(interval) == Err(RecvTimeoutError::Timeout) {
-                progress.show(&State::read(&meters, &total, &mut rate));
+            let interval = if progress.bar.is_some() { BAR_INTERVAL } else { LINE_INTERVAL };
+            let started = Instant::now();
+            let (mut rate, total) = (Rate::since(started), Arc::new(OnceLock::new()));
+            let (mut count, mut next_look) = (Some(count), started + interval);
+            loop {
+                let next = count.as_ref().map_or(next_look, |_| next_look.min(started + COUNT_AFTER));
+                if stopped.recv_deadline(next) != Err(RecvTimeoutError::Timeout) {
+                    return;
+                }
+                let now = Instant::now();
+                if now >= started + COUNT_AFTER
+                    && let Some(count) = count.take()
+                {
+                    let total = Arc::clone(&total);
+                    std::thread::spawn(move || total.set(count()));
+                }
+                if now >= next_look {
+                    let total = total.get().copied().unwrap_or_default();
+                    progress.show(&State::new(advance.counts(), total, &mut rate, now));
+                    next_look = now + interval;
+                }
             }
         });
         Watch { progress: self.clone(), stop, thread: Some(thread) }
@@ -90,10 +108,12 @@ impl Progress {
                 bar.set_message(state.words());
             }
             None => tracing::info!(
-                images = state.records,
-                images_per_second = state.rate.round(),
-                errors = state.errors,
-                eta_seconds = state.eta().map(|eta| eta.as_secs()),
+                images = state.counts.rows,
+                reused = state.counts.reused_rows,
+                images_per_second = state.rate.round() as u64,
+                errors = state.counts.rejected,
+                percent = state.percent(),
+                eta_seconds = state.eta.map(|eta| eta.as_secs()),
                 "{}",
                 state.words()
             ),
@@ -117,39 +137,47 @@ impl Drop for Watch {
 /// One look at the run.
 #[derive(Debug, Clone, PartialEq)]
 struct State {
-    records: u64,
-    errors: u64,
+    counts: Counts,
+    /// Images per second that this attempt scores.
     rate: f64,
     /// Share of the run that is done, if its total is known.
     done: Option<f64>,
-    elapsed: Duration,
+    eta: Option<Duration>,
 }
 
 impl State {
-    fn read(meters: &Meters, total: &Total, rate: &mut Rate) -> Self {
-        let (records, bytes) = (meters.decode.items(), meters.decode.bytes());
-        let by_records = total.records.map(|limit| records as f64 / limit.max(1) as f64);
-        let all_bytes = total.bytes.load(Relaxed);
-        let by_bytes = (all_bytes > 0).then(|| bytes as f64 / all_bytes as f64);
-        let done = [by_records, by_bytes].into_iter().flatten().reduce(f64::max);
-        let (rate, elapsed) = rate.update(records, Instant::now());
+    fn new(counts: Counts, total: Total, rate: &mut Rate, now: Instant) -> Self {
+        let share = |done: u64, reused: u64, total: Option<u64>| {
+            let total = total.filter(|&total| total > 0)? as f64;
+            Some((done as f64 / total, reused as f64 / total))
+        };
+        // images are what takes the time; where nothing knows their number, bytes are close
+        let (done, reused) = share(counts.rows, counts.reused_rows, total.records)
+            .or_else(|| share(counts.bytes, counts.reused_bytes, total.bytes))
+            .unzip();
+        let elapsed = now - rate.started;
+        let eta = done.zip(reused).and_then(|(done, reused)| {
+            let (this_attempt, left) = (done - reused, (1.0 - done).max(0.0));
+            (this_attempt > 0.0).then(|| elapsed.mul_f64(left / this_attempt))
+        });
         Self {
-            records,
-            errors: meters.decode.rejected(),
-            rate,
+            counts,
+            rate: rate.update(counts.rows - counts.reused_rows, now),
             done: done.map(|done| done.min(1.0)),
-            elapsed,
+            eta,
         }
     }
 
-    fn eta(&self) -> Option<Duration> {
-        let done = self.done.filter(|&done| done > 0.0)?;
-        Some(self.elapsed.mul_f64((1.0 - done) / done))
+    fn percent(&self) -> Option<u64> {
+        // 100 only when everything is done
+        self.done.map(|done| (done * 100.0) as u64)
     }
 
     fn words(&self) -> String {
-        let eta = self.eta().map(|eta| format!(", {} left", clock(eta))).unwrap_or_default();
-        format!("{} images, {:.0} images/s, {} errors{eta}", self.records, self.rate, self.errors)
+        let Counts { rows, rejected, .. } = self.counts;
+        let done = self.percent().map(|percent| format!(", {percent}%")).unwrap_or_default();
+        let eta = self.eta.map(|eta| format!(", {} left", clock(eta))).unwrap_or_default();
+        format!("{rows} images, {:.0} images/s, {rejected} errors{done}{eta}", self.rate)
     }
 }
 
@@ -158,25 +186,27 @@ fn clock(time: Duration) -> String {
     format!("{}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
 }
 
-/// Images per second over the last [`RATE_WINDOW`].
-#[derive(Debug, Default)]
+/// Images per second over the last [`RATE_WINDOW`], or since the last look if that is longer ago.
+#[derive(Debug)]
 struct Rate {
-    started: Option<Instant>,
+    started: Instant,
     samples: std::collections::VecDeque<(Instant, u64)>,
 }
 
 impl Rate {
-    /// The current rate and the time since the first look.
-    fn update(&mut self, records: u64, now: Instant) -> (f64, Duration) {
-        let started = *self.started.get_or_insert(now);
-        self.samples.push_back((now, records));
+    /// Nothing was scored before `started`.
+    fn since(started: Instant) -> Self {
+        Self { started, samples: [(started, 0)].into() }
+    }
+
+    fn update(&mut self, images: u64, now: Instant) -> f64 {
+        self.samples.push_back((now, images));
         while self.samples.len() > 2 && now - self.samples[1].0 >= RATE_WINDOW {
             self.samples.pop_front();
         }
         let (since, before) = self.samples[0];
         let seconds = (now - since).as_secs_f64();
-        let rate = if seconds > 0.0 { (records - before) as f64 / seconds } else { 0.0 };
-        (rate, now - started)
+        if seconds > 0.0 { images.saturating_sub(before) as f64 / seconds } else { 0.0 }
     }
 }
 
@@ -184,19 +214,41 @@ impl Rate {
 mod tests {
     use super::*;
 
+    const SECOND: Duration = Duration::from_secs(1);
+
     #[test]
     fn the_rate_forgets_what_is_older_than_its_window() {
-        let (mut rate, start) = (Rate::default(), Instant::now());
-        rate.update(0, start);
-        rate.update(1000, start + Duration::from_secs(1));
-        let (now, elapsed) = rate.update(1050, start + Duration::from_secs(11));
-        assert_eq!((now, elapsed), (5.0, Duration::from_secs(11)));
+        let start = Instant::now();
+        let mut rate = Rate::since(start);
+        assert_eq!(rate.update(1000, start + SECOND), 1000.0);
+        assert_eq!(rate.update(1050, start + 11 * SECOND), 5.0);
+        assert_eq!(
+            rate.update(1050 + 60, start + 41 * SECOND),
+            2.0,
+            "lines are farther apart than the window"
+        );
     }
 
     #[test]
-    fn what_is_left_follows_from_what_is_done() {
-        let state =
-            State { records: 10, errors: 1, rate: 5.0, done: Some(0.25), elapsed: Duration::from_secs(100) };
-        assert_eq!(state.words(), "10 images, 5 images/s, 1 errors, 0:05:00 left");
+    fn the_first_look_has_a_rate_a_share_and_what_is_left() {
+        let start = Instant::now();
+        let counts = Counts { rows: 300, rejected: 1, bytes: 250, ..Counts::default() };
+        let total = Total { records: None, bytes: Some(1000) };
+        let state = State::new(counts, total, &mut Rate::since(start), start + 30 * SECOND);
+        assert_eq!(state.words(), "300 images, 10 images/s, 1 errors, 25%, 0:01:30 left");
+        let unknown = State::new(counts, Total::default(), &mut Rate::since(start), start + 30 * SECOND);
+        assert_eq!(unknown.words(), "300 images, 10 images/s, 1 errors");
+    }
+
+    #[test]
+    fn what_earlier_attempts_have_scored_is_done_and_took_no_time() {
+        let start = Instant::now();
+        let counts = Counts { rows: 600, rejected: 0, reused_rows: 500, bytes: 0, reused_bytes: 0 };
+        let total = Total { records: Some(1000), bytes: Some(77) };
+        let state = State::new(counts, total, &mut Rate::since(start), start + 10 * SECOND);
+        assert_eq!(state.words(), "600 images, 10 images/s, 0 errors, 60%, 0:00:40 left");
+        let nothing_new = Counts { rows: 500, ..counts };
+        let state = State::new(nothing_new, total, &mut Rate::since(start), start + 10 * SECOND);
+        assert_eq!((state.percent(), state.eta), (Some(50), None));
     }
 }

@@ -11,16 +11,15 @@ use sluice::crash::{CrashWatch, leave, signal_name};
 use sluice::error::{ConfigError, Error};
 use sluice::flow::StopSignal;
 use sluice::job::{Job, JobOptions};
-use sluice::plan::Plan;
 use sluice::report::Outcome;
 use sluice::resume::Share;
 use sluice::sink::Output;
-use sluice::source::{Stores, list_shards};
+use sluice::source::list_shards;
 
 use super::print::print;
-use super::progress::{Progress, Total};
+use super::progress::Progress;
 use super::share::ShareArgs;
-use super::{PipelineArgs, exit, storage_runtime, summary};
+use super::{PipelineArgs, exit, storage_runtime, summary, total};
 
 /// Arguments of `sluice run`.
 #[derive(Debug, Args)]
@@ -58,11 +57,11 @@ pub fn run(args: &RunArgs, progress: &Progress) -> anyhow::Result<ExitCode> {
         print(&format!("done before: {output} holds this run, finished, and the input has not changed"))?;
         return Ok(ExitCode::SUCCESS);
     }
-    let total = Total { records: args.limit, ..Total::default() };
-    if progress.is_terminal() {
-        count_bytes(stores.clone(), plan.clone(), total.clone());
-    }
-    let watch = progress.watch(job.meters().clone(), total);
+    let watch = {
+        let (stores, plan, limit) = (stores.clone(), plan.clone(), args.limit);
+        let count = move || total::count(&stores, &plan, share, limit);
+        progress.watch(Arc::clone(&job.meters().advance), Box::new(count))
+    };
     note_crashes(CrashWatch::install()?, job.output().clone(), job.run_id());
     let output = plan.output.uri.clone();
     let report = job.run(shards)?;
@@ -171,15 +170,4 @@ fn announce(job: &Job) {
         mib(memory.queues_bytes()),
         mib(memory.decoders_bytes),
     );
-}
-
-/// Add up the input's bytes beside the run, so that the bar knows how far it is. The sum shows
-/// only when it is complete; a listing that fails here fails in the run, too, and is told there.
-fn count_bytes(stores: Stores, plan: Plan, total: Total) {
-    std::thread::spawn(move || {
-        let sum = list_shards(&stores, &plan.inputs, &plan.input).and_then(|shards| {
-            shards.map(|shard| shard.map(|shard| shard.size_bytes())).sum::<Result<u64, _>>()
-        });
-        total.bytes.store(sum.unwrap_or_default(), Relaxed);
-    });
 }

@@ -150,14 +150,12 @@ impl Shared {
         });
         drop(permit);
         self.meter.add_items(1);
-        self.meter.add_bytes(image_bytes);
         match outcome {
             Ok((header, pixels)) => {
                 meta.header = Some(header);
                 Decoded::Image(DecodedImage { meta, pixels })
             }
             Err(rejected) => {
-                self.meter.add_rejected();
                 meta.header = rejected.header;
                 Decoded::Rejected(meta, rejected)
             }

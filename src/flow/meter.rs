@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-/// Counters of one stage, written by its threads and read by the progress line and the summary.
+/// Counters of one stage, written by its threads and read by the summary.
 #[derive(Debug)]
 pub struct StageMeter {
     pub name: &'static str,
@@ -17,8 +17,6 @@ pub struct StageMeter {
     blocked_ns: AtomicU64,
     starved_ns: AtomicU64,
     items: AtomicU64,
-    rejected: AtomicU64,
-    bytes: AtomicU64,
 }
 
 /// A stage's time as shares of the run, each between 0 and 1.
@@ -52,8 +50,6 @@ impl StageMeter {
             blocked_ns: AtomicU64::new(0),
             starved_ns: AtomicU64::new(0),
             items: AtomicU64::new(0),
-            rejected: AtomicU64::new(0),
-            bytes: AtomicU64::new(0),
         }
     }
 
@@ -81,26 +77,6 @@ impl StageMeter {
     /// Items handed on so far.
     pub fn items(&self) -> u64 {
         self.items.load(Relaxed)
-    }
-
-    /// Count one item that was rejected; it counts as handed on, too.
-    pub fn add_rejected(&self) {
-        self.rejected.fetch_add(1, Relaxed);
-    }
-
-    /// Items rejected so far.
-    pub fn rejected(&self) -> u64 {
-        self.rejected.load(Relaxed)
-    }
-
-    /// Count `n` bytes of input dealt with.
-    pub fn add_bytes(&self, n: u64) {
-        self.bytes.fetch_add(n, Relaxed);
-    }
-
-    /// Bytes of input dealt with so far.
-    pub fn bytes(&self) -> u64 {
-        self.bytes.load(Relaxed)
     }
 
     /// Shares of a run that took `wall`.

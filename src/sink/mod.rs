@@ -12,6 +12,7 @@ use crate::error::SinkError;
 use crate::flow::{Halt, Receiver, Slot, StageMeter, StopSignal};
 use crate::items::{Inferred, Outcome};
 
+mod advance;
 mod attempt;
 mod batches;
 mod checkpoint;
@@ -28,6 +29,7 @@ mod schema;
 mod stored;
 mod upload;
 
+pub use advance::{Advance, Counts};
 pub use attempt::{AttemptNote, Notes, attempt_name};
 pub use checkpoint::{Checkpoints, Segment};
 pub use claim::Claim;

@@ -17,7 +17,7 @@ use super::checkpoint::Segment;
 use super::output::Output;
 use super::parquet_sink::RunIdentity;
 use super::part::{
-    DAMAGE, PLAN, PartWriter, PendingPart, ROWS_BY_STATUS, SCHEMA, SHARD, SHARD_BYTES, SHARD_FORMAT,
+    DAMAGE, LABELS, PLAN, PartWriter, PendingPart, ROWS_BY_STATUS, SCHEMA, SHARD, SHARD_BYTES, SHARD_FORMAT,
     SHARD_IDENTITY, SHARD_VERSION,
 };
 use super::schema::{PREDICTIONS, SCHEMA_VERSION};
@@ -114,6 +114,7 @@ impl OpenPart {
         assert_eq!(self.tally.rows(), end.records, "every record of {} has one row", self.shard.name);
         let mut footer = vec![(ROWS_BY_STATUS, self.tally.to_json())];
         footer.extend(end.damage.clone().map(|damage| (DAMAGE, damage)));
+        footer.extend(identity.labels.clone().map(|labels| (LABELS, labels)));
         let report = PartReport {
             shard: self.shard.name.clone(),
             shard_version: self.shard.version().map(str::to_owned),

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::error::SinkError;
-use crate::items::{Entry, Inferred, Outcome, ShardEnd, ShardRef, Status};
+use crate::items::{Entry, Inferred, Outcome, RecordMeta, ShardEnd, ShardRef, Status};
 use crate::plan::Plan;
 use crate::report::{OutputReport, PartReport, rfc3339};
 
 use super::Sink;
+use super::advance::Advance;
 use super::attempt::AttemptNote;
 use super::batches::BatchesWriter;
 use super::checkpoint::Checkpoints;
@@ -56,6 +57,8 @@ pub struct RunIdentity {
     pub attempt: u32,
     pub model_sha256: String,
     pub plan_sha256: String,
+    /// Class names in output order, as a JSON array.
+    pub labels: Option<String>,
 }
 
 impl RunIdentity {
@@ -86,6 +89,10 @@ pub struct ParquetSink {
     last_begun: Option<u64>,
     /// Places of shards whose parts another attempt has stored.
     theirs: Vec<u64>,
+    /// Whether this attempt has warned of scores that are not finite.
+    has_warned: bool,
+    /// How far this worker's share has come.
+    advance: Arc<Advance>,
 }
 
 /// A file on its way to the store.
@@ -97,7 +104,7 @@ struct Pending {
 }
 
 impl ParquetSink {
-    /// A sink for rows of `classes` scores, of the attempt that `note` is of.
+    /// A sink for rows of `classes` scores, of the attempt that `note` is of; `advance` counts what it takes.
     pub fn new(
         output: Output,
         plan: &Plan,
@@ -105,6 +112,7 @@ impl ParquetSink {
         classes: usize,
         checkpoints: Checkpoints,
         note: AttemptNote,
+        advance: Arc<Advance>,
     ) -> Self {
         let run = RunColumns {
             run_id: identity.run_id.clone(),
@@ -129,11 +137,14 @@ impl ParquetSink {
             report: OutputReport::default(),
             last_begun: None,
             theirs: Vec::new(),
+            has_warned: false,
+            advance,
         }
     }
 
     fn open_part(&mut self, shard: Arc<ShardRef>) -> Result<(), SinkError> {
         self.last_begun = Some(shard.index);
+        self.advance.begin(&shard);
         // as many segments as the source was told to pass over
         let mut segments = self.checkpoints.chain(&part_name(&shard));
         segments.retain(|segment| segment.to <= shard.resume_at);
@@ -148,6 +159,7 @@ impl ParquetSink {
             self.await_pending(0)?;
         }
         let shard = Arc::clone(&part.shard);
+        self.advance.end();
         match part.close(end, &self.identity, &self.output) {
             Ok((file, part)) => self.pending.push_back(Pending { file, part: Some(part) }),
             // whoever has stored the part may have tidied up behind it
@@ -243,9 +255,22 @@ impl ParquetSink {
         Outcome { batch_id, ..outcome }
     }
 
-    fn tally(&mut self, status: Status) {
+    fn tally(&mut self, meta: &RecordMeta, status: Status) {
+        self.advance.row(meta.image_bytes, status);
         let part = self.open.as_mut().expect("a record comes only after its shard has started");
         part.tally.count(status);
+    }
+
+    /// Once an attempt: the rows say the rest.
+    fn warn_of_invalid_scores(&mut self, meta: &RecordMeta) {
+        if !std::mem::replace(&mut self.has_warned, true) {
+            tracing::warn!(
+                shard = meta.shard.name,
+                record_index = meta.record_index,
+                "the model's scores are NaN or infinite: such an image gets an invalid_score row; if the model is \
+                 float16, which overflows above 65504, try it in float32"
+            );
+        }
     }
 
     /// Whether it is time for a checkpoint.
@@ -275,12 +300,15 @@ impl Sink for ParquetSink {
                 Entry::ShardStart(shard) => self.open_part(shard)?,
                 Entry::Scored(meta) => {
                     let scores = scores.next().expect("an outcome has scores for each of its rows");
-                    self.rows.push_scored(&meta, batch_id, scores);
-                    self.tally(Status::Ok);
+                    let status = self.rows.push_scored(&meta, batch_id, scores);
+                    if status == Status::InvalidScore {
+                        self.warn_of_invalid_scores(&meta);
+                    }
+                    self.tally(&meta, status);
                 }
                 Entry::Rejected(meta, rejected) => {
                     self.rows.push_rejected(&meta, &rejected);
-                    self.tally(rejected.status);
+                    self.tally(&meta, rejected.status);
                 }
                 Entry::ShardEnd(end) => self.close_part(end)?,
             }

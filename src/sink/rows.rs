@@ -1,7 +1,9 @@
 //! Rows to Arrow: pure, no files.
 //!
 //! - One row per record, in the order given; a rejected record has a reason and no scores.
-//! - `top1_*` is the largest score that is a number, the lowest index among equals.
+//! - A record with a score that is NaN or infinite has a reason and no scores either: what is left of them would
+//!   mislead. It keeps its `batch_id`, since an engine has run on it.
+//! - `top1_*` is the largest score, the lowest index among equals.
 
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -84,8 +86,13 @@ impl PredictionRows {
         self.rows == 0
     }
 
-    /// Append a scored record; `scores` is in class order.
-    pub fn push_scored(&mut self, meta: &RecordMeta, batch_id: i64, scores: &[f32]) {
+    /// Append a record that an engine has run on; `scores` is in class order. Returns the status of its row:
+    /// [`Status::Ok`], or [`Status::InvalidScore`] if a score is not finite.
+    pub fn push_scored(&mut self, meta: &RecordMeta, batch_id: i64, scores: &[f32]) -> Status {
+        if let Some(error) = invalid_scores(scores, self.run.labels.as_deref().unwrap_or_default()) {
+            self.push_without_scores(meta, Status::InvalidScore, &error, Some(batch_id));
+            return Status::InvalidScore;
+        }
         self.push_meta(meta, Status::Ok);
         self.error.append_null();
         self.batch_id.append_value(batch_id);
@@ -113,13 +120,18 @@ impl PredictionRows {
                 self.scores_index.append_null();
             }
         }
+        Status::Ok
     }
 
-    /// Append a record that has no scores.
+    /// Append a record that no engine has run on.
     pub fn push_rejected(&mut self, meta: &RecordMeta, rejected: &Rejected) {
-        self.push_meta(meta, rejected.status);
-        self.error.append_value(&rejected.error);
-        self.batch_id.append_null();
+        self.push_without_scores(meta, rejected.status, &rejected.error, None);
+    }
+
+    fn push_without_scores(&mut self, meta: &RecordMeta, status: Status, error: &str, batch_id: Option<i64>) {
+        self.push_meta(meta, status);
+        self.error.append_value(error);
+        self.batch_id.append_option(batch_id);
         self.top1_index.append_null();
         self.top1_score.append_null();
         self.top1_label.append_null();
@@ -174,18 +186,37 @@ impl PredictionRows {
     }
 }
 
-/// Index of the largest number, the lowest among equals; `None` if none is a number.
-fn top1(scores: &[f32]) -> Option<usize> {
-    let numbers = scores.iter().enumerate().filter(|(_, score)| !score.is_nan());
-    numbers.reduce(|best, next| if next.1 > best.1 { next } else { best }).map(|(index, _)| index)
+/// What is wrong with scores of which some are NaN or infinite; `None` if all are finite.
+fn invalid_scores(scores: &[f32], labels: &[String]) -> Option<String> {
+    let mut invalid = scores.iter().enumerate().filter(|(_, score)| !score.is_finite());
+    let (class, score) = invalid.next()?;
+    let name = labels.get(class).map_or(String::new(), |label| {
+        let short: String = label.chars().take(LABEL_CHARS).collect();
+        format!(" ({short})")
+    });
+    let (count, classes) = (1 + invalid.count(), scores.len());
+    let said = if score.is_nan() { "NaN".to_owned() } else { score.to_string() };
+    Some(format!(
+        "the score of class {class}{name} is {said}; {count} of {classes} scores are NaN or infinite"
+    ))
 }
 
-/// Indices of the `n` largest scores, best first, the lower index first among equals; what is no
-/// number comes last.
+/// Characters of a label that a reason quotes.
+const LABEL_CHARS: usize = 64;
+
+/// Index of the largest of finite `scores`, the lowest among equals; `None` if there are none.
+fn top1(scores: &[f32]) -> Option<usize> {
+    scores
+        .iter()
+        .enumerate()
+        .reduce(|best, next| if next.1 > best.1 { next } else { best })
+        .map(|(index, _)| index)
+}
+
+/// Indices of the `n` largest of finite `scores`, best first, the lower index first among equals.
 fn best(scores: &[f32], n: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..scores.len()).collect();
-    let number = |index: usize| if scores[index].is_nan() { f32::NEG_INFINITY } else { scores[index] };
-    let descending = |&a: &usize, &b: &usize| number(b).total_cmp(&number(a)).then(a.cmp(&b));
+    let descending = |&a: &usize, &b: &usize| scores[b].total_cmp(&scores[a]).then(a.cmp(&b));
     if n < order.len() {
         order.select_nth_unstable_by(n, descending);
         order.truncate(n);
@@ -281,7 +312,7 @@ mod tests {
     use super::*;
     use crate::items::{ShardContent, ShardFormat, ShardRef};
     use arrow::array::{Array, AsArray};
-    use arrow::datatypes::{Float32Type, Int32Type};
+    use arrow::datatypes::{Float32Type, Int32Type, Int64Type};
 
     fn rows(scores: ScoresKept) -> PredictionRows {
         PredictionRows::new(Arc::new(RunColumns {
@@ -336,9 +367,38 @@ mod tests {
     }
 
     #[test]
-    fn a_score_that_is_no_number_never_wins() {
-        assert_eq!(top1(&[f32::NAN, 0.1, 0.1]), Some(1));
-        assert_eq!(top1(&[f32::NAN]), None);
-        assert_eq!(best(&[f32::NAN, 0.1, 0.2], 2), [2, 1]);
+    fn a_score_that_is_not_finite_leaves_a_reason_and_no_scores() {
+        for (scores, reason) in [
+            ([0.1, f32::NAN, 0.2], "the score of class 1 (b) is NaN; 1 of 3 scores are NaN or infinite"),
+            (
+                [f32::INFINITY, f32::NAN, 0.2],
+                "the score of class 0 (a) is inf; 2 of 3 scores are NaN or infinite",
+            ),
+            (
+                [0.1, 0.2, f32::NEG_INFINITY],
+                "the score of class 2 (c) is -inf; 1 of 3 scores are NaN or infinite",
+            ),
+        ] {
+            for kept in [ScoresKept::All, ScoresKept::Top(2), ScoresKept::None] {
+                let mut rows = rows(kept);
+                assert_eq!(rows.push_scored(&meta(0), 7, &scores), Status::InvalidScore);
+                assert_eq!(rows.push_scored(&meta(1), 7, &[f32::MAX, 0.0, f32::MIN]), Status::Ok);
+                let batch = rows.take().expect("matches the schema");
+                assert_eq!(batch["status"].as_string::<i32>().value(0), "invalid_score");
+                assert_eq!(batch["error"].as_string::<i32>().value(0), reason);
+                for column in ["top1_index", "top1_label", "top1_score", "scores", "scores_index"] {
+                    assert!(batch[column].is_null(0), "{column}");
+                }
+                assert_eq!(batch["batch_id"].as_primitive::<Int64Type>().values(), &[7, 7]);
+                assert_eq!(batch["top1_index"].as_primitive::<Int32Type>().value(1), 0);
+            }
+        }
+    }
+
+    #[test]
+    fn the_lower_class_is_first_among_equal_scores() {
+        assert_eq!(top1(&[0.1, 0.4, 0.4]), Some(1));
+        assert_eq!(top1(&[]), None);
+        assert_eq!(best(&[0.4, 0.1, 0.4, 0.2], 3), [0, 2, 3]);
     }
 }

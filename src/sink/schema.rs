@@ -13,7 +13,7 @@ use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
 
 /// Raised whenever a column is added, removed or changes its meaning.
-pub const SCHEMA_VERSION: &str = "1";
+pub const SCHEMA_VERSION: &str = "2";
 
 /// Rows of a row group, and its encoded bytes: enough for readers to skip by statistics and to
 /// read in parallel, little enough that a writer's buffer stays small beside the pixel queues.

@@ -1,0 +1,85 @@
+//! How much a worker has to do, for its progress display: the input is listed once more, beside the run.
+
+use sluice::error::SourceError;
+use sluice::items::{ShardContent, ShardRef};
+use sluice::plan::Plan;
+use sluice::resume::Share;
+use sluice::source::{Stores, list_shards};
+
+use super::progress::Total;
+
+/// How much there is to do in `share`. Nothing is known of an input that cannot be listed: the run fails there, too,
+/// and says why.
+pub fn count(stores: &Stores, plan: &Plan, share: Share, limit: Option<u64>) -> Total {
+    if limit.is_some() {
+        return Total { records: limit, bytes: None };
+    }
+    // standard input can be read once
+    if plan.inputs.iter().any(|input| input == "-") {
+        return Total::default();
+    }
+    list_shards(stores, &plan.inputs, &plan.input).and_then(|shards| sum(shards, share)).unwrap_or_default()
+}
+
+/// Records where every shard is a list of images, and bytes where the listing knows them.
+fn sum(
+    shards: impl Iterator<Item = Result<ShardRef, SourceError>>,
+    share: Share,
+) -> Result<Total, SourceError> {
+    let mut total = Total { records: Some(0), bytes: Some(0) };
+    for shard in shards {
+        let shard = shard?;
+        if share.takes(shard.index) {
+            let records = match &shard.content {
+                ShardContent::Objects(entries) => Some(entries.len() as u64),
+                ShardContent::Container(_) => None,
+            };
+            let bytes = Some(shard.size_bytes()).filter(|&bytes| bytes > 0);
+            total.records = total.records.zip(records).map(|(sum, records)| sum + records);
+            total.bytes = total.bytes.zip(bytes).map(|(sum, bytes)| sum + bytes);
+        }
+    }
+    Ok(total)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sluice::items::{ManifestEntry, ObjectRef, ShardFormat};
+
+    fn object(size_bytes: Option<u64>) -> ObjectRef {
+        ObjectRef { uri: "a".to_owned(), size_bytes, version: None }
+    }
+
+    fn shard(index: u64, content: ShardContent) -> Result<ShardRef, SourceError> {
+        let (name, format) = (index.to_string(), ShardFormat::Files);
+        Ok(ShardRef { index, name, format, content, resume_at: 0, crashed: Default::default() })
+    }
+
+    fn container(index: u64, bytes: u64) -> Result<ShardRef, SourceError> {
+        shard(index, ShardContent::Container(object(Some(bytes))))
+    }
+
+    fn list(index: u64, sizes: &[Option<u64>]) -> Result<ShardRef, SourceError> {
+        let entry = |&size| ManifestEntry { object: object(size), image_id: String::new() };
+        shard(index, ShardContent::Objects(sizes.iter().map(entry).collect()))
+    }
+
+    #[test]
+    fn only_the_shards_of_this_worker_count() {
+        let shards = || [container(0, 5), container(1, 70), container(2, 600)].into_iter();
+        let counted = |share| sum(shards(), share).expect("a listing");
+        assert_eq!(counted(Share::default()), Total { records: None, bytes: Some(675) });
+        let share = Share { shard_index: 1, num_shards: 2 };
+        assert_eq!(counted(share), Total { records: None, bytes: Some(70) });
+    }
+
+    #[test]
+    fn lists_of_images_are_counted_by_images() {
+        let lists = [list(0, &[Some(3), Some(4)]), list(1, &[None])];
+        let counted = sum(lists.into_iter(), Share::default()).expect("a listing");
+        assert_eq!(counted, Total { records: Some(3), bytes: None });
+        let mixed = [list(0, &[None]), container(1, 7)];
+        assert_eq!(sum(mixed.into_iter(), Share::default()).expect("a listing"), Total::default());
+    }
+}
