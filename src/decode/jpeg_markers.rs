@@ -1,4 +1,4 @@
-//! The segments of a JPEG before its first scan.
+//! The segments of a JPEG.
 //!
 //! Comes in: a whole JPEG. Goes out: what libjpeg does not tell (EXIF, XMP, how the scans are
 //! laid out), and a copy with a tidy header for files whose header libjpeg only warns about.
@@ -7,26 +7,31 @@
 //!   segments are passed over.
 //! - Nothing here looks at entropy-coded data.
 
+use std::borrow::Cow;
+
+use super::orientation::EXIF_PREFIX;
+
 const SOI: u8 = 0xd8;
 const EOI: u8 = 0xd9;
-const SOS: u8 = 0xda;
+pub(super) const SOS: u8 = 0xda;
 const DRI: u8 = 0xdd;
 const APP0: u8 = 0xe0;
 const APP1: u8 = 0xe1;
 const APP14: u8 = 0xee;
+const APP15: u8 = 0xef;
+const COM: u8 = 0xfe;
 
-const EXIF_PREFIX: &[u8] = b"Exif\0\0";
 const XMP_PREFIX: &[u8] = b"http://ns.adobe.com/xap/1.0/\0";
 
 /// What the header of a JPEG tells beyond its size and colours.
 #[derive(Debug, Default)]
 pub(super) struct Markers<'a> {
-    /// TIFF structure of the first EXIF segment.
-    pub exif: Option<&'a [u8]>,
-    /// XML packet of the first XMP segment.
+    /// The EXIF segments, put together: a long block is continued in the next one.
+    pub exif: Option<Cow<'a, [u8]>>,
+    /// XML packet of the last XMP segment.
     pub xmp: Option<&'a [u8]>,
-    /// Colour components.
-    pub components: u8,
+    /// Bits of a sample and number of colour components.
+    pub frame: Option<(u8, u8)>,
     /// The first scan holds only some of the components, or only some of their bits, so that no
     /// row is complete before the last scan has been read.
     pub several_scans: bool,
@@ -39,19 +44,19 @@ pub(super) fn read(jpeg: &[u8]) -> Markers<'_> {
     let mut markers = Markers::default();
     for segment in Segments::new(jpeg) {
         match segment.marker {
-            APP1 if markers.exif.is_none() => {
-                markers.exif = segment.payload.strip_prefix(EXIF_PREFIX);
-                markers.xmp = markers.xmp.or(segment.payload.strip_prefix(XMP_PREFIX));
-            }
-            APP1 => markers.xmp = markers.xmp.or(segment.payload.strip_prefix(XMP_PREFIX)),
+            APP1 => match (segment.payload.strip_prefix(EXIF_PREFIX), &mut markers.exif) {
+                (Some(block), Some(begun)) => begun.to_mut().extend(block),
+                (Some(_), exif) => *exif = Some(Cow::Borrowed(segment.payload)),
+                (None, _) => markers.xmp = segment.payload.strip_prefix(XMP_PREFIX).or(markers.xmp),
+            },
             marker if is_frame(marker) => {
-                markers.components = segment.payload.get(5).copied().unwrap_or(0);
+                markers.frame = segment.payload.first().copied().zip(segment.payload.get(5).copied());
                 markers.several_scans |= matches!(marker, 0xc2 | 0xca);
             }
             DRI => markers.restarts = segment.payload != [0, 0],
             SOS => {
                 let in_scan = segment.payload.first().copied().unwrap_or(0);
-                markers.several_scans |= in_scan < markers.components;
+                markers.several_scans |= markers.frame.is_some_and(|(_, components)| in_scan < components);
             }
             _ => {}
         }
@@ -60,13 +65,18 @@ pub(super) fn read(jpeg: &[u8]) -> Markers<'_> {
 }
 
 /// A copy of `jpeg` without what libjpeg warns about in a header: bytes between segments, a JFIF
-/// version other than 1, an Adobe transform of unknown meaning. libjpeg decodes such files, and
-/// takes the values that are written here, but turbojpeg refuses a header with a warning.
-pub(super) fn tidied(jpeg: &[u8], components: u8) -> Vec<u8> {
+/// version other than 1, an Adobe transform of unknown meaning, ICC profiles that do not fit
+/// together. libjpeg decodes such files, and takes the values that are written here, but turbojpeg
+/// refuses a header with a warning. Segments that do not matter for the pixels are left out.
+pub(super) fn tidied(jpeg: &[u8]) -> Vec<u8> {
+    let components = read(jpeg).frame.map_or(0, |(_, components)| components);
     let mut copy = Vec::with_capacity(jpeg.len());
     copy.extend([0xff, SOI]);
     let mut segments = Segments::new(jpeg);
     for segment in segments.by_ref() {
+        if matches!(segment.marker, APP0..=APP15 | COM) && !matches!(segment.marker, APP0 | APP14) {
+            continue;
+        }
         let payload_at = copy.len() + 4;
         copy.extend([0xff, segment.marker]);
         if !has_payload(segment.marker) {
@@ -93,7 +103,7 @@ pub(super) fn tidied(jpeg: &[u8], components: u8) -> Vec<u8> {
 }
 
 /// Start-of-frame markers; 0xc4, 0xc8 and 0xcc lie among them and mean something else.
-fn is_frame(marker: u8) -> bool {
+pub(super) fn is_frame(marker: u8) -> bool {
     matches!(marker, 0xc0..=0xcf) && !matches!(marker, 0xc4 | 0xc8 | 0xcc)
 }
 
@@ -102,23 +112,32 @@ fn has_payload(marker: u8) -> bool {
 }
 
 /// One marker with what follows it.
-struct Segment<'a> {
-    marker: u8,
+pub(super) struct Segment<'a> {
+    pub marker: u8,
     /// Without the two bytes of length; empty for markers that stand alone.
-    payload: &'a [u8],
+    pub payload: &'a [u8],
 }
 
-/// Iterates over segments up to and including the first start of scan.
-struct Segments<'a> {
+/// Iterates over segments.
+pub(super) struct Segments<'a> {
     jpeg: &'a [u8],
     /// Where the next marker is looked for.
     at: usize,
+    /// Goes on behind the first start of scan. Entropy-coded data is passed over like any bytes
+    /// between segments; its restart markers are segments.
+    with_scans: bool,
     ended: bool,
 }
 
 impl<'a> Segments<'a> {
+    /// The segments up to and including the first start of scan.
     fn new(jpeg: &'a [u8]) -> Self {
-        Self { jpeg, at: 2, ended: false }
+        Self { jpeg, at: 2, with_scans: false, ended: false }
+    }
+
+    /// All segments.
+    pub(super) fn with_scans(jpeg: &'a [u8]) -> Self {
+        Self { with_scans: true, ..Self::new(jpeg) }
     }
 }
 
@@ -131,13 +150,12 @@ impl<'a> Iterator for Segments<'a> {
         }
         // a marker is 0xff, any number of further 0xff, and a byte that is neither 0 nor 0xff
         let mut at = self.at;
-        while self
-            .jpeg
-            .get(at)
-            .zip(self.jpeg.get(at + 1))
-            .is_some_and(|(&a, &b)| a != 0xff || b == 0 || b == 0xff)
-        {
-            at += 1;
+        loop {
+            at += self.jpeg.get(at..)?.iter().position(|&byte| byte == 0xff)?;
+            match self.jpeg.get(at + 1)? {
+                0 | 0xff => at += 1,
+                _ => break,
+            }
         }
         let marker = *self.jpeg.get(at + 1)?;
         at += 2;
@@ -150,7 +168,7 @@ impl<'a> Iterator for Segments<'a> {
             return None;
         }
         self.at = at;
-        self.ended = marker == SOS;
+        self.ended = marker == SOS && !self.with_scans;
         Some(Segment { marker, payload })
     }
 }
@@ -172,17 +190,29 @@ mod tests {
     fn exif_and_the_number_of_scans_are_read_past_stray_bytes() {
         let jpeg = untidy();
         let markers = read(&jpeg);
-        assert_eq!(markers.exif, Some(&b"II"[..]));
+        assert_eq!(markers.exif.as_deref(), Some(&b"Exif\0\0II"[..]));
         assert!(markers.several_scans);
     }
 
     #[test]
+    fn exif_goes_on_in_the_next_segment_and_the_last_xmp_counts() {
+        let segment = |payload: &[u8]| [&[0xff, APP1, 0, payload.len() as u8 + 2], payload].concat();
+        let xmp = |packet: &[u8]| segment(&[XMP_PREFIX, packet].concat());
+        let parts =
+            [segment(b"Exif\0\0II"), xmp(b"<a/>"), segment(b"Exif\0\0*\0"), xmp(b"<b/>"), segment(b"x")];
+        let jpeg = [&[0xff, SOI][..], &parts.concat()].concat();
+        let markers = read(&jpeg);
+        assert_eq!(markers.exif.as_deref(), Some(&b"Exif\0\0II*\0"[..]));
+        assert_eq!(markers.xmp, Some(&b"<b/>"[..]));
+    }
+
+    #[test]
     fn a_tidied_copy_differs_only_in_its_header() {
-        let tidy = tidied(&untidy(), 3);
+        let tidy = tidied(&untidy());
         assert!(!tidy.windows(2).any(|pair| pair == b"xy"));
         assert_eq!(tidy[11], 1, "JFIF major version");
         assert!(tidy.ends_with(b"data\xff\xd9"));
-        assert_eq!(tidied(&tidy, 3), tidy);
+        assert_eq!(tidied(&tidy), tidy);
     }
 
     #[test]
@@ -190,7 +220,7 @@ mod tests {
         let jpeg = untidy();
         for end in 2..jpeg.len() {
             read(&jpeg[..end]);
-            tidied(&jpeg[..end], 3);
+            tidied(&jpeg[..end]);
         }
     }
 }

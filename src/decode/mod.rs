@@ -9,6 +9,9 @@
 //!   `resize`): to the bit, decoded and resized. `fixtures/codecs` holds the proof.
 //! - Sizes are judged by the header, before memory is taken for pixels. The most that one image
 //!   can take is [`Decoder::MAX_BYTES_PER_PIXEL`] for each pixel of `max_pixels`.
+//! - So is work: a codec that may look at its pixels more than once estimates what the file asks for
+//!   before it begins, and [`MAX_DECODE_SECONDS`] is the limit. Never by a clock: an image is refused
+//!   on every machine or on none.
 //! - A panic inside a codec is that image's failure.
 
 mod buffer;
@@ -17,6 +20,7 @@ mod gif;
 mod jpeg;
 mod jpeg_markers;
 mod jpeg_round_trip;
+mod jpeg_work;
 mod orientation;
 mod raster;
 mod resample;
@@ -24,6 +28,7 @@ mod samples;
 mod stage;
 mod tensor;
 mod tiff;
+mod webp;
 mod webp_chunks;
 
 #[cfg(test)]
@@ -53,6 +58,10 @@ const MAX_METADATA_BYTES: NonZeroU64 = NonZeroU64::new(16 << 20).expect("not zer
 /// Longest side of an image, in pixels: far beyond any camera's or scanner's. What resizing keeps
 /// for each pixel of a side (weights, a few rows) stays below 100 MB with it.
 const MAX_SIDE: u32 = 1 << 20;
+
+/// What one image may take of one core, decoding and resizing together. Estimates are made for a core
+/// of 2020 and for the worst content that the headers allow, so that an ordinary image stays far below.
+const MAX_DECODE_SECONDS: u64 = 20;
 
 /// Turns encoded bytes into tensor rows; shared by all threads.
 #[derive(Debug)]
@@ -135,6 +144,16 @@ impl Request<'_> {
         Ok(())
     }
 
+    /// Refuse an image that may keep a core busy for more than [`MAX_DECODE_SECONDS`].
+    fn admit_work(&self, nanoseconds: u64) -> Result<(), Rejected> {
+        let seconds = nanoseconds / 1_000_000_000;
+        if seconds < MAX_DECODE_SECONDS {
+            return Ok(());
+        }
+        let error = format!("image may take {seconds} s of a core to decode, limit is {MAX_DECODE_SECONDS}");
+        Err(Rejected::new(Status::TooLarge, error))
+    }
+
     /// The orientation to apply; `read` is only called where one is wanted.
     fn orientation(&self, read: impl FnOnce() -> Orientation) -> Orientation {
         match self.orientation {
@@ -215,7 +234,7 @@ impl Decoder {
         let decoded = match format {
             ImageFormat::Jpeg => jpeg::decode(bytes, request, raw, rgb),
             ImageFormat::Png => raster::decode_png(bytes, request, raw, rgb),
-            ImageFormat::Webp => raster::decode_webp(bytes, request, raw, rgb),
+            ImageFormat::Webp => webp::decode(bytes, request, raw, rgb),
             ImageFormat::Gif => gif::decode(bytes, request, raw, rgb),
             ImageFormat::Bmp => raster::decode_bmp(bytes, request, raw, rgb),
             ImageFormat::Tiff => tiff::decode(bytes, request, raw, rgb),

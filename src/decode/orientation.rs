@@ -1,7 +1,9 @@
 //! EXIF orientation: reading it, and turning pixels upright.
 //!
-//! - Read as Pillow's `Image.getexif` does: the EXIF tag 274, else `tiff:Orientation` in XMP.
-//! - Applied as Pillow's `ImageOps.exif_transpose` does; values outside 1..8 mean upright.
+//! - Read as Pillow's `Image.getexif` does: the EXIF tag 274, else `tiff:Orientation` in XMP. A tag
+//!   whose value is none of 1..8 wins over XMP, too, and means upright.
+//! - Metadata that cannot be read means upright: it is no reason to refuse the pixels.
+//! - Applied as Pillow's `ImageOps.exif_transpose` does.
 
 use super::geometry::Window;
 
@@ -10,6 +12,9 @@ use super::geometry::Window;
 pub(super) struct Orientation(u8);
 
 const ORIENTATION_TAG: u16 = 274;
+
+/// What stands before the TIFF structure in a JPEG's segment, and in some chunks of WebP.
+pub(super) const EXIF_PREFIX: &[u8] = b"Exif\0\0";
 
 impl Orientation {
     pub(super) const UPRIGHT: Self = Self(1);
@@ -24,8 +29,14 @@ impl Orientation {
 
     /// From an EXIF block, with or without its `Exif\0\0` prefix, and an XMP packet.
     pub(super) fn from_metadata(exif: Option<&[u8]>, xmp: Option<&[u8]>) -> Self {
-        let value = exif.and_then(orientation_in_exif).or_else(|| xmp.and_then(orientation_in_xmp));
-        value.map_or(Self::UPRIGHT, Self::from_tag)
+        let tag = match exif.map_or(Tag::Absent, orientation_in_exif) {
+            Tag::Absent => xmp.map_or(Tag::Absent, orientation_in_xmp),
+            value => value,
+        };
+        match tag {
+            Tag::Value(value) => Self::from_tag(value),
+            Tag::Absent => Self::UPRIGHT,
+        }
     }
 
     /// Whether width and height change places.
@@ -97,50 +108,132 @@ impl Orientation {
     }
 }
 
-/// Tag 274 of the first directory of a TIFF structure.
-fn orientation_in_exif(exif: &[u8]) -> Option<u32> {
-    let tiff = exif.strip_prefix(b"Exif\0\0").unwrap_or(exif);
-    let big_endian = match tiff.get(..4)? {
-        b"II*\0" => false,
-        b"MM\0*" => true,
-        _ => return None,
-    };
-    let u16_at = |at: usize| {
-        let bytes: [u8; 2] = tiff.get(at..at.checked_add(2)?)?.try_into().ok()?;
-        Some(if big_endian { u16::from_be_bytes(bytes) } else { u16::from_le_bytes(bytes) })
-    };
-    let u32_at = |at: usize| {
-        let bytes: [u8; 4] = tiff.get(at..at.checked_add(4)?)?.try_into().ok()?;
-        Some(if big_endian { u32::from_be_bytes(bytes) } else { u32::from_le_bytes(bytes) })
-    };
-    let directory = u32_at(4)? as usize;
-    let entries = usize::from(u16_at(directory)?);
-    // an entry is tag, type, count, value: 2 + 2 + 4 + 4 bytes
-    for entry in (0..entries).map(|index| directory + 2 + 12 * index) {
-        if u16_at(entry)? == ORIENTATION_TAG {
-            return match u16_at(entry + 2)? {
-                1 | 6 => tiff.get(entry + 8).map(|&byte| u32::from(byte)),
-                3 | 8 => u16_at(entry + 8).map(u32::from),
-                4 | 9 => u32_at(entry + 8),
-                _ => None,
-            };
-        }
-    }
-    None
+/// What a metadata block says about the orientation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tag {
+    /// The block has no such tag, so another one may be asked.
+    Absent,
+    /// The tag's value; 0 where it is none that an orientation can have.
+    Value(u32),
 }
 
-/// The digit of `tiff:Orientation="6"` or `<tiff:Orientation>6<`.
-fn orientation_in_xmp(xmp: &[u8]) -> Option<u32> {
+/// Tag 274 of the first directory of a TIFF structure, with any number of `Exif\0\0` before it.
+///
+/// - The last entry of several counts, as in a dictionary.
+/// - Entries are read up to the first whose value lies outside of the block.
+/// - A block that is no TIFF structure has the value 0: nothing else is asked then.
+fn orientation_in_exif(exif: &[u8]) -> Tag {
+    let mut tiff = exif;
+    while let Some(rest) = tiff.strip_prefix(EXIF_PREFIX) {
+        tiff = rest;
+    }
+    if tiff.is_empty() {
+        return Tag::Absent;
+    }
+    let big_endian = match tiff.get(..4) {
+        // the second of each pair is wrong, and common enough to be read
+        Some(b"II*\0" | b"II\0*") => false,
+        Some(b"MM\0*" | b"MM*\0") => true,
+        _ => return Tag::Value(0),
+    };
+    let fields = Fields { tiff, big_endian };
+    let Some(directory) = fields.u32_at(4) else { return Tag::Value(0) };
+    fields.orientation(directory as usize)
+}
+
+/// A TIFF structure and its byte order.
+struct Fields<'a> {
+    tiff: &'a [u8],
+    big_endian: bool,
+}
+
+impl Fields<'_> {
+    fn array<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
+        let mut bytes: [u8; N] = self.tiff.get(at..at.checked_add(N)?)?.try_into().ok()?;
+        if !self.big_endian {
+            bytes.reverse();
+        }
+        Some(bytes)
+    }
+
+    fn u16_at(&self, at: usize) -> Option<u16> {
+        self.array(at).map(u16::from_be_bytes)
+    }
+
+    fn u32_at(&self, at: usize) -> Option<u32> {
+        self.array(at).map(u32::from_be_bytes)
+    }
+
+    fn orientation(&self, directory: usize) -> Tag {
+        let mut found = Tag::Absent;
+        let entries = usize::from(self.u16_at(directory).unwrap_or(0));
+        for at in (0..entries).map(|index| directory + 2 + ENTRY_BYTES * index) {
+            let (Some(tag), Some(kind), Some(count), Some(value)) =
+                (self.u16_at(at), self.u16_at(at + 2), self.u32_at(at + 4), self.u32_at(at + 8))
+            else {
+                break;
+            };
+            let Some(unit) = bytes_of_kind(kind) else { continue };
+            let size = count as usize * unit;
+            let value_at = if size > 4 { value as usize } else { at + 8 };
+            if size > 4 && value_at.checked_add(size).is_none_or(|end| end > self.tiff.len()) {
+                break;
+            }
+            if tag == ORIENTATION_TAG && size > 0 {
+                found = Tag::Value(self.number(kind, value_at).unwrap_or(0));
+            }
+        }
+        found
+    }
+
+    /// The first number at `at`, if it is one of 0..=8. Text and bytes are no numbers, whatever they hold.
+    fn number(&self, kind: u16, at: usize) -> Option<u32> {
+        let value = match kind {
+            3 => f64::from(self.u16_at(at)?),
+            4 | 13 => f64::from(self.u32_at(at)?),
+            5 => f64::from(self.u32_at(at)?) / f64::from(self.u32_at(at + 4)?),
+            6 => f64::from(i8::from_be_bytes(self.array(at)?)),
+            8 => f64::from(i16::from_be_bytes(self.array(at)?)),
+            9 => f64::from(i32::from_be_bytes(self.array(at)?)),
+            10 => {
+                f64::from(i32::from_be_bytes(self.array(at)?))
+                    / f64::from(i32::from_be_bytes(self.array(at + 4)?))
+            }
+            11 => f64::from(f32::from_be_bytes(self.array(at)?)),
+            12 => f64::from_be_bytes(self.array(at)?),
+            16 => u64::from_be_bytes(self.array(at)?) as f64,
+            _ => return None,
+        };
+        (0..=8).find(|&whole| f64::from(whole) == value)
+    }
+}
+
+/// Bytes of a directory entry: tag, kind, count and value.
+const ENTRY_BYTES: usize = 12;
+
+/// Bytes of one value of a field type of TIFF 6.0, of IFD (13) and of BigTIFF's LONG8 (16).
+fn bytes_of_kind(kind: u16) -> Option<usize> {
+    match kind {
+        1 | 2 | 6 | 7 => Some(1),
+        3 | 8 => Some(2),
+        4 | 9 | 11 | 13 => Some(4),
+        5 | 10 | 12 | 16 => Some(8),
+        _ => None,
+    }
+}
+
+/// The digit of the first `tiff:Orientation="6` or `tiff:Orientation>6`.
+fn orientation_in_xmp(xmp: &[u8]) -> Tag {
     const KEY: &[u8] = b"tiff:Orientation";
     let mut rest = xmp;
     while let Some(at) = rest.windows(KEY.len()).position(|window| window == KEY) {
         rest = &rest[at + KEY.len()..];
         let value = rest.strip_prefix(b"=\"").or(rest.strip_prefix(b">")).and_then(|value| value.first());
         if let Some(digit) = value.filter(|digit| digit.is_ascii_digit()) {
-            return Some(u32::from(digit - b'0'));
+            return Tag::Value(u32::from(digit - b'0'));
         }
     }
-    None
+    Tag::Absent
 }
 
 #[cfg(test)]

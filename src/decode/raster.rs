@@ -1,19 +1,18 @@
-//! PNG, WebP and BMP through the `image` crate.
+//! PNG and BMP through the `image` crate.
 //!
-//! - PNG: all colour types and interlacing; an animation's default image. WebP: the first frame.
+//! - PNG: all colour types and interlacing; an animation's default image.
 
 use std::io::Cursor;
 
 use image::codecs::bmp::BmpDecoder;
 use image::codecs::png::PngDecoder;
-use image::codecs::webp::WebPDecoder;
 use image::error::{ImageError, LimitErrorKind};
 use image::{ColorType, ImageDecoder, Limits};
 
 use super::buffer::Buffer;
 use super::orientation::Orientation;
 use super::samples::{self, Model};
-use super::{Decoded, MAX_METADATA_BYTES, Request, damaged, webp_chunks};
+use super::{Decoded, MAX_METADATA_BYTES, Request, damaged};
 use crate::items::{ImageFormat, ImageHeader, Rejected};
 
 /// Decode a PNG into `rgb`, by way of its samples in `raw`.
@@ -40,23 +39,6 @@ pub(super) fn decode_png(
         Orientation::from_metadata(exif.as_deref(), xmp.as_deref())
     });
     read("png", decoder, orientation, request, raw, rgb)
-}
-
-/// Decode the first frame of a WebP into `rgb`, by way of its samples in `raw`.
-pub(super) fn decode_webp(
-    bytes: &[u8],
-    request: &mut Request,
-    raw: &mut Buffer,
-    rgb: &mut Buffer,
-) -> Result<Decoded, Rejected> {
-    let chunks = webp_chunks::read(bytes).map_err(|error| damaged(format!("webp: {error}")))?;
-    request.admit(ImageHeader { format: ImageFormat::Webp, width: chunks.size.0, height: chunks.size.1 })?;
-    let decoder = WebPDecoder::new(Cursor::new(bytes)).map_err(|error| refused("webp", error))?;
-    if decoder.dimensions() != chunks.size {
-        return Err(damaged("webp: the chunks disagree about the size"));
-    }
-    let orientation = request.orientation(|| Orientation::from_metadata(chunks.exif, chunks.xmp));
-    read("webp", decoder, orientation, request, raw, rgb)
 }
 
 /// Decode a BMP into `rgb`, by way of its samples in `raw`.

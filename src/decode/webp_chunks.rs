@@ -1,52 +1,166 @@
-//! The chunks of a WebP: its size, and whether its frames keep to it.
+//! The chunks of a WebP: where its first frame lies, and what is said about it.
+//!
+//! Comes in: a whole WebP. Goes out: size of the canvas, the first frame and its place, metadata, and
+//! a WebP of that frame alone for the decoder.
 //!
 //! - Container: RFC 9649, sections 2.7 (VP8X) and 2.3; bitstream headers: RFC 6386, section 9.1,
 //!   and RFC 9649, section 3.4.
-//! - The decoder allocates what a frame's own header says before it looks at the canvas. A frame
-//!   larger than the canvas is therefore refused here, whichever of them the decoder will take.
+//! - Flags announce metadata and alpha as libwebp's demultiplexer takes them: what is not announced
+//!   is not looked at, what is announced may be missing.
+//! - The size in the RIFF header ends the search for metadata, but never cuts an image.
+//! - Frames behind the first one are not looked at.
 
-/// What the chunks of a WebP tell before it is decoded.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Chunks<'a> {
+/// The first frame of a WebP, and what its chunks tell.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Webp<'a> {
     /// Width and height of the canvas.
-    pub size: (u32, u32),
+    pub canvas: (u32, u32),
+    /// Place of the frame's upper left corner on the canvas.
+    pub corner: (u32, u32),
+    pub frame: Frame<'a>,
+    /// Whether the pixels have alpha; without it all of the canvas is opaque.
+    pub has_alpha: bool,
     pub exif: Option<&'a [u8]>,
     pub xmp: Option<&'a [u8]>,
+}
+
+/// One image: a bitstream, and for a lossy one perhaps the alpha plane beside it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Frame<'a> {
+    /// Width and height by the bitstream's own header.
+    pub size: (u32, u32),
+    lossless: bool,
+    bitstream: &'a [u8],
+    alpha: Option<&'a [u8]>,
 }
 
 /// Bytes of an `ANMF` chunk before the chunks of its frame.
 const FRAME_HEADER_BYTES: usize = 16;
 
+const ANIMATION: u8 = 1 << 1;
+const XMP: u8 = 1 << 2;
+const EXIF: u8 = 1 << 3;
+const ALPHA: u8 = 1 << 4;
+
+/// Bit of a lossless bitstream's header that says whether alpha is used: bit 28 behind the signature.
+const LOSSLESS_ALPHA_BYTE: usize = 4;
+const LOSSLESS_ALPHA_BIT: u8 = 1 << 4;
+
 /// Read the chunks of `webp`; an error says what is wrong with them.
-pub(super) fn read(webp: &[u8]) -> Result<Chunks<'_>, &'static str> {
-    let mut chunks = Chunks::default();
-    let mut canvas = None;
-    let (mut first, mut widest, mut highest) = (None, 0, 0);
-    let mut see = |frame: (u32, u32)| {
-        first.get_or_insert(frame);
-        (widest, highest) = (widest.max(frame.0), highest.max(frame.1));
-    };
-    for (name, payload) in iterate(webp.get(12..).unwrap_or_default()) {
-        match name {
-            b"VP8X" => {
-                let size = payload.get(4..10).map(|p| (u24(&p[..3]) + 1, u24(&p[3..]) + 1));
-                canvas = canvas.or(size);
-            }
-            b"ANMF" => {
-                let inner = payload.get(FRAME_HEADER_BYTES..).unwrap_or_default();
-                iterate(inner).filter_map(|(name, payload)| frame_size(name, payload)).for_each(&mut see);
-            }
-            b"EXIF" => chunks.exif = chunks.exif.or(Some(payload)),
-            b"XMP " => chunks.xmp = chunks.xmp.or(Some(payload)),
-            _ => frame_size(name, payload).into_iter().for_each(&mut see),
+pub(super) fn read(webp: &[u8]) -> Result<Webp<'_>, &'static str> {
+    let chunks = webp.get(12..).unwrap_or_default();
+    let (name, payload) = iterate(chunks).next().ok_or(NO_IMAGE)?;
+    match name {
+        b"VP8X" => read_extended(payload, chunks, riff_payload(webp)),
+        b"VP8 " | b"VP8L" => {
+            let frame = Frame::first(iterate(chunks).take(1))?;
+            Ok(Webp {
+                canvas: frame.size,
+                corner: (0, 0),
+                has_alpha: frame.lossless_alpha(),
+                frame,
+                exif: None,
+                xmp: None,
+            })
         }
+        _ => Err("first chunk is no image"),
     }
-    // without a canvas the decoder looks at the first chunk alone
-    chunks.size = canvas.or(first).ok_or("holds no image")?;
-    if canvas.is_some_and(|canvas| widest > canvas.0 || highest > canvas.1) {
+}
+
+const NO_IMAGE: &str = "holds no image";
+
+/// Bytes behind the first 12 that belong to the file by its RIFF header.
+fn riff_payload(webp: &[u8]) -> usize {
+    let size = webp.get(4..8).and_then(|size| size.try_into().ok()).map_or(0, u32::from_le_bytes);
+    (size as usize).saturating_sub(4)
+}
+
+fn read_extended<'a>(header: &[u8], chunks: &'a [u8], riff_payload: usize) -> Result<Webp<'a>, &'static str> {
+    let (Some(&flags), Some(sides)) = (header.first(), header.get(4..10)) else {
+        return Err("VP8X chunk is cut short");
+    };
+    let canvas = (u24(&sides[..3]) + 1, u24(&sides[3..]) + 1);
+    let announced = &chunks[..riff_payload.min(chunks.len())];
+    let metadata = |flag: u8, wanted: &[u8; 4]| {
+        let mut found = iterate(announced).filter(|(name, _)| *name == wanted);
+        (flags & flag != 0).then(|| found.next()).flatten().map(|(_, payload)| payload)
+    };
+    let (exif, xmp) = (metadata(EXIF, b"EXIF"), metadata(XMP, b"XMP "));
+    let has_alpha = flags & ALPHA != 0;
+    if flags & ANIMATION == 0 {
+        let frame = Frame::first(iterate(chunks))?;
+        if frame.size != canvas {
+            return Err("frame is not as large as the canvas");
+        }
+        return Ok(Webp { canvas, corner: (0, 0), frame, has_alpha, exif, xmp });
+    }
+    let (_, animated) = iterate(chunks).find(|(name, _)| *name == b"ANMF").ok_or(NO_IMAGE)?;
+    let place = animated.get(..FRAME_HEADER_BYTES).ok_or("frame is cut short")?;
+    let corner = (u24(&place[..3]) * 2, u24(&place[3..6]) * 2);
+    let size = (u24(&place[6..9]) + 1, u24(&place[9..12]) + 1);
+    let frame = Frame::first(iterate(&animated[FRAME_HEADER_BYTES..]))?;
+    if frame.size != size {
+        return Err("chunks disagree about the size");
+    }
+    if corner.0 + size.0 > canvas.0 || corner.1 + size.1 > canvas.1 {
         return Err("frame is larger than the canvas");
     }
-    Ok(chunks)
+    Ok(Webp { canvas, corner, frame, has_alpha, exif, xmp })
+}
+
+impl<'a> Frame<'a> {
+    /// The first image among `chunks`.
+    fn first(chunks: impl Iterator<Item = (&'a [u8; 4], &'a [u8])>) -> Result<Self, &'static str> {
+        let mut alpha = None;
+        let mut image = None;
+        for (name, payload) in chunks {
+            match name {
+                b"ALPH" => alpha = alpha.or(Some(payload)),
+                b"VP8 " | b"VP8L" if image.is_none() => image = Some((name, payload)),
+                _ => {}
+            }
+        }
+        let (name, bitstream) = image.ok_or(NO_IMAGE)?;
+        let lossless = name == b"VP8L";
+        let size = if lossless { lossless_size(bitstream) } else { lossy_size(bitstream) };
+        let size = size.ok_or("bitstream is cut short")?;
+        // a lossless bitstream brings its own alpha
+        Ok(Self { size, lossless, bitstream, alpha: alpha.filter(|_| !lossless) })
+    }
+
+    fn lossless_alpha(&self) -> bool {
+        self.lossless && self.bitstream[LOSSLESS_ALPHA_BYTE] & LOSSLESS_ALPHA_BIT != 0
+    }
+
+    /// A WebP of nothing but this frame; with alpha only if the frame has any.
+    pub(super) fn still(&self, has_alpha: bool) -> Vec<u8> {
+        let alpha = self.alpha.filter(|_| has_alpha);
+        let mut webp = b"RIFF\0\0\0\0WEBP".to_vec();
+        webp.reserve(self.bitstream.len() + alpha.map_or(0, <[u8]>::len) + 64);
+        if let Some(alpha) = alpha {
+            let sides = [self.size.0 - 1, self.size.1 - 1].map(u32::to_le_bytes);
+            let header = [&[ALPHA, 0, 0, 0][..], &sides[0][..3], &sides[1][..3]].concat();
+            push(&mut webp, b"VP8X", &header);
+            push(&mut webp, b"ALPH", alpha);
+        }
+        let bitstream_at = webp.len() + 8;
+        push(&mut webp, if self.lossless { b"VP8L" } else { b"VP8 " }, self.bitstream);
+        if self.lossless {
+            // the bit is a hint, and decides only whether the decoder gives the alpha out
+            let byte = &mut webp[bitstream_at + LOSSLESS_ALPHA_BYTE];
+            *byte = *byte & !LOSSLESS_ALPHA_BIT | if has_alpha { LOSSLESS_ALPHA_BIT } else { 0 };
+        }
+        let size = webp.len() as u32 - 8;
+        webp[4..8].copy_from_slice(&size.to_le_bytes());
+        webp
+    }
+}
+
+fn push(webp: &mut Vec<u8>, name: &[u8; 4], payload: &[u8]) {
+    webp.extend(name);
+    webp.extend((payload.len() as u32).to_le_bytes());
+    webp.extend(payload);
+    webp.extend(&[0][..payload.len() % 2]);
 }
 
 /// Names and payloads of chunks; a payload cut short is what is there of it.
@@ -62,24 +176,17 @@ fn iterate(mut rest: &[u8]) -> impl Iterator<Item = (&[u8; 4], &[u8])> {
     })
 }
 
-/// Size of a bitstream by its own header; `None` for chunks that are none.
-fn frame_size(name: &[u8; 4], payload: &[u8]) -> Option<(u32, u32)> {
-    match name {
-        // frame tag of 3 bytes, start code of 3 bytes, 14 bits each
-        b"VP8 " => {
-            let side = |at: usize| {
-                Some(u32::from(u16::from_le_bytes([payload[at], *payload.get(at + 1)?]) & 0x3fff))
-            };
-            payload.get(9)?;
-            Some((side(6)?, side(8)?))
-        }
-        // signature of 1 byte, 14 bits each, minus 1
-        b"VP8L" => {
-            let bits = u32::from_le_bytes(payload.get(1..5)?.try_into().ok()?);
-            Some(((bits & 0x3fff) + 1, (bits >> 14 & 0x3fff) + 1))
-        }
-        _ => None,
-    }
+/// Frame tag of 3 bytes, start code of 3 bytes, 14 bits for each side.
+fn lossy_size(bitstream: &[u8]) -> Option<(u32, u32)> {
+    let sides = bitstream.get(6..10)?;
+    let side = |at: usize| u32::from(u16::from_le_bytes([sides[at], sides[at + 1]]) & 0x3fff);
+    Some((side(0), side(2)))
+}
+
+/// Signature of 1 byte, 14 bits for each side, minus 1.
+fn lossless_size(bitstream: &[u8]) -> Option<(u32, u32)> {
+    let bits = u32::from_le_bytes(bitstream.get(1..5)?.try_into().ok()?);
+    Some(((bits & 0x3fff) + 1, (bits >> 14 & 0x3fff) + 1))
 }
 
 fn u24(bytes: &[u8]) -> u32 {
@@ -91,47 +198,90 @@ mod tests {
     use super::*;
 
     fn chunk(name: &[u8; 4], payload: &[u8]) -> Vec<u8> {
-        let mut bytes = name.to_vec();
-        bytes.extend((payload.len() as u32).to_le_bytes());
-        bytes.extend(payload);
-        bytes.extend(vec![0; payload.len() % 2]);
+        let mut bytes = Vec::new();
+        push(&mut bytes, name, payload);
         bytes
     }
 
     fn webp(chunks: &[Vec<u8>]) -> Vec<u8> {
-        [b"RIFF\0\0\0\0WEBP".to_vec(), chunks.concat()].concat()
+        let chunks = chunks.concat();
+        let size = (chunks.len() as u32 + 4).to_le_bytes();
+        [b"RIFF".as_slice(), &size, b"WEBP", &chunks].concat()
     }
 
-    const LOSSY_300_200: &[u8] = &[0, 0, 0, 0x9d, 0x01, 0x2a, 44, 1, 200, 0];
+    /// A `VP8X` chunk of a canvas of 256 × 1 pixels.
+    fn canvas(flags: u8) -> Vec<u8> {
+        chunk(b"VP8X", &[flags, 0, 0, 0, 255, 0, 0, 0, 0, 0])
+    }
+
+    fn lossy(width: u16, height: u8) -> Vec<u8> {
+        let sides = [width.to_le_bytes(), [height, 0]].concat();
+        chunk(b"VP8 ", &[&[0, 0, 0, 0x9d, 0x01, 0x2a], &sides[..]].concat())
+    }
+
+    fn animated(x: u8, width: u16) -> Vec<u8> {
+        let place = [&[x, 0, 0, 0, 0, 0][..], &(width - 1).to_le_bytes(), &[0; 8]].concat();
+        chunk(b"ANMF", &[place, lossy(width, 1)].concat())
+    }
 
     #[test]
-    fn the_canvas_is_the_size_and_a_frame_must_keep_to_it() {
-        let canvas = |side: u8| chunk(b"VP8X", &[0, 0, 0, 0, side - 1, 1, 0, side - 1, 0, 0]);
-        let exif = chunk(b"EXIF", b"abc");
-        let good = webp(&[canvas(200), chunk(b"VP8 ", LOSSY_300_200), exif]);
-        let chunks = read(&good).expect("fits");
-        assert_eq!((chunks.size, chunks.exif), ((456, 200), Some(&b"abc"[..])));
-        let bad = webp(&[canvas(100), chunk(b"VP8 ", LOSSY_300_200)]);
-        assert_eq!(read(&bad), Err("frame is larger than the canvas"));
-        let animated = chunk(b"ANMF", &[vec![0; 16], chunk(b"VP8 ", LOSSY_300_200)].concat());
-        assert_eq!(read(&webp(&[canvas(100), animated.clone()])), Err("frame is larger than the canvas"));
-        // behind one that fits, inside the animation or before it
-        let small = chunk(b"VP8 ", &[0, 0, 0, 0x9d, 0x01, 0x2a, 8, 0, 8, 0]);
+    fn a_still_is_as_large_as_its_canvas_and_an_animated_frame_lies_on_it() {
+        let file = webp(&[canvas(0), lossy(256, 1)]);
+        let still = read(&file).expect("fits");
+        assert_eq!((still.canvas, still.has_alpha), ((256, 1), false));
+        assert_eq!(read(&webp(&[canvas(0), lossy(255, 1)])), Err("frame is not as large as the canvas"));
+        let file = webp(&[canvas(ANIMATION), animated(3, 250), animated(9, 9)]);
+        let first = read(&file).expect("fits");
+        assert_eq!((first.corner, first.frame.size), ((6, 0), (250, 1)));
         assert_eq!(
-            read(&webp(&[canvas(100), small.clone(), animated])),
+            read(&webp(&[canvas(ANIMATION), animated(4, 250)])),
             Err("frame is larger than the canvas")
         );
-        let second = [vec![0; 16], small, chunk(b"VP8 ", LOSSY_300_200)].concat();
-        let second = webp(&[canvas(100), chunk(b"ANMF", &second)]);
-        assert_eq!(read(&second), Err("frame is larger than the canvas"));
+        assert_eq!(read(&webp(&[canvas(ANIMATION), lossy(256, 1)])), Err(NO_IMAGE));
+        assert_eq!(read(&webp(&[canvas(0), chunk(b"ALPH", b"abc")])), Err(NO_IMAGE));
+    }
+
+    #[test]
+    fn metadata_counts_only_where_it_is_announced_and_inside_the_file() {
+        let parts = |flags| vec![canvas(flags), lossy(256, 1), chunk(b"EXIF", b"abc"), chunk(b"XMP ", b"de")];
+        let metadata = |file: &[u8]| {
+            let read = read(file).expect("sound");
+            (read.exif.map(<[u8]>::to_vec), read.xmp.map(<[u8]>::to_vec))
+        };
+        assert_eq!(metadata(&webp(&parts(EXIF))), (Some(b"abc".to_vec()), None));
+        assert_eq!(metadata(&webp(&parts(XMP))), (None, Some(b"de".to_vec())));
+        assert_eq!(metadata(&webp(&parts(EXIF | XMP)[..2])), (None, None));
+        let behind = [webp(&parts(EXIF)[..2]), chunk(b"EXIF", b"abc")].concat();
+        assert_eq!(metadata(&behind), (None, None));
+    }
+
+    #[test]
+    fn a_frame_alone_keeps_alpha_only_if_the_file_announces_it() {
+        let file = webp(&[canvas(ALPHA), chunk(b"ALPH", b"abc"), lossy(256, 1)]);
+        let frame = read(&file).expect("sound").frame;
+        assert_eq!(frame.still(true), file);
+        assert_eq!(frame.still(false), webp(&[lossy(256, 1)]));
+        let lossless = |hint: u8| webp(&[chunk(b"VP8L", &[0x2f, 0, 0, 0, hint, 9])]);
+        for hint in [0, LOSSLESS_ALPHA_BIT] {
+            let file = lossless(hint);
+            let read = read(&file).expect("sound");
+            assert_eq!(read.has_alpha, hint != 0);
+            assert_eq!(read.frame.still(false), lossless(0));
+            assert_eq!(read.frame.still(true), lossless(LOSSLESS_ALPHA_BIT));
+        }
     }
 
     #[test]
     fn a_file_cut_anywhere_is_read_without_panic() {
-        let whole = webp(&[chunk(b"VP8 ", LOSSY_300_200), chunk(b"VP8L", &[0x2f, 1, 2, 3, 4])]);
-        assert_eq!(read(&whole).map(|chunks| chunks.size), Ok((300, 200)));
-        for end in 0..whole.len() {
-            let _ = read(&whole[..end]);
+        let still = webp(&[canvas(ALPHA), chunk(b"ALPH", b"abc"), lossy(256, 1), chunk(b"EXIF", b"abc")]);
+        let lossless = webp(&[chunk(b"VP8L", &[0x2f, 1, 2, 3, 4])]);
+        for whole in [still, lossless, webp(&[canvas(ANIMATION), animated(0, 256)])] {
+            assert!(read(&whole).is_ok());
+            for end in 0..whole.len() {
+                if let Ok(read) = read(&whole[..end]) {
+                    read.frame.still(true);
+                }
+            }
         }
     }
 }

@@ -1,0 +1,55 @@
+//! WebP through the `image-webp` crate: the first frame, laid on its canvas.
+//!
+//! - An animation's first frame replaces what is below it, whatever its blending method: so does
+//!   libwebp, which Pillow decodes with. The rest of the canvas is transparent black.
+
+use std::io::Cursor;
+
+use image::codecs::webp::WebPDecoder;
+use image::{ColorType, ImageDecoder};
+
+use super::buffer::Buffer;
+use super::orientation::Orientation;
+use super::samples::{self, Model};
+use super::{Decoded, Request, damaged, rgb_bytes, webp_chunks};
+use crate::items::{ImageFormat, ImageHeader, Rejected};
+
+/// Decode the first frame of a WebP into `rgb`, by way of its samples in `raw`.
+pub(super) fn decode(
+    bytes: &[u8],
+    request: &mut Request,
+    raw: &mut Buffer,
+    rgb: &mut Buffer,
+) -> Result<Decoded, Rejected> {
+    let webp = webp_chunks::read(bytes).map_err(|error| damaged(format!("webp: {error}")))?;
+    request.admit(ImageHeader { format: ImageFormat::Webp, width: webp.canvas.0, height: webp.canvas.1 })?;
+    let orientation = request.orientation(|| Orientation::from_metadata(webp.exif, webp.xmp));
+
+    let broken = |error| damaged(format!("webp: {error}"));
+    let still = webp.frame.still(webp.has_alpha);
+    let decoder = WebPDecoder::new(Cursor::new(still)).map_err(broken)?;
+    let size = decoder.dimensions();
+    if size != webp.frame.size {
+        return Err(damaged("webp: the chunks disagree about the size"));
+    }
+    let model = if decoder.color_type() == ColorType::Rgba8 { Model::Rgba } else { Model::Rgb };
+    let canvas = rgb.take(rgb_bytes(webp.canvas));
+    if model == Model::Rgb && size == webp.canvas {
+        decoder.read_image(canvas).map_err(broken)?;
+        return Ok(Decoded::whole(size, orientation));
+    }
+    let row_samples = size.0 as usize * model.samples();
+    let samples = raw.take(row_samples * size.1 as usize);
+    decoder.read_image(samples).map_err(broken)?;
+
+    let background = request.background.filter(|_| webp.has_alpha);
+    if size != webp.canvas {
+        canvas.as_chunks_mut::<3>().0.fill(background.unwrap_or([0; 3]));
+    }
+    let rows = canvas.chunks_exact_mut(webp.canvas.0 as usize * 3).skip(webp.corner.1 as usize);
+    let columns = webp.corner.0 as usize * 3..(webp.corner.0 + size.0) as usize * 3;
+    for (samples, row) in samples.chunks_exact(row_samples).zip(rows) {
+        samples::to_rgb(samples, model, background, &mut row[columns.clone()]);
+    }
+    Ok(Decoded::whole(webp.canvas, orientation))
+}
