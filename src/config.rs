@@ -7,6 +7,8 @@
 //! - `model.path` and a `model.labels` file are relative to the pipeline file's folder; URIs of
 //!   data, and every path given on the command line, are relative to the current folder.
 
+mod explain;
+
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -397,8 +399,10 @@ impl PipelineFile {
     pub fn load(path: &Path, overrides: &Overrides) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path)
             .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-        let mut table: toml::Table = toml::from_str(&text)
-            .map_err(|source| ConfigError::Syntax { path: path.to_owned(), source: Box::new(source) })?;
+        let mut table: toml::Table = toml::from_str(&text).map_err(|error| {
+            let (line, column, message) = explain::syntax(&text, &error);
+            ConfigError::Syntax { path: path.to_owned(), line, column, message }
+        })?;
         let folder = path.parent().unwrap_or(Path::new(""));
         resolve_model_paths(&mut table, folder);
         for argument in &overrides.set {
@@ -415,12 +419,16 @@ impl PipelineFile {
     }
 
     fn from_table(table: toml::Table) -> Result<Self, ConfigError> {
-        serde_path_to_error::deserialize(toml::Value::Table(table)).map_err(|error| {
-            let path = error.path().to_string();
-            explain(&path, error.inner().message())
-        })
+        if let Some(error) = explain::misplaced_section(&table, &SECTIONS) {
+            return Err(error);
+        }
+        serde_path_to_error::deserialize(toml::Value::Table(table.clone()))
+            .map_err(|error| explain::explain(&table, error.path(), error.inner().message()))
     }
 }
+
+/// Names of the sections.
+const SECTIONS: [&str; 6] = ["input", "preprocess", "model", "engine", "output", "storage"];
 
 /// Relative paths in the file start at the file's own folder, so that it travels with its model.
 fn resolve_model_paths(table: &mut toml::Table, folder: &Path) {
@@ -451,24 +459,6 @@ fn apply_set(table: &mut toml::Table, argument: &str) -> Result<(), ConfigError>
     }
     section.insert(last.to_owned(), value);
     Ok(())
-}
-
-/// Turn serde's words into ours: an unknown key is named with its nearest neighbour.
-fn explain(path: &str, message: &str) -> ConfigError {
-    let Some(rest) = message.strip_prefix("unknown field ") else {
-        let key = if path == "." { "pipeline file" } else { path };
-        return ConfigError::invalid(key, message.trim());
-    };
-    // serde lists the field, then every known one, each between backticks
-    let mut names = rest.split('`').skip(1).step_by(2);
-    let unknown = names.next().unwrap_or_default();
-    let nearest = names
-        .map(|known| (strsim::damerau_levenshtein(known, unknown), known))
-        .min()
-        .map(|(_, known)| known.to_owned());
-    let parent = path.strip_suffix(unknown).unwrap_or(path).trim_matches('.');
-    let key = if parent.is_empty() { unknown.to_owned() } else { format!("{parent}.{unknown}") };
-    ConfigError::UnknownKey { key, nearest }
 }
 
 #[cfg(test)]
@@ -520,7 +510,7 @@ mod tests {
     #[test]
     fn a_wrong_type_names_its_key() {
         let error = parse(&format!("{SMALL}\n[engine]\nbatch_size = 'many'")).expect_err("type");
-        assert!(error.to_string().starts_with("engine.batch_size: invalid type"), "{error}");
+        assert_eq!(error.to_string(), "engine.batch_size: is \"many\", expected a whole number, 0 or more");
     }
 
     #[test]

@@ -29,8 +29,8 @@ pub enum Error {
 pub enum ConfigError {
     #[error("cannot read the pipeline file {path}: {source}")]
     Read { path: PathBuf, source: std::io::Error },
-    #[error("{path} is not valid TOML: {source}")]
-    Syntax { path: PathBuf, source: Box<toml::de::Error> },
+    #[error("{path} is not valid TOML: line {line}, column {column}: {message}")]
+    Syntax { path: PathBuf, line: usize, column: usize, message: String },
     #[error("unknown key {key}{}", nearest.as_ref().map(|n| format!(", did you mean {n}?")).unwrap_or_default())]
     UnknownKey { key: String, nearest: Option<String> },
     #[error("{key}: {message}")]
