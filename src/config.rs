@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::ConfigError;
+use crate::regular_file::read_text;
 
 /// A pipeline file, section by section.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -397,8 +398,7 @@ pub struct Overrides {
 impl PipelineFile {
     /// Read `path`, apply `overrides`, and resolve model paths.
     pub fn load(path: &Path, overrides: &Overrides) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let text = read_text(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
         let mut table: toml::Table = toml::from_str(&text).map_err(|error| {
             let (line, column, message) = explain::syntax(&text, &error);
             ConfigError::Syntax { path: path.to_owned(), line, column, message }

@@ -45,6 +45,7 @@ pub mod items;
 pub mod job;
 pub mod pipeline;
 pub mod plan;
+mod regular_file;
 pub mod report;
 pub mod resume;
 pub mod retry;

@@ -18,6 +18,7 @@ use crate::config::{
     StorageSection,
 };
 use crate::error::ConfigError;
+use crate::regular_file::read_text;
 
 /// A checked pipeline.
 #[derive(Debug, Clone, Serialize)]
@@ -313,8 +314,7 @@ fn load_labels(section: LabelsSection) -> Result<Vec<String>, ConfigError> {
     let labels = match section {
         LabelsSection::Inline(labels) => labels,
         LabelsSection::File(path) => {
-            let text =
-                std::fs::read_to_string(&path).map_err(|source| ConfigError::Labels { path, source })?;
+            let text = read_text(&path).map_err(|source| ConfigError::Labels { path, source })?;
             text.lines().map(|line| line.trim_end().to_owned()).collect()
         }
     };

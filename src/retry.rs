@@ -137,6 +137,7 @@ fn is_final(cause: &(dyn StdError + 'static)) -> bool {
                 | ErrorKind::FileTooLarge
                 | ErrorKind::ReadOnlyFilesystem
                 | ErrorKind::InvalidFilename
+                | ErrorKind::InvalidInput
                 | ErrorKind::Unsupported
         )
     });

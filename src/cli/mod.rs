@@ -19,6 +19,8 @@ mod terminal;
 mod total;
 mod verify;
 
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -30,6 +32,7 @@ use sluice::error::{ConfigError, Error};
 use sluice::plan::Plan;
 
 use logging::LogFormat;
+use progress::Progress;
 
 /// Batch image scoring: shards from a bucket or a disk in, Parquet out.
 #[derive(Debug, Parser)]
@@ -94,20 +97,11 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     survive_file_size_limits();
     let terminal = terminal::Terminal::detect();
-    let progress = progress::Progress::detect(terminal);
+    let progress = Progress::detect(terminal);
     let verbose = matches!(&cli.command, Command::BuildEngine(args) if args.verbose);
     logging::init(cli.log_format, verbose, terminal.colors, &progress);
-    let result = match &cli.command {
-        Command::Run(args) => run::run(args, &progress),
-        Command::Check(args) => check::run(args),
-        Command::Show(args) => show::run(args),
-        Command::Inspect(args) => inspect::run(args),
-        Command::Verify(args) => verify::run(args),
-        Command::Diff(args) => diff::run(args),
-        Command::BuildEngine(args) => build_engine::run(args),
-        Command::Bench(args) => bench::run(args),
-        Command::Doctor => doctor::run(),
-    };
+    let result = catch_unwind(AssertUnwindSafe(|| run_command(&cli.command, &progress)));
+    let result = result.unwrap_or_else(|panic| Err(anyhow::anyhow!("{}", broken_promise(&*panic))));
     match result {
         Ok(code) => code,
         Err(error) => {
@@ -116,6 +110,28 @@ pub fn main() -> ExitCode {
             ExitCode::from(code)
         }
     }
+}
+
+/// Run one command to its end.
+fn run_command(command: &Command, progress: &Progress) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Run(args) => run::run(args, progress),
+        Command::Check(args) => check::run(args),
+        Command::Show(args) => show::run(args),
+        Command::Inspect(args) => inspect::run(args),
+        Command::Verify(args) => verify::run(args),
+        Command::Diff(args) => diff::run(args),
+        Command::BuildEngine(args) => build_engine::run(args),
+        Command::Bench(args) => bench::run(args),
+        Command::Doctor => doctor::run(),
+    }
+}
+
+/// What is said of a panic: it is an internal failure like any other.
+fn broken_promise(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message");
+    format!("internal failure, please report it: {text}")
 }
 
 /// A file that grows beyond what `ulimit -f` allows then fails to be written, and is told so, in place of the

@@ -17,6 +17,7 @@ use crate::error::EngineError;
 use crate::flow::{Receiver, StageMeter};
 use crate::items::{Batch, BatchBuffer, BatchJob, BatchShape, BatchTiming, Inferred, Outcome, PixelsRef};
 use crate::plan::{Plan, hex};
+use crate::regular_file::refuse_special;
 
 pub mod cuda;
 mod deps;
@@ -124,6 +125,7 @@ pub fn hash_model(path: &Path) -> Result<String, EngineError> {
 
 fn hash_file(path: &Path) -> Result<String, EngineError> {
     let fail = |source| EngineError::ModelFile { path: path.to_owned(), source };
+    refuse_special(path).map_err(fail)?;
     let mut file = File::open(path).map_err(fail)?;
     let (mut sha256, mut buffer) = (Sha256::new(), vec![0; 1 << 20]);
     loop {

@@ -7,6 +7,8 @@ use std::path::Path;
 
 use prost::Message;
 
+use crate::regular_file::refuse_special;
+
 /// The image input of a model, as declared, and what the model computes with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OnnxInput {
@@ -51,6 +53,7 @@ impl Precision {
 /// # Errors
 /// When the file cannot be read, is no ONNX, or has more than one input.
 pub fn read_input(path: &Path) -> Result<OnnxInput, String> {
+    refuse_special(path).map_err(|error| error.to_string())?;
     let bytes = std::fs::read(path).map_err(|error| error.to_string())?;
     input_of(&bytes)
 }

@@ -96,7 +96,7 @@ impl FileRecords {
                         Err(too_large(image_bytes, self.max_image_bytes))
                     }
                     Err(source) => match object_fault(&source, &entry.object, kind) {
-                        Some(what) => Err(unreadable(&entry, what)),
+                        Some(what) => Err(unreadable(&entry, &what)),
                         None if kind == Some(StoreKind::Http) => Err(unreadable(&entry, &cause(&source))),
                         None => return Err(StorageError { uri: entry.object.uri, source }.into()),
                     },
@@ -240,21 +240,18 @@ fn unreadable(entry: &ManifestEntry, what: &str) -> Rejected {
 ///
 /// What a listing has found is taken to be there: if its bucket or folder is gone by now, or a bucket
 /// denies it, then the others are as lost, and a run that went on would write a row of that for each.
-fn object_fault(
-    error: &object_store::Error,
-    object: &ObjectRef,
-    kind: Option<StoreKind>,
-) -> Option<&'static str> {
+fn object_fault(error: &object_store::Error, object: &ObjectRef, kind: Option<StoreKind>) -> Option<String> {
+    let said = |what: &str| Some(what.to_owned());
     let listed = object.size_bytes.is_some();
     match error {
         object_store::Error::NotFound { .. } if is_bucket_gone(error) => return None,
         object_store::Error::NotFound { .. } if listed && is_folder_gone(object, kind) => return None,
-        object_store::Error::NotFound { .. } => return Some("not found"),
+        object_store::Error::NotFound { .. } => return said("not found"),
         object_store::Error::PermissionDenied { .. } if listed && kind == Some(StoreKind::Bucket) => {
             return None;
         }
-        object_store::Error::PermissionDenied { .. } => return Some("permission denied"),
-        object_store::Error::Precondition { .. } => return Some("replaced since it was listed"),
+        object_store::Error::PermissionDenied { .. } => return said("permission denied"),
+        object_store::Error::Precondition { .. } => return said("replaced since it was listed"),
         _ => {}
     }
     // the local store wraps what the operating system said
@@ -262,9 +259,10 @@ fn object_fault(
     while let Some(error) = cause {
         if let Some(error) = error.downcast_ref::<io::Error>() {
             return match error.kind() {
-                io::ErrorKind::PermissionDenied => Some("permission denied"),
-                io::ErrorKind::NotADirectory => Some("not found"),
-                io::ErrorKind::InvalidFilename => Some("the name is too long or not valid"),
+                io::ErrorKind::PermissionDenied => said("permission denied"),
+                io::ErrorKind::NotADirectory => said("not found"),
+                io::ErrorKind::InvalidInput => said(&error.to_string()),
+                io::ErrorKind::InvalidFilename => said("the name is too long or not valid"),
                 _ => None,
             };
         }

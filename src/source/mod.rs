@@ -21,6 +21,8 @@
 mod column_windows;
 mod compression;
 pub mod detect;
+mod disk;
+mod environment;
 mod error_bodies;
 mod example;
 mod files;

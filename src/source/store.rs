@@ -22,7 +22,6 @@ use object_store::client::ClientConfigKey;
 use object_store::gcp::{GoogleCloudStorage, GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::http::HttpBuilder;
 use object_store::list::PaginatedListStore;
-use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{BackoffConfig, ObjectStore, ObjectStoreExt, RetryConfig};
 use tokio::runtime::Handle;
@@ -34,6 +33,8 @@ use crate::items::ObjectRef;
 use crate::retry::again;
 use crate::shown::{is_signed, looks_like_uri, names_container};
 
+use super::disk::Disk;
+use super::environment;
 use super::http_checks::CheckedConnector;
 use super::object::{Object, version_of};
 
@@ -210,6 +211,18 @@ enum Service {
     Http,
 }
 
+impl Service {
+    /// What the names of the environment variables begin with that it is set up from.
+    fn variables(self) -> &'static [&'static str] {
+        match self {
+            Self::Local | Self::Http => &[],
+            Self::Google => &["GOOGLE_", "STORAGE_EMULATOR_HOST", "GCE_METADATA_"],
+            Self::Amazon => &["AWS_"],
+            Self::Azure => &["AZURE_"],
+        }
+    }
+}
+
 const CREDENTIALS: &str = "credentials in a URI would end up in logs and in the output";
 
 /// A URI taken apart.
@@ -260,6 +273,10 @@ impl Address {
         if is_signed(key) {
             return Err("a signature in a URI would end up in logs and in the output".to_owned());
         }
+        let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '@');
+        if !bucket.chars().all(is_name) {
+            return Err("names no bucket: its name has letters, digits, '-', '_' and '.' only".to_owned());
+        }
         let path = Path::parse(key).map_err(|error| error.to_string())?;
         let root = format!("{scheme}://{bucket}/");
         Ok(Self { uri: uri.to_owned(), service, kind: StoreKind::Bucket, root, path })
@@ -304,13 +321,14 @@ impl Address {
         fn unlisted(store: impl ObjectStore) -> Opened {
             Opened { store: Arc::new(store), pages: None }
         }
+        environment::check(self.service.variables())
+            .map_err(|what| object_store::Error::Generic { store: "environment", source: what.into() })?;
         let retry = patience(section.retry_seconds);
         let connector =
             CheckedConnector { first_answer_within: FIRST_ANSWER_WITHIN.min(retry.retry_timeout / 2) };
         let timeout = format!("{}ms", (section.timeout_seconds * 1e3).ceil() as u64);
         Ok(match self.service {
-            // a machine that is taken away keeps what its disk has been told to keep
-            Service::Local => unlisted(LocalFileSystem::new().with_fsync(true)),
+            Service::Local => unlisted(Disk::new()),
             Service::Google => listed(Arc::new(connect_google(&self.root, retry, &timeout, connector)?)),
             Service::Amazon => {
                 let mut builder = AmazonS3Builder::from_env()
@@ -487,6 +505,7 @@ pub(super) mod tests {
         let cases = [
             ("ftp://h/x", "scheme ftp is not supported"),
             ("gs:///x", "names no bucket"),
+            ("s3://my bucket/x", "names no bucket"),
             ("https://h/x?sig=1", "query"),
             ("https://h/a%2Fb.jpg", "%2f in a name is not supported"),
             ("https://me:secret@h/x", "credentials"),

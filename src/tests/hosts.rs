@@ -162,3 +162,129 @@ fn a_second_signal_leaves_at_once() {
     assert!(!stderr(&output).contains("panicked"), "{}", stderr(&output));
     assert_code(&bench.run("out", &[]), 0);
 }
+
+/// A FIFO that nobody writes to.
+fn make_fifo(path: &Path) {
+    let made = Command::new("mkfifo").arg(path).status().expect("mkfifo");
+    assert!(made.success());
+}
+
+#[test]
+fn nothing_waits_for_a_fifo_or_reads_a_device() {
+    let bench = Bench::new();
+    write_tar(&bench.path("in/a.tar"), &images(0, 2));
+    for name in ["fifo", "fifo.tar", "fifo.jpg", "fifo.txt", "fifo.onnx", "fifo.toml"] {
+        make_fifo(&bench.path(name));
+    }
+    let expect = |mut command: Command, code: i32, words: &[&str]| {
+        let output = command.output().expect("starts");
+        assert_code(&output, code);
+        for word in words {
+            assert!(stderr(&output).contains(word), "{word}: {}", stderr(&output));
+        }
+    };
+    for input in ["fifo", "fifo.tar", "fifo.jpg", "fifo.txt"] {
+        expect(bench.command("run", "out", &["--input", input]), 3, &[input, "is a FIFO"]);
+        let mut inspect = sluice();
+        inspect.arg("inspect").arg(bench.path(input));
+        expect(inspect, 3, &["is a FIFO"]);
+    }
+    expect(bench.command("run", "out", &["--input", "/dev/zero"]), 3, &["is a device"]);
+    let labels = bench.path("fifo.txt");
+    let labels = format!("model.labels={}", labels.display());
+    expect(bench.command("run", "out", &["--set", &labels]), 2, &["label file", "is a FIFO"]);
+    expect(bench.command("run", "out", &["--set", "model.labels=/dev/zero"]), 2, &["is a device"]);
+    let model = format!("model.path={}", bench.path("fifo.onnx").display());
+    expect(bench.command("run", "out", &["--set", &model]), 4, &["fifo.onnx", "is a FIFO"]);
+    let mut pipeline = sluice();
+    pipeline.arg("run").arg(bench.path("fifo.toml"));
+    expect(pipeline, 2, &["pipeline file", "is a FIFO"]);
+    expect(bench.command("run", "fifo", &[]), 6, &["fifo", "not a folder"]);
+
+    // one that a manifest names is a row of its own
+    fs::write(bench.path("list.txt"), "fifo.jpg\n/dev/zero\n").expect("a manifest");
+    let args = ["--input", "list.txt", "--set", "output.max_error_rate=1"];
+    assert_code(&bench.run("rows", &args), 0);
+    let rows = bench.rows("rows");
+    let told: Vec<_> =
+        rows.iter().map(|row| (row.status.as_str(), row.error.clone().unwrap_or_default())).collect();
+    assert_eq!((told[0].0, told[1].0), ("read_error", "read_error"));
+    assert!(told[0].1.contains("is a FIFO") && told[1].1.contains("is a device"), "{told:?}");
+}
+
+#[test]
+fn a_pipeline_may_come_from_a_shell() {
+    let bench = Bench::new();
+    write_tar(&bench.path("in/a.tar"), &images(0, 2));
+    let run = bench.command("run", "out", &[]);
+    let mut shell = Command::new("bash");
+    shell.args(["-c", "\"$0\" run <(cat pipeline.toml) --input in --output out"]).arg(run.get_program());
+    shell.envs(run.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    assert_code(&shell.current_dir(bench.path("")).output().expect("bash starts"), 0);
+}
+
+#[test]
+fn an_environment_that_no_request_could_carry_is_named() {
+    let bench = Bench::new();
+    for (name, value, input) in [
+        ("AWS_SECRET_ACCESS_KEY", "very-secret\n", "s3://bucket/in"),
+        ("AWS_SESSION_TOKEN", "very-secret\r\nx: y", "s3://bucket/in"),
+        ("AWS_ACCESS_KEY_ID", "very-secret\u{e4}", "s3://bucket/in"),
+        ("AWS_REGION", "very-secret region", "s3://bucket/in"),
+        ("AWS_ENDPOINT_URL", "http://me:very-secret@127.0.0.1:9", "s3://bucket/in"),
+        ("AWS_ENDPOINT_URL", "127.0.0.1:9/very-secret", "s3://bucket/in"),
+        ("AZURE_STORAGE_SAS_TOKEN", "sig=very-secret\n", "az://container/in"),
+        ("STORAGE_EMULATOR_HOST", "me:very-secret@127.0.0.1:9", "gs://bucket/in"),
+    ] {
+        let mut run = bench.command("run", "out", &["--input", input, "--set", "storage.retry_seconds=1"]);
+        run.env("AWS_ACCESS_KEY_ID", "key")
+            .env("AWS_SECRET_ACCESS_KEY", "key")
+            .env("AWS_REGION", "us-east-1");
+        run.env("AZURE_STORAGE_ACCOUNT_NAME", "account").env(name, value);
+        let output = run.output().expect("starts");
+        assert_code(&output, 3);
+        assert!(stderr(&output).contains(name), "{name}: {}", stderr(&output));
+        assert!(!said(&output).contains("very-secret"), "{}", said(&output));
+        assert!(!said(&output).contains("panicked"), "{}", said(&output));
+    }
+}
+
+#[test]
+fn secrets_of_addresses_are_shown_and_stored_nowhere() {
+    let bench = Bench::new();
+    let addresses = [
+        "https:///me:very-secret@localhost:9/a.jpg",
+        "https:/me:very-secret@localhost:9/b.jpg",
+        "HTTPS://me:very-secret@localhost:9/c.jpg",
+        "https://localhost:9/d.jpg?id=1&access_token=very-secret",
+        "https://localhost:9/d.jpg?id=2&access_token=very-secret",
+        "https://localhost:9/d.jpg?id=3",
+        "https://localhost:9/d.jpg?id=4",
+        "https://localhost:9/e.jpg#%73ig=very-secret",
+        "https://localhost:9/f.jpg;TOKEN=very-secret?x",
+        "s3:///ID:very-secret@localhost/g.jpg",
+    ];
+    for address in addresses.iter().filter(|address| address.contains("very-secret")) {
+        for command in ["run", "check"] {
+            let refused = bench.command(command, "out", &["--input", address]).output().expect("starts");
+            assert_code(&refused, 3);
+            assert!(!said(&refused).contains("very-secret"), "{address}: {}", said(&refused));
+        }
+        let mut run = bench.command("run", address, &[]);
+        let refused = run.output().expect("starts");
+        assert!(!refused.status.success() && !said(&refused).contains("very-secret"), "{}", said(&refused));
+    }
+    fs::write(bench.path("list.txt"), addresses.join("\n")).expect("a manifest");
+    let args =
+        ["--input", "list.txt", "--set", "output.max_error_rate=1", "--set", "storage.retry_seconds=0.1"];
+    let scored = bench.run("out", &args);
+    assert_code(&scored, 0);
+    let rows = bench.rows("out");
+    let ids: std::collections::BTreeSet<_> = rows.iter().map(|row| &row.image_id).collect();
+    assert_eq!(ids.len(), addresses.len(), "{ids:?}");
+    for file in files_below(&bench.path("out")) {
+        let bytes = fs::read(&file).expect("a file");
+        assert!(!bytes.windows(11).any(|window| window == b"very-secret"), "{file}");
+    }
+    assert!(!format!("{rows:?}{}", said(&scored)).contains("very-secret"), "{rows:?}");
+}

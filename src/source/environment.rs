@@ -1,0 +1,120 @@
+//! The environment variables that stores are set up from, looked at before a store does.
+//!
+//! - A variable that no request could carry, for a line break in it, is named, never its value.
+//! - An endpoint is an address of a server, and holds no password: it stands in every message about a request.
+
+use url::Url;
+
+use crate::shown::without_secrets;
+
+/// Variables of all stores that come from the network.
+const PROXIES: [&str; 3] = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"];
+
+/// Words in the names of variables that end up in headers or addresses, which are ASCII.
+const IN_REQUESTS: [&str; 6] = ["KEY", "TOKEN", "REGION", "ACCOUNT", "ENDPOINT", "URL"];
+
+/// Endings of names of variables that hold the address of a server.
+const ADDRESSES: [&str; 6] =
+    ["_ENDPOINT", "_ENDPOINT_URL", "_ENDPOINT_URL_S3", "_ENDPOINT_URL_STS", "_BASE_URL", "_FULL_URI"];
+
+/// A key file's own text, which is JSON.
+const KEY_FILES: [&str; 2] = ["GOOGLE_SERVICE_ACCOUNT_KEY", "GOOGLE_APPLICATION_CREDENTIALS_JSON"];
+
+/// What is wrong with the variables whose names begin with one of `prefixes`.
+///
+/// # Errors
+/// The name of a variable, and what is wrong with it.
+pub(super) fn check(prefixes: &[&str]) -> Result<(), String> {
+    for (name, value) in std::env::vars_os() {
+        // no store looks at others
+        let Some(name) = name.to_str() else { continue };
+        let is_proxy = PROXIES.iter().any(|proxy| name.eq_ignore_ascii_case(proxy));
+        if is_proxy || prefixes.iter().any(|prefix| name.starts_with(prefix)) {
+            let value = value.to_str().ok_or_else(|| format!("{name} is not valid UTF-8"))?;
+            check_variable(name, value).map_err(|what| format!("{name} {what}"))?;
+        }
+    }
+    Ok(())
+}
+
+fn check_variable(name: &str, value: &str) -> Result<(), &'static str> {
+    if value.is_empty() || KEY_FILES.contains(&name) {
+        return Ok(());
+    }
+    if value.contains(char::is_control) {
+        return Err("holds a line break or another control character");
+    }
+    let is_path = name.ends_with("_FILE");
+    if !is_path && IN_REQUESTS.iter().any(|word| name.contains(word)) && !value.is_ascii() {
+        return Err("holds characters that are not ASCII");
+    }
+    if name.ends_with("REGION") && !value.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
+        return Err("is not a region's name");
+    }
+    if name == "STORAGE_EMULATOR_HOST" && !value.contains("://") {
+        return check_address(&format!("http://{value}"));
+    }
+    if name == "STORAGE_EMULATOR_HOST" || ADDRESSES.iter().any(|end| name.ends_with(end)) {
+        return check_address(value);
+    }
+    Ok(())
+}
+
+fn check_address(value: &str) -> Result<(), &'static str> {
+    let not_one = "is not the address of a server, such as http://localhost:9000";
+    if without_secrets(value) != value {
+        return Err("holds a user name, a password or a key, which would end up in logs");
+    }
+    let url = Url::parse(value).map_err(|_| not_one)?;
+    let is_address =
+        matches!(url.scheme(), "http" | "https") && url.host_str().is_some_and(|host| !host.is_empty());
+    // it is used as it was written
+    if is_address && !value.contains(' ') { Ok(()) } else { Err(not_one) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_no_request_could_carry_is_told_by_its_name_alone() {
+        for (name, value, expected) in [
+            ("AWS_SECRET_ACCESS_KEY", "secret\n", "line break"),
+            ("AWS_SESSION_TOKEN", "a\r\nsecret: b", "line break"),
+            ("AWS_ACCESS_KEY_ID", "schlüssel-secret", "not ASCII"),
+            ("AWS_REGION", "eu west secret", "not a region"),
+            ("AWS_DEFAULT_REGION", "eu\u{7f}", "control character"),
+            ("AWS_ENDPOINT_URL", "http://me:secret@h:9000", "a password"),
+            ("AWS_ENDPOINT_URL", "http:///me:secret@h:9000", "a password"),
+            ("AWS_ENDPOINT_URL_S3", "localhost:9000", "not the address"),
+            ("AWS_ENDPOINT", "http://a secret/", "not the address"),
+            ("AZURE_STORAGE_ENDPOINT", "https://h?sig=secret", "a key"),
+            ("STORAGE_EMULATOR_HOST", "me:secret@h:9000", "a password"),
+            ("GOOGLE_BASE_URL", "ftp://h", "not the address"),
+            ("AZURE_STORAGE_SAS_TOKEN", "sv=1&sig=secret\n", "line break"),
+        ] {
+            let message = check_variable(name, value).expect_err(value);
+            assert!(message.contains(expected) && !message.contains("secret"), "{name}: {message}");
+        }
+    }
+
+    #[test]
+    fn what_works_is_let_through() {
+        for (name, value) in [
+            ("AWS_ENDPOINT_URL", "http://127.0.0.1:9000"),
+            ("AWS_ENDPOINT_URL", "https://minio.example/base/"),
+            ("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY=="),
+            ("AWS_REGION", "us-east-1"),
+            ("AWS_PROFILE", "jörg"),
+            ("AWS_WEB_IDENTITY_TOKEN_FILE", "/home/jörg/token"),
+            ("AWS_ENDPOINT_URL", ""),
+            ("STORAGE_EMULATOR_HOST", "localhost:4443"),
+            ("STORAGE_EMULATOR_HOST", "http://[::1]:4443"),
+            ("GOOGLE_SERVICE_ACCOUNT_KEY", "{\n}"),
+            ("AZURE_STORAGE_SAS_TOKEN", "?sv=1&sig=a%2Bb"),
+            ("HTTPS_PROXY", "http://me:secret@proxy:3128"),
+        ] {
+            assert_eq!(check_variable(name, value), Ok(()), "{name}={value}");
+        }
+    }
+}
