@@ -150,7 +150,14 @@ mod tests {
 
     fn meta(shard: &Arc<ShardRef>, record_index: u64) -> RecordMeta {
         let image_id = record_index.to_string();
-        RecordMeta { shard: Arc::clone(shard), record_index, image_id, image_bytes: 1, header: None }
+        RecordMeta {
+            shard: Arc::clone(shard),
+            record_index,
+            image_id,
+            member: None,
+            image_bytes: 1,
+            header: None,
+        }
     }
 
     /// A name for an entry that says what it is and where it came from.
@@ -189,7 +196,7 @@ mod tests {
                         Decoded::Rejected(meta, Rejected::new(Status::Empty, "empty"))
                     });
                 }
-                items.push(Decoded::ShardEnd(ShardEnd { records: records.len() as u64, damage: None }));
+                items.push(Decoded::ShardEnd(ShardEnd { records: records.len() as u64, ..ShardEnd::default() }));
                 expected.push(format!("end {}", records.len()));
                 // stale contents of a used buffer must not show
                 batches.extend(items.into_iter().filter_map(|item| {

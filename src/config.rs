@@ -42,12 +42,15 @@ pub struct InputSection {
     pub uri: OneOrMany,
     pub format: InputFormat,
     /// TFRecord feature or Parquet column with the encoded image. Without it `image/encoded` in
-    /// TFRecord, and in Parquet `image`, else the only binary or image-struct column.
+    /// TFRecord, and in Parquet `image`, else the only binary or image-struct column. In WebDataset what an image is
+    /// called behind its sample's key (`jpg`, `jpg;png`); without it each image is a record.
     pub image_key: Option<String>,
     /// TFRecord feature or Parquet column with the image's id.
     pub id_key: Option<String>,
     /// Loose images cut into one virtual shard, and so into one predictions part.
     pub files_per_shard: usize,
+    /// Whether an input without a record is fine: the run succeeds with fewer rows, or none.
+    pub allow_empty: bool,
     /// Shards read ahead of the one being decoded.
     pub look_ahead: usize,
     /// Longest encoded image, bytes; a longer one becomes a `too_large` row.
@@ -65,6 +68,7 @@ impl Default for InputSection {
             image_key: None,
             id_key: None,
             files_per_shard: 1000,
+            allow_empty: false,
             look_ahead: 2,
             max_image_bytes: 32 << 20,
             max_page_bytes: 1 << 30,
@@ -102,6 +106,19 @@ pub enum InputFormat {
     Files,
     /// A list of images: one URI a line, or JSONL with `uri` and optionally `id`.
     Manifest,
+}
+
+impl InputFormat {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Tfrecord => "tfrecord",
+            Self::Webdataset => "webdataset",
+            Self::Parquet => "parquet",
+            Self::Files => "files",
+            Self::Manifest => "manifest",
+        }
+    }
 }
 
 /// `[preprocess]`: from encoded bytes to the model's input tensor.

@@ -19,6 +19,7 @@ use crate::plan::{Plan, hex};
 use crate::report::{Outcome, OutputReport, PartReport, Summary, Tally, rfc3339};
 use crate::resume::{Listed, Share};
 use crate::sink::{AttemptNote, Holdings, MANIFEST, Notes, Output, RUN, RunRecord, SCHEMA_VERSION, json};
+use crate::skipped::Skipped;
 
 /// What a run leaves behind, as its manifest says it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -75,6 +76,10 @@ pub struct StoredManifest {
 pub struct StoredSummary {
     pub rows: u64,
     pub rows_by_status: Tally,
+    #[serde(default)]
+    pub empty_shards: u64,
+    #[serde(default)]
+    pub skipped: Skipped,
 }
 
 /// The attempt that has come to its end.
@@ -93,6 +98,8 @@ pub(crate) struct Ending<'a> {
     pub reused: Vec<PartReport>,
     /// The whole input, as far as it was listed.
     pub listed: Listed,
+    /// What the listing has found that is in no shard.
+    pub skipped_by_listing: Skipped,
     pub wall: Duration,
     pub startup: Duration,
     pub stages: Vec<StageShare>,
@@ -101,6 +108,10 @@ pub(crate) struct Ending<'a> {
 impl Ending<'_> {
     /// Finish the run, if nothing else is missing, and say what it came to.
     pub fn finish(mut self) -> Result<RunReport, Error> {
+        // of an input that was listed in part, as with a limit, nobody knows how much of it was
+        if self.listed.has_ended() {
+            self.written.skipped_by_listing = self.skipped_by_listing.clone();
+        }
         match self.finish_or_leave() {
             // who finishes a run tidies up behind whoever still wrote
             Err(Error::Sink(error)) if self.output.was_finished(&self.record.run_id) => {
@@ -189,6 +200,7 @@ impl Ending<'_> {
     fn complete(&mut self, holdings: &Holdings, notes: Notes) -> Result<RunReport, Error> {
         let (output, run_id) = (self.output, &self.record.run_id);
         let whole = self.whole(output.reports(holdings.predictions.values(), &notes, run_id)?);
+        self.refuse_empty(&whole)?;
         let mut report = self.report(&whole, self.outcome(&whole));
         if report.summary.outcome != Outcome::Succeeded {
             return Ok(self.end(&whole, report.summary.outcome)?);
@@ -219,6 +231,28 @@ impl Ending<'_> {
             }
         }
         Ok(report)
+    }
+
+    /// A run without a row is no success, unless the plan says that it is one. A worker alone leaves the output free,
+    /// so that the same command may find more next time.
+    fn refuse_empty(&self, whole: &OutputReport) -> Result<(), Error> {
+        if whole.tally.rows() > 0 || self.plan.input.allow_empty || self.record.limit == Some(0) {
+            return Ok(());
+        }
+        if self.share.num_shards == 1 {
+            self.output.refuse_another(&self.record.run_id)?;
+            self.output.clear(self.output.holdings()?)?;
+        }
+        let (shards, skipped) = (whole.parts.len(), whole.skipped());
+        let skipped = match skipped.total() {
+            0 => String::new(),
+            total => format!("; skipped {total} that are no images: {skipped}"),
+        };
+        Err(SourceError::NoInput {
+            uri: self.plan.inputs.join(", "),
+            message: format!("none of its {shards} shards has a record{skipped}"),
+        }
+        .into())
     }
 
     /// The run's `parts`, this attempt's own among them.

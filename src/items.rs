@@ -9,6 +9,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -19,6 +20,7 @@ use sha2::{Digest, Sha256};
 use crate::flow::{Account, Filler, Permit, Receiver};
 use crate::plan::hex;
 use crate::shown::message_without_secrets;
+use crate::skipped::Skipped;
 
 /// How the records of a shard are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -77,6 +79,17 @@ pub struct ManifestEntry {
     pub object: ObjectRef,
     /// Identifier for the `image_id` column; the URI where the manifest names none.
     pub image_id: String,
+    /// Kind of companion that its name says it is, such as `json`: it is a record only if it begins as an image does.
+    pub sidecar: Option<&'static str>,
+    /// Where it lies on this machine's disk, if the store cannot address its name.
+    pub path: Option<PathBuf>,
+}
+
+impl ManifestEntry {
+    /// An object that is a record whatever it holds.
+    pub fn new(object: ObjectRef, image_id: String) -> Self {
+        Self { object, image_id, sidecar: None, path: None }
+    }
 }
 
 /// One unit of input and of output: its rows make one predictions part.
@@ -263,7 +276,16 @@ pub struct ImageHeader {
 pub struct RawRecord {
     /// Member stem, id feature, id column or URI; the record's index where the format has no name.
     pub image_id: String,
+    /// Full name of the archive's member that holds the image.
+    pub member: Option<String>,
     pub content: Result<Bytes, Rejected>,
+}
+
+impl RawRecord {
+    /// A record that is no member of an archive.
+    pub fn new(image_id: impl Into<String>, content: Result<Bytes, Rejected>) -> Self {
+        Self { image_id: image_id.into(), member: None, content }
+    }
 }
 
 /// One record on its way to the decode stage.
@@ -273,6 +295,7 @@ pub struct EncodedImage {
     /// Position in the shard, from 0.
     pub record_index: u64,
     pub image_id: String,
+    pub member: Option<String>,
     pub content: Result<Bytes, Rejected>,
     /// Keeps the bytes on the read-ahead budget until they are decoded.
     pub permit: Permit,
@@ -285,6 +308,8 @@ pub struct RecordMeta {
     /// Position in the shard, from 0.
     pub record_index: u64,
     pub image_id: String,
+    /// Full name of the archive's member that holds the image.
+    pub member: Option<String>,
     /// Length of the encoded image; 0 where there is none.
     pub image_bytes: u64,
     pub header: Option<ImageHeader>,
@@ -347,12 +372,14 @@ impl BatchBuffer for Pixels {
 }
 
 /// The end of one shard, in its place behind the shard's last record.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ShardEnd {
     /// Records seen, rejected ones included.
     pub records: u64,
     /// Why the shard ended early, with an unknown number of records lost; `None` if it was whole.
     pub damage: Option<String>,
+    /// What it holds that is no record; nothing where a limit has ended it.
+    pub skipped: Skipped,
 }
 
 /// What a shard's reader hands to the decode stage.

@@ -29,7 +29,7 @@ use crate::sink::{
     AttemptNote, Checkpoints, Crashes, Holdings, Output, ParquetSink, RunIdentity, RunRecord, SCHEMA_VERSION,
     Sink,
 };
-use crate::source::{ReadOptions, Stores, input_around, open_shard};
+use crate::source::{ReadOptions, ShardList, Stores, input_around, open_shard};
 
 /// How a run is done, as opposed to what it computes.
 #[derive(Debug, Clone, Default)]
@@ -219,14 +219,12 @@ impl Job {
 
     /// Score those of `shards` that are this worker's and have no part yet; finish the run if nothing
     /// else is missing.
-    pub fn run(
-        self,
-        shards: impl Iterator<Item = Result<ShardRef, SourceError>> + Send,
-    ) -> Result<RunReport, Error> {
+    pub fn run(self, shards: ShardList) -> Result<RunReport, Error> {
         let Self { checked, options, mut buffers, warm_ups, meters, startup, run_id } = self;
         let Checked { plan, stores, bounds, output, mut engines, decode_threads, .. } = checked;
         let start = Instant::now();
         // an input that cannot be listed leaves nothing behind
+        let skips = shards.skips();
         let mut shards = shards;
         let first = shards.next().transpose()?;
         if options.overwrite {
@@ -327,6 +325,7 @@ impl Job {
             written,
             reused,
             listed: remaining.into_listed(),
+            skipped_by_listing: skips.counts(),
             wall,
             startup,
             stages: meters.shares(wall),

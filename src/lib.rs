@@ -51,6 +51,7 @@ pub mod resume;
 pub mod retry;
 pub mod shown;
 pub mod sink;
+pub mod skipped;
 pub mod sniff;
 pub mod source;
 pub mod verify;

@@ -82,6 +82,7 @@ impl Plan {
         check_range("input.files_per_shard", input.files_per_shard as u64, 1..=1 << 24)?;
         check_range("input.max_image_bytes", input.max_image_bytes, 1..=1 << 31)?;
         check_range("input.max_page_bytes", input.max_page_bytes, 1..=1 << 31)?;
+        check_keys(&input)?;
         check_range("input.look_ahead", input.look_ahead as u64, 0..=MAX_THREADS)?;
         check_range("engine.batch_size", engine.batch_size as u64, 1..=MAX_BATCH_SIZE)?;
         check_range("engine.lanes", engine.lanes as u64, 1..=MAX_LANES)?;
@@ -246,6 +247,26 @@ const MAX_THREADS: u64 = 4096;
 
 /// Batches on one device at once: more only wait for each other.
 const MAX_LANES: u64 = 16;
+
+/// A key that has no meaning in the format that is set would be passed over in silence.
+fn check_keys(input: &InputSection) -> Result<(), ConfigError> {
+    let (has_image_key, has_id_key) = match input.format {
+        InputFormat::Auto | InputFormat::Tfrecord | InputFormat::Parquet => (true, true),
+        InputFormat::Webdataset => (true, false),
+        InputFormat::Files | InputFormat::Manifest => (false, false),
+    };
+    let keys = [("image_key", &input.image_key, has_image_key), ("id_key", &input.id_key, has_id_key)];
+    for (key, value, has_meaning) in keys {
+        if value.is_some() && !has_meaning {
+            let message = format!("has no meaning with input.format = \"{}\"", input.format.as_str());
+            return Err(ConfigError::invalid(format!("input.{key}"), message));
+        }
+        if value.as_ref().is_some_and(|value| value.trim_matches([' ', ';', '.']).is_empty()) {
+            return Err(ConfigError::invalid(format!("input.{key}"), "names nothing"));
+        }
+    }
+    Ok(())
+}
 
 fn check_engine(engine: &EngineSection) -> Result<(), ConfigError> {
     if let Devices::List(ordinals) = &engine.devices {

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::flow::StageShare;
 use crate::items::{ShardFormat, Status};
 use crate::sink::shard_index;
+use crate::skipped::Skipped;
 
 /// A time as reports say it: RFC 3339, UTC, milliseconds.
 pub fn rfc3339(time: SystemTime) -> String {
@@ -84,6 +85,9 @@ pub struct PartReport {
     /// Why the shard ended early, with an unknown number of records lost.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub damage: Option<String>,
+    /// What the shard holds that is no record.
+    #[serde(default, skip_serializing_if = "Skipped::is_empty")]
+    pub skipped: Skipped,
 }
 
 /// What the sink has written.
@@ -110,6 +114,8 @@ pub struct OutputReport {
     pub unfinished_shard: Option<String>,
     /// Whether a drain stopped the run before its input's end.
     pub drained: bool,
+    /// What the listing of the input has found that is in no shard.
+    pub skipped_by_listing: Skipped,
 }
 
 impl OutputReport {
@@ -132,6 +138,19 @@ impl OutputReport {
     /// Shards that ended early.
     pub fn damaged_shards(&self) -> u64 {
         self.parts.iter().filter(|part| part.damage.is_some()).count() as u64
+    }
+
+    /// Containers without a record.
+    pub fn empty_shards(&self) -> u64 {
+        let is_container = |part: &&PartReport| part.format != Some(ShardFormat::Files);
+        self.parts.iter().filter(is_container).filter(|part| part.rows == Some(0)).count() as u64
+    }
+
+    /// What the input holds that is no record.
+    pub fn skipped(&self) -> Skipped {
+        let mut all = self.skipped_by_listing.clone();
+        self.parts.iter().for_each(|part| all.add(&part.skipped));
+        all
     }
 }
 
@@ -198,6 +217,10 @@ pub struct Summary {
     pub error_rate: f64,
     pub shards: u64,
     pub damaged_shards: u64,
+    /// Containers without a record.
+    pub empty_shards: u64,
+    /// What the input holds that is no record, by kind.
+    pub skipped: Skipped,
     /// The shard that was cut short by an interruption.
     pub unfinished_shard: Option<String>,
     /// Rows of that shard that are kept for the next attempt; not among `rows`.
@@ -236,6 +259,8 @@ impl Summary {
             error_rate: output.tally.error_rate(),
             shards: output.parts.len() as u64,
             damaged_shards: output.damaged_shards(),
+            empty_shards: output.empty_shards(),
+            skipped: output.skipped(),
             unfinished_shard: output.unfinished_shard.clone(),
             checkpointed_rows: output.checkpointed_rows,
             batches: output.latency_ms.len() as u64,

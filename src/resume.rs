@@ -76,6 +76,11 @@ pub struct Listed {
 }
 
 impl Listed {
+    /// Whether the whole input was listed.
+    pub fn has_ended(&self) -> bool {
+        self.ended
+    }
+
     /// That the parts of `holdings` are those of the shards listed, one for each: other workers, and
     /// attempts before, may have listed another input. With `limited`, one for each of the first shards.
     ///

@@ -7,9 +7,11 @@ use sluice::config::{InputSection, PreprocessSection};
 use sluice::decode::{Decoder, Scratch};
 use sluice::error::{Error, ReadError, SourceError};
 use sluice::items::{PixelElement, RawRecord, Rejected, ShardRef};
+use sluice::skipped::Skipped;
 use sluice::source::{ReadOptions, Stores, list_shards, open_shard};
 
 use super::print::print;
+use super::summary::skipped;
 use super::{exit, storage_runtime};
 
 /// Arguments of `sluice inspect`.
@@ -51,6 +53,7 @@ struct Findings {
     /// Index, id and reason.
     first_bad: Option<(u64, String, Rejected)>,
     damage: Option<String>,
+    skipped: Skipped,
     /// Of the encoded images.
     sizes_bytes: Vec<u64>,
 }
@@ -59,14 +62,14 @@ fn inspect(stores: &Stores, shard: &ShardRef, input: &InputSection) -> Result<Fi
     let decoder = Decoder::new(&PreprocessSection::smallest(), input.max_image_bytes, PixelElement::U8);
     let mut scratch = Scratch::default();
     let mut findings = Findings::default();
-    let records = match open_shard(stores, shard, &ReadOptions::from(input)) {
-        Ok(opened) => opened.records,
+    let (records, skips) = match open_shard(stores, shard, &ReadOptions::from(input)) {
+        Ok(opened) => (opened.records, opened.skips),
         Err(ReadError::Corrupt(reason)) => return Ok(Findings { damage: Some(reason), ..findings }),
         Err(ReadError::Storage(error)) => return Err(error.into()),
     };
     for record in records {
         match record {
-            Ok(RawRecord { image_id, content }) => {
+            Ok(RawRecord { image_id, content, .. }) => {
                 findings.sizes_bytes.extend(content.as_ref().ok().map(|bytes| bytes.len() as u64));
                 let decoded = content.and_then(|bytes| decoder.decode(&bytes, &mut scratch).map(|_| ()));
                 if let Err(rejected) = decoded {
@@ -79,6 +82,7 @@ fn inspect(stores: &Stores, shard: &ShardRef, input: &InputSection) -> Result<Fi
             Err(ReadError::Storage(error)) => return Err(error.into()),
         }
     }
+    findings.skipped = skips.counts();
     Ok(findings)
 }
 
@@ -94,6 +98,7 @@ impl Findings {
         if let (Some(min), Some(max)) = (sizes.first(), sizes.last()) {
             lines.push(format!("  image    bytes: min {min}, med {}, max {max}", sizes[sizes.len() / 2]));
         }
+        lines.extend(skipped(&self.skipped).map(|skipped| format!("  skipped  {skipped}")));
         if let Some((index, id, rejected)) = &self.first_bad {
             lines.push(format!(
                 "  bad      first is record {index} ({id}): {}: {}",

@@ -29,6 +29,9 @@ pub struct RunArgs {
     /// Stop after this many records.
     #[arg(long, value_name = "N")]
     limit: Option<u64>,
+    /// An input without a record is fine: succeed with no rows.
+    #[arg(long)]
+    allow_empty: bool,
     /// Remove the run that the output holds, and start anew.
     #[arg(long)]
     overwrite: bool,
@@ -44,7 +47,8 @@ pub fn run(args: &RunArgs, progress: &Progress) -> anyhow::Result<ExitCode> {
     let share = args.checked_share().map_err(Error::from)?;
     let stop = StopSignal::default();
     let received = drain_on_signals(&stop, Duration::from_secs_f64(args.grace))?;
-    let plan = args.pipeline.load().map_err(Error::from)?;
+    let mut plan = args.pipeline.load().map_err(Error::from)?;
+    plan.input.allow_empty |= args.allow_empty;
     let runtime = storage_runtime()?;
     let options = JobOptions { limit: args.limit, stop, overwrite: args.overwrite, share };
     let job = Job::prepare(plan, runtime.handle(), options)?;

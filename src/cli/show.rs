@@ -17,7 +17,7 @@ use sluice::source::Stores;
 use super::parts::{parts, read};
 use super::print::print;
 use super::storage_runtime;
-use super::summary::said;
+use super::summary::{said, skipped};
 
 /// Labels and reasons listed.
 const LISTED: usize = 10;
@@ -103,7 +103,12 @@ pub fn run(args: &ShowArgs) -> anyhow::Result<ExitCode> {
 fn finished(output: &Output) -> anyhow::Result<Vec<String>> {
     let manifest: StoredManifest = serde_json::from_slice(&output.read(MANIFEST)?)
         .with_context(|| format!("{} cannot be read", output.uri_of(MANIFEST)))?;
-    Ok(vec![format!("succeeded: run {}, finished {}", manifest.run_id, manifest.finished_at)])
+    let mut lines = vec![format!("succeeded: run {}, finished {}", manifest.run_id, manifest.finished_at)];
+    if manifest.summary.empty_shards > 0 {
+        lines.push(format!("  {} shards hold no record", manifest.summary.empty_shards));
+    }
+    lines.extend(skipped(&manifest.summary.skipped).map(|skipped| format!("  skipped {skipped}")));
+    Ok(lines)
 }
 
 /// How far a run has come that is not finished.

@@ -2,6 +2,7 @@
 
 use sluice::finish::RunReport;
 use sluice::report::{Outcome, Summary};
+use sluice::skipped::Skipped;
 
 /// The summary of a run that wrote to `output`.
 pub fn text(report: &RunReport, output: &str) -> String {
@@ -19,6 +20,11 @@ pub fn said(outcome: Outcome) -> &'static str {
         Outcome::TooManyErrors => "too many errors: the output is whole, _SUCCESS is not written",
         Outcome::Interrupted => "interrupted: the same command goes on from here",
     }
+}
+
+/// What an input holds that is no record, on one line.
+pub fn skipped(skipped: &Skipped) -> Option<String> {
+    (!skipped.is_empty()).then(|| format!("{} that are no images: {skipped}", skipped.total()))
 }
 
 fn lines(summary: &Summary) -> Vec<String> {
@@ -65,6 +71,10 @@ fn lines(summary: &Summary) -> Vec<String> {
             summary.damaged_shards
         ));
     }
+    if summary.empty_shards > 0 {
+        lines.push(format!("empty      {} shards hold no record", summary.empty_shards));
+    }
+    lines.extend(skipped(&summary.skipped).map(|skipped| format!("skipped    {skipped}")));
     if let Some(shard) = &summary.unfinished_shard {
         lines.push(format!(
             "unfinished {shard} was cut short, {} rows of it are kept",

@@ -18,7 +18,8 @@ pub fn count(stores: &Stores, plan: &Plan, share: Share, limit: Option<u64>) -> 
     if plan.inputs.iter().any(|input| input == "-") {
         return Total::default();
     }
-    list_shards(stores, &plan.inputs, &plan.input).and_then(|shards| sum(shards, share)).unwrap_or_default()
+    let listed = list_shards(stores, &plan.inputs, &plan.input);
+    listed.and_then(|shards| sum(shards.quiet(), share)).unwrap_or_default()
 }
 
 /// Records where every shard is a list of images, and bytes where the listing knows them.
@@ -31,7 +32,9 @@ fn sum(
         let shard = shard?;
         if share.takes(shard.index) {
             let records = match &shard.content {
-                ShardContent::Objects(entries) => Some(entries.len() as u64),
+                ShardContent::Objects(entries) => {
+                    Some(entries.iter().filter(|entry| entry.sidecar.is_none()).count() as u64)
+                }
                 ShardContent::Container(_) => None,
             };
             let bytes = Some(shard.size_bytes()).filter(|&bytes| bytes > 0);
@@ -61,7 +64,7 @@ mod tests {
     }
 
     fn list(index: u64, sizes: &[Option<u64>]) -> Result<ShardRef, SourceError> {
-        let entry = |&size| ManifestEntry { object: object(size), image_id: String::new() };
+        let entry = |&size| ManifestEntry::new(object(size), String::new());
         shard(index, ShardContent::Objects(sizes.iter().map(entry).collect()))
     }
 

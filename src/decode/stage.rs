@@ -98,7 +98,7 @@ pub fn run(
         let mut taken = stream.shard.resume_at;
         let end = loop {
             if left == 0 {
-                break ShardEnd { records: taken, damage: None };
+                break ShardEnd { records: taken, ..ShardEnd::default() };
             }
             let image = match stream.items.recv_unless(stop) {
                 Ok(ShardItem::End(end)) => break end,
@@ -133,9 +133,9 @@ impl From<Halt> for Ending {
 
 impl Shared {
     fn decode(&self, image: EncodedImage) -> Decoded {
-        let EncodedImage { shard, record_index, image_id, content, permit } = image;
+        let EncodedImage { shard, record_index, image_id, member, content, permit } = image;
         let image_bytes = content.as_ref().map_or(0, |bytes| bytes.len() as u64);
-        let mut meta = RecordMeta { shard, record_index, image_id, image_bytes, header: None };
+        let mut meta = RecordMeta { shard, record_index, image_id, member, image_bytes, header: None };
         let outcome = content.and_then(|bytes| {
             if let Some(&signal) = meta.shard.crashed.decoder.get(&record_index) {
                 let error = format!("a native decoder crashed on it before ({})", signal_name(signal));

@@ -18,7 +18,7 @@ use super::output::Output;
 use super::parquet_sink::RunIdentity;
 use super::part::{
     DAMAGE, LABELS, PLAN, PartWriter, PendingPart, ROWS_BY_STATUS, SCHEMA, SHARD, SHARD_BYTES, SHARD_FORMAT,
-    SHARD_IDENTITY, SHARD_VERSION,
+    SHARD_IDENTITY, SHARD_VERSION, SKIPPED,
 };
 use super::schema::{PREDICTIONS, SCHEMA_VERSION};
 use super::stored::part_name;
@@ -115,6 +115,9 @@ impl OpenPart {
         let mut footer = vec![(ROWS_BY_STATUS, self.tally.to_json())];
         footer.extend(end.damage.clone().map(|damage| (DAMAGE, damage)));
         footer.extend(identity.labels.clone().map(|labels| (LABELS, labels)));
+        if !end.skipped.is_empty() {
+            footer.push((SKIPPED, end.skipped.to_json()));
+        }
         let report = PartReport {
             shard: self.shard.name.clone(),
             shard_version: self.shard.version().map(str::to_owned),
@@ -123,6 +126,7 @@ impl OpenPart {
             rows: Some(end.records),
             rows_by_status: Some(self.tally),
             damage: end.damage,
+            skipped: end.skipped,
             ..PartReport::default()
         };
         let file = self.writer.finish(&footer, output)?;

@@ -19,8 +19,8 @@ pub const RUN_ID: &str = "sluice.run_id";
 pub const PLAN: &str = "sluice.plan_sha256";
 
 /// Keys of a predictions part's footer: the name of its shard, the shard's identity, version (ETag or
-/// generation), size and format, its rows by status as JSON, why the shard ended early if it did, and the
-/// class names in output order as a JSON array, if the model has any.
+/// generation), size and format, its rows by status as JSON, why the shard ended early if it did, what it holds that is
+/// no record by kind as JSON if there is any, and the class names in output order as a JSON array, if the model has any.
 pub const SHARD: &str = "sluice.shard";
 pub const SHARD_IDENTITY: &str = "sluice.shard_identity";
 pub const SHARD_VERSION: &str = "sluice.shard_version";
@@ -29,6 +29,7 @@ pub const SHARD_FORMAT: &str = "sluice.shard_format";
 pub const ROWS_BY_STATUS: &str = "sluice.rows_by_status";
 pub const DAMAGE: &str = "sluice.damage";
 pub const LABELS: &str = "sluice.labels";
+pub const SKIPPED: &str = "sluice.skipped";
 
 /// A file being written. Dropped unfinished, it never becomes visible.
 #[derive(Debug)]

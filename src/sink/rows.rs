@@ -38,6 +38,7 @@ pub struct PredictionRows {
     shard: StringBuilder,
     record_index: Int64Builder,
     image_id: StringBuilder,
+    member: StringBuilder,
     status: StringBuilder,
     error: StringBuilder,
     top1_index: Int32Builder,
@@ -62,6 +63,7 @@ impl PredictionRows {
             shard: StringBuilder::new(),
             record_index: Int64Builder::new(),
             image_id: StringBuilder::new(),
+            member: StringBuilder::new(),
             status: StringBuilder::new(),
             error: StringBuilder::new(),
             top1_index: Int32Builder::new(),
@@ -145,6 +147,7 @@ impl PredictionRows {
         self.shard.append_value(&meta.shard.name);
         self.record_index.append_value(meta.record_index as i64);
         self.image_id.append_value(&meta.image_id);
+        self.member.append_option(meta.member.as_deref());
         self.status.append_value(status.as_str());
         self.width.append_option(meta.header.map(|header| header.width as i32));
         self.height.append_option(meta.header.map(|header| header.height as i32));
@@ -167,6 +170,7 @@ impl PredictionRows {
                 Arc::new(self.shard.finish()),
                 Arc::new(self.record_index.finish()),
                 Arc::new(self.image_id.finish()),
+                Arc::new(self.member.finish()),
                 Arc::new(self.status.finish()),
                 Arc::new(self.error.finish()),
                 Arc::new(self.top1_index.finish()),
@@ -337,6 +341,7 @@ mod tests {
             shard: Arc::new(shard),
             record_index,
             image_id: "i".into(),
+            member: None,
             image_bytes: 3,
             header: None,
         }

@@ -28,6 +28,7 @@ pub static PREDICTIONS: LazyLock<SchemaRef> = LazyLock::new(|| {
         Field::new("shard", DataType::Utf8, false),
         Field::new("record_index", DataType::Int64, false),
         Field::new("image_id", DataType::Utf8, false),
+        Field::new("member", DataType::Utf8, true),
         Field::new("status", DataType::Utf8, false),
         Field::new("error", DataType::Utf8, true),
         Field::new("top1_index", DataType::Int32, true),

@@ -19,7 +19,7 @@ use super::crashes::CRASHES;
 use super::fence::DISPLACED;
 use super::output::{MANIFEST, Output, SUCCESS};
 use super::part::{
-    DAMAGE, ROWS_BY_STATUS, RUN_ID, SHARD, SHARD_BYTES, SHARD_FORMAT, SHARD_IDENTITY, SHARD_VERSION,
+    DAMAGE, ROWS_BY_STATUS, RUN_ID, SHARD, SHARD_BYTES, SHARD_FORMAT, SHARD_IDENTITY, SHARD_VERSION, SKIPPED,
 };
 use super::run_record::RUN;
 use super::upload::STAGING;
@@ -379,6 +379,9 @@ impl StoredPart {
         report.rows = Some(tally.rows());
         report.rows_by_status = Some(tally);
         report.damage = value(DAMAGE);
+        if let Some(skipped) = value(SKIPPED) {
+            report.skipped = serde_json::from_str(&skipped).map_err(|error| error.to_string())?;
+        }
         Ok(report)
     }
 }

@@ -1,7 +1,10 @@
 //! Loose images: one object, one record.
 //!
-//! Comes in: the entries of a virtual shard. Goes out: one record for each, in their order.
+//! Comes in: the entries of a virtual shard. Goes out: one record for each, in their order; but none for a companion
+//! of images that does not begin as an image does, which is counted.
 //!
+//! - Whether a companion is a record is known only when it was looked at. A shard that is resumed is gone through from
+//!   its first entry on, and what is a record by its name is passed over without being read.
 //! - What is wrong with one object (gone, denied, replaced since it was listed, named impossibly)
 //!   is that record's reason; a bucket or disk that fails ends the shard. Web servers are as many
 //!   as a manifest names, so whatever one of them answers is the record's own trouble.
@@ -9,6 +12,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -20,9 +24,12 @@ use crate::error::{ReadError, SourceError, StorageError, WrongChecksum};
 use crate::items::{ManifestEntry, ObjectRef, RawRecord, Rejected, Status};
 use crate::retry::again;
 
+use super::companions::{self, HEAD_BYTES, is_image};
 use super::format::{image_content, too_large};
 use super::http_checks::ObjectCrc32c;
 use super::object::{check_unchanged, strong_tag, version_of};
+use super::odd_file::OddFile;
+use super::skips::Skips;
 use super::store::{Location, StoreKind, Stores};
 
 /// Requests under way. Each is a round trip of some 50 ms to a bucket, so 32 make about 600 images
@@ -42,6 +49,9 @@ pub(super) struct FileRecords {
     /// Bytes that may still be fetched ahead.
     room: Arc<Semaphore>,
     max_image_bytes: u64,
+    skips: Skips,
+    /// Records that are passed over before the first one is read.
+    to_pass: u64,
 }
 
 struct InFlight {
@@ -60,51 +70,96 @@ enum Answer {
     Failed(StorageError),
 }
 
+/// An entry and what it holds; `None` for a companion that is no image.
+type Settled = (ManifestEntry, Option<Result<Bytes, Rejected>>);
+
 enum Fetched {
     /// With the room they take, if they were fetched ahead.
     Bytes(Bytes, Option<OwnedSemaphorePermit>),
     TooLarge {
         image_bytes: u64,
     },
+    /// A companion that is no image.
+    NoImage,
 }
 
 impl FileRecords {
-    pub fn new(stores: Stores, entries: Vec<ManifestEntry>, max_image_bytes: u64) -> Self {
+    /// The records of `entries` from the record `first_record` on; what is skipped is counted from the first entry on.
+    pub fn new(
+        stores: Stores,
+        entries: Vec<ManifestEntry>,
+        first_record: u64,
+        max_image_bytes: u64,
+        skips: Skips,
+    ) -> Self {
         let entries = entries.into_iter();
         let room = Arc::new(Semaphore::new(BYTES_IN_FLIGHT as usize));
-        Self { stores, entries, in_flight: VecDeque::new(), room, max_image_bytes }
+        let to_pass = first_record;
+        Self { stores, entries, in_flight: VecDeque::new(), room, max_image_bytes, skips, to_pass }
     }
 
     /// The next image; `None` at the end.
     pub fn next_record(&mut self) -> Result<Option<RawRecord>, ReadError> {
-        self.request_ahead();
-        let Some(InFlight { entry, kind, turn, answer }) = self.in_flight.pop_front() else {
-            return Ok(None);
-        };
-        turn.notify_one();
-        let content = match answer {
-            Answer::Rejected(rejected) => Err(rejected),
-            Answer::Failed(error) => return Err(error.into()),
-            Answer::Coming(task) => {
-                let fetched = self.stores.runtime().block_on(task).unwrap_or_else(|error| Err(error.into()));
-                match fetched {
-                    Ok(Fetched::Bytes(bytes, room)) => {
-                        drop(room);
-                        image_content(bytes, self.max_image_bytes)
-                    }
-                    Ok(Fetched::TooLarge { image_bytes }) => {
-                        Err(too_large(image_bytes, self.max_image_bytes))
-                    }
-                    Err(source) => match object_fault(&source, &entry.object, kind) {
-                        Some(what) => Err(unreadable(&entry, &what)),
-                        None if kind == Some(StoreKind::Http) => Err(unreadable(&entry, &cause(&source))),
-                        None => return Err(StorageError { uri: entry.object.uri, source }.into()),
-                    },
+        self.pass_over()?;
+        loop {
+            self.request_ahead();
+            let Some(waiting) = self.in_flight.pop_front() else { return Ok(None) };
+            let (entry, content) = self.settle(waiting)?;
+            self.request_ahead();
+            match (content, entry.sidecar) {
+                (None, Some(kind)) => self.skips.add(kind, &entry.object.uri),
+                (content, _) => {
+                    let content = content.unwrap_or_else(|| Err(unreadable(&entry, "it is no image")));
+                    return Ok(Some(RawRecord::new(entry.image_id, content)));
                 }
             }
+        }
+    }
+
+    /// Pass over the records that a checkpoint holds.
+    fn pass_over(&mut self) -> Result<(), ReadError> {
+        while self.to_pass > 0 {
+            let next: Vec<_> = self.entries.as_slice().iter().take(REQUESTS_IN_FLIGHT).cloned().collect();
+            if next.is_empty() {
+                let message = "it holds fewer images than a checkpoint has rows of it";
+                return Err(ReadError::Corrupt(message.to_owned()));
+            }
+            let looks = companions::look_at_all(&self.stores, &next)?;
+            for (entry, is_record) in next.into_iter().zip(looks) {
+                match entry.sidecar {
+                    _ if self.to_pass == 0 => break,
+                    Some(kind) if !is_record => self.skips.add(kind, &entry.object.uri),
+                    _ => self.to_pass -= 1,
+                }
+                self.entries.next();
+            }
+        }
+        Ok(())
+    }
+
+    /// Wait for an entry's answer; `None` for a companion that is no image.
+    fn settle(&self, waiting: InFlight) -> Result<Settled, ReadError> {
+        let InFlight { entry, kind, turn, answer } = waiting;
+        turn.notify_one();
+        let task = match answer {
+            Answer::Rejected(rejected) => return Ok((entry, Some(Err(rejected)))),
+            Answer::Failed(error) => return Err(error.into()),
+            Answer::Coming(task) => task,
         };
-        self.request_ahead();
-        Ok(Some(RawRecord { image_id: entry.image_id, content }))
+        let content = match self.stores.runtime().block_on(task).unwrap_or_else(|error| Err(error.into())) {
+            Ok(Fetched::NoImage) => None,
+            Ok(Fetched::Bytes(bytes, room)) => {
+                drop(room);
+                Some(image_content(bytes, self.max_image_bytes))
+            }
+            Ok(Fetched::TooLarge { image_bytes }) => Some(Err(too_large(image_bytes, self.max_image_bytes))),
+            Err(source) => match object_fault(&source, &entry.object, kind) {
+                Some(what) => Some(Err(unreadable(&entry, &what))),
+                None if kind == Some(StoreKind::Http) => Some(Err(unreadable(&entry, &cause(&source)))),
+                None => return Err(StorageError { uri: entry.object.uri, source }.into()),
+            },
+        };
+        Ok((entry, content))
     }
 
     fn request_ahead(&mut self) {
@@ -120,8 +175,16 @@ impl FileRecords {
         let settled = |entry, answer| InFlight { entry, kind: None, turn: Arc::new(Notify::new()), answer };
         if let Some(size) = entry.object.size_bytes
             && size > self.max_image_bytes
+            && entry.sidecar.is_none()
         {
             return settled(entry, Answer::Rejected(too_large(size, self.max_image_bytes)));
+        }
+        let gate = Gate { room: Arc::clone(&self.room), turn: Arc::clone(&turn) };
+        let runtime = self.stores.runtime();
+        if let Some(path) = entry.path.clone() {
+            let fetch = fetch_file(path, entry.clone(), self.max_image_bytes, gate);
+            let answer = Answer::Coming(runtime.spawn(fetch));
+            return InFlight { entry, kind: Some(StoreKind::Local), turn, answer };
         }
         let location = match self.stores.resolve(&entry.object.uri) {
             Ok(location) => location,
@@ -131,10 +194,9 @@ impl FileRecords {
                 return settled(entry, Answer::Rejected(rejected));
             }
         };
-        let gate = Gate { room: Arc::clone(&self.room), turn: Arc::clone(&turn) };
         let kind = Some(location.kind);
-        let fetch = fetch(location, entry.object.clone(), self.max_image_bytes, gate);
-        let answer = Answer::Coming(self.stores.runtime().spawn(fetch));
+        let fetch = fetch(location, entry.clone(), self.max_image_bytes, gate);
+        let answer = Answer::Coming(runtime.spawn(fetch));
         InFlight { entry, kind, turn, answer }
     }
 }
@@ -168,11 +230,15 @@ impl Gate {
 }
 
 async fn fetch(
-    Location { kind, store, path, .. }: Location,
-    known: ObjectRef,
+    location: Location,
+    entry: ManifestEntry,
     max_image_bytes: u64,
     gate: Gate,
 ) -> object_store::Result<Fetched> {
+    if entry.sidecar.is_some() && !companions::begins_as_image(&location, &entry.object).await? {
+        return Ok(Fetched::NoImage);
+    }
+    let (Location { kind, store, path, .. }, known) = (location, entry.object);
     let options =
         GetOptions { if_match: known.version.as_deref().and_then(strong_tag), ..GetOptions::default() };
     // a web server is asked once: there may be any number of them, each with its own troubles
@@ -211,6 +277,26 @@ async fn fetch(
     Ok(Fetched::Bytes(bytes.await?, room))
 }
 
+/// The same for a file under a name that no store can address.
+async fn fetch_file(
+    path: PathBuf,
+    entry: ManifestEntry,
+    max_image_bytes: u64,
+    gate: Gate,
+) -> object_store::Result<Fetched> {
+    let file = OddFile { path, uri: entry.object.uri };
+    if entry.sidecar.is_some() && !is_image(&file.head(HEAD_BYTES)?) {
+        return Ok(Fetched::NoImage);
+    }
+    let image_bytes = file.size_of_version(entry.object.version.as_deref())?;
+    if image_bytes > max_image_bytes {
+        return Ok(Fetched::TooLarge { image_bytes });
+    }
+    let room = gate.pass(image_bytes).await;
+    let bytes = tokio::task::spawn_blocking(move || file.read(image_bytes)).await??;
+    Ok(Fetched::Bytes(bytes, room))
+}
+
 /// Compare an image with the checksum that its store told. Where the connection broke, its rest has come as an
 /// answer of its own, of which nobody else sees whether it fits.
 fn check_sum(bytes: &Bytes, stored: Option<ObjectCrc32c>) -> object_store::Result<()> {
@@ -240,7 +326,11 @@ fn unreadable(entry: &ManifestEntry, what: &str) -> Rejected {
 ///
 /// What a listing has found is taken to be there: if its bucket or folder is gone by now, or a bucket
 /// denies it, then the others are as lost, and a run that went on would write a row of that for each.
-fn object_fault(error: &object_store::Error, object: &ObjectRef, kind: Option<StoreKind>) -> Option<String> {
+pub(super) fn object_fault(
+    error: &object_store::Error,
+    object: &ObjectRef,
+    kind: Option<StoreKind>,
+) -> Option<String> {
     let said = |what: &str| Some(what.to_owned());
     let listed = object.size_bytes.is_some();
     match error {
@@ -289,11 +379,12 @@ mod tests {
 
     fn entry(uri: String, size_bytes: Option<u64>, version: Option<&str>) -> ManifestEntry {
         let version = version.map(str::to_owned);
-        ManifestEntry { image_id: uri.clone(), object: ObjectRef { uri, size_bytes, version } }
+        let object = ObjectRef { uri: uri.clone(), size_bytes, version };
+        ManifestEntry::new(object, uri)
     }
 
     fn read(stores: &Stores, entries: Vec<ManifestEntry>, max: u64) -> Vec<RawRecord> {
-        let mut reader = FileRecords::new(stores.clone(), entries, max);
+        let mut reader = FileRecords::new(stores.clone(), entries, 0, max, Skips::default());
         let mut found = Vec::new();
         while let Some(record) = reader.next_record().expect("no storage error") {
             found.push(record);
@@ -371,7 +462,7 @@ mod tests {
         // room for none, for one and a half, for all
         for room in [5, 15, 1000] {
             let entries = names.iter().map(|name| entry(name.clone(), None, None)).collect();
-            let mut reader = FileRecords::new(stores.clone(), entries, 10);
+            let mut reader = FileRecords::new(stores.clone(), entries, 0, 10, Skips::default());
             reader.room = Arc::new(Semaphore::new(room));
             for name in &names {
                 let record = reader.next_record().expect("no storage error").expect("a record");

@@ -19,6 +19,7 @@ use super::compression::decompressed;
 use super::files::FileRecords;
 use super::object::Object;
 use super::parquet::ParquetRecords;
+use super::skips::Skips;
 use super::store::Stores;
 use super::tfrecord::TfRecords;
 use super::webdataset::TarRecords;
@@ -31,6 +32,8 @@ pub struct OpenedShard {
     /// Position in the shard of the first of `records`: no later than where the shard is to be resumed.
     pub first_record: u64,
     pub records: Records,
+    /// What is passed over on the way; all of it once `records` has ended.
+    pub skips: Skips,
 }
 
 /// What the readers of all formats need to know of the plan.
@@ -70,19 +73,26 @@ pub fn open_shard(
 ) -> Result<OpenedShard, ReadError> {
     let object = match &shard.content {
         ShardContent::Objects(entries) => {
-            let first_record = shard.resume_at.min(entries.len() as u64);
-            let entries = entries[first_record as usize..].to_vec();
-            let mut reader = FileRecords::new(stores.clone(), entries, options.max_image_bytes);
+            // of those that a checkpoint holds as many are passed over as there are
+            let first_record = shard.resume_at;
+            let skips = Skips::default();
+            let mut reader = FileRecords::new(
+                stores.clone(),
+                entries.clone(),
+                first_record,
+                options.max_image_bytes,
+                skips.clone(),
+            );
             let next = move || guarded(ShardFormat::Files, || reader.next_record());
-            return Ok(OpenedShard { first_record, records: records(next) });
+            return Ok(OpenedShard { first_record, records: records(next), skips });
         }
         ShardContent::Container(object) => stores.open(object).map_err(unreadable)?,
     };
-    let format = shard.format;
-    let inner = guarded(format, || open_container(&object, format, options));
+    let (format, skips) = (shard.format, Skips::default());
+    let inner = guarded(format, || open_container(&object, format, options, &skips));
     let mut inner = inner.map_err(|error| blame(&object, error))?;
     let inner = records(move || guarded(format, || inner.next().transpose()));
-    Ok(OpenedShard { first_record: 0, records: Box::new(Blamed { object, inner, ended: false }) })
+    Ok(OpenedShard { first_record: 0, records: Box::new(Blamed { object, inner, ended: false }), skips })
 }
 
 /// Run a step of a format's reader. A panic, in a library above all, is damage of the shard: the reader is not used
@@ -97,7 +107,12 @@ pub(super) fn guarded<T>(
     })
 }
 
-fn open_container(object: &Object, format: ShardFormat, options: &ReadOptions) -> Result<Records, ReadError> {
+fn open_container(
+    object: &Object,
+    format: ShardFormat,
+    options: &ReadOptions,
+    skips: &Skips,
+) -> Result<Records, ReadError> {
     let content = || decompressed(object.reader()).map_err(|error| ReadError::Corrupt(error.to_string()));
     Ok(match format {
         ShardFormat::Tfrecord => {
@@ -105,7 +120,7 @@ fn open_container(object: &Object, format: ShardFormat, options: &ReadOptions) -
             records(move || reader.next_record())
         }
         ShardFormat::Webdataset => {
-            let mut reader = TarRecords::new(content()?, options.max_image_bytes);
+            let mut reader = TarRecords::new(content()?, options, skips.clone());
             records(move || reader.next_record())
         }
         ShardFormat::Parquet => {
@@ -233,7 +248,7 @@ mod tests {
     }
 
     fn record() -> RawRecord {
-        RawRecord { image_id: "x".to_owned(), content: Ok(Bytes::from_static(b"x")) }
+        RawRecord::new("x", Ok(Bytes::from_static(b"x")))
     }
 
     #[test]

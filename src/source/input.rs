@@ -5,8 +5,8 @@
 //!
 //! - A name that exists as it stands is that object or folder, whatever characters it has.
 //! - In globs `*`, `?` and `[…]` stay inside one folder, `**` crosses folders, `{a,b}` is either.
-//! - Hidden names, those that start with a dot or an underscore like `.DS_Store` and `_SUCCESS`,
-//!   are taken only by a glob that spells such a name out or an input that names the object.
+//! - Hidden names, those that start with a dot like `.DS_Store`, are taken only by a glob that spells such a name out
+//!   or an input that names the object. So are containers behind an underscore.
 
 use std::collections::HashSet;
 
@@ -15,6 +15,7 @@ use globset::{GlobBuilder, GlobMatcher};
 use crate::error::{SourceError, StorageError};
 use crate::items::ObjectRef;
 
+use super::naming::{self, Rule, is_hidden};
 use super::store::{Location, StoreKind, Stores};
 
 /// Characters that make a pattern of a name.
@@ -49,6 +50,7 @@ pub(super) struct Glob {
     /// How many folders deep matches can lie, 1 being directly below; `None` with `**`.
     pub max_depth: Option<usize>,
     takes_hidden: bool,
+    takes_underscored: bool,
     /// For the folders on the way to a match, from the first on, as far as each stands for one folder.
     folders: Vec<GlobMatcher>,
 }
@@ -59,14 +61,31 @@ pub(super) struct FolderRules {
     folders: Vec<GlobMatcher>,
 }
 
+/// What a walk does with a folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Folder {
+    /// Something below may be asked for.
+    Descend,
+    /// Something below may be asked for, but for its being hidden.
+    Hidden,
+    /// Nothing below is asked for.
+    Outside,
+}
+
 impl FolderRules {
-    /// Whether anything below the folder `name`, which is relative to the input's, may be asked for.
-    pub fn descend(&self, name: &str) -> bool {
+    /// What to do with the folder `name`, which is relative to the input's.
+    pub fn judge(&self, name: &str) -> Folder {
         let mut parts = name.split('/').enumerate();
-        parts.all(|(depth, part)| {
-            let hidden = !self.takes_hidden && is_hidden(part) || part == LOST_AND_FOUND;
-            !hidden && self.folders.get(depth).is_none_or(|folder| folder.is_match(part))
-        })
+        let inside = parts.all(|(depth, part)| {
+            part != LOST_AND_FOUND && self.folders.get(depth).is_none_or(|folder| folder.is_match(part))
+        });
+        if !inside {
+            Folder::Outside
+        } else if !self.takes_hidden && is_hidden(name) {
+            Folder::Hidden
+        } else {
+            Folder::Descend
+        }
     }
 }
 
@@ -132,7 +151,8 @@ impl Input {
             matcher: matcher.compile_matcher(),
             literal: uri[folder_end..literal_end].to_owned(),
             max_depth: (!pattern.contains("**")).then(|| pattern.matches('/').count() + 1),
-            takes_hidden: pattern.split('/').any(is_hidden),
+            takes_hidden: is_hidden(pattern),
+            takes_underscored: pattern.split('/').any(|part| part.starts_with('_')),
             folders: folder_matchers(pattern),
         };
         Ok(Self { uri: uri.to_owned(), location, shape: Shape::Glob(glob) })
@@ -176,7 +196,13 @@ impl Input {
     /// Whether `name` or a folder on its way is hidden from this input.
     pub fn hides(&self, name: &str) -> bool {
         let takes_hidden = matches!(&self.shape, Shape::Glob(glob) if glob.takes_hidden);
-        !takes_hidden && name.split('/').any(is_hidden)
+        !takes_hidden && is_hidden(name)
+    }
+
+    /// What is to be done with the object `name` that its listing found, by the name alone.
+    pub fn rule(&self, name: &str) -> Rule {
+        let takes_underscored = matches!(&self.shape, Shape::Glob(glob) if glob.takes_underscored);
+        if self.hides(name) { Rule::Skip(naming::HIDDEN) } else { naming::listed(name, takes_underscored) }
     }
 }
 
@@ -247,10 +273,6 @@ fn folder_matchers(pattern: &str) -> Vec<GlobMatcher> {
     matchers.map_while(|glob| glob.ok().map(|glob| glob.compile_matcher())).collect()
 }
 
-fn is_hidden(part: &str) -> bool {
-    part.starts_with(['.', '_'])
-}
-
 fn with_slash(mut folder: String) -> String {
     if !folder.is_empty() && !folder.ends_with('/') {
         folder.push('/');
@@ -290,9 +312,11 @@ mod tests {
             ("**/*.jpg", "a.jpg", true),
             ("d?/[ab].{jpg,png}", "d1/b.png", true),
             ("d?/[ab].{jpg,png}", "d1/c.png", false),
-            ("*", "_SUCCESS", false),
+            ("*", ".DS_Store", false),
+            ("*", "_DSC0002.JPG", true),
             ("**/*.jpg", ".cache/a.jpg", false),
             ("_*/a.jpg", "_x/a.jpg", true),
+            (".*/a.jpg", ".x/a.jpg", true),
         ];
         for (pattern, name, expected) in cases {
             let input =

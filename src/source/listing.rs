@@ -8,9 +8,11 @@
 //! - Held at any time: one local folder's names or one page of a bucket's, and the images of one
 //!   unfinished virtual shard.
 //! - Loose images are cut into virtual shards of `files_per_shard`. One never mixes inputs nor
-//!   spans a container or manifest between its images.
-//! - Shard names are unique: a container's is its URI, a virtual shard's is its first image's URI,
-//!   `+` and its number of images (`gs://b/cat.jpg+1000`), a manifest's is the manifest's URI, `#`
+//!   spans a container or manifest between its images. Companions of images, which are looked at when they are read,
+//!   go with the next images, or are a shard of their own at the input's end.
+//! - Nothing that is found is dropped without being counted.
+//! - Shard names are unique: a container's is its URI, a virtual shard's is its first object's URI,
+//!   `+` and its number of objects (`gs://b/cat.jpg+1000`), a manifest's is the manifest's URI, `#`
 //!   and its first entry's line, `+` and its number of entries (`list.txt#1+1000`). An object that
 //!   two inputs match belongs to the first.
 
@@ -21,13 +23,22 @@ use crate::config::{InputFormat, InputSection};
 use crate::error::SourceError;
 use crate::items::{ManifestEntry, ObjectRef, ShardContent, ShardFormat, ShardRef};
 
+use super::companions;
 use super::compression::decompressed;
-use super::detect::{ObjectKind, SNIFF_BYTES, by_bytes, by_name};
+use super::detect::{SNIFF_BYTES, by_bytes};
 use super::input::{Earlier, Input, refuse_repeated};
 use super::manifest::ManifestEntries;
-use super::names::{Listed, Names, names};
+use super::names::{Found, Listed, Names, names};
+use super::naming::{self, Rule};
 use super::object::Object;
+use super::skips::{SkipWarnings, Skips};
 use super::store::{StoreKind, Stores};
+
+/// Companions of images that go into one virtual shard, for each image that it may hold.
+const SIDECARS_PER_IMAGE: usize = 4;
+
+/// Companions looked at together.
+const LOOKS_AT_ONCE: usize = 32;
 
 /// List the shards of `uris`, read as `input` says. Inputs without glob characters are looked up now, so that a typo is
 /// found before any work is done; nothing is listed yet.
@@ -43,15 +54,20 @@ pub fn list_shards(stores: &Stores, uris: &[String], input: &InputSection) -> Re
         stores: stores.clone(),
         format: input.format,
         files_per_shard: input.files_per_shard,
+        allow_empty: input.allow_empty,
+        has_keys: input.image_key.is_some() || input.id_key.is_some(),
         inputs,
         position: 0,
         earlier: Earlier::default(),
         names: None,
         manifest: None,
         loose: Vec::new(),
+        loose_images: 0,
         ready: VecDeque::new(),
         next_index: 0,
         tally: Tally::default(),
+        skips: Skips::default(),
+        warnings: Some(SkipWarnings::default()),
         ended: false,
     })
 }
@@ -63,6 +79,9 @@ pub struct ShardList {
     stores: Stores,
     format: InputFormat,
     files_per_shard: usize,
+    allow_empty: bool,
+    /// Whether the plan names a key of image or id, and loose images have not come yet, which know none.
+    has_keys: bool,
     inputs: Vec<Input>,
     /// The input being listed.
     position: usize,
@@ -71,25 +90,30 @@ pub struct ShardList {
     names: Option<Names>,
     /// A manifest met among them, being read.
     manifest: Option<Manifest>,
-    /// Images of the virtual shard being put together.
+    /// Objects of the virtual shard being put together, and how many of them are images by name.
     loose: Vec<ManifestEntry>,
+    loose_images: usize,
     /// Shards found and not yet handed out: a virtual shard and the container that ended it.
     ready: VecDeque<ShardRef>,
     next_index: u64,
     tally: Tally,
+    /// What is in no shard, in all inputs.
+    skips: Skips,
+    /// `None` where nothing is to be told.
+    warnings: Option<SkipWarnings>,
     ended: bool,
 }
 
 /// What became of the names of one input.
 #[derive(Default)]
 struct Tally {
+    /// Containers, images and lines of manifests.
     taken: u64,
-    hidden: u64,
-    unknown: u64,
-    first_unknown: Option<String>,
-    unreadable: u64,
+    /// Companions of images, that are in a shard.
+    sidecars: u64,
     repeated: u64,
     manifests: u64,
+    skips: Skips,
 }
 
 struct Manifest {
@@ -134,54 +158,67 @@ impl ShardList {
     }
 
     fn take(&mut self, listed: Listed) -> Result<(), SourceError> {
-        let input = &self.inputs[self.position];
         match listed {
-            Listed::Unreadable(name) => {
-                tracing::debug!(input = input.uri, name, "skipped a name that cannot be addressed");
-                self.tally.unreadable += 1;
+            Listed::Passed(kind, name) => {
+                self.skip(kind, &name);
                 Ok(())
             }
             Listed::Named(object) => {
-                let id = input.location.id();
-                let listed_kind = self.listed_kind(&object.uri).is_some();
-                if self.earlier.took(&self.inputs, &id, listed_kind) {
+                let id = self.inputs[self.position].location.id();
+                let is_listed = !naming::is_manifest(&object.uri) || self.format == InputFormat::Manifest;
+                if self.earlier.took(&self.inputs, &id, is_listed) {
                     self.tally.repeated += 1;
                     return Ok(());
                 }
-                let kind = self.named_kind(&object)?;
-                self.add(kind, object)
+                let rule = self.named_rule(&object)?;
+                self.add(rule, ManifestEntry::new(object.clone(), object.uri))
             }
-            Listed::Found(found) => {
-                if !input.matches(&found.name) {
-                    return Ok(());
-                }
-                if input.hides(&found.name) {
-                    self.tally.hidden += 1;
-                    return Ok(());
-                }
-                let Some(kind) = self.listed_kind(&found.name) else {
-                    let base = found.name.rsplit('/').next().unwrap_or(&found.name);
-                    if found.size_bytes == Some(0) && !base.contains('.') {
-                        // as a rule made to show a folder; there is nothing in it to score in any case
-                        return Ok(());
-                    }
-                    tracing::debug!(input = input.uri, name = found.name, "skipped a name of unknown type");
-                    self.tally.unknown += 1;
-                    self.tally.first_unknown.get_or_insert(found.name);
-                    return Ok(());
-                };
-                if self.earlier.took(&self.inputs, &(input.base_id() + &found.name), true) {
-                    self.tally.repeated += 1;
-                    return Ok(());
-                }
-                let uri = input.base_uri() + &found.name;
-                let is_bucket = input.location.kind == StoreKind::Bucket;
-                if is_bucket && found.size_bytes == Some(0) && self.is_folder_marker(&uri)? {
-                    return Ok(());
-                }
-                self.add(kind, ObjectRef { uri, size_bytes: found.size_bytes, version: found.version })
-            }
+            Listed::Found(found) => self.take_found(found),
         }
+    }
+
+    fn take_found(&mut self, found: Found) -> Result<(), SourceError> {
+        let Found { name, path, size_bytes, version } = found;
+        let input = &self.inputs[self.position];
+        if !input.matches(&name) {
+            return Ok(());
+        }
+        let uri = input.base_uri() + &name;
+        let rule = match self.listed_rule(&name) {
+            // what cannot be addressed can still be looked at as one file
+            Rule::Container(_) | Rule::Manifest if path.is_some() => Rule::Image,
+            rule => naming::of_size(rule, &name, size_bytes.unwrap_or(u64::MAX)),
+        };
+        if let Rule::Skip(kind) = rule {
+            self.skip(kind, &name);
+            return Ok(());
+        }
+        if self.earlier.took(&self.inputs, &(input.base_id() + &name), true) {
+            self.tally.repeated += 1;
+            return Ok(());
+        }
+        let is_bucket = input.location.kind == StoreKind::Bucket;
+        if is_bucket && size_bytes == Some(0) && self.is_folder_marker(&uri)? {
+            self.skip(naming::FOLDER_MARKER, &name);
+            return Ok(());
+        }
+        let object = ObjectRef { uri: uri.clone(), size_bytes, version };
+        self.add(rule, ManifestEntry { path, ..ManifestEntry::new(object, uri) })
+    }
+
+    fn skip(&mut self, kind: &'static str, name: &str) {
+        self.tally.skips.add(kind, name);
+        self.skips.add(kind, name);
+    }
+
+    /// The same list without a warning, for who lists once more.
+    pub fn quiet(self) -> Self {
+        Self { warnings: None, ..self }
+    }
+
+    /// What has been found that is in no shard; all of it once the list has ended.
+    pub fn skips(&self) -> Skips {
+        self.skips.clone()
     }
 
     /// Whether an object of no bytes that was listed as `uri` is not there by this name: consoles make an
@@ -195,54 +232,99 @@ impl ShardList {
     }
 
     /// What to do with an object that was found by listing, by its name.
-    fn listed_kind(&self, name: &str) -> Option<ObjectKind> {
-        match self.format {
-            // a text file in a folder of images is a caption or a readme, not a list
-            InputFormat::Auto => by_name(name).filter(|kind| *kind != ObjectKind::Manifest),
-            InputFormat::Tfrecord => Some(ObjectKind::Shard(ShardFormat::Tfrecord)),
-            InputFormat::Webdataset => Some(ObjectKind::Shard(ShardFormat::Webdataset)),
-            InputFormat::Parquet => Some(ObjectKind::Shard(ShardFormat::Parquet)),
-            InputFormat::Files => Some(ObjectKind::Shard(ShardFormat::Files)),
-            InputFormat::Manifest => Some(ObjectKind::Manifest),
+    fn listed_rule(&self, name: &str) -> Rule {
+        let by_name = self.inputs[self.position].rule(name);
+        let format = match self.format {
+            InputFormat::Auto => return by_name,
+            InputFormat::Tfrecord => ShardFormat::Tfrecord,
+            InputFormat::Webdataset => ShardFormat::Webdataset,
+            InputFormat::Parquet => ShardFormat::Parquet,
+            InputFormat::Files | InputFormat::Manifest => ShardFormat::Files,
+        };
+        match by_name {
+            Rule::Skip(_) => by_name,
+            Rule::Sidecar(naming::UNDERSCORE) if format == ShardFormat::Files => by_name,
+            Rule::Sidecar(naming::UNDERSCORE) => Rule::Skip(naming::UNDERSCORE),
+            _ if self.format == InputFormat::Files => Rule::Image,
+            _ if self.format == InputFormat::Manifest => Rule::Manifest,
+            _ => Rule::Container(format),
         }
     }
 
-    /// What to do with an object that an input names: its name decides, then its first bytes.
-    fn named_kind(&self, object: &ObjectRef) -> Result<ObjectKind, SourceError> {
-        let by_name = self.listed_kind(&object.uri).or_else(|| by_name(&object.uri));
-        if let Some(kind) = by_name {
-            return Ok(kind);
+    /// What to do with an object that an input names: the format that is set decides, then its name, then its first
+    /// bytes. A text is a list of images, unless it is an image that is called so.
+    fn named_rule(&self, object: &ObjectRef) -> Result<Rule, SourceError> {
+        match self.format {
+            InputFormat::Auto => {}
+            InputFormat::Tfrecord => return Ok(Rule::Container(ShardFormat::Tfrecord)),
+            InputFormat::Webdataset => return Ok(Rule::Container(ShardFormat::Webdataset)),
+            InputFormat::Parquet => return Ok(Rule::Container(ShardFormat::Parquet)),
+            InputFormat::Files => return Ok(Rule::Image),
+            InputFormat::Manifest => return Ok(Rule::Manifest),
+        }
+        if let Some(format) = naming::container(&object.uri) {
+            return Ok(Rule::Container(format));
+        }
+        if naming::has_image_extension(&object.uri) {
+            return Ok(Rule::Image);
         }
         let opened = self.stores.open(object)?;
         let head = opened.read_range(0..opened.size_bytes().min(SNIFF_BYTES))?;
-        by_bytes(&head).map(ObjectKind::Shard).ok_or_else(|| SourceError::Uri {
-            uri: object.uri.clone(),
-            message: "neither its name nor its first bytes tell its format; set input.format".to_owned(),
-        })
+        match by_bytes(&head) {
+            Some(ShardFormat::Files) => Ok(Rule::Image),
+            // a packed list has no more of a beginning than a plain one
+            _ if naming::is_manifest(&object.uri) => Ok(Rule::Manifest),
+            Some(format) => Ok(Rule::Container(format)),
+            None => Err(SourceError::Uri {
+                uri: object.uri.clone(),
+                message: "neither its name nor its first bytes tell its format; set input.format".to_owned(),
+            }),
+        }
     }
 
-    fn add(&mut self, kind: ObjectKind, object: ObjectRef) -> Result<(), SourceError> {
-        match kind {
-            ObjectKind::Shard(ShardFormat::Files) => {
+    fn add(&mut self, rule: Rule, entry: ManifestEntry) -> Result<(), SourceError> {
+        match rule {
+            Rule::Image => {
                 self.tally.taken += 1;
-                self.loose.push(ManifestEntry { image_id: object.uri.clone(), object });
-                if self.loose.len() == self.files_per_shard {
-                    self.flush_loose();
-                }
+                self.loose_images += 1;
+                self.tell_of_keys(&entry.object.uri);
+                self.add_loose(entry);
             }
-            ObjectKind::Shard(format) => {
+            Rule::Sidecar(kind) => {
+                self.tally.sidecars += 1;
+                self.add_loose(ManifestEntry { sidecar: Some(kind), ..entry });
+            }
+            Rule::Container(format) => {
                 self.tally.taken += 1;
-                self.flush_loose();
-                let object = self.versioned(object)?;
+                self.flush_images();
+                let object = self.versioned(entry.object)?;
                 self.push(object.uri.clone(), format, ShardContent::Container(object));
             }
-            ObjectKind::Manifest => {
-                self.flush_loose();
+            Rule::Manifest => {
+                self.flush_images();
                 self.tally.manifests += 1;
-                self.manifest = Some(Manifest::open(&self.stores, &object)?);
+                self.manifest = Some(Manifest::open(&self.stores, &entry.object, self.skips.clone())?);
             }
+            Rule::Skip(kind) => self.skip(kind, &entry.object.uri),
         }
         Ok(())
+    }
+
+    fn add_loose(&mut self, entry: ManifestEntry) {
+        self.loose.push(entry);
+        let sidecars = self.loose.len() - self.loose_images;
+        if self.loose_images == self.files_per_shard
+            || sidecars >= SIDECARS_PER_IMAGE.saturating_mul(self.files_per_shard)
+        {
+            self.flush_loose();
+        }
+    }
+
+    /// A key that the plan names has no meaning for `uri`, an image.
+    fn tell_of_keys(&mut self, uri: &str) {
+        if std::mem::take(&mut self.has_keys) && self.warnings.is_some() {
+            tracing::warn!(uri, "input.image_key and input.id_key have no meaning for loose images");
+        }
     }
 
     /// A walk of folders tells no versions. Containers are few enough to be asked for theirs.
@@ -278,7 +360,15 @@ impl ShardList {
         Ok(())
     }
 
+    /// End the virtual shard before a container; companions alone wait for more.
+    fn flush_images(&mut self) {
+        if self.loose_images > 0 {
+            self.flush_loose();
+        }
+    }
+
     fn flush_loose(&mut self) {
+        self.loose_images = 0;
         let entries = std::mem::take(&mut self.loose);
         if let Some(first) = entries.first() {
             let name = format!("{}+{}", first.object.uri, entries.len());
@@ -299,25 +389,43 @@ impl ShardList {
     }
 
     fn finish_input(&mut self) -> Result<(), SourceError> {
-        self.flush_loose();
         let uri = self.inputs[self.position].uri.clone();
-        let tally = std::mem::take(&mut self.tally);
-        if tally.taken + tally.repeated == 0 {
-            return Err(SourceError::NoInput { uri, message: tally.to_string() });
+        if self.tally.taken + self.tally.repeated == 0 && self.tally.sidecars == self.loose.len() as u64 {
+            self.look_at_sidecars()?;
         }
-        if tally.unknown + tally.unreadable + tally.repeated > 0 {
-            tracing::warn!(
-                input = uri,
-                unknown = tally.unknown,
-                first_unknown = tally.first_unknown,
-                unreadable = tally.unreadable,
-                repeated = tally.repeated,
-                "skipped names of unknown type, names that cannot be addressed and objects of earlier inputs"
-            );
+        self.flush_loose();
+        let tally = std::mem::take(&mut self.tally);
+        if let Some(warnings) = &self.warnings {
+            warnings.warn(&uri, &tally.skips);
+        }
+        if tally.taken + tally.sidecars + tally.repeated == 0 {
+            if !self.allow_empty {
+                return Err(SourceError::NoInput { uri, message: tally.to_string() });
+            }
+            if self.warnings.is_some() {
+                tracing::warn!(input = uri, found = %tally, "input holds nothing to score, which is allowed");
+            }
+        } else if tally.repeated > 0 && self.warnings.is_some() {
+            tracing::warn!(input = uri, repeated = tally.repeated, "skipped objects of earlier inputs");
         }
         self.earlier.add(&self.inputs, self.position);
         self.names = None;
         self.position += 1;
+        Ok(())
+    }
+
+    /// Nothing but companions of images has come, so they are looked at now: an input without an image is to be told
+    /// before a run begins.
+    fn look_at_sidecars(&mut self) -> Result<(), SourceError> {
+        for entries in self.loose.chunks(LOOKS_AT_ONCE) {
+            if companions::look_at_all(&self.stores, entries)?.contains(&true) {
+                return Ok(());
+            }
+        }
+        for ManifestEntry { object, sidecar, .. } in std::mem::take(&mut self.loose) {
+            self.skip(sidecar.unwrap_or(naming::NO_EXTENSION), &object.uri);
+        }
+        self.tally.sidecars = 0;
         Ok(())
     }
 }
@@ -328,34 +436,26 @@ impl std::fmt::Display for Tally {
         if self.manifests > 0 {
             return f.write_str("the manifest names no image");
         }
-        if self.hidden + self.unknown + self.unreadable == 0 {
+        let skipped = self.skips.counts();
+        if skipped.is_empty() {
             return f.write_str("nothing matches");
         }
-        let mut comma = "";
-        if let Some(first) = &self.first_unknown {
-            write!(f, "{} of unknown type, such as {first} (set input.format?)", self.unknown)?;
-            comma = ", ";
-        }
-        for (count, what) in
-            [(self.hidden, "hidden"), (self.unreadable, "with names that cannot be addressed")]
-        {
-            if count > 0 {
-                write!(f, "{comma}{count} {what}")?;
-                comma = ", ";
-            }
+        write!(f, "skipped {} that are no images: {skipped}", skipped.total())?;
+        if ["txt", "jsonl", "ndjson"].iter().any(|kind| skipped.of(kind) > 0) {
+            f.write_str(" (a list of images is named itself, or read with input.format = \"manifest\")")?;
         }
         Ok(())
     }
 }
 
 impl Manifest {
-    fn open(stores: &Stores, object: &ObjectRef) -> Result<Self, SourceError> {
+    fn open(stores: &Stores, object: &ObjectRef, skips: Skips) -> Result<Self, SourceError> {
         let opened = stores.open(object)?;
         let content = decompressed(opened.reader()).map_err(|error| match opened.take_fault() {
             Some(fault) => SourceError::Storage(fault),
             None => SourceError::Uri { uri: object.uri.clone(), message: error.to_string() },
         })?;
-        let entries = ManifestEntries::new(BufReader::new(content), object.uri.clone());
+        let entries = ManifestEntries::new(BufReader::new(content), object.uri.clone(), skips);
         Ok(Self { object: opened, entries })
     }
 

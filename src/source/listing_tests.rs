@@ -1,8 +1,12 @@
 use super::super::compression::tests::gzip;
 use super::super::format::{ReadOptions, open_shard};
+use super::super::input::Folder as Judged;
 use super::super::store::tests::local_stores;
 use super::super::webdataset;
 use super::*;
+use crate::items::{RawRecord, Status};
+use crate::skipped::Skipped;
+use bytes::Bytes;
 
 fn section(settings: &str) -> InputSection {
     toml::from_str(settings).expect("input section")
@@ -77,12 +81,141 @@ fn loose_images_are_cut_and_never_mix_inputs_or_span_containers() {
     assert_eq!(folder.outline(&["x", "y/"], "files_per_shard = 2"), expected);
 }
 
+/// Bytes that begin as a PNG does.
+const PNG: &[u8] = b"\x89PNG\r\n\x1a\n and so on";
+
+impl Folder {
+    fn write(&self, name: impl AsRef<std::path::Path>, bytes: &[u8]) {
+        let path = self.folder.path().join(name);
+        std::fs::create_dir_all(path.parent().expect("parent")).expect("folders");
+        std::fs::write(path, bytes).expect("write");
+    }
+
+    /// Records of all shards by their ids relative to the folder, and what was skipped by listing and reading.
+    fn records(&self, settings: &str) -> (Vec<(String, Result<Bytes, Status>)>, Skipped) {
+        let mut shards = list_shards(&self.stores, &[self.uri("")], &section(settings)).expect("a folder");
+        let skips = shards.skips();
+        let (mut records, mut skipped) = (Vec::new(), Skipped::default());
+        for shard in shards.by_ref() {
+            let shard = shard.expect("listed");
+            let (found, passed) = read(&self.stores, &shard);
+            skipped.add(&passed);
+            records.extend(found.into_iter().map(|record| {
+                (record.image_id.replace(&self.uri(""), ""), record.content.map_err(|error| error.status))
+            }));
+        }
+        skipped.add(&skips.counts());
+        (records, skipped)
+    }
+}
+
+/// Records of a shard, and what is none.
+fn read(stores: &Stores, shard: &ShardRef) -> (Vec<RawRecord>, Skipped) {
+    let options =
+        ReadOptions { image_key: None, id_key: None, max_image_bytes: 100, max_page_bytes: 1 << 20 };
+    let opened = open_shard(stores, shard, &options).expect("open");
+    let records = opened.records.map(|record| record.expect("record")).collect();
+    (records, opened.skips.counts())
+}
+
 #[test]
-fn hidden_and_unknown_names_are_skipped() {
-    let names =
-        ["_SUCCESS", ".DS_Store", ".git/a.jpg", "readme.md", "a.txt", "a.jpg", "_tmp/b.jpg", "part.tar#7"];
+fn an_image_is_a_record_whatever_it_is_called_and_the_rest_is_counted() {
+    let folder = Folder::with(&[
+        "_SUCCESS",
+        ".DS_Store",
+        ".git/a.jpg",
+        "a.txt",
+        "a.jpg",
+        "_tmp/part-0.parquet",
+        "part.tar#7",
+        "readme.md",
+    ]);
+    let names = [
+        "004",
+        "_DSC0002.JPG",
+        "_selects/a.jpg",
+        "_x/005",
+        "b.jfif",
+        "c.heic",
+        "d.img",
+        "renamed.json",
+        "x.zip",
+    ];
+    names.iter().for_each(|name| folder.write(name, PNG));
+    folder.write("empty", b"");
+    folder.write("empty.json", b"");
+    let (records, skipped) = folder.records("");
+    let mut found: Vec<_> = records.iter().map(|(id, _)| id.as_str()).collect();
+    found.sort_unstable();
+    let mut expected = vec!["a.jpg"];
+    expected.extend(names);
+    expected.sort_unstable();
+    assert_eq!(found, expected);
+    assert!(records.iter().all(|(id, content)| id == "a.jpg" || *content == Ok(Bytes::from_static(PNG))));
+    assert_eq!(skipped.to_string(), "2 hidden, 2 underscore, 1 being written, 1 empty, 1 json, 1 md, 1 txt");
+}
+
+#[test]
+fn names_that_no_store_can_address_are_read_and_stay_different() {
+    use std::os::unix::ffi::OsStrExt;
+    let folder = Folder::with(&["a.jpg"]);
+    for name in [&b"\xe9.jpg"[..], b"\xe8.jpg", b"n\nl.jpg", b"c\xff.json", b"d\xff.json", b"e\xff.tar"] {
+        folder.write(std::ffi::OsStr::from_bytes(name), PNG);
+    }
+    folder.write(std::ffi::OsStr::from_bytes(b"c\xff.json"), b"{}");
+    std::os::unix::fs::symlink(
+        "nowhere",
+        folder.folder.path().join(std::ffi::OsStr::from_bytes(b"z\xff.jpg")),
+    )
+    .expect("link");
+    let (records, skipped) = folder.records("");
+    let image = || Ok(Bytes::from_static(PNG));
+    let expected = [
+        ("a.jpg", Ok(Bytes::from_static(b"a.jpg"))),
+        (r"d\xFF.json", image()),
+        (r"e\xFF.tar", image()),
+        (r"n\x0Al.jpg", image()),
+        (r"z\xFF.jpg", Err(Status::ReadError)),
+        (r"\xE8.jpg", image()),
+        (r"\xE9.jpg", image()),
+    ];
+    assert_eq!(records, expected.map(|(id, content)| (id.to_owned(), content)));
+    assert_eq!(skipped.to_string(), "1 json");
+}
+
+#[test]
+fn a_shard_is_resumed_behind_as_many_records_as_a_checkpoint_holds() {
+    let folder = Folder::with(&[]);
+    let mut images = Vec::new();
+    for number in 0..60 {
+        let name = format!("{number:02}");
+        folder.write(format!("{name}.json"), if number % 3 == 0 { PNG } else { b"{}" });
+        images.extend((number % 3 == 0).then(|| folder.uri(&format!("{name}.json"))));
+        folder.write(format!("{name}.jpg"), PNG);
+        images.push(folder.uri(&format!("{name}.jpg")));
+    }
+    images.sort_unstable();
+    let shard = folder.list(&[""], "").expect("listed").remove(0);
+    for resume_at in [0, 1, 2, 3, 40, 79, 80] {
+        let shard = ShardRef { resume_at, ..shard.clone() };
+        let (records, skipped) = read(&folder.stores, &shard);
+        let ids: Vec<_> = records.into_iter().map(|record| record.image_id).collect();
+        assert_eq!(ids, images[resume_at as usize..], "from {resume_at} on");
+        assert_eq!(skipped.to_string(), "40 json", "from {resume_at} on");
+    }
+}
+
+#[test]
+fn companions_wait_for_images_and_make_no_shard_beside_each_container() {
+    let names = ["a.json", "a.tar", "b.json", "b.tar", "c.jpg", "d.tar", "e.json"];
     let folder = Folder::with(&names);
-    assert_eq!(folder.outline(&[""], ""), ["a.jpg+1: a.jpg"]);
+    let expected = ["a.tar", "b.tar", "a.json+3: a.json b.json c.jpg", "d.tar", "e.json+1: e.json"];
+    assert_eq!(folder.outline(&[""], ""), expected);
+    let many: Vec<_> = (0..9).map(|number| format!("{number}.json")).collect();
+    let folder = Folder::with(&many.iter().map(String::as_str).chain(["z.jpg"]).collect::<Vec<_>>());
+    let outline = folder.outline(&[""], "files_per_shard = 1");
+    let sizes: Vec<_> = outline.iter().map(|line| line.split(':').next().expect("a name")).collect();
+    assert_eq!(sizes, ["0.json+4", "4.json+4", "8.json+2"]);
 }
 
 #[test]
@@ -110,16 +243,19 @@ fn the_same_input_twice_is_refused_in_any_spelling() {
 
 #[test]
 fn nothing_to_score_says_what_was_found_instead() {
-    let folder = Folder::with(&["d/readme.md", "d/.hidden", "d/x.csv"]);
+    let folder = Folder::with(&["d/readme.md", "d/.hidden", "d/x.csv", "l/a.txt"]);
     std::fs::create_dir(folder.folder.path().join("empty")).expect("folder");
+    let hint = " (a list of images is named itself, or read with input.format = \"manifest\")";
     let cases = [
-        ("d", "2 of unknown type, such as readme.md (set input.format?), 1 hidden"),
-        ("empty", "nothing matches"),
-        ("d/*.tar", "nothing matches"),
+        ("d", "skipped 3 that are no images: 1 csv, 1 hidden, 1 md".to_owned()),
+        ("l", format!("skipped 1 that are no images: 1 txt{hint}")),
+        ("empty", "nothing matches".to_owned()),
+        ("d/*.tar", "nothing matches".to_owned()),
     ];
     for (input, expected) in cases {
-        let error = folder.list(&[input], "").expect_err(expected);
-        assert!(matches!(&error, SourceError::NoInput { message, .. } if message == expected), "{error}");
+        let error = folder.list(&[input], "").expect_err(&expected);
+        assert!(matches!(&error, SourceError::NoInput { message, .. } if *message == expected), "{error}");
+        assert_eq!(folder.list(&[input], "allow_empty = true").expect("allowed"), []);
     }
     let error = folder.list(&["missing.tar"], "").expect_err("missing");
     assert!(matches!(error, SourceError::Storage(error) if error.is_not_found()));
@@ -135,15 +271,18 @@ fn a_named_object_without_a_known_name_is_looked_into() {
     assert!(shards[0].content != ShardContent::Objects(Vec::new()));
     let message = folder.list(&["nonsense"], "").expect_err("unknown").to_string();
     assert!(message.contains("set input.format"), "{message}");
+    folder.write("photo.txt", PNG);
+    assert_eq!(folder.outline(&["photo.txt"], ""), ["photo.txt+1: photo.txt"]);
 }
 
 #[test]
 fn an_explicit_format_takes_every_name() {
-    let folder = Folder::with(&["a.bin", "b", "_c"]);
+    let folder = Folder::with(&["a.bin", "b", "_c", "d.json"]);
     let shards = folder.list(&[""], "format = 'tfrecord'").expect("listed");
     assert!(shards.iter().all(|shard| shard.format == ShardFormat::Tfrecord));
-    assert_eq!(shards.len(), 2);
-    assert_eq!(folder.outline(&[""], "format = 'files'"), ["a.bin+2: a.bin b"]);
+    assert_eq!(shards.len(), 3);
+    assert_eq!(folder.outline(&[""], "format = 'files'"), ["_c+4: _c a.bin b d.json"]);
+    assert_eq!(folder.records("format = 'files'").0.len(), 3);
 }
 
 #[test]
@@ -257,17 +396,19 @@ fn folders_that_no_match_can_lie_in_are_not_looked_into() {
     let rules =
         |pattern: &str| Input::find(&stores, &format!("{base}/{pattern}")).expect("an input").folder_rules();
     let cases = [
-        ("", &["a", "a/b"][..], &[".git", "a/.cache/b", "_staging", "lost+found", "a/lost+found"][..]),
-        ("run-*/out/*.tar", &["run-1", "run-1/out"], &["systemd-1", "run-1/in", ".run-1"]),
-        ("a/**/x?/*.jpg", &["a", "b/c"], &[".b"]),
-        (".cache/*/*.jpg", &["a"], &[".b"]),
-        ("a/.c*/*.jpg", &[".cache"], &["b"]),
-        ("{a/b,c}/*.jpg", &["a", "a/b", "x"], &[]),
+        ("", &["a", "a/b", "_staging"][..], &[".git", "a/.cache/b"][..], &["lost+found", "a/lost+found"][..]),
+        ("run-*/out/*.tar", &["run-1", "run-1/out"], &[], &["systemd-1", "run-1/in", ".run-1"]),
+        ("a/**/x?/*.jpg", &["a", "b/c", "_b"], &[".b"], &[]),
+        (".cache/*/*.jpg", &["a"], &[".b"], &[]),
+        ("a/.c*/*.jpg", &[".cache"], &[], &["b"]),
+        ("{a/b,c}/*.jpg", &["a", "a/b", "x"], &[], &[]),
     ];
-    for (pattern, into, past) in cases {
+    for (pattern, into, hidden, outside) in cases {
         let rules = rules(pattern);
-        into.iter().for_each(|name| assert!(rules.descend(name), "{pattern} {name}"));
-        past.iter().for_each(|name| assert!(!rules.descend(name), "{pattern} {name}"));
+        for (names, judged) in [(into, Judged::Descend), (hidden, Judged::Hidden), (outside, Judged::Outside)]
+        {
+            names.iter().for_each(|name| assert_eq!(rules.judge(name), judged, "{pattern} {name}"));
+        }
     }
 }
 

@@ -1,20 +1,24 @@
 //! Manifests: a list of loose images.
 //!
 //! Comes in: lines of text, one URI each, or JSONL objects with `uri` and optionally `id`; both
-//! may be mixed. Blank lines and lines that start with `#` are skipped. Goes out: entries, one at
-//! a time, each with its line number.
+//! may be mixed. Blank lines are skipped, and so are comments, which begin with `#` and a blank; they are counted.
+//! Goes out: entries, one at a time, each with its line number.
 //!
+//! - `#1.jpg` is a name: files are called so.
 //! - A relative URI starts at the manifest's own folder.
 //! - A line that cannot be understood is an error that names it: a manifest is the operator's
 //!   file, not data.
 
 use std::io::{BufRead, Read};
 
-use serde::Deserialize;
+use serde_json::{Map, Value};
 
 use crate::error::SourceError;
 use crate::items::{ManifestEntry, ObjectRef};
 use crate::shown::{looks_like_uri, without_secrets};
+
+use super::naming;
+use super::skips::Skips;
 
 /// Longest line, bytes: several times the longest object name of any store, and short enough that
 /// a file that is no text at all is refused before it is taken into memory.
@@ -24,27 +28,16 @@ const LINE_BYTES_MAX: u64 = 64 << 10;
 pub(super) struct ManifestEntries<R> {
     reader: R,
     uri: String,
+    /// Where comments are counted.
+    skips: Skips,
     line: Vec<u8>,
     line_number: u64,
 }
 
-#[derive(Deserialize)]
-struct JsonLine {
-    uri: String,
-    id: Option<Id>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Id {
-    Text(String),
-    Number(i64),
-}
-
 impl<R: BufRead> ManifestEntries<R> {
     /// `uri` is the manifest's own.
-    pub fn new(reader: R, uri: String) -> Self {
-        Self { reader, uri, line: Vec::new(), line_number: 0 }
+    pub fn new(reader: R, uri: String, skips: Skips) -> Self {
+        Self { reader, uri, skips, line: Vec::new(), line_number: 0 }
     }
 
     /// The next entry and its line number, from 1; `None` at the end.
@@ -61,30 +54,47 @@ impl<R: BufRead> ManifestEntries<R> {
             }
             let text = std::str::from_utf8(&self.line).map_err(|_| self.error("is not UTF-8"))?;
             let text = text.trim_start_matches('\u{feff}').trim();
-            if !text.is_empty() && !text.starts_with('#') {
+            if is_comment(text) {
+                self.skips.add(naming::COMMENT, text);
+            } else if !text.is_empty() {
                 return self.entry(text).map(|entry| Some((self.line_number, entry)));
             }
         }
     }
 
     fn entry(&self, text: &str) -> Result<ManifestEntry, SourceError> {
-        let (uri, id) = if text.starts_with('{') {
-            let line: JsonLine =
-                serde_json::from_str(text).map_err(|error| self.error(&error.to_string()))?;
-            (line.uri, line.id)
-        } else {
-            (text.to_owned(), None)
-        };
+        let (uri, id) = if text.starts_with('{') { self.json(text)? } else { (text.to_owned(), None) };
         if uri.is_empty() {
             return Err(self.error("names no uri"));
         }
         let uri = self.absolute(uri);
-        let image_id = match id {
-            Some(Id::Text(text)) => text,
-            Some(Id::Number(number)) => number.to_string(),
-            None => without_secrets(&uri).into_owned(),
+        let image_id = id.unwrap_or_else(|| without_secrets(&uri).into_owned());
+        Ok(ManifestEntry::new(ObjectRef { uri, size_bytes: None, version: None }, image_id))
+    }
+
+    /// `uri` and `id` of a JSON object; what else it holds is left alone.
+    fn json(&self, text: &str) -> Result<(String, Option<String>), SourceError> {
+        let line: Map<String, Value> = serde_json::from_str(text).map_err(|error| {
+            self.error(&format!("begins as a JSON object and is none: see its column {}", error.column()))
+        })?;
+        let uri = match line.get("uri") {
+            Some(Value::String(uri)) => uri.clone(),
+            Some(_) => return Err(self.error("has a uri that is no string")),
+            None => return Err(self.error("has no uri")),
         };
-        Ok(ManifestEntry { object: ObjectRef { uri, size_bytes: None, version: None }, image_id })
+        let id = match line.get("id") {
+            None | Some(Value::Null) => None,
+            Some(Value::String(id)) => Some(id.clone()),
+            Some(Value::Number(id)) if id.is_i64() || id.is_u64() => Some(id.to_string()),
+            Some(Value::Bool(id)) => Some(id.to_string()),
+            Some(Value::Number(_)) => {
+                return Err(self.error("has an id that is no integer of 64 bits; write it as a string"));
+            }
+            Some(Value::Array(_) | Value::Object(_)) => {
+                return Err(self.error("has an id that is neither a string nor a number"));
+            }
+        };
+        Ok((uri, id))
     }
 
     fn absolute(&self, uri: String) -> String {
@@ -100,13 +110,18 @@ impl<R: BufRead> ManifestEntries<R> {
     }
 }
 
+/// Whether a line is a comment: `# …`, `#` alone or `## …`.
+fn is_comment(line: &str) -> bool {
+    line.starts_with('#') && line.trim_start_matches('#').chars().next().is_none_or(char::is_whitespace)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
 
     fn read(text: &[u8]) -> Result<Vec<(u64, String, String)>, SourceError> {
-        let mut entries = ManifestEntries::new(text, "gs://b/lists/today.txt".to_owned());
+        let mut entries = ManifestEntries::new(text, "gs://b/lists/today.txt".to_owned(), Skips::default());
         let mut found = Vec::new();
         while let Some((line, entry)) = entries.next_entry()? {
             found.push((line, entry.object.uri, entry.image_id));
@@ -133,11 +148,37 @@ mod tests {
     }
 
     #[test]
+    fn ids_are_kept_as_they_are_written() {
+        let text = "{\"uri\":\"a\",\"id\":18446744073709551615}\n{\"uri\":\"b\",\"id\":-7}\n{\"uri\":\"c\",\"id\":null}\n\
+                    {\"uri\":\"d\",\"id\":true}\n{\"uri\":\"e\",\"id\":\"01\"}";
+        let ids: Vec<_> = read(text.as_bytes()).expect("valid").into_iter().map(|(_, _, id)| id).collect();
+        assert_eq!(ids, ["18446744073709551615", "-7", "gs://b/lists/c", "true", "01"]);
+    }
+
+    #[test]
+    fn a_comment_begins_with_a_hash_and_a_blank_and_is_counted() {
+        let text = "# one\n#1.jpg\n#\n## two\n#\tthree\n##.jpg\n";
+        let skips = Skips::default();
+        let mut entries = ManifestEntries::new(text.as_bytes(), "l/a.txt".to_owned(), skips.clone());
+        let next = |entries: &mut ManifestEntries<_>| {
+            entries.next_entry().expect("valid").map(|(line, entry)| (line, entry.object.uri))
+        };
+        assert_eq!(next(&mut entries), Some((2, "l/#1.jpg".to_owned())));
+        assert_eq!(next(&mut entries), Some((6, "l/##.jpg".to_owned())));
+        assert_eq!(next(&mut entries), None);
+        assert_eq!(skips.counts().of(naming::COMMENT), 4);
+    }
+
+    #[test]
     fn a_line_that_cannot_be_understood_is_named() {
         let long = [b"a.jpg\n".to_vec(), vec![b'x'; 70_000]].concat();
-        let cases: [(&[u8], &str); 5] = [
-            (b"a.jpg\n{\"url\": \"b.jpg\"}", "line 2 missing field `uri`"),
-            (b"a.jpg\n\n{oops", "line 3 "),
+        let cases: [(&[u8], &str); 9] = [
+            (b"a.jpg\n{\"url\": \"b.jpg\"}", "line 2 has no uri"),
+            (b"{\"uri\": 7}", "line 1 has a uri that is no string"),
+            (b"{\"uri\": \"a\", \"id\": 1.5}", "an id that is no integer of 64 bits; write it as a string"),
+            (b"{\"uri\": \"a\", \"id\": 18446744073709551616}", "no integer of 64 bits"),
+            (b"{\"uri\": \"a\", \"id\": []}", "an id that is neither a string nor a number"),
+            (b"a.jpg\n\n{oops", "line 3 begins as a JSON object and is none"),
             (b"a.jpg\n\xff\xfe", "line 2 is not UTF-8"),
             (b"{\"uri\": \"\"}", "line 1 names no uri"),
             (&long, "line 2 is longer than 65536 bytes"),

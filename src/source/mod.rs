@@ -19,11 +19,13 @@
 //! Knows nothing of pixels: an image is a run of bytes no longer than `max_image_bytes`.
 
 mod column_windows;
+mod companions;
 mod compression;
 pub mod detect;
 mod disk;
 mod environment;
 mod error_bodies;
+mod escape;
 mod example;
 mod files;
 mod format;
@@ -31,13 +33,17 @@ mod http_checks;
 mod input;
 mod listing;
 mod manifest;
+mod members;
 mod names;
+mod naming;
 mod object;
+mod odd_file;
 mod parquet;
 mod parquet_deltas;
 mod parquet_pages;
 mod ranges_seen;
 mod read_ahead;
+mod skips;
 mod store;
 mod stream;
 mod tfrecord;
@@ -45,12 +51,13 @@ mod thrift;
 mod webdataset;
 
 pub use column_windows::ColumnWindows;
-pub use detect::{ObjectKind, SNIFF_BYTES};
+pub use detect::SNIFF_BYTES;
 pub use format::{OpenedShard, ReadOptions, Records, open_shard};
 pub use input::input_around;
 pub use listing::{ShardList, list_shards};
 pub use object::{Object, ObjectReader};
 pub use read_ahead::{ReadAhead, run};
+pub use skips::Skips;
 pub use store::{Location, StoreKind, Stores, is_staged_name};
 
 /// What one shard reader holds at the most, beside the record it is putting together: loose images

@@ -25,13 +25,18 @@ use crate::error::{SourceError, StorageError};
 use crate::items::ObjectRef;
 use crate::retry::again;
 
-use super::input::{Input, Shape};
+use super::escape::escaped;
+use super::input::{Folder, FolderRules, Input, Shape};
+use super::naming;
 use super::object::version_of;
 use super::store::{StoreKind, Stores, is_staged_name};
 
 /// One name found, relative to its input's folder.
 pub(super) struct Found {
+    /// As [`escaped`] spells it.
     pub name: String,
+    /// Where it lies on this machine's disk, if the store cannot address its name.
+    pub path: Option<PathBuf>,
     pub size_bytes: Option<u64>,
     pub version: Option<String>,
 }
@@ -44,8 +49,8 @@ pub(super) enum Listed {
     /// The object that the input names.
     Named(ObjectRef),
     Found(Found),
-    /// A name that cannot be addressed: not UTF-8, a loop of links, a key with an empty segment.
-    Unreadable(String),
+    /// Something that is neither read nor listed further, of the kind that comes first.
+    Passed(&'static str, String),
 }
 
 /// Begin to list `input`.
@@ -57,12 +62,7 @@ pub(super) fn names(stores: &Stores, input: &Input) -> Names {
     };
     let max_depth = glob.and_then(|glob| glob.max_depth);
     if let Some(folder) = input.location.local_path() {
-        let (rules, below) = (input.folder_rules(), folder.clone());
-        return walk(folder, max_depth, move |entry| {
-            let name = entry.path().strip_prefix(&below).ok().and_then(Path::to_str);
-            // walkdir follows links, so that a link to a folder is one
-            !entry.file_type().is_dir() || name.is_none_or(|name| rules.descend(name))
-        });
+        return Box::new(Walk::new(folder, max_depth, input.folder_rules()));
     }
     let Some(pages) = input.location.pages() else { return Box::new(std::iter::empty()) };
     let base_id = input.base_id();
@@ -82,64 +82,103 @@ pub(super) fn names(stores: &Stores, input: &Input) -> Names {
     })
 }
 
-/// Files below `folder` in the order of their full names: a folder sorts as its name and a slash.
-fn walk(
+/// Files below a folder in the order of their full names: a folder sorts as its name and a slash.
+struct Walk {
     folder: PathBuf,
-    max_depth: Option<usize>,
-    descends: impl Fn(&DirEntry) -> bool + Send + 'static,
-) -> Names {
-    let sort_key = |entry: &DirEntry| {
-        let mut key = entry.file_name().as_encoded_bytes().to_vec();
-        if entry.file_type().is_dir() {
-            key.push(b'/');
-        }
-        key
-    };
-    let entries = WalkDir::new(&folder)
-        .follow_links(true)
-        .min_depth(1)
-        .max_depth(max_depth.unwrap_or(usize::MAX))
-        .sort_by(move |a, b| sort_key(a).cmp(&sort_key(b)));
-    let entries = entries.into_iter().filter_entry(descends);
-    Box::new(entries.filter_map(move |entry| walked(&folder, entry).transpose()))
+    rules: FolderRules,
+    entries: walkdir::IntoIter,
 }
 
-/// One step of a walk; `None` for what is no file.
-fn walked(folder: &Path, entry: walkdir::Result<DirEntry>) -> Result<Option<Listed>, SourceError> {
-    let relative =
-        |path: &Path| path.strip_prefix(folder).ok().and_then(|path| path.to_str()).map(str::to_owned);
-    let (path, metadata) = match entry {
-        Ok(entry) if !entry.file_type().is_file() => return Ok(None),
-        Ok(entry) => (entry.path().to_owned(), entry.metadata().ok()),
-        Err(error) => {
-            let path = error.path().unwrap_or(folder).to_owned();
-            if error.loop_ancestor().is_some() {
-                return Ok(Some(Listed::Unreadable(path.display().to_string())));
+impl Walk {
+    fn new(folder: PathBuf, max_depth: Option<usize>, rules: FolderRules) -> Self {
+        let sort_key = |entry: &DirEntry| {
+            let mut key = entry.file_name().as_encoded_bytes().to_vec();
+            if entry.file_type().is_dir() {
+                key.push(b'/');
             }
-            let kind = error.io_error().map(std::io::Error::kind);
-            // a link that leads nowhere is listed: reading it will say so in its own row
-            let leads_nowhere =
-                matches!(kind, Some(ErrorKind::NotFound | ErrorKind::NotADirectory)) || is_loop(&error);
-            if kind == Some(ErrorKind::NotFound) && !path.is_symlink() && path != folder {
-                // it was removed since the folder around it was listed
-                return Ok(None);
+            key
+        };
+        let entries = WalkDir::new(&folder)
+            .follow_links(true)
+            .min_depth(1)
+            .max_depth(max_depth.unwrap_or(usize::MAX))
+            .sort_by(move |a, b| sort_key(a).cmp(&sort_key(b)))
+            .into_iter();
+        Self { folder, rules, entries }
+    }
+
+    /// Name below the folder.
+    fn name_of(&self, path: &Path) -> String {
+        escaped(path.strip_prefix(&self.folder).unwrap_or(path).as_os_str().as_encoded_bytes())
+    }
+
+    /// One step; `None` for a folder that is looked into, or is nobody's business.
+    fn step(&mut self, entry: walkdir::Result<DirEntry>) -> Result<Option<Listed>, SourceError> {
+        let (path, metadata) = match entry {
+            Ok(entry) => {
+                let (name, kind) = (self.name_of(entry.path()), entry.file_type());
+                // links are followed, so that a link to a folder is one
+                if kind.is_dir() {
+                    return Ok(self.folder(name));
+                }
+                if !kind.is_file() {
+                    return Ok(Some(Listed::Passed(naming::SPECIAL, name)));
+                }
+                (entry.path().to_owned(), entry.metadata().ok())
             }
-            if !(leads_nowhere && path.is_symlink()) {
-                let source = object_store::Error::Generic { store: "folder", source: error.into() };
-                return Err(StorageError { uri: path.display().to_string(), source }.into());
+            Err(error) => {
+                let path = error.path().unwrap_or(&self.folder).to_owned();
+                if error.loop_ancestor().is_some() {
+                    return Ok(Some(Listed::Passed(naming::LINK, self.name_of(&path))));
+                }
+                let kind = error.io_error().map(std::io::Error::kind);
+                // a link that leads nowhere is listed: reading it will say so in its own row
+                let leads_nowhere =
+                    matches!(kind, Some(ErrorKind::NotFound | ErrorKind::NotADirectory)) || is_loop(&error);
+                if kind == Some(ErrorKind::NotFound) && !path.is_symlink() && path != self.folder {
+                    // it was removed since the folder around it was listed
+                    return Ok(None);
+                }
+                if !(leads_nowhere && path.is_symlink()) {
+                    let source = object_store::Error::Generic { store: "folder", source: error.into() };
+                    return Err(StorageError { uri: path.display().to_string(), source }.into());
+                }
+                (path, None)
             }
-            (path, None)
+        };
+        let name = self.name_of(&path);
+        if is_staged_name(name.rsplit('/').next().unwrap_or(&name)) {
+            return Ok(Some(Listed::Passed(naming::BEING_WRITTEN, name)));
         }
-    };
-    let name = relative(&path).filter(|name| {
-        let base = name.rsplit('/').next().unwrap_or(name);
-        !is_staged_name(base) && !name.chars().any(|c| c.is_ascii_control())
-    });
-    let (size_bytes, version) = (metadata.as_ref().map(Metadata::len), metadata.as_ref().map(local_version));
-    Ok(Some(match name {
-        Some(name) => Listed::Found(Found { name, size_bytes, version }),
-        None => Listed::Unreadable(path.display().to_string()),
-    }))
+        let (size_bytes, version) =
+            (metadata.as_ref().map(Metadata::len), metadata.as_ref().map(local_version));
+        let is_addressable = path.to_str().is_some_and(|path| path::Path::parse(path).is_ok());
+        let path = (!is_addressable).then_some(path);
+        Ok(Some(Listed::Found(Found { name, path, size_bytes, version })))
+    }
+
+    fn folder(&mut self, name: String) -> Option<Listed> {
+        match self.rules.judge(&name) {
+            Folder::Descend => None,
+            judged => {
+                self.entries.skip_current_dir();
+                (judged == Folder::Hidden).then(|| Listed::Passed(naming::HIDDEN, name + "/"))
+            }
+        }
+    }
+}
+
+impl Iterator for Walk {
+    type Item = Result<Listed, SourceError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let entry = self.entries.next()?;
+            if let Some(listed) = self.step(entry).transpose() {
+                return Some(listed);
+            }
+        }
+    }
 }
 
 /// Whether a link leads to itself.
@@ -148,7 +187,7 @@ fn is_loop(error: &walkdir::Error) -> bool {
 }
 
 /// The version that `LocalFileSystem` makes of a file's inode, time and size, without looking at it again.
-fn local_version(metadata: &Metadata) -> String {
+pub(super) fn local_version(metadata: &Metadata) -> String {
     let since_1970 = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
     let micros = since_1970.unwrap_or_default().as_micros();
     format!("\"{:x}-{micros:x}-{:x}\"", metadata.ino(), metadata.len())
@@ -251,7 +290,7 @@ impl Pages {
         self.next = Some(Place { token: None, behind: Some(behind.clone()) });
         self.size = PageSize::Widening(1);
         self.passed_over = Some(behind);
-        Some(Ok(Some(Listed::Unreadable(bad))))
+        Some(Ok(Some(Listed::Passed(naming::UNADDRESSABLE, escaped(bad.as_bytes())))))
     }
 }
 
@@ -287,7 +326,7 @@ impl Iterator for Pages {
                 };
                 let (name, size_bytes) = (name.to_owned(), Some(meta.size));
                 let version = version_of(StoreKind::Bucket, &meta);
-                return Some(Ok(Listed::Found(Found { name, size_bytes, version })));
+                return Some(Ok(Listed::Found(Found { name, path: None, size_bytes, version })));
             }
             match self.turn()? {
                 Ok(None) => {}
@@ -315,7 +354,10 @@ mod tests {
         let folder = tempfile::tempdir().expect("folder");
         std::fs::write(folder.path().join("a.jpg"), b"image").expect("write");
         std::os::unix::fs::symlink("a.jpg", folder.path().join("b.jpg")).expect("link");
-        for listed in walk(folder.path().to_owned(), None, |_| true) {
+        let path = folder.path().to_owned();
+        let rules =
+            Input::find(&stores, folder.path().to_str().expect("UTF-8")).expect("a folder").folder_rules();
+        for listed in Walk::new(path, None, rules) {
             let Listed::Found(found) = listed.expect("listed") else { panic!("files are found") };
             let path = folder.path().join(&found.name);
             let location = stores.resolve(path.to_str().expect("UTF-8")).expect("a path");
@@ -390,7 +432,7 @@ mod tests {
         pages
             .map(|listed| match listed.expect("listed") {
                 Listed::Found(found) => found.name,
-                Listed::Unreadable(name) => format!("[{name}]"),
+                Listed::Passed(_, name) => format!("[{name}]"),
                 Listed::Named(_) => panic!("a bucket only finds names"),
             })
             .collect()
@@ -432,7 +474,7 @@ mod tests {
         let mut expected: Vec<String> = many.clone();
         expected.splice(0..0, ["[a/../]".to_owned(), "[m//]".to_owned()]);
         expected.insert(2 + 1501, "[n/1500.jpg/./]".to_owned());
-        expected.extend(["[o\n.jpg]".to_owned(), "z.jpg".to_owned()]);
+        expected.extend([r"[o\x0A.jpg]".to_owned(), "z.jpg".to_owned()]);
         assert_eq!(found(listed.pages), expected);
         let pages = listed.count.load(Ordering::Relaxed);
         assert!(pages < 100, "{pages} pages");

@@ -325,7 +325,7 @@ impl Batch {
                 image_content(Bytes::copy_from_slice(value), max_image_bytes)
             }
         };
-        RawRecord { image_id, content }
+        RawRecord::new(image_id, content)
     }
 }
 

@@ -60,9 +60,8 @@ fn hugging_face() -> ArrayRef {
 #[test]
 fn rows_come_in_order_across_batches_and_row_groups() {
     let found = read(file(vec![("image", images(23))]), &options()).expect("whole");
-    let expected: Vec<_> = (0..23)
-        .map(|n| RawRecord { image_id: n.to_string(), content: Ok(format!("image {n}").into()) })
-        .collect();
+    let expected: Vec<_> =
+        (0..23).map(|n| RawRecord::new(n.to_string(), Ok(format!("image {n}").into()))).collect();
     assert_eq!(found, expected);
 }
 

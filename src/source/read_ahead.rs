@@ -14,9 +14,12 @@ use std::sync::Arc;
 use crate::crash::{AtWork, Reading, Work, signal_name};
 use crate::error::{ReadError, SourceError, StorageError};
 use crate::flow::{Account, Budget, BudgetLimits, Disconnected, Sender, StageMeter, channel, spawn_named};
-use crate::items::{EncodedImage, RawRecord, Rejected, ShardEnd, ShardItem, ShardRef, ShardStream, Status};
+use crate::items::{
+    EncodedImage, RawRecord, Rejected, ShardEnd, ShardFormat, ShardItem, ShardRef, ShardStream, Status,
+};
 
 use super::OpenedShard;
+use super::skips::{SkipWarnings, Skips};
 
 /// Bounds of the stage.
 #[derive(Debug, Clone, Copy)]
@@ -47,13 +50,15 @@ pub fn run(
     decode_meter: &Arc<StageMeter>,
 ) -> Result<(), SourceError> {
     let budget = Budget::new(bounds.budget);
+    let warnings = SkipWarnings::default();
     // a rendezvous: a shard is handed over only when a reader is free to start on it
     let (jobs, next_job) = crossbeam_channel::bounded::<Assignment>(0);
     std::thread::scope(|scope| {
         let readers: Vec<_> = (0..bounds.readers)
             .map(|number| {
-                let (next_job, open) = (next_job.clone(), &open);
-                let read = move || next_job.iter().try_for_each(|job| read_shard(&job, open, meter));
+                let (next_job, open, warnings) = (next_job.clone(), &open, &warnings);
+                let read =
+                    move || next_job.iter().try_for_each(|job| read_shard(&job, open, warnings, meter));
                 spawn_named(scope, format!("source-{number}"), read)
             })
             .collect();
@@ -101,10 +106,12 @@ fn graver(first: SourceError, second: SourceError) -> SourceError {
 fn read_shard(
     job: &Assignment,
     open: &impl Fn(&ShardRef) -> Result<OpenedShard, ReadError>,
+    warnings: &SkipWarnings,
     meter: &StageMeter,
 ) -> Result<(), SourceError> {
     let mut record_index = 0;
-    let damage = match read_records(job, open, meter, &mut record_index) {
+    let mut skips = Skips::default();
+    let damage = match read_records(job, open, meter, &mut record_index, &mut skips) {
         Ok(()) => None,
         Err(Stopped::Damaged(reason)) => Some(reason),
         Err(Stopped::Disconnected) => return Ok(()),
@@ -115,15 +122,20 @@ fn read_shard(
         record_index = record_index.max(job.shard.resume_at);
         tracing::error!(shard = job.shard.name, records = record_index, reason, "shard is damaged");
         let rejected = Rejected::new(Status::CorruptRecord, reason.clone());
-        let record = RawRecord { image_id: record_index.to_string(), content: Err(rejected) };
+        let record = RawRecord::new(record_index.to_string(), Err(rejected));
         if admit(job, record, record_index, meter).is_err() {
             return Ok(());
         }
         record_index += 1;
     }
     tracing::debug!(shard = job.shard.name, records = record_index, "shard read");
+    if record_index == 0 && job.shard.format != ShardFormat::Files {
+        tracing::warn!(shard = job.shard.name, "shard holds no record");
+    }
+    warnings.warn(&job.shard.name, &skips);
+    let end = ShardEnd { records: record_index, damage, skipped: skips.counts() };
     // a hung-up receiver means that the run is ending
-    let _ = job.items.send(ShardItem::End(ShardEnd { records: record_index, damage }));
+    let _ = job.items.send(ShardItem::End(end));
     Ok(())
 }
 
@@ -135,12 +147,14 @@ enum Stopped {
     Failed(SourceError),
 }
 
-/// Hand on the records of a shard. `record_index` is the position of the record that is read next.
+/// Hand on the records of a shard. `record_index` is the position of the record that is read next; `all_skips` becomes what
+/// is passed over between them.
 fn read_records(
     job: &Assignment,
     open: &impl Fn(&ShardRef) -> Result<OpenedShard, ReadError>,
     meter: &StageMeter,
     record_index: &mut u64,
+    all_skips: &mut Skips,
 ) -> Result<(), Stopped> {
     let stopped = |error| match error {
         ReadError::Corrupt(reason) => Stopped::Damaged(reason),
@@ -162,8 +176,9 @@ fn read_records(
         let _at_work = AtWork::on(&work);
         open(&job.shard)
     });
-    let OpenedShard { first_record, mut records } = opened.map_err(stopped)?;
+    let OpenedShard { first_record, mut records, skips } = opened.map_err(stopped)?;
     *record_index = first_record;
+    *all_skips = skips;
     loop {
         refuse_crashed(*record_index)?;
         reading.reaches(*record_index);
@@ -211,7 +226,7 @@ fn admit(
     if record_index < job.shard.resume_at {
         return Ok(());
     }
-    let RawRecord { image_id, content } = record;
+    let RawRecord { image_id, member, content } = record;
     let content = content.map_err(|rejected| Rejected { error: cut(rejected.error), ..rejected });
     let bytes = content.as_ref().map_or(0, |content| content.len() as u64);
     let permit = job.account.acquire(bytes).ok_or(Disconnected)?;
@@ -219,6 +234,7 @@ fn admit(
         shard: Arc::clone(&job.shard),
         record_index,
         image_id: cut(image_id),
+        member: member.map(cut),
         content,
         permit,
     }))?;

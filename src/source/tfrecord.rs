@@ -128,7 +128,7 @@ impl<R: Read> TfRecords<R> {
             }
             None => Err(Rejected::new(Status::MissingImage, missing_feature(key, data))),
         };
-        RawRecord { image_id: id.unwrap_or_else(|| index.to_string()), content }
+        RawRecord::new(id.unwrap_or_else(|| index.to_string()), content)
     }
 }
 
@@ -142,7 +142,7 @@ fn detached(image: Bytes, record_bytes: usize) -> Bytes {
 
 /// A record that cannot be asked for its id.
 fn rejected(index: u64, reason: Rejected) -> RawRecord {
-    RawRecord { image_id: index.to_string(), content: Err(reason) }
+    RawRecord::new(index.to_string(), Err(reason))
 }
 
 fn missing_feature(key: &str, example: Bytes) -> String {
@@ -294,7 +294,7 @@ pub(super) mod tests {
             ..options()
         };
         let found = read_with(&shard, named).remove(0).expect("record");
-        assert_eq!(found, RawRecord { image_id: "n".to_owned(), content: Ok(Bytes::from_static(b"x")) });
+        assert_eq!(found, RawRecord::new("n", Ok(Bytes::from_static(b"x"))));
     }
 
     #[test]

@@ -18,7 +18,7 @@ use sluice::items::{
 use sluice::pipeline::{Bounds, Meters, Stages};
 use sluice::report::OutputReport;
 use sluice::sink::Sink;
-use sluice::source::OpenedShard;
+use sluice::source::{OpenedShard, Skips};
 
 const BATCH_SIZE: usize = 4;
 const THREADS: usize = 2;
@@ -185,9 +185,9 @@ impl Run {
         let (records, image) = (self.records, image());
         stages.run((0..self.shards).map(|index| Ok(shard(index))), move |_| {
             let image = image.clone();
-            let records = (0..records)
-                .map(move |index| Ok(RawRecord { image_id: index.to_string(), content: Ok(image.clone()) }));
-            Ok(OpenedShard { first_record: 0, records: Box::new(records) })
+            let records =
+                (0..records).map(move |index| Ok(RawRecord::new(index.to_string(), Ok(image.clone()))));
+            Ok(OpenedShard { first_record: 0, records: Box::new(records), skips: Skips::default() })
         })
     }
 }
@@ -336,9 +336,9 @@ fn streams_hold_no_more_bytes_than_their_budget() {
                 let pulled = Arc::clone(&pulled);
                 let records = (0..200).map(move |index: u32| {
                     pulled.fetch_add(1, SeqCst);
-                    Ok(RawRecord { image_id: index.to_string(), content: Ok(image()) })
+                    Ok(RawRecord::new(index.to_string(), Ok(image())))
                 });
-                Ok(OpenedShard { first_record: 0, records: Box::new(records) })
+                Ok(OpenedShard { first_record: 0, records: Box::new(records), skips: Skips::default() })
             })
         });
         // decoded images give their bytes back; the current shard's last ones still hold theirs,

@@ -54,7 +54,7 @@ pub fn shard(bytes: &[u8], format: ShardFormat) -> (Vec<Read>, Option<ReadError>
     };
     for record in opened.records {
         match record {
-            Ok(RawRecord { image_id, content }) => {
+            Ok(RawRecord { image_id, content, .. }) => {
                 let content = content.map(|image| image.len()).map_err(|rejected| rejected.error);
                 match &content {
                     Ok(length) => assert!((1..=MAX_IMAGE_BYTES).contains(&(*length as u64))),

@@ -1,0 +1,120 @@
+//! Companions of images: whether one is an image itself.
+//!
+//! Comes in: an object that is called as a label, a caption or the like. Goes out: whether its first bytes are those of
+//! an image.
+//!
+//! - One that cannot be looked at counts as an image: its row says why it cannot be read.
+
+use futures_util::future::join_all;
+use object_store::GetOptions;
+
+use crate::error::{SourceError, StorageError};
+use crate::items::{ManifestEntry, ObjectRef};
+use crate::retry::again;
+use crate::sniff::{self, Content};
+
+use super::files::object_fault;
+use super::object::{check_unchanged, strong_tag};
+use super::odd_file::OddFile;
+use super::store::{Location, Stores};
+
+/// First bytes by which an image is told.
+pub(super) const HEAD_BYTES: u64 = sniff::HEAD_BYTES as u64;
+
+/// Whether each of `entries` is a record: what is no companion is one without a look. They are looked at all at once.
+///
+/// # Errors
+/// When their store fails.
+pub(super) fn look_at_all(stores: &Stores, entries: &[ManifestEntry]) -> Result<Vec<bool>, StorageError> {
+    let looks = entries.iter().map(|entry| async move {
+        if entry.sidecar.is_none() {
+            return Ok(true);
+        }
+        if let Some(path) = &entry.path {
+            let file = OddFile { path: path.clone(), uri: entry.object.uri.clone() };
+            return Ok(file.head(HEAD_BYTES).map_or(true, |head| is_image(&head)));
+        }
+        let location = match stores.resolve(&entry.object.uri) {
+            Ok(location) => location,
+            Err(SourceError::Storage(error)) => return Err(error),
+            Err(_) => return Ok(true),
+        };
+        match begins_as_image(&location, &entry.object).await {
+            Err(error) if object_fault(&error, &entry.object, Some(location.kind)).is_none() => {
+                Err(location.error(error))
+            }
+            looked => Ok(looked.unwrap_or(true)),
+        }
+    });
+    stores.runtime().block_on(join_all(looks)).into_iter().collect()
+}
+
+/// Whether the first bytes of an object are those of an image.
+pub(super) async fn begins_as_image(location: &Location, known: &ObjectRef) -> object_store::Result<bool> {
+    let Location { kind, store, path, .. } = location;
+    let end = known.size_bytes.map_or(HEAD_BYTES, |size| size.min(HEAD_BYTES));
+    if end == 0 {
+        return Ok(false);
+    }
+    let options = GetOptions {
+        range: Some((0..end).into()),
+        if_match: known.version.as_deref().and_then(strong_tag),
+        ..GetOptions::default()
+    };
+    let ask = || async {
+        let answer = store.get_opts(path, options.clone()).await?;
+        check_unchanged(*kind, &answer.meta, known.size_bytes, known.version.as_deref())?;
+        answer.bytes().await
+    };
+    Ok(is_image(&again(ask).await?))
+}
+
+/// Whether `head` are the first bytes of an image, of whatever format. A text is none: it may begin as some formats do.
+pub(super) fn is_image(head: &[u8]) -> bool {
+    match sniff::content(head) {
+        Content::Image(_) => true,
+        Content::OtherImage(_) => !is_text(head),
+        Content::Other(_) | Content::Unknown => false,
+    }
+}
+
+fn is_text(head: &[u8]) -> bool {
+    let text = match std::str::from_utf8(head) {
+        Ok(text) => text,
+        // a character may be cut in two at the end
+        Err(error) if error.error_len().is_none() => {
+            std::str::from_utf8(&head[..error.valid_up_to()]).unwrap_or_default()
+        }
+        Err(_) => return false,
+    };
+    !text.chars().any(|character| character.is_control() && !character.is_whitespace())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_of_any_format_are_images_and_texts_are_not() {
+        let images: [&[u8]; 4] = [
+            b"\xff\xd8\xff\xe0",
+            b"\0\0\0\x20ftypavif\0\0\0\0avifmif1",
+            b"\xff\x0a\0\0",
+            b"P6 2 2 255\n\0\xff",
+        ];
+        for head in images {
+            assert!(is_image(head), "{head:?}");
+        }
+        let others: [&[u8]; 6] = [
+            b"",
+            b"{}",
+            b"P1 is the first place",
+            "P2 \u{e4}\u{f6}".as_bytes(),
+            b"<svg xmlns=\"http://www.w3.org/2000/svg\"/>",
+            b"PK\x03\x04",
+        ];
+        for head in others {
+            assert!(!is_image(head), "{head:?}");
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Names as text: any bytes in, a string that says exactly these.
+//!
+//! - Valid UTF-8 stays as it is, but for control characters.
+//! - Every other byte becomes `\\xHH`. A backslash stays itself unless it would read as such an escape; then it is
+//!   escaped. So different names are different texts, and a text leads back to its name.
+
+/// `name` as text.
+pub fn escaped(name: &[u8]) -> String {
+    let mut text = String::with_capacity(name.len());
+    let mut rest = name;
+    while !rest.is_empty() {
+        let (valid, invalid) = match std::str::from_utf8(rest) {
+            Ok(valid) => (valid, 0),
+            Err(error) => {
+                let (valid, _) = rest.split_at(error.valid_up_to());
+                let invalid = error.error_len().unwrap_or(rest.len() - error.valid_up_to());
+                (std::str::from_utf8(valid).unwrap_or_default(), invalid)
+            }
+        };
+        for (at, character) in valid.char_indices() {
+            let reads_as_escape = character == '\\' && is_escape(&rest[at..]);
+            if character.is_control() || reads_as_escape {
+                rest[at..at + character.len_utf8()].iter().for_each(|&byte| push_escape(&mut text, byte));
+            } else {
+                text.push(character);
+            }
+        }
+        rest[valid.len()..valid.len() + invalid].iter().for_each(|&byte| push_escape(&mut text, byte));
+        rest = &rest[valid.len() + invalid..];
+    }
+    text
+}
+
+/// Whether `bytes` begin as an escape does.
+fn is_escape(bytes: &[u8]) -> bool {
+    matches!(bytes, [b'\\', b'x', high, low, ..] if is_digit(*high) && is_digit(*low))
+}
+
+fn is_digit(byte: u8) -> bool {
+    matches!(byte, b'0'..=b'9' | b'A'..=b'F')
+}
+
+fn push_escape(text: &mut String, byte: u8) {
+    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+    text.push_str("\\x");
+    for digit in [byte >> 4, byte & 0xf] {
+        text.push(char::from(DIGITS[usize::from(digit)]));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// The name that `text` says.
+    fn unescaped(text: &str) -> Vec<u8> {
+        let (mut name, mut rest) = (Vec::new(), text.as_bytes());
+        while let Some((&first, behind)) = rest.split_first() {
+            if is_escape(rest) {
+                let digits = std::str::from_utf8(&rest[2..4]).expect("ASCII");
+                name.push(u8::from_str_radix(digits, 16).expect("hexadecimal"));
+                rest = &rest[4..];
+            } else {
+                name.push(first);
+                rest = behind;
+            }
+        }
+        name
+    }
+
+    #[test]
+    fn what_is_text_stays_and_the_rest_is_spelled_out() {
+        let cases: [(&[u8], &str); 7] = [
+            ("dir/ä b.jpg".as_bytes(), "dir/ä b.jpg"),
+            (br"a\xff.jpg", r"a\xff.jpg"),
+            (br"a\xFF.jpg", r"a\x5CxFF.jpg"),
+            (br"a\x\y", r"a\x\y"),
+            (&[b'a', 0xff, b'b', 0xc3], r"a\xFFb\xC3"),
+            (b"a\nb\x1b[31m", r"a\x0Ab\x1B[31m"),
+            ("a\u{9b}b".as_bytes(), r"a\xC2\x9Bb"),
+        ];
+        for (name, text) in cases {
+            assert_eq!(escaped(name), text);
+            assert_eq!(unescaped(text), name);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_text_leads_back_to_its_name(name in proptest::collection::vec(any::<u8>(), 0..60)) {
+            prop_assert_eq!(unescaped(&escaped(&name)), name);
+        }
+
+        #[test]
+        fn names_that_look_like_escapes_are_told_apart(name in "[\\\\xA-F0-9\u{1}]{0,20}") {
+            prop_assert_eq!(unescaped(&escaped(name.as_bytes())), name.as_bytes());
+        }
+    }
+}

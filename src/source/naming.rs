@@ -1,0 +1,335 @@
+//! What a name says of an object found in a listing, or of a member of an archive.
+//!
+//! Comes in: a name relative to its input. Goes out: a [`Rule`].
+//!
+//! - A name never takes an image out of the input. It only decides what is looked at first: an object that is called
+//!   as an image, as nothing known, or as nothing at all is a record whatever it holds; one that is called as a
+//!   companion of images ([`SIDECARS`]) is a record if its first bytes are those of an image.
+//! - Hidden is what begins with a dot, or lies in a folder that does. It is not looked at.
+//! - An underscore hides containers (Spark's `_temporary/`, our own `_checkpoints/`) and makes a companion of anything
+//!   else that is not called as an image. Cameras write `_DSC0001.JPG`.
+//! - Every kind that is skipped comes from this file, so that a count by kind is bounded.
+
+use crate::items::ShardFormat;
+
+/// Kinds of what is skipped besides the extensions below.
+pub const HIDDEN: &str = "hidden";
+pub const UNDERSCORE: &str = "underscore";
+pub const NO_EXTENSION: &str = "no extension";
+pub const EMPTY: &str = "empty";
+pub const LINK: &str = "link";
+pub const SPECIAL: &str = "special file";
+pub const FOLDER_MARKER: &str = "folder marker";
+pub const BEING_WRITTEN: &str = "being written";
+pub const UNADDRESSABLE: &str = "unaddressable";
+pub const OTHER_IMAGE: &str = "other image";
+pub const COMMENT: &str = "comment";
+
+/// What to do with what has a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rule {
+    /// Neither a record nor looked at; counted under this kind.
+    Skip(&'static str),
+    /// A shard in this format.
+    Container(ShardFormat),
+    /// A list of images; only where an input names it or says that all are lists.
+    Manifest,
+    /// A record, whatever it holds.
+    Image,
+    /// A record if it holds an image, else counted under this kind.
+    Sidecar(&'static str),
+}
+
+/// Extensions of images, of which some are decoded and the others are told by their name in a reason.
+const IMAGES: [&str; 50] = [
+    "jpg", "jpeg", "jpe", "jfif", "jif", "jfi", "pjpeg", "pjp", "png", "apng", "webp", "gif", "bmp", "dib",
+    "tif", "tiff", "heic", "heif", "hif", "avif", "jxl", "jp2", "j2k", "j2c", "jpf", "jpx", "jpm", "ico",
+    "cur", "psd", "svg", "tga", "pcx", "pbm", "pgm", "ppm", "pnm", "exr", "hdr", "qoi", "img", "cr2", "cr3",
+    "nef", "arw", "dng", "raf", "orf", "rw2", "raw",
+];
+
+/// Extensions of what lies beside images: labels and captions, tables and arrays, sound and film, archives, documents,
+/// programs, checksums and marks.
+#[rustfmt::skip]
+const SIDECARS: &[&str] = &[
+    "json", "jsonl", "ndjson", "geojson", "txt", "text", "csv", "tsv", "xml", "yaml", "yml", "toml", "ini", "cfg",
+    "conf", "md", "rst", "html", "htm", "log", "lst", "list", "cls", "class", "cls2", "id", "ids", "idx", "index",
+    "label", "labels", "lbl", "names", "tag", "tags", "caption", "captions", "prompt", "transcript", "wnid", "bbox",
+    "boxes", "meta", "metadata", "url", "key", "lang", "srt", "vtt", "xmp", "aae", "gpx", "kml",
+    "npy", "npz", "pt", "pth", "pkl", "pickle", "pyd", "ten", "tenbin", "mp", "msg", "msgpack", "cbor", "mat", "h5",
+    "hdf5", "arrow", "feather", "ipc", "avro", "orc", "db", "sqlite", "sqlite3", "mdb", "onnx", "pb", "pbtxt",
+    "safetensors", "ckpt",
+    "mp4", "m4v", "mov", "avi", "mkv", "webm", "mpg", "mpeg", "wmv", "wav", "mp3", "m4a", "aac", "flac", "ogg", "opus",
+    "pdf", "doc", "docx", "xls", "xlsx", "ppt", "pptx", "odt", "rtf",
+    "zip", "gz", "zst", "bz2", "xz", "lz4", "7z", "rar", "tar", "tgz", "tzst", "tfrecord", "tfrecords", "parquet",
+    "py", "ipynb", "js", "css", "sh", "exe", "dll", "so",
+    "md5", "sha1", "sha256", "sha512", "crc", "sum", "sig", "asc", "lock", "pid", "tmp", "bak", "done", "ok", "ready",
+    "success",
+];
+
+/// Names without an extension that are no images in any collection.
+const DOCUMENTS: [&str; 12] = [
+    "readme",
+    "license",
+    "licence",
+    "copying",
+    "notice",
+    "authors",
+    "changelog",
+    "makefile",
+    "dockerfile",
+    "md5sums",
+    "sha256sums",
+    "checksums",
+];
+
+/// Endings of whole-file compression.
+const COMPRESSIONS: [&str; 4] = ["gz", "zst", "bz2", "xz"];
+
+/// What Hadoop calls the objects by which it shows folders in a bucket.
+const HADOOP_FOLDER: &str = "_$folder$";
+
+/// The rule for an object that a listing found and that is not hidden. `takes_underscored` where a glob spells such
+/// names out.
+pub fn listed(name: &str, takes_underscored: bool) -> Rule {
+    if name.ends_with(HADOOP_FOLDER) {
+        return Rule::Skip(FOLDER_MARKER);
+    }
+    match by_extension(name) {
+        Rule::Container(_) if is_underscored(name) && !takes_underscored => Rule::Skip(UNDERSCORE),
+        rule => rule,
+    }
+}
+
+/// The rule for a member of an archive. A container inside of one is none.
+pub fn member(name: &str) -> Rule {
+    if is_hidden(name) {
+        return Rule::Skip(HIDDEN);
+    }
+    match by_extension(name) {
+        Rule::Container(format) => Rule::Sidecar(match format {
+            ShardFormat::Tfrecord => "tfrecord",
+            ShardFormat::Webdataset | ShardFormat::Files => "tar",
+            ShardFormat::Parquet => "parquet",
+        }),
+        rule => rule,
+    }
+}
+
+/// The rule for what has `size` bytes: where a name says nothing and there is nothing in it, it is no image. Consoles
+/// of buckets make such objects to show folders, and programs to show that they are done.
+pub fn of_size(rule: Rule, name: &str, size: u64) -> Rule {
+    match rule {
+        Rule::Image if size == 0 && extension(base(name)).is_none() => Rule::Skip(EMPTY),
+        Rule::Sidecar(kind) if size == 0 => Rule::Skip(kind),
+        rule => rule,
+    }
+}
+
+/// Whether a part of `name` begins with a dot.
+pub fn is_hidden(name: &str) -> bool {
+    segments(name).any(|part| part.starts_with('.') && part != "." && part != "..")
+}
+
+/// Whether the last extension of `name` is an image format's, in any case.
+pub fn has_image_extension(name: &str) -> bool {
+    extension(base(name)).is_some_and(|extension| known(&IMAGES, extension).is_some())
+}
+
+/// The format of the container that `name` calls itself, in any case: `.tfrecord` and `.tfrecords` (also followed by a
+/// shard number such as `-00000-of-00010`), `.tar`, `.tgz`, `.parquet`; compression may follow, but for Parquet.
+pub fn container(name: &str) -> Option<ShardFormat> {
+    let name = base(name).to_ascii_lowercase();
+    let name = without_shard_number(&name);
+    let plain = without_compression(name);
+    match extension(without_shard_number(plain.unwrap_or(name)))? {
+        "tfrecord" | "tfrecords" => Some(ShardFormat::Tfrecord),
+        "tar" | "tgz" | "tzst" => Some(ShardFormat::Webdataset),
+        "parquet" if plain.is_none() => Some(ShardFormat::Parquet),
+        _ => None,
+    }
+}
+
+/// Whether `name` is that of a list of images: `.txt`, `.jsonl`, `.ndjson`, in any case; `.gz` and `.zst` may follow.
+pub fn is_manifest(name: &str) -> bool {
+    let name = base(name).to_ascii_lowercase();
+    let plain = name.strip_suffix(".gz").or_else(|| name.strip_suffix(".zst")).unwrap_or(&name);
+    matches!(extension(plain), Some("txt" | "jsonl" | "ndjson"))
+}
+
+fn by_extension(path: &str) -> Rule {
+    if let Some(format) = container(path) {
+        return Rule::Container(format);
+    }
+    let name = without_shard_number(base(path));
+    let whole = extension(name).and_then(|extension| known(SIDECARS, extension));
+    let inner = without_compression(name).and_then(extension);
+    if has_image_extension(name) || inner.is_some_and(|inner| known(&IMAGES, inner).is_some()) {
+        return Rule::Image;
+    }
+    if let Some(kind) = inner.and_then(|inner| known(SIDECARS, inner)).or(whole) {
+        return Rule::Sidecar(kind);
+    }
+    if is_underscored(path) {
+        return Rule::Sidecar(UNDERSCORE);
+    }
+    if extension(name).is_none() && known(&DOCUMENTS, name).is_some() {
+        return Rule::Sidecar(NO_EXTENSION);
+    }
+    Rule::Image
+}
+
+/// Whether a part of `name` begins with an underscore.
+fn is_underscored(name: &str) -> bool {
+    segments(name).any(|part| part.starts_with('_'))
+}
+
+fn segments(name: &str) -> impl Iterator<Item = &str> {
+    name.split('/')
+}
+
+fn base(name: &str) -> &str {
+    name.rsplit('/').next().unwrap_or(name)
+}
+
+/// What follows the last dot of a base name, if that is anything.
+pub fn extension(base: &str) -> Option<&str> {
+    base.rsplit_once('.').map(|(_, extension)| extension).filter(|extension| !extension.is_empty())
+}
+
+/// The entry of `list` that `extension` is, in any case.
+fn known<'a>(list: &[&'a str], extension: &str) -> Option<&'a str> {
+    list.iter().copied().find(|known| known.eq_ignore_ascii_case(extension))
+}
+
+/// Cut `.gz` and the like off the end.
+fn without_compression(name: &str) -> Option<&str> {
+    let (stem, extension) = name.rsplit_once('.')?;
+    known(&COMPRESSIONS, extension).map(|_| stem)
+}
+
+/// Cut `-00003-of-00010` off the end.
+fn without_shard_number(name: &str) -> &str {
+    let number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let Some((rest, total)) = name.rsplit_once("-of-") else { return name };
+    match rest.rsplit_once('-') {
+        Some((stem, shard)) if number(shard) && number(total) => stem,
+        _ => name,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_containers_are_told_in_any_case() {
+        let cases = [
+            ("gs://b/a.tfrecord", Some(ShardFormat::Tfrecord)),
+            ("a.tfrecords.gz", Some(ShardFormat::Tfrecord)),
+            ("train.tfrecord-00000-of-00010", Some(ShardFormat::Tfrecord)),
+            ("train-00000-of-00010.tfrecord", Some(ShardFormat::Tfrecord)),
+            ("train.tfrecord-00000-of-00010.gz", Some(ShardFormat::Tfrecord)),
+            ("a.tar", Some(ShardFormat::Webdataset)),
+            ("A.TAR.GZ", Some(ShardFormat::Webdataset)),
+            ("a.tgz", Some(ShardFormat::Webdataset)),
+            ("a.tar.zst", Some(ShardFormat::Webdataset)),
+            ("a.tar.bz2", Some(ShardFormat::Webdataset)),
+            ("data/train-00000-of-00002.parquet", Some(ShardFormat::Parquet)),
+            ("a.parquet.gz", None),
+            ("tar", None),
+            ("folder.tar/readme", None),
+            ("train-00000-of-00010", None),
+        ];
+        for (name, expected) in cases {
+            assert_eq!(container(name), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn manifests_are_told_by_their_names() {
+        for name in ["list.jsonl", "list.txt.gz", "a/LIST.TXT", "b.ndjson"] {
+            assert!(is_manifest(name), "{name}");
+        }
+        for name in ["list", "txt", "a.csv", "a.txt/b", "a.txt.bz2"] {
+            assert!(!is_manifest(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_name_takes_no_image_out_of_the_input() {
+        let image = [
+            "a.jpg",
+            "a.JFIF",
+            "a.jpe",
+            "a.heic",
+            "a.avif",
+            "a.img",
+            "004",
+            "d/a.b.c",
+            "_DSC0002.JPG",
+            "_selects/a.jpg",
+            "a.jpg.gz",
+            "a.",
+            "v1.2/cat.tiff",
+            "a.jpg-00000-of-00002",
+            "train-00000-of-00010",
+        ];
+        for name in image {
+            assert_eq!(listed(name, false), Rule::Image, "{name}");
+            assert_eq!(member(name), Rule::Image, "{name}");
+        }
+        let sidecar = [
+            ("a.json", "json"),
+            ("a.TXT", "txt"),
+            ("d/a.cls", "cls"),
+            ("a.json.gz", "json"),
+            ("a.gz", "gz"),
+            ("a.parquet.gz", "parquet"),
+            ("a.tmp.gz", "tmp"),
+            ("labels.json-00000-of-00010", "json"),
+            ("README", NO_EXTENSION),
+            ("_SUCCESS", UNDERSCORE),
+            ("_started_123", UNDERSCORE),
+            ("_spark_metadata/0", UNDERSCORE),
+            ("_selects/004", UNDERSCORE),
+            ("_run.json", "json"),
+        ];
+        for (name, kind) in sidecar {
+            assert_eq!(listed(name, false), Rule::Sidecar(kind), "{name}");
+            assert_eq!(member(name), Rule::Sidecar(kind), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_dot_hides_everything_and_an_underscore_hides_containers() {
+        for (name, hidden) in [
+            (".a.jpg", true),
+            (".git/a.jpg", true),
+            ("d/._a.jpg", true),
+            ("./a/../b.jpg", false),
+            ("a.b/c", false),
+        ] {
+            assert_eq!(is_hidden(name), hidden, "{name}");
+            assert_eq!(member(name) == Rule::Skip(HIDDEN), hidden, "{name}");
+        }
+        let cases = [
+            ("_checkpoints/a.parquet", false, Rule::Skip(UNDERSCORE)),
+            ("_a.tar", false, Rule::Skip(UNDERSCORE)),
+            ("_x/a.tar", true, Rule::Container(ShardFormat::Webdataset)),
+            ("d_$folder$", false, Rule::Skip(FOLDER_MARKER)),
+        ];
+        for (name, underscored, rule) in cases {
+            assert_eq!(listed(name, underscored), rule, "{name}");
+        }
+        assert_eq!(member("./a/../b.jpg"), Rule::Image);
+        assert_eq!(member("inner.tar"), Rule::Sidecar("tar"));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn random_names_never_panic(name in "\\PC*") {
+            let _ = (listed(&name, false), member(&name), is_manifest(&name));
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! Files of this machine's disk under names that no object store can address: bytes that are no UTF-8, control
+//! characters.
+
+use std::fs::{File, Metadata};
+use std::io::{self, Read};
+use std::path::PathBuf;
+
+use bytes::Bytes;
+
+use super::names::local_version;
+
+/// Such a file.
+pub(super) struct OddFile {
+    pub path: PathBuf,
+    /// What it is called in messages.
+    pub uri: String,
+}
+
+impl OddFile {
+    /// Its first bytes, at most `count`.
+    pub fn head(&self, count: u64) -> object_store::Result<Vec<u8>> {
+        self.metadata()?;
+        let mut head = Vec::new();
+        let read = File::open(&self.path).and_then(|file| file.take(count).read_to_end(&mut head));
+        read.map_err(|error| self.error(error))?;
+        Ok(head)
+    }
+
+    /// Its size, if it still is of `version`.
+    pub fn size_of_version(&self, version: Option<&str>) -> object_store::Result<u64> {
+        let metadata = self.metadata()?;
+        if version.is_some_and(|version| *version != local_version(&metadata)) {
+            return Err(self.changed());
+        }
+        Ok(metadata.len())
+    }
+
+    /// All of its `size_bytes`.
+    pub fn read(&self, size_bytes: u64) -> object_store::Result<Bytes> {
+        let mut bytes = Vec::new();
+        let read = File::open(&self.path).and_then(|file| file.take(size_bytes + 1).read_to_end(&mut bytes));
+        read.map_err(|error| self.error(error))?;
+        if bytes.len() as u64 != size_bytes {
+            return Err(self.changed());
+        }
+        Ok(bytes.into())
+    }
+
+    /// Opening what is no regular file may wait for ever.
+    fn metadata(&self) -> object_store::Result<Metadata> {
+        let metadata = std::fs::metadata(&self.path).map_err(|error| self.error(error))?;
+        if metadata.is_file() { Ok(metadata) } else { Err(self.changed()) }
+    }
+
+    fn changed(&self) -> object_store::Error {
+        let source = "it has changed since it was listed".into();
+        object_store::Error::Precondition { path: self.uri.clone(), source }
+    }
+
+    fn error(&self, error: io::Error) -> object_store::Error {
+        let path = self.uri.clone();
+        match error.kind() {
+            io::ErrorKind::NotFound => object_store::Error::NotFound { path, source: error.into() },
+            io::ErrorKind::PermissionDenied => {
+                object_store::Error::PermissionDenied { path, source: error.into() }
+            }
+            _ => object_store::Error::Generic { store: "file", source: error.into() },
+        }
+    }
+}
