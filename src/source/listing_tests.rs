@@ -81,6 +81,9 @@ fn loose_images_are_cut_and_never_mix_inputs_or_span_containers() {
     assert_eq!(folder.outline(&["x", "y/"], "files_per_shard = 2"), expected);
 }
 
+/// A record's id, and its bytes or why it has none.
+type Read = (String, Result<Bytes, Status>);
+
 /// Bytes that begin as a PNG does.
 const PNG: &[u8] = b"\x89PNG\r\n\x1a\n and so on";
 
@@ -92,7 +95,7 @@ impl Folder {
     }
 
     /// Records of all shards by their ids relative to the folder, and what was skipped by listing and reading.
-    fn records(&self, settings: &str) -> (Vec<(String, Result<Bytes, Status>)>, Skipped) {
+    fn records(&self, settings: &str) -> (Vec<Read>, Skipped) {
         let mut shards = list_shards(&self.stores, &[self.uri("")], &section(settings)).expect("a folder");
         let skips = shards.skips();
         let (mut records, mut skipped) = (Vec::new(), Skipped::default());
