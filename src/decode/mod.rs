@@ -22,6 +22,8 @@ mod jpeg_markers;
 mod jpeg_round_trip;
 mod jpeg_work;
 mod orientation;
+mod png;
+mod png_chunks;
 mod raster;
 mod resample;
 mod samples;
@@ -233,7 +235,7 @@ impl Decoder {
         let Scratch { raw, rgb, .. } = &mut *scratch;
         let decoded = match format {
             ImageFormat::Jpeg => jpeg::decode(bytes, request, raw, rgb),
-            ImageFormat::Png => raster::decode_png(bytes, request, raw, rgb),
+            ImageFormat::Png => png::decode(bytes, request, raw, rgb),
             ImageFormat::Webp => webp::decode(bytes, request, raw, rgb),
             ImageFormat::Gif => gif::decode(bytes, request, raw, rgb),
             ImageFormat::Bmp => raster::decode_bmp(bytes, request, raw, rgb),

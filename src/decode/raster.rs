@@ -1,45 +1,16 @@
-//! PNG and BMP through the `image` crate.
-//!
-//! - PNG: all colour types and interlacing; an animation's default image.
+//! BMP through the `image` crate.
 
 use std::io::Cursor;
 
 use image::codecs::bmp::BmpDecoder;
-use image::codecs::png::PngDecoder;
 use image::error::{ImageError, LimitErrorKind};
-use image::{ColorType, ImageDecoder, Limits};
+use image::{ColorType, ImageDecoder};
 
 use super::buffer::Buffer;
 use super::orientation::Orientation;
 use super::samples::{self, Model};
 use super::{Decoded, MAX_METADATA_BYTES, Request, damaged};
 use crate::items::{ImageFormat, ImageHeader, Rejected};
-
-/// Decode a PNG into `rgb`, by way of its samples in `raw`.
-pub(super) fn decode_png(
-    bytes: &[u8],
-    request: &mut Request,
-    raw: &mut Buffer,
-    rgb: &mut Buffer,
-) -> Result<Decoded, Rejected> {
-    let broken = |error| refused("png", error);
-    // The size is read here because the decoder allocates a row before it can be asked for it.
-    let side = |at: usize| bytes.get(at..at + 4)?.try_into().ok().map(u32::from_be_bytes);
-    let (Some(width), Some(height), Some(b"IHDR")) = (side(16), side(20), bytes.get(12..16)) else {
-        return Err(damaged("png: the header is cut short"));
-    };
-    request.admit(ImageHeader { format: ImageFormat::Png, width, height })?;
-    let mut limits = Limits::no_limits();
-    limits.max_alloc = Some(MAX_METADATA_BYTES.get());
-    let mut decoder = PngDecoder::with_limits(Cursor::new(bytes), limits).map_err(broken)?;
-    let orientation = request.orientation(|| {
-        // unreadable metadata is no reason to refuse the pixels
-        let exif = decoder.exif_metadata().ok().flatten();
-        let xmp = decoder.xmp_metadata().ok().flatten();
-        Orientation::from_metadata(exif.as_deref(), xmp.as_deref())
-    });
-    read("png", decoder, orientation, request, raw, rgb)
-}
 
 /// Decode a BMP into `rgb`, by way of its samples in `raw`.
 pub(super) fn decode_bmp(

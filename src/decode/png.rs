@@ -1,0 +1,87 @@
+//! PNG through the `png` crate: the default image.
+//!
+//! - Pixels count, and nothing else: they are decoded from a copy that holds what they need alone. A
+//!   file that ends behind its last row is whole; one whose image data has a wrong checksum is not.
+//! - Samples of 16 bits become their high byte.
+//! - A transparent colour is compared with 8 bits of each sample, as in Pillow, and matters only over
+//!   a background.
+
+use std::io::Cursor;
+
+use png::{ColorType, DecodeOptions, Decoder, Transformations};
+
+use super::buffer::Buffer;
+use super::orientation::Orientation;
+use super::png_chunks::{self, GRAY, Png, TRUECOLOR};
+use super::samples::{self, Model};
+use super::{Decoded, Request, damaged, rgb_bytes};
+use crate::items::{ImageFormat, ImageHeader, Rejected};
+
+/// Decode a PNG into `rgb`, by way of its samples in `raw`.
+pub(super) fn decode(
+    bytes: &[u8],
+    request: &mut Request,
+    raw: &mut Buffer,
+    rgb: &mut Buffer,
+) -> Result<Decoded, Rejected> {
+    let broken = |error| damaged(format!("png: {error}"));
+    let (width, height) = png_chunks::size(bytes).ok_or_else(|| broken("the header is cut short"))?;
+    request.admit(ImageHeader { format: ImageFormat::Png, width, height })?;
+    let image = png_chunks::read(bytes).map_err(broken)?;
+    let orientation = request.orientation(|| {
+        let metadata = png_chunks::metadata(bytes, &image);
+        Orientation::from_metadata(metadata.exif.as_deref(), metadata.xmp.as_deref())
+    });
+    let plain = image.plain(request.background.is_some());
+    unpack(plain, &image, request.background, raw, rgb).map_err(|error| damaged(format!("png: {error}")))?;
+    Ok(Decoded::whole(image.size, orientation))
+}
+
+/// Decode `plain`, the copy of `image`.
+fn unpack(
+    plain: Vec<u8>,
+    image: &Png,
+    background: Option<[u8; 3]>,
+    raw: &mut Buffer,
+    rgb: &mut Buffer,
+) -> Result<(), png::DecodingError> {
+    let mut options = DecodeOptions::default();
+    options.set_ignore_adler32(false);
+    options.set_ignore_crc(true);
+    let mut decoder = Decoder::new_with_options(Cursor::new(plain), options);
+    decoder.set_transformations(Transformations::EXPAND | Transformations::STRIP_16);
+    let mut reader = decoder.read_info()?;
+    let model = match reader.output_color_type().0 {
+        ColorType::Grayscale => Model::Gray,
+        ColorType::GrayscaleAlpha => Model::GrayAlpha,
+        ColorType::Rgba => Model::Rgba,
+        // a palette is expanded
+        ColorType::Rgb | ColorType::Indexed => Model::Rgb,
+    };
+    let rgb = rgb.take(rgb_bytes(image.size));
+    if model == Model::Rgb {
+        reader.next_frame(rgb)?;
+    } else {
+        let samples = raw.take(rgb.len() / 3 * model.samples());
+        reader.next_frame(samples)?;
+        samples::to_rgb(samples, model, background, rgb);
+    }
+    if let (Some(background), Some(key)) = (background, transparent_color(image)) {
+        let pixels = rgb.as_chunks_mut::<3>().0;
+        pixels.iter_mut().filter(|pixel| **pixel == key).for_each(|pixel| *pixel = background);
+    }
+    Ok(())
+}
+
+/// The one colour that is transparent, in RGB. Gray of 16 bits has none: the conversion to 8 bits
+/// loses it in Pillow.
+fn transparent_color(image: &Png) -> Option<[u8; 3]> {
+    let key = image.transparency?;
+    match (image.color, image.depth) {
+        // bilevel: any value but 0 is white
+        (GRAY, 1) => Some([if key.get(..2)? == [0, 0] { 0 } else { 255 }; 3]),
+        (GRAY, 2..=8) => Some([*key.get(1)?; 3]),
+        (TRUECOLOR, _) => Some([*key.get(1)?, *key.get(3)?, *key.get(5)?]),
+        _ => None,
+    }
+}

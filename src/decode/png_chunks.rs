@@ -1,0 +1,451 @@
+//! The chunks of a PNG: what its pixels need, and what is said about its orientation.
+//!
+//! Comes in: a whole PNG. Goes out: header, palette, transparency and image data, and a PNG of
+//! nothing but those for the decoder.
+//!
+//! - Chunk layout: PNG specification, third edition, section 5; APNG's chunks are in it.
+//! - What the pixels need is read strictly up to the image data. Chunks of other kinds are passed
+//!   over, damaged or not, and the file may end anywhere behind the image data.
+//! - The checksum inside the image data proves the pixels; those of its chunks are not looked at,
+//!   as in Pillow.
+
+use std::borrow::Cow;
+use std::io::{ErrorKind, Read};
+
+use flate2::Crc;
+use flate2::read::ZlibDecoder;
+
+/// What a PNG holds up to the end of its image data.
+#[derive(Debug)]
+pub(super) struct Png<'a> {
+    pub size: (u32, u32),
+    pub depth: u8,
+    pub color: u8,
+    interlaced: bool,
+    palette: &'a [u8],
+    /// Content of the `tRNS` chunk: alpha by index, or one colour that is transparent.
+    pub transparency: Option<&'a [u8]>,
+    /// Consecutive `IDAT` chunks: other ones behind them are not part of the image.
+    data: Vec<&'a [u8]>,
+    /// Where the image data ends.
+    rest_at: usize,
+}
+
+/// EXIF and XMP, as Pillow finds them.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Metadata<'a> {
+    pub exif: Option<Cow<'a, [u8]>>,
+    pub xmp: Option<Cow<'a, [u8]>>,
+}
+
+const SIGNATURE_BYTES: usize = 8;
+const HEADER_BYTES: usize = 13;
+
+/// Colour types of the header.
+pub(super) const GRAY: u8 = 0;
+pub(super) const TRUECOLOR: u8 = 2;
+pub(super) const INDEXED: u8 = 3;
+
+/// Longest text that is unpacked, as in Pillow.
+const MAX_TEXT_BYTES: u64 = 1 << 20;
+
+const RAW_EXIF_KEY: &[u8] = b"Raw profile type exif";
+const XMP_KEY: &[u8] = b"XML:com.adobe.xmp";
+
+/// Width and height of `png`, if it begins with a header.
+pub(super) fn size(png: &[u8]) -> Option<(u32, u32)> {
+    let header = Chunks::new(png).next().filter(|chunk| chunk.name == b"IHDR")?.payload;
+    Some((u32_at(header, 0)?, u32_at(header, 4)?))
+}
+
+/// Read the chunks of `png` up to the end of its image data; an error says what is wrong with them.
+pub(super) fn read(png: &[u8]) -> Result<Png<'_>, &'static str> {
+    let mut chunks = Chunks::new(png);
+    let header = chunks.next().filter(|chunk| chunk.name == b"IHDR").ok_or("the header is missing")?;
+    let fields = header.payload.get(..HEADER_BYTES).ok_or("the header is cut short")?;
+    if !header.is_sound() {
+        return Err("the header is damaged");
+    }
+    if fields[11] != 0 {
+        return Err("the filter method is unknown");
+    }
+    let mut read = Png {
+        size: size(png).ok_or("the header is cut short")?,
+        depth: fields[8],
+        color: fields[9],
+        interlaced: fields[12] != 0,
+        palette: &[],
+        transparency: None,
+        data: Vec::new(),
+        rest_at: 0,
+    };
+    for chunk in chunks.by_ref() {
+        match chunk.name {
+            b"IDAT" => read.data.push(chunk.payload),
+            _ if !read.data.is_empty() => {
+                read.rest_at = chunk.at;
+                break;
+            }
+            b"IHDR" => return Err("there are two headers"),
+            b"IEND" => break,
+            b"PLTE" | b"tRNS" if !chunk.is_sound() => return Err("the palette is damaged"),
+            b"PLTE" => read.palette = chunk.payload,
+            b"tRNS" => read.transparency = Some(chunk.payload),
+            b"fcTL" if !covers(chunk.payload, read.size) => {
+                return Err("the first frame does not cover the canvas");
+            }
+            _ if !chunk.has_name() => return Err("the chunks are damaged"),
+            _ => {}
+        }
+    }
+    if read.rest_at == 0 {
+        read.rest_at = png.len();
+    }
+    if read.data.is_empty() {
+        return Err("there is no image data");
+    }
+    if read.palette.len() / 3 > 256 {
+        return Err("the palette has more than 256 colours");
+    }
+    Ok(read)
+}
+
+/// Whether an animation's frame is as large as the canvas; one that is cut short says nothing.
+fn covers(frame_control: &[u8], size: (u32, u32)) -> bool {
+    let field = |at| u32_at(frame_control, at);
+    [field(4), field(8), field(12), field(16)]
+        .iter()
+        .zip([size.0, size.1, 0, 0])
+        .all(|(found, wanted)| found.is_none_or(|found| found == wanted))
+}
+
+impl Png<'_> {
+    /// A PNG of the chunks that the pixels need, and `transparency` if it goes by index. What a
+    /// palette lacks is a ramp of grays, as in Pillow.
+    pub(super) fn plain(&self, with_transparency: bool) -> Vec<u8> {
+        let length: usize = self.data.iter().map(|data| data.len()).sum();
+        let mut png = b"\x89PNG\r\n\x1a\n".to_vec();
+        png.reserve(length + 2048);
+        let mut header = [0; HEADER_BYTES];
+        header[..4].copy_from_slice(&self.size.0.to_be_bytes());
+        header[4..8].copy_from_slice(&self.size.1.to_be_bytes());
+        header[8..].copy_from_slice(&[self.depth, self.color, 0, 0, u8::from(self.interlaced)]);
+        push(&mut png, b"IHDR", &[&header]);
+        if self.color == INDEXED {
+            let colors = 1_usize << self.depth.min(8);
+            let stored = self.palette.len() / 3;
+            let ramp = (0..=255_u8).flat_map(|index| [index; 3]).skip(stored * 3);
+            let palette: Vec<u8> = self.palette[..stored * 3].iter().copied().chain(ramp).collect();
+            push(&mut png, b"PLTE", &[&palette[..colors * 3]]);
+            if let Some(alphas) = self.transparency.filter(|_| with_transparency) {
+                push(&mut png, b"tRNS", &[&alphas[..alphas.len().min(colors)]]);
+            }
+        }
+        push(&mut png, b"IDAT", &self.data);
+        push(&mut png, b"IEND", &[]);
+        png
+    }
+}
+
+/// Append a chunk whose checksum is not looked at.
+fn push(png: &mut Vec<u8>, name: &[u8; 4], parts: &[&[u8]]) {
+    let length: usize = parts.iter().map(|part| part.len()).sum();
+    png.extend((length as u32).to_be_bytes());
+    png.extend(name);
+    parts.iter().for_each(|part| png.extend(*part));
+    png.extend([0; 4]);
+}
+
+/// The metadata before and behind the image data, the last of each kind. What cannot be read is
+/// left out: before the image data whatever has a wrong checksum, which Pillow checks only there.
+pub(super) fn metadata<'a>(png: &'a [u8], image: &Png) -> Metadata<'a> {
+    let (mut exif, mut raw_exif, mut text_xmp, mut xmp) = (None, None, None, None);
+    for chunk in Chunks::new(png) {
+        if chunk.name == b"IEND" || !chunk.has_name() || chunk.is_cut {
+            break;
+        }
+        if !matches!(chunk.name, b"eXIf" | b"tEXt" | b"zTXt" | b"iTXt")
+            || (chunk.at < image.rest_at && !chunk.is_sound())
+        {
+            continue;
+        }
+        if chunk.name == b"eXIf" {
+            exif = Some(Cow::Borrowed(chunk.payload));
+            continue;
+        }
+        match (chunk.text(), chunk.name) {
+            (Some((b"exif", block)), b"tEXt") => exif = Some(block),
+            (Some((RAW_EXIF_KEY, hex)), _) => raw_exif = Some(hex),
+            (Some((XMP_KEY, packet)), b"iTXt") => {
+                text_xmp = std::str::from_utf8(&packet).is_ok().then(|| packet.clone()).or(text_xmp);
+                xmp = Some(packet);
+            }
+            (Some((XMP_KEY, packet)), _) => text_xmp = Some(packet),
+            _ => {}
+        }
+    }
+    let raw_exif = || raw_exif.as_deref().map(|text| Cow::Owned(unhex(text).unwrap_or_default()));
+    Metadata {
+        exif: exif.or_else(raw_exif),
+        xmp: text_xmp.filter(|packet: &Cow<[u8]>| !packet.is_empty()).or(xmp),
+    }
+}
+
+/// The bytes of ImageMagick's text profiles: an empty line, a name, a length, then hexadecimal digits.
+fn unhex(text: &[u8]) -> Option<Vec<u8>> {
+    let lines = text.split(|&byte| byte == b'\n').skip(3);
+    let digits: Vec<u8> = lines.flatten().copied().filter(|byte| !byte.is_ascii_whitespace()).collect();
+    let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
+    let pairs = digits.as_chunks::<2>();
+    if !pairs.1.is_empty() {
+        return None;
+    }
+    pairs.0.iter().map(|&[high, low]| Some(digit(high)? << 4 | digit(low)?)).collect()
+}
+
+struct Chunk<'a> {
+    name: &'a [u8],
+    /// What is there of it.
+    payload: &'a [u8],
+    /// The file ends inside the payload.
+    is_cut: bool,
+    /// Where the chunk begins.
+    at: usize,
+    checksum: Option<u32>,
+}
+
+impl<'a> Chunk<'a> {
+    /// Whether the name is one that a chunk can have.
+    fn has_name(&self) -> bool {
+        self.name.iter().all(|&byte| byte.is_ascii_alphanumeric() || byte == b'_')
+    }
+
+    /// Whether the checksum is there and right.
+    fn is_sound(&self) -> bool {
+        let mut crc = Crc::new();
+        crc.update(self.name);
+        crc.update(self.payload);
+        self.checksum == Some(crc.sum())
+    }
+
+    /// Keyword and text of one of the three kinds of text chunks, if it is a keyword of ours.
+    fn text(&self) -> Option<(&'a [u8], Cow<'a, [u8]>)> {
+        let mut parts = self.payload.splitn(2, |&byte| byte == 0);
+        let keyword = parts.next().filter(|keyword| [b"exif", RAW_EXIF_KEY, XMP_KEY].contains(keyword))?;
+        let rest = parts.next()?;
+        let text = match self.name {
+            b"tEXt" => Cow::Borrowed(rest),
+            // a method of compression, of which there is one
+            b"zTXt" => Cow::Owned(rest.strip_prefix(&[0]).and_then(inflate).unwrap_or_default()),
+            _ => {
+                // compressed or not, the method, then language and translated keyword
+                let (&[compressed, method], rest) = rest.split_first_chunk::<2>()?;
+                let text = rest.splitn(3, |&byte| byte == 0).nth(2)?;
+                match (compressed, method) {
+                    (0, _) => Cow::Borrowed(text),
+                    (_, 0) => Cow::Owned(inflate(text)?),
+                    _ => return None,
+                }
+            }
+        };
+        Some((keyword, text))
+    }
+}
+
+/// Unpacked zlib data, or what there is of it where it ends early; `None` if it is damaged or too long.
+fn inflate(packed: &[u8]) -> Option<Vec<u8>> {
+    let mut unpacked = Vec::new();
+    match ZlibDecoder::new(packed).take(MAX_TEXT_BYTES + 1).read_to_end(&mut unpacked) {
+        Ok(_) => {}
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof => {}
+        Err(_) => return None,
+    }
+    (unpacked.len() as u64 <= MAX_TEXT_BYTES).then_some(unpacked)
+}
+
+/// Iterates over chunks, the last of which may be cut short.
+struct Chunks<'a> {
+    png: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Chunks<'a> {
+    fn new(png: &'a [u8]) -> Self {
+        Self { png, at: SIGNATURE_BYTES }
+    }
+}
+
+impl<'a> Iterator for Chunks<'a> {
+    type Item = Chunk<'a>;
+
+    fn next(&mut self) -> Option<Chunk<'a>> {
+        let at = self.at;
+        let length = u32_at(self.png, at)? as usize;
+        let name = self.png.get(at + 4..at + 8)?;
+        let after = &self.png[at + 8..];
+        let payload = &after[..length.min(after.len())];
+        self.at = at + 8 + length + 4;
+        Some(Chunk { name, payload, is_cut: payload.len() < length, at, checksum: u32_at(after, length) })
+    }
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    bytes.get(at..at.checked_add(4)?)?.try_into().ok().map(u32::from_be_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    fn chunk(name: &[u8; 4], payload: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        push(&mut bytes, name, &[payload]);
+        let mut crc = Crc::new();
+        crc.update(&bytes[4..bytes.len() - 4]);
+        let at = bytes.len() - 4;
+        bytes[at..].copy_from_slice(&crc.sum().to_be_bytes());
+        bytes
+    }
+
+    fn header(depth: u8, color: u8) -> Vec<u8> {
+        chunk(b"IHDR", &[0, 0, 0, 3, 0, 0, 0, 2, depth, color, 0, 0, 0])
+    }
+
+    fn png(chunks: &[Vec<u8>]) -> Vec<u8> {
+        [b"\x89PNG\r\n\x1a\n".to_vec(), chunks.concat()].concat()
+    }
+
+    fn deflated(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::best());
+        encoder.write_all(bytes).expect("to memory");
+        encoder.finish().expect("to memory")
+    }
+
+    #[test]
+    fn only_the_first_run_of_image_data_and_what_its_pixels_need_is_kept() {
+        let data = |payload: &[u8]| chunk(b"IDAT", payload);
+        let other = chunk(b"ABCD", b"a critical chunk of no kind that we know");
+        let parts =
+            [other.clone(), data(b"ab"), data(b""), data(b"c"), other, data(b"d"), chunk(b"IEND", b"")];
+        let file = png(&[vec![header(8, GRAY)], parts.to_vec()].concat());
+        let read = read(&file).expect("sound");
+        assert_eq!((read.size, read.data.concat()), ((3, 2), b"abc".to_vec()));
+        let plain = read.plain(true);
+        assert_eq!(
+            super::read(&{
+                // as written, checksums are zero
+                let mut sound = plain.clone();
+                sound.splice(8..33, header(8, GRAY));
+                sound
+            })
+            .expect("sound")
+            .data
+            .concat(),
+            b"abc"
+        );
+        let names: Vec<_> = Chunks::new(&plain).map(|chunk| chunk.name.to_vec()).collect();
+        assert_eq!(names, [b"IHDR", b"IDAT", b"IEND"]);
+    }
+
+    #[test]
+    fn a_palette_is_filled_up_with_grays() {
+        let parts =
+            [header(2, INDEXED), chunk(b"PLTE", b"abcdefg"), chunk(b"tRNS", &[9; 9]), chunk(b"IDAT", b"x")];
+        let file = png(&parts);
+        let plain = read(&file).expect("sound").plain(true);
+        let mut kept = Chunks::new(&plain).skip(1);
+        assert_eq!(kept.next().map(|chunk| chunk.payload), Some(&b"abcdef\x02\x02\x02\x03\x03\x03"[..]));
+        assert_eq!(kept.next().map(|chunk| chunk.payload), Some(&[9; 4][..]));
+        let long = png(&[header(8, INDEXED), chunk(b"PLTE", &[0; 771]), chunk(b"IDAT", b"x")]);
+        assert_eq!(read(&long).err(), Some("the palette has more than 256 colours"));
+    }
+
+    #[test]
+    fn damage_to_what_the_pixels_need_is_an_error() {
+        let sound = [header(8, INDEXED), chunk(b"PLTE", b"abc"), chunk(b"IDAT", b"x")];
+        assert!(read(&png(&sound)).is_ok());
+        for damaged in 0..2 {
+            let mut chunks = sound.clone();
+            let last = chunks[damaged].len() - 1;
+            chunks[damaged][last] ^= 1;
+            assert!(read(&png(&chunks)).is_err());
+        }
+        let frame = |width: u8| {
+            let mut control = [0; 26];
+            (control[7], control[11]) = (width, 2);
+            png(&[header(8, GRAY), chunk(b"fcTL", &control), chunk(b"IDAT", b"x")])
+        };
+        assert!(read(&frame(3)).is_ok());
+        assert_eq!(read(&frame(2)).err(), Some("the first frame does not cover the canvas"));
+    }
+
+    /// Metadata of a file with chunks before and behind its image data.
+    fn found(before: &[Vec<u8>], behind: &[Vec<u8>]) -> (Option<Vec<u8>>, Option<Vec<u8>>) {
+        let parts =
+            [&[header(8, GRAY)], before, &[chunk(b"IDAT", b"x")], behind, &[chunk(b"IEND", b"")]].concat();
+        let file = png(&parts);
+        let metadata = metadata(&file, &read(&file).expect("sound"));
+        (metadata.exif.map(Cow::into_owned), metadata.xmp.map(Cow::into_owned))
+    }
+
+    #[test]
+    fn exif_is_found_in_its_own_chunk_and_in_texts_before_and_behind_the_pixels() {
+        let own = |payload: &[u8]| chunk(b"eXIf", payload);
+        let raw = b"\nexif\n   3\n4949\n2a\n".as_slice();
+        let text = |name: &[u8; 4], between: &[u8], text: &[u8]| {
+            chunk(name, &[RAW_EXIF_KEY, b"\0", between, text].concat())
+        };
+        let plain = text(b"tEXt", b"", raw);
+        assert_eq!(found(&[own(b"a")], &[own(b"b")]).0, Some(b"b".to_vec()));
+        assert_eq!(found(&[own(b"a"), plain.clone()], &[]).0, Some(b"a".to_vec()));
+        let packed = deflated(raw);
+        for profile in [
+            plain,
+            text(b"zTXt", b"\0", &packed),
+            text(b"iTXt", b"\0\0\0\0", raw),
+            text(b"iTXt", b"\x01\0de\0\0", &packed),
+        ] {
+            assert_eq!(found(&[profile.clone()], &[]).0, Some(b"II*".to_vec()));
+            assert_eq!(found(&[], &[profile]).0, Some(b"II*".to_vec()));
+        }
+        let damaged = [text(b"zTXt", b"\0", b"no zlib"), text(b"tEXt", b"", b"\nexif\n 1\nxy\n")];
+        for profile in damaged {
+            assert_eq!(found(&[profile], &[]).0, Some(vec![]));
+        }
+        let endless = deflated(&vec![b'0'; MAX_TEXT_BYTES as usize + 1]);
+        assert_eq!(found(&[text(b"iTXt", b"\x01\0\0\0", &endless)], &[]).0, None);
+    }
+
+    #[test]
+    fn a_wrong_checksum_counts_before_the_pixels_alone() {
+        let mut damaged = chunk(b"eXIf", b"a");
+        damaged[12] ^= 1;
+        assert_eq!(found(&[damaged.clone()], &[]).0, None);
+        assert_eq!(found(&[], &[damaged]).0, Some(b"a".to_vec()));
+    }
+
+    #[test]
+    fn xmp_as_readable_text_wins() {
+        let packet = |text: &[u8]| chunk(b"iTXt", &[XMP_KEY, b"\0\0\0\0\0", text].concat());
+        let other = chunk(b"tEXt", &[XMP_KEY, b"\0c"].concat());
+        assert_eq!(found(&[packet(b"a")], &[packet(b"b")]).1, Some(b"b".to_vec()));
+        assert_eq!(found(&[packet(b"\xff")], &[]).1, Some(b"\xff".to_vec()));
+        assert_eq!(found(&[other], &[packet(b"\xff")]).1, Some(b"c".to_vec()));
+    }
+
+    #[test]
+    fn a_file_cut_anywhere_is_read_without_panic() {
+        let text = chunk(b"iTXt", &[XMP_KEY, b"\0\x01\0\0\0", &deflated(b"<a/>")].concat());
+        let parts = [header(8, INDEXED), chunk(b"PLTE", b"abc"), text.clone(), chunk(b"IDAT", b"x"), text];
+        let whole = png(&parts);
+        for end in 0..whole.len() {
+            size(&whole[..end]);
+            if let Ok(image) = read(&whole[..end]) {
+                metadata(&whole[..end], &image);
+                image.plain(true);
+            }
+        }
+    }
+}
