@@ -131,9 +131,9 @@ fn orientation_in_exif(exif: &[u8]) -> Tag {
         return Tag::Absent;
     }
     let big_endian = match tiff.get(..4) {
-        // the second of each pair is wrong, and common enough to be read
+        // those but the first of each are wrong, and read all the same
         Some(b"II*\0" | b"II\0*") => false,
-        Some(b"MM\0*" | b"MM*\0") => true,
+        Some(b"MM\0*" | b"MM*\0" | b"MM\0+") => true,
         _ => return Tag::Value(0),
     };
     let fields = Fields { tiff, big_endian };

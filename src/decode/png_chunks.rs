@@ -104,7 +104,10 @@ pub(super) fn read(png: &[u8]) -> Result<Png<'_>, &'static str> {
     if read.data.is_empty() {
         return Err("there is no image data");
     }
-    if read.palette.len() / 3 > 256 {
+    if read.color == INDEXED && read.palette.len() < 3 {
+        return Err("there is no palette");
+    }
+    if read.color == INDEXED && read.palette.len() / 3 > 256 {
         return Err("the palette has more than 256 colours");
     }
     Ok(read)
@@ -121,7 +124,7 @@ fn covers(frame_control: &[u8], size: (u32, u32)) -> bool {
 
 impl Png<'_> {
     /// A PNG of the chunks that the pixels need, and `transparency` if it goes by index. What a
-    /// palette lacks is a ramp of grays, as in Pillow.
+    /// palette lacks is black, as in Pillow.
     pub(super) fn plain(&self, with_transparency: bool) -> Vec<u8> {
         let length: usize = self.data.iter().map(|data| data.len()).sum();
         let mut png = b"\x89PNG\r\n\x1a\n".to_vec();
@@ -134,9 +137,9 @@ impl Png<'_> {
         if self.color == INDEXED {
             let colors = 1_usize << self.depth.min(8);
             let stored = self.palette.len() / 3;
-            let ramp = (0..=255_u8).flat_map(|index| [index; 3]).skip(stored * 3);
-            let palette: Vec<u8> = self.palette[..stored * 3].iter().copied().chain(ramp).collect();
-            push(&mut png, b"PLTE", &[&palette[..colors * 3]]);
+            let mut palette = self.palette[..stored * 3].to_vec();
+            palette.resize(colors * 3, 0);
+            push(&mut png, b"PLTE", &[&palette]);
             if let Some(alphas) = self.transparency.filter(|_| with_transparency) {
                 push(&mut png, b"tRNS", &[&alphas[..alphas.len().min(colors)]]);
             }
@@ -194,13 +197,16 @@ pub(super) fn metadata<'a>(png: &'a [u8], image: &Png) -> Metadata<'a> {
 /// The bytes of ImageMagick's text profiles: an empty line, a name, a length, then hexadecimal digits.
 fn unhex(text: &[u8]) -> Option<Vec<u8>> {
     let lines = text.split(|&byte| byte == b'\n').skip(3);
-    let digits: Vec<u8> = lines.flatten().copied().filter(|byte| !byte.is_ascii_whitespace()).collect();
+    let digits: Vec<u8> = lines.flatten().copied().collect();
     let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
-    let pairs = digits.as_chunks::<2>();
-    if !pairs.1.is_empty() {
-        return None;
+    let mut rest = digits.trim_ascii_start();
+    let mut bytes = Vec::with_capacity(rest.len() / 2);
+    // white space may stand between bytes, but not inside of one
+    while let Some((&[high, low], after)) = rest.split_first_chunk() {
+        bytes.push(digit(high)? << 4 | digit(low)?);
+        rest = after.trim_ascii_start();
     }
-    pairs.0.iter().map(|&[high, low]| Some(digit(high)? << 4 | digit(low)?)).collect()
+    rest.is_empty().then_some(bytes)
 }
 
 struct Chunk<'a> {
@@ -350,14 +356,16 @@ mod tests {
     }
 
     #[test]
-    fn a_palette_is_filled_up_with_grays() {
+    fn a_palette_is_filled_up_with_black() {
         let parts =
             [header(2, INDEXED), chunk(b"PLTE", b"abcdefg"), chunk(b"tRNS", &[9; 9]), chunk(b"IDAT", b"x")];
         let file = png(&parts);
         let plain = read(&file).expect("sound").plain(true);
         let mut kept = Chunks::new(&plain).skip(1);
-        assert_eq!(kept.next().map(|chunk| chunk.payload), Some(&b"abcdef\x02\x02\x02\x03\x03\x03"[..]));
+        assert_eq!(kept.next().map(|chunk| chunk.payload), Some(&b"abcdef\0\0\0\0\0\0"[..]));
         assert_eq!(kept.next().map(|chunk| chunk.payload), Some(&[9; 4][..]));
+        let none = png(&[header(2, INDEXED), chunk(b"IDAT", b"x")]);
+        assert_eq!(read(&none).err(), Some("there is no palette"));
         let long = png(&[header(8, INDEXED), chunk(b"PLTE", &[0; 771]), chunk(b"IDAT", b"x")]);
         assert_eq!(read(&long).err(), Some("the palette has more than 256 colours"));
     }
