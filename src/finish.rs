@@ -313,7 +313,7 @@ impl Ending<'_> {
 
 impl Output {
     /// The manifest that is there.
-    pub(crate) fn manifest(&self) -> Result<StoredManifest, SinkError> {
+    pub fn manifest(&self) -> Result<StoredManifest, SinkError> {
         serde_json::from_slice(&self.read(MANIFEST)?).map_err(|error| SinkError::Uri {
             uri: self.uri_of(MANIFEST),
             message: format!("cannot be read: {error}"),

@@ -10,7 +10,8 @@ pub const USAGE: u8 = 2;
 pub const INPUT: u8 = 3;
 /// Model or engine unusable. Do not retry.
 pub const ENGINE: u8 = 4;
-/// More rejected rows or damaged shards than allowed; the output is whole, without `_SUCCESS`.
+/// More rejected rows or damaged shards than allowed; the output is whole, without `_SUCCESS`. `inspect`, `diff`:
+/// something is bad, or differs.
 pub const TOO_MANY_ERRORS: u8 = 5;
 /// Output occupied by another run, denied, or not writable.
 pub const OUTPUT: u8 = 6;
@@ -35,7 +36,8 @@ pub const HELP: &str = "Exit codes:
   2    usage or pipeline file
   3    input missing, denied or unreadable
   4    model or engine unusable
-  5    more errors than output.max_error_rate or max_damaged_shards allow; output whole, no _SUCCESS
+  5    run: more errors than output.max_error_rate or max_damaged_shards allow; output whole, no _SUCCESS
+       inspect: something in the shard is bad; diff: the outputs differ
   6    output occupied, denied or not writable
   7    a built engine does not fit this host or is damaged: build it again
   8    an engine failed in the middle of a run, as when a GPU is gone: another host may do

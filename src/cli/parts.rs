@@ -1,8 +1,14 @@
 //! The Parquet files of an output, read back.
+//!
+//! - A file that is no part of an output, whatever it is called, is an error that says what is odd about it.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use arrow::array::RecordBatch;
+use arrow::datatypes::{DataType, Schema};
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+use parquet::file::metadata::KeyValue;
 use sluice::config::{InputFormat, InputSection};
 use sluice::error::{Error, SourceError};
 use sluice::items::{ObjectRef, ShardContent};
@@ -26,24 +32,85 @@ pub fn parts(stores: &Stores, folder: &str, may_be_empty: bool) -> Result<Vec<Ob
     Ok(shards.into_iter().filter_map(|shard| object(shard.content)).collect())
 }
 
+/// Some columns of one part, some rows at a time. Ends after the first error.
+pub struct Batches {
+    uri: String,
+    reader: Option<ParquetRecordBatchReader>,
+    footer: Vec<KeyValue>,
+}
+
+/// Open the part `part` for its `columns`, which must have the types that `schema` says.
+pub fn open(stores: &Stores, part: &ObjectRef, schema: &Schema, columns: &[&str]) -> Result<Batches, Error> {
+    let object = stores.open(part)?;
+    let opened = caught(|| {
+        let builder = ParquetRecordBatchReaderBuilder::try_new(ColumnWindows::new(object))
+            .map_err(|error| error.to_string())?;
+        for &column in columns {
+            check_column(builder.schema(), schema, column)?;
+        }
+        let footer = builder.metadata().file_metadata().key_value_metadata().cloned();
+        let mask = ProjectionMask::columns(builder.parquet_schema(), columns.iter().copied());
+        let reader = builder.with_projection(mask).build().map_err(|error| error.to_string())?;
+        Ok((reader, footer.unwrap_or_default()))
+    });
+    let (reader, footer) = opened.map_err(|message| damaged(&part.uri, message))?;
+    Ok(Batches { uri: part.uri.clone(), reader: Some(reader), footer })
+}
+
 /// Hand the named columns of one part to `take`, some rows at a time.
 pub fn read(
     stores: &Stores,
     part: &ObjectRef,
+    schema: &Schema,
     columns: &[&str],
     mut take: impl FnMut(&RecordBatch),
 ) -> Result<(), Error> {
-    let object = stores.open(part)?;
-    let damaged = |message: String| SourceError::Uri { uri: part.uri.clone(), message };
-    let builder = ParquetRecordBatchReaderBuilder::try_new(ColumnWindows::new(object))
-        .map_err(|error| damaged(error.to_string()))?;
-    let mask = ProjectionMask::columns(builder.parquet_schema(), columns.iter().copied());
-    for rows in builder.with_projection(mask).build().map_err(|error| damaged(error.to_string()))? {
-        let rows = rows.map_err(|error| damaged(error.to_string()))?;
-        if let Some(column) = columns.iter().find(|column| rows.column_by_name(column).is_none()) {
-            return Err(damaged(format!("has no column {column}, so it is no part of an output")).into());
-        }
-        take(&rows);
+    open(stores, part, schema, columns)?.try_for_each(|rows| rows.map(|rows| take(&rows)))
+}
+
+impl Batches {
+    /// What the footer says under `key`.
+    pub fn footer(&self, key: &str) -> Option<&str> {
+        self.footer.iter().find(|pair| pair.key == key).and_then(|pair| pair.value.as_deref())
     }
-    Ok(())
+}
+
+impl Iterator for Batches {
+    type Item = Result<RecordBatch, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let mut reader = self.reader.take()?;
+        match caught(|| {
+            Ok(reader.next().transpose().map_err(|error| error.to_string())?.map(|rows| (rows, reader)))
+        }) {
+            Ok(None) => None,
+            Ok(Some((rows, reader))) => {
+                self.reader = Some(reader);
+                Some(Ok(rows))
+            }
+            Err(message) => Some(Err(damaged(&self.uri, message))),
+        }
+    }
+}
+
+/// What `read` returns, or why it failed; the Parquet library panics on some files.
+fn caught<T>(read: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    // what a panic leaves half done is dropped with it
+    catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| Err("it cannot be read as Parquet".to_owned()))
+}
+
+fn damaged(uri: &str, message: String) -> Error {
+    SourceError::Uri { uri: uri.to_owned(), message: format!("is no part of an output: {message}") }.into()
+}
+
+fn check_column(found: &Schema, expected: &Schema, name: &str) -> Result<(), String> {
+    let expected = expected.field_with_name(name).map_err(|error| error.to_string())?;
+    let found = found.field_with_name(name).map_err(|_| format!("it has no column {name}"))?;
+    let is_same = match (found.data_type(), expected.data_type()) {
+        (DataType::List(found), DataType::List(expected)) => found.data_type() == expected.data_type(),
+        (found, expected) => found == expected,
+    };
+    let types =
+        || format!("its column {name} is of type {}, not {}", found.data_type(), expected.data_type());
+    if is_same { Ok(()) } else { Err(types()) }
 }

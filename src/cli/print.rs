@@ -2,16 +2,25 @@
 
 use std::io::{self, Write};
 
-use sluice::shown::{message_without_secrets, printable};
+use sluice::shown::{message_without_secrets, printable, printable_json};
 
 /// Print `text` and a newline. What names and messages hold of secrets, and of characters that a terminal
 /// obeys, is not printed. A reader that has seen enough, such as `head`, is no error.
 pub fn print(text: &str) -> io::Result<()> {
     let text = message_without_secrets(text);
-    let text = printable(&text);
+    write_line(&printable(&text))
+}
+
+fn write_line(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     match writeln!(out, "{text}").and_then(|()| out.flush()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         written => written,
     }
+}
+
+/// The same for a JSON object, of several lines.
+pub fn print_json(object: &serde_json::Value) -> io::Result<()> {
+    let text = serde_json::to_string_pretty(object).map_err(io::Error::other)?;
+    write_line(&printable_json(&message_without_secrets(&text)))
 }

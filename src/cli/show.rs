@@ -11,7 +11,9 @@ use sluice::error::{Error, SourceError};
 use sluice::finish::StoredManifest;
 use sluice::items::Status;
 use sluice::report::Latency;
-use sluice::sink::{AttemptNote, Checkpoints, Holdings, MANIFEST, Output, RUN, RunRecord};
+use sluice::sink::{
+    AttemptNote, BATCHES, Checkpoints, Holdings, MANIFEST, Output, PREDICTIONS, RUN, RunRecord,
+};
 use sluice::source::Stores;
 
 use super::parts::{parts, read};
@@ -66,7 +68,7 @@ pub fn run(args: &ShowArgs) -> anyhow::Result<ExitCode> {
     for part in parts(&stores, &format!("{out}/predictions"), holdings.begun)? {
         predictions.parts += 1;
         let columns = ["image_id", "status", "error", "top1_index", "top1_label", "top1_score"];
-        read(&stores, &part, &columns, |rows| {
+        read(&stores, &part, &PREDICTIONS, &columns, |rows| {
             let wanted = (args.rows - first_rows.len()).min(rows.num_rows());
             first_rows.extend((0..wanted).map(|row| line(rows, row)));
             predictions.add(rows);
@@ -74,7 +76,7 @@ pub fn run(args: &ShowArgs) -> anyhow::Result<ExitCode> {
     }
     // a run that failed leaves no such part
     for part in parts(&stores, &format!("{out}/batches"), true)? {
-        read(&stores, &part, &["latency_ms", "warmup"], |rows| {
+        read(&stores, &part, &BATCHES, &["latency_ms", "warmup"], |rows| {
             let (latency, warmup) =
                 (rows["latency_ms"].as_primitive::<Float64Type>(), rows["warmup"].as_boolean());
             latency_ms.extend(

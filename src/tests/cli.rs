@@ -1,5 +1,7 @@
 //! The binary as its users meet it: inputs on disk, a real model, Parquet read back.
 
+#[path = "cli/diff.rs"]
+mod diff;
 #[path = "cli/scores.rs"]
 mod scores;
 mod support;
