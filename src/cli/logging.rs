@@ -141,6 +141,17 @@ impl Visit for JsonFields<'_> {
         self.0.insert(field.name().into(), value.into());
     }
 
+    // as numbers as long as JSON's readers take them for one
+    fn record_i128(&mut self, field: &Field, value: i128) {
+        let number = i64::try_from(value).map(Value::from);
+        self.0.insert(field.name().into(), number.unwrap_or_else(|_| value.to_string().into()));
+    }
+
+    fn record_u128(&mut self, field: &Field, value: u128) {
+        let number = u64::try_from(value).map(Value::from);
+        self.0.insert(field.name().into(), number.unwrap_or_else(|_| value.to_string().into()));
+    }
+
     fn record_bool(&mut self, field: &Field, value: bool) {
         self.0.insert(field.name().into(), value.into());
     }

@@ -40,7 +40,7 @@ use progress::Progress;
 struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// How log lines look. json: one object a line, with severity and message.
+    /// How log lines look, and the summary of a run. json: one object a line, with severity and message.
     #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
 }
@@ -100,7 +100,7 @@ pub fn main() -> ExitCode {
     let progress = Progress::detect(terminal);
     let verbose = matches!(&cli.command, Command::BuildEngine(args) if args.verbose);
     logging::init(cli.log_format, verbose, terminal.colors, &progress);
-    let result = catch_unwind(AssertUnwindSafe(|| run_command(&cli.command, &progress)));
+    let result = catch_unwind(AssertUnwindSafe(|| run_command(&cli, &progress)));
     let result = result.unwrap_or_else(|panic| Err(anyhow::anyhow!("{}", broken_promise(&*panic))));
     match result {
         Ok(code) => code,
@@ -113,9 +113,9 @@ pub fn main() -> ExitCode {
 }
 
 /// Run one command to its end.
-fn run_command(command: &Command, progress: &Progress) -> anyhow::Result<ExitCode> {
-    match command {
-        Command::Run(args) => run::run(args, progress),
+fn run_command(cli: &Cli, progress: &Progress) -> anyhow::Result<ExitCode> {
+    match &cli.command {
+        Command::Run(args) => run::run(args, cli.log_format, progress),
         Command::Check(args) => check::run(args),
         Command::Show(args) => show::run(args),
         Command::Inspect(args) => inspect::run(args),

@@ -57,17 +57,6 @@ pub fn open(stores: &Stores, part: &ObjectRef, schema: &Schema, columns: &[&str]
     Ok(Batches { uri: part.uri.clone(), reader: Some(reader), footer })
 }
 
-/// Hand the named columns of one part to `take`, some rows at a time.
-pub fn read(
-    stores: &Stores,
-    part: &ObjectRef,
-    schema: &Schema,
-    columns: &[&str],
-    mut take: impl FnMut(&RecordBatch),
-) -> Result<(), Error> {
-    open(stores, part, schema, columns)?.try_for_each(|rows| rows.map(|rows| take(&rows)))
-}
-
 impl Batches {
     /// What the footer says under `key`.
     pub fn footer(&self, key: &str) -> Option<&str> {

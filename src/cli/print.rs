@@ -21,6 +21,14 @@ fn write_line(text: &str) -> io::Result<()> {
 
 /// The same for a JSON object, of several lines.
 pub fn print_json(object: &serde_json::Value) -> io::Result<()> {
-    let text = serde_json::to_string_pretty(object).map_err(io::Error::other)?;
-    write_line(&printable_json(&message_without_secrets(&text)))
+    print_json_text(&serde_json::to_string_pretty(object).map_err(io::Error::other)?)
+}
+
+/// The same on one line, for whoever collects lines.
+pub fn print_json_line(object: &serde_json::Value) -> io::Result<()> {
+    print_json_text(&object.to_string())
+}
+
+fn print_json_text(text: &str) -> io::Result<()> {
+    write_line(&printable_json(&message_without_secrets(text)))
 }

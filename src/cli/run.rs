@@ -16,7 +16,8 @@ use sluice::resume::Share;
 use sluice::sink::Output;
 use sluice::source::list_shards;
 
-use super::print::print;
+use super::logging::LogFormat;
+use super::print::{print, print_json_line};
 use super::progress::Progress;
 use super::share::ShareArgs;
 use super::{PipelineArgs, exit, storage_runtime, summary, total};
@@ -43,7 +44,7 @@ pub struct RunArgs {
 }
 
 /// Score the input; the exit code says how it went.
-pub fn run(args: &RunArgs, progress: &Progress) -> anyhow::Result<ExitCode> {
+pub fn run(args: &RunArgs, log_format: LogFormat, progress: &Progress) -> anyhow::Result<ExitCode> {
     let share = args.checked_share().map_err(Error::from)?;
     let stop = StopSignal::default();
     let received = drain_on_signals(&stop, Duration::from_secs_f64(args.grace))?;
@@ -58,7 +59,13 @@ pub fn run(args: &RunArgs, progress: &Progress) -> anyhow::Result<ExitCode> {
     if job.is_finished() {
         let output = plan.output.uri.clone();
         job.check_finished(shards)?;
-        print(&format!("done before: {output} holds this run, finished, and the input has not changed"))?;
+        let done = format!("done before: {output} holds this run, finished, and the input has not changed");
+        match log_format {
+            LogFormat::Text => print(&done)?,
+            LogFormat::Json => print_json_line(&serde_json::json!({
+                "severity": "INFO", "message": done, "outcome": Outcome::Succeeded, "done_before": true, "output": output,
+            }))?,
+        }
         return Ok(ExitCode::SUCCESS);
     }
     let watch = {
@@ -70,7 +77,10 @@ pub fn run(args: &RunArgs, progress: &Progress) -> anyhow::Result<ExitCode> {
     let output = plan.output.uri.clone();
     let report = job.run(shards)?;
     drop(watch);
-    print(&summary::text(&report, &output))?;
+    match log_format {
+        LogFormat::Text => print(&summary::text(&report, &output))?,
+        LogFormat::Json => print_json_line(&summary::object(&report, &output))?,
+    }
     Ok(ExitCode::from(match report.summary.outcome {
         Outcome::Succeeded | Outcome::ShareDone => 0,
         Outcome::TooManyErrors => exit::TOO_MANY_ERRORS,

@@ -1,5 +1,6 @@
-//! The end of a run, for a person to read.
+//! The end of a run, for a person to read, or as one JSON object on one line for a program.
 
+use serde_json::{Value, json};
 use sluice::finish::RunReport;
 use sluice::report::{Outcome, Summary};
 use sluice::skipped::Skipped;
@@ -10,6 +11,24 @@ pub fn text(report: &RunReport, output: &str) -> String {
     let output = output.trim_end_matches('/');
     lines.push(format!("output     {output}/predictions/*.parquet, {output}/batches/*.parquet"));
     lines.join("\n")
+}
+
+/// The same as one object, in the field names of the log: what happened in `message`, and every figure as a number.
+pub fn object(report: &RunReport, output: &str) -> Value {
+    let summary = &report.summary;
+    let mut object = json!(summary);
+    object["time"] = report.finished_at.as_str().into();
+    object["severity"] = match summary.outcome {
+        Outcome::Succeeded | Outcome::ShareDone => "INFO",
+        Outcome::Interrupted => "WARNING",
+        Outcome::TooManyErrors => "ERROR",
+    }
+    .into();
+    object["message"] =
+        format!("{}: {} rows in {} shards", said(summary.outcome), summary.rows, summary.shards).into();
+    object["run_id"] = report.run_id.as_str().into();
+    object["output"] = output.into();
+    object
 }
 
 /// An outcome in words.

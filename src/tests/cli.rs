@@ -2,6 +2,8 @@
 
 #[path = "cli/diff.rs"]
 mod diff;
+#[path = "cli/reports.rs"]
+mod reports;
 #[path = "cli/scores.rs"]
 mod scores;
 mod support;
@@ -363,20 +365,6 @@ fn an_output_inside_its_input_or_in_place_of_a_file_is_refused() {
 }
 
 #[test]
-fn json_logs_are_one_object_a_line_with_severity_and_message() {
-    let bench = Bench::new();
-    write_tar(&bench.path("in/a.tar"), &images(0, 2));
-    let output = bench.run("out", &["--log-format", "json"]);
-    assert_code(&output, 0);
-    let log = stderr(&output);
-    assert!(!log.is_empty());
-    for line in log.lines() {
-        let object: serde_json::Value = serde_json::from_str(line).expect("a JSON object");
-        assert!(object["severity"].is_string() && object["message"].is_string(), "{line}");
-    }
-}
-
-#[test]
 fn check_prints_the_resolved_plan_and_writes_nothing() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 2));
@@ -386,26 +374,4 @@ fn check_prints_the_resolved_plan_and_writes_nothing() {
     assert_eq!(resolved["plan"]["engine"]["batch_size"], 8);
     assert_eq!(resolved["classes"], 4);
     assert!(!bench.path("out").exists());
-}
-
-#[test]
-fn show_and_inspect_tell_what_is_there() {
-    let bench = Bench::new();
-    let mut members = images(0, 4);
-    members[2] = ("text".into(), b"hello".to_vec());
-    write_tar(&bench.path("in/a.tar"), &members);
-    assert_code(&bench.run("out", &["--set", "output.max_error_rate=0.5"]), 0);
-
-    let shown = sluice().current_dir(bench.path("")).args(["show", "out"]).output().expect("starts");
-    assert_code(&shown, 0);
-    for words in ["4 rows in 1 parts", "decode_error", "75.0%", "latency of 1 batches"] {
-        assert!(stdout(&shown).contains(words), "{words} is missing:\n{}", stdout(&shown));
-    }
-
-    let inspected =
-        sluice().current_dir(bench.path("")).args(["inspect", "in/a.tar"]).output().expect("starts");
-    assert_code(&inspected, 5);
-    for words in ["webdataset", "4, 1 of them bad", "record 2 (text): decode_error"] {
-        assert!(stdout(&inspected).contains(words), "{words} is missing:\n{}", stdout(&inspected));
-    }
 }

@@ -1,0 +1,119 @@
+//! What a run and `show` say of an output, to people and to programs.
+
+use super::*;
+
+fn object(line: &str) -> serde_json::Value {
+    serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}:\n{line}"))
+}
+
+/// Four records, one of them without an image.
+fn one_bad(bench: &Bench) {
+    let mut members = images(0, 4);
+    members[2] = ("text".into(), b"hello".to_vec());
+    write_tar(&bench.path("in/a.tar"), &members);
+    assert_code(&bench.run("out", &["--set", "output.max_error_rate=0.5"]), 0);
+}
+
+fn show(bench: &Bench, args: &[&str]) -> String {
+    let shown =
+        sluice().current_dir(bench.path("")).args(["show", "out"]).args(args).output().expect("starts");
+    assert_code(&shown, 0);
+    stdout(&shown)
+}
+
+#[test]
+fn with_json_logs_every_line_and_the_summary_are_objects_whose_numbers_are_numbers() {
+    let bench = Bench::new();
+    write_tar(&bench.path("in/a.tar"), &images(0, 2));
+    for again in [false, true] {
+        let output = bench.run("out", &["--log-format", "json"]);
+        assert_code(&output, 0);
+        let (log, summary) = (stderr(&output), stdout(&output));
+        assert_eq!(summary.lines().count(), 1, "{summary}");
+        for line in log.lines().chain(summary.lines()) {
+            let object = object(line);
+            assert!(object["severity"].is_string() && object["message"].is_string(), "{line}");
+            let numeric = |text: &str| text.parse::<f64>().is_ok();
+            let fields = object.as_object().expect("an object");
+            let quoted = fields.iter().find(|(_, value)| value.as_str().is_some_and(numeric));
+            assert_eq!(quoted, None, "{line}");
+        }
+        let summary = object(&summary);
+        assert_eq!((&summary["outcome"], &summary["output"]), (&"succeeded".into(), &"out".into()));
+        if again {
+            assert_eq!(summary["done_before"], true);
+        } else {
+            assert_eq!((&summary["rows"], &summary["rows_by_status"]["ok"]), (&2.into(), &2.into()));
+            assert!(
+                log.contains("finish_ms") && summary["images_per_second"].as_f64() > Some(0.0),
+                "{summary}"
+            );
+        }
+    }
+}
+
+#[test]
+fn show_and_inspect_tell_what_is_there() {
+    let bench = Bench::new();
+    one_bad(&bench);
+    let shown = show(&bench, &[]);
+    for words in ["4 rows in 1 parts", "decode_error", "75.0%", "latency of 1 batches"] {
+        assert!(shown.contains(words), "{words} is missing:\n{shown}");
+    }
+
+    let inspected =
+        sluice().current_dir(bench.path("")).args(["inspect", "in/a.tar"]).output().expect("starts");
+    assert_code(&inspected, 5);
+    for words in ["webdataset", "4, 1 of them bad", "record 2 (text): decode_error"] {
+        assert!(stdout(&inspected).contains(words), "{words} is missing:\n{}", stdout(&inspected));
+    }
+}
+
+#[test]
+fn show_lists_failed_records_by_the_key_with_their_reasons() {
+    let bench = Bench::new();
+    one_bad(&bench);
+    assert!(!show(&bench, &[]).contains("failed records"));
+    for args in [&["--failed"][..], &["--failed", "7"]] {
+        let shown = show(&bench, args);
+        let listed: Vec<_> = shown.lines().skip_while(|line| *line != "failed records").skip(1).collect();
+        assert!(listed[0].starts_with("  in/a.tar#2  text  decode_error: "), "{shown}");
+        assert!(listed.get(1).is_none_or(|line| line.is_empty()), "{shown}");
+    }
+}
+
+#[test]
+fn show_is_json_for_programs() {
+    let bench = Bench::new();
+    one_bad(&bench);
+    let shown = object(&show(&bench, &["--json", "--rows", "1", "--failed", "1"]));
+    assert_eq!((&shown["rows"], &shown["parts"], &shown["batches"]), (&4.into(), &1.into(), &1.into()));
+    assert_eq!((&shown["run"]["state"], &shown["run"]["summary"]["rows"]), (&"succeeded".into(), &4.into()));
+    assert_eq!(shown["rows_by_status"], serde_json::json!({ "ok": 3, "decode_error": 1 }));
+    assert_eq!(
+        (&shown["reasons"][0]["status"], &shown["reasons"][0]["rows"]),
+        (&"decode_error".into(), &1.into())
+    );
+    assert_eq!(
+        (&shown["failed_rows"][0]["key"], &shown["first_rows"][0]["image_id"]),
+        (&"in/a.tar#2".into(), &"img-00000".into())
+    );
+    assert!(
+        shown["latency_ms"]["med"].is_number() && shown["first_rows"][0]["score"].is_number(),
+        "{shown:#}"
+    );
+    let bars = shown["top1_scores"].as_array().expect("bars");
+    assert_eq!(bars.iter().filter_map(|bar| bar["rows"].as_u64()).sum::<u64>(), 3);
+}
+
+#[test]
+fn show_names_shards_that_ended_early() {
+    let bench = Bench::new();
+    write_tar(&bench.path("in/a.tar"), &images(0, 6));
+    let whole = fs::read(bench.path("in/a.tar")).expect("tar");
+    fs::write(bench.path("in/a.tar"), &whole[..whole.len() / 2 + 100]).expect("cut tar");
+    assert_code(&bench.run("out", &["--set", "output.max_error_rate=0.5"]), 5);
+    let shown = object(&show(&bench, &["--json"]));
+    assert_eq!(shown["damaged_shards"][0]["shard"], "in/a.tar", "{shown:#}");
+    assert!(show(&bench, &[]).contains("shards that ended early\n  in/a.tar: "));
+}
