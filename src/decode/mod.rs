@@ -14,6 +14,7 @@
 //!   on every machine or on none.
 //! - A panic inside a codec is that image's failure.
 
+mod bmp;
 mod buffer;
 mod geometry;
 mod gif;
@@ -21,10 +22,10 @@ mod jpeg;
 mod jpeg_markers;
 mod jpeg_round_trip;
 mod jpeg_work;
+mod lzw;
 mod orientation;
 mod png;
 mod png_chunks;
-mod raster;
 mod resample;
 mod samples;
 mod stage;
@@ -38,7 +39,6 @@ mod damage;
 #[cfg(test)]
 mod parity;
 
-use std::num::NonZeroU64;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use self::buffer::Buffer;
@@ -52,10 +52,6 @@ use crate::config::{self, Filter, PreprocessSection};
 use crate::error::panic_message;
 use crate::items::{ImageFormat, ImageHeader, PixelElement, Pixels, Rejected, Status};
 use crate::sniff;
-
-/// Memory a decoder may take for what is not pixels (profiles, texts, tables): far above what
-/// cameras and editors write, far below what a bomb needs.
-const MAX_METADATA_BYTES: NonZeroU64 = NonZeroU64::new(16 << 20).expect("not zero");
 
 /// Longest side of an image, in pixels: far beyond any camera's or scanner's. What resizing keeps
 /// for each pixel of a side (weights, a few rows) stays below 100 MB with it.
@@ -238,7 +234,7 @@ impl Decoder {
             ImageFormat::Png => png::decode(bytes, request, raw, rgb),
             ImageFormat::Webp => webp::decode(bytes, request, raw, rgb),
             ImageFormat::Gif => gif::decode(bytes, request, raw, rgb),
-            ImageFormat::Bmp => raster::decode_bmp(bytes, request, raw, rgb),
+            ImageFormat::Bmp => bmp::decode(bytes, request, raw, rgb),
             ImageFormat::Tiff => tiff::decode(bytes, request, raw, rgb),
         }?;
         let pixels = self.finish(decoded, scratch);

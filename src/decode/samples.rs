@@ -1,8 +1,7 @@
 //! Decoded samples of any colour model to 8-bit RGB, as Pillow's `convert("RGB")` does it.
 //!
-//! Comes in: interleaved samples of 8 or 16 bits. Goes out: RGB, alpha dropped or composited.
+//! Comes in: interleaved samples of 8 bits. Goes out: RGB, alpha dropped or composited.
 //!
-//! - A 16-bit sample becomes its high byte, without rounding.
 //! - Dropping alpha keeps the colour that is stored below it, also of transparent pixels.
 //! - Formulas are integer arithmetic and equal Pillow's to the bit (`Convert.c`,
 //!   `AlphaComposite.c` over an opaque background).
@@ -31,15 +30,6 @@ impl Model {
     }
 }
 
-/// Keep the high byte of each 16-bit sample in native byte order; the first half of `samples`
-/// holds them afterwards.
-pub(super) fn narrow(samples: &mut [u8]) {
-    for index in 0..samples.len() / 2 {
-        let wide = u16::from_ne_bytes([samples[2 * index], samples[2 * index + 1]]);
-        samples[index] = (wide >> 8) as u8;
-    }
-}
-
 /// Convert `samples`, pixel by pixel, into `rgb`.
 ///
 /// # Panics
@@ -63,6 +53,17 @@ pub(super) fn to_rgb(samples: &[u8], model: Model, background: Option<[u8; 3]>, 
         Model::InvertedCmyk => pairs.for_each(|(pixel, out)| {
             out.copy_from_slice(&cmyk([!pixel[0], !pixel[1], !pixel[2]], !pixel[3]));
         }),
+    }
+}
+
+/// The colour of each index.
+///
+/// # Panics
+/// When the two do not hold the same number of pixels.
+pub(super) fn look_up(indices: &[u8], colors: &[[u8; 3]; 256], rgb: &mut [u8]) {
+    assert_eq!(indices.len() * 3, rgb.len(), "one RGB pixel for every index");
+    for (pixel, &index) in rgb.chunks_exact_mut(3).zip(indices) {
+        pixel.copy_from_slice(&colors[usize::from(index)]);
     }
 }
 
@@ -93,14 +94,6 @@ fn divide_by_255(value: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sixteen_bits_become_their_high_byte() {
-        let mut samples: Vec<u8> =
-            [0x12ff_u16, 0x00ff, 0xff00].iter().flat_map(|v| v.to_ne_bytes()).collect();
-        narrow(&mut samples);
-        assert_eq!(samples[..3], [0x12, 0x00, 0xff]);
-    }
 
     #[test]
     fn compositing_is_the_rounded_mean_weighted_by_alpha() {

@@ -1,0 +1,179 @@
+//! LZW in the dialects of GIF and TIFF.
+//!
+//! Comes in: packed codes. Goes out: bytes, until the caller's buffer is full.
+//!
+//! - A string of the table is a place in the output: an entry is the string before it and the byte
+//!   that follows it there.
+//! - Work is linear in the codes read and the bytes written; the table is 24 KiB, whatever the data.
+//! - What is accepted is what Pillow's decoders accept: GIF's specification, appendix F; TIFF 6.0,
+//!   section 13.
+
+/// Codes have at most 12 bits.
+const MAX_CODE_BITS: u32 = 12;
+
+const TABLE_ENTRIES: usize = 1 << MAX_CODE_BITS;
+
+/// How codes are packed, and when they grow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Dialect {
+    /// Least significant bit first.
+    Gif,
+    /// Most significant bit first; codes grow one code early.
+    Tiff,
+    /// TIFF as it was written before its specification: packed as in a GIF.
+    OldTiff,
+}
+
+/// Why decoding came to an end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// The output is full.
+    Full,
+    /// The code that ends the data was met first.
+    EndCode,
+    /// There are no more codes.
+    OutOfData,
+    /// A code has no meaning.
+    BadCode,
+}
+
+/// One table, used again for each stream.
+pub(super) struct Lzw {
+    pub(super) dialect: Dialect,
+    /// Where in the output the string of a code begins.
+    starts: Box<[u32; TABLE_ENTRIES]>,
+    lengths: Box<[u16; TABLE_ENTRIES]>,
+}
+
+impl Lzw {
+    pub(super) fn new(dialect: Dialect) -> Self {
+        Self { dialect, starts: Box::new([0; TABLE_ENTRIES]), lengths: Box::new([0; TABLE_ENTRIES]) }
+    }
+
+    /// Decode `codes` of data of `data_bits` bits (8 in a TIFF, at most 12 in a GIF) into `output`,
+    /// of less than 4 GiB. Returns the bytes written.
+    pub(super) fn decode(
+        &mut self,
+        data_bits: u32,
+        codes: &mut impl Iterator<Item = u8>,
+        output: &mut [u8],
+    ) -> (usize, Ending) {
+        let most_significant_first = self.dialect == Dialect::Tiff;
+        let early = u32::from(most_significant_first);
+        let clear = 1_u32 << data_bits;
+        let end = clear + 1;
+        let mut next = clear + 2;
+        let mut code_bits = data_bits + 1;
+        // start and length of the string before this one
+        let mut before: Option<(usize, usize)> = None;
+        let (mut buffer, mut buffered_bits) = (0_u32, 0_u32);
+        let mut written = 0;
+        while written < output.len() {
+            while buffered_bits < code_bits {
+                let Some(byte) = codes.next() else { return (written, Ending::OutOfData) };
+                if most_significant_first {
+                    buffer = buffer << 8 | u32::from(byte);
+                } else {
+                    buffer |= u32::from(byte) << buffered_bits;
+                }
+                buffered_bits += 8;
+            }
+            buffered_bits -= code_bits;
+            let mask = (1 << code_bits) - 1;
+            let code = if most_significant_first {
+                buffer >> buffered_bits & mask
+            } else {
+                let code = buffer & mask;
+                buffer >>= code_bits;
+                code
+            };
+
+            if code == clear {
+                next = clear + 2;
+                code_bits = data_bits + 1;
+                before = None;
+                continue;
+            }
+            if code == end {
+                return (written, Ending::EndCode);
+            }
+            let start = written;
+            if code < clear {
+                output[written] = code as u8;
+                written += 1;
+            } else {
+                let Some((previous, previous_length)) = before else { return (written, Ending::BadCode) };
+                let (from, length) = match code {
+                    // the string before, and its own first byte, which is the next one written
+                    _ if code == next => (previous, previous_length + 1),
+                    _ if code < next => {
+                        (self.starts[code as usize] as usize, usize::from(self.lengths[code as usize]))
+                    }
+                    _ => return (written, Ending::BadCode),
+                };
+                let length = length.min(output.len() - written);
+                let apart = length.min(written - from);
+                output.copy_within(from..from + apart, written);
+                written += apart;
+                if apart < length {
+                    output[written] = output[from];
+                    written += 1;
+                }
+            }
+            if let Some((previous, previous_length)) = before
+                && (next as usize) < TABLE_ENTRIES
+            {
+                self.starts[next as usize] = previous as u32;
+                self.lengths[next as usize] = (previous_length + 1) as u16;
+                if next + early == (1 << code_bits) - 1 && code_bits < MAX_CODE_BITS {
+                    code_bits += 1;
+                }
+                next += 1;
+            }
+            before = Some((start, written - start));
+        }
+        (written, Ending::Full)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use weezl::BitOrder;
+
+    fn decoded(dialect: Dialect, bits: u32, packed: &[u8], length: usize) -> (Vec<u8>, Ending) {
+        let mut output = vec![0; length];
+        let (written, ending) = Lzw::new(dialect).decode(bits, &mut packed.iter().copied(), &mut output);
+        output.truncate(written);
+        (output, ending)
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_encoded_comes_back(
+            data in prop::collection::vec(0..4_u8, 0..9000),
+            noise in prop::collection::vec(any::<u8>(), 0..9000),
+        ) {
+            for data in [data, noise] {
+                let gif = weezl::encode::Encoder::new(BitOrder::Lsb, 8).encode(&data).expect("encoded");
+                let tiff = weezl::encode::Encoder::with_tiff_size_switch(BitOrder::Msb, 8).encode(&data).expect("encoded");
+                for (dialect, packed) in [(Dialect::Gif, gif), (Dialect::Tiff, tiff)] {
+                    let (output, ending) = decoded(dialect, 8, &packed, data.len());
+                    prop_assert_eq!(ending, Ending::Full);
+                    prop_assert!(output == data);
+                    let (output, ending) = decoded(dialect, 8, &packed, data.len() + 1);
+                    prop_assert_eq!(ending, Ending::EndCode);
+                    prop_assert!(output == data);
+                }
+            }
+        }
+
+        #[test]
+        fn random_codes_never_panic(packed in prop::collection::vec(any::<u8>(), 0..600), bits in 0..13_u32) {
+            for dialect in [Dialect::Gif, Dialect::Tiff, Dialect::OldTiff] {
+                decoded(dialect, bits, &packed, 5000);
+            }
+        }
+    }
+}

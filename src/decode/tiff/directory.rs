@@ -1,0 +1,169 @@
+//! The first image file directory of a TIFF.
+//!
+//! - Classic and BigTIFF, both byte orders, and the two spellings of the magic number that Pillow
+//!   takes besides.
+//! - Values are read where they lie, when they are asked for: nothing is allocated for a count that
+//!   the file states.
+
+/// A directory inside the bytes of a file.
+pub(super) struct Directory<'a> {
+    bytes: &'a [u8],
+    pub(super) big_endian: bool,
+    big: bool,
+    /// Where the first entry lies, and how many there are.
+    entries_at: usize,
+    entries: usize,
+}
+
+/// The values of one tag.
+#[derive(Clone, Copy)]
+pub(super) struct Values<'a> {
+    bytes: &'a [u8],
+    value_bytes: usize,
+    big_endian: bool,
+}
+
+impl<'a> Directory<'a> {
+    /// Find the first directory of a TIFF.
+    pub(super) fn first(bytes: &'a [u8]) -> Result<Self, String> {
+        let big_endian = bytes.starts_with(b"MM");
+        let big = matches!(bytes.get(2..4), Some([0, 43] | [43, 0]));
+        let mut directory = Self { bytes, big_endian, big, entries_at: 0, entries: 0 };
+        let found = directory.word(4 + 4 * usize::from(big)).and_then(|at| {
+            let at = usize::try_from(at).ok()?;
+            let count_bytes = if big { 8 } else { 2 };
+            let count = directory.unsigned(at, count_bytes)?;
+            Some((at.checked_add(count_bytes)?, count))
+        });
+        let Some((entries_at, stated)) = found else {
+            return Err("the directory lies behind the end of the file".to_owned());
+        };
+        // a directory that is cut short has fewer entries
+        let room = bytes.len().saturating_sub(entries_at) / directory.entry_bytes();
+        directory.entries_at = entries_at;
+        directory.entries =
+            usize::try_from(stated).unwrap_or(usize::MAX).min(room).min(usize::from(u16::MAX));
+        Ok(directory)
+    }
+
+    fn entry_bytes(&self) -> usize {
+        if self.big { 20 } else { 12 }
+    }
+
+    /// Bytes of an offset or of a value that lies in the entry itself.
+    fn word_bytes(&self) -> usize {
+        if self.big { 8 } else { 4 }
+    }
+
+    fn word(&self, at: usize) -> Option<u64> {
+        self.unsigned(at, self.word_bytes())
+    }
+
+    fn unsigned(&self, at: usize, length: usize) -> Option<u64> {
+        unsigned(self.bytes.get(at..at.checked_add(length)?)?, self.big_endian)
+    }
+
+    /// The values of a tag, as far as they lie inside the file. Of several entries the last counts,
+    /// as in Pillow.
+    pub(super) fn values(&self, tag: u16) -> Option<Values<'a>> {
+        (0..self.entries).rev().map(|index| self.entries_at + index * self.entry_bytes()).find_map(|entry| {
+            if self.unsigned(entry, 2)? != u64::from(tag) {
+                return None;
+            }
+            let value_bytes = match self.unsigned(entry + 2, 2)? {
+                1 | 2 | 6 | 7 => 1,
+                3 | 8 => 2,
+                4 | 9 | 11 | 13 => 4,
+                5 | 10 | 12 | 16 | 17 | 18 => 8,
+                _ => return None,
+            };
+            let count = usize::try_from(self.word(entry + 4)?).ok()?;
+            let length = count.checked_mul(value_bytes)?;
+            let value_at = entry + 4 + self.word_bytes();
+            let start = if length <= self.word_bytes() {
+                value_at
+            } else {
+                usize::try_from(self.word(value_at)?).ok()?
+            };
+            let rest = self.bytes.get(start..)?;
+            let bytes = &rest[..length.min(rest.len()) / value_bytes * value_bytes];
+            (!bytes.is_empty()).then_some(Values { bytes, value_bytes, big_endian: self.big_endian })
+        })
+    }
+
+    pub(super) fn has(&self, tag: u16) -> bool {
+        self.values(tag).is_some()
+    }
+
+    /// The first value of a tag.
+    pub(super) fn number(&self, tag: u16) -> Option<u64> {
+        self.values(tag)?.get(0)
+    }
+
+    /// The bytes of a tag's values.
+    pub(super) fn bytes(&self, tag: u16) -> Option<&'a [u8]> {
+        self.values(tag).map(|values| values.bytes)
+    }
+}
+
+impl Values<'_> {
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len() / self.value_bytes
+    }
+
+    pub(super) fn get(&self, index: usize) -> Option<u64> {
+        unsigned(self.bytes.chunks_exact(self.value_bytes).nth(index)?, self.big_endian)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = u64> {
+        self.bytes.chunks_exact(self.value_bytes).filter_map(|value| unsigned(value, self.big_endian))
+    }
+}
+
+fn unsigned(bytes: &[u8], big_endian: bool) -> Option<u64> {
+    let add = |sum: u64, &byte: &u8| sum << 8 | u64::from(byte);
+    match bytes.len() {
+        0 | 9.. => None,
+        _ if big_endian => Some(bytes.iter().fold(0, add)),
+        _ => Some(bytes.iter().rev().fold(0, add)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(big_endian: bool) -> Vec<u8> {
+        let u16_bytes = |value: u16| if big_endian { value.to_be_bytes() } else { value.to_le_bytes() };
+        let u32_bytes = |value: u32| if big_endian { value.to_be_bytes() } else { value.to_le_bytes() };
+        let mut bytes = if big_endian { b"MM\0*".to_vec() } else { b"II*\0".to_vec() };
+        bytes.extend(u32_bytes(8));
+        bytes.extend(u16_bytes(2));
+        for (tag, kind, count, value) in [(256, 4, 1, 70_000), (258, 3, 3, 38)] {
+            bytes.extend(u16_bytes(tag));
+            bytes.extend(u16_bytes(kind));
+            bytes.extend(u32_bytes(count));
+            bytes.extend(u32_bytes(value));
+        }
+        bytes.extend([0; 4]);
+        [8, 8, 16].into_iter().for_each(|bits| bytes.extend(u16_bytes(bits)));
+        bytes
+    }
+
+    #[test]
+    fn values_are_read_in_either_byte_order_and_as_far_as_they_are_there() {
+        for big_endian in [false, true] {
+            let bytes = file(big_endian);
+            let directory = Directory::first(&bytes).expect("a directory");
+            assert_eq!(directory.number(256), Some(70_000));
+            let bits = directory.values(258).expect("three values");
+            assert_eq!((bits.len(), bits.iter().collect::<Vec<_>>()), (3, vec![8, 8, 16]));
+            assert!(!directory.has(257));
+            let cut = Directory::first(&bytes[..bytes.len() - 1]).expect("a directory");
+            assert_eq!(cut.values(258).expect("two values").len(), 2);
+            for end in 0..bytes.len() {
+                let _ = Directory::first(&bytes[..end]).map(|directory| directory.has(258));
+            }
+        }
+    }
+}

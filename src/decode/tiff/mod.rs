@@ -1,0 +1,153 @@
+//! TIFF: the first image of the file.
+//!
+//! ```text
+//! Directory ─ Layout ─→ Segments ─ one strip or tile at a time ─→ rows ─→ RGB
+//! ```
+//!
+//! - Pixels are those of Pillow: gray of 1, 2, 4, 8 and 16 bits, palettes of up to 8 bits, RGB and
+//!   CMYK of 8 and 16 bits, YCbCr inside JPEG; alpha of either kind and samples that mean nothing;
+//!   strips or tiles, chunky or planar; uncompressed, LZW, Deflate, PackBits, CCITT fax, JPEG, zstd.
+//! - Memory beside the RGB image: one strip or tile, which may hold no more pixels than an image.
+//! - Work is linear in the pixels and the file: a tile's pixels outside the image count, and parts of
+//!   the file that several strips or tiles name count as often as they are read.
+//! - Turned upright whatever the pipeline says of EXIF: the tag is part of TIFF itself, and Pillow
+//!   turns a TIFF as it is loaded.
+//! - What Pillow refuses is refused; so are floating point, signed and 32-bit samples, which it
+//!   clips to nonsense, CIE L*a*b*, uncompressed YCbCr, LZMA and JPEG as it was before TIFF 6.0.
+//! - A raw camera file is refused: the image that a TIFF reader finds in it is a thumbnail.
+
+mod directory;
+mod fax;
+mod jpeg;
+mod layout;
+mod rows;
+mod segments;
+
+use self::directory::Directory;
+use self::layout::Layout;
+use self::rows::Rows;
+use self::segments::Segments;
+use super::buffer::Buffer;
+use super::orientation::Orientation;
+use super::{Decoded, Request, damaged};
+use crate::items::{ImageFormat, ImageHeader, Rejected, Status};
+
+mod tag {
+    pub(super) const NEW_SUBFILE_TYPE: u16 = 254;
+    pub(super) const IMAGE_WIDTH: u16 = 256;
+    pub(super) const IMAGE_LENGTH: u16 = 257;
+    pub(super) const BITS_PER_SAMPLE: u16 = 258;
+    pub(super) const COMPRESSION: u16 = 259;
+    pub(super) const PHOTOMETRIC: u16 = 262;
+    pub(super) const FILL_ORDER: u16 = 266;
+    pub(super) const STRIP_OFFSETS: u16 = 273;
+    pub(super) const ORIENTATION: u16 = 274;
+    pub(super) const SAMPLES_PER_PIXEL: u16 = 277;
+    pub(super) const ROWS_PER_STRIP: u16 = 278;
+    pub(super) const STRIP_BYTE_COUNTS: u16 = 279;
+    pub(super) const PLANAR_CONFIGURATION: u16 = 284;
+    pub(super) const T4_OPTIONS: u16 = 292;
+    pub(super) const PREDICTOR: u16 = 317;
+    pub(super) const COLOR_MAP: u16 = 320;
+    pub(super) const TILE_WIDTH: u16 = 322;
+    pub(super) const TILE_LENGTH: u16 = 323;
+    pub(super) const TILE_OFFSETS: u16 = 324;
+    pub(super) const TILE_BYTE_COUNTS: u16 = 325;
+    pub(super) const SUB_IFDS: u16 = 330;
+    pub(super) const EXTRA_SAMPLES: u16 = 338;
+    pub(super) const SAMPLE_FORMAT: u16 = 339;
+    pub(super) const JPEG_TABLES: u16 = 347;
+    pub(super) const XMP: u16 = 700;
+    pub(super) const DNG_VERSION: u16 = 50706;
+}
+
+/// Pixels that a strip or tile may hold however low `max_pixels` is: software writes tiles of up to
+/// 1,024 pixels square.
+const ALLOWED_SEGMENT_PIXELS: u64 = 1 << 20;
+
+/// How many times as many pixels as an image's the tiles of one may hold.
+const ALLOWED_PADDING: u64 = 4;
+
+/// Strips or tiles that an image may be cut into: 100 megapixels in tiles of 32 pixels square, or
+/// the rows of a long scan. Each one costs a decoder that begins anew.
+const MAX_SEGMENTS: u64 = 1 << 18;
+
+/// Decode the first image of `bytes` into `rgb`, by way of its strips or tiles in `raw`.
+pub(super) fn decode(
+    bytes: &[u8],
+    request: &mut Request,
+    raw: &mut Buffer,
+    rgb: &mut Buffer,
+) -> Result<Decoded, Rejected> {
+    let broken = |error: String| damaged(format!("tiff: {error}"));
+    let directory = Directory::first(bytes).map_err(broken)?;
+    let side = |tag, name: &str| {
+        let length = directory.number(tag).ok_or_else(|| damaged(format!("tiff: {name} is missing")))?;
+        // what is beyond all sides is refused as too large
+        Ok(u32::try_from(length).unwrap_or(u32::MAX))
+    };
+    let size = (side(tag::IMAGE_WIDTH, "the width")?, side(tag::IMAGE_LENGTH, "the height")?);
+    request.admit(ImageHeader { format: ImageFormat::Tiff, width: size.0, height: size.1 })?;
+    if let Some(kind) = raw_camera_file(&directory) {
+        return Err(damaged(format!("tiff: {kind}; convert it to JPEG, PNG or WebP")));
+    }
+
+    let layout = Layout::read(&directory, size).map_err(broken)?;
+    admit(&layout, request.max_pixels)?;
+    let mut rows = Rows::new(&directory, &layout, request.background).map_err(broken)?;
+    let mut segments = Segments::new(bytes, &directory, &layout).map_err(broken)?;
+    let rgb = rgb.take(layout.width * layout.height * 3);
+    let stored = raw.take(layout.buffer_bytes());
+    for part in layout.parts() {
+        for plane in 0..layout.planes_read {
+            let at = layout.plane_bytes() * plane;
+            let output = &mut stored[at..at + layout.plane_bytes()];
+            segments.decode(layout.segment_index(part, plane), part, output).map_err(broken)?;
+        }
+        for row in 0..part.height {
+            let start = ((part.top + row) * layout.width + part.left) * 3;
+            rows.convert(stored, row, part.width, &mut rgb[start..start + part.width * 3]);
+        }
+    }
+    Ok(Decoded::whole(size, orientation(&directory)))
+}
+
+/// Refuse strips and tiles that would take more memory or time than the image's pixels account for.
+fn admit(layout: &Layout, max_pixels: u64) -> Result<(), Rejected> {
+    let limit = max_pixels.max(ALLOWED_SEGMENT_PIXELS);
+    let (width, height) = (layout.segment_width as u64, layout.segment_height as u64);
+    let name = if layout.tiled { "tile" } else { "strip" };
+    let refused = |error| Err(Rejected::new(Status::TooLarge, error));
+    if width.saturating_mul(height) > limit {
+        return refused(format!("{name} is {width}×{height} pixels, limit is {limit} pixels"));
+    }
+    let across = layout.across as u64 * width;
+    if across.saturating_mul(layout.height as u64) > limit * ALLOWED_PADDING {
+        return refused(format!(
+            "image is {}×{} pixels in tiles that are {across} pixels wide together",
+            layout.width, layout.height
+        ));
+    }
+    let segments = layout.across as u64 * layout.down as u64 * layout.planes_read as u64;
+    if segments > MAX_SEGMENTS {
+        return refused(format!("image is cut into {segments} {name}s, limit is {MAX_SEGMENTS}"));
+    }
+    Ok(())
+}
+
+fn orientation(directory: &Directory) -> Orientation {
+    match directory.number(tag::ORIENTATION) {
+        Some(value) => Orientation::from_tag(u32::try_from(value).unwrap_or(0)),
+        None => Orientation::from_metadata(None, directory.bytes(tag::XMP)),
+    }
+}
+
+/// Raw camera files are TIFFs whose first image is a small preview of what the camera took.
+fn raw_camera_file(directory: &Directory) -> Option<&'static str> {
+    if directory.has(tag::DNG_VERSION) {
+        return Some("it is a raw camera file (DNG)");
+    }
+    let is_reduced = directory.number(tag::NEW_SUBFILE_TYPE).is_some_and(|kind| kind & 1 != 0);
+    (is_reduced && directory.has(tag::SUB_IFDS))
+        .then_some("its first image is only the preview of another, as in a raw camera file (NEF, ARW)")
+}

@@ -1,0 +1,334 @@
+//! Strips and tiles: from what is stored to rows of samples.
+//!
+//! - No more is decoded than is seen of the image; what follows the last wanted byte is not looked
+//!   at, so that nothing is missed there.
+//! - A strip or tile that holds less than is wanted is damage.
+//! - How often parts of the file may be read again is limited, as strips and tiles may name the same
+//!   place.
+
+use std::borrow::Cow;
+
+use flate2::{Decompress, FlushDecompress, Status};
+use zstd::stream::raw::{DParameter, Decoder as ZstdDecoder, Operation};
+
+use super::super::lzw::{Dialect, Lzw};
+use super::directory::{Directory, Values};
+use super::fax::{self, Scheme};
+use super::jpeg;
+use super::layout::{self, Color, Layout, Part};
+use super::tag;
+
+/// How often the file's bytes may be decompressed, all of them taken together.
+const READS_OF_THE_FILE: u64 = 2;
+
+/// Decompressed bytes for which one more compressed one may be read: blank tiles that all name one
+/// place are far smaller.
+const DECOMPRESSED_FOR_ONE: u64 = 8;
+
+/// Largest window of zstd data, as an exponent of 2: 16 MiB, twice that of its level 19.
+const MAX_WINDOW_LOG: u32 = 24;
+
+/// Reads the strips or tiles of one image.
+pub(super) struct Segments<'a> {
+    bytes: &'a [u8],
+    layout: &'a Layout,
+    offsets: Values<'a>,
+    byte_counts: Option<Values<'a>>,
+    /// The least significant bit of a stored byte comes first.
+    reversed: bool,
+    predicted: bool,
+    codec: Codec<'a>,
+    /// Compressed bytes that may still be read.
+    budget: u64,
+}
+
+enum Codec<'a> {
+    Uncompressed,
+    PackBits,
+    Lzw(Lzw),
+    Deflate(Box<Decompress>),
+    Zstd(Box<ZstdDecoder<'static>>),
+    Fax(Scheme),
+    Jpeg { tables: &'a [u8] },
+}
+
+impl<'a> Segments<'a> {
+    /// Fails where the compression, or how it is used, is not supported.
+    pub(super) fn new(
+        bytes: &'a [u8],
+        directory: &Directory<'a>,
+        layout: &'a Layout,
+    ) -> Result<Self, String> {
+        let (offsets, counts) = match layout.tiled {
+            true => (tag::TILE_OFFSETS, tag::TILE_BYTE_COUNTS),
+            false => (tag::STRIP_OFFSETS, tag::STRIP_BYTE_COUNTS),
+        };
+        let offsets = directory.values(offsets).ok_or("it has neither strips nor tiles")?;
+        let reversed = match directory.number(tag::FILL_ORDER).unwrap_or(1) {
+            1 => false,
+            2 => true,
+            order => return Err(format!("fill order {order} is not supported")),
+        };
+        let codec = codec(directory, layout)?;
+        let predicted = match (&codec, directory.number(tag::PREDICTOR).unwrap_or(1)) {
+            (Codec::Lzw(_) | Codec::Deflate(_) | Codec::Zstd(_), 2) => match layout.bits {
+                8 | 16 => true,
+                bits => return Err(format!("differences of {bits} bits are not supported")),
+            },
+            (Codec::Lzw(_) | Codec::Deflate(_) | Codec::Zstd(_), predictor @ (0 | 3..)) => {
+                return Err(format!("predictor {predictor} is not supported"));
+            }
+            _ => false,
+        };
+        let segments = layout.across as u64 * layout.down as u64;
+        let decoded = segments.saturating_mul(layout.buffer_bytes() as u64);
+        let budget = (bytes.len() as u64 * READS_OF_THE_FILE).saturating_add(decoded / DECOMPRESSED_FOR_ONE);
+        let byte_counts = directory.values(counts);
+        Ok(Self { bytes, layout, offsets, byte_counts, reversed, predicted, codec, budget })
+    }
+
+    /// Decode what is seen, as `part`, of the strip or tile with this index into `output`, which
+    /// holds one plane of it.
+    pub(super) fn decode(&mut self, index: usize, part: Part, output: &mut [u8]) -> Result<(), String> {
+        let row_bytes = self.layout.segment_row_bytes();
+        let wanted = row_bytes * (part.height - 1) + self.layout.row_bytes(part.width);
+        let name = if self.layout.tiled { "tile" } else { "strip" };
+        let stored = self.stored(index).ok_or_else(|| format!("{name} {index} is missing"))?;
+        if let Codec::Uncompressed = self.codec {
+            let output = &mut output[..wanted];
+            let stored = stored.get(..wanted).ok_or_else(|| format!("{name} {index} is cut short"))?;
+            output.copy_from_slice(stored);
+            if self.reversed {
+                output.iter_mut().for_each(|byte| *byte = byte.reverse_bits());
+            }
+            return Ok(());
+        }
+
+        let (stream, mut read) = match (&self.codec, self.reversed) {
+            (Codec::Jpeg { .. }, _) | (_, false) => (Cow::Borrowed(stored), 0),
+            (_, true) => (stored.iter().map(|byte| byte.reverse_bits()).collect(), stored.len()),
+        };
+        let stream: &[u8] = &stream;
+        let result = match &mut self.codec {
+            Codec::Uncompressed => unreachable!("copied above"),
+            Codec::PackBits => unpack_bits(stream, &mut output[..wanted]),
+            Codec::Lzw(lzw) => decode_lzw(lzw, stream, &mut output[..wanted]),
+            Codec::Deflate(inflater) => inflate(inflater, stream, &mut output[..wanted]),
+            Codec::Zstd(decoder) => decompress_zstd(decoder, stream, &mut output[..wanted]),
+            Codec::Fax(scheme) => {
+                let width = self.layout.segment_width;
+                fax::decode(*scheme, stream, width, row_bytes, &mut output[..wanted])
+            }
+            Codec::Jpeg { tables } => {
+                let shape = jpeg::Shape {
+                    width: self.layout.segment_width,
+                    rows: part.height..=self.layout.segment_height,
+                    components: self.layout.samples_together,
+                    is_ycbcr: self.layout.color == Color::YCbCr,
+                };
+                jpeg::decode(tables, stream, &shape, output)
+            }
+        };
+        read = read.max(result.map_err(|error| format!("{name} {index}: {error}"))?);
+        self.budget = self
+            .budget
+            .checked_sub(read as u64)
+            .ok_or_else(|| format!("{name}s name the same parts of the file too often"))?;
+        if self.predicted {
+            let samples = self.layout.samples_together;
+            for row in output[..wanted].chunks_mut(row_bytes) {
+                match (self.layout.bits, self.layout.big_endian) {
+                    (8, _) => sum_bytes(row, samples),
+                    (_, true) => sum_words(row, samples, u16::from_be_bytes, u16::to_be_bytes),
+                    (_, false) => sum_words(row, samples, u16::from_le_bytes, u16::to_le_bytes),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What is stored of a strip or tile, as far as it is there. Of what is not compressed the
+    /// stated length says nothing that the layout does not say.
+    fn stored(&self, index: usize) -> Option<&'a [u8]> {
+        let uncompressed = matches!(self.codec, Codec::Uncompressed);
+        let covers_the_image = self.layout.planes_read == 1
+            && (self.layout.segment_width, self.layout.segment_height)
+                == (self.layout.width, self.layout.height);
+        // of several that cover the image Pillow takes the last
+        let index = if uncompressed && covers_the_image { self.offsets.len() - 1 } else { index };
+        let offset = usize::try_from(self.offsets.get(index)?).ok().filter(|offset| *offset > 0)?;
+        let rest = self.bytes.get(offset..).filter(|rest| !rest.is_empty())?;
+        let stated = self.byte_counts.and_then(|counts| counts.get(index)).filter(|count| *count > 0);
+        match stated {
+            Some(count) if !uncompressed => {
+                Some(&rest[..usize::try_from(count).unwrap_or(usize::MAX).min(rest.len())])
+            }
+            _ => Some(rest),
+        }
+    }
+}
+
+fn codec<'a>(directory: &Directory<'a>, layout: &Layout) -> Result<Codec<'a>, String> {
+    let codec = match layout.compression {
+        layout::UNCOMPRESSED => Codec::Uncompressed,
+        2 => Codec::Fax(Scheme::Runs { row_multiple_bytes: 1 }),
+        3 => {
+            let options = directory.number(tag::T4_OPTIONS).unwrap_or(0);
+            Codec::Fax(Scheme::Group3 { two_dimensional: options & 1 != 0 })
+        }
+        4 => Codec::Fax(Scheme::Group4),
+        5 => Codec::Lzw(Lzw::new(Dialect::Tiff)),
+        6 => return Err("JPEG as it was before TIFF 6.0 (compression 6) is not supported".to_owned()),
+        layout::JPEG => Codec::Jpeg { tables: directory.bytes(tag::JPEG_TABLES).unwrap_or(&[]) },
+        8 | 32946 => Codec::Deflate(Box::new(Decompress::new(true))),
+        32771 => Codec::Fax(Scheme::Runs { row_multiple_bytes: 2 }),
+        32773 => Codec::PackBits,
+        50000 => {
+            let mut decoder = ZstdDecoder::new().map_err(|error| error.to_string())?;
+            decoder
+                .set_parameter(DParameter::WindowLogMax(MAX_WINDOW_LOG))
+                .map_err(|error| error.to_string())?;
+            Codec::Zstd(Box::new(decoder))
+        }
+        34925 => return Err("LZMA compression is not supported".to_owned()),
+        34892 => return Err("lossy JPEG of a raw camera file is not supported".to_owned()),
+        33003 | 33005 | 34712 => return Err("JPEG 2000 compression is not supported".to_owned()),
+        50001 => return Err("WebP compression is not supported".to_owned()),
+        50002 => return Err("JPEG XL compression is not supported".to_owned()),
+        34887 => return Err("LERC compression is not supported".to_owned()),
+        other => return Err(format!("compression {other} is not supported")),
+    };
+    match &codec {
+        Codec::Fax(_) if (layout.bits, layout.samples_together) != (1, 1) => Err(format!(
+            "fax data of {} samples of {} bits is not supported",
+            layout.samples_together, layout.bits
+        )),
+        Codec::Jpeg { .. } if layout.bits != 8 => {
+            Err(format!("JPEG data of {} bits is not supported", layout.bits))
+        }
+        _ => Ok(codec),
+    }
+}
+
+fn too_short(written: usize, wanted: usize) -> String {
+    format!("holds {written} of {wanted} bytes")
+}
+
+// Each of the following fills `output` and returns how many bytes of `stream` it took.
+
+fn unpack_bits(stream: &[u8], output: &mut [u8]) -> Result<usize, String> {
+    let wanted = output.len();
+    let (mut at, mut written) = (0, 0);
+    while written < wanted {
+        let count = *stream.get(at).ok_or_else(|| too_short(written, wanted))? as i8;
+        at += 1;
+        match count {
+            // nothing, by definition
+            i8::MIN => {}
+            0.. => {
+                let length = (count as usize + 1).min(wanted - written);
+                let literal = stream.get(at..at + length).ok_or_else(|| too_short(written, wanted))?;
+                output[written..written + length].copy_from_slice(literal);
+                at += length;
+                written += length;
+            }
+            _ => {
+                let length = (1 - isize::from(count)).unsigned_abs().min(wanted - written);
+                let value = *stream.get(at).ok_or_else(|| too_short(written, wanted))?;
+                output[written..written + length].fill(value);
+                at += 1;
+                written += length;
+            }
+        }
+    }
+    Ok(at)
+}
+
+fn decode_lzw(lzw: &mut Lzw, stream: &[u8], output: &mut [u8]) -> Result<usize, String> {
+    // The first code is the one that clears the table; packed in the old order its low byte is 0.
+    let dialect = match stream {
+        [0, second, ..] if second & 1 != 0 => Dialect::OldTiff,
+        _ => Dialect::Tiff,
+    };
+    lzw.dialect = dialect;
+    let mut codes = stream.iter().copied();
+    let (written, _) = lzw.decode(8, &mut codes, output);
+    if written < output.len() {
+        Err(too_short(written, output.len()))
+    } else {
+        Ok(stream.len() - codes.len())
+    }
+}
+
+fn inflate(inflater: &mut Decompress, stream: &[u8], output: &mut [u8]) -> Result<usize, String> {
+    inflater.reset(true);
+    let (mut read, mut written) = (0, 0);
+    while written < output.len() {
+        let result = inflater.decompress(&stream[read..], &mut output[written..], FlushDecompress::None);
+        let (now_read, now_written) = (inflater.total_in() as usize, inflater.total_out() as usize);
+        let progress = (now_read, now_written) != (read, written);
+        (read, written) = (now_read, now_written);
+        match result {
+            Ok(Status::Ok | Status::BufError) if progress => {}
+            _ if written == output.len() => {}
+            Ok(_) => return Err(too_short(written, output.len())),
+            Err(error) => return Err(format!("{error}, {}", too_short(written, output.len()))),
+        }
+    }
+    Ok(read)
+}
+
+fn decompress_zstd(decoder: &mut ZstdDecoder, stream: &[u8], output: &mut [u8]) -> Result<usize, String> {
+    decoder.reinit().map_err(|error| error.to_string())?;
+    let (mut read, mut written) = (0, 0);
+    while written < output.len() {
+        let status = decoder
+            .run_on_buffers(&stream[read..], &mut output[written..])
+            .map_err(|error| format!("{error}, {}", too_short(written, output.len())))?;
+        if (status.bytes_read, status.bytes_written) == (0, 0) {
+            return Err(too_short(written, output.len()));
+        }
+        read += status.bytes_read;
+        written += status.bytes_written;
+    }
+    Ok(read)
+}
+
+/// Undo horizontal differencing of bytes.
+fn sum_bytes(row: &mut [u8], samples: usize) {
+    for at in samples..row.len() {
+        row[at] = row[at].wrapping_add(row[at - samples]);
+    }
+}
+
+/// Undo horizontal differencing of 16-bit words.
+fn sum_words(row: &mut [u8], samples: usize, read: fn([u8; 2]) -> u16, write: fn(u16) -> [u8; 2]) {
+    for at in (2 * samples..row.len().saturating_sub(1)).step_by(2) {
+        let before = [row[at - 2 * samples], row[at - 2 * samples + 1]];
+        let sum = read([row[at], row[at + 1]]).wrapping_add(read(before));
+        row[at..at + 2].copy_from_slice(&write(sum));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packed_bits_are_literals_and_runs() {
+        let mut output = [0; 6];
+        assert_eq!(unpack_bits(&[1, 7, 8, 0x80, 0xfd, 9], &mut output), Ok(6));
+        assert_eq!(output, [7, 8, 9, 9, 9, 9]);
+        assert_eq!(unpack_bits(&[1, 7, 8], &mut output), Err("holds 2 of 6 bytes".to_owned()));
+    }
+
+    #[test]
+    fn differences_add_up_and_wrap() {
+        let mut bytes = [1, 2, 255, 255];
+        sum_bytes(&mut bytes, 2);
+        assert_eq!(bytes, [1, 2, 0, 1]);
+        let mut words = [0x01, 0xff, 0x00, 0x01];
+        sum_words(&mut words, 1, u16::from_be_bytes, u16::to_be_bytes);
+        assert_eq!(words, [0x01, 0xff, 0x02, 0x00]);
+    }
+}
