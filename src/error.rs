@@ -133,6 +133,9 @@ pub enum ReadError {
     /// The data itself is damaged from here on; an unknown number of records is lost.
     #[error("{0}")]
     Corrupt(String),
+    /// The data is sound, but it is not what the keys of the pipeline file say. Names the key.
+    #[error("{0}")]
+    Config(String),
 }
 
 /// The model or the engine cannot be used.

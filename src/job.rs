@@ -29,7 +29,7 @@ use crate::sink::{
     AttemptNote, Checkpoints, Crashes, Holdings, Output, ParquetSink, RunIdentity, RunRecord, SCHEMA_VERSION,
     Sink,
 };
-use crate::source::{ReadOptions, ShardList, Stores, input_around, open_shard};
+use crate::source::{ReadOptions, ShardList, Stores, check_fit, input_around, open_shard};
 
 /// How a run is done, as opposed to what it computes.
 #[derive(Debug, Clone, Default)]
@@ -223,10 +223,12 @@ impl Job {
         let Self { checked, options, mut buffers, warm_ups, meters, startup, run_id } = self;
         let Checked { plan, stores, bounds, output, mut engines, decode_threads, .. } = checked;
         let start = Instant::now();
-        // an input that cannot be listed leaves nothing behind
+        // an input that cannot be listed, or does not fit the pipeline file, leaves nothing behind
         let skips = shards.skips();
         let mut shards = shards;
         let first = shards.next().transpose()?;
+        let read_options = ReadOptions::from(&plan.input);
+        first.as_ref().map_or(Ok(()), |shard| check_fit(&stores, shard, &read_options))?;
         if options.overwrite {
             // what has come since the plan was checked goes, too
             output.clear(output.holdings()?)?;
@@ -282,7 +284,6 @@ impl Job {
             Arc::clone(&meters.advance),
         ));
         warm_ups.into_iter().try_for_each(|outcome| sink.accept_warm_up(outcome))?;
-        let read_options = ReadOptions::from(&plan.input);
         let element = engines[0].batch_shape().element;
         let stages = Stages {
             decoder: Decoder::new(&plan.preprocess, plan.input.max_image_bytes, element),

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use sluice::error::Error;
 use sluice::job::{Checked, JobOptions};
-use sluice::source::list_shards;
+use sluice::source::{ReadOptions, check_fit, list_shards};
 
 use super::print::print;
 use super::{PipelineArgs, storage_runtime};
@@ -19,6 +19,10 @@ pub fn run(args: &PipelineArgs) -> anyhow::Result<ExitCode> {
         .next()
         .transpose()
         .map_err(Error::from)?;
+    if let Some(shard) = &first {
+        let options = ReadOptions::from(&checked.plan.input);
+        check_fit(&checked.stores, shard, &options).map_err(Error::from)?;
+    }
     let resolved = serde_json::json!({
         "plan": checked.plan,
         "plan_sha256": checked.plan_sha256,

@@ -65,6 +65,7 @@ fn inspect(stores: &Stores, shard: &ShardRef, input: &InputSection) -> Result<Fi
     let (records, skips) = match open_shard(stores, shard, &ReadOptions::from(input)) {
         Ok(opened) => (opened.records, opened.skips),
         Err(ReadError::Corrupt(reason)) => return Ok(Findings { damage: Some(reason), ..findings }),
+        Err(ReadError::Config(message)) => return Err(SourceError::Uri { uri: shard.name.clone(), message }),
         Err(ReadError::Storage(error)) => return Err(error.into()),
     };
     for record in records {
@@ -78,7 +79,7 @@ fn inspect(stores: &Stores, shard: &ShardRef, input: &InputSection) -> Result<Fi
                 }
                 findings.records += 1;
             }
-            Err(ReadError::Corrupt(reason)) => findings.damage = Some(reason),
+            Err(ReadError::Corrupt(reason) | ReadError::Config(reason)) => findings.damage = Some(reason),
             Err(ReadError::Storage(error)) => return Err(error.into()),
         }
     }

@@ -19,6 +19,7 @@ use super::compression::decompressed;
 use super::files::FileRecords;
 use super::object::Object;
 use super::parquet::ParquetRecords;
+use super::parquet_footer;
 use super::skips::Skips;
 use super::store::Stores;
 use super::tfrecord::TfRecords;
@@ -105,6 +106,25 @@ pub(super) fn guarded<T>(
         let message = panic_message(panic.as_ref());
         Err(ReadError::Corrupt(format!("the {format} reader panicked: {message}")))
     })
+}
+
+/// See whether the first shard of an input is what the pipeline's keys say, as far as its format tells without reading
+/// records.
+///
+/// # Errors
+/// What does not fit, and the key to set. Any other trouble is left to whoever reads the shard.
+pub fn check_fit(stores: &Stores, shard: &ShardRef, options: &ReadOptions) -> Result<(), SourceError> {
+    let ShardContent::Container(object) = &shard.content else { return Ok(()) };
+    if shard.format != ShardFormat::Parquet {
+        return Ok(());
+    }
+    let Ok(object) = stores.open(object) else { return Ok(()) };
+    let checked =
+        guarded(shard.format, || parquet_footer::check_columns(&ColumnWindows::new(object), options));
+    match checked {
+        Err(ReadError::Config(message)) => Err(SourceError::Uri { uri: shard.name.clone(), message }),
+        _ => Ok(()),
+    }
 }
 
 fn open_container(

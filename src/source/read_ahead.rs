@@ -120,7 +120,7 @@ fn read_shard(
     if let Some(reason) = &damage {
         // a checkpoint may hold records that cannot be read any more
         record_index = record_index.max(job.shard.resume_at);
-        tracing::error!(shard = job.shard.name, records = record_index, reason, "shard is damaged");
+        tracing::error!(shard = job.shard.name, records = record_index, reason, "a shard ended early");
         let rejected = Rejected::new(Status::CorruptRecord, reason.clone());
         let record = RawRecord::new(record_index.to_string(), Err(rejected));
         if admit(job, record, record_index, meter).is_err() {
@@ -158,6 +158,11 @@ fn read_records(
 ) -> Result<(), Stopped> {
     let stopped = |error| match error {
         ReadError::Corrupt(reason) => Stopped::Damaged(reason),
+        // if nothing fits the pipeline file, that shows in the first shard; a stray among others costs its own rows
+        ReadError::Config(message) if job.shard.index == 0 => {
+            Stopped::Failed(SourceError::Uri { uri: job.shard.name.clone(), message })
+        }
+        ReadError::Config(reason) => Stopped::Damaged(reason),
         ReadError::Storage(error) => Stopped::Failed(failed(&job.shard, error)),
     };
     let refuse_crashed = |index| match job.shard.crashed.reader {

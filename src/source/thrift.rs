@@ -15,13 +15,13 @@ const MAX_DEPTH: u32 = 16;
 // Types of the compact protocol.
 pub(super) const TRUE: u8 = 1;
 pub(super) const FALSE: u8 = 2;
-const BYTE: u8 = 3;
+pub(super) const BYTE: u8 = 3;
 const I16: u8 = 4;
 pub(super) const I32: u8 = 5;
-const I64: u8 = 6;
+pub(super) const I64: u8 = 6;
 const DOUBLE: u8 = 7;
-const BINARY: u8 = 8;
-const LIST: u8 = 9;
+pub(super) const BINARY: u8 = 8;
+pub(super) const LIST: u8 = 9;
 const SET: u8 = 10;
 const MAP: u8 = 11;
 pub(super) const STRUCT: u8 = 12;
@@ -104,7 +104,15 @@ impl<R: Read> Compact<R> {
         }
     }
 
-    fn pass(&mut self, bytes: u64) -> io::Result<()> {
+    /// The number of elements of a list that must be of type `kind`, which follow.
+    pub fn list(&mut self, kind: u8) -> io::Result<u64> {
+        let head = self.byte()?;
+        let count = if head >> 4 == 0xf { self.varint()? } else { u64::from(head >> 4) };
+        if head & 0xf == kind { Ok(count) } else { Err(malformed("a list of another type")) }
+    }
+
+    /// Read past as many bytes.
+    pub fn pass(&mut self, bytes: u64) -> io::Result<()> {
         let passed = io::copy(&mut self.inner.by_ref().take(bytes), &mut io::sink())?;
         self.consumed += passed;
         if passed < bytes { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
@@ -143,6 +151,55 @@ impl<R: Read> Compact<R> {
             .ok()
             .and_then(|value| u64::try_from(value).ok())
             .ok_or_else(|| malformed("a length is negative or beyond 32 bits"))
+    }
+}
+
+/// Writes Thrift's compact protocol.
+#[derive(Debug, Default)]
+pub(super) struct CompactWriter(pub Vec<u8>);
+
+impl CompactWriter {
+    /// Begin a field, with its number in full.
+    pub fn field(&mut self, id: i16, kind: u8) {
+        self.0.push(kind);
+        self.integer(i64::from(id));
+    }
+
+    /// A field that is a number.
+    pub fn number(&mut self, id: i16, kind: u8, value: i64) {
+        self.field(id, kind);
+        self.integer(value);
+    }
+
+    /// A field that is a string.
+    pub fn bytes(&mut self, id: i16, bytes: &[u8]) {
+        self.field(id, BINARY);
+        self.varint(bytes.len() as u64);
+        self.0.extend_from_slice(bytes);
+    }
+
+    /// Begin a field that is a list.
+    pub fn list(&mut self, id: i16, kind: u8, count: u64) {
+        self.field(id, LIST);
+        self.0.push(0xf0 | kind);
+        self.varint(count);
+    }
+
+    /// End a struct.
+    pub fn end(&mut self) {
+        self.0.push(0);
+    }
+
+    fn integer(&mut self, value: i64) {
+        self.varint(((value << 1) ^ (value >> 63)) as u64);
+    }
+
+    fn varint(&mut self, mut value: u64) {
+        while value >= 0x80 {
+            self.0.push(value as u8 | 0x80);
+            value >>= 7;
+        }
+        self.0.push(value as u8);
     }
 }
 

@@ -41,3 +41,55 @@ fn a_tar_of_one_member_without_end_stays_within_the_bound() {
     fs::write(bench.path("in/bomb.tar.gz"), bomb).expect("file");
     assert_code(&peak::run_within_bound(&bench, "out", &SMALL), 5);
 }
+
+/// A number as Thrift's compact protocol has it.
+fn varint(mut number: u64) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while number >= 0x80 {
+        bytes.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    bytes.push(number as u8);
+    bytes
+}
+
+/// A Parquet file of no rows and no row groups, whose schema is made of these elements.
+fn parquet_of_schema(elements: u64, schema: &[u8]) -> Vec<u8> {
+    // fields 1 to 4: version, schema, rows, row groups
+    let footer = [&[0x15, 2, 0x19, 0xfc], &varint(elements)[..], schema, &[0x16, 0, 0x19, 0x0c, 0]].concat();
+    [&b"PAR1"[..], &footer, &(footer.len() as u32).to_le_bytes(), b"PAR1"].concat()
+}
+
+/// A schema element that is an optional group of that many.
+fn group(children: u64) -> Vec<u8> {
+    // fields 3, 4 and 5: repetition, name, children
+    [&[0x35, 2, 0x18, 1, b'g', 0x15], &varint(children << 1)[..], &[0]].concat()
+}
+
+/// A schema element that is an optional binary column.
+const COLUMN: [u8; 8] = [0x15, 12, 0x25, 2, 0x18, 1, b'x', 0];
+
+#[test]
+fn parquet_schemas_made_of_air_stay_within_the_bound() {
+    for (name, file, reason) in [
+        (
+            "deep",
+            parquet_of_schema(100_000, &[group(1).repeat(99_999), COLUMN.to_vec()].concat()),
+            "more than 64 groups inside each other",
+        ),
+        (
+            "wide",
+            parquet_of_schema(7_000_001, &[group(7_000_000), COLUMN.repeat(7_000_000)].concat()),
+            "has 7000001 fields, limit is 100000",
+        ),
+    ] {
+        let bench = Bench::new();
+        fs::write(bench.path("in/a.parquet"), file).expect("file");
+        let output = peak::run_within_bound(&bench, name, &SMALL);
+        assert_code(&output, 5);
+        let rows = bench.rows(name);
+        assert!(rows.len() == 1 && rows[0].status == "corrupt_record", "{rows:?}");
+        let error = rows[0].error.as_deref().unwrap_or_default();
+        assert!(error.contains(reason), "{error}");
+    }
+}

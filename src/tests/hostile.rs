@@ -438,3 +438,52 @@ fn every_fuzz_target_takes_a_sound_input_and_an_empty_one() {
         assert!(error.is_none(), "{error:?}");
     }
 }
+
+/// Columns of a Parquet file, all of them binary.
+fn write_columns(path: &Path, names: &[&str], image: &[u8]) {
+    let columns = names.iter().map(|name| {
+        let column: ArrayRef = Arc::new(BinaryArray::from_iter_values([image]));
+        (*name, column)
+    });
+    let batch = RecordBatch::try_from_iter(columns).expect("batch");
+    let mut writer =
+        ArrowWriter::try_new(fs::File::create(path).expect("file"), batch.schema(), None).expect("writer");
+    writer.write(&batch).expect("write");
+    writer.close().expect("footer");
+}
+
+#[test]
+fn a_parquet_file_that_does_not_fit_the_keys_ends_the_run_and_is_no_damage() {
+    let bench = Bench::new();
+    write_columns(&bench.path("in/a.parquet"), &["left", "right"], &png(1));
+    let refused = bench.run("out", &[]);
+    assert_code(&refused, 3);
+    let said = stderr(&refused);
+    assert!(said.contains("set input.image_key to one of left, right"), "{said}");
+    assert!(said.contains("a.parquet") && !said.contains("damage"), "{said}");
+    assert!(!bench.path("out").exists());
+    assert_code(&bench.command("check", "out", &[]).output().expect("starts"), 3);
+    let file = bench.path("in/a.parquet");
+    let inspected = sluice().arg("inspect").arg(&file).output().expect("starts");
+    assert_code(&inspected, 3);
+    assert!(stderr(&inspected).contains("set input.image_key"), "{}", stderr(&inspected));
+    let inspected =
+        sluice().arg("inspect").arg(&file).args(["--image-key", "left"]).output().expect("starts");
+    assert_code(&inspected, 0);
+    assert_code(&bench.run("out", &["--set", "input.image_key=right"]), 0);
+    assert_eq!(bench.rows("out").len(), 1);
+}
+
+#[test]
+fn a_parquet_file_that_is_a_stray_among_others_costs_its_own_rows() {
+    let bench = Bench::new();
+    write_columns(&bench.path("in/a.parquet"), &["image"], &png(1));
+    write_columns(&bench.path("in/b.parquet"), &["left", "right"], &png(2));
+    write_columns(&bench.path("in/c.parquet"), &["image"], &png(3));
+    assert_code(&bench.run("out", &[]), 5);
+    let rows = bench.rows("out");
+    let found: Vec<_> = rows.iter().map(|row| row.status.as_str()).collect();
+    assert_eq!(found, ["ok", "corrupt_record", "ok"]);
+    let error = rows[1].error.as_deref().unwrap_or_default();
+    assert!(error.contains("set input.image_key to one of left, right"), "{error}");
+}
