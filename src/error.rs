@@ -133,7 +133,8 @@ pub enum ReadError {
     /// The data itself is damaged from here on; an unknown number of records is lost.
     #[error("{0}")]
     Corrupt(String),
-    /// The data is sound, but it is not what the keys of the pipeline file say. Names the key.
+    /// The data is sound, but it is not what the pipeline file says, or is packed in a way that is not read. Names the
+    /// key, or what to do.
     #[error("{0}")]
     Config(String),
 }

@@ -66,6 +66,16 @@ pub fn image_format(head: &[u8]) -> Option<ImageFormat> {
     }
 }
 
+/// What bytes are that were taken for something else, with an article; `None` for what is not known.
+pub fn name(bytes: &[u8]) -> Option<String> {
+    match content(bytes) {
+        Content::Image(format) => Some(format!("an image ({})", format.as_str())),
+        Content::OtherImage(name) => Some(format!("an image ({name})")),
+        Content::Other(name) => Some(name.to_owned()),
+        Content::Unknown => None,
+    }
+}
+
 /// What to say of bytes in which [`image_format`] finds no image that we decode.
 pub fn refusal(bytes: &[u8]) -> String {
     match content(bytes) {

@@ -1,8 +1,9 @@
 //! Whole-file compression, told by its magic bytes.
 //!
 //! Comes in: the raw bytes of a shard or manifest. Goes out: its content, whether it was plain,
-//! gzip or zstd. A misleading extension changes nothing.
+//! gzip or zstd, or in TFRecord zlib. A misleading extension changes nothing.
 //!
+//! - What is packed in another way is told by name, with [`io::ErrorKind::Unsupported`].
 //! - Decompression streams: output that nobody reads is not produced, and the formats cap each
 //!   record, so a small file that unpacks to terabytes costs no memory; [`MAX_RATIO`] ends the time.
 
@@ -10,10 +11,13 @@ use std::io::{self, BufRead, BufReader, Cursor, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use flate2::bufread::GzDecoder;
+use flate2::bufread::{GzDecoder, ZlibDecoder};
 
 /// Longest magic number below, bytes.
 const MAGIC_BYTES: usize = 4;
+
+/// First bytes by which the packing is told. What a format needs to see its own beginning is among them: a block of tar.
+pub(super) const HEAD_BYTES: usize = 512;
 
 /// Compressed bytes handed to a decoder at once. The sources behind hold megabytes; this only
 /// amortises the call.
@@ -39,10 +43,11 @@ pub(super) enum Compression {
     None,
     Gzip,
     Zstd,
+    Zlib,
 }
 
 impl Compression {
-    /// By the first bytes of a file.
+    /// By the first bytes of a file; zlib's are not telling.
     pub fn of(head: &[u8]) -> Self {
         if head.starts_with(&[0x1f, 0x8b]) {
             Self::Gzip
@@ -65,16 +70,39 @@ fn is_skippable_frame(head: &[u8]) -> bool {
 /// Those of `reader` and of the format, and [`io::ErrorKind::InvalidData`] when it unpacks to more than
 /// [`MAX_RATIO`] allows.
 pub(super) fn decompressed<'a>(reader: impl Read + Send + 'a) -> io::Result<Box<dyn Read + Send + 'a>> {
-    unpacked_within(reader, FREE_BYTES)
+    unpacked_within(reader, |_| Compression::None, FREE_BYTES)
 }
 
+/// The same of a TFRecord file, which may also be packed by zlib, as TensorFlow's option `ZLIB` does. Two bytes are all
+/// that tells zlib, so what is a record as it stands comes first.
+pub(super) fn decompressed_records<'a>(
+    reader: impl Read + Send + 'a,
+    is_plain: impl Fn(&[u8]) -> bool,
+) -> io::Result<Box<dyn Read + Send + 'a>> {
+    let zlib = |head: &[u8]| {
+        if is_zlib(head) && !is_plain(head) { Compression::Zlib } else { Compression::None }
+    };
+    unpacked_within(reader, zlib, FREE_BYTES)
+}
+
+/// `otherwise` says what it is that is neither gzip nor zstd.
 fn unpacked_within<'a>(
     mut reader: impl Read + Send + 'a,
+    otherwise: impl Fn(&[u8]) -> Compression,
     free_bytes: u64,
 ) -> io::Result<Box<dyn Read + Send + 'a>> {
-    let mut head = Vec::with_capacity(MAGIC_BYTES);
-    reader.by_ref().take(MAGIC_BYTES as u64).read_to_end(&mut head)?;
-    let compression = Compression::of(&head);
+    let mut head = Vec::with_capacity(HEAD_BYTES);
+    reader.by_ref().take(HEAD_BYTES as u64).read_to_end(&mut head)?;
+    let compression = match Compression::of(&head) {
+        Compression::None => otherwise(&head),
+        compression => compression,
+    };
+    if let Some(what) = Some(&head).filter(|_| compression == Compression::None).and_then(|head| unread(head))
+    {
+        let message =
+            format!("it is {what}, which is not read; expected it plain, or packed by gzip or zstd");
+        return Err(io::Error::new(io::ErrorKind::Unsupported, message));
+    }
     let whole = Cursor::new(head).chain(reader);
     let packed_bytes = Arc::new(AtomicU64::new(0));
     let counted = Counted { inner: whole, bytes: packed_bytes.clone() };
@@ -82,7 +110,11 @@ fn unpacked_within<'a>(
         Compression::None => return Ok(Box::new(counted.inner)),
         Compression::Gzip => {
             let buffered = BufReader::with_capacity(BUFFER_BYTES, counted);
-            Box::new(GzipMembers { member: Some(GzDecoder::new(buffered)) })
+            Box::new(Streams::<GzDecoder<_>>::of(buffered))
+        }
+        Compression::Zlib => {
+            let buffered = BufReader::with_capacity(BUFFER_BYTES, counted);
+            Box::new(Streams::<ZlibDecoder<_>>::of(buffered))
         }
         Compression::Zstd => {
             let buffered = BufReader::with_capacity(BUFFER_BYTES, counted);
@@ -94,23 +126,91 @@ fn unpacked_within<'a>(
     Ok(Box::new(Bounded { inner: unpacked, bytes: 0, packed_bytes, free_bytes }))
 }
 
-/// The content of a gzip file: that of its members, one after the other. Zeros behind the last one are padding of
-/// tapes and block devices, which gzip passes over as well.
-struct GzipMembers<R> {
-    /// `None` once all has been read.
-    member: Option<GzDecoder<R>>,
+/// The name of a packing that is not read.
+fn unread(head: &[u8]) -> Option<&'static str> {
+    const MAGICS: [(&[u8], &str); 8] = [
+        (b"\xfd7zXZ\0", "xz data"),
+        (b"\x04\x22\x4d\x18", "lz4 data"),
+        (b"PK\x03\x04", "a zip archive"),
+        (b"PK\x05\x06", "a zip archive"),
+        (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
+        (b"Rar!\x1a\x07", "a RAR archive"),
+        (b"\xff\x06\0\0sNaPpY", "snappy data"),
+        (b"\x1f\x9d", "data of compress"),
+    ];
+    // a digit, then the first block or the end
+    let is_bzip2 =
+        head.starts_with(b"BZh") && matches!(head.get(4..10), Some(b"1AY&SY" | b"\x17\x72\x45\x38\x50\x90"));
+    if is_bzip2 {
+        return Some("bzip2 data");
+    }
+    MAGICS.iter().find(|(magic, _)| head.starts_with(magic)).map(|(_, name)| *name)
 }
 
-impl<R: BufRead> Read for GzipMembers<R> {
+/// Whether `head` may begin a zlib stream (RFC 1950, 2.2): deflate with a window of up to 32 KiB, no dictionary, and a
+/// sum that holds.
+pub(super) fn is_zlib(head: &[u8]) -> bool {
+    const DICTIONARY: u8 = 0x20;
+    matches!(head, [method, flags, ..] if method & 0xf == 8
+        && method >> 4 <= 7
+        && flags & DICTIONARY == 0
+        && u16::from_be_bytes([*method, *flags]) % 31 == 0)
+}
+
+/// A decoder of one stream.
+trait Stream: Read {
+    type Reader: BufRead;
+    fn of(reader: Self::Reader) -> Self;
+    fn into_reader(self) -> Self::Reader;
+}
+
+impl<R: BufRead> Stream for GzDecoder<R> {
+    type Reader = R;
+
+    fn of(reader: R) -> Self {
+        Self::new(reader)
+    }
+
+    fn into_reader(self) -> R {
+        self.into_inner()
+    }
+}
+
+impl<R: BufRead> Stream for ZlibDecoder<R> {
+    type Reader = R;
+
+    fn of(reader: R) -> Self {
+        Self::new(reader)
+    }
+
+    fn into_reader(self) -> R {
+        self.into_inner()
+    }
+}
+
+/// The content of a gzip or zlib file: that of its streams, one after the other. Zeros behind the last one are padding
+/// of tapes and block devices, which gzip passes over as well.
+struct Streams<S> {
+    /// `None` once all has been read.
+    stream: Option<S>,
+}
+
+impl<S: Stream> Streams<S> {
+    fn of(reader: S::Reader) -> Self {
+        Self { stream: Some(S::of(reader)) }
+    }
+}
+
+impl<S: Stream> Read for Streams<S> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while let Some(member) = &mut self.member {
-            let bytes = member.read(buffer)?;
+        while let Some(stream) = &mut self.stream {
+            let bytes = stream.read(buffer)?;
             if bytes > 0 || buffer.is_empty() {
                 return Ok(bytes);
             }
-            let Some(mut behind) = self.member.take().map(GzDecoder::into_inner) else { break };
+            let Some(mut behind) = self.stream.take().map(S::into_reader) else { break };
             if !is_padding(&mut behind)? {
-                self.member = Some(GzDecoder::new(behind));
+                self.stream = Some(S::of(behind));
             }
         }
         Ok(0)
@@ -205,6 +305,50 @@ pub(super) mod tests {
         assert_eq!(unpacked(b"ab").expect("short"), b"ab");
     }
 
+    pub(crate) fn zlib(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(bytes).expect("to memory");
+        encoder.finish().expect("to memory")
+    }
+
+    #[test]
+    fn zlib_is_unpacked_where_nothing_else_can_be_meant() {
+        let text = b"the same content".repeat(100);
+        let unpacked = |bytes: &[u8], is_plain: bool| {
+            let mut content = Vec::new();
+            let reader = decompressed_records(std::io::Cursor::new(bytes.to_vec()), move |_| is_plain);
+            reader.and_then(|mut reader| reader.read_to_end(&mut content)).map(|_| content)
+        };
+        for level in [0, 1, 6, 9] {
+            let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::new(level));
+            encoder.write_all(&text).expect("to memory");
+            let packed = encoder.finish().expect("to memory");
+            assert_eq!(unpacked(&packed, false).expect("zlib"), text);
+            assert_eq!(unpacked(&packed, true).expect("plain"), packed);
+            let two = [&packed[..], &packed, &[0; 7]].concat();
+            assert_eq!(unpacked(&two, false).expect("two streams").len(), 2 * text.len());
+            unpacked(&packed[..packed.len() - 2], false).expect_err("cut inside the checksum");
+        }
+        assert_eq!(unpacked(&gzip(&text), false).expect("gzip"), text);
+    }
+
+    #[test]
+    fn a_packing_that_is_not_read_is_named() {
+        let cases: [(&[u8], &str); 5] = [
+            (b"BZh91AY&SY\0\0", "bzip2 data"),
+            (b"\xfd7zXZ\0\0\x04", "xz data"),
+            (b"PK\x03\x04\x14", "a zip archive"),
+            (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
+            (b"\x04\x22\x4d\x18", "lz4 data"),
+        ];
+        for (head, name) in cases {
+            let error = decompressed(head).err().expect("not read");
+            assert_eq!(error.kind(), io::ErrorKind::Unsupported);
+            assert!(error.to_string().starts_with(&format!("it is {name}, which is not read")), "{error}");
+        }
+        assert_eq!(unpacked(b"BZh9.jpg").expect("a name"), b"BZh9.jpg");
+    }
+
     #[test]
     fn zeros_behind_a_gzip_file_are_padding_and_anything_else_is_damage() {
         let text = b"the same content";
@@ -229,12 +373,14 @@ pub(super) mod tests {
         for pack in [tight, zstd] {
             let bomb = pack(&vec![0; 10_000_000]);
             let mut content = Vec::new();
-            let mut reader = unpacked_within(bomb.as_slice(), 1 << 20).expect("head");
+            let mut reader = unpacked_within(bomb.as_slice(), |_| Compression::None, 1 << 20).expect("head");
             let error = reader.read_to_end(&mut content).expect_err("a bomb");
             assert!(error.to_string().contains("limit is 200 times as much"), "{error}");
             assert!(content.len() < 5_000_000, "{} bytes", content.len());
             assert_eq!(unpacked(&bomb).expect("it is small").len(), 10_000_000);
-            let mut reader = unpacked_within(std::io::Cursor::new(pack(&noise)), 1 << 10).expect("head");
+            let mut reader =
+                unpacked_within(std::io::Cursor::new(pack(&noise)), |_| Compression::None, 1 << 10)
+                    .expect("head");
             assert_eq!(reader.read_to_end(&mut Vec::new()).expect("images hardly shrink"), noise.len());
         }
     }

@@ -10,7 +10,7 @@ use std::io::Read;
 use crate::items::ShardFormat;
 pub use crate::sniff::image_format;
 
-use super::compression::{Compression, decompressed};
+use super::compression::{Compression, decompressed, decompressed_records, is_zlib};
 use super::{members, tfrecord};
 
 /// First bytes that [`by_bytes`] wants to see. A zstd frame gives nothing before its first block of
@@ -32,6 +32,12 @@ pub fn by_bytes(head: &[u8]) -> Option<ShardFormat> {
         // an error only means that the head ends inside the compressed stream
         let _ = content.take(members::BLOCK_BYTES as u64).read_to_end(&mut start);
     }
+    if !tfrecord::is_header(&start) && is_zlib(&start) {
+        let packed = std::mem::take(&mut start);
+        if let Ok(content) = decompressed_records(&packed[..], |_| false) {
+            let _ = content.take(members::BLOCK_BYTES as u64).read_to_end(&mut start);
+        }
+    }
     if members::is_header(&start) {
         Some(ShardFormat::Webdataset)
     } else if tfrecord::is_header(&start) {
@@ -43,7 +49,7 @@ pub fn by_bytes(head: &[u8]) -> Option<ShardFormat> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::compression::tests::{gzip, zstd};
+    use super::super::compression::tests::{gzip, zlib, zstd};
     use super::super::webdataset;
     use super::*;
 
@@ -52,6 +58,7 @@ mod tests {
         let tar = webdataset::tests::archive(&[("a.jpg", b"x")]);
         let tfrecord = tfrecord::tests::frame(&[7; 1000]);
         assert_eq!(by_bytes(b"PAR1...."), Some(ShardFormat::Parquet));
+        assert_eq!(by_bytes(&zlib(&tfrecord)), Some(ShardFormat::Tfrecord));
         for pack in [|bytes: &[u8]| bytes.to_vec(), gzip, zstd] {
             assert_eq!(by_bytes(&pack(&tar)), Some(ShardFormat::Webdataset));
             assert_eq!(by_bytes(&pack(&tfrecord)), Some(ShardFormat::Tfrecord));

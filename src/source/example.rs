@@ -24,6 +24,9 @@ const ENTRY_VALUE: u32 = 2;
 const BYTES_LIST: u32 = 1;
 const INT64_LIST: u32 = 3;
 
+/// Of `SequenceExample`, whose `context` has the number of `Example.features`.
+const FEATURE_LISTS: u32 = 2;
+
 /// In both lists.
 const VALUE: u32 = 1;
 
@@ -33,7 +36,8 @@ type Malformed = String;
 /// The first value of a feature.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Value {
-    Bytes(Bytes),
+    /// Of as many strings of bytes.
+    Bytes(Bytes, u64),
     Integer(i64),
     /// It holds none, or floats.
     None,
@@ -43,7 +47,7 @@ impl Value {
     /// The text of an id; bytes that are not UTF-8 are replaced.
     pub fn as_text(&self) -> Option<String> {
         match self {
-            Self::Bytes(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
+            Self::Bytes(bytes, _) => Some(String::from_utf8_lossy(bytes).into_owned()),
             Self::Integer(integer) => Some(integer.to_string()),
             Self::None => None,
         }
@@ -79,6 +83,16 @@ pub(super) fn names(example: Bytes, count: usize) -> Result<(Vec<String>, bool),
     Ok((names.collect(), more))
 }
 
+/// Whether the message is a `tf.SequenceExample` with lists, which begins as an example does.
+pub(super) fn has_feature_lists(mut example: Bytes) -> bool {
+    while let Ok(Some(field)) = next_field(&mut example) {
+        if matches!(field, Field { tag: FEATURE_LISTS, content: Content::Bytes(_) }) {
+            return true;
+        }
+    }
+    false
+}
+
 fn each_feature(
     mut example: Bytes,
     mut take: impl FnMut(Bytes, Bytes) -> Result<(), Malformed>,
@@ -107,7 +121,10 @@ fn first_value(mut feature: Bytes) -> Result<Value, Malformed> {
         if let Some(mut list) = field.message(BYTES_LIST)? {
             while let Some(field) = next_field(&mut list)? {
                 if let Some(bytes) = field.message(VALUE)? {
-                    return Ok(Value::Bytes(bytes));
+                    found = match found {
+                        Value::Bytes(first, count) => Value::Bytes(first, count + 1),
+                        Value::Integer(_) | Value::None => Value::Bytes(bytes, 1),
+                    };
                 }
             }
         } else if let Some(mut list) = field.message(INT64_LIST)? {
@@ -256,7 +273,8 @@ mod tests {
             ("floats".to_owned(), floats),
         ]);
         let found = features(example.clone(), &["id", "image", "none", "floats", "missing"]).expect("sound");
-        let expected = [Value::Integer(-7), Value::Bytes("one".into()), Value::None, Value::None].map(Some);
+        let expected =
+            [Value::Integer(-7), Value::Bytes("one".into(), 2), Value::None, Value::None].map(Some);
         assert_eq!(found, [&expected[..], &[None]].concat());
         assert_eq!(
             names(example.clone(), 3),
@@ -289,7 +307,7 @@ mod tests {
             let all: Vec<_> = values.iter().enumerate().map(|(n, v)| (n.to_string(), feature(v))).collect();
             let encoded = example(all.clone());
             for (name, feature) in all {
-                let bytes = feature.bytes_list.and_then(|list| list.value.first().cloned()).map(Value::Bytes);
+                let bytes = feature.bytes_list.and_then(|list| list.value.first().cloned()).map(|first| Value::Bytes(first, 2));
                 let integer = feature.int64_list.and_then(|list| list.value.first().copied());
                 let expected = bytes.or(integer.map(Value::Integer)).unwrap_or(Value::None);
                 prop_assert_eq!(features(encoded.clone(), &[&name]), Ok(vec![Some(expected)]));

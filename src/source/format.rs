@@ -15,14 +15,14 @@ use crate::error::{ReadError, SourceError, StorageError, panic_message};
 use crate::items::{RawRecord, Rejected, ShardContent, ShardFormat, ShardRef, Status};
 
 use super::column_windows::ColumnWindows;
-use super::compression::decompressed;
+use super::compression::{decompressed, decompressed_records};
 use super::files::FileRecords;
 use super::object::Object;
 use super::parquet::ParquetRecords;
 use super::parquet_footer;
 use super::skips::Skips;
 use super::store::Stores;
-use super::tfrecord::TfRecords;
+use super::tfrecord::{self, TfRecords};
 use super::webdataset::TarRecords;
 
 /// Records of one shard in order. Ends after the first `Err`.
@@ -115,16 +115,37 @@ pub(super) fn guarded<T>(
 /// What does not fit, and the key to set. Any other trouble is left to whoever reads the shard.
 pub fn check_fit(stores: &Stores, shard: &ShardRef, options: &ReadOptions) -> Result<(), SourceError> {
     let ShardContent::Container(object) = &shard.content else { return Ok(()) };
-    if shard.format != ShardFormat::Parquet {
-        return Ok(());
-    }
     let Ok(object) = stores.open(object) else { return Ok(()) };
-    let checked =
-        guarded(shard.format, || parquet_footer::check_columns(&ColumnWindows::new(object), options));
+    let checked = guarded(shard.format, || match shard.format {
+        ShardFormat::Parquet => parquet_footer::check_columns(&ColumnWindows::new(object), options),
+        format => check_records(&object, format, options),
+    });
     match checked {
         Err(ReadError::Config(message)) => Err(SourceError::Uri { uri: shard.name.clone(), message }),
         _ => Ok(()),
     }
+}
+
+/// Records looked at before it is said that a key fits none: a few of a sound input may lack their image.
+const RECORDS_CHECKED: usize = 16;
+
+/// See whether the packing of a tar or TFRecord file is read, and one of its first records has what the key names.
+fn check_records(object: &Object, format: ShardFormat, options: &ReadOptions) -> Result<(), ReadError> {
+    let records = open_container(object, format, options, &Skips::default())?;
+    if format == ShardFormat::Webdataset && options.image_key.is_none() {
+        return Ok(());
+    }
+    let mut first_reason = None;
+    for record in records.take(RECORDS_CHECKED) {
+        match record?.content {
+            Err(rejected) if rejected.status == Status::MissingImage => {
+                first_reason.get_or_insert(rejected.error);
+            }
+            _ => return Ok(()),
+        }
+    }
+    first_reason
+        .map_or(Ok(()), |reason| Err(ReadError::Config(format!("its first records hold no image: {reason}"))))
 }
 
 fn open_container(
@@ -133,14 +154,19 @@ fn open_container(
     options: &ReadOptions,
     skips: &Skips,
 ) -> Result<Records, ReadError> {
-    let content = || decompressed(object.reader()).map_err(|error| ReadError::Corrupt(error.to_string()));
+    let refused = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::Unsupported => ReadError::Config(error.to_string()),
+        _ => ReadError::Corrupt(error.to_string()),
+    };
     Ok(match format {
         ShardFormat::Tfrecord => {
-            let mut reader = TfRecords::new(content()?, options.clone());
+            let content = decompressed_records(object.reader(), tfrecord::is_header).map_err(refused)?;
+            let mut reader = TfRecords::new(content, options.clone());
             records(move || reader.next_record())
         }
         ShardFormat::Webdataset => {
-            let mut reader = TarRecords::new(content()?, options, skips.clone());
+            let content = decompressed(object.reader()).map_err(refused)?;
+            let mut reader = TarRecords::new(content, options, skips.clone());
             records(move || reader.next_record())
         }
         ShardFormat::Parquet => {

@@ -22,8 +22,9 @@ use std::io::BufReader;
 use crate::config::{InputFormat, InputSection};
 use crate::error::SourceError;
 use crate::items::{ManifestEntry, ObjectRef, ShardContent, ShardFormat, ShardRef};
+use crate::sniff::{self, Content};
 
-use super::companions;
+use super::companions::{self, is_image};
 use super::compression::decompressed;
 use super::detect::{SNIFF_BYTES, by_bytes};
 use super::input::{Earlier, Input, refuse_repeated};
@@ -272,13 +273,22 @@ impl ShardList {
         let head = opened.read_range(0..opened.size_bytes().min(SNIFF_BYTES))?;
         match by_bytes(&head) {
             Some(ShardFormat::Files) => Ok(Rule::Image),
+            None if is_image(&head) => Ok(Rule::Image),
             // a packed list has no more of a beginning than a plain one
             _ if naming::is_manifest(&object.uri) => Ok(Rule::Manifest),
             Some(format) => Ok(Rule::Container(format)),
-            None => Err(SourceError::Uri {
-                uri: object.uri.clone(),
-                message: "neither its name nor its first bytes tell its format; set input.format".to_owned(),
-            }),
+            None => {
+                let message = match sniff::content(&head) {
+                    Content::Other("text") => {
+                        "it is text; a list of images needs input.format = \"manifest\"".to_owned()
+                    }
+                    Content::Other(what) => format!("it is {what}, not a shard or an image"),
+                    Content::Image(_) | Content::OtherImage(_) | Content::Unknown => {
+                        "neither its name nor its first bytes tell its format; set input.format".to_owned()
+                    }
+                };
+                Err(SourceError::Uri { uri: object.uri.clone(), message })
+            }
         }
     }
 

@@ -272,8 +272,16 @@ fn a_named_object_without_a_known_name_is_looked_into() {
     let shards = folder.list(&["mystery"], "").expect("a tar");
     assert_eq!(shards[0].format, ShardFormat::Webdataset);
     assert!(shards[0].content != ShardContent::Objects(Vec::new()));
-    let message = folder.list(&["nonsense"], "").expect_err("unknown").to_string();
-    assert!(message.contains("set input.format"), "{message}");
+    folder.write("zip", b"PK\x03\x04");
+    folder.write("noise", &[0x9c, 3, 0xfe, 0x81, 0]);
+    for (name, words) in [
+        ("nonsense", "it is text; a list of images needs input.format = \"manifest\""),
+        ("zip", "it is a zip archive, not a shard or an image"),
+        ("noise", "set input.format"),
+    ] {
+        let message = folder.list(&[name], "").expect_err("unknown").to_string();
+        assert!(message.contains(words), "{message}");
+    }
     folder.write("photo.txt", PNG);
     assert_eq!(folder.outline(&["photo.txt"], ""), ["photo.txt+1: photo.txt"]);
 }

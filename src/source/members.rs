@@ -17,6 +17,7 @@ use std::io::Read;
 use tar::{EntryType, Header};
 
 use crate::error::ReadError;
+use crate::sniff;
 
 use super::escape::escaped;
 use super::stream::Stream;
@@ -192,7 +193,10 @@ impl<R: Read> Members<R> {
                 }
                 BLOCK_BYTES if is_zero => zeros += 1,
                 BLOCK_BYTES => break (start, block),
-                _ => return Err(self.corrupt("the file ends where a member's header should stand")),
+                _ if start > 0 => {
+                    return Err(self.corrupt("the file ends where a member's header should stand"));
+                }
+                _ => return Err(no_archive(&block[..filled], "the file is shorter than a member's header")),
             }
         };
         if !is_header(&block) {
@@ -200,10 +204,11 @@ impl<R: Read> Members<R> {
                 tracing::warn!(bytes = start, "something that is no archive follows the end mark");
                 return Ok(None);
             }
-            let what = if start == 0 { "not a tar archive" } else { "damaged" };
-            return Err(ReadError::Corrupt(format!(
-                "{what}: the checksum of the header at byte {start} does not hold"
-            )));
+            let what = format!("the checksum of the header at byte {start} does not hold");
+            return Err(match start {
+                0 => no_archive(&block, &what),
+                _ => ReadError::Corrupt(format!("damaged: {what}")),
+            });
         }
         Ok(Some(block))
     }
@@ -323,6 +328,12 @@ fn has_no_content(kind: EntryType) -> bool {
         || kind.is_block_special()
         || kind.is_dir()
         || kind.is_fifo()
+}
+
+/// A file that does not begin as an archive does: what it is, or else `what` is wrong with it.
+fn no_archive(head: &[u8], what: &str) -> ReadError {
+    let name = sniff::name(head).map(|name| format!("it is {name}"));
+    ReadError::Corrupt(format!("not a tar archive: {}", name.unwrap_or_else(|| what.to_owned())))
 }
 
 fn cut_short(name: &str, arrived: u64, size: u64) -> ReadError {

@@ -17,6 +17,7 @@ use bytes::Bytes;
 
 use crate::error::ReadError;
 use crate::items::{RawRecord, Rejected, Status};
+use crate::sniff;
 
 use super::example::{self, Value};
 use super::format::{ReadOptions, image_content};
@@ -68,9 +69,18 @@ impl<R: Read> TfRecords<R> {
             HEADER_BYTES => {}
             _ => return Err(corrupt("the file ends inside the record's header")),
         }
-        let length = checked_length(&header).ok_or_else(|| {
-            corrupt("the checksum of the record's length does not hold, so the next record cannot be found")
-        })?;
+        let Some(length) = checked_length(&header) else {
+            let mut head = header.to_vec();
+            if index == 0 {
+                head.extend(self.stream.read_bytes(sniff::HEAD_BYTES as u64).map_err(failed)?);
+            }
+            return Err(match sniff::name(&head) {
+                Some(name) if index == 0 => ReadError::Corrupt(format!("not a TFRecord file: it is {name}")),
+                _ => corrupt(
+                    "the checksum of the record's length does not hold, so the next record cannot be found",
+                ),
+            });
+        };
         self.next_index += 1;
 
         let limit = self.options.max_image_bytes.saturating_add(RECORD_SLACK_BYTES);
@@ -120,7 +130,11 @@ impl<R: Read> TfRecords<R> {
             self.told_missing_id = true;
         }
         let content = match image {
-            Some(Value::Bytes(bytes)) => {
+            Some(Value::Bytes(_, count)) if count > 1 => {
+                let message = format!("feature {key} holds {count} values, expected one image");
+                Err(Rejected::new(Status::MissingImage, message))
+            }
+            Some(Value::Bytes(bytes, _)) => {
                 image_content(detached(bytes, data.len()), self.options.max_image_bytes)
             }
             Some(Value::Integer(_) | Value::None) => {
@@ -146,9 +160,12 @@ fn rejected(index: u64, reason: Rejected) -> RawRecord {
 }
 
 fn missing_feature(key: &str, example: Bytes) -> String {
-    let (names, more) = example::names(example, NAMES_SHOWN).unwrap_or_default();
+    let (names, more) = example::names(example.clone(), NAMES_SHOWN).unwrap_or_default();
+    if example::has_feature_lists(example) {
+        return format!("no feature {key}: the record is a tf.SequenceExample, only tf.Example is read");
+    }
     let more = if more { ", …" } else { "" };
-    format!("no feature {key}; the record has: {}{more}", names.join(", "))
+    format!("no feature {key}; the record has: {}{more}; input.image_key names the image's", names.join(", "))
 }
 
 /// Whether `head` starts with a frame's header whose checksum holds.
@@ -303,7 +320,50 @@ pub(super) mod tests {
         let found = read(&shard).remove(0).expect("record");
         let reason = found.content.expect_err("no image");
         assert_eq!(reason.status, Status::MissingImage);
-        assert_eq!(reason.error, "no feature image/encoded; the record has: a, b");
+        assert_eq!(
+            reason.error,
+            "no feature image/encoded; the record has: a, b; input.image_key names the image's"
+        );
+    }
+
+    #[test]
+    fn several_images_in_one_record_are_a_row_that_says_so() {
+        let list = BytesList { value: vec!["one".into(), "two".into(), "".into()] };
+        let several = Feature { bytes_list: Some(list), ..Feature::default() };
+        let shard = [
+            frame(&example(vec![("image/encoded", several), ("image/id", bytes_feature(b"a"))])),
+            image_record("b", b"four"),
+        ];
+        let found = read(&shard.concat());
+        let first = found[0].as_ref().expect("a record");
+        assert_eq!(first.image_id, "a");
+        let reason = first.content.as_ref().expect_err("several");
+        assert_eq!(reason.error, "feature image/encoded holds 3 values, expected one image");
+        assert_eq!((reason.status, status(&found[1])), (Status::MissingImage, Status::Ok));
+    }
+
+    #[test]
+    fn a_file_of_another_kind_is_named() {
+        for (bytes, name) in
+            [(&b"<html><body>not found</body></html>"[..], "HTML"), (b"PAR1 and so on, and so on", "Parquet")]
+        {
+            let error = read(bytes).remove(0).expect_err("no records").to_string();
+            assert!(error.starts_with("not a TFRecord file: it is ") && error.contains(name), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_sequence_example_is_named() {
+        let context = example(vec![("length", bytes_feature(b"2"))]);
+        let lists = [&context[..], &[0x12, 2, 0x0a, 0]].concat();
+        let found = read(&frame(&lists)).remove(0).expect("record");
+        let reason = found.content.expect_err("no image");
+        assert_eq!(reason.status, Status::MissingImage);
+        assert!(
+            reason.error.contains("is a tf.SequenceExample, only tf.Example is read"),
+            "{}",
+            reason.error
+        );
     }
 
     #[test]

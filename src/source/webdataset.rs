@@ -240,7 +240,10 @@ impl<R: Read> TarRecords<R> {
             others.truncate(NAMES_SHOWN);
             others.push("…".to_owned());
         }
-        let message = format!("the sample has no member {wanted}; it has: {}", others.join(", "));
+        let message = format!(
+            "the sample has no member {wanted}, which input.image_key names; it has: {}",
+            others.join(", ")
+        );
         RawRecord::new(self.ids.of_sample(&key, &key), Err(Rejected::new(Status::MissingImage, message)))
     }
 }

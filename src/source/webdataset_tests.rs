@@ -145,8 +145,8 @@ fn an_image_key_chooses_among_a_samples_members() {
     let expected = [
         image("0", "image 0"),
         image("d/1", "image 1"),
-        missing("2", "the sample has no member jpg; it has: png, txt"),
-        missing("3", "the sample has no member jpg; it has: cls"),
+        missing("2", "the sample has no member jpg, which input.image_key names; it has: png, txt"),
+        missing("3", "the sample has no member jpg, which input.image_key names; it has: cls"),
     ];
     assert_eq!(found, expected);
     assert_eq!(skipped, "3 other image, 1 cls, 1 hidden, 1 json, 1 txt");
