@@ -5,7 +5,7 @@
     /tmp/codecs/bin/python scripts/codec_fixtures.py
 
 Writes the images, `expected/*.png` (RGB, lossless) and `cases.json`, which tells for each image the
-`[preprocess]` section, the expected pixels and how far a pixel may be off. The pictures are
+`[preprocess]` section and the expected pixels, and which images are refused. The pictures are
 synthetic, so nobody else's licence applies to them.
 """
 
@@ -19,6 +19,8 @@ from pathlib import Path
 import numpy as np
 import PIL
 from PIL import Image, ImageOps
+
+from codec_writers import REVERSED, bmp, bmp_rows, gif, gif_frame, graphic_control, lzw, tiff, tiff_of
 
 assert PIL.__version__ == "12.3.0", PIL.__version__
 FOLDER = Path(__file__).resolve().parent.parent / "fixtures" / "codecs"
@@ -35,6 +37,8 @@ cases = []
 # expected pictures by their bytes: many cases share one
 expected = {}
 cuts = {}
+# images that are refused, and what the reason says
+refused = {}
 
 
 def picture(width, height, seed, noise=25):
@@ -87,6 +91,11 @@ def decodes(name, data, rgb=None):
     expect("decode", name, name, rgb or opened(data).convert("RGB"))
 
 
+def refuses(name, data, reason):
+    put(name, data)
+    refused[name] = reason
+
+
 def composites(name, data=None):
     data = data or (FOLDER / name).read_bytes()
     put(name, data)
@@ -129,42 +138,6 @@ def png(width, height, color_type, depth, rows, interlace=False, extra=b""):
 
 def png_chunk(kind, payload):
     return struct.pack(">I", len(payload)) + kind + payload + struct.pack(">I", zlib.crc32(kind + payload))
-
-
-def tiff(samples, photometric, planar=False, extra_samples=None, big=False):
-    """An uncompressed TIFF written by hand; `samples` is height × width × channels."""
-    height, width, channels = samples.shape
-    order = ">" if big else "<"
-    bits = samples.dtype.itemsize * 8
-    stored = samples.transpose(2, 0, 1) if planar else samples
-    planes = [stored[i] for i in range(channels)] if planar else [stored]
-    strips = [plane.astype(f"{order}u{bits // 8}").tobytes() for plane in planes]
-    offsets, at = [], 8
-    for strip in strips:
-        offsets.append(at)
-        at += len(strip)
-    tags = {
-        256: (3, [width]), 257: (3, [height]), 258: (3, [bits] * channels), 259: (3, [1]),
-        262: (3, [photometric]), 273: (4, offsets), 277: (3, [channels]), 278: (3, [height]),
-        279: (4, [len(s) for s in strips]), 284: (3, [2 if planar else 1]),
-    }
-    if extra_samples is not None:
-        tags[338] = (3, [extra_samples])
-    ifd_at = at + at % 2
-    tail_at = ifd_at + 2 + 12 * len(tags) + 4
-    entries, tail = b"", b""
-    for tag, (kind, values) in sorted(tags.items()):
-        body = struct.pack(f"{order}{len(values)}{'H' if kind == 3 else 'I'}", *values)
-        if len(body) > 4:
-            value = struct.pack(order + "I", tail_at + len(tail))
-            tail += body
-        else:
-            value = body.ljust(4, b"\0")
-        entries += struct.pack(order + "HHI", tag, kind, len(values)) + value
-    magic = b"MM\0*" if big else b"II*\0"
-    data = magic + struct.pack(order + "I", ifd_at) + b"".join(strips)
-    data = data.ljust(ifd_at, b"\0") + struct.pack(order + "H", len(tags)) + entries + b"\0\0\0\0" + tail
-    return data
 
 
 def segments(jpeg):
@@ -332,15 +305,288 @@ def tiffs():
     cmyk = Image.fromarray(np.dstack([np.asarray(rgb), np.asarray(rgb.convert("L")) // 2]), "CMYK")
     decodes("cmyk.tif", saved(cmyk, "TIFF", compression="tiff_lzw"))
     wide = np.random.default_rng(9).integers(0, 65536, (19, 27, 4)).astype(np.uint16)
-    decodes("rgb_16.tif", tiff(wide[..., :3], 2))
-    decodes("rgb_16_big_endian.tif", tiff(wide[..., :3], 2, big=True))
+    decodes("rgb_16.tif", tiff(wide[..., :3], 2, 16))
+    decodes("rgb_16_big_endian.tif", tiff(wide[..., :3], 2, 16, order=">"))
     high = Image.fromarray((wide[..., 0] >> 8).astype(np.uint8)).convert("RGB")
-    decodes("gray_16.tif", tiff(wide[..., :1], 1), high)
+    decodes("gray_16.tif", tiff(wide[..., :1], 1, 16), high)
     decodes("planar.tif", tiff(np.asarray(rgb), 2, planar=True))
     gray = np.asarray(rgb.convert("L"))[..., None]
     decodes("white_is_zero.tif", tiff(gray, 0))
     composites("rgba.tif")
     composites("gray_alpha.tif")
+
+
+def tiff_layouts():
+    """Strips and tiles, planes, compressions, byte orders, and what may be missing."""
+    rgb = np.asarray(picture(27, 19, 50))
+    rgb_16 = np.random.default_rng(51).integers(0, 65536, (19, 27, 3))
+    decodes("strips.tif", tiff(rgb, 2, rows=4))
+    decodes("tiles.tif", tiff(rgb, 2, tile=(16, 16)))
+    decodes("tiles_larger.tif", tiff(rgb, 2, tile=(32, 32), compression=8))
+    decodes("tiles_planar.tif", tiff(rgb, 2, tile=(16, 16), planar=True))
+    decodes("tiles_lzw_predictor.tif", tiff(rgb, 2, tile=(16, 16), compression=5, predictor=True))
+    decodes("strips_planar_deflate_predictor.tif",
+            tiff(rgb, 2, rows=5, planar=True, compression=8, predictor=True))
+    decodes("old_deflate.tif", tiff(rgb, 2, compression=32946))
+    decodes("tiles_packbits.tif", tiff(rgb, 2, tile=(16, 16), compression=32773))
+    decodes("zstd.tif", saved(Image.fromarray(rgb), "TIFF", compression="zstd"))
+    decodes("predictor_16.tif", tiff(rgb_16, 2, 16, compression=5, predictor=True))
+    decodes("predictor_16_big_endian.tif", tiff(rgb_16, 2, 16, compression=8, predictor=True, order=">"))
+    decodes("planar_16.tif", tiff(rgb_16, 2, 16, compression=8, planar=True, rows=7))
+    decodes("big.tif", tiff(rgb, 2, rows=6, big=True))
+    # Pillow knows the little endian kind only
+    decodes("big_big_endian.tif", tiff(rgb, 2, tile=(16, 16), compression=5, big=True, order=">"),
+            Image.fromarray(rgb))
+    plain = tiff(rgb, 2)
+    decodes("swapped_magic.tif", b"II\0*" + plain[4:])
+    decodes("rows_not_stated.tif", tiff(rgb, 2, compression=5, tags={278: None}))
+    decodes("lengths_not_stated.tif", tiff(rgb, 2, compression=5, rows=19, tags={279: None}))
+    decodes("pages.tif", saved(Image.fromarray(rgb), "TIFF", save_all=True, append_images=[picture(9, 9, 52)]))
+    codes = [lzw(rgb[y : y + 5].tobytes(), dialect="old tiff") for y in range(0, 19, 5)]
+    decodes("old_lzw.tif", tiff_of(codes, (27, 19), 3, 2, compression=5, rows=5))
+    for name, fill in {"fill_order": 1, "fill_order_lzw": 5}.items():
+        decodes(f"{name}.tif", tiff(rgb, 2, rows=8, compression=fill, fill_order=2))
+
+    # what is missing belongs to no pixel: the padding of the last tile, the checksum of the last strip
+    last = tiff(rgb, 2, tile=(16, 16), order=">")
+    cut = lambda segments: [*segments[:-1], segments[-1][:-60]]
+    parts = [np.zeros((16, 16, 3), np.uint8) for _ in range(4)]
+    for index, part in enumerate(parts):
+        seen = rgb[index // 2 * 16 :, index % 2 * 16 :][:16, :16]
+        part[: seen.shape[0], : seen.shape[1]] = seen
+    tiles = cut([part.tobytes() for part in parts])
+    decodes("tail_missing_tile.tif", at_the_end(tiff_of(tiles, (27, 19), 3, 2, tile=(16, 16)), tiles), opened(last).convert("RGB"))
+    strips = [zlib.compress(rgb.tobytes())[:-4]]
+    decodes("tail_missing_deflate.tif",
+            at_the_end(tiff_of(strips, (27, 19), 3, 2, compression=8), strips), opened(plain).convert("RGB"))
+
+
+def at_the_end(data, segments):
+    """The same TIFF with its last strip or tile at its end, where nothing follows it."""
+    at = len(data)
+    offset = struct.pack("<I", data.index(segments[-1]))
+    place = data.rindex(offset)
+    return data[:place] + struct.pack("<I", at) + data[place + 4 :] + segments[-1]
+
+
+def tiff_colors():
+    """Photometric interpretations, bits and extra samples."""
+    rgb = np.asarray(picture(27, 19, 53))
+    gray = np.asarray(picture(27, 19, 54).convert("L"))[..., None]
+    alphas = np.asarray(alpha(27, 19))[..., None]
+    rgba = np.dstack([rgb, alphas])
+    premultiplied = np.dstack([rgb.astype(int) * alphas // 255, alphas])
+    # a colour that alpha does not account for is cut off at white
+    premultiplied[3, 3] = (250, 9, 0, 7)
+    colormap = [int(value) for value in np.random.default_rng(55).integers(0, 65536, 768)]
+    for bits in (1, 2, 4):
+        few = gray >> (8 - bits)
+        decodes(f"gray_{bits}.tif", tiff(few, 1, bits, rows=4))
+        decodes(f"white_is_zero_{bits}.tif", tiff(few, 0, bits, compression=5, tile=(16, 16)))
+        map_ = colormap[: 3 << bits]
+        decodes(f"palette_{bits}.tif", tiff(few, 3, bits, compression=32773, tags={320: (3, map_)}))
+        decodes(f"fill_order_{bits}.tif", tiff(few, 0, bits, fill_order=2))
+    decodes("palette.tif", tiff(gray, 3, tags={320: (3, colormap)}))
+    decodes("palette_fill_order.tif", tiff(gray, 3, fill_order=2, tags={320: (3, colormap)}))
+    decodes("palette_short.tif", tiff(gray, 3, tags={320: (3, colormap[:300])}))
+    decodes("palette_extra.tif", tiff(np.dstack([gray, alphas]), 3, tags={320: (3, colormap), 338: (3, [0])}))
+    decodes("palette_alpha.tif", tiff(np.dstack([gray, alphas]), 3, tags={320: (3, colormap), 338: (3, [2])}))
+    composites("palette_alpha.tif")
+    decodes("gray_signed.tif", tiff(gray, 1, tags={339: (3, [2])}))
+    wide = np.random.default_rng(56).integers(0, 65536, (19, 27, 4))
+    high = Image.fromarray((wide[..., 0] >> 8).astype(np.uint8)).convert("RGB")
+    decodes("white_is_zero_16.tif", tiff(wide[..., :1], 0, 16), high)
+    decodes("rgba_16.tif", tiff(wide, 2, 16, compression=5, tags={338: (3, [2])}))
+    decodes("premultiplied_16.tif", tiff(wide, 2, 16, tags={338: (3, [1])}))
+    decodes("extra_16.tif", tiff(wide, 2, 16, tags={338: (3, [0])}))
+    decodes("cmyk_16.tif", tiff(wide, 5, 16, order=">"))
+    decodes("premultiplied.tif", tiff(premultiplied, 2, tags={338: (3, [1])}))
+    decodes("premultiplied_planar.tif", tiff(premultiplied, 2, compression=5, planar=True, tags={338: (3, [1])}))
+    composites("premultiplied.tif")
+    decodes("meaning_not_stated.tif", tiff(rgba, 2))
+    decodes("meaning_not_stated_planar.tif", tiff(rgba, 2, compression=8, planar=True))
+    decodes("corel_alpha.tif", tiff(rgba, 2, tags={338: (3, [999])}))
+    decodes("extra.tif", tiff(rgba, 2, tags={338: (3, [0])}))
+    decodes("extra_planar.tif", tiff(rgba, 2, planar=True, compression=8, tags={338: (3, [0])}))
+    five = np.dstack([rgba, gray])
+    decodes("premultiplied_and_extra.tif", tiff(np.dstack([premultiplied, gray]), 2, tags={338: (3, [1, 0])}))
+    decodes("alpha_and_extra.tif", tiff(five, 2, compression=5, tags={338: (3, [2, 0])}))
+    decodes("cmyk_planar.tif", tiff(rgba, 5, planar=True, tile=(16, 16)))
+    decodes("cmyk_and_extra.tif", tiff(five, 5, tags={338: (3, [0])}))
+
+    refuses("float_16.tif", tiff(wide[..., :1], 1, 16, tags={339: (3, [3])}), "floating-point samples")
+    refuses("float_32.tif", tiff(wide[..., :1], 1, 32, tags={339: (3, [3])}), "samples of 32 bits")
+    refuses("signed_16.tif", tiff(wide[..., :1], 1, 16, tags={339: (3, [2])}), "signed samples")
+    refuses("gray_12.tif", tiff(wide[..., :1], 1, 16, tags={258: (3, [12])}), "samples of 12 bits")
+    refuses("lab.tif", tiff(rgb, 8), "CIE L*a*b*")
+    refuses("ycbcr.tif", tiff(rgb, 6, compression=5), "YCbCr is supported inside JPEG only")
+    refuses("lzma.tif", saved(Image.fromarray(rgb), "TIFF", compression="lzma"), "LZMA")
+    refuses("old_jpeg.tif", tiff_of([b"\xff\xd8"], (27, 19), 3, 6, compression=6), "before TIFF 6.0")
+    refuses("predictor_3.tif", tiff(rgb, 2, compression=5, tags={317: (3, [3])}), "predictor 3")
+    refuses("predictor_4_bits.tif", tiff(gray >> 4, 1, 4, 5, tags={317: (3, [2])}), "differences of 4 bits")
+    refuses("dng.tif", tiff(rgb, 2, tags={50706: (1, [1, 4, 0, 0])}), "raw camera file (DNG)")
+    refuses("preview.tif", tiff(rgb, 2, tags={254: (4, [1]), 330: (4, [8, 8])}), "only the preview of another")
+    refuses("strip_missing.tif", tiff(rgb, 2, rows=8, tags={273: (4, [8])}), "strip 1 is missing")
+    refuses("lzw_cut.tif", tiff_of([lzw(rgb.tobytes())[:-20]], (27, 19), 3, 2, compression=5), "strip 0: holds")
+
+
+def tiff_faxes():
+    """Every scheme of CCITT fax data."""
+    image = picture(83, 19, 57).convert("1")
+    schemes = {"runs": ("tiff_ccitt", {}), "group_3": ("group3", {}), "group_3_2d": ("group3", {292: 1}),
+               "group_3_filled": ("group3", {292: 5}), "group_4": ("group4", {278: 6})}
+    for name, (compression, tags) in schemes.items():
+        decodes(f"{name}.tif", saved(image, "TIFF", compression=compression, tiffinfo=tags))
+
+    def stored(compression, tags=()):
+        """The strips that Pillow writes."""
+        data = saved(image, "TIFF", compression=compression, tiffinfo=dict(tags))
+        fields = opened(data).tag_v2
+        return [data[at : at + length] for at, length in zip(fields[273], fields[279], strict=True)]
+
+    words = b"".join(row + b"\0" * (len(row) % 2) for row in stored("tiff_ccitt", {278: 1}))
+    decodes("runs_of_words.tif", tiff_of([words], image.size, 1, 1, 1, 32771), image.convert("RGB"))
+    reverse = [strip.translate(REVERSED) for strip in stored("group4", {278: 6})]
+    decodes("group_4_fill_order.tif", tiff_of(reverse, image.size, 1, 0, 1, 4, rows=6, tags={266: (3, [2])}))
+    cut = stored("group4")[0][:-30]
+    refuses("group_4_cut.tif", tiff_of([cut], image.size, 1, 1, 1, 4), "fax data is damaged or ends")
+
+
+def tiff_jpegs():
+    """JPEG inside TIFF: with its tables apart or not, in strips and tiles, every colour model."""
+    image = picture(67, 45, 58)
+    for mode in ("RGB", "L", "YCbCr", "CMYK"):
+        data = saved(image.convert(mode), "TIFF", compression="jpeg", quality=80, tiffinfo={278: 16})
+        decodes(f"jpeg_{mode.lower()}.tif", data)
+    tiles = [image.crop((x, y, x + 32, y + 32)) for y in range(0, 45, 32) for x in range(0, 67, 32)]
+    streams = [saved(tile, "JPEG", quality=85) for tile in tiles]
+    tags = {530: (3, [2, 2])}
+    decodes("jpeg_tiles.tif", tiff_of(streams, image.size, 3, 6, compression=7, tile=(32, 32), tags=tags))
+    short = [stream[: len(stream) // 2] for stream in streams]
+    refuses("jpeg_cut.tif", tiff_of(short, image.size, 3, 6, compression=7, tile=(32, 32), tags=tags), "tile 0: ")
+    progressive = [saved(image, "JPEG", progressive=True)]
+    refuses("jpeg_progressive.tif", tiff_of(progressive, image.size, 3, 6, compression=7, tags=tags),
+            "not sequential")
+
+
+def bmp_variants():
+    """Headers, depths, channel masks, run lengths, and what may be missing or odd."""
+    size = (27, 19)
+    rng = np.random.default_rng(60)
+    rgb = np.asarray(picture(*size, 61))
+    indices = np.asarray(picture(*size, 62).convert("L"))
+    rows_24 = bmp_rows(np.ascontiguousarray(rgb[..., ::-1]), 8)
+    palette = b"".join(bytes([*color, 0]) for color in rng.integers(0, 256, (256, 3)).tolist())
+    without_padding = b"".join(palette[i : i + 3] for i in range(0, 1024, 4))
+    grays = bytes(value for gray in range(256) for value in (gray, gray, gray, 0))
+    for bits in (1, 4, 8):
+        data = bmp_rows(indices >> (8 - bits), bits)
+        decodes(f"palette_{bits}.bmp", bmp(size, bits, data, palette=palette[: 4 << bits]))
+        decodes(f"os2_{bits}.bmp", bmp(size, bits, data, header=12, palette=without_padding[: 3 << bits]))
+    decodes("offset_0.bmp", bmp(size, 24, rows_24, offset=0))
+    decodes("offset_0_palette.bmp", bmp(size, 8, bmp_rows(indices, 8), palette=palette, offset=0))
+    decodes("offset_of_palette.bmp", bmp(size, 8, bmp_rows(indices, 8), palette=palette, offset=54))
+    decodes("offset_odd.bmp", bmp(size, 24, b"\7" + rows_24, offset=55))
+    decodes("top_down.bmp", bmp(size, 24, rows_24, top_down=True))
+    decodes("os2_24.bmp", bmp(size, 24, rows_24, header=12))
+    for header in (52, 56, 64, 108, 124):
+        decodes(f"header_{header}.bmp", bmp(size, 8, bmp_rows(indices, 8), header, palette=palette))
+    decodes("padding_missing.bmp", bmp(size, 24, rows_24[:-3]))
+    refuses("cut.bmp", bmp(size, 24, rows_24[:-4]), "18 of 19 rows are there")
+    refuses("bits_2.bmp", bmp(size, 2, rows_24), "2 bits a pixel")
+    refuses("png_inside.bmp", bmp(size, 24, rows_24, compression=5), "compression 5")
+    decodes("palette_short.bmp", bmp(size, 8, bmp_rows(indices, 8), colors=90, palette=palette[:360]))
+    decodes("grays_short.bmp", bmp(size, 8, bmp_rows(indices, 8), colors=90, palette=grays[:360]))
+
+    words = rng.integers(0, 65536, (19, 27))
+    decodes("rgb_555.bmp", bmp(size, 16, bmp_rows(words, 16)))
+    for name, masks in {"565": (0xF800, 0x7E0, 0x1F), "555": (0x7C00, 0x3E0, 0x1F)}.items():
+        decodes(f"masks_{name}.bmp", bmp(size, 16, bmp_rows(words, 16), 56, 3, masks=masks))
+    longs = rng.integers(0, 1 << 32, (19, 27), dtype=np.uint64)
+    decodes("rgb_32.bmp", bmp(size, 32, bmp_rows(longs, 32)))
+    masks = {
+        "bgrx": (0xFF0000, 0xFF00, 0xFF, 0), "xbgr": (0xFF000000, 0xFF0000, 0xFF00, 0),
+        "bgxr": (0xFF000000, 0xFF00, 0xFF, 0), "abgr": (0xFF000000, 0xFF0000, 0xFF00, 0xFF),
+        "rgba": (0xFF, 0xFF00, 0xFF0000, 0xFF000000), "bgra": (0xFF0000, 0xFF00, 0xFF, 0xFF000000),
+        "bgar": (0xFF000000, 0xFF00, 0xFF, 0xFF0000), "none": (0, 0, 0, 0),
+    }
+    for name, values in masks.items():
+        decodes(f"masks_{name}.bmp", bmp(size, 32, bmp_rows(longs, 32), 108, 3, masks=values))
+    composites("masks_bgar.bmp")
+    head = bmp(size, 32, b"", compression=3, offset=66) + struct.pack("<3I", 0xFF000000, 0xFF0000, 0xFF00)
+    decodes("masks_behind_header.bmp", head + bmp_rows(longs, 32))
+
+    for bits, kind in ((8, 1), (4, 2)):
+        runs = run_lengths(indices[::-1] >> (8 - bits), bits)
+        colors = palette[: 4 << bits]
+        decodes(f"runs_{bits}.bmp", bmp(size, bits, runs, compression=kind, palette=colors))
+        decodes(f"runs_{bits}_top_down.bmp",
+                bmp(size, bits, runs, compression=kind, palette=colors, top_down=True))
+        stored = indices[::-1] >> (8 - bits)
+        # eight rows, 3 pixels to the right and 2 rows up, a run, and eight rows more
+        skips = run_lengths(stored[:8], bits)[:-2] + b"\0\2\3\2\x14\x56\0\0" + run_lengths(stored[11:], bits)
+        decodes(f"runs_{bits}_skips.bmp", bmp(size, bits, skips, compression=kind, palette=colors))
+        refuses(f"runs_{bits}_cut.bmp", bmp(size, bits, runs[:99], compression=kind, palette=colors), "cut short")
+
+
+def run_lengths(rows, bits):
+    """Runs, stretches of an even length, and a code at the end of each row."""
+    out = b""
+    for row in rows:
+        x = 0
+        while x < len(row):
+            run = 1
+            while x + run < len(row) and row[x + run] == row[x]:
+                run += 1
+            value = int(row[x])
+            if run < 3 and len(row) - x >= 4:
+                stretch = [int(v) for v in row[x : x + 4]]
+                pairs = zip(stretch[::2], stretch[1::2], strict=True)
+                out += b"\0\4" + (bytes(stretch) if bits == 8 else bytes(a << 4 | b for a, b in pairs))
+                x += 4
+            else:
+                out += bytes([run, value if bits == 8 else value << 4 | value])
+                x += run
+        out += b"\0\0"
+    return out + b"\0\1"
+
+
+def gif_variants():
+    """Palettes, frames off the screen, blocks in between, and what may be missing or odd."""
+    size = (27, 19)
+    rng = np.random.default_rng(63)
+    indices = np.asarray(picture(*size, 64).convert("L"))
+    palette = bytes(rng.integers(0, 256, 768).tolist())
+    grays = bytes(value for gray in range(256) for value in (gray, gray, gray))
+    frame = gif_frame(indices)
+    decodes("palette_short_8.gif", gif(size, palette[:24], frame))
+    decodes("palette_short_128.gif", gif(size, palette[:384], frame))
+    decodes("palette_missing.gif", gif(size, b"", frame))
+    decodes("grays_short.gif", gif(size, grays[:48], frame))
+    decodes("palette_local.gif", gif(size, palette, gif_frame(indices, palette[96:480])))
+    decodes("palette_local_short.gif", gif(size, grays, gif_frame(indices, palette[96:120])))
+    decodes("bits_1.gif", gif(size, palette[:6], gif_frame(indices >> 7, data_bits=2)))
+    decodes("bits_4.gif", gif(size, palette[:48], gif_frame(indices >> 4, data_bits=4)))
+    decodes("blocks_small.gif", gif(size, palette, gif_frame(indices, block=3)))
+    extensions = b"!\xfe\3abc\0!\xff\x0bNETSCAPE2.0\3\1\0\0\0\0\0"
+    decodes("extensions.gif", gif(size, palette, extensions, frame))
+    decodes("screen_empty.gif", gif((0, 0), palette, frame))
+    control = graphic_control(transparent=int(indices[4, 4]))
+    corner = gif_frame(indices, corner=(5, 2), interlaced=True)
+    decodes("interlaced_corner.gif", gif((40, 30), palette, control, corner))
+    decodes("interlaced_corner_short.gif", gif((40, 30), palette[:96], control, graphic_control(), corner))
+    composites("interlaced_corner.gif")
+    for disposal in (1, 2, 3):
+        second = gif_frame(255 - indices[:9, :9], corner=(3, 3))
+        control = graphic_control(transparent=7, disposal=disposal)
+        decodes(f"disposal_{disposal}.gif", gif(size, palette, control, frame, control, second))
+    whole = gif(size, palette, frame)
+    decodes("tail_missing.gif", whole[:-3], opened(whole).convert("RGB"))
+    refuses("cut.gif", whole[:-90], "of 513 pixels are there")
+    refuses("no_frame.gif", gif(size, palette, extensions), "holds no frame")
+    refuses("frame_empty.gif", gif(size, palette, gif_frame(indices[:0, :0])), "has no pixels")
+    broken = frame[:11] + bytes([frame[11]]) + b"\xff" * 200 + frame[212:]
+    refuses("codes_damaged.gif", gif(size, palette, broken), "are damaged")
 
 
 def orientations():
@@ -358,6 +604,12 @@ def orientations():
     expect("orientation", "ignored", name, opened(data).convert("RGB"), orientation="ignore")
     covered = cover(upright, 24, 16, "bicubic")
     expect("orientation", "8-cover", name, covered, resize=resize(24, 16, "cover", "bicubic"))
+
+    turned = saved(rgb, "TIFF", tiffinfo={274: 8})
+    put("orientation_8.tif", turned)
+    # Pillow turns a TIFF as it loads it
+    for name, preprocess in {"tiff": {}, "tiff-ignored": {"orientation": "ignore"}}.items():
+        expect("orientation", name, "orientation_8.tif", opened(turned).convert("RGB"), **preprocess)
 
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -416,9 +668,11 @@ def resizes():
 
 shutil.rmtree(FOLDER, ignore_errors=True)
 (FOLDER / "expected").mkdir(parents=True)
-for make in (jpegs, pngs, webps, gifs, bmps, tiffs, orientations, resizes):
+for make in (jpegs, pngs, webps, gifs, gif_variants, bmps, bmp_variants, tiffs, tiff_layouts, tiff_colors, tiff_faxes,
+             tiff_jpegs, orientations, resizes):
     make()
 lines = ",\n".join("  " + json.dumps(case) for case in cases)
 whole = ",\n".join(f"  {json.dumps(name)}: {json.dumps(lengths)}" for name, lengths in cuts.items())
-(FOLDER / "cases.json").write_text(f'{{"cases": [\n{lines}\n],\n"lengths_that_load": {{\n{whole}\n}}}}\n')
+reasons = ",\n".join(f"  {json.dumps(name)}: {json.dumps(reason)}" for name, reason in refused.items())
+(FOLDER / "cases.json").write_text(f'{{"cases": [\n{lines}\n],\n"lengths_that_load": {{\n{whole}\n}},\n"refused": {{\n{reasons}\n}}}}\n')
 print(len(cases), "cases,", sum(f.stat().st_size for f in FOLDER.rglob("*.*")) // 1024, "KiB")

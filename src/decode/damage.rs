@@ -136,7 +136,7 @@ fn the_message_of_a_caught_panic_is_kept() {
     }
 }
 
-const KINDS: [&str; 18] = [
+const KINDS: [&str; 36] = [
     "baseline.jpg",
     "progressive.jpg",
     "restarts.jpg",
@@ -155,6 +155,24 @@ const KINDS: [&str; 18] = [
     "lzw.tif",
     "planar.tif",
     "fax.tif",
+    "runs_8_skips.bmp",
+    "runs_4.bmp",
+    "masks_bgra.bmp",
+    "os2_4.bmp",
+    "interlaced_corner.gif",
+    "palette_local.gif",
+    "tiles_lzw_predictor.tif",
+    "strips_planar_deflate_predictor.tif",
+    "tiles_packbits.tif",
+    "zstd.tif",
+    "old_lzw.tif",
+    "group_3_2d.tif",
+    "runs.tif",
+    "jpeg_ycbcr.tif",
+    "jpeg_tiles.tif",
+    "palette_4.tif",
+    "premultiplied_and_extra.tif",
+    "big.tif",
 ];
 
 /// Options that lead through the most code.

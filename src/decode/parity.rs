@@ -12,6 +12,8 @@ use super::*;
 struct Fixtures {
     cases: Vec<Case>,
     lengths_that_load: BTreeMap<String, Vec<usize>>,
+    /// Images, and a part of the reason why each is refused.
+    refused: BTreeMap<String, String>,
 }
 
 #[derive(Deserialize)]
@@ -99,5 +101,17 @@ fn a_jpeg_cut_anywhere_is_refused_where_pillow_refuses_it() {
         let got: Vec<usize> =
             (1..=whole.len()).filter(|&end| decoder.decode(&whole[..end], &mut scratch).is_ok()).collect();
         assert_eq!(got, lengths, "{name}");
+    }
+}
+
+#[test]
+fn what_is_not_supported_or_not_whole_is_refused_by_its_reason() {
+    let section = "resize = { width = 8, height = 8 }";
+    let decoder = Decoder::new(&toml::from_str(section).expect("section"), 1 << 20, PixelElement::U8);
+    for (name, reason) in fixtures().refused {
+        let rejected = decoder.decode(&bytes(&name), &mut Scratch::default()).expect_err(&name);
+        assert_eq!(rejected.status, Status::DecodeError, "{name}");
+        assert!(rejected.error.contains(&reason), "{name}: {}", rejected.error);
+        assert!(!rejected.error.contains("panicked"), "{name}: {}", rejected.error);
     }
 }

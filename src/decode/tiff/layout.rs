@@ -12,6 +12,7 @@ const MAX_SAMPLES: u64 = 6;
 
 /// `Compression` of no compression.
 pub(super) const UNCOMPRESSED: u64 = 1;
+pub(super) const OLD_JPEG: u64 = 6;
 pub(super) const JPEG: u64 = 7;
 
 /// What the samples of a pixel mean.
@@ -100,7 +101,7 @@ impl Layout {
         if color == (Color::Gray { white_is_zero: true }) && bits == 16 && directory.big_endian {
             return Err("16-bit gray of which 0 is white is not supported in this byte order".to_owned());
         }
-        if color == Color::YCbCr && (compression != JPEG || planar) {
+        if color == Color::YCbCr && (!matches!(compression, JPEG | OLD_JPEG) || planar) {
             return Err("YCbCr is supported inside JPEG only".to_owned());
         }
         if planar && bits < 8 && samples > 1 {

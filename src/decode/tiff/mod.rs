@@ -23,6 +23,9 @@ mod layout;
 mod rows;
 mod segments;
 
+#[cfg(test)]
+mod bombs;
+
 use self::directory::Directory;
 use self::layout::Layout;
 use self::rows::Rows;

@@ -178,7 +178,9 @@ fn codec<'a>(directory: &Directory<'a>, layout: &Layout) -> Result<Codec<'a>, St
         }
         4 => Codec::Fax(Scheme::Group4),
         5 => Codec::Lzw(Lzw::new(Dialect::Tiff)),
-        6 => return Err("JPEG as it was before TIFF 6.0 (compression 6) is not supported".to_owned()),
+        layout::OLD_JPEG => {
+            return Err("JPEG as it was before TIFF 6.0 (compression 6) is not supported".to_owned());
+        }
         layout::JPEG => Codec::Jpeg { tables: directory.bytes(tag::JPEG_TABLES).unwrap_or(&[]) },
         8 | 32946 => Codec::Deflate(Box::new(Decompress::new(true))),
         32771 => Codec::Fax(Scheme::Runs { row_multiple_bytes: 2 }),
