@@ -39,6 +39,7 @@ pub mod decode;
 pub mod doctor;
 pub mod engine;
 pub mod error;
+pub mod extract;
 pub mod finish;
 pub mod flow;
 pub mod items;

@@ -6,6 +6,7 @@ mod check;
 mod diff;
 mod doctor;
 mod exit;
+mod extract;
 mod inspect;
 mod logging;
 mod parts;
@@ -59,6 +60,8 @@ enum Command {
     Verify(verify::VerifyArgs),
     /// Compare the scores of two outputs over the same input.
     Diff(diff::DiffArgs),
+    /// Write the image that a row is of, out of its shard.
+    Extract(extract::ExtractArgs),
     /// Build a TensorRT engine from ONNX, with trtexec's options.
     BuildEngine(build_engine::BuildEngineArgs),
     /// Measure every engine on this host: latency and images/s by batch size.
@@ -121,6 +124,7 @@ fn run_command(cli: &Cli, progress: &Progress) -> anyhow::Result<ExitCode> {
         Command::Inspect(args) => inspect::run(args),
         Command::Verify(args) => verify::run(args),
         Command::Diff(args) => diff::run(args),
+        Command::Extract(args) => extract::run(args),
         Command::BuildEngine(args) => build_engine::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Doctor => doctor::run(),

@@ -2,6 +2,8 @@
 
 #[path = "cli/diff.rs"]
 mod diff;
+#[path = "cli/extract.rs"]
+mod extract;
 #[path = "cli/reports.rs"]
 mod reports;
 #[path = "cli/scores.rs"]

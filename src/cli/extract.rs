@@ -1,0 +1,60 @@
+//! `sluice extract OUT KEY`: the image that a row is of, out of its shard.
+
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Args;
+use sluice::error::{ConfigError, Error, SinkError};
+use sluice::extract::extract;
+use sluice::source::Stores;
+
+use super::storage_runtime;
+
+/// Arguments of `sluice extract`.
+#[derive(Debug, Args)]
+pub struct ExtractArgs {
+    /// Output folder of a run.
+    out: String,
+    /// Key of a row, SHARD#RECORD_INDEX, as the column key and `sluice show --failed` have it.
+    key: String,
+    /// Write the image there; without it, or with -, to standard output.
+    #[arg(short = 'o', long, value_name = "FILE")]
+    file: Option<PathBuf>,
+}
+
+/// Find the image and write its bytes as they are.
+pub fn run(args: &ExtractArgs) -> anyhow::Result<ExitCode> {
+    let file = args.file.as_deref().filter(|file| *file != Path::new("-"));
+    if file.is_none() && args.file.is_none() && io::stdout().is_terminal() {
+        let message = "standard output is a terminal, which shows no images; name a file with -o".to_owned();
+        return Err(Error::from(ConfigError::Argument { argument: "-o", message }).into());
+    }
+    let runtime = storage_runtime()?;
+    let found = extract(&Stores::new(runtime.handle().clone()), args.out.trim_end_matches('/'), &args.key)?;
+    if !found.is_same_version {
+        tracing::warn!(
+            key = args.key,
+            image_id = found.image_id,
+            "the store tells no version of it: that it is still the image that was scored is known by its length alone"
+        );
+    }
+    let written = match file {
+        Some(file) => std::fs::write(file, &found.bytes),
+        None => write_to_stdout(&found.bytes),
+    };
+    written.map_err(|error| {
+        let uri = file.map_or("-".to_owned(), |file| file.display().to_string());
+        Error::from(SinkError::Uri { uri, message: error.to_string() })
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A reader that has seen enough is no error.
+fn write_to_stdout(bytes: &[u8]) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(bytes).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written,
+    }
+}

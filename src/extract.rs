@@ -1,0 +1,230 @@
+//! One record's image, out of the shard that a row was made from.
+//!
+//! Comes in: an output and the key of one of its rows. Goes out: the image's bytes as they are stored.
+//!
+//! - The shard must be the one that was scored: its identity, which is over names, sizes and versions, is in the name
+//!   of the part. Where the store tells no versions, the length of the image alone can be compared.
+//! - A list of loose images is found by listing the run's input once more.
+
+use arrow::array::{Array, AsArray};
+use arrow::datatypes::Int64Type;
+use bytes::Bytes;
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use serde_json::Value;
+
+use crate::config::{InputFormat, InputSection};
+use crate::error::{Error, ReadError, SourceError};
+use crate::items::{ManifestEntry, ObjectRef, ShardContent, ShardFormat, ShardRef, Status};
+use crate::report::PartReport;
+use crate::sink::{Holdings, MANIFEST, Output, RUN, RunRecord, part_name, shard_index};
+use crate::source::{ColumnWindows, ReadOptions, Stores, list_shards, open_shard};
+
+/// Longest image, bytes, whatever the run's own limit: a `too_large` row has an image, too.
+const MAX_IMAGE_BYTES: u64 = 1 << 31;
+
+/// An image as its shard holds it.
+#[derive(Debug)]
+pub struct Extracted {
+    pub bytes: Bytes,
+    pub image_id: String,
+    /// Whether the shard is known to be the one that was scored. Otherwise it has the same name, and the image the
+    /// same length.
+    pub is_same_version: bool,
+}
+
+/// What a row says of its record.
+struct Row {
+    image_id: String,
+    image_bytes: u64,
+}
+
+/// The image of the row `key`, `shard#record_index`, of the output at `out`.
+///
+/// # Errors
+/// [`SourceError`] when there is no such row, when its shard cannot be read or has changed, or when the record holds
+/// no image.
+pub fn extract(stores: &Stores, out: &str, key: &str) -> Result<Extracted, Error> {
+    let output = Output::open(stores, out)?;
+    let holdings = output.holdings()?;
+    if !holdings.begun {
+        let message = "there is no output of a run".to_owned();
+        return Err(SourceError::NoInput { uri: out.to_owned(), message }.into());
+    }
+    let refuse =
+        |message: &str| Error::from(SourceError::Uri { uri: key.to_owned(), message: message.to_owned() });
+    let (shard, index) = key
+        .rsplit_once('#')
+        .and_then(|(shard, index)| Some((shard, index.parse::<u64>().ok()?)))
+        .ok_or_else(|| refuse("is no key: expected SHARD#RECORD_INDEX, as in the column key"))?;
+    let record: RunRecord = json(&output, RUN)?;
+    let notes = output.notes(&holdings, &record.run_id)?;
+    let parts = output.reports(holdings.predictions.values(), &notes, &record.run_id)?;
+    let part = parts.into_iter().find(|part| part.shard == shard);
+    let part = part.ok_or_else(|| refuse("no part of the output holds a row of that shard"))?;
+    let row = read_row(stores, &output, &part, index)?.ok_or_else(|| refuse("the output has no such row"))?;
+    let (input, inputs) = input_of(&output, &holdings, &record)?;
+    let found = find_shard(stores, &part, &input, &inputs, &row)?;
+    let options = ReadOptions { max_image_bytes: MAX_IMAGE_BYTES, ..ReadOptions::from(&input) };
+    let bytes = read_record(stores, &found.shard, found.index.unwrap_or(index), &options)
+        .map_err(|error| in_words(key, error))?;
+    if row.image_bytes > 0 && row.image_bytes != bytes.len() as u64 {
+        return Err(refuse(&format!(
+            "has changed since it was scored: its image had {} bytes, and has {} now",
+            row.image_bytes,
+            bytes.len()
+        )));
+    }
+    Ok(Extracted { bytes, image_id: row.image_id, is_same_version: found.is_same_version })
+}
+
+fn json<T: serde::de::DeserializeOwned>(output: &Output, name: &str) -> Result<T, Error> {
+    serde_json::from_slice(&output.read(name)?).map_err(|error| {
+        let message = format!("cannot be read: {error}");
+        SourceError::Uri { uri: output.uri_of(name), message }.into()
+    })
+}
+
+/// The row of a record: rows stand in the order of records.
+fn read_row(stores: &Stores, output: &Output, part: &PartReport, index: u64) -> Result<Option<Row>, Error> {
+    let uri = output.uri_of(&part.path);
+    let damaged = |message: String| SourceError::Uri { uri: uri.clone(), message };
+    let object = ObjectRef { uri: uri.clone(), size_bytes: Some(part.bytes), version: None };
+    let builder = ParquetRecordBatchReaderBuilder::try_new(ColumnWindows::new(stores.open(&object)?))
+        .map_err(|error| damaged(error.to_string()))?;
+    let mask = ProjectionMask::columns(builder.parquet_schema(), ["image_id", "image_bytes"]);
+    let offset = usize::try_from(index).unwrap_or(usize::MAX);
+    let rows = builder.with_projection(mask).with_offset(offset).with_limit(1).build();
+    let mut rows = rows.map_err(|error| damaged(error.to_string()))?;
+    let Some(rows) = rows.next().transpose().map_err(|error| damaged(error.to_string()))? else {
+        return Ok(None);
+    };
+    let ids = rows.column_by_name("image_id").and_then(|ids| ids.as_string_opt::<i32>());
+    let lengths = rows.column_by_name("image_bytes").and_then(|bytes| bytes.as_primitive_opt::<Int64Type>());
+    let (Some(ids), Some(lengths)) = (ids, lengths) else {
+        return Err(damaged("is no part of an output".to_owned()).into());
+    };
+    let row = |at| Row { image_id: ids.value(at).to_owned(), image_bytes: lengths.value(at).max(0) as u64 };
+    Ok((rows.num_rows() > 0 && ids.is_valid(0)).then(|| row(0)))
+}
+
+/// The run's input section and URIs, as far as the output says them: a manifest has both, the record of a run that is
+/// not finished what determines the rows.
+fn input_of(
+    output: &Output,
+    holdings: &Holdings,
+    record: &RunRecord,
+) -> Result<(InputSection, Vec<String>), Error> {
+    if holdings.finished {
+        let manifest: Value = json(output, MANIFEST)?;
+        let plan = &manifest["plan"];
+        let input = serde_json::from_value(plan["input"].clone());
+        let inputs = serde_json::from_value(plan["inputs"].clone());
+        if let (Ok(input), Ok(inputs)) = (input, inputs) {
+            return Ok((input, inputs));
+        }
+    }
+    let mut input = InputSection::default();
+    let text = |key: &str| record.determinants[key].as_str().map(str::to_owned);
+    (input.image_key, input.id_key) = (text("image_key"), text("id_key"));
+    if let Ok(format) = serde_json::from_value::<InputFormat>(record.determinants["format"].clone()) {
+        input.format = format;
+    }
+    if let Some(bytes) = record.determinants["max_page_bytes"].as_u64() {
+        input.max_page_bytes = bytes;
+    }
+    Ok((input, Vec::new()))
+}
+
+/// A shard to read.
+struct Found {
+    shard: ShardRef,
+    /// Place of the record in it, if it is not the one of the row.
+    index: Option<u64>,
+    is_same_version: bool,
+}
+
+/// The shard that `part` was made of, as it is now.
+fn find_shard(
+    stores: &Stores,
+    part: &PartReport,
+    input: &InputSection,
+    inputs: &[String],
+    row: &Row,
+) -> Result<Found, Error> {
+    let changed = |message: &str| {
+        Error::from(SourceError::Uri { uri: part.shard.clone(), message: message.to_owned() })
+    };
+    let place = shard_index(&part.path).unwrap_or_default();
+    let format = part.format.unwrap_or(ShardFormat::Files);
+    let shard = |content| ShardRef {
+        index: place,
+        name: part.shard.clone(),
+        format,
+        content,
+        resume_at: 0,
+        crashed: Default::default(),
+    };
+    if format != ShardFormat::Files {
+        let object = stores.head(&stores.resolve(&part.shard)?).map_err(SourceError::from)?;
+        let is_same_version = object.version.is_some();
+        let shard = shard(ShardContent::Container(object));
+        if part_name(&shard) != part.path {
+            return Err(changed("has changed since it was scored, or is another file"));
+        }
+        return Ok(Found { shard, index: None, is_same_version });
+    }
+    // standard input can be read once
+    if inputs.is_empty() || inputs.iter().any(|input| input == "-") {
+        let object = ObjectRef { uri: row.image_id.clone(), size_bytes: None, version: None };
+        let entries = vec![ManifestEntry::new(object, row.image_id.clone())];
+        return Ok(Found {
+            shard: shard(ShardContent::Objects(entries)),
+            index: Some(0),
+            is_same_version: false,
+        });
+    }
+    for listed in list_shards(stores, inputs, input)?.quiet() {
+        let listed = listed?;
+        if listed.index == place {
+            if part_name(&listed) != part.path {
+                return Err(changed("has changed since it was scored: other images are listed in its place"));
+            }
+            let is_same_version = match &listed.content {
+                ShardContent::Objects(entries) => entries.iter().all(|entry| entry.object.version.is_some()),
+                ShardContent::Container(_) => true,
+            };
+            return Ok(Found { shard: listed, index: None, is_same_version });
+        }
+    }
+    Err(changed("is not in the input any more"))
+}
+
+/// The image of the record `index` of `shard`.
+fn read_record(
+    stores: &Stores,
+    shard: &ShardRef,
+    index: u64,
+    options: &ReadOptions,
+) -> Result<Bytes, ReadError> {
+    let shard = ShardRef { resume_at: index, ..shard.clone() };
+    let opened = open_shard(stores, &shard, options)?;
+    let mut records = opened.records.skip(usize::try_from(index - opened.first_record).unwrap_or(usize::MAX));
+    match records.next().transpose()? {
+        None => Err(ReadError::Corrupt("it has fewer records than the output has rows of it".to_owned())),
+        Some(record) => record.content.map_err(|rejected| {
+            let what = match rejected.status {
+                Status::MissingImage | Status::Empty => "it holds no image",
+                _ => "its image cannot be read",
+            };
+            ReadError::Corrupt(format!("{what}: {}", rejected.error))
+        }),
+    }
+}
+
+fn in_words(key: &str, error: ReadError) -> Error {
+    match error {
+        ReadError::Storage(error) => SourceError::Storage(error).into(),
+        error => SourceError::Uri { uri: key.to_owned(), message: error.to_string() }.into(),
+    }
+}
