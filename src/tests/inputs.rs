@@ -1,0 +1,273 @@
+//! What of an input is a record: names, companions, containers and inputs without any.
+
+mod support;
+
+use std::fs::{self, File};
+use std::path::Path;
+
+use support::*;
+
+/// Write a tar of `members` under their full names.
+fn write_members(path: &Path, members: &[(&str, &[u8])]) {
+    let mut tar = tar::Builder::new(File::create(path).expect("tar file"));
+    for (name, bytes) in members {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
+        tar.append_data(&mut header, name, *bytes).expect("tar member");
+    }
+    tar.finish().expect("tar end");
+}
+
+/// `sluice ARGS…` in the bench's folder.
+fn command(bench: &Bench, args: &[&str]) -> std::process::Output {
+    sluice().current_dir(bench.path("")).args(args).output().expect("starts")
+}
+
+/// Ids of an output's rows, with their statuses, without the folder of the input.
+fn ids(rows: &[Row]) -> Vec<(&str, &str)> {
+    rows.iter().map(|row| (row.image_id.trim_start_matches("in/"), row.status.as_str())).collect()
+}
+
+const NAMES: [&str; 10] = [
+    "000.png",
+    "001.jfif",
+    "002.heic",
+    "003.img",
+    "004",
+    "005.JPE",
+    "_DSC0006.JPG",
+    "_selects/a.jpg",
+    "renamed.json",
+    "renamed.txt",
+];
+
+const COMPANIONS: [&str; 4] = ["000.json", "001.cls", "captions.txt", "_SUCCESS"];
+
+#[test]
+fn an_image_is_scored_whatever_it_is_called_in_folders_and_in_tars() {
+    let bench = Bench::new();
+    let images: Vec<_> = NAMES.iter().zip(0..).map(|(name, seed)| (*name, png(seed))).collect();
+    let mut members: Vec<(&str, &[u8])> = images.iter().map(|(name, bytes)| (*name, &bytes[..])).collect();
+    members.extend(COMPANIONS.map(|name| (name, &b"{}"[..])));
+    members.push((".hidden.png", &images[0].1));
+    for (name, bytes) in &members {
+        let path = bench.path("in").join(name);
+        fs::create_dir_all(path.parent().expect("a folder")).expect("folders");
+        fs::write(path, bytes).expect("a file");
+    }
+    write_members(&bench.path("a.tar"), &members);
+    let folder = bench.run("folder", &[]);
+    assert_code(&folder, 0);
+    let tar = bench.run("tar", &["--input", "a.tar"]);
+    assert_code(&tar, 0);
+    let mut found: Vec<_> = bench.rows("folder").into_iter().map(|row| row.score_bits).collect();
+    let mut in_tar: Vec<_> = bench.rows("tar").into_iter().map(|row| row.score_bits).collect();
+    found.sort();
+    in_tar.sort();
+    assert!(found.len() == NAMES.len() && found.iter().all(Option::is_some));
+    assert_eq!(found, in_tar);
+    for (out, run) in [("folder", folder), ("tar", tar)] {
+        let skipped = &bench.manifest(out)["summary"]["skipped"];
+        let expected = serde_json::json!({"cls": 1, "hidden": 1, "json": 1, "txt": 1, "underscore": 1});
+        assert_eq!(*skipped, expected, "{out}");
+        let summary = "skipped    5 that are no images: 1 cls, 1 hidden, 1 json, 1 txt, 1 underscore";
+        assert!(stdout(&run).contains(summary), "{}", stdout(&run));
+        for name in ["captions.txt", "000.json", ".hidden.png"] {
+            let told = stderr(&run).lines().any(|line| line.contains("WARN") && line.contains(name));
+            assert!(told, "{name} is not told:\n{}", stderr(&run));
+        }
+        let shown = command(&bench, &["show", out]);
+        assert_code(&shown, 0);
+        assert!(stdout(&shown).contains("skipped 5 that are no images"), "{}", stdout(&shown));
+        assert_code(&command(&bench, &["verify", out]), 0);
+    }
+}
+
+#[test]
+fn members_are_told_apart_and_named_in_full() {
+    let bench = Bench::new();
+    let (one, two) = (png(1), png(2));
+    let names = ["./d/a.2023.01.02.png", "d/a.2023.01.03.png", "b.png", "b.mask.png", "b.jpg"];
+    let members: Vec<_> = names.iter().map(|name| (*name, &one[..])).collect();
+    write_members(&bench.path("in/a.tar"), &members);
+    assert_code(&bench.run("out", &[]), 0);
+    let rows = bench.rows("out");
+    let found: Vec<_> = rows.iter().map(|row| row.image_id.as_str()).collect();
+    assert_eq!(found, ["d/a.2023.01.02", "d/a.2023.01.03", "b", "b.mask", "b.jpg"]);
+    assert!(rows[1].rest.contains("member=d/a.2023.01.03.png"), "{}", rows[1].rest);
+
+    write_members(&bench.path("in/a.tar"), &[("0.png", &one), ("0.mask.png", &two), ("1.mask.png", &two)]);
+    let chosen = ["--set", "input.image_key=png;jpg", "--set", "output.max_error_rate=0.5"];
+    assert_code(&bench.run("chosen", &chosen), 0);
+    assert_eq!(ids(&bench.rows("chosen")), [("0", "ok"), ("1", "missing_image")]);
+    assert_eq!(bench.manifest("chosen")["summary"]["skipped"]["other image"], 2);
+    let wrong = bench.run("wrong", &["--set", "input.image_key=seg.png"]);
+    assert_code(&wrong, 3);
+    assert!(
+        stderr(&wrong).contains("no member seg.png") && !bench.path("wrong").exists(),
+        "{}",
+        stderr(&wrong)
+    );
+    for format in ["files", "manifest"] {
+        let args = ["--set", "input.image_key=png", "--set", &format!("input.format={format}")];
+        let refused = bench.run("refused", &args);
+        assert_code(&refused, 2);
+        assert!(stderr(&refused).contains("input.image_key"), "{}", stderr(&refused));
+    }
+}
+
+#[test]
+fn an_input_without_a_record_is_no_success_and_leaves_the_output_free() {
+    let bench = Bench::new();
+    let cases = ["texts.tar", "empty.tfrecord", "empty.parquet", "folder", "hidden"];
+    write_members(&bench.path("texts.tar"), &[("a.txt", b"text"), ("b.json", b"{}")]);
+    fs::write(bench.path("empty.tfrecord"), b"").expect("a file");
+    write_parquet(&bench.path("empty.parquet"), &[]);
+    fs::create_dir(bench.path("folder")).expect("a folder");
+    fs::write(bench.path("folder/a.json"), b"{}").expect("a file");
+    fs::create_dir(bench.path("hidden")).expect("a folder");
+    fs::write(bench.path("hidden/.keep"), b"").expect("a file");
+    for input in cases {
+        for _attempt in 0..2 {
+            let run = bench.run("out", &["--input", input]);
+            assert_code(&run, 3);
+            assert!(
+                stderr(&run).contains(input) && stderr(&run).contains("nothing to score"),
+                "{}",
+                stderr(&run)
+            );
+            assert!(!bench.path("out/_SUCCESS").exists() && !bench.path("out/_run.json").exists(), "{input}");
+        }
+        let allowed = format!("allowed-{input}");
+        assert_code(&bench.run(&allowed, &["--input", input, "--allow-empty"]), 0);
+        assert!(bench.path(&allowed).join("_SUCCESS").exists(), "{input}");
+        assert_eq!(bench.rows(&allowed), []);
+        assert_code(&command(&bench, &["verify", &allowed]), 0);
+        assert_code(&command(&bench, &["show", &allowed]), 0);
+        let again = bench.run(&allowed, &["--input", input, "--set", "input.allow_empty=true"]);
+        assert_code(&again, 0);
+        assert!(stdout(&again).contains("done before"), "{}", stdout(&again));
+    }
+    let told = stderr(&bench.run("out", &["--input", "texts.tar"]));
+    assert!(told.contains("1 json, 1 txt"), "{told}");
+    write_tar(&bench.path("texts.tar"), &images(0, 2));
+    assert_code(&bench.run("out", &["--input", "texts.tar"]), 0);
+}
+
+#[test]
+fn a_container_without_a_record_among_others_is_counted() {
+    let bench = Bench::new();
+    write_tar(&bench.path("in/a.tar"), &images(0, 3));
+    write_members(&bench.path("in/b.tar"), &[("a.txt", b"text")]);
+    let run = bench.run("out", &[]);
+    assert_code(&run, 0);
+    let manifest = bench.manifest("out");
+    assert_eq!((&manifest["summary"]["empty_shards"], &manifest["summary"]["rows"]), (&1.into(), &3.into()));
+    assert_eq!(manifest["parts"][1]["skipped"]["txt"], 1);
+    assert!(stderr(&run).contains("shard holds no record"), "{}", stderr(&run));
+    assert!(stdout(&run).contains("1 shards hold no record"), "{}", stdout(&run));
+    assert_code(&bench.run("limited", &["--limit", "2"]), 0);
+    assert_eq!(bench.manifest("limited")["summary"]["empty_shards"], 0);
+}
+
+#[test]
+fn a_worker_without_a_share_is_no_trouble_and_the_last_one_tells_that_there_is_no_record() {
+    let bench = Bench::new();
+    let worker = |index: &str| bench.run("out", &["--shard-index", index, "--num-shards", "3"]);
+    write_members(&bench.path("in/a.tar"), &[("a.txt", b"text")]);
+    assert_code(&worker("0"), 0);
+    assert_code(&worker("2"), 0);
+    for index in ["1", "1", "0"] {
+        assert_code(&worker(index), 3);
+        assert!(!bench.path("out/_SUCCESS").exists());
+    }
+    fs::remove_dir_all(bench.path("out")).expect("removed");
+    write_tar(&bench.path("in/a.tar"), &images(0, 3));
+    for index in ["1", "0", "2"] {
+        assert_code(&worker(index), 0);
+    }
+    assert_eq!(bench.manifest("out")["summary"]["rows"], 3);
+}
+
+#[test]
+fn a_resumed_shard_of_images_and_companions_has_every_record_once() {
+    let bench = Bench::new();
+    for seed in 0..120 {
+        fs::write(
+            bench.path(&format!("in/{seed:03}.json")),
+            if seed % 5 == 0 { png(500 + seed) } else { b"{}".into() },
+        )
+        .expect("a file");
+        fs::write(bench.path(&format!("in/{seed:03}.png")), png(seed)).expect("an image");
+    }
+    assert_code(&bench.run("whole", &[]), 0);
+    let mut running = bench
+        .command(
+            "run",
+            "killed",
+            &["--set", "output.checkpoint_seconds=0.01", "--set", "engine.batch_size=1"],
+        )
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .expect("starts");
+    let segments = bench.path("killed/_checkpoints");
+    while running.try_wait().expect("a child").is_none() && parts_below(&segments) == 0 {
+        std::thread::yield_now();
+    }
+    // it may have come to its end before
+    let _ = running.kill();
+    running.wait().expect("a child");
+    assert_code(
+        &bench.run("killed", &["--set", "output.checkpoint_seconds=0.01", "--set", "engine.batch_size=1"]),
+        0,
+    );
+    let (whole, killed) = (bench.rows("whole"), bench.rows("killed"));
+    assert_eq!(whole.len(), 144);
+    assert_eq!(ids(&killed), ids(&whole));
+    assert_eq!(scores_by_id(&killed), scores_by_id(&whole));
+    for out in ["whole", "killed"] {
+        assert_eq!(bench.manifest(out)["summary"]["skipped"]["json"], 96, "{out}");
+    }
+}
+
+/// Files in the folders of `folder`.
+fn parts_below(folder: &Path) -> usize {
+    parts(folder).iter().map(|below| parts(below).len()).sum()
+}
+
+#[test]
+fn packings_and_records_that_are_not_read_are_named() {
+    let bench = Bench::new();
+    fs::write(bench.path("a.tar.xz"), b"\xfd7zXZ\0\0\x04").expect("a file");
+    fs::write(bench.path("a.tfrecord.bz2"), b"BZh91AY&SY\0\0").expect("a file");
+    fs::write(bench.path("zip.tar"), b"PK\x03\x04\x14\0").expect("a file");
+    for (input, words) in
+        [("a.tar.xz", "xz data"), ("a.tfrecord.bz2", "bzip2 data"), ("zip.tar", "a zip archive")]
+    {
+        let run = bench.run("out", &["--input", input]);
+        assert_code(&run, 3);
+        assert!(stderr(&run).contains(words) && !stderr(&run).contains("damaged"), "{}", stderr(&run));
+        assert!(!bench.path("out").exists());
+    }
+    // a stray among others costs its own row
+    write_tar(&bench.path("in/a.tar"), &images(0, 3));
+    fs::write(bench.path("in/b.tar.xz"), b"\xfd7zXZ\0\0\x04").expect("a file");
+    let tolerant = ["--set", "output.max_error_rate=0.5", "--set", "output.max_damaged_shards=1"];
+    assert_code(&bench.run("stray", &tolerant), 0);
+    let rows = bench.rows("stray");
+    assert_eq!((rows.len(), rows[3].status.as_str()), (4, "corrupt_record"));
+    write_tfrecord(&bench.path("b.tfrecord"), &images(0, 3));
+    let packed = {
+        let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::default());
+        std::io::Write::write_all(&mut encoder, &fs::read(bench.path("b.tfrecord")).expect("read"))
+            .expect("to memory");
+        encoder.finish().expect("to memory")
+    };
+    fs::write(bench.path("zlib.tfrecord"), packed).expect("a file");
+    assert_code(&bench.run("zlib", &["--input", "zlib.tfrecord"]), 0);
+    assert_eq!(bench.rows("zlib").len(), 3);
+    let wrong = bench.run("wrong", &["--input", "b.tfrecord", "--set", "input.image_key=photo"]);
+    assert_code(&wrong, 3);
+    assert!(stderr(&wrong).contains("no feature photo; the record has: image/encoded"), "{}", stderr(&wrong));
+}
