@@ -114,7 +114,8 @@ impl MemoryBound {
             batches_bytes: bounds.batch_buffers(engines) as u64 * shape.bytes(),
             sink_bytes: (bounds.sink_queue * shape.batch_size * classes * size_of::<f32>()) as u64
                 + sink::PARTS_BYTES,
-            decoders_bytes: decode_threads as u64 * plan.preprocess.max_pixels * Decoder::MAX_BYTES_PER_PIXEL,
+            decoders_bytes: decode_threads as u64
+                * (plan.preprocess.max_pixels * Decoder::MAX_BYTES_PER_PIXEL + Decoder::CODEC_BYTES),
         }
     }
 

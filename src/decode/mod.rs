@@ -171,6 +171,10 @@ impl Decoder {
     /// of 16-bit RGBA samples and 3 of RGB, and as much again inside a codec.
     pub const MAX_BYTES_PER_PIXEL: u64 = 22;
 
+    /// What decoding takes besides, however few pixels an image may have: a tile of a TIFF, which may
+    /// be larger than the image, the window of zstd data, tables.
+    pub const CODEC_BYTES: u64 = 24 << 20;
+
     /// A decoder for one pipeline. Images of more than `max_image_bytes` are refused; `element`
     /// is what the engine takes.
     pub fn new(preprocess: &PreprocessSection, max_image_bytes: u64, element: PixelElement) -> Self {

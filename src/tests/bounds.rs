@@ -28,6 +28,12 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().expect("to memory")
 }
 
+fn zlib(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::best());
+    encoder.write_all(bytes).expect("to memory");
+    encoder.finish().expect("to memory")
+}
+
 #[test]
 fn a_tar_of_one_member_without_end_stays_within_the_bound() {
     let bench = Bench::new();
@@ -91,5 +97,65 @@ fn parquet_schemas_made_of_air_stay_within_the_bound() {
         assert!(rows.len() == 1 && rows[0].status == "corrupt_record", "{rows:?}");
         let error = rows[0].error.as_deref().unwrap_or_default();
         assert!(error.contains(reason), "{error}");
+    }
+}
+
+/// A little-endian TIFF of RGBA in 16 bits whose only strip or tile is `data`; tiled if `tile` is a size.
+fn tiff(side: u32, tile: Option<(u32, u32)>, compression: u32, data: &[u8]) -> Vec<u8> {
+    let (short, long) = (3_u16, 4_u16);
+    let mut fields: Vec<(u16, u16, u32)> = vec![
+        (256, long, side),
+        (257, long, side),
+        (258, short, 16),
+        (259, short, compression),
+        (262, short, 2),
+    ];
+    let length = data.len() as u32;
+    match tile {
+        None => fields.extend([(273, long, 8), (277, short, 4), (279, long, length)]),
+        Some((width, height)) => fields.extend([
+            (277, short, 4),
+            (322, long, width),
+            (323, long, height),
+            (324, long, 8),
+            (325, long, length),
+        ]),
+    }
+    let mut bytes = [b"II*\0", &(8 + length).to_le_bytes()[..], data].concat();
+    bytes.extend((fields.len() as u16).to_le_bytes());
+    for (tag, kind, value) in fields {
+        bytes.extend(tag.to_le_bytes());
+        bytes.extend(kind.to_le_bytes());
+        bytes.extend(1_u32.to_le_bytes());
+        bytes.extend(value.to_le_bytes());
+    }
+    bytes.extend([0; 4]);
+    bytes
+}
+
+#[test]
+fn images_that_ask_for_more_than_they_show_stay_within_the_bound() {
+    // a million pixels, the most that SMALL allows
+    let whole = zlib(&vec![0x55; 8_000_000]);
+    let cases: [(&str, Vec<u8>, &str, &str); 4] = [
+        ("strip", tiff(1000, None, 8, &whole), "ok", ""),
+        ("tile", tiff(16, Some((1 << 20, 1 << 10)), 8, &whole), "too_large", "tile is 1048576×1024 pixels"),
+        ("side", tiff(1 << 30, None, 8, &whole), "too_large", "limit is 1048576 on a side"),
+        (
+            "gif",
+            b"GIF89a\xff\xff\xff\xff\0\0\0,\0\0\0\0\x01\0\x01\0\0\x08\0".to_vec(),
+            "too_large",
+            "65535×65535",
+        ),
+    ];
+    for (name, file, status, reason) in cases {
+        let bench = Bench::new();
+        fs::write(bench.path("in/a.img"), file).expect("file");
+        let output = peak::run_within_bound(&bench, name, &SMALL);
+        assert_code(&output, if status == "ok" { 0 } else { 5 });
+        let rows = bench.rows(name);
+        assert!(rows.len() == 1 && rows[0].status == status, "{name}: {rows:?}");
+        let error = rows[0].error.as_deref().unwrap_or_default();
+        assert!(error.contains(reason), "{name}: {error}");
     }
 }

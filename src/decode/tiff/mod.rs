@@ -69,7 +69,7 @@ mod tag {
 const ALLOWED_SEGMENT_PIXELS: u64 = 1 << 20;
 
 /// How many times as many pixels as an image's the tiles of one may hold.
-const ALLOWED_PADDING: u64 = 4;
+const ALLOWED_PADDING: u64 = 2;
 
 /// Strips or tiles that an image may be cut into: 100 megapixels in tiles of 32 pixels square, or
 /// the rows of a long scan. Each one costs a decoder that begins anew.

@@ -25,8 +25,8 @@ const READS_OF_THE_FILE: u64 = 2;
 /// place are far smaller.
 const DECOMPRESSED_FOR_ONE: u64 = 8;
 
-/// Largest window of zstd data, as an exponent of 2: 16 MiB, twice that of its level 19.
-const MAX_WINDOW_LOG: u32 = 24;
+/// Largest window of zstd data, as an exponent of 2: 8 MiB, that of its level 19.
+const MAX_WINDOW_LOG: u32 = 23;
 
 /// Reads the strips or tiles of one image.
 pub(super) struct Segments<'a> {
