@@ -33,6 +33,7 @@ mod tensor;
 mod tiff;
 mod webp;
 mod webp_chunks;
+mod webp_codes;
 
 #[cfg(test)]
 mod damage;

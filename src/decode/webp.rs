@@ -2,6 +2,7 @@
 //!
 //! - An animation's first frame replaces what is below it, whatever its blending method: so does
 //!   libwebp, which Pillow decodes with. The rest of the canvas is transparent black.
+//! - The decoder builds whatever code tables a lossless bitstream asks for, so they are counted first.
 
 use std::io::Cursor;
 
@@ -11,8 +12,12 @@ use image::{ColorType, ImageDecoder};
 use super::buffer::Buffer;
 use super::orientation::Orientation;
 use super::samples::{self, Model};
-use super::{Decoded, Request, damaged, rgb_bytes, webp_chunks};
+use super::{Decoded, MAX_METADATA_BYTES, Request, damaged, rgb_bytes, webp_chunks, webp_codes};
 use crate::items::{ImageFormat, ImageHeader, Rejected};
+
+/// Part of [`MAX_BYTES_PER_PIXEL`](super::Decoder::MAX_BYTES_PER_PIXEL) that lossless data may use for its code tables. Pixels need
+/// less than the rest: 4 bytes in the decoder, 5 more for a lossy image, and 7 for samples and RGB.
+const TABLE_BYTES_PER_PIXEL: u64 = 6;
 
 /// Decode the first frame of a WebP into `rgb`, by way of its samples in `raw`.
 pub(super) fn decode(
@@ -24,6 +29,16 @@ pub(super) fn decode(
     let webp = webp_chunks::read(bytes).map_err(|error| damaged(format!("webp: {error}")))?;
     request.admit(ImageHeader { format: ImageFormat::Webp, width: webp.canvas.0, height: webp.canvas.1 })?;
     let orientation = request.orientation(|| Orientation::from_metadata(webp.exif, webp.xmp));
+
+    if let Some(data) = webp.frame.lossless_data() {
+        let bytes = webp_codes::table_bytes(data, webp.frame.size)
+            .ok_or_else(|| damaged("webp: the codes of the lossless data are damaged"))?;
+        let limit = (request.max_pixels * TABLE_BYTES_PER_PIXEL).max(MAX_METADATA_BYTES.get());
+        if bytes > limit {
+            let error = format!("webp: code tables may take {} MiB, limit is {}", bytes >> 20, limit >> 20);
+            return Err(damaged(error));
+        }
+    }
 
     let broken = |error| damaged(format!("webp: {error}"));
     let still = webp.frame.still(webp.has_alpha);

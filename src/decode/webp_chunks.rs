@@ -5,8 +5,8 @@
 //!
 //! - Container: RFC 9649, sections 2.7 (VP8X) and 2.3; bitstream headers: RFC 6386, section 9.1,
 //!   and RFC 9649, section 3.4.
-//! - Flags announce metadata and alpha as libwebp's demultiplexer takes them: what is not announced
-//!   is not looked at, what is announced may be missing.
+//! - Flags announce metadata and alpha as libwebp takes them: what is not announced is not looked at,
+//!   what is announced may be missing. Of a lossless still its own header says whether it has alpha.
 //! - The size in the RIFF header ends the search for metadata, but never cuts an image.
 //! - Frames behind the first one are not looked at.
 
@@ -41,6 +41,13 @@ const ANIMATION: u8 = 1 << 1;
 const XMP: u8 = 1 << 2;
 const EXIF: u8 = 1 << 3;
 const ALPHA: u8 = 1 << 4;
+
+/// Signature, sides, alpha and version.
+const LOSSLESS_HEADER_BYTES: usize = 5;
+
+/// Bits of the first byte of an `ALPH` chunk, and what they are for a lossless one.
+const ALPHA_COMPRESSION: u8 = 3;
+const ALPHA_LOSSLESS: u8 = 1;
 
 /// Bit of a lossless bitstream's header that says whether alpha is used: bit 28 behind the signature.
 const LOSSLESS_ALPHA_BYTE: usize = 4;
@@ -92,16 +99,15 @@ fn read_extended<'a>(header: &[u8], chunks: &'a [u8], riff_payload: usize) -> Re
         if frame.size != canvas {
             return Err("frame is not as large as the canvas");
         }
+        let has_alpha = if frame.lossless { frame.lossless_alpha() } else { has_alpha };
         return Ok(Webp { canvas, corner: (0, 0), frame, has_alpha, exif, xmp });
     }
     let (_, animated) = iterate(chunks).find(|(name, _)| *name == b"ANMF").ok_or(NO_IMAGE)?;
     let place = animated.get(..FRAME_HEADER_BYTES).ok_or("frame is cut short")?;
     let corner = (u24(&place[..3]) * 2, u24(&place[3..6]) * 2);
-    let size = (u24(&place[6..9]) + 1, u24(&place[9..12]) + 1);
     let frame = Frame::first(iterate(&animated[FRAME_HEADER_BYTES..]))?;
-    if frame.size != size {
-        return Err("chunks disagree about the size");
-    }
+    // the size that stands beside the place is not looked at: the bitstream knows it
+    let size = frame.size;
     if corner.0 + size.0 > canvas.0 || corner.1 + size.1 > canvas.1 {
         return Err("frame is larger than the canvas");
     }
@@ -130,6 +136,15 @@ impl<'a> Frame<'a> {
 
     fn lossless_alpha(&self) -> bool {
         self.lossless && self.bitstream[LOSSLESS_ALPHA_BYTE] & LOSSLESS_ALPHA_BIT != 0
+    }
+
+    /// Lossless data without a header of its own: the image, or the alpha of a lossy one.
+    pub(super) fn lossless_data(&self) -> Option<&'a [u8]> {
+        if self.lossless {
+            return self.bitstream.get(LOSSLESS_HEADER_BYTES..);
+        }
+        let (&how, data) = self.alpha?.split_first()?;
+        (how & ALPHA_COMPRESSION == ALPHA_LOSSLESS).then_some(data)
     }
 
     /// A WebP of nothing but this frame; with alpha only if the frame has any.
