@@ -12,12 +12,15 @@ use image::{ColorType, ImageDecoder};
 use super::buffer::Buffer;
 use super::orientation::Orientation;
 use super::samples::{self, Model};
-use super::{Decoded, MAX_METADATA_BYTES, Request, damaged, rgb_bytes, webp_chunks, webp_codes};
+use super::{Decoded, Request, damaged, rgb_bytes, webp_chunks, webp_codes};
 use crate::items::{ImageFormat, ImageHeader, Rejected};
 
 /// Part of [`MAX_BYTES_PER_PIXEL`](super::Decoder::MAX_BYTES_PER_PIXEL) that lossless data may use for its code tables. Pixels need
 /// less than the rest: 4 bytes in the decoder, 5 more for a lossy image, and 7 for samples and RGB.
 const TABLE_BYTES_PER_PIXEL: u64 = 6;
+
+/// Code tables that any image may have: those of some hundred groups.
+const MIN_TABLE_BYTES: u64 = 16 << 20;
 
 /// Decode the first frame of a WebP into `rgb`, by way of its samples in `raw`.
 pub(super) fn decode(
@@ -33,7 +36,7 @@ pub(super) fn decode(
     if let Some(data) = webp.frame.lossless_data() {
         let bytes = webp_codes::table_bytes(data, webp.frame.size)
             .ok_or_else(|| damaged("webp: the codes of the lossless data are damaged"))?;
-        let limit = (request.max_pixels * TABLE_BYTES_PER_PIXEL).max(MAX_METADATA_BYTES.get());
+        let limit = (request.max_pixels * TABLE_BYTES_PER_PIXEL).max(MIN_TABLE_BYTES);
         if bytes > limit {
             let error = format!("webp: code tables may take {} MiB, limit is {}", bytes >> 20, limit >> 20);
             return Err(damaged(error));
