@@ -249,6 +249,10 @@ impl Job {
                 "an attempt at this run scores on something else: last bits may differ"
             );
         }
+        if claim.record.sluice_version != env!("CARGO_PKG_VERSION") {
+            let (begun_by, here) = (&claim.record.sluice_version, env!("CARGO_PKG_VERSION"));
+            tracing::info!(begun_by, here, "resuming a run of another version of sluice, which scores alike");
+        }
         let own = claim.holdings.predictions.iter().filter(|(index, _)| share.takes(**index));
         let reused = output.reports(own.map(|(_, part)| part), &claim.notes, &claim.record.run_id)?;
         meters.advance.reuse(&reused);

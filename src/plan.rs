@@ -20,6 +20,11 @@ use crate::config::{
 use crate::error::ConfigError;
 use crate::regular_file::read_text;
 
+/// Raised with every change of this program after which some input may get other pixels, scores, statuses or
+/// records than before. A run is resumed only by a build of the same scoring version, so that no output
+/// mixes rows of two. Builds that left it out of the record are older than 2.
+pub const SCORING_VERSION: u32 = 2;
+
 /// A checked pipeline.
 #[derive(Debug, Clone, Serialize)]
 pub struct Plan {
@@ -139,11 +144,12 @@ impl Plan {
     }
 
     /// What determines the predictions of a given input: its format, the preprocessing, labels, kept
-    /// scores, engine, batch size and the model's own hash. Where the input and the output lie, thread
-    /// counts and limits on errors are left out.
+    /// scores, engine, batch size, the model's own hash, and [`SCORING_VERSION`]. Where the input and the
+    /// output lie, thread counts and limits on errors are left out.
     pub fn determinants(&self, model_sha256: &str) -> serde_json::Value {
         #[derive(Serialize)]
         struct Determinants<'a> {
+            scoring_version: u32,
             preprocess: &'a PreprocessSection,
             labels: &'a Option<Vec<String>>,
             scores: ScoresKept,
@@ -160,6 +166,7 @@ impl Plan {
         }
         let preprocess = PreprocessSection { threads: 0, ..self.preprocess.clone() };
         let determinants = Determinants {
+            scoring_version: SCORING_VERSION,
             preprocess: &preprocess,
             labels: &self.model.labels,
             scores: self.output.scores,

@@ -11,7 +11,7 @@ use std::time::SystemTime;
 use futures_util::{StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 
-use super::output::{Output, json};
+use super::output::{Output, json, random_name};
 use super::stored::{Held, Holdings, READS, shard_index};
 use crate::error::SinkError;
 use crate::report::{Outcome, PartReport, rfc3339};
@@ -23,8 +23,12 @@ pub fn attempt_name(number: u32) -> String {
 
 /// Number of the attempt whose note has that name.
 pub(super) fn attempt_number(name: &str) -> Option<u32> {
-    name.strip_prefix(ATTEMPTS)?.strip_prefix('/')?.strip_suffix(".json")?.parse().ok()
+    let number = name.strip_prefix(ATTEMPTS)?.strip_prefix('/')?.strip_suffix(".json")?.parse().ok()?;
+    (number <= MAX_ATTEMPT).then_some(number)
 }
+
+/// The highest number of an attempt: shifted by 32 bits, it begins the ids of the attempt's batches.
+pub(super) const MAX_ATTEMPT: u32 = 1 << 30;
 
 /// Folder of notes, below the output.
 pub(super) const ATTEMPTS: &str = "_attempts";
@@ -34,6 +38,9 @@ pub(super) const ATTEMPTS: &str = "_attempts";
 pub struct AttemptNote {
     /// From 0, over all workers.
     pub attempt: u32,
+    /// Tells this attempt's note from one that another attempt creates under the same name at the same time.
+    #[serde(default)]
+    pub nonce: String,
     pub run_id: String,
     /// Number of the worker, and of how many.
     pub shard_index: u32,
@@ -66,6 +73,7 @@ impl AttemptNote {
         let now = rfc3339(SystemTime::now());
         Self {
             attempt: 0,
+            nonce: random_name(),
             run_id: String::new(),
             shard_index,
             num_shards,

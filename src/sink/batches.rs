@@ -66,6 +66,12 @@ impl BatchesWriter {
             let (path, stored) = written.finish(&[], output)?.wait(output)?;
             let report =
                 PartReport { path, bytes: stored.bytes, sha256: stored.sha256, ..PartReport::default() };
+            // what is there is what is reported; as attempts have numbers of their own, it is this very part
+            let is_other = stored.was_there && output.digest(&report.path)? != report;
+            if is_other {
+                let message = "another attempt of the same number has stored it".to_owned();
+                return Err(SinkError::Uri { uri: output.uri_of(&report.path), message });
+            }
             self.parts.push(report);
             self.number += 1;
         }

@@ -5,13 +5,16 @@
 //! - An output of another run is refused with the first difference, one with anything else in it, too.
 //! - Each attempt creates a note with its number, which sets its batches apart from those of others.
 
-use super::attempt::{AttemptNote, Notes, attempt_name};
+use super::attempt::{ATTEMPTS, AttemptNote, MAX_ATTEMPT, Notes, attempt_name};
 use super::checkpoint::Checkpoints;
 use super::crashes::Crashes;
 use super::output::{Output, json};
 use super::run_record::{RUN, RunRecord};
 use super::stored::{Holdings, batches_attempt};
 use crate::error::SinkError;
+
+/// Attempts that may have begun and are in no listing yet: more than workers are ever started together.
+const MOST_UNLISTED: u32 = 10_000;
 
 /// What an attempt may go on from.
 #[derive(Debug)]
@@ -75,20 +78,31 @@ impl Output {
         // an attempt whose note was removed may have left batches
         let batches = holdings.batches.iter().filter_map(|held| batches_attempt(&held.name));
         let taken = holdings.attempts.iter().copied().chain(batches).max();
-        let mut note = AttemptNote {
-            attempt: taken.map_or(0, |last| last + 1),
-            run_id: record.run_id.clone(),
-            ..note.clone()
-        };
-        while !self.create(&attempt_name(note.attempt), json(&note))? {
-            note.attempt += 1;
-        }
+        let first = taken.map_or(0, |last| last + 1);
+        let note = AttemptNote { run_id: record.run_id.clone(), ..note.clone() };
+        let note = self.claim_number(note, first)?;
         let notes = self.notes(&holdings, &record.run_id)?;
         let is_finished = self.is_finished(&holdings, &record.run_id)?;
         let holdings = if is_finished { holdings } else { self.vacated(holdings, &record, &note, &notes)? };
         let checkpoints = Checkpoints::of(&holdings.segments, &record.run_id);
         let crashes = Crashes::of(&holdings.crashes, &record.run_id);
         Ok(Claim { record, note, holdings, notes, checkpoints, crashes })
+    }
+
+    /// Create `note` under the first free number from `first` on: others may have taken some since the output was
+    /// listed, or the listing may be behind.
+    fn claim_number(&self, mut note: AttemptNote, first: u32) -> Result<AttemptNote, SinkError> {
+        for number in first..=first.saturating_add(MOST_UNLISTED).min(MAX_ATTEMPT) {
+            note.attempt = number;
+            if self.create(&attempt_name(number), json(&note))? {
+                return Ok(note);
+            }
+        }
+        let message = format!(
+            "the store refuses to create the note of an attempt under any of {MOST_UNLISTED} numbers from {first} on, \
+             as if each were there already"
+        );
+        Err(SinkError::Uri { uri: self.uri_of(ATTEMPTS), message })
     }
 
     /// `holdings` without what another run has left in the share that `note` is of: other workers see to theirs.

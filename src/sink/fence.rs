@@ -12,6 +12,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use chrono::{TimeDelta, Utc};
 use futures_util::{StreamExt, TryStreamExt};
 use object_store::path::Path;
@@ -19,10 +20,11 @@ use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 use sha2::{Digest, Sha256};
 
 use super::attempt::Notes;
-use super::output::{MANIFEST, Output, SUCCESS};
+use super::output::{MANIFEST, Output, SUCCESS, random_name};
 use super::part::RUN_ID;
 use super::run_record::{RUN, RunRecord};
 use super::stored::{Held, Holdings, NO_PART, READS, read_footer};
+use super::upload::holds;
 use crate::error::{SinkError, StorageError};
 use crate::finish::StoredManifest;
 use crate::plan::hex;
@@ -91,7 +93,11 @@ impl Fence {
         let mut number = 0;
         let is_holder = loop {
             let token = token(number);
-            if retry::create(store, &token, self.run_id.clone().into()).await? {
+            // the content is this holder's alone, also among attempts at one run
+            let content = Bytes::from(format!("{} {}", self.run_id, random_name()));
+            if retry::create(store, &token, content.clone().into()).await?
+                || holds(store, &token, &content).await?
+            {
                 break true;
             }
             match again(|| store.head(&token)).await {

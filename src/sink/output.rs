@@ -39,6 +39,12 @@ pub fn json(content: &impl Serialize) -> Vec<u8> {
     json
 }
 
+/// Sixteen hexadecimal digits that nobody else has.
+pub(super) fn random_name() -> String {
+    // the hasher's keys are random for each process and differ for each hasher
+    format!("{:016x}", RandomState::new().build_hasher().finish())
+}
+
 /// Where a run writes.
 #[derive(Debug, Clone)]
 pub struct Output {
@@ -90,7 +96,9 @@ impl Output {
         format!("{}/{name}", self.uri)
     }
 
-    /// Create an object that is held whole; whether it was not there before.
+    /// Create an object that is held whole; whether it was not there before. One that is there with the very same
+    /// content counts as created here: its store may have carried a request out and lost the answer. Who must be
+    /// the only one to create a name therefore puts something into the content that is nobody else's.
     pub fn create(&self, name: &str, content: Vec<u8>) -> Result<bool, SinkError> {
         let (path, content) = (self.path_of(name), Bytes::from(content));
         let created = self.runtime.block_on(create(&self.store, &self.staging(), &path, content));
@@ -171,8 +179,7 @@ impl Output {
 
     /// A place for one object that is nobody else's.
     fn staging(&self) -> Staging {
-        // the hasher's keys are random for each process and differ for each hasher
-        let name = format!("{STAGING}/{:016x}", RandomState::new().build_hasher().finish());
+        let name = format!("{STAGING}/{}", random_name());
         Staging { path: self.path_of(&name), always: self.local.is_some(), fence: None }
     }
 

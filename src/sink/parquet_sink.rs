@@ -14,7 +14,7 @@ use super::Sink;
 use super::advance::Advance;
 use super::attempt::AttemptNote;
 use super::batches::BatchesWriter;
-use super::checkpoint::Checkpoints;
+use super::checkpoint::{Checkpoints, Segment};
 use super::open_part::{ClosedPart, OpenPart};
 use super::output::Output;
 use super::part::PendingPart;
@@ -190,6 +190,13 @@ impl ParquetSink {
             // of another run, if this one was removed
             self.output.refuse_another(&self.identity.run_id)?;
             let theirs = self.output.read_back_one(&path, &self.identity.run_id)?;
+            if theirs.sha256 == stored.sha256 {
+                // the answer to its creation was lost
+                self.report.reused.add(&reused);
+                self.count(theirs);
+                self.remove_segments(&segments);
+                return Ok(());
+            }
             if theirs.rows != report.rows {
                 return Err(SinkError::Uri {
                     uri: self.output.uri_of(&path),
@@ -207,11 +214,16 @@ impl ParquetSink {
             self.report.reused.add(&reused);
             self.count(PartReport { path, bytes: stored.bytes, sha256: stored.sha256, ..report });
         }
+        self.remove_segments(&segments);
+        Ok(())
+    }
+
+    /// Remove what a part was put together from. The part is stored whether that succeeds or not.
+    fn remove_segments(&self, segments: &[Segment]) {
         let segments: Vec<_> = segments.iter().map(|segment| segment.name.clone()).collect();
         if let Err(error) = self.output.remove(&segments) {
             tracing::warn!(%error, "segments of a finished shard are left");
         }
-        Ok(())
     }
 
     /// A part is stored, by another attempt.

@@ -2,13 +2,17 @@
 //!
 //! - Created once, by the first attempt, and never replaced: of two attempts that begin at the same
 //!   time one creates it, and the other goes on with what it says.
-//! - Another attempt belongs to the run if everything that determines its predictions is the same.
+//! - Another attempt belongs to the run if everything that determines its predictions is the same. The
+//!   version of sluice is not part of that, its scoring version is.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// Name of the record, at the output's root.
 pub const RUN: &str = "_run.json";
+
+/// Key of the scoring version among the determinants.
+const SCORING: &str = "scoring_version";
 
 /// The run that an output belongs to.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -37,6 +41,19 @@ impl RunRecord {
         if self.limit != other.limit {
             let said = |limit: Option<u64>| limit.map_or("no --limit".to_owned(), |n| format!("--limit {n}"));
             return Some(format!("it was begun with {}, this is {}", said(self.limit), said(other.limit)));
+        }
+        let scoring = |record: &Self| record.determinants.get(SCORING).and_then(Value::as_u64);
+        let (was, is) = (scoring(self), scoring(other));
+        if was != is {
+            let said = |version: Option<u64>| version.map_or("none".to_owned(), |version| version.to_string());
+            return Some(format!(
+                "it was begun by sluice {} with scoring version {}, this is sluice {} with scoring version {}: \
+                 the same image may have other scores",
+                self.sluice_version,
+                said(was),
+                other.sluice_version,
+                said(is)
+            ));
         }
         let found = first_difference("", &self.determinants, &other.determinants);
         // a record without determinants, or whose hash is of other ones, was not written by us
@@ -122,6 +139,22 @@ mod tests {
             assert_eq!(difference, expected);
         }
         assert_eq!(record(was.clone()).difference(&record(was)), None);
+    }
+
+    #[test]
+    fn a_version_that_may_score_otherwise_is_a_difference_and_any_other_is_none() {
+        let record = |scoring: Value, sluice: &str| {
+            let record = record(json!({ "scoring_version": scoring, "labels": null }));
+            RunRecord { sluice_version: sluice.to_owned(), ..record }
+        };
+        let first = record(json!(2), "0.2.0");
+        assert_eq!(first.difference(&record(json!(2), "0.3.0")), None);
+        let said = first.difference(&record(json!(3), "0.3.0")).expect("another scoring version");
+        assert!(said.contains("sluice 0.2.0 with scoring version 2"), "{said}");
+        assert!(said.contains("sluice 0.3.0 with scoring version 3"), "{said}");
+        // records had none at first
+        let said = record(Value::Null, "0.1.0").difference(&first).expect("a record without one");
+        assert!(said.contains("sluice 0.1.0 with scoring version none"), "{said}");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use parquet::file::metadata::{FooterTail, ParquetMetaData, ParquetMetaDataReader};
 use sha2::{Digest, Sha256};
 
-use super::attempt::{attempt_name, attempt_number};
+use super::attempt::{MAX_ATTEMPT, attempt_name, attempt_number};
 use super::checkpoint::{CHECKPOINTS, Checkpoints, Segment};
 use super::crashes::CRASHES;
 use super::fence::DISPLACED;
@@ -179,7 +179,8 @@ pub fn shard_index(name: &str) -> Option<u64> {
 pub(super) fn batches_attempt(name: &str) -> Option<u32> {
     let mut numbers = name.strip_prefix("batches/part-")?.strip_suffix(".parquet")?.split('-').map(number);
     let (_worker, attempt, _number) = (numbers.next()??, numbers.next()??, numbers.next()??);
-    if numbers.next().is_some() { None } else { attempt.try_into().ok() }
+    let attempt = if numbers.next().is_some() { None } else { attempt.try_into().ok() };
+    attempt.filter(|&attempt| attempt <= MAX_ATTEMPT)
 }
 
 /// A number as names have it: of six digits, or more where it needs them.

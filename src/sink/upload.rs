@@ -53,7 +53,8 @@ pub struct Stored {
     pub bytes: u64,
     /// Lower-case hexadecimal.
     pub sha256: String,
-    /// Whether another attempt had stored an object of that name before, which was left as it is.
+    /// Whether an object of that name was there before, which was left as it is: another attempt's, or this very one,
+    /// if the answer to its creation was lost.
     pub was_there: bool,
 }
 
@@ -213,18 +214,41 @@ async fn store_pieces(
     Ok(Stored { bytes, sha256: hex(&sha256.finalize()), was_there })
 }
 
-/// Create an object, by way of `staging` if need be.
+/// Create an object, by way of `staging` if need be. One of the same content is taken for the one created here.
 pub(super) async fn create(
     store: &Arc<dyn ObjectStore>,
     staging: &Staging,
     path: &Path,
     content: Bytes,
 ) -> object_store::Result<()> {
-    if content.len() <= PART_BYTES {
-        return create_small(store, staging, path, content.into()).await;
+    let created = if content.len() <= PART_BYTES {
+        create_small(store, staging, path, content.clone().into()).await
+    } else {
+        replace(store, &staging.path, content.clone()).await?;
+        publish(store, staging, path).await
+    };
+    match created {
+        Err(object_store::Error::AlreadyExists { .. }) if holds(store, path, &content).await? => Ok(()),
+        created => created,
     }
-    replace(store, &staging.path, content).await?;
-    publish(store, staging, path).await
+}
+
+/// Whether what is at `path` is `content`: after a request that creates was answered with "already exists", it may
+/// have been carried out before, its answer lost, and the request repeated.
+pub(super) async fn holds(
+    store: &Arc<dyn ObjectStore>,
+    path: &Path,
+    content: &Bytes,
+) -> object_store::Result<bool> {
+    let look = again(|| async {
+        let found = store.get(path).await?;
+        if found.meta.size == content.len() as u64 { found.bytes().await.map(Some) } else { Ok(None) }
+    });
+    match look.await {
+        Ok(found) => Ok(found.is_some_and(|found| found == content)),
+        Err(object_store::Error::NotFound { .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Store an object in place of what is there: in parts, where one request might take longer than it may.
