@@ -197,6 +197,13 @@ pub enum SinkError {
         "output {uri} holds another run: {difference}; choose another output, or start anew with --overwrite"
     )]
     OtherRun { uri: String, difference: String },
+    /// A finished run lacks some of what it has written.
+    #[error(
+        "output {} holds this run, finished, but not all of it: {}; remove its _SUCCESS and _manifest.json, and what has another size, and run again: only what is missing is scored; or start anew with --overwrite",
+        without_secrets(uri),
+        wrong.join(", ")
+    )]
+    Incomplete { uri: String, wrong: Vec<String> },
     #[error("cannot write output {0}")]
     Storage(#[from] StorageError),
     #[error("cannot encode {part}: {source}")]

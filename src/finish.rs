@@ -2,9 +2,11 @@
 //!
 //! - A worker that has done its share leaves a mark, and looks for those of the others only then: of
 //!   workers that end together at least one sees all marks, and of those that do, one creates the
-//!   manifest.
-//! - The manifest is created, never replaced, and `_SUCCESS` holds its hash. Whoever finds a manifest
-//!   without `_SUCCESS` sees that it lists what is there, and goes on from it.
+//!   manifest. What a listing lacks is looked up by name, so that an old one leaves no run without an end.
+//! - A manifest that says "succeeded" is created, never replaced, and `_SUCCESS` holds its hash. Whoever finds
+//!   one without `_SUCCESS` sees that it lists what is there, and takes it over.
+//! - With too many errors the manifest says so, and there is no `_SUCCESS`. Notes and marks stay, so that the
+//!   same run can be begun again with higher limits: then this manifest is removed and another one created.
 //! - What only a run under way has a use for is removed last of all.
 
 use std::collections::HashSet;
@@ -74,6 +76,7 @@ pub struct StoredManifest {
 /// What of a manifest's summary is looked at again.
 #[derive(Debug, Deserialize)]
 pub struct StoredSummary {
+    pub outcome: Outcome,
     pub rows: u64,
     pub rows_by_status: Tally,
     #[serde(default)]
@@ -131,35 +134,34 @@ impl Ending<'_> {
         output.refuse_another(run_id)?;
         if self.written.drained {
             let holdings = output.holdings()?;
-            if output.is_finished(&holdings, run_id)? {
+            if output.is_finished(run_id)? {
                 return self.end_behind_another(&holdings);
             }
             return Ok(self.end(&share, Outcome::Interrupted)?);
         }
-        output.mark_done(self.share.shard_index, self.share.num_shards)?;
-        let Share { num_shards, .. } = self.share;
-        let missing = |holdings: &Holdings| {
-            (0..num_shards).find(|&index| !holdings.done.contains(&(index, num_shards)))
-        };
+        let Share { shard_index, num_shards } = self.share;
+        output.mark_done(shard_index, num_shards)?;
         let mut holdings = output.holdings()?;
-        if missing(&holdings).is_some() {
-            // a list is not of one moment: whoever has finished the run may have removed marks meanwhile
-            holdings = output.holdings()?;
-        }
-        let first_missing = missing(&holdings);
-        if first_missing.is_none() && num_shards > 1 {
-            // a part may have come to a place that was listed already, and its worker's mark before it was listed
-            holdings = output.holdings()?;
-        }
-        if output.is_finished(&holdings, run_id)? {
+        // what this attempt has stored is there, whatever the listing says
+        holdings.done.insert((shard_index, num_shards));
+        let unmarked = output.first_unmarked(&mut holdings, num_shards)?;
+        // whoever finishes a run removes the marks behind `_SUCCESS`
+        if output.is_finished(run_id)? {
             return self.end_behind_another(&holdings);
         }
-        if let Some(index) = first_missing {
+        if let Some(index) = unmarked {
             tracing::info!("worker {index} of {num_shards} has not done its share yet");
             return Ok(self.end(&share, Outcome::ShareDone)?);
         }
-        output.remove_others_manifest(&holdings, run_id)?;
+        if num_shards > 1 {
+            // a list is not of one moment: a part may have come to a place that was listed already, and its worker's mark before it was listed
+            holdings = output.holdings()?;
+        }
+        output.remove_others_manifest(run_id)?;
+        output.add_unlisted_attempts(&mut holdings, self.note.attempt)?;
         let notes = output.notes(&holdings, run_id)?;
+        output.add_unlisted_batches(&mut holdings, &notes)?;
+        output.add_unlisted_parts(&mut holdings, self.listed.parts())?;
         let parts = holdings.predictions.values().chain(&holdings.batches).cloned();
         let parts = parts.chain(holdings.doubled_parts()).collect();
         let holdings = output.without_others(holdings, parts, &notes, run_id)?;
@@ -201,10 +203,8 @@ impl Ending<'_> {
         let (output, run_id) = (self.output, &self.record.run_id);
         let whole = self.whole(output.reports(holdings.predictions.values(), &notes, run_id)?);
         self.refuse_empty(&whole)?;
-        let mut report = self.report(&whole, self.outcome(&whole));
-        if report.summary.outcome != Outcome::Succeeded {
-            return Ok(self.end(&whole, report.summary.outcome)?);
-        }
+        let outcome = self.outcome(&whole);
+        let mut report = self.report(&whole, outcome);
         report.batches = output.reports(holdings.batches.iter(), &notes, run_id)?;
         let others = notes.attempts.into_iter().filter(|note| note.attempt != self.note.attempt);
         report.attempts.extend(others.map(|note| note.in_short()));
@@ -212,17 +212,19 @@ impl Ending<'_> {
         report.record = output.digest(RUN)?;
         let manifest = json(&Manifest { report: &report, plan: self.plan });
         // reading what is in no note may have taken long
-        output.refuse_another(&self.record.run_id)?;
-        let manifest_sha256 = if output.create(MANIFEST, manifest.clone())? {
-            hex(&Sha256::digest(&manifest))
-        } else {
-            adopt(output, &report.parts)?
-        };
-        // whoever was first has written the same
-        output.succeed(run_id, &manifest_sha256)?;
+        output.refuse_another(run_id)?;
+        let (created, manifest_sha256) = publish(output, manifest, &report)?;
+        if outcome == Outcome::Succeeded {
+            // whoever was first has written the same
+            output.succeed(run_id, &manifest_sha256, created)?;
+        }
         if let Err(error @ SinkError::OtherRun { .. }) = output.refuse_another(run_id) {
             output.take_manifest_back(run_id)?;
             return Err(error.into());
+        }
+        if outcome != Outcome::Succeeded {
+            // what the same run needs, begun again with higher limits, stays
+            return Ok(self.end(&whole, outcome)?);
         }
         match output.holdings() {
             Ok(holdings) => self.tidy(&holdings),
@@ -321,13 +323,44 @@ impl Output {
     }
 }
 
-/// The hash of a manifest that is there, if it lists `parts`.
-fn adopt(output: &Output, parts: &[PartReport]) -> Result<String, SinkError> {
-    let stored = output.read(MANIFEST)?;
-    let said: Result<StoredManifest, _> = serde_json::from_slice(&stored);
-    if said.is_ok_and(|said| said.parts == parts) {
-        return Ok(hex(&Sha256::digest(&stored)));
+/// SHA-256 in lower-case hexadecimal.
+pub(crate) fn sha256_of(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
+/// How often a manifest is created before it is given up: another attempt may put one there each time.
+const PUBLISHING_TRIES: u32 = 3;
+
+/// Create the `manifest` that says `report`, or find one that another attempt at the run has created and that lists
+/// the same parts. Returns whether it was created, and the hash of the one that is there.
+///
+/// One that says "too many errors" gives way to one that says something else. One that says "succeeded" never does,
+/// also where this attempt counts too many errors itself: its author may be about to create `_SUCCESS`.
+fn publish(output: &Output, manifest: Vec<u8>, report: &RunReport) -> Result<(bool, String), SinkError> {
+    let failed = |message: String| Err(SinkError::Uri { uri: output.uri_of(MANIFEST), message });
+    for _ in 0..PUBLISHING_TRIES {
+        if output.create(MANIFEST, manifest.clone())? {
+            return Ok((true, sha256_of(&manifest)));
+        }
+        let Some(stored) = output.read_if_any(MANIFEST)? else { continue };
+        let said: StoredManifest = match serde_json::from_slice(&stored) {
+            Ok(said) => said,
+            Err(error) => return failed(format!("cannot be read ({error}); remove it and run again")),
+        };
+        let is_same = said.run_id == report.run_id && said.parts == report.parts;
+        match (said.summary.outcome, report.summary.outcome) {
+            (Outcome::Succeeded, _) if is_same => return Ok((false, sha256_of(&stored))),
+            (was, is) if is_same && was == is => return Ok((false, sha256_of(&stored))),
+            (Outcome::TooManyErrors, _) if said.run_id == report.run_id => {
+                if !output.remove_failed_manifest(&report.run_id)? {
+                    break;
+                }
+            }
+            _ => return failed("lists other parts than are there; remove it and run again".to_owned()),
+        }
     }
-    let message = "lists other parts than are there; remove it and run again".to_owned();
-    Err(SinkError::Uri { uri: output.uri_of(MANIFEST), message })
+    failed(
+        "is being replaced by another attempt, or one has died in the middle; run again in 15 minutes"
+            .to_owned(),
+    )
 }

@@ -85,9 +85,9 @@ impl Checked {
         let mut is_finished = false;
         if !options.overwrite
             && let Some(record) =
-                output.run_in(&holdings, &run_record(&plan, &model_sha256, options.limit))?
+                output.run_in(&holdings, &run_record(&plan, &model_sha256, options.limit), false)?
         {
-            is_finished = output.is_finished(&holdings, &record.run_id)?;
+            is_finished = output.is_finished(&record.run_id)?;
         }
         let engines = engine::load(&plan, &model_sha256)
             .map_err(|error| engine::explain_memory(&plan, &model_sha256, error))?;
@@ -185,14 +185,22 @@ impl Job {
         self.checked.is_finished
     }
 
-    /// See that a finished run is of `shards` and no others. Nothing is written; what an attempt has left
-    /// that was killed behind the end of the run is removed.
+    /// See that a finished run is whole, as far as names and sizes tell, and of `shards` and no others. Nothing is
+    /// written; what an attempt has left that was killed behind the end of the run is removed.
+    ///
+    /// # Errors
+    /// [`SinkError::Incomplete`] when something that the manifest lists is missing or has another size, and
+    /// [`SourceError::Changed`].
     pub fn check_finished(
         self,
         shards: impl Iterator<Item = Result<ShardRef, SourceError>>,
     ) -> Result<(), Error> {
         let Checked { output, holdings, .. } = self.checked;
         let manifest = output.manifest()?;
+        let wrong = output.not_as_listed(&holdings, manifest.parts.iter().chain(&manifest.batches))?;
+        if !wrong.is_empty() {
+            return Err(SinkError::Incomplete { uri: output.uri().to_owned(), wrong }.into());
+        }
         let strays = holdings.beside(&manifest.parts);
         if let Some(first) = strays.first() {
             tracing::warn!(parts = strays.len(), first, "removing parts that the manifest lacks");

@@ -55,4 +55,5 @@ pub mod sink;
 pub mod skipped;
 pub mod sniff;
 pub mod source;
+pub mod state;
 pub mod verify;

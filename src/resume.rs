@@ -13,7 +13,7 @@ use crate::error::SourceError;
 use crate::items::ShardRef;
 use crate::report::PartReport;
 use crate::sink::{
-    Checkpoints, Crashes, Held, Holdings, part_name, shard_index, shard_of_part, short_identity,
+    Checkpoints, Crashes, Held, Holdings, part_name, part_name_of, shard_index, shard_of_part, short_identity,
 };
 
 /// The part of a run's shards that one worker scores.
@@ -79,6 +79,11 @@ impl Listed {
     /// Whether the whole input was listed.
     pub fn has_ended(&self) -> bool {
         self.ended
+    }
+
+    /// Names of the parts of the shards listed.
+    pub fn parts(&self) -> impl Iterator<Item = String> {
+        (0..).zip(&self.identities).map(|(place, &identity)| part_name_of(place, identity))
     }
 
     /// That the parts of `holdings` are those of the shards listed, one for each: other workers, and

@@ -1,6 +1,8 @@
 //! Proof that an output is what its run has written: nothing missing, nothing added, no byte changed.
 //!
-//! - `_SUCCESS` holds the manifest's hash, the manifest those of all other files; so each byte counts.
+//! - `_SUCCESS` holds the manifest's hash, the manifest those of all other files; so each byte counts. A run that
+//!   ended with too many errors has no `_SUCCESS`: its manifest, for which nothing vouches, says so, and the rest is
+//!   held against that.
 //! - Each part is read: its rows are those of one shard, one for each record from 0 on, and as many of
 //!   each status as its footer and the manifest say.
 //! - The parts are those of the shards 0, 1, 2, …, no shard has two, and they add up to the summary. No
@@ -21,12 +23,12 @@ use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
 
 use crate::error::{Error, SinkError, SourceError, StorageError};
-use crate::finish::StoredManifest;
+use crate::finish::{StoredManifest, StoredSummary, sha256_of};
 use crate::items::{ObjectRef, Status};
 use crate::plan::hex;
-use crate::report::{PartReport, Tally};
+use crate::report::{Outcome, PartReport, Tally};
 use crate::retry::may_get_better;
-use crate::sink::{Holdings, MANIFEST, Output, RUN, RunRecord, SUCCESS, shard_index};
+use crate::sink::{Holdings, MANIFEST, Output, RUN, RunRecord, SUCCESS, shard_index, success_of};
 use crate::source::{ColumnWindows, Stores};
 
 /// What was found.
@@ -35,6 +37,8 @@ pub struct Verification {
     pub parts: u64,
     pub rows: u64,
     pub bytes: u64,
+    /// Of a run that ended with too many errors: how many, in words.
+    pub failed: Option<String>,
     /// What is wrong; nothing, if the output holds.
     pub problems: Vec<String>,
     /// What is odd and does no harm.
@@ -92,27 +96,53 @@ impl Verification {
         self.problems.push(format!("{name}: {what}"));
     }
 
-    /// The manifest that `_SUCCESS` vouches for.
+    /// The manifest that `_SUCCESS` vouches for, or the one of a run that ended with too many errors.
     fn manifest(&mut self, output: &Output, holdings: &Holdings) -> Result<Option<StoredManifest>, Error> {
-        if !holdings.finished {
-            self.problem(SUCCESS, "it is missing: the run is not finished");
-            return Ok(None);
-        }
-        let (success, manifest) = match (looked_at(output.read(SUCCESS))?, looked_at(output.read(MANIFEST))?)
-        {
-            (Ok(success), Ok(manifest)) => (success, manifest),
+        let success = looked_at(output.read_if_any(SUCCESS))?;
+        let manifest = looked_at(output.read_if_any(MANIFEST))?;
+        let (success, manifest) = match (success, manifest) {
+            (Ok(success), Ok(Some(manifest))) => (success, manifest),
+            (Ok(None), Ok(None)) => {
+                let parts = holdings.predictions.len();
+                let told = if holdings.begun { "or was interrupted: run it again" } else { "or never begun" };
+                let what = format!("it is missing: the run is under way, {told}; {parts} shards have a part");
+                self.problem(SUCCESS, what);
+                return Ok(None);
+            }
             (success, manifest) => {
-                for (name, read) in [(SUCCESS, success), (MANIFEST, manifest)] {
-                    read.err().into_iter().for_each(|what| self.problem(name, what));
-                }
+                success.err().into_iter().for_each(|what| self.problem(SUCCESS, what));
+                self.problem(MANIFEST, manifest.err().unwrap_or_else(|| "it is missing".to_owned()));
                 return Ok(None);
             }
         };
-        if success[..] != *format!("{}\n", hex(&Sha256::digest(&manifest))).as_bytes() {
-            self.problem(MANIFEST, format_args!("it is not the one that {SUCCESS} names"));
+        let said = match serde_json::from_slice::<StoredManifest>(&manifest) {
+            Ok(said) => said,
+            Err(error) => {
+                self.problem(MANIFEST, error);
+                return Ok(None);
+            }
+        };
+        let StoredSummary { outcome, rows, rows_by_status, .. } = &said.summary;
+        match (success, outcome) {
+            (Some(success), Outcome::Succeeded) if success[..] == success_of(&sha256_of(&manifest))[..] => {}
+            (Some(_), Outcome::Succeeded) => {
+                self.problem(MANIFEST, format_args!("it is not the one that {SUCCESS} names"));
+            }
+            (None, Outcome::TooManyErrors) => {
+                let rejected = rows - rows_by_status.of(Status::Ok);
+                let damaged = said.parts.iter().filter(|part| part.damage.is_some()).count();
+                self.failed =
+                    Some(format!("{rejected} of {rows} rows were rejected, {damaged} shards ended early"));
+            }
+            (None, Outcome::Succeeded) => {
+                self.problem(SUCCESS, "it is missing: the run was stopped just before its end; run it again");
+            }
+            (Some(_), Outcome::TooManyErrors) => {
+                self.problem(SUCCESS, "it is there, but the manifest says that there were too many errors");
+            }
+            (_, outcome) => self.problem(MANIFEST, format_args!("it is of a run that ended as {outcome:?}")),
         }
-        let manifest = serde_json::from_slice(&manifest);
-        Ok(manifest.map_err(|error| self.problem(MANIFEST, error)).ok())
+        Ok(Some(said))
     }
 
     fn check(
@@ -256,7 +286,10 @@ impl Verification {
                 Err(what) => self.problem(&name, format_args!("it is not in the manifest: {what}")),
             }
         }
-        self.remarks.extend(passing.iter().map(|name| late(name)));
+        // what failed may be begun again with higher limits, and keeps what that needs
+        if self.failed.is_none() {
+            self.remarks.extend(passing.iter().map(|name| late(name)));
+        }
         Ok(())
     }
 }

@@ -11,10 +11,9 @@ use clap::Args;
 use sluice::error::{Error, SourceError};
 use sluice::finish::StoredManifest;
 use sluice::report::Latency;
-use sluice::sink::{
-    AttemptNote, BATCHES, Checkpoints, Holdings, MANIFEST, Output, PREDICTIONS, RUN, RunRecord,
-};
+use sluice::sink::{AttemptNote, BATCHES, Checkpoints, Holdings, Output, PREDICTIONS, RUN, RunRecord};
 use sluice::source::Stores;
+use sluice::state::RunState;
 
 use super::parts::{open, parts};
 use super::print::{print, print_json};
@@ -82,7 +81,11 @@ pub fn run(args: &ShowArgs) -> anyhow::Result<ExitCode> {
         print_json(&object)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let mut lines = if holdings.finished { finished(&output)? } else { unfinished(&output, &holdings)? };
+    let mut lines = match output.state()? {
+        RunState::Succeeded(said) => ended("succeeded", &said),
+        RunState::Failed(said) => ended("too many errors, no _SUCCESS", &said),
+        RunState::Unfinished => unfinished(&output, &holdings)?,
+    };
     lines.extend(predictions.lines());
     if let Some(latency) = latency {
         lines.push(format!("\nlatency of {} batches, ms", latency_ms.len()));
@@ -135,15 +138,13 @@ fn checkpointed(holdings: &Holdings, run_id: &str) -> Vec<u64> {
 }
 
 /// How the run ended.
-fn finished(output: &Output) -> anyhow::Result<Vec<String>> {
-    let manifest: StoredManifest = serde_json::from_slice(&output.read(MANIFEST)?)
-        .with_context(|| format!("{} cannot be read", output.uri_of(MANIFEST)))?;
-    let mut lines = vec![format!("succeeded: run {}, finished {}", manifest.run_id, manifest.finished_at)];
-    if manifest.summary.empty_shards > 0 {
-        lines.push(format!("  {} shards hold no record", manifest.summary.empty_shards));
+fn ended(how: &str, said: &StoredManifest) -> Vec<String> {
+    let mut lines = vec![format!("{how}: run {}, finished {}", said.run_id, said.finished_at)];
+    if said.summary.empty_shards > 0 {
+        lines.push(format!("  {} shards hold no record", said.summary.empty_shards));
     }
-    lines.extend(skipped(&manifest.summary.skipped).map(|skipped| format!("  skipped {skipped}")));
-    Ok(lines)
+    lines.extend(skipped(&said.summary.skipped).map(|skipped| format!("  skipped {skipped}")));
+    lines
 }
 
 /// How far a run has come that is not finished.

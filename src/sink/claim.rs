@@ -34,18 +34,26 @@ pub struct Claim {
 }
 
 impl Output {
-    /// Whether `wanted` may be written where `holdings` lie: the run that is there, if it is the same.
+    /// Whether `wanted` may be written where `holdings` lie: the run that is there, if it is the same. With
+    /// `overwrite`, what is left of a run without a record is no obstacle.
     ///
     /// # Errors
     /// [`SinkError::OtherRun`] and [`SinkError::Occupied`].
-    pub fn run_in(&self, holdings: &Holdings, wanted: &RunRecord) -> Result<Option<RunRecord>, SinkError> {
-        if !holdings.begun {
-            return match holdings.anything() {
+    pub fn run_in(
+        &self,
+        holdings: &Holdings,
+        wanted: &RunRecord,
+        overwrite: bool,
+    ) -> Result<Option<RunRecord>, SinkError> {
+        // a listing may be behind
+        match self.read_if_any(RUN)? {
+            Some(record) => self.recorded(&record, wanted).map(Some),
+            None if overwrite && holdings.stranger.is_none() => Ok(None),
+            None => match holdings.anything().filter(|what| what != RUN) {
                 None => Ok(None),
                 Some(what) => Err(SinkError::Occupied { uri: self.uri().to_owned(), what }),
-            };
+            },
         }
-        self.recorded(wanted).map(Some)
     }
 
     /// Begin `wanted` here, or go on with it. `note` is that of this attempt; its number is found here. With
@@ -68,12 +76,10 @@ impl Output {
         overwrite: bool,
     ) -> Result<Claim, SinkError> {
         let holdings = self.holdings()?;
-        let is_vacant = overwrite && !holdings.begun && holdings.stranger.is_none();
-        let begun = if is_vacant { None } else { self.run_in(&holdings, wanted)? };
-        let record = match begun {
+        let record = match self.run_in(&holdings, wanted, overwrite)? {
             Some(record) => record,
             None if self.create(RUN, json(wanted))? => wanted.clone(),
-            None => self.recorded(wanted)?,
+            None => self.recorded(&self.read(RUN)?, wanted)?,
         };
         // an attempt whose note was removed may have left batches
         let batches = holdings.batches.iter().filter_map(|held| batches_attempt(&held.name));
@@ -82,7 +88,7 @@ impl Output {
         let note = AttemptNote { run_id: record.run_id.clone(), ..note.clone() };
         let note = self.claim_number(note, first)?;
         let notes = self.notes(&holdings, &record.run_id)?;
-        let is_finished = self.is_finished(&holdings, &record.run_id)?;
+        let is_finished = self.is_finished(&record.run_id)?;
         let holdings = if is_finished { holdings } else { self.vacated(holdings, &record, &note, &notes)? };
         let checkpoints = Checkpoints::of(&holdings.segments, &record.run_id);
         let crashes = Crashes::of(&holdings.crashes, &record.run_id);
@@ -113,7 +119,7 @@ impl Output {
         note: &AttemptNote,
         notes: &Notes,
     ) -> Result<Holdings, SinkError> {
-        self.remove_others_manifest(&holdings, &record.run_id)?;
+        self.remove_others_manifest(&record.run_id)?;
         let is_own = |index: u64| index % u64::from(note.num_shards) == u64::from(note.shard_index);
         let own =
             holdings.predictions.iter().filter(|(index, _)| is_own(**index)).map(|(_, held)| held.clone());
@@ -161,9 +167,10 @@ impl Output {
         Err(SinkError::OtherRun { uri: self.uri().to_owned(), difference })
     }
 
-    fn recorded(&self, wanted: &RunRecord) -> Result<RunRecord, SinkError> {
+    /// What `record` says, if `wanted` is the same run.
+    fn recorded(&self, record: &[u8], wanted: &RunRecord) -> Result<RunRecord, SinkError> {
         let other = |difference| SinkError::OtherRun { uri: self.uri().to_owned(), difference };
-        let record: RunRecord = serde_json::from_slice(&self.read(RUN)?)
+        let record: RunRecord = serde_json::from_slice(record)
             .map_err(|error| other(format!("{RUN} cannot be read: {error}")))?;
         record.difference(wanted).map_or(Ok(record), |difference| Err(other(difference)))
     }

@@ -26,8 +26,9 @@ use super::run_record::{RUN, RunRecord};
 use super::stored::{Held, Holdings, NO_PART, READS, read_footer};
 use super::upload::holds;
 use crate::error::{SinkError, StorageError};
-use crate::finish::StoredManifest;
+use crate::finish::{StoredManifest, sha256_of};
 use crate::plan::hex;
+use crate::report::Outcome;
 use crate::retry::{self, again};
 
 /// Folder of tokens, below the output.
@@ -145,7 +146,7 @@ impl Fence {
 }
 
 /// What `_SUCCESS` holds.
-fn success_of(manifest_sha256: &str) -> Vec<u8> {
+pub fn success_of(manifest_sha256: &str) -> Vec<u8> {
     format!("{manifest_sha256}\n").into_bytes()
 }
 
@@ -191,44 +192,32 @@ impl Output {
         Ok(holdings.without(&displaced.into_iter().flatten().collect()))
     }
 
-    /// Whether the run `run_id` is finished where `holdings` lie: `_SUCCESS` holds the hash of its manifest.
-    pub(crate) fn is_finished(&self, holdings: &Holdings, run_id: &str) -> Result<bool, SinkError> {
-        if !holdings.finished {
-            return Ok(false);
-        }
-        let read = |name| self.runtime().block_on(self.read_if_there(name));
-        let (Some(success), Some(manifest)) = (read(SUCCESS)?, read(MANIFEST)?) else { return Ok(false) };
-        let said: Option<StoredManifest> = serde_json::from_slice(&manifest).ok();
-        Ok(success[..] == success_of(&hex(&Sha256::digest(&manifest)))[..]
-            && said.is_some_and(|said| said.run_id == run_id))
-    }
-
-    /// Whether it is finished by now, as far as that can be seen.
-    pub(crate) fn was_finished(&self, run_id: &str) -> bool {
-        self.holdings().and_then(|holdings| self.is_finished(&holdings, run_id)).unwrap_or(false)
-    }
-
     /// Remove the manifest of another run than `run_id`, and the `_SUCCESS` beside it.
-    pub(crate) fn remove_others_manifest(&self, holdings: &Holdings, run_id: &str) -> Result<(), SinkError> {
-        if !holdings.listed {
-            return Ok(());
-        }
-        self.remove_manifest_if(run_id, |theirs| theirs != run_id, true)
+    pub(crate) fn remove_others_manifest(&self, run_id: &str) -> Result<(), SinkError> {
+        self.remove_manifest_if(run_id, |theirs| theirs.run_id != run_id, true).map(drop)
     }
 
     /// Remove the manifest of the run `run_id`, which is not the one any more that lies here.
     pub(crate) fn take_manifest_back(&self, run_id: &str) -> Result<(), SinkError> {
-        self.remove_manifest_if(run_id, |theirs| theirs == run_id, false)
+        self.remove_manifest_if(run_id, |theirs| theirs.run_id == run_id, false).map(drop)
     }
 
-    /// Remove `_SUCCESS` and the manifest, if it is of a run that `is_wrong`; with `fenced` only if the output is
-    /// the run `run_id`'s.
+    /// Remove the manifest of the run `run_id` that says "too many errors", so that another one can be created;
+    /// whether it is gone. One that says "succeeded" stays: `_SUCCESS` may be about to name it.
+    pub(crate) fn remove_failed_manifest(&self, run_id: &str) -> Result<bool, SinkError> {
+        let is_failed =
+            |said: &StoredManifest| said.run_id == run_id && said.summary.outcome == Outcome::TooManyErrors;
+        self.remove_manifest_if(run_id, is_failed, true)
+    }
+
+    /// Remove `_SUCCESS` and the manifest, if it is one that `is_wrong`; with `fenced` only if the output is the run
+    /// `run_id`'s. Returns whether no such manifest is there any more.
     fn remove_manifest_if(
         &self,
         run_id: &str,
-        is_wrong: impl Fn(&str) -> bool,
+        is_wrong: impl Fn(&StoredManifest) -> bool,
         fenced: bool,
-    ) -> Result<(), SinkError> {
+    ) -> Result<bool, SinkError> {
         let (fence, path, success) = (self.fence(run_id), self.path_of(MANIFEST), self.path_of(SUCCESS));
         let removing = async {
             let look = again(|| async {
@@ -237,33 +226,50 @@ impl Output {
             });
             let (bytes, meta) = match look.await {
                 Ok(found) => found,
-                Err(object_store::Error::NotFound { .. }) => return Ok(()),
+                Err(object_store::Error::NotFound { .. }) => return Ok(true),
                 Err(error) => return Err(error),
             };
             // what cannot be read is told when it is to be replaced
             let manifest: Option<StoredManifest> = serde_json::from_slice(&bytes).ok();
-            if manifest.is_none_or(|manifest| !is_wrong(&manifest.run_id))
-                || (fenced && !fence.is_valid(self.store()).await?)
-            {
-                return Ok(());
+            if manifest.is_none_or(|manifest| !is_wrong(&manifest)) {
+                return Ok(true);
+            }
+            if fenced && !fence.is_valid(self.store()).await? {
+                return Ok(false);
             }
             // there is no `_SUCCESS` but its own before the next manifest
-            fence.remove_once(self.store(), &meta, Some(&success)).await.map(drop)
+            fence.remove_once(self.store(), &meta, Some(&success)).await
         };
         let removed = self.runtime().block_on(removing);
         removed.map_err(|source| StorageError { uri: self.uri_of(MANIFEST), source }.into())
     }
 
-    /// Create `_SUCCESS`, which holds the hash of the manifest of the run `run_id`, in place of another run's.
+    /// Create `_SUCCESS`, which holds the hash of the manifest of the run `run_id`. Whoever has `created` that manifest
+    /// replaces the `_SUCCESS` of another run, which was removed while an attempt at it was still alive.
     ///
     /// # Errors
-    /// Those of the store, and [`SinkError::OtherRun`] when the output is not that run's any more.
-    pub(crate) fn succeed(&self, run_id: &str, manifest_sha256: &str) -> Result<(), SinkError> {
+    /// Those of the store, [`SinkError::OtherRun`] when the output is not that run's any more, and
+    /// [`SinkError::Uri`] when the manifest was there before, and `_SUCCESS` names another one: one of the two has
+    /// changed since.
+    pub(crate) fn succeed(
+        &self,
+        run_id: &str,
+        manifest_sha256: &str,
+        created: bool,
+    ) -> Result<(), SinkError> {
         let content = success_of(manifest_sha256);
-        if self.create(SUCCESS, content.clone())? || self.read(SUCCESS)?[..] == content[..] {
+        if self.create(SUCCESS, content.clone())? {
             return Ok(());
         }
         self.refuse_another(run_id)?;
+        // an attempt that was suspended may find that its manifest was removed by hand and made again
+        let is_there = || Ok::<_, SinkError>(sha256_of(&self.read(MANIFEST)?) == manifest_sha256);
+        if !created || !is_there()? {
+            let message = format!(
+                "names another manifest than {MANIFEST}; remove both and run again: what is scored stays as it is"
+            );
+            return Err(SinkError::Uri { uri: self.uri_of(SUCCESS), message });
+        }
         tracing::warn!("replacing the {SUCCESS} of another run, which was removed before");
         self.replace(SUCCESS, content)
     }
@@ -344,8 +350,7 @@ mod tests {
             let doubled = "predictions/part-000003-ba9876543210.parquet";
             store(output, "theirs", doubled);
             finish(output, "theirs");
-            let holdings = output.holdings().expect("a list");
-            assert!(!output.is_finished(&holdings, "mine").expect("readable"), "it is theirs");
+            assert!(!output.is_finished("mine").expect("readable"), "it is theirs");
             let claim = output.claim(&record("mine"), &AttemptNote::begun(0, 1), false).expect("mine");
             assert_eq!(claim.holdings.predictions.keys().collect::<Vec<_>>(), [&3]);
             assert_eq!(claim.holdings.doubled, [""; 0]);
@@ -389,7 +394,7 @@ mod tests {
         let manifest = manifest(run_id);
         output.create(MANIFEST, manifest.clone()).expect("stored");
         let sha256 = hex(&Sha256::digest(manifest));
-        match output.succeed(run_id, &sha256) {
+        match output.succeed(run_id, &sha256, true) {
             Ok(()) => {}
             // the output is another's, whose `_SUCCESS` is not touched
             Err(error) => assert!(matches!(error, SinkError::OtherRun { .. }), "{error}"),
@@ -398,7 +403,7 @@ mod tests {
 
     fn manifest(run_id: &str) -> Vec<u8> {
         let part = json!({"path": "", "shard": "", "bytes": 0, "sha256": ""});
-        let summary = json!({"rows": 0, "rows_by_status": {}});
+        let summary = json!({"outcome": "succeeded", "rows": 0, "rows_by_status": {}});
         let manifest = json!({
             "run_id": run_id, "finished_at": "", "plan_sha256": "", "model_sha256": "", "limit": null,
             "summary": summary, "parts": [], "batches": [], "record": part,

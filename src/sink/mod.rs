@@ -19,6 +19,7 @@ mod checkpoint;
 mod claim;
 mod crashes;
 mod fence;
+mod named;
 mod open_part;
 mod output;
 mod parquet_sink;
@@ -34,11 +35,12 @@ pub use attempt::{AttemptNote, Notes, attempt_name};
 pub use checkpoint::{Checkpoints, Segment};
 pub use claim::Claim;
 pub use crashes::Crashes;
+pub(crate) use fence::success_of;
 pub use output::{MANIFEST, Output, SUCCESS, json};
 pub use parquet_sink::{PARTS_BYTES, PENDING_PARTS, ParquetSink, RunIdentity};
 pub use run_record::{RUN, RunRecord};
 pub use schema::{BATCHES, PREDICTIONS, SCHEMA_VERSION};
-pub use stored::{Held, Holdings, part_name, shard_index, shard_of_part, short_identity};
+pub use stored::{Held, Holdings, part_name, part_name_of, shard_index, shard_of_part, short_identity};
 
 use crate::report::OutputReport;
 

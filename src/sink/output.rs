@@ -124,6 +124,11 @@ impl Output {
     }
 
     /// The bytes of a small object; `None` where there is none.
+    pub(crate) fn read_if_any(&self, name: &str) -> Result<Option<Bytes>, SinkError> {
+        self.runtime.block_on(self.read_if_there(name))
+    }
+
+    /// The same, from within the runtime.
     pub(super) async fn read_if_there(&self, name: &str) -> Result<Option<Bytes>, SinkError> {
         let path = self.path_of(name);
         let read = again(|| async { self.store.get(&path).await?.bytes().await });

@@ -45,7 +45,8 @@ impl RunRecord {
         let scoring = |record: &Self| record.determinants.get(SCORING).and_then(Value::as_u64);
         let (was, is) = (scoring(self), scoring(other));
         if was != is {
-            let said = |version: Option<u64>| version.map_or("none".to_owned(), |version| version.to_string());
+            let said =
+                |version: Option<u64>| version.map_or("none".to_owned(), |version| version.to_string());
             return Some(format!(
                 "it was begun by sluice {} with scoring version {}, this is sluice {} with scoring version {}: \
                  the same image may have other scores",

@@ -42,7 +42,7 @@ pub struct Held {
 pub struct Holdings {
     /// Whether `_run.json` is there.
     pub begun: bool,
-    /// Whether `_SUCCESS` is there.
+    /// Whether `_SUCCESS` is there. What that means, [`crate::state::RunState`] says.
     pub finished: bool,
     /// Whether `_manifest.json` is there.
     pub listed: bool,
@@ -152,7 +152,12 @@ const IDENTITY_DIGITS: usize = 12;
 /// Name of a shard's part, the same in every run over the same input: the shard's place keeps the
 /// parts in order, its identity tells versions of it apart.
 pub fn part_name(shard: &ShardRef) -> String {
-    format!("predictions/part-{:06}-{}.parquet", shard.index, &shard.identity()[..IDENTITY_DIGITS])
+    part_name_of(shard.index, short_identity(shard))
+}
+
+/// The same, of a shard in that place of the input with that short identity.
+pub fn part_name_of(index: u64, short_identity: u64) -> String {
+    format!("predictions/part-{index:06}-{short_identity:0IDENTITY_DIGITS$x}.parquet")
 }
 
 /// What of a shard's identity is in the name of its part, as a number.
