@@ -280,7 +280,10 @@ impl Job {
             labels: plan.model.labels.as_ref().map(|labels| serde_json::json!(labels).to_string()),
         };
         // a limit may end a shard anywhere, also inside what a checkpoint holds
-        let checkpoints = if options.limit.is_none() { claim.checkpoints } else { Checkpoints::default() };
+        let checkpoints = match options.limit {
+            None => output.sound(claim.checkpoints, |shard| share.takes(shard))?,
+            Some(_) => Checkpoints::default(),
+        };
         let gone_on_from = checkpoints.clone();
         let done = Done::new(&claim.holdings, &reused);
         let shards = first.map(Ok).into_iter().chain(shards);

@@ -57,12 +57,14 @@ pub fn verify(uri: &str, runtime: &Handle) -> Result<Verification, Error> {
         SinkError::Storage(error) => SourceError::Storage(error).into(),
         error => Error::from(error),
     })?;
-    if holdings.anything().is_none() {
+    let begun = looked_at(output.read_if_any(RUN))?.is_ok_and(|record| record.is_some());
+    // a listing may be behind
+    if holdings.anything().is_none() && !begun {
         let message = "there is no output of a run".to_owned();
         return Err(SourceError::NoInput { uri: uri.to_owned(), message }.into());
     }
     let mut found = Verification::default();
-    if let Some(manifest) = found.manifest(&output, &holdings)? {
+    if let Some(manifest) = found.manifest(&output, &holdings, begun)? {
         found.check(&stores, &output, holdings, manifest)?;
     }
     Ok(found)
@@ -97,15 +99,21 @@ impl Verification {
     }
 
     /// The manifest that `_SUCCESS` vouches for, or the one of a run that ended with too many errors.
-    fn manifest(&mut self, output: &Output, holdings: &Holdings) -> Result<Option<StoredManifest>, Error> {
+    fn manifest(
+        &mut self,
+        output: &Output,
+        holdings: &Holdings,
+        begun: bool,
+    ) -> Result<Option<StoredManifest>, Error> {
         let success = looked_at(output.read_if_any(SUCCESS))?;
         let manifest = looked_at(output.read_if_any(MANIFEST))?;
         let (success, manifest) = match (success, manifest) {
             (Ok(success), Ok(Some(manifest))) => (success, manifest),
             (Ok(None), Ok(None)) => {
                 let parts = holdings.predictions.len();
-                let told = if holdings.begun { "or was interrupted: run it again" } else { "or never begun" };
-                let what = format!("it is missing: the run is under way, {told}; {parts} shards have a part");
+                let told =
+                    if begun { "the run is under way or was interrupted, run it again" } else { "no run" };
+                let what = format!("it is missing: {told}; {parts} shards have a part");
                 self.problem(SUCCESS, what);
                 return Ok(None);
             }

@@ -10,10 +10,12 @@ use std::time::SystemTime;
 
 use futures_util::{StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use super::output::{Output, json, random_name};
 use super::stored::{Held, Holdings, READS, shard_index};
 use crate::error::SinkError;
+use crate::plan::hex;
 use crate::report::{Outcome, PartReport, rfc3339};
 
 /// Name of the note of an attempt.
@@ -64,6 +66,9 @@ pub struct AttemptNote {
     /// Batches parts that it has stored.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub batches: Vec<PartReport>,
+    /// SHA-256 over all that as JSON, lower-case hexadecimal: what a note says of parts is believed.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub sha256: String,
 }
 
 impl AttemptNote {
@@ -85,12 +90,33 @@ impl AttemptNote {
             rows: 0,
             parts: Vec::new(),
             batches: Vec::new(),
+            sha256: String::new(),
         }
     }
 
     /// Without the lists.
     pub fn in_short(&self) -> Self {
-        Self { parts: Vec::new(), batches: Vec::new(), ..self.clone() }
+        Self { parts: Vec::new(), batches: Vec::new(), sha256: String::new(), ..self.clone() }
+    }
+
+    /// As it is stored: with its checksum.
+    pub(super) fn to_json(&self) -> Vec<u8> {
+        json(&Self { sha256: self.checksum(), ..self.clone() })
+    }
+
+    /// What `bytes` say, if they are as they were stored.
+    fn parse(bytes: &[u8]) -> Result<Self, String> {
+        let note: Self = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        if note.sha256 == note.checksum() {
+            Ok(note)
+        } else {
+            Err("its checksum is not that of what it says".to_owned())
+        }
+    }
+
+    fn checksum(&self) -> String {
+        let bare = Self { sha256: String::new(), ..self.clone() };
+        hex(&Sha256::digest(json(&bare)))
     }
 }
 
@@ -129,7 +155,7 @@ impl Notes {
 impl Output {
     /// Replace an attempt's note by what it says now.
     pub fn replace_note(&self, note: &AttemptNote) -> Result<(), SinkError> {
-        self.replace(&attempt_name(note.attempt), json(note))
+        self.replace(&attempt_name(note.attempt), note.to_json())
     }
 
     /// Read the notes of all attempts at the run `run_id`. Those of another, which was removed while
@@ -138,7 +164,7 @@ impl Output {
         let read = |&number: &u32| async move {
             let name = attempt_name(number);
             let note: Option<AttemptNote> = self.read_if_there(&name).await?.and_then(|bytes| {
-                let note = serde_json::from_slice(&bytes);
+                let note = AttemptNote::parse(&bytes);
                 note.inspect_err(|error| tracing::warn!(name, %error, "a note cannot be read")).ok()
             });
             Ok::<_, SinkError>(note)
@@ -166,5 +192,29 @@ impl Output {
         reports.extend(self.read_back(unknown, run_id)?);
         reports.sort_by(|a, b| (shard_index(&a.path), &a.path).cmp(&(shard_index(&b.path), &b.path)));
         Ok(reports)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_note_with_any_byte_changed_is_not_believed() {
+        let part = PartReport { path: "a".to_owned(), rows: Some(3), bytes: 7, ..PartReport::default() };
+        let note = AttemptNote { parts: vec![part], rows: 3, ..AttemptNote::begun(1, 2) };
+        let stored = note.to_json();
+        let read = AttemptNote::parse(&stored).expect("as it was stored");
+        assert_eq!(AttemptNote { sha256: String::new(), ..read }, note);
+        for at in 0..stored.len() {
+            let mut changed = stored.clone();
+            changed[at] ^= 1;
+            // a change between tokens may leave the same JSON
+            if let Ok(read) = AttemptNote::parse(&changed) {
+                assert_eq!(AttemptNote { sha256: String::new(), ..read }, note, "byte {at}");
+            }
+            // all but the line's end
+            assert_eq!(AttemptNote::parse(&stored[..at]).is_err(), at + 1 < stored.len(), "{at} bytes");
+        }
     }
 }

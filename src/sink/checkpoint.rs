@@ -92,6 +92,13 @@ impl Checkpoints {
         chain
     }
 
+    /// Do without a segment of `part`.
+    pub fn forget(&mut self, part: &str, segment: &Segment) {
+        if let Some(segments) = self.0.get_mut(part) {
+            segments.remove(&segment.from);
+        }
+    }
+
     /// Records of the shard that are in such segments.
     pub fn records(&self, part: &str) -> u64 {
         self.chain(part).last().map_or(0, |segment| segment.to)

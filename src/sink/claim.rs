@@ -100,7 +100,7 @@ impl Output {
     fn claim_number(&self, mut note: AttemptNote, first: u32) -> Result<AttemptNote, SinkError> {
         for number in first..=first.saturating_add(MOST_UNLISTED).min(MAX_ATTEMPT) {
             note.attempt = number;
-            if self.create(&attempt_name(number), json(&note))? {
+            if self.create(&attempt_name(number), note.to_json())? {
                 return Ok(note);
             }
         }

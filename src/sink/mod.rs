@@ -19,6 +19,7 @@ mod checkpoint;
 mod claim;
 mod crashes;
 mod fence;
+mod kept;
 mod named;
 mod open_part;
 mod output;

@@ -3,17 +3,19 @@
 //! - Rows go to one file. Unless a checkpoint is taken before the shard ends, that file becomes the
 //!   part; otherwise it becomes a segment, and another file is begun.
 //! - A shard with segments ends by putting its part together: their rows, then the last ones.
+//! - Rows arrive in the order of their records, behind those in segments; or from the first record on, if the shard
+//!   cannot be read as far any more as segments hold it. Then the segments are not used.
 
 use std::sync::Arc;
 
-use arrow::array::{AsArray, RecordBatch};
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use arrow::array::RecordBatch;
 
 use crate::error::SinkError;
 use crate::items::{ShardEnd, ShardRef, Status};
 use crate::report::{PartReport, Tally};
 
 use super::checkpoint::Segment;
+use super::kept::read_segment;
 use super::output::Output;
 use super::parquet_sink::RunIdentity;
 use super::part::{
@@ -32,6 +34,10 @@ pub(super) struct OpenPart {
     name: String,
     /// What earlier checkpoints hold, from the first record on.
     segments: Vec<Segment>,
+    /// Segments that are not used after all.
+    discarded: Vec<Segment>,
+    /// The record whose row comes next.
+    next_record: u64,
     /// Rows since.
     writer: PartWriter,
 }
@@ -41,7 +47,7 @@ pub(super) struct OpenPart {
 pub(super) struct ClosedPart {
     /// What it holds; its path, size and hash are not known yet.
     pub report: PartReport,
-    /// What it was put together from.
+    /// What it was put together from, and what was not used of it.
     pub segments: Vec<Segment>,
     /// Of its rows, those that other attempts have scored.
     pub reused: Tally,
@@ -57,7 +63,41 @@ impl OpenPart {
     ) -> Result<Self, SinkError> {
         let name = part_name(&shard);
         let writer = begin_file(&name, &shard, identity, output)?;
-        Ok(Self { shard, tally: Tally::default(), name, segments, writer })
+        let next_record = segments.last().map_or(0, |segment| segment.to);
+        Ok(Self {
+            shard,
+            tally: Tally::default(),
+            name,
+            segments,
+            discarded: Vec::new(),
+            next_record,
+            writer,
+        })
+    }
+
+    /// Count the row of the record `record_index`, which is about to be written.
+    ///
+    /// # Errors
+    /// When it is neither the next one nor the first one of a shard that is read from its beginning again.
+    pub fn count(&mut self, record_index: u64, status: Status, output: &Output) -> Result<(), SinkError> {
+        if record_index == 0 {
+            self.start_over();
+        }
+        if record_index != self.next_record {
+            let message = format!("record {record_index} came where {} was due", self.next_record);
+            return Err(SinkError::Uri { uri: output.uri_of(&self.name), message });
+        }
+        self.next_record += 1;
+        self.tally.count(status);
+        Ok(())
+    }
+
+    /// The shard is read from its first record on, though segments hold rows of it: do without them.
+    fn start_over(&mut self) {
+        if self.tally.rows() == 0 {
+            self.discarded.append(&mut self.segments);
+            self.next_record = 0;
+        }
     }
 
     pub fn write(&mut self, rows: &RecordBatch, output: &Output) -> Result<(), SinkError> {
@@ -97,7 +137,7 @@ impl OpenPart {
         let segment = Segment::new(&self.name, from, from + rows, identity.attempt, &identity.run_id);
         let next = begin_file(&self.name, &self.shard, identity, output)?;
         let written = std::mem::replace(&mut self.writer, next);
-        let pending = written.finish_as(segment.name.clone(), &[], output)?;
+        let pending = written.finish_segment(segment.name.clone(), output)?;
         self.segments.push(segment);
         Ok(Some(pending))
     }
@@ -109,9 +149,16 @@ impl OpenPart {
         identity: &RunIdentity,
         output: &Output,
     ) -> Result<(PendingPart, ClosedPart), SinkError> {
+        if end.records == 0 {
+            self.start_over();
+        }
         let reused =
             if self.has_segments() { self.put_together(identity, output)? } else { Tally::default() };
-        assert_eq!(self.tally.rows(), end.records, "every record of {} has one row", self.shard.name);
+        if self.tally.rows() != end.records {
+            let rows = self.tally.rows();
+            let message = format!("{} has {} records, and {rows} rows", self.shard.name, end.records);
+            return Err(SinkError::Uri { uri: output.uri_of(&self.name), message });
+        }
         let mut footer = vec![(ROWS_BY_STATUS, self.tally.to_json())];
         footer.extend(end.damage.clone().map(|damage| (DAMAGE, damage)));
         footer.extend(identity.labels.clone().map(|labels| (LABELS, labels)));
@@ -130,7 +177,8 @@ impl OpenPart {
             ..PartReport::default()
         };
         let file = self.writer.finish(&footer, output)?;
-        Ok((file, ClosedPart { report, segments: self.segments, reused }))
+        let segments = [self.segments, self.discarded].concat();
+        Ok((file, ClosedPart { report, segments, reused }))
     }
 
     /// Copy the segments' rows, and the last ones, into one new file. Returns those of other attempts.
@@ -141,20 +189,9 @@ impl OpenPart {
         let (mut tally, mut reused) = (Tally::default(), Tally::default());
         for segment in &self.segments {
             let file = output.read(&segment.name)?;
-            let unreadable = |message: String| SinkError::Uri { uri: output.uri_of(&segment.name), message };
-            let rows = ParquetRecordBatchReaderBuilder::try_new(file)
-                .and_then(|builder| builder.build())
-                .map_err(|error| unreadable(error.to_string()))?;
-            let (mut at, mut here) = (segment.from, Tally::default());
-            for rows in rows {
-                let rows = rows.map_err(|error| unreadable(error.to_string()))?;
-                count_statuses(&rows, &mut here).map_err(unreadable)?;
-                at += rows.num_rows() as u64;
-                self.writer.write(&rows, output)?;
-            }
-            if at != segment.to || here.rows() != segment.to - segment.from {
-                return Err(unreadable(format!("it ends at record {at}, its name says {}", segment.to)));
-            }
+            let damaged = |message| SinkError::Uri { uri: output.uri_of(&segment.name), message };
+            let writer = &mut self.writer;
+            let here = read_segment(file, segment, damaged, |rows| writer.write(rows, output))?;
             tally.add(&here);
             if segment.attempt != identity.attempt {
                 reused.add(&here);
@@ -163,15 +200,6 @@ impl OpenPart {
         self.tally = tally;
         Ok(reused)
     }
-}
-
-fn count_statuses(rows: &RecordBatch, tally: &mut Tally) -> Result<(), String> {
-    let column = rows.column_by_name("status").ok_or("it has no column status")?;
-    for status in column.as_string::<i32>().iter().flatten() {
-        let known = Status::ALL.into_iter().find(|known| known.as_str() == status);
-        tally.count(known.ok_or_else(|| format!("it has a row of status {status}"))?);
-    }
-    Ok(())
 }
 
 /// Bytes of a shard's objects; `None` where nothing told them.

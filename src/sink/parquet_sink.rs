@@ -267,10 +267,10 @@ impl ParquetSink {
         Outcome { batch_id, ..outcome }
     }
 
-    fn tally(&mut self, meta: &RecordMeta, status: Status) {
+    fn tally(&mut self, meta: &RecordMeta, status: Status) -> Result<(), SinkError> {
         self.advance.row(meta.image_bytes, status);
         let part = self.open.as_mut().expect("a record comes only after its shard has started");
-        part.tally.count(status);
+        part.count(meta.record_index, status, &self.output)
     }
 
     /// Once an attempt: the rows say the rest.
@@ -316,11 +316,11 @@ impl Sink for ParquetSink {
                     if status == Status::InvalidScore {
                         self.warn_of_invalid_scores(&meta);
                     }
-                    self.tally(&meta, status);
+                    self.tally(&meta, status)?;
                 }
                 Entry::Rejected(meta, rejected) => {
                     self.rows.push_rejected(&meta, &rejected);
-                    self.tally(&meta, rejected.status);
+                    self.tally(&meta, rejected.status)?;
                 }
                 Entry::ShardEnd(end) => self.close_part(end)?,
             }

@@ -28,6 +28,9 @@ pub const SHARD_BYTES: &str = "sluice.shard_bytes";
 pub const SHARD_FORMAT: &str = "sluice.shard_format";
 pub const ROWS_BY_STATUS: &str = "sluice.rows_by_status";
 pub const DAMAGE: &str = "sluice.damage";
+
+/// Key of a segment's footer: the rows before it, as an [`super::upload::Body`].
+pub const BODY: &str = "sluice.body";
 pub const LABELS: &str = "sluice.labels";
 pub const SKIPPED: &str = "sluice.skipped";
 
@@ -90,8 +93,15 @@ impl PartWriter {
         self.finish_as(name, more, output)
     }
 
-    /// The same, under another name than the one it was begun with.
-    pub fn finish_as(
+    /// The same as a segment of a part, under the name of that: the footer says, too, what is before it.
+    pub fn finish_segment(mut self, name: String, output: &Output) -> Result<PendingPart, SinkError> {
+        let flushed = self.writer.flush().and_then(|()| Ok(self.writer.sync()?));
+        flushed.map_err(|source| encode_error(&name, output, source))?;
+        let body = self.writer.inner().body().to_string();
+        self.finish_as(name, &[(BODY, body)], output)
+    }
+
+    fn finish_as(
         self,
         name: String,
         more: &[(&str, String)],

@@ -4,6 +4,7 @@
 //!   which version; its footer says how many rows of which status it has.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::panic::catch_unwind;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -251,10 +252,17 @@ impl Output {
         let uri = self.uri_of(&name);
         let path = self.path_of(&name);
         let stored = again(|| read_part(self.store(), &path)).await;
-        let stored = stored.map_err(|source| StorageError { uri: uri.clone(), source })?;
-        let report = stored.report(name, run_id);
-        report
-            .map_err(|message| SinkError::Uri { uri, message: format!("is no part of this run: {message}") })
+        let report = match stored {
+            Ok(stored) => stored.report(name, run_id),
+            Err(object_store::Error::Generic { store: NO_PART, source }) => Err(source.to_string()),
+            Err(source) => return Err(StorageError { uri, source }.into()),
+        };
+        report.map_err(|message| {
+            let message = format!(
+                "is no part of this run: {message}; if it is damaged, remove it: its shard is scored again"
+            );
+            SinkError::Uri { uri, message }
+        })
     }
 
     /// Size and SHA-256 of a small object.
@@ -343,7 +351,11 @@ async fn footer(
     }
     let footer = end.len().checked_sub(length).map(|start| &end[start..end.len() - TAIL]);
     let footer = footer.ok_or_else(|| damaged("it is cut short".to_owned()))?;
-    ParquetMetaDataReader::decode_metadata(footer).map_err(|error| damaged(error.to_string()))
+    // the Parquet library meets some damaged footers with a panic
+    match catch_unwind(|| ParquetMetaDataReader::decode_metadata(footer)) {
+        Ok(decoded) => decoded.map_err(|error| damaged(error.to_string())),
+        Err(_) => Err(damaged("its footer cannot be understood".to_owned())),
+    }
 }
 
 /// Where errors say they are from that are about an object which is no part.

@@ -68,11 +68,46 @@ pub struct Staging {
     pub fence: Option<Fence>,
 }
 
+/// The first bytes of an object: how many, and their CRC-32C.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Body {
+    bytes: u64,
+    crc32c: u32,
+}
+
+impl Body {
+    fn add(&mut self, bytes: &[u8]) {
+        self.bytes += bytes.len() as u64;
+        self.crc32c = crc32c::crc32c_append(self.crc32c, bytes);
+    }
+
+    pub fn of(bytes: &[u8]) -> Self {
+        let mut body = Self::default();
+        body.add(bytes);
+        body
+    }
+
+    /// Whether `object` begins with the bytes of which `said` was written.
+    pub fn is_of(said: &str, object: &[u8]) -> bool {
+        let bytes = said.split(' ').next().and_then(|bytes| bytes.parse::<usize>().ok());
+        let first = bytes.and_then(|bytes| object.get(..bytes));
+        first.is_some_and(|first| Self::of(first).to_string() == said)
+    }
+}
+
+impl std::fmt::Display for Body {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {:08x}", self.bytes, self.crc32c)
+    }
+}
+
 /// An object being written.
 #[derive(Debug)]
 pub struct Upload {
     pieces: mpsc::Sender<Piece>,
     buffer: Vec<u8>,
+    /// What has been written.
+    body: Body,
     task: Task,
 }
 
@@ -96,7 +131,12 @@ impl Upload {
     pub fn start(runtime: &Handle, store: Arc<dyn ObjectStore>, staging: Staging) -> Self {
         let (pieces, receiver) = mpsc::channel(PIECES_WAITING);
         let task = runtime.spawn(store_pieces(store, staging, receiver));
-        Self { pieces, buffer: Vec::new(), task: Some(task) }
+        Self { pieces, buffer: Vec::new(), body: Body::default(), task: Some(task) }
+    }
+
+    /// What has been written so far.
+    pub fn body(&self) -> Body {
+        self.body
     }
 
     /// All bytes are written; the object appears at `path` once the returned upload is done.
@@ -121,6 +161,7 @@ impl Upload {
 
 impl Write for Upload {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.body.add(bytes);
         self.buffer.extend_from_slice(bytes);
         if self.buffer.len() >= PIECE_BYTES {
             let piece = Piece::Data(std::mem::take(&mut self.buffer));

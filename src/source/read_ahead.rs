@@ -103,98 +103,136 @@ fn graver(first: SourceError, second: SourceError) -> SourceError {
 }
 
 /// Read one shard to its end. Nobody listening any more is not an error: the run is ending.
+///
+/// A shard that is resumed may have fewer sound records by now than a checkpoint holds of it, as a file that rots on
+/// its disk. Nothing of it has been handed on then, and it is read once more from its first record: its rows are
+/// those of what can be read now, as in a run in one go.
 fn read_shard(
     job: &Assignment,
     open: &impl Fn(&ShardRef) -> Result<OpenedShard, ReadError>,
     warnings: &SkipWarnings,
     meter: &StageMeter,
 ) -> Result<(), SourceError> {
-    let mut record_index = 0;
-    let mut skips = Skips::default();
-    let damage = match read_records(job, open, meter, &mut record_index, &mut skips) {
-        Ok(()) => None,
-        Err(Stopped::Damaged(reason)) => Some(reason),
+    let resume_at = job.shard.resume_at;
+    let mut ended = read_records(job, resume_at, open, meter);
+    if let Ok(Contents { sound, .. }) = ended
+        && sound < resume_at
+    {
+        tracing::warn!(
+            shard = job.shard.name,
+            sound_records = sound,
+            checkpoint_records = resume_at,
+            "the shard has fewer sound records than a checkpoint holds of it: all of it is scored again"
+        );
+        ended = read_records(job, 0, open, meter);
+    }
+    let Contents { sound, damage, skips } = match ended {
+        Ok(contents) => contents,
         Err(Stopped::Disconnected) => return Ok(()),
         Err(Stopped::Failed(error)) => return Err(error),
     };
+    let mut records = sound;
     if let Some(reason) = &damage {
-        // a checkpoint may hold records that cannot be read any more
-        record_index = record_index.max(job.shard.resume_at);
-        tracing::error!(shard = job.shard.name, records = record_index, reason, "a shard ended early");
+        tracing::error!(shard = job.shard.name, records, reason, "a shard ended early");
         let rejected = Rejected::new(Status::CorruptRecord, reason.clone());
-        let record = RawRecord::new(record_index.to_string(), Err(rejected));
-        if admit(job, record, record_index, meter).is_err() {
+        let record = RawRecord::new(records.to_string(), Err(rejected));
+        if admit(job, record, records, meter).is_err() {
             return Ok(());
         }
-        record_index += 1;
+        records += 1;
     }
-    tracing::debug!(shard = job.shard.name, records = record_index, "shard read");
-    if record_index == 0 && job.shard.format != ShardFormat::Files {
+    tracing::debug!(shard = job.shard.name, records, "shard read");
+    if records == 0 && job.shard.format != ShardFormat::Files {
         tracing::warn!(shard = job.shard.name, "shard holds no record");
     }
     warnings.warn(&job.shard.name, &skips);
-    let end = ShardEnd { records: record_index, damage, skipped: skips.counts() };
     // a hung-up receiver means that the run is ending
-    let _ = job.items.send(ShardItem::End(end));
+    let _ = job.items.send(ShardItem::End(ShardEnd { records, damage, skipped: skips.counts() }));
     Ok(())
 }
 
-/// Why a shard is read no further.
+/// Why nothing more is to be had of a shard, whatever is in it.
 enum Stopped {
-    Damaged(String),
     /// Nobody waits for its records any more.
     Disconnected,
     Failed(SourceError),
 }
 
-/// Hand on the records of a shard. `record_index` is the position of the record that is read next; `all_skips` becomes what
-/// is passed over between them.
+/// What a shard was found to hold.
+struct Contents {
+    /// Records before its end, or before what is damaged.
+    sound: u64,
+    /// Why it ends early, if it does.
+    damage: Option<String>,
+    /// What was passed over between records.
+    skips: Skips,
+}
+
+/// Read the records of a shard, and hand on those from number `first` on.
 fn read_records(
     job: &Assignment,
+    first: u64,
     open: &impl Fn(&ShardRef) -> Result<OpenedShard, ReadError>,
     meter: &StageMeter,
-    record_index: &mut u64,
-    all_skips: &mut Skips,
-) -> Result<(), Stopped> {
-    let stopped = |error| match error {
-        ReadError::Corrupt(reason) => Stopped::Damaged(reason),
+) -> Result<Contents, Stopped> {
+    // why the shard ends here, or why the run does
+    let damage = |error| match error {
+        ReadError::Corrupt(reason) => Ok(reason),
         // if nothing fits the pipeline file, that shows in the first shard; a stray among others costs its own rows
         ReadError::Config(message) if job.shard.index == 0 => {
-            Stopped::Failed(SourceError::Uri { uri: job.shard.name.clone(), message })
+            Err(Stopped::Failed(SourceError::Uri { uri: job.shard.name.clone(), message }))
         }
-        ReadError::Config(reason) => Stopped::Damaged(reason),
-        ReadError::Storage(error) => Stopped::Failed(failed(&job.shard, error)),
+        ReadError::Config(reason) => Ok(reason),
+        ReadError::Storage(error) => Err(Stopped::Failed(failed(&job.shard, error))),
     };
-    let refuse_crashed = |index| match job.shard.crashed.reader {
+    let from_start;
+    let shard = if first == job.shard.resume_at {
+        &*job.shard
+    } else {
+        from_start = ShardRef { resume_at: first, ..(*job.shard).clone() };
+        &from_start
+    };
+    let refused = |index| match shard.crashed.reader {
         Some((at, signal)) if at == index => {
             let signal = signal_name(signal);
-            Err(Stopped::Damaged(format!(
-                "the reader crashed on record {at} in an earlier attempt ({signal})"
-            )))
+            Some(format!("the reader crashed on record {at} in an earlier attempt ({signal})"))
         }
-        _ => Ok(()),
+        _ => None,
     };
+    let damaged = |sound, skips, reason| Ok(Contents { sound, damage: Some(reason), skips });
     let reading = Reading::of(&job.shard);
     let work = Work::Reading(&reading);
-    refuse_crashed(0)?;
+    if let Some(reason) = refused(0) {
+        return damaged(0, Skips::default(), reason);
+    }
     let opened = meter.busy(|| {
         let _at_work = AtWork::on(&work);
-        open(&job.shard)
+        open(shard)
     });
-    let OpenedShard { first_record, mut records, skips } = opened.map_err(stopped)?;
-    *record_index = first_record;
-    *all_skips = skips;
+    let OpenedShard { first_record, mut records, skips } = match opened {
+        Ok(opened) => opened,
+        Err(error) => return damaged(0, Skips::default(), damage(error)?),
+    };
+    let mut record_index = first_record;
     loop {
-        refuse_crashed(*record_index)?;
-        reading.reaches(*record_index);
+        if let Some(reason) = refused(record_index) {
+            return damaged(record_index, skips, reason);
+        }
+        reading.reaches(record_index);
         let next = meter.busy(|| {
             let _at_work = AtWork::on(&work);
             records.next()
         });
-        let Some(record) = next else { return Ok(()) };
-        let record = record.map_err(stopped)?;
-        admit(job, record, *record_index, meter).map_err(|Disconnected| Stopped::Disconnected)?;
-        *record_index += 1;
+        let record = match next {
+            None => return Ok(Contents { sound: record_index, damage: None, skips }),
+            Some(Ok(record)) => record,
+            Some(Err(error)) => return damaged(record_index, skips, damage(error)?),
+        };
+        // a checkpoint holds what comes before
+        if record_index >= first {
+            admit(job, record, record_index, meter).map_err(|Disconnected| Stopped::Disconnected)?;
+        }
+        record_index += 1;
     }
 }
 
@@ -221,16 +259,13 @@ fn cut(mut text: String) -> String {
     text
 }
 
-/// Hand a record on, unless a checkpoint holds it already.
+/// Hand a record on.
 fn admit(
     job: &Assignment,
     record: RawRecord,
     record_index: u64,
     meter: &StageMeter,
 ) -> Result<(), Disconnected> {
-    if record_index < job.shard.resume_at {
-        return Ok(());
-    }
     let RawRecord { image_id, member, content } = record;
     let content = content.map_err(|rejected| Rejected { error: cut(rejected.error), ..rejected });
     let bytes = content.as_ref().map_or(0, |content| content.len() as u64);

@@ -519,17 +519,6 @@ fn a_shard_that_comes_late_is_not_forgotten() {
 }
 
 #[test]
-fn a_run_that_had_too_many_errors_is_finished_without_scoring_again_once_they_are_allowed() {
-    let bench = Bench::new();
-    write_tar(&bench.path("in/a.tar"), &[("bad".into(), b"not an image".to_vec()), ("good".into(), png(1))]);
-    assert_code(&bench.run("out", &[]), 5);
-    assert!(!bench.path("out/_manifest.json").exists());
-    assert_code(&bench.run("out", &[]), 5);
-    assert_code(&bench.run("out", &["--set", "output.max_error_rate=0.5"]), 0);
-    assert_eq!(bench.manifest("out")["summary"]["reused_rows"], 2);
-}
-
-#[test]
 fn what_a_signal_has_left_in_flight_cannot_outlast_the_grace() {
     let bench = Bench::new();
     // a server that takes the connection and never answers

@@ -8,6 +8,7 @@
 
 pub mod faults;
 mod http;
+mod lies;
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, BufReader};
@@ -84,6 +85,10 @@ struct State {
     read_only: Vec<String>,
     listing: Option<Synthetic>,
     tokens: Option<Tokens>,
+    /// By bucket.
+    old_listings: HashMap<String, lies::OldListing>,
+    /// Part of the names of objects whose creation is answered as if it had failed.
+    lost_answers: Option<String>,
     faults: HashMap<u64, Fault>,
     /// For the next request of that step.
     aimed: Option<(Step, Fault)>,
@@ -348,7 +353,10 @@ impl State {
         }
         let upload = request.parameter("uploadId");
         match (request.method.as_str(), upload) {
-            ("GET", _) if key.is_empty() => self.list(bucket, request),
+            ("GET", _) if key.is_empty() => {
+                self.age_listing(bucket);
+                self.list(bucket, request)
+            }
             ("GET" | "HEAD", _) => self.read(bucket, key, request),
             ("POST", None) => {
                 self.generations += 1;
@@ -386,7 +394,10 @@ impl State {
                 Some(_) => HttpAnswer::new(204),
                 None => error(404, "NoSuchKey"),
             },
-            ("PUT", None) => self.write(bucket, key, request),
+            ("PUT", None) => {
+                let answer = self.write(bucket, key, request);
+                self.lost(request, answer)
+            }
             _ => error(405, "MethodNotAllowed"),
         }
     }
@@ -499,7 +510,8 @@ impl State {
             return Box::new((first..listing.names).map(named));
         }
         let start = (bucket.to_owned(), after.map_or(prefix.to_owned(), |after| format!("{after}\0")));
-        let named = self.objects.range(start..).take_while(move |((of, _), _)| of == bucket);
+        let objects = self.old_listings.get(bucket).map_or(&self.objects, |old| &old.shown);
+        let named = objects.range(start..).take_while(move |((of, _), _)| of == bucket);
         let named = named.filter(move |((_, key), _)| key.starts_with(prefix));
         Box::new(named.map(|((_, key), stored)| (key.clone(), stored.clone())))
     }

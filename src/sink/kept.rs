@@ -1,0 +1,177 @@
+//! Rows that checkpoints hold, read back.
+//!
+//! - What a segment holds is looked at before its shard is resumed behind it: the records that its name says, one row
+//!   each, in order. One that is damaged is removed, and its records are scored again.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::Int64Type;
+use bytes::Bytes;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+
+use super::checkpoint::{Checkpoints, Segment};
+use super::output::Output;
+use super::part::BODY;
+use super::stored::shard_index;
+use super::upload::Body;
+use crate::error::SinkError;
+use crate::items::Status;
+use crate::report::Tally;
+
+/// Pass the rows of `file`, which is `segment`'s, to `take`, and count them.
+///
+/// # Errors
+/// What is wrong with it, or with `take`.
+pub(super) fn read_segment<E>(
+    file: Bytes,
+    segment: &Segment,
+    damaged: impl Fn(String) -> E,
+    mut take: impl FnMut(&RecordBatch) -> Result<(), E>,
+) -> Result<Tally, E> {
+    let builder = ParquetRecordBatchReaderBuilder::try_new(file.clone());
+    let builder = builder.map_err(|error| damaged(error.to_string()))?;
+    let pairs = builder.metadata().file_metadata().key_value_metadata().map_or(&[][..], Vec::as_slice);
+    let body = pairs.iter().find(|pair| pair.key == BODY).and_then(|pair| pair.value.as_deref());
+    if !body.is_some_and(|body| Body::is_of(body, &file)) {
+        return Err(damaged("its rows are not those that its footer was written for".to_owned()));
+    }
+    let rows = builder.build().map_err(|error| damaged(error.to_string()))?;
+    let (mut next, mut tally) = (segment.from, Tally::default());
+    for rows in rows {
+        let rows = rows.map_err(|error| damaged(error.to_string()))?;
+        next = count_rows(&rows, next, &mut tally).map_err(&damaged)?;
+        take(&rows)?;
+    }
+    if next != segment.to {
+        return Err(damaged(format!("it ends at record {next}, its name says {}", segment.to)));
+    }
+    Ok(tally)
+}
+
+/// Count rows by status, the first of which is to be record `next`; returns the record behind the last one.
+fn count_rows(rows: &RecordBatch, mut next: u64, tally: &mut Tally) -> Result<u64, String> {
+    let column = |name: &str| rows.column_by_name(name).ok_or(format!("it has no column {name}"));
+    let statuses = column("status")?.as_string_opt::<i32>().ok_or("its column status holds no strings")?;
+    let indices = column("record_index")?.as_primitive_opt::<Int64Type>();
+    let indices = indices.ok_or("its column record_index holds no numbers")?;
+    for (status, &index) in statuses.iter().zip(indices.values()) {
+        if u64::try_from(index) != Ok(next) {
+            return Err(format!("it has record {index} in the place of record {next}"));
+        }
+        let known = status.and_then(|status| Status::ALL.into_iter().find(|known| known.as_str() == status));
+        tally.count(known.ok_or_else(|| format!("it has a row of status {}", status.unwrap_or("null")))?);
+        next += 1;
+    }
+    Ok(next)
+}
+
+impl Output {
+    /// `checkpoints` without what is damaged of the shards that a worker `takes`: it is removed.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub(crate) fn sound(
+        &self,
+        mut checkpoints: Checkpoints,
+        takes: impl Fn(u64) -> bool,
+    ) -> Result<Checkpoints, SinkError> {
+        let parts: Vec<_> = checkpoints.parts().cloned().collect();
+        for part in parts.iter().filter(|part| shard_index(part).is_some_and(&takes)) {
+            for segment in checkpoints.chain(part) {
+                let Some(file) = self.read_if_any(&segment.name)? else {
+                    // another attempt has finished the shard
+                    checkpoints.forget(part, &segment);
+                    break;
+                };
+                let read = || read_segment(file, &segment, |what| what, |_| Ok(()));
+                // the Parquet library meets some damaged files with a panic
+                let read = catch_unwind(AssertUnwindSafe(read));
+                let read = read.unwrap_or_else(|_| Err("the Parquet library cannot read it".to_owned()));
+                if let Err(what) = read {
+                    tracing::warn!(
+                        checkpoint = segment.name,
+                        what,
+                        "a checkpoint is damaged: its records are scored again"
+                    );
+                    self.remove(std::slice::from_ref(&segment.name))?;
+                    checkpoints.forget(part, &segment);
+                    break;
+                }
+            }
+        }
+        Ok(checkpoints)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{Int64Array, StringArray};
+    use object_store::memory::InMemory;
+    use object_store::path::Path;
+    use parquet::arrow::ArrowWriter;
+    use parquet::file::metadata::KeyValue;
+
+    use super::*;
+
+    const PART: &str = "predictions/part-000003-0123456789ab.parquet";
+
+    fn file(records: std::ops::Range<i64>) -> Vec<u8> {
+        let statuses = StringArray::from_iter_values(records.clone().map(|_| "ok"));
+        let indices = Int64Array::from_iter_values(records);
+        let columns = [("record_index", Arc::new(indices) as _), ("status", Arc::new(statuses) as _)];
+        let rows = RecordBatch::try_from_iter(columns).expect("columns");
+        let mut file = Vec::new();
+        let mut writer = ArrowWriter::try_new(&mut file, rows.schema(), None).expect("a writer");
+        writer.write(&rows).expect("rows");
+        writer.flush().expect("a row group");
+        writer.sync().expect("to memory");
+        let body = Body::of(writer.inner()).to_string();
+        writer.append_key_value_metadata(KeyValue::new(BODY.to_owned(), body));
+        writer.close().expect("a footer");
+        file
+    }
+
+    #[test]
+    fn what_is_damaged_of_a_checkpoint_is_not_resumed_from() {
+        let runtime = tokio::runtime::Runtime::new().expect("runtime");
+        let sound = file(10..20);
+        let cut = sound[..sound.len() / 2].to_vec();
+        let changed = |at: usize| {
+            let mut changed = sound.clone();
+            changed[at] ^= 1;
+            changed
+        };
+        for (second, records) in [
+            (sound.clone(), 30),
+            (cut, 10),
+            (changed(sound.len() - 1), 10),
+            (changed(30), 10),
+            (changed(60), 10),
+            (file(10..19), 10),
+            (file(11..21), 10),
+            (b"PAR1".to_vec(), 10),
+            (Vec::new(), 10),
+        ] {
+            let root = Path::from("out");
+            let store = Arc::new(InMemory::new());
+            let output = Output::new(store, root, "out".to_owned(), None, runtime.handle().clone());
+            let mut names = Vec::new();
+            for (from, to, bytes) in [(0, 10, file(0..10)), (10, 20, second), (20, 30, file(20..30))] {
+                let name = Segment::new(PART, from, to, 0, "run").name;
+                assert!(output.create(&name, bytes).expect("stored"));
+                names.push(name);
+            }
+            let checkpoints = || Checkpoints::of(&names, "run");
+            let left = output.sound(checkpoints(), |index| index == 3).expect("readable");
+            assert_eq!(left.records(PART), records);
+            let is_there = output.read_if_any(&names[1]).expect("readable").is_some();
+            assert_eq!(is_there, records == 30, "what is damaged is removed");
+            // those of other workers are theirs
+            let left = output.sound(checkpoints(), |index| index == 4).expect("readable");
+            assert_eq!(left.records(PART), 30);
+        }
+    }
+}
