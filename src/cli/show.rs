@@ -11,7 +11,9 @@ use clap::Args;
 use sluice::error::{Error, SourceError};
 use sluice::finish::StoredManifest;
 use sluice::report::Latency;
-use sluice::sink::{AttemptNote, BATCHES, Checkpoints, Holdings, Output, PREDICTIONS, RUN, RunRecord};
+use sluice::sink::{
+    AttemptNote, BATCHES, Checkpoints, Holdings, MANIFEST, Output, PREDICTIONS, RUN, RunRecord,
+};
 use sluice::source::Stores;
 use sluice::state::RunState;
 
@@ -104,20 +106,20 @@ fn run_json(output: &Output, holdings: &Holdings) -> anyhow::Result<serde_json::
         serde_json::from_slice(&output.read(name)?)
             .with_context(|| format!("{} cannot be read", output.uri_of(name)))
     };
-    let (state, mut run) = if holdings.finished {
-        ("succeeded", read(MANIFEST)?)
-    } else if holdings.begun {
-        ("unfinished", read(RUN)?)
-    } else {
-        return Ok(serde_json::json!({ "state": "none" }));
+    let state = output.state()?;
+    let (word, mut run) = match state {
+        RunState::Succeeded(_) => ("succeeded", read(MANIFEST)?),
+        RunState::Failed(_) => ("too_many_errors", read(MANIFEST)?),
+        RunState::Unfinished if holdings.begun => ("unfinished", read(RUN)?),
+        RunState::Unfinished => return Ok(serde_json::json!({ "state": "none" })),
     };
     if let Some(run) = run.as_object_mut() {
         for list in ["parts", "batches", "record", "plan", "determinants"] {
             run.remove(list);
         }
-        run.insert("state".to_owned(), state.into());
+        run.insert("state".to_owned(), word.into());
         let run_id = run.get("run_id").and_then(|run_id| run_id.as_str()).unwrap_or_default().to_owned();
-        if !holdings.finished {
+        if matches!(state, RunState::Unfinished) {
             let notes = output.notes(holdings, &run_id)?.attempts;
             let notes: Vec<_> = notes.iter().map(AttemptNote::in_short).collect();
             run.insert("attempts".to_owned(), serde_json::json!(notes));
