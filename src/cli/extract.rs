@@ -1,6 +1,6 @@
 //! `sluice extract OUT KEY`: the image that a row is of, out of its shard.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -9,6 +9,7 @@ use sluice::error::{ConfigError, Error, SinkError};
 use sluice::extract::extract;
 use sluice::source::Stores;
 
+use super::print::print_as_is;
 use super::storage_runtime;
 
 /// Arguments of `sluice extract`.
@@ -26,7 +27,7 @@ pub struct ExtractArgs {
 /// Find the image and write its bytes as they are.
 pub fn run(args: &ExtractArgs) -> anyhow::Result<ExitCode> {
     let file = args.file.as_deref().filter(|file| *file != Path::new("-"));
-    if file.is_none() && args.file.is_none() && io::stdout().is_terminal() {
+    if file.is_none() && args.file.is_none() && std::io::stdout().is_terminal() {
         let message = "standard output is a terminal, which shows no images; name a file with -o".to_owned();
         return Err(Error::from(ConfigError::Argument { argument: "-o", message }).into());
     }
@@ -41,20 +42,11 @@ pub fn run(args: &ExtractArgs) -> anyhow::Result<ExitCode> {
     }
     let written = match file {
         Some(file) => std::fs::write(file, &found.bytes),
-        None => write_to_stdout(&found.bytes),
+        None => print_as_is(&found.bytes),
     };
     written.map_err(|error| {
         let uri = file.map_or("-".to_owned(), |file| file.display().to_string());
         Error::from(SinkError::Uri { uri, message: error.to_string() })
     })?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// A reader that has seen enough is no error.
-fn write_to_stdout(bytes: &[u8]) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    match out.write_all(bytes).and_then(|()| out.flush()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        written => written,
-    }
 }

@@ -7,6 +7,7 @@ mod diff;
 mod doctor;
 mod exit;
 mod extract;
+mod help;
 mod inspect;
 mod logging;
 mod parts;
@@ -14,6 +15,7 @@ mod print;
 mod progress;
 mod run;
 mod share;
+mod shells;
 mod show;
 mod summary;
 mod terminal;
@@ -37,7 +39,7 @@ use progress::Progress;
 
 /// Batch image scoring: shards from a bucket or a disk in, Parquet out.
 #[derive(Debug, Parser)]
-#[command(version, max_term_width = 100, after_help = exit::HELP)]
+#[command(version, max_term_width = 100, after_help = help::of_sluice())]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -49,25 +51,41 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Score the input and write predictions.
+    #[command(after_help = help::RUN)]
     Run(run::RunArgs),
     /// Validate a pipeline without running it, and print the resolved plan.
+    #[command(after_help = help::CHECK)]
     Check(PipelineArgs),
     /// Tell what is in an output: rows, statuses and reasons, labels, scores, latency.
+    #[command(after_help = help::SHOW)]
     Show(show::ShowArgs),
     /// Tell what is in a shard: format, records, sizes, the first bad record.
+    #[command(after_help = help::INSPECT)]
     Inspect(inspect::InspectArgs),
     /// Prove that an output is whole and as its run has written it: every row, every byte.
+    #[command(after_help = help::VERIFY)]
     Verify(verify::VerifyArgs),
-    /// Compare the scores of two outputs over the same input.
+    /// Compare what two outputs say of the same images.
+    #[command(after_help = help::DIFF)]
     Diff(diff::DiffArgs),
     /// Write the image that a row is of, out of its shard.
+    #[command(after_help = help::EXTRACT)]
     Extract(extract::ExtractArgs),
     /// Build a TensorRT engine from ONNX, with trtexec's options.
+    #[command(after_help = help::BUILD_ENGINE)]
     BuildEngine(build_engine::BuildEngineArgs),
     /// Measure every engine on this host: latency and images/s by batch size.
+    #[command(after_help = help::BENCH)]
     Bench(bench::BenchArgs),
     /// Tell which GPUs and libraries this host has, and which engines can run.
+    #[command(after_help = help::DOCTOR)]
     Doctor,
+    /// Print completions for a shell.
+    #[command(after_help = help::COMPLETIONS)]
+    Completions(shells::CompletionsArgs),
+    /// Print a manual page.
+    #[command(after_help = help::MAN)]
+    Man(shells::ManArgs),
 }
 
 /// A pipeline file and what the command line puts over it.
@@ -128,6 +146,8 @@ fn run_command(cli: &Cli, progress: &Progress) -> anyhow::Result<ExitCode> {
         Command::BuildEngine(args) => build_engine::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Doctor => doctor::run(),
+        Command::Completions(args) => shells::completions(args),
+        Command::Man(args) => shells::man(args),
     }
 }
 

@@ -11,14 +11,6 @@ pub fn print(text: &str) -> io::Result<()> {
     write_line(&printable(&text))
 }
 
-fn write_line(text: &str) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    match writeln!(out, "{text}").and_then(|()| out.flush()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        written => written,
-    }
-}
-
 /// The same for a JSON object, of several lines.
 pub fn print_json(object: &serde_json::Value) -> io::Result<()> {
     print_json_text(&serde_json::to_string_pretty(object).map_err(io::Error::other)?)
@@ -31,4 +23,17 @@ pub fn print_json_line(object: &serde_json::Value) -> io::Result<()> {
 
 fn print_json_text(text: &str) -> io::Result<()> {
     write_line(&printable_json(&message_without_secrets(text)))
+}
+
+fn write_line(text: &str) -> io::Result<()> {
+    print_as_is(format!("{text}\n").as_bytes())
+}
+
+/// Print `bytes` that are meant as they are, for a program.
+pub fn print_as_is(bytes: &[u8]) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(bytes).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written,
+    }
 }

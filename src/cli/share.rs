@@ -35,6 +35,12 @@ const PLATFORMS: [Platform; 4] = [
     Platform { index: "AWS_BATCH_JOB_ARRAY_INDEX", count: Some("AWS_BATCH_JOB_ARRAY_SIZE") },
 ];
 
+/// Names of the variables that say which worker this is.
+#[cfg(test)]
+pub fn variables() -> impl Iterator<Item = &'static str> {
+    PLATFORMS.iter().flat_map(|platform| [Some(platform.index), platform.count]).flatten()
+}
+
 impl ShareArgs {
     /// The share to score; `variable` looks into the environment.
     pub fn resolve(&self, variable: impl Fn(&str) -> Option<String>) -> Result<Share, ConfigError> {

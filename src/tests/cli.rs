@@ -8,6 +8,8 @@ mod extract;
 mod reports;
 #[path = "cli/scores.rs"]
 mod scores;
+#[path = "cli/shells.rs"]
+mod shells;
 mod support;
 
 use std::collections::BTreeMap;

@@ -1,0 +1,151 @@
+//! What `--help` says below the options: examples, and the environment variables that matter.
+
+/// Below the list of commands.
+pub fn of_sluice() -> String {
+    format!("{EXAMPLES}\n\n{}\n\n{ENVIRONMENT}", super::exit::HELP)
+}
+
+const EXAMPLES: &str = "Examples:
+  sluice run safety.toml --input 'gs://bucket/photos/*.tar' --output gs://bucket/safety/2026-11-23
+  sluice show gs://bucket/safety/2026-11-23 --failed
+  sluice completions bash > /etc/bash_completion.d/sluice
+  sluice help run";
+
+const ENVIRONMENT: &str = "Environment:
+  RUST_LOG                        level of the log: error, warn, info (default), debug, trace
+  NO_COLOR, CLICOLOR, CLICOLOR_FORCE, TERM=dumb
+                                  whether the log has colours; a dumb terminal gets no progress bar
+  GOOGLE_APPLICATION_CREDENTIALS  key file for gs://; without it the metadata server is asked
+  STORAGE_EMULATOR_HOST           address of an emulator of gs://
+  AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL, ...
+                                  for s3://; without keys the role of the instance or task is asked
+  AZURE_STORAGE_ACCOUNT_NAME, AZURE_STORAGE_ACCOUNT_KEY, AZURE_STORAGE_SAS_TOKEN, ...
+                                  for az://";
+
+pub const RUN: &str = "Examples:
+  sluice run safety.toml
+  sluice run safety.toml --input 'photos/*.tar' --output out/safety
+  sluice run safety.toml --limit 1000 --set engine.batch_size=64 --set output.scores=top5
+  sluice run safety.toml --shard-index 3 --num-shards 8
+
+Run the same command again to go on with a run that was interrupted or killed.
+
+Environment:
+  ORT_DYLIB_PATH           ONNX Runtime's library, libonnxruntime.so
+  SLUICE_CACHE_DIR         where built engines are kept (~/.cache/sluice)
+  SLUICE_TENSORRT_DIR      folder of TensorRT's libraries
+  SLUICE_ORT_TENSORRT_RTX  ONNX Runtime's plugin for TensorRT-RTX
+  JOB_COMPLETION_INDEX     number of this worker on Kubernetes, with --num-shards
+  BATCH_TASK_INDEX, BATCH_TASK_COUNT, CLOUD_RUN_TASK_INDEX, CLOUD_RUN_TASK_COUNT,
+  AWS_BATCH_JOB_ARRAY_INDEX, AWS_BATCH_JOB_ARRAY_SIZE
+                           number and count of workers on Google Batch, Cloud Run, AWS Batch
+  `sluice --help` lists those for stores and for the log.";
+
+pub const CHECK: &str = "Examples:
+  sluice check safety.toml
+  sluice check safety.toml --input 'photos/*.tar' --set preprocess.max_pixels=50000000
+
+Environment: as for `sluice run`.";
+
+pub const SHOW: &str = "Examples:
+  sluice show out/safety --rows 20
+  sluice show out/safety --failed 1000
+  sluice show gs://bucket/safety/2026-11-23 --json
+
+Environment: `sluice --help` lists what is for stores.";
+
+pub const INSPECT: &str = "Examples:
+  sluice inspect photos/000.tar
+  sluice inspect 'gs://bucket/photos/*.parquet' --image-key photo
+
+Environment: `sluice --help` lists what is for stores.";
+
+pub const VERIFY: &str = "Examples:
+  sluice verify out/safety
+  sluice verify gs://bucket/safety/2026-11-23
+
+Environment: `sluice --help` lists what is for stores.";
+
+pub const DIFF: &str = "Examples:
+  sluice diff out/yesterday out/today
+  sluice diff out/cpu out/gpu --tolerance 1e-3 --rows 50
+
+Exits with 0 if the outputs say the same of the same images, with 5 if not.
+
+Environment: `sluice --help` lists what is for stores.";
+
+pub const EXTRACT: &str = "Examples:
+  sluice extract out/safety 'photos/000.tar#17' -o image.jpg
+  sluice extract out/safety 'photos/000.tar#17' > image.jpg
+
+A name relative to a folder is looked for from there: call it where the run was called.
+
+Environment: `sluice --help` lists what is for stores.";
+
+pub const BUILD_ENGINE: &str = "Examples:
+  sluice build-engine --onnx model.onnx --saveEngine model.engine --shapes input_1:128x384x384x3
+  sluice build-engine --onnx model.onnx --saveEngine model.engine --minShapes x:1x3x224x224 --optShapes x:32x3x224x224 --maxShapes x:128x3x224x224
+
+Environment:
+  SLUICE_TENSORRT_DIR  folder of TensorRT's libraries";
+
+pub const BENCH: &str = "Examples:
+  sluice bench --onnx model.onnx --batch 10,32,128
+  sluice bench --onnx model.onnx --setups onnxruntime-cpu --iterations 20 --json figures.json
+
+Environment: as for `sluice run`.";
+
+pub const DOCTOR: &str = "Examples:
+  sluice doctor
+
+Environment: as for `sluice run`.";
+
+pub const COMPLETIONS: &str = "Examples:
+  sluice completions bash > /etc/bash_completion.d/sluice
+  sluice completions zsh > ~/.zfunc/_sluice
+  sluice completions fish > ~/.config/fish/completions/sluice.fish";
+
+pub const MAN: &str = "Examples:
+  sluice man > sluice.1
+  sluice man run > sluice-run.1";
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, Parser};
+
+    use super::super::Cli;
+
+    /// The words of a line as a shell would split it, up to a redirection.
+    fn words(line: &str) -> Vec<String> {
+        let words = line.split_whitespace().take_while(|word| *word != ">");
+        words.map(|word| word.trim_matches('\'').to_owned()).collect()
+    }
+
+    #[test]
+    fn every_command_has_examples_and_they_parse() {
+        let mut sluice = Cli::command();
+        sluice.build();
+        let helps = sluice.get_subcommands_mut().filter(|command| command.get_name() != "help");
+        let mut helps: Vec<_> = helps
+            .map(|command| (command.get_name().to_owned(), command.render_long_help().to_string()))
+            .collect();
+        helps.push(("sluice".to_owned(), sluice.render_long_help().to_string()));
+        assert!(helps.len() > 10);
+        for (name, help) in helps {
+            let examples: Vec<_> = help.lines().filter(|line| line.starts_with("  sluice ")).collect();
+            assert!(!examples.is_empty(), "{name} has no example:\n{help}");
+            for example in examples.into_iter().filter(|example| !example.contains("sluice help")) {
+                if let Err(error) = Cli::try_parse_from(words(example)) {
+                    panic!("{example}: {error}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_variable_that_says_which_worker_this_is_is_in_the_help() {
+        for variable in super::super::share::variables() {
+            assert!(super::RUN.contains(variable), "{variable}");
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! `sluice completions SHELL` and `sluice man [COMMAND]`: what a shell and a reader of manuals want to have.
+
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory, ValueEnum};
+use sluice::error::{ConfigError, Error};
+
+use super::Cli;
+use super::print::print_as_is;
+
+/// Arguments of `sluice completions`.
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    /// Shell to complete in.
+    shell: Shell,
+}
+
+/// Shells that are known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Shell {
+    Bash,
+    Zsh,
+    Fish,
+}
+
+/// Arguments of `sluice man`.
+#[derive(Debug, Args)]
+pub struct ManArgs {
+    /// Command to print the page of; without it that of sluice itself.
+    command: Option<String>,
+}
+
+/// Print the script that completes commands and options.
+pub fn completions(args: &CompletionsArgs) -> anyhow::Result<ExitCode> {
+    let shell = match args.shell {
+        Shell::Bash => clap_complete::Shell::Bash,
+        Shell::Zsh => clap_complete::Shell::Zsh,
+        Shell::Fish => clap_complete::Shell::Fish,
+    };
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "sluice", &mut script);
+    print_as_is(&script)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Print a manual page, as roff.
+pub fn man(args: &ManArgs) -> anyhow::Result<ExitCode> {
+    let mut sluice = Cli::command();
+    sluice.build();
+    let command = match &args.command {
+        None => sluice,
+        Some(name) => sluice.find_subcommand(name).cloned().ok_or_else(|| {
+            let message = format!("{name} is no command of sluice");
+            Error::from(ConfigError::Argument { argument: "COMMAND", message })
+        })?,
+    };
+    let mut page = Vec::new();
+    clap_mangen::Man::new(command).render(&mut page)?;
+    print_as_is(&page)?;
+    Ok(ExitCode::SUCCESS)
+}
