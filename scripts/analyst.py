@@ -132,6 +132,8 @@ def check_rows(checks, output):
             OR (status IN ('ok', 'invalid_score')) != (batch_id IS NOT NULL)"""
     )
     checks.check("scored rows have a top class, and rows a model has run on a batch", halves == 0, f"{halves} rows")
+    members = value(f"SELECT count(*) FROM {predictions} WHERE member IS NOT NULL AND shard NOT LIKE '%.t%'")
+    checks.check("only tars have members", members == 0, f"{members} rows")
     unexplained = value(f"SELECT count(*) FROM {predictions} WHERE (status = 'ok') != (error IS NULL)")
     checks.check("every failure, and nothing else, has a reason", unexplained == 0, f"{unexplained} rows")
 

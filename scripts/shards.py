@@ -26,7 +26,7 @@ import sys
 import tarfile
 from pathlib import Path
 
-EXTENSIONS = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+EXTENSIONS = {".bmp", ".dib", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 ROW_GROUP_ROWS = 100
 
 
@@ -48,7 +48,7 @@ def check_ids(images, format):
         if path.stem in seen:
             sys.exit(f"shards: {seen[path.stem]} and {path} have the same id")
         if format == "webdataset" and "." in path.stem:
-            sys.exit(f"shards: {path}: a WebDataset id ends at the first dot, so its stem may have none")
+            sys.exit(f"shards: {path}: a WebDataset sample's key ends at the first dot, so its stem may have none")
         seen[path.stem] = path
 
 

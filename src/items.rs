@@ -175,7 +175,8 @@ pub enum Status {
     Empty,
     /// The record carries no image at all: a null cell, an absent feature.
     MissingImage,
-    /// The container is damaged here: a checksum mismatch, a member cut short.
+    /// The container is damaged here, or holds something else than one image: a checksum mismatch, a member cut
+    /// short, several images in one record.
     CorruptRecord,
     /// The object named by a listing or a manifest is gone or may not be read.
     ReadError,

@@ -132,7 +132,7 @@ impl<R: Read> TfRecords<R> {
         let content = match image {
             Some(Value::Bytes(_, count)) if count > 1 => {
                 let message = format!("feature {key} holds {count} values, expected one image");
-                Err(Rejected::new(Status::MissingImage, message))
+                Err(Rejected::new(Status::CorruptRecord, message))
             }
             Some(Value::Bytes(bytes, _)) => {
                 image_content(detached(bytes, data.len()), self.options.max_image_bytes)
@@ -339,7 +339,7 @@ pub(super) mod tests {
         assert_eq!(first.image_id, "a");
         let reason = first.content.as_ref().expect_err("several");
         assert_eq!(reason.error, "feature image/encoded holds 3 values, expected one image");
-        assert_eq!((reason.status, status(&found[1])), (Status::MissingImage, Status::Ok));
+        assert_eq!((reason.status, status(&found[1])), (Status::CorruptRecord, Status::Ok));
     }
 
     #[test]

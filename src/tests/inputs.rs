@@ -1,10 +1,15 @@
 //! What of an input is a record: names, companions, containers and inputs without any.
 
+#[path = "support/gcs/mod.rs"]
+mod gcs;
 mod support;
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use gcs::Gcs;
 use support::*;
 
 /// Write a tar of `members` under their full names.
@@ -82,6 +87,71 @@ fn an_image_is_scored_whatever_it_is_called_in_folders_and_in_tars() {
         assert!(stdout(&shown).contains("skipped 5 that are no images"), "{}", stdout(&shown));
         assert_code(&command(&bench, &["verify", out]), 0);
     }
+}
+
+#[test]
+fn a_bucket_has_the_records_of_a_folder() {
+    let bench = Bench::new();
+    for (name, seed) in NAMES.iter().chain(&COMPANIONS).chain(&["_checkpoints/a.tar", ".hidden.png"]).zip(0..)
+    {
+        let path = bench.path("in").join(name);
+        fs::create_dir_all(path.parent().expect("a folder")).expect("folders");
+        fs::write(path, if NAMES.contains(name) { png(seed) } else { b"{}".to_vec() }).expect("a file");
+    }
+    let gcs = Gcs::start();
+    gcs.load_folder("data", &bench.path("in"));
+    let mut run = bench.command("run", "bucket", &["--input", "gs://data"]);
+    assert_code(&run.env("STORAGE_EMULATOR_HOST", gcs.url()).output().expect("starts"), 0);
+    assert_code(&bench.run("folder", &[]), 0);
+    let (bucket, folder) = (bench.rows("bucket"), bench.rows("folder"));
+    let stems = |rows: &[Row], root: &str| {
+        let mut stems: Vec<_> =
+            rows.iter().map(|row| (row.image_id.replace(root, ""), row.score_bits.clone())).collect();
+        stems.sort();
+        stems
+    };
+    assert_eq!(stems(&bucket, "gs://data/"), stems(&folder, "in/"));
+    assert_eq!(bucket.len(), NAMES.len());
+    let skipped = |out| bench.manifest(out)["summary"]["skipped"].clone();
+    assert_eq!(skipped("bucket"), skipped("folder"));
+    let mut run = bench.command("run", "none", &["--input", "gs://data/_check*/*"]);
+    let run = run.env("STORAGE_EMULATOR_HOST", gcs.url()).output().expect("starts");
+    assert_code(&run, 5);
+    let mut run = bench.command("run", "nothing", &["--input", "gs://data/none/"]);
+    assert_code(&run.env("STORAGE_EMULATOR_HOST", gcs.url()).output().expect("starts"), 3);
+}
+
+#[test]
+fn names_that_are_no_text_are_read() {
+    let bench = Bench::new();
+    for (name, seed) in [&b"a\xe9.png"[..], b"a\xe8.png", b"a\nb.png"].into_iter().zip(0..) {
+        fs::write(bench.path("in").join(OsStr::from_bytes(name)), png(seed)).expect("an image");
+    }
+    assert_code(&bench.run("out", &[]), 0);
+    let rows = bench.rows("out");
+    assert_eq!(ids(&rows), [(r"a\x0Ab.png", "ok"), (r"a\xE8.png", "ok"), (r"a\xE9.png", "ok")]);
+    assert_code(&command(&bench, &["verify", "out"]), 0);
+}
+
+#[test]
+fn a_manifest_keeps_ids_as_they_are_written_and_names_that_begin_with_a_hash() {
+    let bench = Bench::new();
+    for (name, seed) in [("#1.png", 1), ("2.png", 2)] {
+        fs::write(bench.path(name), png(seed)).expect("an image");
+    }
+    let lines = "# two images\n#1.png\n{\"uri\": \"2.png\", \"id\": 18446744073709551615}\n";
+    fs::write(bench.path("list.txt"), lines).expect("a manifest");
+    assert_code(&bench.run("out", &["--input", "list.txt"]), 0);
+    assert_eq!(ids(&bench.rows("out")), [("#1.png", "ok"), ("18446744073709551615", "ok")]);
+    assert_eq!(bench.manifest("out")["summary"]["skipped"]["comment"], 1);
+    fs::write(bench.path("list.txt"), "{\"uri\": \"2.png\", \"id\": 1e30}\n").expect("a manifest");
+    let refused = bench.run("refused", &["--input", "list.txt"]);
+    assert_code(&refused, 3);
+    assert!(
+        stderr(&refused).contains("line 1 has an id that is no integer of 64 bits"),
+        "{}",
+        stderr(&refused)
+    );
 }
 
 #[test]
