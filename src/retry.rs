@@ -121,6 +121,15 @@ pub(crate) fn may_get_better(error: &Error) -> bool {
     }
 }
 
+/// The last word of a chain of errors: what was answered, or why nothing was.
+pub(crate) fn cause(error: &Error) -> String {
+    let mut cause: &dyn StdError = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    cause.to_string()
+}
+
 /// Whether a cause of a failure says that nothing is to be had by trying again.
 fn is_final(cause: &(dyn StdError + 'static)) -> bool {
     // who cannot be reached has been tried for as long as it makes sense

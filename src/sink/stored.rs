@@ -29,6 +29,7 @@ use crate::items::{ShardFormat, ShardRef};
 use crate::plan::hex;
 use crate::report::{PartReport, Tally};
 use crate::retry::again;
+use crate::source::Ascending;
 
 /// An object of an output.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -220,7 +221,16 @@ impl Output {
         let listing = || async {
             let mut holdings = Holdings::default();
             let mut objects = self.store().list(Some(self.root()));
+            // the names in a local folder come in any order
+            let mut order = (!self.is_local()).then(Ascending::default);
             while let Some(object) = objects.next().await {
+                if let (Ok(object), Some(order)) = (&object, &mut order) {
+                    let key = object.location.as_ref();
+                    order.accept(key).map_err(|what| object_store::Error::Generic {
+                        store: "listing",
+                        source: what.into(),
+                    })?;
+                }
                 match object {
                     Ok(object) => holdings.add(&self.name_of(&object.location), object.size),
                     Err(object_store::Error::NotFound { .. }) => {}

@@ -13,9 +13,11 @@ use crate::items::{ManifestEntry, ObjectRef};
 use crate::retry::again;
 use crate::sniff::{self, Content};
 
+use super::answer_length::ObjectRead;
 use super::files::object_fault;
 use super::object::{check_unchanged, strong_tag};
 use super::odd_file::OddFile;
+use super::own_trouble::own_trouble;
 use super::store::{Location, Stores};
 
 /// First bytes by which an image is told.
@@ -40,7 +42,10 @@ pub(super) fn look_at_all(stores: &Stores, entries: &[ManifestEntry]) -> Result<
             Err(_) => return Ok(true),
         };
         match begins_as_image(&location, &entry.object).await {
-            Err(error) if object_fault(&error, &entry.object, Some(location.kind)).is_none() => {
+            Err(error)
+                if object_fault(&error, &entry.object, Some(location.kind)).is_none()
+                    && own_trouble(&error).is_none() =>
+            {
                 Err(location.error(error))
             }
             looked => Ok(looked.unwrap_or(true)),
@@ -59,6 +64,7 @@ pub(super) async fn begins_as_image(location: &Location, known: &ObjectRef) -> o
     let options = GetOptions {
         range: Some((0..end).into()),
         if_match: known.version.as_deref().and_then(strong_tag),
+        extensions: ObjectRead { most_bytes: end }.extensions(),
         ..GetOptions::default()
     };
     let ask = || async {

@@ -25,7 +25,7 @@ const BUFFER_BYTES: usize = 64 << 10;
 
 /// Largest zstd window, as a power of two: what `zstd --long` uses and its command line accepts
 /// by default. A frame header may ask for up to 2 TiB, which nothing in an image shard justifies.
-const ZSTD_WINDOW_LOG_MAX: u32 = 27;
+pub(super) const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 
 /// Times its packed size that a file may unpack to, once that is more than [`FREE_BYTES`]. Encoded images hardly
 /// shrink at all, and uncompressed bitmaps of drawings 50 times; gzip can pack a thousand bytes into one,

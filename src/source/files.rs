@@ -8,7 +8,9 @@
 //! - What is wrong with one object (gone, denied, replaced since it was listed, named impossibly)
 //!   is that record's reason; a bucket or disk that fails ends the shard. Web servers are as many
 //!   as a manifest names, so whatever one of them answers is the record's own trouble.
-//! - An object over the size limit is told by its headers and not downloaded.
+//! - An object over the size limit is told by its headers and not downloaded; where they tell no size, it is
+//!   downloaded up to the limit.
+//! - What is stored packed for the way (Content-Encoding, as `gsutil -z` does it) is unpacked, up to the limit, too.
 
 use std::collections::VecDeque;
 use std::io;
@@ -16,19 +18,22 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use object_store::GetOptions;
+use object_store::{GetOptions, GetResult};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 
 use crate::error::{ReadError, SourceError, StorageError, WrongChecksum};
 use crate::items::{ManifestEntry, ObjectRef, RawRecord, Rejected, Status};
-use crate::retry::again;
+use crate::retry::{again, cause};
 
+use super::answer_length::{LengthUnknown, ObjectRead, SentUnpacked};
 use super::companions::{self, HEAD_BYTES, is_image};
+use super::content_encoding::{Encoding, longer_than};
 use super::format::{image_content, too_large};
 use super::http_checks::ObjectCrc32c;
 use super::object::{check_unchanged, strong_tag, version_of};
 use super::odd_file::OddFile;
+use super::own_trouble::own_trouble;
 use super::skips::Skips;
 use super::store::{Location, StoreKind, Stores};
 
@@ -75,10 +80,12 @@ type Settled = (ManifestEntry, Option<Result<Bytes, Rejected>>);
 
 enum Fetched {
     /// With the room they take, if they were fetched ahead.
-    Bytes(Bytes, Option<OwnedSemaphorePermit>),
+    Bytes(Bytes, Encoding, Option<OwnedSemaphorePermit>),
     TooLarge {
         image_bytes: u64,
     },
+    /// Its server did not say how long it is, and it is longer than an image may be.
+    Endless,
     /// A companion that is no image.
     NoImage,
 }
@@ -148,15 +155,20 @@ impl FileRecords {
         };
         let content = match self.stores.runtime().block_on(task).unwrap_or_else(|error| Err(error.into())) {
             Ok(Fetched::NoImage) => None,
-            Ok(Fetched::Bytes(bytes, room)) => {
+            Ok(Fetched::Bytes(bytes, encoding, room)) => {
                 drop(room);
-                Some(image_content(bytes, self.max_image_bytes))
+                let unpacked = encoding.unpacked(bytes, self.max_image_bytes);
+                Some(unpacked.and_then(|bytes| image_content(bytes, self.max_image_bytes)))
             }
+            Ok(Fetched::Endless) => Some(Err(longer_than(self.max_image_bytes))),
             Ok(Fetched::TooLarge { image_bytes }) => Some(Err(too_large(image_bytes, self.max_image_bytes))),
             Err(source) => match object_fault(&source, &entry.object, kind) {
                 Some(what) => Some(Err(unreadable(&entry, &what))),
                 None if kind == Some(StoreKind::Http) => Some(Err(unreadable(&entry, &cause(&source)))),
-                None => return Err(StorageError { uri: entry.object.uri, source }.into()),
+                None => match own_trouble(&source) {
+                    Some(what) => Some(Err(unreadable(&entry, &what))),
+                    None => return Err(StorageError { uri: entry.object.uri, source }.into()),
+                },
             },
         };
         Ok((entry, content))
@@ -239,23 +251,27 @@ async fn fetch(
         return Ok(Fetched::NoImage);
     }
     let (Location { kind, store, path, .. }, known) = (location, entry.object);
-    let options =
-        GetOptions { if_match: known.version.as_deref().and_then(strong_tag), ..GetOptions::default() };
-    // a web server is asked once: there may be any number of them, each with its own troubles
+    let options = GetOptions {
+        if_match: known.version.as_deref().and_then(strong_tag),
+        extensions: ObjectRead { most_bytes: max_image_bytes }.extensions(),
+        ..GetOptions::default()
+    };
+    // a web server is asked once for what it would only say again: there may be any number of them
     let ask = || async {
         let answer = store.get_opts(&path, options.clone()).await?;
-        check_unchanged(kind, &answer.meta, known.size_bytes, known.version.as_deref())?;
+        let size = told_size(&answer).and(known.size_bytes);
+        check_unchanged(kind, &answer.meta, size, known.version.as_deref())?;
         Ok(answer)
     };
     let answer = if kind == StoreKind::Http { ask().await? } else { again(ask).await? };
-    let (image_bytes, version) = (answer.meta.size, version_of(kind, &answer.meta));
-    if image_bytes > max_image_bytes {
+    let (size, version) = (told_size(&answer), version_of(kind, &answer.meta));
+    if let Some(image_bytes) = size.filter(|size| *size > max_image_bytes) {
         return Ok(Fetched::TooLarge { image_bytes });
     }
-    let room = gate.pass(image_bytes).await;
+    let room = gate.pass(size.unwrap_or(max_image_bytes)).await;
     // the first answer has waited for room; what is wrong with it is asked for again
     let mut first = Some(answer);
-    let bytes = again(|| {
+    let fetched = again(|| {
         let answer = first.take();
         let (store, path, options, version) = (&store, &path, &options, version.as_deref());
         async move {
@@ -263,18 +279,34 @@ async fn fetch(
                 Some(answer) => answer,
                 None => store.get_opts(path, options.clone()).await?,
             };
-            check_unchanged(kind, &answer.meta, Some(image_bytes), version)?;
+            check_unchanged(kind, &answer.meta, told_size(&answer).and(size), version)?;
+            let is_sent_as_stored = answer.extensions.get::<SentUnpacked>().is_none();
+            let expected = told_size(&answer).or(known.size_bytes.filter(|_| is_sent_as_stored));
             let stored = answer.extensions.get().copied();
+            let encoding = Encoding::of(&answer.attributes);
             let bytes = answer.bytes().await?;
-            if bytes.len() as u64 != image_bytes {
-                let message = format!("{} bytes came of {image_bytes}", bytes.len());
+            if bytes.len() as u64 > max_image_bytes && expected.is_none() {
+                return Ok(None);
+            }
+            if let Some(expected) = expected
+                && bytes.len() as u64 != expected
+            {
+                let message = format!("{} bytes came of {expected}", bytes.len());
                 return Err(object_store::Error::Generic { store: "read", source: message.into() });
             }
             check_sum(&bytes, stored)?;
-            Ok(bytes)
+            Ok(Some((bytes, encoding)))
         }
     });
-    Ok(Fetched::Bytes(bytes.await?, room))
+    Ok(match fetched.await? {
+        Some((bytes, encoding)) => Fetched::Bytes(bytes, encoding, room),
+        None => Fetched::Endless,
+    })
+}
+
+/// How long the answer says that it is.
+fn told_size(answer: &GetResult) -> Option<u64> {
+    answer.extensions.get::<LengthUnknown>().is_none().then_some(answer.meta.size)
 }
 
 /// The same for a file under a name that no store can address.
@@ -294,7 +326,7 @@ async fn fetch_file(
     }
     let room = gate.pass(image_bytes).await;
     let bytes = tokio::task::spawn_blocking(move || file.read(image_bytes)).await??;
-    Ok(Fetched::Bytes(bytes, room))
+    Ok(Fetched::Bytes(bytes, Encoding::default(), room))
 }
 
 /// Compare an image with the checksum that its store told. Where the connection broke, its rest has come as an
@@ -307,15 +339,6 @@ fn check_sum(bytes: &Bytes, stored: Option<ObjectCrc32c>) -> object_store::Resul
     }
     let source = WrongChecksum { found, expected }.into();
     Err(object_store::Error::Generic { store: "read", source })
-}
-
-/// The last word of a chain of errors: what was answered, or why nothing was.
-fn cause(error: &object_store::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(deeper) = cause.source() {
-        cause = deeper;
-    }
-    cause.to_string()
 }
 
 fn unreadable(entry: &ManifestEntry, what: &str) -> Rejected {
@@ -376,6 +399,7 @@ fn is_folder_gone(object: &ObjectRef, kind: Option<StoreKind>) -> bool {
 mod tests {
     use super::super::store::tests::local_stores;
     use super::*;
+    use crate::config::StorageSection;
 
     fn entry(uri: String, size_bytes: Option<u64>, version: Option<&str>) -> ManifestEntry {
         let version = version.map(str::to_owned);
@@ -474,7 +498,9 @@ mod tests {
 
     #[test]
     fn a_web_server_that_does_not_answer_costs_its_records_only() {
-        let (_runtime, stores) = local_stores();
+        let (runtime, _) = local_stores();
+        let storage = StorageSection { retry_seconds: 0.2, ..StorageSection::default() };
+        let stores = Stores::with(runtime.handle().clone(), storage);
         let folder = tempfile::tempdir().expect("folder");
         let here = format!("{}/a.jpg", folder.path().display());
         std::fs::write(&here, b"image").expect("write");

@@ -18,6 +18,7 @@ use super::column_windows::ColumnWindows;
 use super::compression::{decompressed, decompressed_records};
 use super::files::FileRecords;
 use super::object::Object;
+use super::own_trouble::own_trouble;
 use super::parquet::ParquetRecords;
 use super::parquet_footer;
 use super::skips::Skips;
@@ -229,7 +230,7 @@ impl Iterator for Blamed {
             Some(Err(error)) => Some(Err(blame(&self.object, error))),
             None if !self.ended => {
                 self.ended = true;
-                self.object.check(false).err().map(|error| Err(error.into()))
+                self.object.check(false).err().map(|error| Err(of_store(error)))
             }
             item => item,
         }
@@ -239,14 +240,23 @@ impl Iterator for Blamed {
 /// The store's error where there was one, also if it sent other bytes than it has; else `error`.
 fn blame(object: &Object, error: ReadError) -> ReadError {
     let fault = object.take_fault().or_else(|| object.check(true).err());
-    fault.map_or(error, ReadError::Storage)
+    fault.map_or(error, of_store)
+}
+
+/// What is the object's own trouble is damage of its shard: the next attempt would find it again.
+fn of_store(error: StorageError) -> ReadError {
+    match own_trouble(&error.source) {
+        Some(what) => ReadError::Corrupt(format!("it cannot be read as its store sends it: {what}")),
+        None => ReadError::Storage(error),
+    }
 }
 
 /// An object that cannot even be resolved is no more the data's fault than one that cannot be
 /// reached.
 fn unreadable(error: SourceError) -> ReadError {
     match error {
-        SourceError::Storage(error) | SourceError::Garbled { error, .. } => ReadError::Storage(error),
+        SourceError::Storage(error) => of_store(error),
+        SourceError::Garbled { error, .. } => ReadError::Storage(error),
         SourceError::Uri { uri, message }
         | SourceError::NoInput { uri, message }
         | SourceError::Changed { shard: uri, message } => {

@@ -4,8 +4,10 @@
 //!   was asked for is handed on ([`ObjectCrc32c`]), for whoever reads all ranges.
 //! - A request that creates something if there is nothing is repeated when its answer was lost: it then
 //!   finds what it has made. `object_store` repeats only what HTTP calls safe.
-//! - Of the answer to a range no more is taken than it announces, of an error no more than its words.
-//! - A server that has never answered is given up early ([`NoAnswer`]).
+//! - Of an answer no more is taken than it announces, of an error no more than its words.
+//! - An object comes as it is stored: Google unpacks what `gsutil -z` has packed for whoever does not ask for that, and
+//!   sends it without a length.
+//! - A server that has never answered is given up early ([`NoAnswer`]), a web server also later ([`Outage`]).
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -15,7 +17,7 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, StatusCode, Uri};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use http_body::{Body, Frame};
 use object_store::ClientOptions;
 use object_store::client::{
@@ -25,7 +27,9 @@ use object_store::client::{
 
 use crate::error::{NoAnswer, WrongChecksum};
 
+use super::answer_length::{ObjectRead, bounded, limited_words};
 use super::error_bodies::reduced;
+use super::outage::{GivenUp, Outage};
 
 /// Checksum of a whole object (CRC-32C, Castagnoli), as its store told it beside a range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +41,10 @@ pub(super) struct ObjectCrc32c(pub u32);
 pub(super) struct CheckedConnector {
     /// How long a server is asked that has not answered once.
     pub first_answer_within: Duration,
+    /// How long a server may fail before each further request is made once; `None` for ever.
+    pub give_up_after: Option<Duration>,
+    /// What is asked for as the encoding of an object; `None` where stores send what they have, and sign requests.
+    pub accept_encoding: Option<&'static str>,
 }
 
 impl HttpConnector for CheckedConnector {
@@ -52,6 +60,7 @@ struct Checked {
     has_answered: AtomicBool,
     /// When a request first reached nobody.
     unreached_since: OnceLock<Instant>,
+    outage: Outage,
     /// Objects whose last answer was whole and wrong, until that is told.
     wrong: WrongAnswers,
 }
@@ -66,7 +75,26 @@ const MAX_WRONG_ANSWERS: usize = 256;
 impl Checked {
     fn new(inner: HttpClient, connector: CheckedConnector) -> Self {
         let (has_answered, unreached_since) = (AtomicBool::new(false), OnceLock::new());
-        Self { inner, connector, has_answered, unreached_since, wrong: WrongAnswers::default() }
+        let outage = Outage::new(connector.give_up_after);
+        Self { inner, connector, has_answered, unreached_since, outage, wrong: WrongAnswers::default() }
+    }
+
+    /// An error that is not repeated, where the server has failed for too long.
+    fn given_up(&self, error: HttpError) -> HttpError {
+        let is_for_the_moment = matches!(
+            error.kind(),
+            HttpErrorKind::Connect
+                | HttpErrorKind::Request
+                | HttpErrorKind::Timeout
+                | HttpErrorKind::Interrupted
+        );
+        match is_for_the_moment.then(|| self.outage.goes_on(Instant::now())).flatten() {
+            Some(lasting) => {
+                let error = GivenUp { seconds: lasting.as_secs(), last: error.to_string() };
+                HttpError::new(HttpErrorKind::Unknown, error)
+            }
+            None => error,
+        }
     }
 
     /// What is to be said of a server that could not be reached: `object_store` does not repeat it.
@@ -92,7 +120,11 @@ impl Checked {
 
 #[async_trait::async_trait]
 impl HttpService for Checked {
-    async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+    async fn call(&self, mut request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        let read = request.extensions().get::<ObjectRead>().copied();
+        if let Some(encoding) = self.connector.accept_encoding.filter(|_| read.is_some()) {
+            request.headers_mut().insert(http::header::ACCEPT_ENCODING, HeaderValue::from_static(encoding));
+        }
         let (is_get, may_repeat) = (request.method() == Method::GET, creates(&request));
         let uri = request.uri().clone();
         if is_get && asks_for_nothing(request.headers()) {
@@ -102,6 +134,7 @@ impl HttpService for Checked {
             }
         }
         let answer = self.inner.execute(request).await.map_err(|error| self.no_answer(&uri, error));
+        let answer = answer.map_err(|error| self.given_up(error));
         let mut response = answer.map_err(|error| match error.kind() {
             HttpErrorKind::Timeout | HttpErrorKind::Interrupted | HttpErrorKind::Unknown
                 if may_repeat && !is_no_answer(&error) =>
@@ -112,6 +145,14 @@ impl HttpService for Checked {
         })?;
         self.has_answered.store(true, Relaxed);
         let status = response.status();
+        if is_for_the_moment(status) {
+            if let Some(lasting) = self.outage.goes_on(Instant::now()) {
+                let error = GivenUp { seconds: lasting.as_secs(), last: status.to_string() };
+                return Err(HttpError::new(HttpErrorKind::Unknown, error));
+            }
+        } else {
+            self.outage.ended();
+        }
         if status.is_client_error() || status.is_server_error() {
             let (head, body) = response.into_parts();
             let text = reduced(body).await + credentials_advice(uri.path());
@@ -126,15 +167,13 @@ impl HttpService for Checked {
                 response = response.map(|inner| HttpResponseBody::new(body(inner)));
             }
         }
-        if status == StatusCode::PARTIAL_CONTENT
-            && let Some(announced) = announced_bytes(response.headers())
-        {
-            // one byte more tells who reads it that something is wrong
-            let left = announced.saturating_add(1);
-            response = response.map(|inner| HttpResponseBody::new(LimitedBody { inner, left }));
-        }
-        Ok(response)
+        if is_get { bounded(response, read, &uri).await } else { Ok(limited_words(response)) }
     }
+}
+
+/// Whether `object_store` repeats a request for this answer.
+fn is_for_the_moment(status: StatusCode) -> bool {
+    status.is_server_error() || matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT)
 }
 
 fn is_no_answer(error: &HttpError) -> bool {
@@ -164,13 +203,6 @@ fn asks_for_nothing(headers: &HeaderMap) -> bool {
     bounds.and_then(|(first, last)| Some(number(first)? > number(last)?)).unwrap_or(false)
 }
 
-/// Length of the range that an answer says it is.
-fn announced_bytes(headers: &HeaderMap) -> Option<u64> {
-    let range = headers.get(http::header::CONTENT_RANGE)?.to_str().ok()?;
-    let (first, last) = range.trim().strip_prefix("bytes ")?.split_once('/')?.0.split_once('-')?;
-    last.parse::<u64>().ok()?.checked_sub(first.parse().ok()?)?.checked_add(1)
-}
-
 /// Whether the request makes something only where there is nothing, begins an upload, or removes.
 fn creates(request: &HttpRequest) -> bool {
     let is = |name: &str, value: &str| request.headers().get(name).is_some_and(|found| found == value);
@@ -186,8 +218,8 @@ fn creates(request: &HttpRequest) -> bool {
 
 /// The checksum of the object as it is stored; `None` where it is sent otherwise, unpacked on the way.
 fn stored_crc32c(headers: &HeaderMap) -> Option<u32> {
-    let stored = headers.get("x-goog-stored-content-encoding");
-    if stored.is_some_and(|encoding| encoding != "identity") {
+    let stored = headers.get("x-goog-stored-content-encoding").filter(|encoding| *encoding != "identity");
+    if stored != headers.get(http::header::CONTENT_ENCODING) {
         return None;
     }
     let hashes = headers.get_all("x-goog-hash").into_iter().filter_map(|value| value.to_str().ok());
@@ -254,37 +286,6 @@ impl Body for CheckedBody {
     }
 }
 
-/// The beginning of an answer.
-struct LimitedBody {
-    inner: HttpResponseBody,
-    /// Bytes that may yet come.
-    left: u64,
-}
-
-impl Body for LimitedBody {
-    type Data = Bytes;
-    type Error = HttpError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, HttpError>>> {
-        if self.left == 0 {
-            return Poll::Ready(None);
-        }
-        let frame = ready!(Pin::new(&mut self.inner).poll_frame(context));
-        let Some(Ok(frame)) = frame else { return Poll::Ready(frame) };
-        Poll::Ready(Some(Ok(match frame.into_data() {
-            Ok(mut data) => {
-                data.truncate(usize::try_from(self.left).unwrap_or(usize::MAX));
-                self.left -= data.len() as u64;
-                Frame::data(data)
-            }
-            Err(frame) => frame,
-        })))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -306,7 +307,9 @@ mod tests {
         let md5 = ("x-goog-hash", "md5=JfnnlDI7RTiF9RgfG2JNCw==");
         assert_eq!(stored_crc32c(&headers(&[md5, crc])), Some(0xe306_9283));
         assert_eq!(stored_crc32c(&headers(&[md5])), None);
-        assert_eq!(stored_crc32c(&headers(&[crc, ("x-goog-stored-content-encoding", "gzip")])), None);
+        let stored = ("x-goog-stored-content-encoding", "gzip");
+        assert_eq!(stored_crc32c(&headers(&[crc, stored])), None);
+        assert_eq!(stored_crc32c(&headers(&[crc, stored, ("content-encoding", "gzip")])), Some(0xe306_9283));
         assert_eq!(stored_crc32c(&headers(&[("x-goog-hash", "crc32c=AAAA")])), None);
     }
 
@@ -323,7 +326,12 @@ mod tests {
 
     fn checked(told: Vec<Result<HttpResponse, HttpError>>) -> Checked {
         let inner = HttpClient::new(Told(Mutex::new(told)));
-        Checked::new(inner, CheckedConnector { first_answer_within: Duration::ZERO })
+        let connector = CheckedConnector {
+            first_answer_within: Duration::ZERO,
+            give_up_after: Some(Duration::from_secs(60)),
+            accept_encoding: None,
+        };
+        Checked::new(inner, connector)
     }
 
     fn get(url: &str) -> HttpRequest {
@@ -354,19 +362,6 @@ mod tests {
         kind().expect("an answer");
         for _ in 0..2 {
             assert_eq!(kind().expect_err("refused").0, HttpErrorKind::Connect);
-        }
-    }
-
-    #[test]
-    fn an_answer_to_a_range_is_cut_behind_what_it_announces() {
-        let answer = |range: &str| {
-            let answer = http::Response::builder().status(206).header("content-range", range);
-            Ok(answer.body(Bytes::from(vec![7; 1000]).into()).expect("an answer"))
-        };
-        let server = checked(vec![answer("bytes 10-19/5000"), answer("bytes 10-1009/5000")]);
-        for expected in [11, 1000] {
-            let body = wait(async { server.call(get("http://h/a")).await?.into_body().bytes().await });
-            assert_eq!(body.expect("a body").len(), expected);
         }
     }
 

@@ -18,9 +18,11 @@
 //!
 //! Knows nothing of pixels: an image is a run of bytes no longer than `max_image_bytes`.
 
+mod answer_length;
 mod column_windows;
 mod companions;
 mod compression;
+mod content_encoding;
 pub mod detect;
 mod disk;
 mod environment;
@@ -38,6 +40,8 @@ mod names;
 mod naming;
 mod object;
 mod odd_file;
+mod outage;
+mod own_trouble;
 mod parquet;
 mod parquet_columns;
 mod parquet_deltas;
@@ -58,6 +62,7 @@ pub use detect::SNIFF_BYTES;
 pub use format::{OpenedShard, ReadOptions, Records, check_fit, open_shard};
 pub use input::input_around;
 pub use listing::{ShardList, list_shards};
+pub(crate) use names::Ascending;
 pub use object::{Object, ObjectReader};
 pub use read_ahead::{ReadAhead, run};
 pub use skips::Skips;

@@ -6,9 +6,11 @@
 //! - Patterns and hidden names are judged by who asks; what they rule out is not even listed, as far as that can
 //!   be told from a prefix of a bucket's keys, or from a folder's name.
 //! - Held at any time: one folder's names, or one page.
+//! - A listing whose keys do not ascend is refused ([`Ascending`]): somebody would be scored twice, or for ever.
 //! - A key that `object_store` cannot address fails the page that it stands in. The page is then asked for in
 //!   ever smaller pieces, down to that key, which is passed over together with what else begins as badly.
 
+use std::collections::HashSet;
 use std::fs::Metadata;
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
@@ -79,6 +81,8 @@ pub(super) fn names(stores: &Stores, input: &Input) -> Names {
         next: Some(Place::default()),
         size: PageSize::Full,
         passed_over: None,
+        order: Ascending::default(),
+        empty_since: HashSet::new(),
     })
 }
 
@@ -210,6 +214,9 @@ struct Pages {
     size: PageSize,
     /// What was passed over last. Nothing up to here is found again.
     passed_over: Option<String>,
+    order: Ascending,
+    /// Tokens since the last page that held a key.
+    empty_since: HashSet<String>,
 }
 
 /// Where a page begins.
@@ -267,8 +274,17 @@ impl Pages {
             self.stores.wait(StoreKind::Bucket, again(|| self.store.list_paginated(prefix, options.clone())));
         let error = match listed {
             Ok(page) => {
+                let token = page.page_token.filter(|token| !token.is_empty());
+                if page.result.objects.is_empty() {
+                    let is_new = token.as_ref().is_none_or(|token| self.empty_since.insert(token.clone()));
+                    if !is_new || self.empty_since.len() > MAX_EMPTY_PAGES {
+                        return Some(Err(self.refused("its pages lead back to each other and hold no key")));
+                    }
+                } else {
+                    self.empty_since.clear();
+                }
                 self.page = page.result.objects.into_iter();
-                self.next = page.page_token.map(|token| Place { token: Some(token), behind: None });
+                self.next = token.map(|token| Place { token: Some(token), behind: None });
                 self.size = self.size.after_success();
                 return Some(Ok(None));
             }
@@ -291,6 +307,55 @@ impl Pages {
         self.size = PageSize::Widening(1);
         self.passed_over = Some(behind);
         Some(Ok(Some(Listed::Passed(naming::UNADDRESSABLE, escaped(bad.as_bytes())))))
+    }
+}
+
+impl Pages {
+    /// The listing is none that can be gone by.
+    fn refused(&self, what: &str) -> SourceError {
+        let message = format!("the store's listing cannot be used: {what}");
+        SourceError::Uri { uri: self.uri.clone(), message }
+    }
+}
+
+/// Pages in a row that hold no key, which stores send where much was removed.
+const MAX_EMPTY_PAGES: usize = 10_000;
+
+/// Sees to it that keys ascend, so that none comes twice, whatever the tokens of its store lead to.
+///
+/// Stores list in the order of bytes, and those that keep folders folder by folder, as if a slash came before every
+/// other character. One listing keeps one of the orders from its start to its end.
+#[derive(Debug)]
+pub(crate) struct Ascending {
+    last: Option<String>,
+    by_bytes: bool,
+    by_folders: bool,
+}
+
+impl Default for Ascending {
+    fn default() -> Self {
+        Self { last: None, by_bytes: true, by_folders: true }
+    }
+}
+
+impl Ascending {
+    /// Take note of the next key.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn accept(&mut self, key: &str) -> Result<(), String> {
+        if let Some(last) = &self.last {
+            if last == key {
+                return Err(format!("it names {key:?} twice"));
+            }
+            self.by_bytes &= last.as_str() < key;
+            self.by_folders &= last.split('/').lt(key.split('/'));
+            if !self.by_bytes && !self.by_folders {
+                return Err(format!("it names {key:?} behind {last:?}, and keys must ascend"));
+            }
+        }
+        self.last = Some(key.to_owned());
+        Ok(())
     }
 }
 
@@ -320,6 +385,12 @@ impl Iterator for Pages {
                 let key = meta.location.as_ref();
                 if self.passed_over.as_ref().is_some_and(|last| key <= last.as_str()) {
                     continue;
+                }
+                if let Err(what) = self.order.accept(key) {
+                    self.next = None;
+                    let error = self.refused(&what);
+                    self.page = Vec::new().into_iter();
+                    return Some(Err(error));
                 }
                 let Some(name) = key.strip_prefix(&self.base_key).filter(|name| !name.is_empty()) else {
                     continue;
@@ -423,6 +494,8 @@ mod tests {
             next: Some(Place::default()),
             size: PageSize::Full,
             passed_over: None,
+            order: Ascending::default(),
+            empty_since: HashSet::new(),
         };
         Listing { pages, count, _runtime: runtime }
     }
@@ -436,6 +509,64 @@ mod tests {
                 Listed::Named(_) => panic!("a bucket only finds names"),
             })
             .collect()
+    }
+
+    #[test]
+    fn keys_ascend_by_bytes_or_by_folders_and_never_come_twice() {
+        let accepted = |keys: &[&str]| {
+            let mut order = Ascending::default();
+            keys.iter().try_for_each(|key| order.accept(key)).is_ok()
+        };
+        assert!(accepted(&["a", "a-b/c", "a/b", "b"]));
+        assert!(accepted(&["a", "a/b", "a-b/c", "b"]), "folder by folder");
+        for keys in [&["a", "a"][..], &["b", "a"], &["a-b/c", "a/b", "a-b/d"], &["a/b", "a-b/c", "a/c"]] {
+            assert!(!accepted(keys), "{keys:?}");
+        }
+    }
+
+    /// A store with one answer for each token.
+    struct Told(Vec<(Option<&'static str>, &'static [&'static str], &'static str)>);
+
+    #[async_trait::async_trait]
+    impl PaginatedListStore for Told {
+        async fn list_paginated(
+            &self,
+            _: Option<&str>,
+            options: PaginatedListOptions,
+        ) -> object_store::Result<PaginatedListResult> {
+            let token = options.page_token.as_deref();
+            let (_, keys, next) = self.0.iter().find(|(of, ..)| *of == token).expect("a page");
+            let store = object_store::memory::InMemory::new();
+            let mut objects = Vec::new();
+            for key in *keys {
+                let location = object_store::path::Path::parse(key)?;
+                store.put(&location, vec![0; 1].into()).await?;
+                objects.push(store.head(&location).await?);
+            }
+            let result = ListResult { objects, common_prefixes: Vec::new(), extensions: Default::default() };
+            Ok(PaginatedListResult { result, page_token: Some((*next).to_owned()) })
+        }
+    }
+
+    #[test]
+    fn a_listing_that_leads_back_ends_with_an_error() {
+        for (pages, found_before, expected) in [
+            (vec![(None, &["a", "b"][..], "1"), (Some("1"), &["b", "c"], "")], 2, "\"b\" twice"),
+            (
+                vec![(None, &["a", "b"][..], "1"), (Some("1"), &["c"], "2"), (Some("2"), &["a"], "")],
+                3,
+                "\"a\" behind",
+            ),
+            (vec![(None, &["a"][..], "1"), (Some("1"), &["b"], "1")], 2, "\"b\" twice"),
+            (vec![(None, &["a"][..], "1"), (Some("1"), &[], "1")], 1, "lead back"),
+            (vec![(None, &["a"][..], "1"), (Some("1"), &[], "2"), (Some("2"), &[], "1")], 1, "lead back"),
+        ] {
+            let mut listed = listing(&[], 1, "", "", false);
+            listed.pages.store = Arc::new(Told(pages));
+            assert_eq!(found(listed.pages.by_ref().take(found_before)).len(), found_before);
+            let error = listed.pages.next().expect("no end").err().expect("refused").to_string();
+            assert!(error.contains(expected), "{expected}: {error}");
+        }
     }
 
     const KEYS: [&str; 7] = ["d/a.jpg", "d/b.jpg", "d/x-1.tar", "d/x-2.tar", "d/x-3/c.tar", "e.tar", "f"];

@@ -23,6 +23,7 @@ use tokio::task::JoinHandle;
 use crate::error::StorageError;
 use crate::retry::again;
 
+use super::answer_length::{LengthUnknown, ObjectRead};
 use super::http_checks::ObjectCrc32c;
 use super::ranges_seen::RangesSeen;
 use super::store::{Location, StoreKind, Stores};
@@ -150,8 +151,9 @@ impl Object {
         // without a range a server that knows none can serve small objects
         let whole = range == (0..self.inner.size_bytes);
         GetOptions {
-            range: (!whole).then(|| range.into()),
+            range: (!whole).then(|| range.clone().into()),
             if_match: self.version().and_then(strong_tag),
+            extensions: ObjectRead { most_bytes: range.end - range.start }.extensions(),
             ..GetOptions::default()
         }
     }
@@ -251,7 +253,8 @@ async fn fetch(object: Object, range: Range<u64>) -> object_store::Result<Fetche
         let answer = location.store.get_opts(&location.path, object.options(range.clone())).await?;
         let told = || version_of(location.kind, &answer.meta);
         let version = object.version().or_else(|| object.inner.told.get_or_init(told).as_deref());
-        check_unchanged(location.kind, &answer.meta, Some(*size_bytes), version)?;
+        let is_sized = answer.extensions.get::<LengthUnknown>().is_none();
+        check_unchanged(location.kind, &answer.meta, is_sized.then_some(*size_bytes), version)?;
         let object_crc32c = answer.extensions.get().copied();
         let bytes = answer.bytes().await?;
         let expected = range.end - range.start;

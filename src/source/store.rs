@@ -23,7 +23,7 @@ use object_store::gcp::{GoogleCloudStorage, GoogleCloudStorageBuilder, GoogleCon
 use object_store::http::HttpBuilder;
 use object_store::list::PaginatedListStore;
 use object_store::path::Path;
-use object_store::{BackoffConfig, ObjectStore, ObjectStoreExt, RetryConfig};
+use object_store::{BackoffConfig, GetOptions, ObjectMeta, ObjectStore, RetryConfig};
 use tokio::runtime::Handle;
 use url::Url;
 
@@ -33,10 +33,12 @@ use crate::items::ObjectRef;
 use crate::retry::again;
 use crate::shown::{is_signed, looks_like_uri, names_container};
 
+use super::answer_length::ObjectRead;
 use super::disk::Disk;
 use super::environment;
 use super::http_checks::CheckedConnector;
 use super::object::{Object, version_of};
+use super::own_trouble::own_trouble;
 
 /// What kind of store a URI leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -138,9 +140,8 @@ impl Stores {
 
     /// Look the object at `location` up.
     pub fn head(&self, location: &Location) -> Result<ObjectRef, StorageError> {
-        let meta = self
-            .wait(location.kind, again(|| location.store.head(&location.path)))
-            .map_err(|source| location.error(source))?;
+        let meta =
+            self.wait(location.kind, again(|| look_up(location))).map_err(|source| location.error(source))?;
         let version = version_of(location.kind, &meta);
         Ok(ObjectRef { uri: location.uri.clone(), size_bytes: Some(meta.size), version })
     }
@@ -194,6 +195,37 @@ impl Stores {
         }
         open.insert(address.root.clone(), opened.clone());
         Ok(opened)
+    }
+}
+
+/// Size and version of an object. Not every web server answers HEAD, or says there how long the object is; the answer
+/// to a range says it, too.
+async fn look_up(location: &Location) -> object_store::Result<ObjectMeta> {
+    let extensions = || ObjectRead { most_bytes: 1 }.extensions();
+    let head = GetOptions { head: true, extensions: extensions(), ..GetOptions::default() };
+    let refused = match location.store.get_opts(&location.path, head).await {
+        Ok(answer) => return Ok(answer.meta),
+        Err(error) if location.kind == StoreKind::Local || !may_know_more(location.kind, &error) => {
+            return Err(error);
+        }
+        Err(error) => error,
+    };
+    let range = GetOptions { range: Some((0..1).into()), extensions: extensions(), ..GetOptions::default() };
+    match location.store.get_opts(&location.path, range).await {
+        Ok(answer) => Ok(answer.meta),
+        Err(_) => Err(refused),
+    }
+}
+
+/// Whether a server that answers HEAD so may answer a range better.
+fn may_know_more(kind: StoreKind, error: &object_store::Error) -> bool {
+    match error {
+        object_store::Error::PermissionDenied { .. } => kind == StoreKind::Http,
+        // a web server's 405 is told as not found
+        object_store::Error::Generic { .. } | object_store::Error::NotFound { .. } => {
+            own_trouble(error).is_some() || error.to_string().contains("405 Method Not Allowed")
+        }
+        _ => false,
     }
 }
 
@@ -324,8 +356,14 @@ impl Address {
         environment::check(self.service.variables())
             .map_err(|what| object_store::Error::Generic { store: "environment", source: what.into() })?;
         let retry = patience(section.retry_seconds);
-        let connector =
-            CheckedConnector { first_answer_within: FIRST_ANSWER_WITHIN.min(retry.retry_timeout / 2) };
+        let first_answer_within = FIRST_ANSWER_WITHIN.min(retry.retry_timeout / 2);
+        let give_up_after = (self.service == Service::Http).then_some(retry.retry_timeout);
+        let accept_encoding = match self.service {
+            Service::Google => Some("gzip"),
+            Service::Http => Some("identity"),
+            Service::Local | Service::Amazon | Service::Azure => None,
+        };
+        let connector = CheckedConnector { first_answer_within, give_up_after, accept_encoding };
         let timeout = format!("{}ms", (section.timeout_seconds * 1e3).ceil() as u64);
         Ok(match self.service {
             Service::Local => unlisted(Disk::new()),
@@ -354,7 +392,6 @@ impl Address {
                 listed(Arc::new(builder.build()?))
             }
             Service::Http => {
-                let retry = RetryConfig { max_retries: MAX_WEB_RETRIES, ..retry };
                 let builder = HttpBuilder::new().with_url(&self.root).with_retry(retry);
                 let builder = builder.with_http_connector(connector);
                 let builder = builder.with_config(ClientConfigKey::Timeout, timeout);
@@ -383,10 +420,6 @@ fn patience(retry_seconds: f64) -> RetryConfig {
         backoff: BackoffConfig { init_backoff: MIN_PAUSE, max_backoff, base: 3.0 },
     }
 }
-
-/// Repetitions of one request to a web server: a manifest may name any number of them, and one that is
-/// gone must not hold up the run.
-const MAX_WEB_RETRIES: usize = 3;
 
 /// `STORAGE_EMULATOR_HOST` is the convention of Google's own clients; `object_store` does not
 /// know it.

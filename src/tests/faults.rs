@@ -8,7 +8,7 @@ mod support;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use gcs::{Fault, Gcs, faults};
+use gcs::{Fault, Gcs, ListingOddity, Oddity, faults};
 use support::*;
 
 /// Small enough that each of a run's requests can fail in turn.
@@ -274,4 +274,148 @@ fn a_key_file_of_a_service_account_signs_every_request_and_is_not_shown() {
 fn last_error(output: &Output) -> String {
     let said = stderr(output);
     said.lines().rfind(|line| line.contains("ERROR")).unwrap_or_default().to_owned()
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut encoder, bytes).expect("to memory");
+    encoder.finish().expect("to memory")
+}
+
+/// Rows by the end of their ids: status and score.
+fn by_stem(rows: &[Row]) -> std::collections::BTreeMap<String, (String, Option<Vec<u32>>)> {
+    let stem = |id: &str| id.rsplit('/').next().unwrap_or_default().trim_end_matches(".png").to_owned();
+    rows.iter().map(|row| (stem(&row.image_id), (row.status.clone(), row.score_bits.clone()))).collect()
+}
+
+#[test]
+fn an_object_that_is_served_oddly_is_read_or_costs_its_row() {
+    let bench = Bench::new();
+    let gcs = Gcs::start();
+    for (id, bytes) in images(0, 9) {
+        std::fs::write(bench.path(&format!("in/{id}.png")), bytes).expect("an image");
+    }
+    assert_code(&bench.run("local", &[]), 0);
+    let expected = by_stem(&bench.rows("local"));
+    gcs.load_folder("data", &bench.path("in"));
+    let oddities = [
+        (Oddity::Gzip, true),
+        (Oddity::AlwaysUnpacked, true),
+        (Oddity::Labelled, true),
+        (Oddity::Chunked, true),
+        (Oddity::NoHead, true),
+        (Oddity::Endless, false),
+        (Oddity::Archived, false),
+        (Oddity::NotAcceptable, false),
+    ];
+    for ((id, bytes), (oddity, _)) in images(0, 8).into_iter().zip(oddities) {
+        let is_packed = matches!(oddity, Oddity::Gzip | Oddity::AlwaysUnpacked | Oddity::Labelled);
+        gcs.put("data", &format!("{id}.png"), if is_packed { gzip(&bytes) } else { bytes });
+        gcs.serve_oddly("data", &format!("{id}.png"), oddity);
+    }
+    let list: Vec<_> = (0..9).map(|number| format!("{}/data/img-{number:05}.png", gcs.url())).collect();
+    std::fs::write(bench.path("list.txt"), list.join("\n")).expect("a manifest");
+    for (out, input) in [("gs", "gs://data"), ("s3", "s3://data"), ("web", "list.txt")] {
+        let args = ["--input", input, "--set", "output.max_error_rate=1", "--set", "storage.retry_seconds=2"];
+        let mut run = bench.command("run", out, &args);
+        run.env("STORAGE_EMULATOR_HOST", gcs.url()).env("AWS_ENDPOINT_URL", gcs.url());
+        run.env("AWS_ACCESS_KEY_ID", "key").env("AWS_SECRET_ACCESS_KEY", "key");
+        assert_code(&run.output().expect("starts"), 0);
+        let (rows, found) = (bench.rows(out), by_stem(&bench.rows(out)));
+        assert_eq!(rows.len(), 9);
+        for (number, (id, expected)) in expected.iter().enumerate() {
+            let is_read = oddities.get(number).is_none_or(|(_, is_read)| *is_read);
+            if is_read {
+                assert_eq!(&found[id], expected, "{out}, {:?}", oddities.get(number));
+            } else {
+                assert_eq!(found[id].0, "read_error", "{out}, {:?}", oddities.get(number));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_container_that_is_served_oddly_is_read_or_is_a_damaged_shard() {
+    let cloud = Cloud::new();
+    assert_code(&cloud.run("whole"), 0);
+    let expected = cloud.rows("whole");
+    let tar = cloud.gcs.get("data", "a.tar").expect("a tar").to_vec();
+    for (oddity, is_read) in [
+        (Oddity::Chunked, true),
+        (Oddity::NoHead, true),
+        (Oddity::Gzip, true),
+        (Oddity::Labelled, true),
+        (Oddity::Endless, false),
+        (Oddity::Archived, false),
+        (Oddity::AlwaysUnpacked, false),
+    ] {
+        let is_packed = matches!(oddity, Oddity::Gzip | Oddity::Labelled | Oddity::AlwaysUnpacked);
+        cloud.gcs.put("data", "a.tar", if is_packed { gzip(&tar) } else { tar.clone() });
+        cloud.gcs.serve_oddly("data", "a.tar", oddity);
+        let out = format!("{oddity:?}");
+        let lenient = ["--set", "output.max_error_rate=1", "--set", "output.max_damaged_shards=1"];
+        let output = cloud.command(&out).args(lenient).output().expect("starts");
+        assert_code(&output, 0);
+        let rows = cloud.rows(&out);
+        let (of_tar, others) = rows.split_at(rows.len() - 3 * IMAGES as usize);
+        let scores = |rows: &[Row]| -> Vec<_> { rows.iter().map(|row| row.score_bits.clone()).collect() };
+        assert_eq!(scores(others), scores(&expected[IMAGES as usize..]), "{oddity:?}");
+        if is_read {
+            assert_eq!(scores(of_tar), scores(&expected[..IMAGES as usize]), "{oddity:?}");
+        } else {
+            let [row] = of_tar else { panic!("{oddity:?}: {of_tar:?}") };
+            assert_eq!(row.status, "corrupt_record", "{oddity:?}");
+        }
+        // and as the one object that an input names
+        let out = format!("{oddity:?}-alone");
+        let alone = cloud.command(&out).args(["--input", "gs://data/a.tar"]).args(lenient).output();
+        // how long it is cannot be found out
+        let code = if matches!(oddity, Oddity::Archived | Oddity::AlwaysUnpacked) { 3 } else { 0 };
+        assert_code(&alone.expect("starts"), code);
+    }
+}
+
+#[test]
+fn a_listing_that_is_none_is_refused() {
+    let cloud = Cloud::new();
+    for oddity in [ListingOddity::Again, ListingOddity::Twice, ListingOddity::Backwards] {
+        cloud.gcs.list_oddly(Some(oddity));
+        let output = cloud
+            .bench
+            .command("run", "out", &["--input", "gs://data"])
+            .env("STORAGE_EMULATOR_HOST", cloud.gcs.url())
+            .output()
+            .expect("starts");
+        assert_code(&output, 3);
+        assert!(last_error(&output).contains("listing cannot be used"), "{}", stderr(&output));
+        let mut verify = sluice();
+        verify.args(["verify", "gs://data"]).env("STORAGE_EMULATOR_HOST", cloud.gcs.url());
+        assert_code(&verify.output().expect("starts"), 3);
+    }
+    cloud.gcs.list_oddly(None);
+    assert_code(&cloud.run("out"), 0);
+}
+
+#[test]
+fn a_web_server_that_is_busy_for_a_while_is_waited_for() {
+    let bench = Bench::new();
+    let gcs = Gcs::start();
+    gcs.put("data", "a.png", png(1));
+    std::fs::write(bench.path("list.txt"), format!("{}/data/a.png", gcs.url())).expect("a manifest");
+    // more refusals than a fixed small number of tries would outlast
+    gcs.schedule((0..8).map(|number| (number, Fault::Status(503))));
+    assert_code(&bench.run("out", &["--input", "list.txt", "--set", "storage.retry_seconds=60"]), 0);
+    assert_eq!(bench.rows("out")[0].status, "ok");
+    // and one that is gone is not waited for once for each of its images
+    let list: Vec<_> = (0..500).map(|number| format!("{}/data/{number}.png", gcs.url())).collect();
+    std::fs::write(bench.path("list.txt"), list.join("\n")).expect("a manifest");
+    gcs.schedule((0..100_000).map(|number| (number, Fault::Status(503))));
+    let args =
+        ["--input", "list.txt", "--set", "storage.retry_seconds=1", "--set", "output.max_error_rate=1"];
+    assert_code(&bench.run("gone", &args), 0);
+    let rows = bench.rows("gone");
+    assert!(rows.len() == 500 && rows.iter().all(|row| row.status == "read_error"));
+    let last = rows.last().and_then(|row| row.error.clone()).unwrap_or_default();
+    assert!(last.contains("nothing but errors"), "{last}");
+    assert!(gcs.requests() < 2000, "{} requests", gcs.requests());
 }

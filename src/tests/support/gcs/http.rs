@@ -106,13 +106,23 @@ impl HttpAnswer {
             head += &format!("{name}: {value}\r\n");
         }
         // an answer to HEAD says itself how long the object is
-        if !self.headers.iter().any(|(name, _)| *name == "Content-Length") {
+        let tells = |name: &str| self.headers.iter().any(|(known, _)| *known == name);
+        if !tells("Content-Length") && !tells("Transfer-Encoding") {
             head += &format!("Content-Length: {length}\r\n");
         }
         (head + "\r\n").into_bytes()
     }
 
     pub fn write(&self, stream: &mut TcpStream) -> io::Result<()> {
+        if self.headers.iter().any(|(name, _)| *name == "Transfer-Encoding") {
+            stream.write_all(&self.head(0))?;
+            for chunk in self.body.chunks(1000) {
+                write!(stream, "{:x}\r\n", chunk.len())?;
+                stream.write_all(chunk)?;
+                stream.write_all(b"\r\n")?;
+            }
+            return stream.write_all(b"0\r\n\r\n");
+        }
         let mut bytes = self.head(self.body.len());
         bytes.extend(&self.body);
         stream.write_all(&bytes)

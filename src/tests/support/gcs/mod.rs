@@ -9,6 +9,7 @@
 pub mod faults;
 mod http;
 mod lies;
+mod oddities;
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, BufReader};
@@ -20,6 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 pub use faults::Fault;
 use http::{HttpAnswer, HttpRequest, decoded, escaped};
+pub use oddities::{ListingOddity, Oddity};
 
 /// A server; dropped, it takes no further connection.
 pub struct Gcs {
@@ -90,6 +92,9 @@ struct State {
     /// Part of the names of objects whose creation is answered as if it had failed.
     lost_answers: Option<String>,
     faults: HashMap<u64, Fault>,
+    /// By bucket and key.
+    odd: HashMap<(String, String), Oddity>,
+    odd_listing: Option<ListingOddity>,
     /// For the next request of that step.
     aimed: Option<(Step, Fault)>,
     log: Vec<Logged>,
@@ -172,6 +177,16 @@ impl Gcs {
                 std::fs::write(path, &*self.get(bucket, &key).expect("it was listed")).expect("a file");
             }
         }
+    }
+
+    /// From now on this object is served oddly.
+    pub fn serve_oddly(&self, bucket: &str, key: &str, oddity: Oddity) {
+        self.state().odd.insert((bucket.to_owned(), key.to_owned()), oddity);
+    }
+
+    /// From now on every bucket is listed oddly, or as before.
+    pub fn list_oddly(&self, oddity: Option<ListingOddity>) {
+        self.state().odd_listing = oddity;
     }
 
     pub fn remove(&self, bucket: &str, key: &str) {
@@ -281,6 +296,7 @@ impl Shared {
             let fault = state.faults.get(&number).copied().or(aimed);
             let carried_out = fault.is_none_or(Fault::is_carried_out);
             let answer = if carried_out { state.answer(&request) } else { HttpAnswer::new(200) };
+            let odd = state.oddity(&request);
             state.log.push(Logged {
                 number,
                 method: request.method.clone(),
@@ -291,6 +307,9 @@ impl Shared {
             });
             drop(state);
             match fault {
+                None if odd == Some(Oddity::Endless) => {
+                    return oddities::send_without_end(&answer, &mut writer);
+                }
                 None => answer.write(&mut writer)?,
                 Some(fault) => {
                     if !fault.send(&answer, &mut writer)? {
@@ -339,6 +358,11 @@ impl State {
         self.objects.get(&(bucket.to_owned(), key.to_owned())).cloned()
     }
 
+    fn oddity(&self, request: &HttpRequest) -> Option<Oddity> {
+        let (bucket, key) = request.path.split_once('/')?;
+        self.odd.get(&(bucket.to_owned(), key.to_owned())).copied()
+    }
+
     fn answer(&mut self, request: &HttpRequest) -> HttpAnswer {
         if let Some(answer) = self.tokens.as_mut().and_then(|tokens| tokens.answer(request)) {
             return answer;
@@ -357,7 +381,13 @@ impl State {
                 self.age_listing(bucket);
                 self.list(bucket, request)
             }
-            ("GET" | "HEAD", _) => self.read(bucket, key, request),
+            ("GET" | "HEAD", _) => {
+                let answer = self.read(bucket, key, request);
+                match self.oddity(request) {
+                    Some(oddity) => oddity.change(answer, request),
+                    None => answer,
+                }
+            }
             ("POST", None) => {
                 self.generations += 1;
                 let id = format!("upload-{}", self.generations);
@@ -485,6 +515,9 @@ impl State {
         }
         for folder in folders {
             page += &format!("<CommonPrefixes><Prefix>{}</Prefix></CommonPrefixes>", escaped(&folder));
+        }
+        if let Some(oddity) = self.odd_listing {
+            oddity.change(&mut page, &mut last, &mut more);
         }
         let token = last.filter(|_| more).map_or(String::new(), |last| {
             format!("<NextContinuationToken>{}</NextContinuationToken>", escaped(&last))

@@ -1,0 +1,174 @@
+//! What an object was packed with for its way (HTTP's Content-Encoding), and how to unpack it.
+//!
+//! - Stores keep the header beside the bytes and send both as they are: `gsutil -z` and others so make objects whose
+//!   bytes are gzip, and whose name and type are those of the image inside. A browser shows the image.
+//! - An encoding that the bytes do not have is a mistake of whoever stored them, and passed over.
+//! - Nothing is unpacked beyond the longest image.
+
+use std::io::{self, Read};
+
+use bytes::Bytes;
+use object_store::{Attribute, Attributes};
+
+use crate::items::{Rejected, Status};
+use crate::sniff::image_format;
+
+/// How bytes of an object are packed, outermost last.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Encoding(Vec<Coding>);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Coding {
+    Gzip,
+    /// A zlib stream (RFC 9110, 8.4.1.2).
+    Deflate,
+    Brotli,
+    Zstd,
+}
+
+/// Encodings on top of each other: one is usual, and each may unpack to as much as an image may have.
+const CODINGS_MAX: usize = 4;
+
+impl Encoding {
+    /// That of an answer. What is not known, or is of the transport (`aws-chunked`), is left to the bytes.
+    pub fn of(attributes: &Attributes) -> Self {
+        let header = attributes.get(&Attribute::ContentEncoding).map(|value| value.to_string());
+        Self::parse(&header.unwrap_or_default())
+    }
+
+    fn parse(header: &str) -> Self {
+        let codings =
+            header.split(',').filter_map(|coding| match coding.trim().to_ascii_lowercase().as_str() {
+                "gzip" | "x-gzip" => Some(Coding::Gzip),
+                "deflate" => Some(Coding::Deflate),
+                "br" => Some(Coding::Brotli),
+                "zstd" => Some(Coding::Zstd),
+                _ => None,
+            });
+        Self(codings.take(CODINGS_MAX).collect())
+    }
+
+    /// The bytes as they were before.
+    ///
+    /// # Errors
+    /// [`Status::TooLarge`] for more than `max_bytes`, [`Status::ReadError`] for what cannot be unpacked.
+    pub fn unpacked(&self, mut bytes: Bytes, max_bytes: u64) -> Result<Bytes, Rejected> {
+        for coding in self.0.iter().rev() {
+            bytes = coding.unpacked(bytes, max_bytes)?;
+        }
+        Ok(bytes)
+    }
+}
+
+impl Coding {
+    fn unpacked(self, bytes: Bytes, max_bytes: u64) -> Result<Bytes, Rejected> {
+        let packed = &bytes[..];
+        let is_so = match self {
+            Self::Gzip => packed.starts_with(&[0x1f, 0x8b]),
+            // compression method 8, and a checksum of the two bytes (RFC 1950, 2.2)
+            Self::Deflate => {
+                matches!(packed, [first, second, ..]
+                    if first & 15 == 8 && (u16::from(*first) << 8 | u16::from(*second)).is_multiple_of(31))
+            }
+            Self::Zstd => packed.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]),
+            // it has no mark of its own: an image that is one as it stands was not packed
+            Self::Brotli => image_format(packed).is_none(),
+        };
+        if !is_so {
+            return Ok(bytes);
+        }
+        let (mut unpacked, most) = (Vec::new(), max_bytes + 1);
+        let read = match self {
+            Self::Gzip => flate2::read::MultiGzDecoder::new(packed).take(most).read_to_end(&mut unpacked),
+            Self::Deflate => flate2::read::ZlibDecoder::new(packed).take(most).read_to_end(&mut unpacked),
+            Self::Brotli => {
+                brotli::Decompressor::new(packed, BUFFER_BYTES).take(most).read_to_end(&mut unpacked)
+            }
+            Self::Zstd => zstd(packed, most, &mut unpacked),
+        };
+        match read {
+            Err(error) => {
+                let message = format!("it is stored as {} and cannot be unpacked: {error}", self.name());
+                Err(Rejected::new(Status::ReadError, message))
+            }
+            Ok(_) if unpacked.len() as u64 > max_bytes => Err(longer_than(max_bytes)),
+            Ok(_) => Ok(unpacked.into()),
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Gzip => "gzip",
+            Self::Deflate => "deflate",
+            Self::Brotli => "brotli",
+            Self::Zstd => "zstd",
+        }
+    }
+}
+
+const BUFFER_BYTES: usize = 8 << 10;
+
+fn zstd(packed: &[u8], most: u64, unpacked: &mut Vec<u8>) -> io::Result<usize> {
+    let mut decoder = zstd::stream::read::Decoder::new(packed)?;
+    decoder.window_log_max(super::compression::ZSTD_WINDOW_LOG_MAX)?;
+    decoder.take(most).read_to_end(unpacked)
+}
+
+/// An image of unknown length that is too long.
+pub(super) fn longer_than(max_image_bytes: u64) -> Rejected {
+    Rejected::new(Status::TooLarge, format!("image is longer than the limit of {max_image_bytes} bytes"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    const IMAGE: &[u8] = b"\xff\xd8\xff\xe0 an image, as far as its first bytes say";
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(bytes).expect("to memory");
+        encoder.finish().expect("to memory")
+    }
+
+    fn unpacked(header: &str, bytes: Vec<u8>, max_bytes: u64) -> Result<Bytes, Status> {
+        Encoding::parse(header).unpacked(bytes.into(), max_bytes).map_err(|rejected| rejected.status)
+    }
+
+    #[test]
+    fn what_was_packed_for_the_way_is_unpacked() {
+        let mut zlib = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::fast());
+        zlib.write_all(IMAGE).expect("to memory");
+        let mut brotli = Vec::new();
+        brotli::CompressorWriter::new(&mut brotli, 4096, 5, 22).write_all(IMAGE).expect("to memory");
+        for (header, packed) in [
+            ("", IMAGE.to_vec()),
+            ("gzip", gzip(IMAGE)),
+            (" X-GZip ", gzip(IMAGE)),
+            ("aws-chunked,gzip", gzip(IMAGE)),
+            ("gzip, gzip", gzip(&gzip(IMAGE))),
+            ("deflate", zlib.finish().expect("to memory")),
+            ("br", brotli),
+            ("zstd", zstd::encode_all(IMAGE, 1).expect("to memory")),
+            // announced, and not so
+            ("gzip", IMAGE.to_vec()),
+            ("deflate", IMAGE.to_vec()),
+            ("br", IMAGE.to_vec()),
+            ("zstd", IMAGE.to_vec()),
+            ("unheard-of", IMAGE.to_vec()),
+        ] {
+            assert_eq!(unpacked(header, packed, 1000).as_deref(), Ok(IMAGE), "{header}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_unpacked_beyond_the_longest_image() {
+        let bomb = gzip(&vec![0; 1 << 20]);
+        assert_eq!(unpacked("gzip", bomb.clone(), 1000), Err(Status::TooLarge));
+        assert_eq!(unpacked("gzip", bomb, 1 << 20).map(|bytes| bytes.len()), Ok(1 << 20));
+        let mut cut = gzip(IMAGE);
+        cut.truncate(20);
+        assert_eq!(unpacked("gzip", cut, 1000), Err(Status::ReadError));
+    }
+}

@@ -1,0 +1,96 @@
+//! Objects and listings as some servers send them, and no standard asks for.
+
+use std::io::{self, Write};
+use std::net::TcpStream;
+
+use super::http::{HttpAnswer, HttpRequest};
+
+/// How one object is served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Oddity {
+    /// It is stored as gzip: sent so to whoever accepts that, otherwise unpacked, in chunks and whole whatever was
+    /// asked for. As Google does it.
+    Gzip,
+    /// The same by a server that unpacks in any case.
+    AlwaysUnpacked,
+    /// Stored as gzip, and sent so in any case. As S3 does it.
+    Labelled,
+    /// In chunks, without a length.
+    Chunked,
+    /// HEAD is not known.
+    NoHead,
+    /// Longer than it says, without end.
+    Endless,
+    /// In an archive.
+    Archived,
+    /// Nobody but a browser gets it.
+    NotAcceptable,
+}
+
+impl Oddity {
+    pub fn change(self, mut answer: HttpAnswer, request: &HttpRequest) -> HttpAnswer {
+        let accepts_gzip =
+            request.header("accept-encoding").is_some_and(|accepted| accepted.contains("gzip"));
+        let is_head = request.method == "HEAD";
+        match self {
+            Self::Labelled => answer.with("Content-Encoding", "gzip"),
+            Self::Gzip if accepts_gzip => {
+                answer.with("Content-Encoding", "gzip").with("x-goog-stored-content-encoding", "gzip")
+            }
+            Self::Gzip | Self::AlwaysUnpacked => {
+                answer.status = 200;
+                answer.headers.retain(|(name, _)| !matches!(*name, "Content-Length" | "Content-Range"));
+                // of a range there is too little to unpack
+                let mut unpacked = Vec::new();
+                let mut packed = flate2::read::GzDecoder::new(&answer.body[..]);
+                let _ = io::Read::read_to_end(&mut packed, &mut unpacked);
+                answer.body = unpacked;
+                answer.with("x-goog-stored-content-encoding", "gzip").with("Transfer-Encoding", "chunked")
+            }
+            Self::Chunked => {
+                answer.headers.retain(|(name, _)| *name != "Content-Length");
+                answer.with("Transfer-Encoding", "chunked")
+            }
+            Self::NoHead if is_head => HttpAnswer::new(405),
+            Self::NoHead => answer,
+            Self::Endless => {
+                let length = answer.body.len();
+                answer.with("Content-Length", length).with("Transfer-Encoding", "chunked")
+            }
+            Self::Archived => super::error(403, "InvalidObjectState"),
+            Self::NotAcceptable => super::error(406, "NotAcceptable"),
+        }
+    }
+}
+
+/// How a bucket is listed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ListingOddity {
+    /// Every page is the first one.
+    Again,
+    /// Every key is there twice.
+    Twice,
+    /// From the last key to the first.
+    Backwards,
+}
+
+impl ListingOddity {
+    pub fn change(self, page: &mut String, last: &mut Option<String>, more: &mut bool) {
+        let mut keys: Vec<_> = page.split_inclusive("</Contents>").map(str::to_owned).collect();
+        match self {
+            Self::Again => (*last, *more) = (Some(String::new() + " "), true),
+            Self::Twice => keys = keys.iter().flat_map(|key| [key.clone(), key.clone()]).collect(),
+            Self::Backwards => keys.reverse(),
+        }
+        *page = keys.concat();
+    }
+}
+
+/// Send the body of `answer`, then more and more of it, until the client has gone.
+pub fn send_without_end(answer: &HttpAnswer, stream: &mut TcpStream) -> io::Result<()> {
+    stream.write_all(&answer.head(0))?;
+    let piece = [&b"10000\r\n"[..], &[7; 1 << 16], b"\r\n"].concat();
+    loop {
+        stream.write_all(&piece)?;
+    }
+}
