@@ -9,6 +9,9 @@
 - `sluice run` knows every flag, and a worker's number and count fit what the platform tells.
 - There is time left between SIGTERM and SIGKILL after --grace; on spot nodes 15 s in all.
 - The memory that `sluice check` says the queues and decoders may take at most is there, and room for the model.
+- The pipeline file in a ConfigMap, or in a mounted bucket, is the one that is run, and `sluice check` accepts it.
+- GPUs are asked for with the driver that the README demands.
+- Every job that scores has one that verifies the same output. A day without an image fails no night.
 - A night's folder follows from the name that a CronJob gives its Job, in the shell of the image.
 - Files that are compiled in reach the image's build.
 """
@@ -18,6 +21,7 @@ import json
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import kubernetes_validate
@@ -64,10 +68,12 @@ def value(words, flag):
     return next((word.split("=", 1)[1] for word in words if word.startswith(f"{flag}=")), None)
 
 
-def bound_bytes(sluice, words):
-    """What the queues and decoders of such a run take at most; engines are left out, a GPU's cannot load here."""
+def bound_bytes(sluice, words, pipeline):
+    """What the queues and decoders of such a run take at most, as `sluice check` says that accepts its pipeline; engines
+    are left out, a GPU's cannot load here."""
     settings = [word for word in words if re.match(r"--set=(preprocess|input|engine\.batch_size)", word)]
-    command = [sluice, "check", "pipelines/safety.toml", "--input=fixtures/photos", "--output=out/check", *settings]
+    here = ["--set=engine.kind=onnxruntime", "--set=model.path=.deps/models/open-nsfw.onnx"]
+    command = [sluice, "check", pipeline, "--input=fixtures/photos", "--output=out/check", *settings, *here]
     plan = json.loads(subprocess.check_output(command, cwd=README.parent, text=True))
     return sum(plan["memory_bound_bytes"].values())
 
@@ -76,22 +82,56 @@ def bound_bytes(sluice, words):
 MODEL_BYTES = 2 << 30
 
 
-def check_memory(name, sluice, words, limit_bytes):
-    needed = bound_bytes(sluice, words) + MODEL_BYTES
+def check_memory(name, sluice, words, pipeline, limit_bytes):
+    needed = bound_bytes(sluice, words, pipeline) + MODEL_BYTES
     check(f"{name}: {needed >> 20} MiB at most, of {limit_bytes >> 20} MiB", needed <= limit_bytes)
 
 
-def check_kubernetes(path, sluice, flags, final, resumed):
-    manifest = yaml.safe_load(path.read_text())
-    try:
-        kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
-        fits = True
-    except kubernetes_validate.ValidationError as error:
-        print(error)
-        fits = False
-    check(f"{path.name}: fits Kubernetes {KUBERNETES}", fits)
+def driver():
+    """The driver that the README demands: its first number."""
+    return int(re.search(r"NVIDIA's driver \((\d+) or later\)", README.read_text()).group(1))
 
-    job = manifest["spec"] if manifest["kind"] == "Job" else manifest["spec"]["jobTemplate"]["spec"]
+
+def check_kubernetes(path, sluice, flags, final, resumed):
+    """Check each document of a manifest, and return the outputs that are written and verified."""
+    documents = list(yaml.safe_load_all(path.read_text()))
+    maps, written, verified = {}, set(), set()
+    for manifest in documents:
+        try:
+            kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
+            fits = True
+        except kubernetes_validate.ValidationError as error:
+            print(error)
+            fits = False
+        check(f"{path.name}: {manifest['kind']} fits Kubernetes {KUBERNETES}", fits)
+        if manifest["kind"] == "ConfigMap":
+            maps[manifest["metadata"]["name"]] = manifest["data"]
+            continue
+        job = manifest["spec"] if manifest["kind"] == "Job" else manifest["spec"]["jobTemplate"]["spec"]
+        [container] = job["template"]["spec"]["containers"]
+        words = " ".join(container["args"]).split()
+        command = words[words.index("sluice") + 1 :] if "sluice" in words else words
+        if command[0] == "verify":
+            check(f"{path.name}: what does not hold is not tried again", exit_codes(path, job, container)["FailJob"] == {9})
+            verified.add(command[1].strip('"'))
+        else:
+            check_run(path, manifest, job, maps, sluice, flags, final, resumed)
+            written.add(value(words, "--output").strip('"'))
+        if manifest["kind"] == "CronJob":
+            check_nights(path, manifest, container)
+    return written, verified
+
+
+def exit_codes(path, job, container):
+    codes = {"FailJob": set(), "Ignore": set()}
+    for rule in job["podFailurePolicy"]["rules"]:
+        if "onExitCodes" in rule:
+            codes[rule["action"]] |= set(rule["onExitCodes"]["values"])
+            check(f"{path.name}: a rule names the container", rule["onExitCodes"]["containerName"] == container["name"])
+    return codes
+
+
+def check_run(path, manifest, job, maps, sluice, flags, final, resumed):
     pod = job["template"]["spec"]
     [container] = pod["containers"]
     words = " ".join(container["args"]).split()
@@ -99,31 +139,50 @@ def check_kubernetes(path, sluice, flags, final, resumed):
     same = value(words, "--num-shards") == str(job["completions"])
     check(f"{path.name}: --num-shards is the number of completions", same)
 
-    rules = job["podFailurePolicy"]["rules"]
-    codes = {"FailJob": set(), "Ignore": set()}
-    for rule in rules:
-        if "onExitCodes" in rule:
-            codes[rule["action"]] |= set(rule["onExitCodes"]["values"])
-            check(f"{path.name}: a rule names the container", rule["onExitCodes"]["containerName"] == container["name"])
+    codes = exit_codes(path, job, container)
     check(f"{path.name}: what is final ends the job: {sorted(final)}", codes["FailJob"] == final)
     check(f"{path.name}: what goes on costs no retry: {sorted(resumed)}", codes["Ignore"] == resumed)
     disrupted = {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
+    rules = job["podFailurePolicy"]["rules"]
     check(f"{path.name}: neither does a preempted pod", rules[0] == disrupted and pod["restartPolicy"] == "Never")
     spare = pod["terminationGracePeriodSeconds"] - float(value(words, "--grace"))
     check(f"{path.name}: {spare:.0f} s from the end of --grace to SIGKILL", spare >= 10)
     if "cloud.google.com/gke-spot" in pod.get("nodeSelector", {}):
         check(f"{path.name}: --grace ends before a spot node does", float(value(words, "--grace")) <= SPOT_SECONDS - 2)
-    limit = container["resources"]["limits"]["memory"]
-    check_memory(path.name, sluice, words, int(limit.removesuffix("Gi")) << 30)
+    if "nvidia.com/gpu" in container["resources"]["limits"]:
+        terms = pod["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+        asked = [rule for term in terms for rule in term["matchExpressions"] if "driver" in rule["key"]]
+        least = {"key": "nvidia.com/cuda.driver-version.major", "operator": "Gt", "values": [str(driver() - 1)]}
+        check(f"{path.name}: nodes have the driver {driver()} or later", len(asked) == len(terms) and least in asked)
     if manifest["kind"] == "CronJob":
-        script = container["args"][0].replace("exec sluice", "echo")
-        environment = {"JOB_NAME": f"{manifest['metadata']['name']}-29904600", "PATH": "/usr/bin:/bin"}
-        said = subprocess.check_output([*container["command"], script], env=environment, text=True)
-        check(f"{path.name}: the night of minute 29,904,600 is that of 2026-11-09", "/safety/2026-11-09 " in said)
-        for name in ("rerun-2", "manual", "29904600-retry"):
-            environment["JOB_NAME"] = f"{manifest['metadata']['name']}-{name}"
-            done = subprocess.run([*container["command"], script], env=environment, capture_output=True)
-            check(f"{path.name}: a Job called …-{name} is refused", done.returncode == 2 and not done.stdout)
+        check(f"{path.name}: a day without an image fails no night", "--allow-empty" in words)
+
+    file = next(word for word in words if word.endswith(".toml"))
+    mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+    volumes = {volume["name"]: volume.get("configMap", {}).get("name") for volume in pod["volumes"]}
+    folder, name = file.rsplit("/", 1)
+    pipeline = maps.get(volumes.get(mounts.get(folder)), {}).get(name)
+    check(f"{path.name}: {file} comes from a ConfigMap in it", pipeline is not None)
+    with tempfile.NamedTemporaryFile("w", suffix=".toml") as written:
+        written.write(pipeline or "")
+        written.flush()
+        limit = container["resources"]["limits"]["memory"]
+        check_memory(path.name, sluice, words, written.name, int(limit.removesuffix("Gi")) << 30)
+
+
+def check_nights(path, manifest, container):
+    """The night of 2026-11-10 scores the folder of the day before, and is verified on the day after."""
+    name = manifest["metadata"]["name"]
+    minute = 29904600 if "run" in container["args"][0].split() else 29904600 + 27 * 60
+    script = container["args"][0].replace("exec sluice", "echo")
+    environment = {"JOB_NAME": f"{name}-{minute}", "PATH": "/usr/bin:/bin"}
+    said = subprocess.check_output([*container["command"], script], env=environment, text=True)
+    right = re.search(r"/safety/2026-11-09\s", said) is not None
+    check(f"{path.name}: {name} of minute {minute:,} is about 2026-11-09", right)
+    for end in ("rerun-2", "manual", "29904600-retry"):
+        environment["JOB_NAME"] = f"{name}-{end}"
+        done = subprocess.run([*container["command"], script], env=environment, capture_output=True)
+        check(f"{path.name}: a Job called …-{end} is refused", done.returncode == 2 and not done.stdout)
 
 
 def check_batch(path, sluice, flags, final):
@@ -141,7 +200,23 @@ def check_batch(path, sluice, flags, final):
     check(f"{path.name}: what is final fails its task: {sorted(final)}; the rest is retried", fails and same)
     # a preemption counts as one of them
     check(f"{path.name}: preempted tasks are retried, as often as Batch may", task.max_retry_count == 10)
-    check_memory(path.name, sluice, words, task.compute_resource.memory_mib << 20)
+    check_memory(path.name, sluice, words, "pipelines/safety.toml", task.compute_resource.memory_mib << 20)
+    mounted = [volume.mount_path for volume in task.volumes if volume.gcs.remote_path]
+    check(f"{path.name}: {words[1]} comes from a bucket", words[1].rsplit("/", 1)[0] in mounted)
+    [instance] = job.allocation_policy.instances
+    [gpu] = instance.policy.accelerators
+    fresh = instance.install_gpu_drivers and int(gpu.driver_version.split(".")[0]) >= driver()
+    check(f"{path.name}: the driver {gpu.driver_version} is installed, {driver()} or later", fresh)
+    return value(words, "--output")
+
+
+def check_batch_verify(path, output):
+    job = batch_v1.Job.from_json(path.read_text())
+    [group] = job.task_groups
+    words = list(group.task_spec.runnables[0].container.commands)
+    check(f"{path.name}: verifies what gcp-batch.json writes, once", words == ["verify", output] and group.task_count == 1)
+    [policy] = group.task_spec.lifecycle_policies
+    check(f"{path.name}: what does not hold is not tried again", set(policy.action_condition.exit_codes) == {9})
 
 
 def check_dockerfile(path):
@@ -188,9 +263,13 @@ def main():
     flags = known_flags(sluice)
     final, resumed = documented()
     check("the README's table names final and resumable exit codes", bool(final) and bool(resumed))
+    written, verified = set(), set()
     for path in sorted(FOLDER.glob("kubernetes-*.yaml")):
-        check_kubernetes(path, sluice, flags, final, resumed)
-    check_batch(FOLDER / "gcp-batch.json", sluice, flags, final)
+        more = check_kubernetes(path, sluice, flags, final, resumed)
+        written, verified = written | more[0], verified | more[1]
+    check(f"Kubernetes: what is written is verified: {', '.join(sorted(written))}", written == verified)
+    output = check_batch(FOLDER / "gcp-batch.json", sluice, flags, final)
+    check_batch_verify(FOLDER / "gcp-batch-verify.json", output)
     check_dockerfile(FOLDER / "Dockerfile")
     return 1 if failures else 0
 
