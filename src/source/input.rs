@@ -168,12 +168,6 @@ impl Input {
         with_slash(self.location.id())
     }
 
-    /// Whether this input takes the object `name`, which is relative to its folder, going by the
-    /// name alone.
-    pub fn takes(&self, name: &str) -> bool {
-        self.matches(name) && !self.hides(name)
-    }
-
     /// Whether `name` is what this input asks for, hidden or not.
     pub fn matches(&self, name: &str) -> bool {
         match &self.shape {
@@ -226,14 +220,15 @@ impl Earlier {
         }
     }
 
-    /// Whether the object `id` was listed before. `listed_kind` says whether its name alone makes
-    /// a listing take it: a folder does not take a manifest that is later named.
-    pub fn took(&self, inputs: &[Input], id: &str, listed_kind: bool) -> bool {
+    /// Whether the object `id` was named or listed before; `takes` says whether an input that lists its folder takes
+    /// the name.
+    pub fn took(&self, inputs: &[Input], id: &str, takes: impl Fn(&Input, &str) -> bool) -> bool {
         self.objects.contains(id)
-            || (listed_kind
-                && self.lists.iter().any(|&at| {
-                    id.strip_prefix(&inputs[at].base_id()).is_some_and(|name| inputs[at].takes(name))
-                }))
+            || self.lists.iter().any(|&at| {
+                let input = &inputs[at];
+                let name = id.strip_prefix(&input.base_id());
+                name.is_some_and(|name| input.matches(name) && takes(input, name))
+            })
     }
 }
 
@@ -321,7 +316,7 @@ mod tests {
         for (pattern, name, expected) in cases {
             let input =
                 Input::find(&stores, &format!("{}/{pattern}", folder.path().display())).expect(pattern);
-            assert_eq!(input.takes(name), expected, "{pattern} {name}");
+            assert_eq!(input.matches(name) && !input.hides(name), expected, "{pattern} {name}");
         }
     }
 

@@ -166,8 +166,9 @@ impl ShardList {
             }
             Listed::Named(object) => {
                 let id = self.inputs[self.position].location.id();
-                let is_listed = !naming::is_manifest(&object.uri) || self.format == InputFormat::Manifest;
-                if self.earlier.took(&self.inputs, &id, is_listed) {
+                // a folder does not take as a list what an input names as one
+                let is_list = naming::is_manifest(&object.uri) && self.format != InputFormat::Manifest;
+                if self.earlier.took(&self.inputs, &id, |input, name| !is_list && self.takes(input, name)) {
                     self.tally.repeated += 1;
                     return Ok(());
                 }
@@ -185,7 +186,7 @@ impl ShardList {
             return Ok(());
         }
         let uri = input.base_uri() + &name;
-        let rule = match self.listed_rule(&name) {
+        let rule = match self.listed_rule(input, &name) {
             // what cannot be addressed can still be looked at as one file
             Rule::Container(_) | Rule::Manifest if path.is_some() => Rule::Image,
             rule => naming::of_size(rule, &name, size_bytes.unwrap_or(u64::MAX)),
@@ -194,7 +195,8 @@ impl ShardList {
             self.skip(kind, &name);
             return Ok(());
         }
-        if self.earlier.took(&self.inputs, &(input.base_id() + &name), true) {
+        let id = input.base_id() + &name;
+        if self.earlier.took(&self.inputs, &id, |input, name| self.takes(input, name)) {
             self.tally.repeated += 1;
             return Ok(());
         }
@@ -205,6 +207,11 @@ impl ShardList {
         }
         let object = ObjectRef { uri: uri.clone(), size_bytes, version };
         self.add(rule, ManifestEntry { path, ..ManifestEntry::new(object, uri) })
+    }
+
+    /// Whether what is listed for `input` as `name` goes into a shard.
+    fn takes(&self, input: &Input, name: &str) -> bool {
+        !matches!(self.listed_rule(input, name), Rule::Skip(_))
     }
 
     fn skip(&mut self, kind: &'static str, name: &str) {
@@ -233,8 +240,8 @@ impl ShardList {
     }
 
     /// What to do with an object that was found by listing, by its name.
-    fn listed_rule(&self, name: &str) -> Rule {
-        let by_name = self.inputs[self.position].rule(name);
+    fn listed_rule(&self, input: &Input, name: &str) -> Rule {
+        let by_name = input.rule(name);
         let format = match self.format {
             InputFormat::Auto => return by_name,
             InputFormat::Tfrecord => ShardFormat::Tfrecord,

@@ -236,6 +236,16 @@ fn an_object_matched_twice_belongs_to_the_first_input() {
 }
 
 #[test]
+fn what_an_earlier_input_has_skipped_belongs_to_a_later_one() {
+    let folder = Folder::with(&["d/a.jpg", "d/_x/b.tar", "d/_c.tar", "d/.e/f.jpg", "d/list.txt"]);
+    let expected = ["d/a.jpg+2: d/a.jpg d/list.txt", "d/_x/b.tar", "d/_c.tar", "d/.e/f.jpg+1: d/.e/f.jpg"];
+    assert_eq!(folder.outline(&["d", "d/_x/", "d/_c.tar", "d/.e"], ""), expected);
+    folder.write("d/list.txt", b"a.jpg");
+    let expected = ["d/a.jpg+2: d/a.jpg d/list.txt", "d/list.txt#1+1: d/a.jpg"];
+    assert_eq!(folder.outline(&["d", "d/list.txt"], ""), expected);
+}
+
+#[test]
 fn the_same_input_twice_is_refused_in_any_spelling() {
     let folder = Folder::with(&["d/a.tar"]);
     for inputs in [["d", "d/"], ["d/a.tar", "d/../d/a.tar"], ["d/*.tar", "./d/*.tar"]] {

@@ -74,6 +74,6 @@ pub use store::{Location, StoreKind, Stores, is_staged_name};
 /// `max_page_bytes` for each of the one or two columns read, if all are as long as they may be. Images are
 /// as a rule a page of a megabyte or of a thousand rows, twice, and no dictionary.
 pub const READER_BYTES: u64 = {
-    let container = object::BYTES_IN_FLIGHT + compression::WINDOW_BYTES;
+    let container = object::BYTES_IN_FLIGHT + compression::WINDOW_BYTES + webdataset::IDS_BYTES;
     if files::BYTES_IN_FLIGHT > container { files::BYTES_IN_FLIGHT } else { container }
 };

@@ -30,6 +30,9 @@ use super::skips::Skips;
 /// apart from these.
 const IDS_REMEMBERED: usize = 1 << 18;
 
+/// The most that they take, while their table grows.
+pub(super) const IDS_BYTES: u64 = 32 * IDS_REMEMBERED as u64;
+
 /// Members of a sample that are named where none is the image.
 const NAMES_SHOWN: usize = 12;
 
