@@ -38,7 +38,7 @@ pub const HELP: &str = "Exit codes:
   4    model or engine unusable
   5    run: more errors than output.max_error_rate or max_damaged_shards allow; output whole, no _SUCCESS
        inspect: something in the shard is bad; diff: the outputs differ
-  6    output occupied, denied or not writable
+  6    output occupied, not whole any more, denied or not writable
   7    a built engine does not fit this host or is damaged: build it again
   8    an engine failed in the middle of a run, as when a GPU is gone: another host may do
   9    verify: the output is not what its run has written

@@ -2,7 +2,7 @@
 //!
 //!     torture [--seed N] [--kills N] [PART...]
 //!
-//! Parts: kills, faults, zombies, workers, listing, troubles, cost. Each prints one line for each thing it has tried, and
+//! Parts: kills, faults, zombies, workers, endings, listing, troubles, cost. Each prints one line for each thing it has tried, and
 //! all of them one table at the end. What is random follows from the seed.
 
 #[path = "../support/gcs/mod.rs"]
@@ -13,6 +13,7 @@ mod servers;
 mod support;
 
 mod cost;
+mod endings;
 mod every_fault;
 mod kills;
 mod listing;
@@ -38,11 +39,12 @@ fn main() -> ExitCode {
         }
     }
     let mut torture = Torture { random: Random::new(seed), kills, rows: Vec::new() };
-    let parts: [Part; 7] = [
+    let parts: [Part; 8] = [
         ("kills", Torture::kills),
         ("faults", Torture::faults),
         ("zombies", Torture::zombies),
         ("workers", Torture::workers),
+        ("endings", Torture::endings),
         ("listing", Torture::listing),
         ("troubles", Torture::troubles),
         ("cost", Torture::cost),

@@ -1,0 +1,209 @@
+//! Listings that are behind, answers that get lost, runs with too many errors, and shards that rot, each beside
+//! SIGKILL at random moments.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::process::Output;
+use std::time::{Duration, Instant};
+
+use crate::Torture;
+use crate::gcs::Gcs;
+use crate::kills::kill_after;
+use crate::support::*;
+use crate::trial::{Place, Trial};
+
+/// Outputs for each thing that is tried.
+const ROUNDS: u64 = 12;
+
+/// Images of which every other one is none.
+const HALF_BAD: u32 = 4000;
+
+impl Torture {
+    pub fn endings(&mut self) {
+        self.old_listings();
+        self.lost_answers();
+        for place in [Place::Disk, Place::Gcs(Gcs::start())] {
+            self.too_many_errors(place);
+        }
+        self.rotted_shards();
+    }
+
+    /// Run `out` until it is not killed any more: as often as not it is, at a random moment. Returns how often it was
+    /// killed, and how it ended.
+    fn with_kills(&mut self, trial: &Trial, out: &str, args: &[&str]) -> (u64, Output) {
+        let mut killed = 0;
+        while self.random.below(2) == 0 {
+            let delay = trial.took.mul_f64(self.random.below(1000) as f64 / 900.0);
+            killed += u64::from(kill_after(trial.command(out, args), delay));
+        }
+        (killed, trial.command(out, args).output().expect("starts"))
+    }
+
+    /// The output bucket's listings are some listings old, and change only now and then or never.
+    fn old_listings(&mut self) {
+        let trial = Trial::new(Place::Gcs(Gcs::start()), &mut self.random);
+        let Place::Gcs(gcs) = &trial.place else { unreachable!("it was made above") };
+        let (mut killed, mut failures) = (0, Vec::new());
+        for round in 0..ROUNDS {
+            let out = format!("old-{round}");
+            let listings = if round % 3 == 0 { u64::MAX } else { 1 + self.random.below(6) };
+            gcs.set_old_listings("bucket", listings);
+            let workers = 1 + self.random.below(3);
+            for worker in 0..workers {
+                let (index, of) = (worker.to_string(), workers.to_string());
+                let (kills, ended) =
+                    self.with_kills(&trial, &out, &["--shard-index", &index, "--num-shards", &of]);
+                killed += kills;
+                if ended.status.code() != Some(0) {
+                    failures.push(format!("{listings} listings: {:?} {}", ended.status, stderr(&ended)));
+                }
+            }
+            failures.extend(trial.faults_of(&out));
+        }
+        gcs.set_new_listings();
+        self.tell("listings that are behind, 1 to 3 workers", killed, failures);
+    }
+
+    /// Every creation of one kind of object is carried out and answered with 503.
+    fn lost_answers(&mut self) {
+        let trial = Trial::new(Place::Gcs(Gcs::start()), &mut self.random);
+        let Place::Gcs(gcs) = &trial.place else { unreachable!("it was made above") };
+        let (mut killed, mut failures) = (0, Vec::new());
+        for (number, name) in [
+            "/_run.json",
+            "/_attempts/",
+            "/_checkpoints/",
+            "/predictions/",
+            "/batches/",
+            "/_workers/",
+            "/_manifest.json",
+            "/_SUCCESS",
+            "/",
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let out = format!("lost-{number}");
+            gcs.lose_answers(&format!("{out}{name}"));
+            let (kills, ended) = self.with_kills(&trial, &out, &[]);
+            killed += kills;
+            if ended.status.code() != Some(0) {
+                failures.push(format!("{name}: {:?} {}", ended.status, stderr(&ended)));
+            }
+            failures.extend(trial.faults_of(&out));
+        }
+        self.tell("lost answers to all creations of each kind", killed, failures);
+    }
+
+    /// Half of the records are no images: strict attempts end with 5, tolerant ones with 0, in any order.
+    fn too_many_errors(&mut self, place: Place) {
+        let name = place.name();
+        let trial = half_bad(place);
+        let (mut killed, mut failures) = (0, Vec::new());
+        for round in 0..ROUNDS {
+            let out = format!("bad-{round}");
+            for strict in 0..self.random.below(3) {
+                let (kills, ended) = self.with_kills(&trial, &out, &[]);
+                killed += kills;
+                if ended.status.code() != Some(5) {
+                    failures.push(format!("strict {strict}: {:?} {}", ended.status, stderr(&ended)));
+                }
+                failures.extend(trial.faults_of(&out));
+            }
+            // two at once, one of which is as strict as before
+            let beside = trial.command(&out, &[]).spawn().expect("starts");
+            let (kills, ended) = self.with_kills(&trial, &out, &ALLOWED);
+            killed += kills;
+            let beside = beside.wait_with_output().expect("a child");
+            if ended.status.code() != Some(0) || !matches!(beside.status.code(), Some(0 | 5)) {
+                failures.push(format!(
+                    "{:?} {} beside {:?} {}",
+                    ended.status,
+                    stderr(&ended),
+                    beside.status,
+                    stderr(&beside)
+                ));
+            }
+            failures.extend(trial.faults_of(&out));
+            let again = trial.command(&out, &[]).output().expect("starts");
+            if again.status.code() != Some(0) || !stdout(&again).contains("done before") {
+                failures.push(format!("it had succeeded: {:?} {}", again.status, stderr(&again)));
+            }
+        }
+        self.tell(&format!("too many errors, then allowed, {name}"), killed, failures);
+    }
+
+    /// A shard rots on its disk, its time and size as before, when some of it is in checkpoints.
+    fn rotted_shards(&mut self) {
+        let (mut resumed, mut failures) = (0, Vec::new());
+        for round in 0..ROUNDS {
+            let bench = Bench::new();
+            let records = 4000;
+            let shard = bench.path("in/a.tfrecord");
+            write_tfrecord(&shard, &images(0, records));
+            let settings = vec!["output.checkpoint_seconds=0.02".to_owned()];
+            let trial = Trial {
+                bench,
+                place: Place::Disk,
+                settings,
+                expected: BTreeMap::new(),
+                took: Duration::ZERO,
+            };
+            let start = Instant::now();
+            assert_code(&trial.command("whole", &[]).output().expect("starts"), 0);
+            let took = start.elapsed();
+            let delay = took.mul_f64((20 + self.random.below(70)) as f64 / 100.0);
+            if !kill_after(trial.command("out", &[]), delay) {
+                continue;
+            }
+            let meta = fs::metadata(&shard).expect("a file");
+            let file = File::options().write(true).open(&shard).expect("a file");
+            let at = self.random.below(meta.len() - 8);
+            file.write_all_at(&self.random.below(u64::MAX).to_le_bytes(), at).expect("written");
+            file.set_modified(meta.modified().expect("a time")).expect("a time");
+            let code = |out: &str| {
+                let output = trial.command(out, &[]).output().expect("starts");
+                (output.status.code(), stderr(&output))
+            };
+            let ((was, said), (is, _)) = (code("out"), code("one-go"));
+            if was != Some(5) || is != Some(5) || said.contains("panicked") {
+                failures.push(format!("round {round}: {was:?}, in one go {is:?} {said}"));
+                continue;
+            }
+            // what had been scored of what has rotted since is kept, if the shard can still be read as far as that
+            let (rows, expected) = (trial.rows("out"), trial.rows("one-go"));
+            if rows.keys().ne(expected.keys()) {
+                failures.push(format!("round {round}: {} rows, in one go {}", rows.len(), expected.len()));
+            }
+            resumed += 1;
+        }
+        self.tell("shards that rot behind checkpoints", resumed, failures);
+    }
+
+    fn tell(&mut self, what: &str, killed: u64, failures: Vec<String>) {
+        failures.iter().for_each(|failure| println!("FAILED {what}: {failure}"));
+        let figure = format!("{killed} kills, {} failures", failures.len());
+        self.row(what, figure, failures.is_empty() && killed > 0);
+    }
+}
+
+const ALLOWED: [&str; 2] = ["--set", "output.max_error_rate=0.5"];
+
+/// Four shards of images of which every other one is none.
+fn half_bad(place: Place) -> Trial {
+    let bench = Bench::new();
+    for shard in 0..4 {
+        let mut records = images(shard * HALF_BAD, HALF_BAD / 4);
+        records.iter_mut().step_by(2).for_each(|(_, bytes)| *bytes = b"no image".to_vec());
+        write_tar(&bench.path(&format!("in/{shard}.tar")), &records);
+    }
+    place.load(&bench, "in");
+    let settings = vec!["output.checkpoint_seconds=0.05".to_owned()];
+    let mut trial = Trial { bench, place, settings, expected: BTreeMap::new(), took: Duration::ZERO };
+    let start = Instant::now();
+    assert_code(&trial.command("one-go", &ALLOWED).output().expect("starts"), 0);
+    trial.took = start.elapsed();
+    trial.expected = trial.rows("one-go");
+    trial
+}
