@@ -427,6 +427,7 @@ def tiff_colors():
     refuses("dng.tif", tiff(rgb, 2, tags={50706: (1, [1, 4, 0, 0])}), "raw camera file (DNG)")
     refuses("preview.tif", tiff(rgb, 2, tags={254: (4, [1]), 330: (4, [8, 8])}), "only the preview of another")
     refuses("strip_missing.tif", tiff(rgb, 2, rows=8, tags={273: (4, [8])}), "strip 1 is missing")
+    refuses("strips_too_many.tif", tiff(rgb, 2, rows=8, tags={278: (3, [10])}), "3 strips or tiles are listed, not 2")
     refuses("lzw_cut.tif", tiff_of([lzw(rgb.tobytes())[:-20]], (27, 19), 3, 2, compression=5), "strip 0: holds")
 
 

@@ -140,8 +140,10 @@ fn other_image(head: &[u8]) -> Option<&'static str> {
         return Some("DICOM");
     }
     match head {
-        // "P1" to "P7", then white space
-        [b'P', b'1'..=b'7', b' ' | b'\n' | b'\r' | b'\t', ..] => return Some("a portable any-map (PNM)"),
+        // "P1" to "P7", white space, then the width or a comment
+        [b'P', b'1'..=b'7', b' ' | b'\n' | b'\r' | b'\t', b'0'..=b'9' | b'#' | b'W', ..] => {
+            return Some("a portable any-map (PNM)");
+        }
         // reserved, type, then a count of images that is small
         [0, 0, kind @ (1 | 2), 0, 1..=64, 0, ..] => {
             return Some(if *kind == 1 { "a Windows icon" } else { "a Windows cursor" });
@@ -182,13 +184,16 @@ fn still_of_a_media_container(head: &[u8]) -> Option<&'static str> {
 
 /// Things with a magic number that are no images, with their article.
 fn by_magic(head: &[u8]) -> Option<&'static str> {
-    const MAGICS: [(&[u8], &str); 25] = [
+    const MAGICS: [(&[u8], &str); 31] = [
         (b"\x1f\x8b", "gzip data; unpack it first"),
         (b"PK\x03\x04", "a zip archive"),
         (b"PK\x05\x06", "a zip archive"),
         (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
         (b"Rar!\x1a\x07", "a RAR archive"),
-        (b"BZh", "bzip2 data; unpack it first"),
+        (b"BZh91AY", "bzip2 data; unpack it first"),
+        (b"x\x01", "zlib data; unpack it first"),
+        (b"x\x9c", "zlib data; unpack it first"),
+        (b"x\xda", "zlib data; unpack it first"),
         (b"\xfd7zXZ\0", "xz data; unpack it first"),
         (b"\x28\xb5\x2f\xfd", "zstd data; unpack it first"),
         (b"\x04\x22\x4d\x18", "lz4 data; unpack it first"),
@@ -207,6 +212,9 @@ fn by_magic(head: &[u8]) -> Option<&'static str> {
         (b"\x7fELF", "a program"),
         (b"MZ\x90\0", "a program"),
         (b"bplist00", "a property list"),
+        (b"\0\x05\x16\x07", "what macOS keeps beside a file (AppleDouble)"),
+        (b"\0\0\0\x01Bud1", "a .DS_Store file"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an OLE document (Office, Thumbs.db)"),
         (b"wOFF", "a font"),
     ];
     if let Some((_, name)) = MAGICS.iter().find(|(magic, _)| head.starts_with(magic)) {
@@ -406,7 +414,7 @@ mod tests {
 
     #[test]
     fn what_is_no_image_is_named() {
-        let cases: [(&[u8], &str); 27] = [
+        let cases: [(&[u8], &str); 29] = [
             (b"\n<!DOCTYPE html><html>", "HTML"),
             (b"<?xml version='1.0'?><html>", "HTML"),
             (b"<?xml version='1.0'?><Error><Code>NoSuchKey</Code></Error>", "XML"),
@@ -422,6 +430,8 @@ mod tests {
                 "a Git LFS pointer; git lfs pull fetches the file itself",
             ),
             (b"%PDF-1.7", "a PDF document"),
+            (b"P2 is the second", "text"),
+            (b"\0\x05\x16\x07\0\x02\0\0Mac OS X", "what macOS keeps beside a file (AppleDouble)"),
             (b"{\"error\": 1}", "JSON"),
             (b"[1]", "JSON"),
             (b"https://example.org/a.jpg", "the address of an image, not its bytes"),

@@ -67,7 +67,7 @@ struct Rows<'a> {
 impl Rows<'_> {
     fn group_3_row(&mut self, two_dimensional: bool) -> Option<()> {
         let mut one_dimensional = true;
-        let mut lines_ended = 0;
+        let mut lines_ended = 0_usize;
         while self.bits.peek(END_OF_LINE_ZEROS) == Some(0) {
             while self.bits.peek(1)? == 0 {
                 self.bits.consume(1).ok()?;
@@ -79,10 +79,10 @@ impl Rows<'_> {
             }
             lines_ended += 1;
         }
-        // two in a row begin the end of the page
+        // Two in a row begin the end of the page. Without one nothing says that a row begins here.
         match lines_ended {
-            0 | 1 if one_dimensional => self.runs(),
-            0 | 1 => self.differences(),
+            1 if one_dimensional => self.runs(),
+            1 => self.differences(),
             _ => None,
         }
     }

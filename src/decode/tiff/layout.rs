@@ -67,7 +67,9 @@ pub(super) struct Layout {
     pub(super) big_endian: bool,
     /// Samples of a pixel that lie together.
     pub(super) samples_together: usize,
-    /// Planes of one sample each that are wanted; 1 where all samples lie together.
+    /// Planes of one sample each that are stored, and those that are wanted; 1 where all samples lie
+    /// together.
+    planes: usize,
     pub(super) planes_read: usize,
     pub(super) tiled: bool,
     /// Pixels of a strip or tile, those outside the image included.
@@ -134,6 +136,7 @@ impl Layout {
             bits,
             big_endian: directory.big_endian,
             samples_together: if planar { 1 } else { samples },
+            planes: if planar { samples } else { 1 },
             planes_read: if planar { color.samples() } else { 1 },
             tiled,
             segment_width,
@@ -141,6 +144,16 @@ impl Layout {
             across: width.div_ceil(segment_width),
             down: height.div_ceil(segment_height),
         })
+    }
+
+    /// Strips or tiles that are stored.
+    pub(super) fn segments(&self) -> usize {
+        self.across * self.down * self.planes
+    }
+
+    /// Whether a single strip or tile is exactly the image.
+    pub(super) fn one_covers_the_image(&self) -> bool {
+        self.planes == 1 && (self.segment_width, self.segment_height) == (self.width, self.height)
     }
 
     /// Bytes of a row of `pixels` pixels of one plane.

@@ -70,6 +70,13 @@ impl<'a> Segments<'a> {
             order => return Err(format!("fill order {order} is not supported")),
         };
         let codec = codec(directory, layout)?;
+        if let Codec::Uncompressed = codec
+            && offsets.len() > layout.segments()
+            && !layout.one_covers_the_image()
+        {
+            // Pillow lays what is left over what it has read
+            return Err(format!("{} strips or tiles are listed, not {}", offsets.len(), layout.segments()));
+        }
         let predicted = match (&codec, directory.number(tag::PREDICTOR).unwrap_or(1)) {
             (Codec::Lzw(_) | Codec::Deflate(_) | Codec::Zstd(_), 2) => match layout.bits {
                 8 | 16 => true,
@@ -151,11 +158,9 @@ impl<'a> Segments<'a> {
     /// stated length says nothing that the layout does not say.
     fn stored(&self, index: usize) -> Option<&'a [u8]> {
         let uncompressed = matches!(self.codec, Codec::Uncompressed);
-        let covers_the_image = self.layout.planes_read == 1
-            && (self.layout.segment_width, self.layout.segment_height)
-                == (self.layout.width, self.layout.height);
         // of several that cover the image Pillow takes the last
-        let index = if uncompressed && covers_the_image { self.offsets.len() - 1 } else { index };
+        let index =
+            if uncompressed && self.layout.one_covers_the_image() { self.offsets.len() - 1 } else { index };
         let offset = usize::try_from(self.offsets.get(index)?).ok().filter(|offset| *offset > 0)?;
         let rest = self.bytes.get(offset..).filter(|rest| !rest.is_empty())?;
         let stated = self.byte_counts.and_then(|counts| counts.get(index)).filter(|count| *count > 0);
