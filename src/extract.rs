@@ -17,8 +17,9 @@ use crate::config::{InputFormat, InputSection};
 use crate::error::{Error, ReadError, SourceError};
 use crate::items::{ManifestEntry, ObjectRef, ShardContent, ShardFormat, ShardRef, Status};
 use crate::report::PartReport;
-use crate::sink::{Holdings, MANIFEST, Output, RUN, RunRecord, part_name, shard_index};
+use crate::sink::{MANIFEST, Output, RUN, RunRecord, part_name, shard_index};
 use crate::source::{ColumnWindows, ReadOptions, Stores, list_shards, open_shard};
+use crate::state::RunState;
 
 /// Longest image, bytes, whatever the run's own limit: a `too_large` row has an image, too.
 const MAX_IMAGE_BYTES: u64 = 1 << 31;
@@ -63,7 +64,7 @@ pub fn extract(stores: &Stores, out: &str, key: &str) -> Result<Extracted, Error
     let part = parts.into_iter().find(|part| part.shard == shard);
     let part = part.ok_or_else(|| refuse("no part of the output holds a row of that shard"))?;
     let row = read_row(stores, &output, &part, index)?.ok_or_else(|| refuse("the output has no such row"))?;
-    let (input, inputs) = input_of(&output, &holdings, &record)?;
+    let (input, inputs) = input_of(&output, &record)?;
     let found = find_shard(stores, &part, &input, &inputs, &row)?;
     let options = ReadOptions { max_image_bytes: MAX_IMAGE_BYTES, ..ReadOptions::from(&input) };
     let bytes = read_record(stores, &found.shard, found.index.unwrap_or(index), &options)
@@ -110,12 +111,8 @@ fn read_row(stores: &Stores, output: &Output, part: &PartReport, index: u64) -> 
 
 /// The run's input section and URIs, as far as the output says them: a manifest has both, the record of a run that is
 /// not finished what determines the rows.
-fn input_of(
-    output: &Output,
-    holdings: &Holdings,
-    record: &RunRecord,
-) -> Result<(InputSection, Vec<String>), Error> {
-    if holdings.finished {
+fn input_of(output: &Output, record: &RunRecord) -> Result<(InputSection, Vec<String>), Error> {
+    if !matches!(output.state()?, RunState::Unfinished) {
         let manifest: Value = json(output, MANIFEST)?;
         let plan = &manifest["plan"];
         let input = serde_json::from_value(plan["input"].clone());

@@ -4,6 +4,8 @@
 mod diff;
 #[path = "cli/extract.rs"]
 mod extract;
+#[path = "cli/progress.rs"]
+mod progress;
 #[path = "cli/reports.rs"]
 mod reports;
 #[path = "cli/scores.rs"]
