@@ -18,8 +18,16 @@ pub enum Error {
     Engine(#[from] EngineError),
     #[error(transparent)]
     Sink(#[from] SinkError),
-    #[error("cannot start {threads} decode threads: {message}")]
+    #[error(
+        "cannot start {threads} threads: {message}; the system allows this process too few of them (ulimit -u, the \
+         container's pids limit) or too little address space (ulimit -v)"
+    )]
     Threads { threads: usize, message: String },
+    #[error(
+        "the address space is limited to {limit_mib} MiB (ulimit -v), of which {taken_mib} MiB are taken before the first \
+         image is read; a run takes {needed_mib} MiB more at the least"
+    )]
+    AddressSpace { limit_mib: u64, taken_mib: u64, needed_mib: u64 },
     #[error("the {stage} stage panicked: {message}")]
     StagePanicked { stage: &'static str, message: String },
 }

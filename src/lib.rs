@@ -44,6 +44,7 @@ pub mod finish;
 pub mod flow;
 pub mod items;
 pub mod job;
+pub mod limits;
 pub mod pipeline;
 pub mod plan;
 mod regular_file;

@@ -49,7 +49,7 @@ pub const HELP: &str = "Exit codes:
 /// The exit code of a failed run.
 pub fn code_of(error: &Error) -> u8 {
     match error {
-        Error::Config(_) | Error::Threads { .. } => USAGE,
+        Error::Config(_) | Error::Threads { .. } | Error::AddressSpace { .. } => USAGE,
         Error::Source(SourceError::Changed { .. } | SourceError::Late { .. }) => OUTPUT,
         Error::Source(_) => INPUT,
         Error::Engine(EngineError::Passport { .. }) => PASSPORT,

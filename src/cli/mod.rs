@@ -32,6 +32,7 @@ use std::sync::atomic::AtomicBool;
 use clap::{Args, Parser, Subcommand};
 use sluice::config::{Overrides, PipelineFile};
 use sluice::error::{ConfigError, Error};
+use sluice::limits::reserve_threads;
 use sluice::plan::Plan;
 
 use logging::LogFormat;
@@ -133,8 +134,12 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// Threads of any command: stores, signals, progress.
+const COMMAND_THREADS: usize = 16;
+
 /// Run one command to its end.
 fn run_command(cli: &Cli, progress: &Progress) -> anyhow::Result<ExitCode> {
+    reserve_threads(COMMAND_THREADS)?;
     match &cli.command {
         Command::Run(args) => run::run(args, cli.log_format, progress),
         Command::Check(args) => check::run(args),

@@ -16,6 +16,7 @@ use crate::error::{SourceError, StorageError};
 use crate::items::ObjectRef;
 
 use super::naming::{self, Rule, is_hidden};
+use super::standard_input::STANDARD_INPUT;
 use super::store::{Location, StoreKind, Stores};
 
 /// Characters that make a pattern of a name.
@@ -92,6 +93,9 @@ impl FolderRules {
 impl Input {
     /// Find out what `uri` stands for. Asks the store about names without glob characters.
     pub fn find(stores: &Stores, uri: &str) -> Result<Self, SourceError> {
+        if uri == STANDARD_INPUT {
+            stores.spool_standard_input()?;
+        }
         let key_start = uri.find("://").map_or(0, |scheme| scheme + 3);
         let first_glob = uri[key_start..].find(GLOB_CHARACTERS).map(|at| key_start + at);
         let refused = |message: &str| SourceError::Uri { uri: uri.to_owned(), message: message.to_owned() };

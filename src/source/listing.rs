@@ -33,6 +33,7 @@ use super::names::{Found, Listed, Names, names};
 use super::naming::{self, Rule};
 use super::object::Object;
 use super::skips::{SkipWarnings, Skips};
+use super::standard_input::STANDARD_INPUT;
 use super::store::{StoreKind, Stores};
 
 /// Companions of images that go into one virtual shard, for each image that it may hold.
@@ -262,6 +263,16 @@ impl ShardList {
     /// What to do with an object that an input names: the format that is set decides, then its name, then its first
     /// bytes. A text is a list of images, unless it is an image that is called so.
     fn named_rule(&self, object: &ObjectRef) -> Result<Rule, SourceError> {
+        if object.uri == STANDARD_INPUT {
+            return match self.format {
+                InputFormat::Auto | InputFormat::Manifest => Ok(Rule::Manifest),
+                _ => {
+                    let message =
+                        "standard input is read as a manifest; input.format must be auto or manifest";
+                    Err(SourceError::Uri { uri: object.uri.clone(), message: message.to_owned() })
+                }
+            };
+        }
         match self.format {
             InputFormat::Auto => {}
             InputFormat::Tfrecord => return Ok(Rule::Container(ShardFormat::Tfrecord)),

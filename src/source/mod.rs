@@ -51,6 +51,7 @@ mod parquet_schema;
 mod ranges_seen;
 mod read_ahead;
 mod skips;
+mod standard_input;
 mod store;
 mod stream;
 mod tfrecord;

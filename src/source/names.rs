@@ -156,7 +156,9 @@ impl Walk {
         }
         let (size_bytes, version) =
             (metadata.as_ref().map(Metadata::len), metadata.as_ref().map(local_version));
-        let is_addressable = path.to_str().is_some_and(|path| path::Path::parse(path).is_ok());
+        // a name that is spelled otherwise than it is would not be found by its spelling
+        let is_addressable =
+            path.to_str().is_some_and(|path| path.ends_with(&name) && path::Path::parse(path).is_ok());
         let path = (!is_addressable).then_some(path);
         Ok(Some(Listed::Found(Found { name, path, size_bytes, version })))
     }

@@ -12,7 +12,7 @@
 use std::collections::HashMap;
 use std::path::{Component, Path as FilePath, PathBuf};
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -39,6 +39,7 @@ use super::environment;
 use super::http_checks::CheckedConnector;
 use super::object::{Object, version_of};
 use super::own_trouble::own_trouble;
+use super::standard_input::{STANDARD_INPUT, Spooled};
 
 /// What kind of store a URI leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -62,6 +63,7 @@ struct Shared {
     storage: StorageSection,
     /// By root: `gs://bucket/`, `https://host/`, `/`.
     open: Mutex<HashMap<String, Opened>>,
+    standard_input: OnceLock<Result<Spooled, String>>,
 }
 
 #[derive(Clone)]
@@ -118,7 +120,14 @@ impl Stores {
 
     /// The same, with patience as `storage` says.
     pub fn with(runtime: Handle, storage: StorageSection) -> Self {
-        Self { shared: Arc::new(Shared { runtime, storage, open: Mutex::default() }) }
+        Self {
+            shared: Arc::new(Shared {
+                runtime,
+                storage,
+                open: Mutex::default(),
+                standard_input: OnceLock::new(),
+            }),
+        }
     }
 
     /// Find store and path of `uri`: a path, `file://`, `gs://`, `s3://`, `az://`, `abfs[s]://` or
@@ -131,11 +140,32 @@ impl Stores {
     /// [`SourceError::Uri`] when the URI cannot be understood, [`SourceError::Storage`] when the
     /// store cannot be set up, say for want of an account name.
     pub fn resolve(&self, uri: &str) -> Result<Location, SourceError> {
+        if uri == STANDARD_INPUT
+            && let Some(Ok(spooled)) = self.shared.standard_input.get()
+        {
+            return Ok(Location { uri: uri.to_owned(), ..self.resolve(&spooled.path())? });
+        }
         let address =
             Address::parse(uri).map_err(|message| SourceError::Uri { uri: uri.to_owned(), message })?;
         let opened = self.opened(&address)?;
         let Address { uri, kind, root, path, .. } = address;
         Ok(Location { uri, kind, store: opened.store, path, root, pages: opened.pages })
+    }
+
+    /// Read standard input, so that its name can be resolved.
+    ///
+    /// # Errors
+    /// When it cannot be read, or there is no room for a copy.
+    pub(super) fn spool_standard_input(&self) -> Result<(), SourceError> {
+        let spooled =
+            self.shared.standard_input.get_or_init(|| Spooled::read().map_err(|error| error.to_string()));
+        match spooled {
+            Ok(_) => Ok(()),
+            Err(message) => {
+                let message = format!("standard input cannot be copied: {message}");
+                Err(SourceError::Uri { uri: STANDARD_INPUT.to_owned(), message })
+            }
+        }
     }
 
     /// Look the object at `location` up.

@@ -118,7 +118,7 @@ fn no_name_steers_a_terminal() {
         &[(steering.to_owned(), b"no image".to_vec()), ("b".to_owned(), png(1))],
     );
     // a damaged shard is named in the log
-    fs::write(bench.path(&format!("in/{}.tar", "x\u{9b}31m\u{202e}")), [7; 600]).expect("a file");
+    fs::write(bench.path(&format!("in/{}.tar", "x\u{202e}")), [7; 600]).expect("a file");
     let lenient = ["--set", "output.max_error_rate=1", "--set", "output.max_damaged_shards=9"];
     let text = bench.run("out", &lenient);
     assert_code(&text, 0);
@@ -140,10 +140,15 @@ fn no_name_steers_a_terminal() {
         let obeyed = |c: char| (c.is_control() && !matches!(c, '\n' | '\t')) || c == '\u{202e}';
         assert!(!said.contains(obeyed), "{said:?}");
     }
-    assert!(stdout(&inspect).contains("evil\\u{1b}]0;title"), "{}", stdout(&inspect));
-    assert!(stderr(&text).contains("x\\u{9b}31m\\u{202e}"), "{}", stderr(&text));
-    // what is stored is the name itself
-    assert!(bench.rows("out").iter().any(|row| row.image_id == steering));
+    assert!(
+        stdout(&inspect).contains("evil\\x1B]0;title\\x07\\xC2\\x9B31m\\u{202e}gpj"),
+        "{}",
+        stdout(&inspect)
+    );
+    assert!(stderr(&text).contains("x\\u{202e}"), "{}", stderr(&text));
+    // bytes that are no text are spelled out in what is stored, the rest is the name itself
+    let stored = "evil\\x1B]0;title\\x07\\xC2\\x9B31m\u{202e}gpj";
+    assert!(bench.rows("out").iter().any(|row| row.image_id == stored));
 }
 
 #[test]
@@ -287,4 +292,83 @@ fn secrets_of_addresses_are_shown_and_stored_nowhere() {
         assert!(!bytes.windows(11).any(|window| window == b"very-secret"), "{file}");
     }
     assert!(!format!("{rows:?}{}", said(&scored)).contains("very-secret"), "{rows:?}");
+}
+
+#[test]
+fn standard_input_is_a_manifest_and_a_run_from_it_can_be_resumed() {
+    use std::io::Write;
+    use std::process::Stdio;
+    let bench = Bench::new();
+    for (id, bytes) in images(0, 6) {
+        fs::write(bench.path(&format!("in/{id}.png")), bytes).expect("an image");
+    }
+    let lines: String = (0..6).map(|number| format!("in/img-{number:05}.png\n")).collect();
+    let run = |out: &str, lines: &str, args: &[&str]| {
+        let mut run = bench.command("run", out, &[&["--input", "-"], args].concat());
+        run.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut running = run.spawn().expect("starts");
+        let mut input = running.stdin.take().expect("a pipe");
+        input.write_all(lines.as_bytes()).expect("somebody reads");
+        drop(input);
+        running.wait_with_output().expect("a child")
+    };
+    let small = ["--set", "input.files_per_shard=2"];
+    assert_code(&run("out", &lines, &small), 0);
+    assert_eq!(bench.rows("out").len(), 6);
+    assert_code(&bench.run("named", &["--input", "list.txt"]), 3);
+    fs::write(bench.path("list.txt"), &lines).expect("a manifest");
+    assert_code(&bench.run("named", &["--input", "list.txt"]), 0);
+    assert_eq!(scores_by_id(&bench.rows("out")), scores_by_id(&bench.rows("named")));
+    // the same lines are the same input
+    assert!(stdout(&run("out", &lines, &small)).contains("done before"));
+    fs::remove_file(bench.path("out/_SUCCESS")).expect("a file");
+    fs::remove_file(bench.path("out/_manifest.json")).expect("a file");
+    assert_code(&run("out", &lines, &small), 0);
+    assert_eq!(bench.rows("out").len(), 6);
+    // others are another one
+    assert_code(&run("out", "in/img-00003.png\n", &small), 6);
+    assert_code(&run("empty", "", &small), 3);
+    assert_code(&run("format", &lines, &["--set", "input.format=parquet"]), 3);
+}
+
+#[test]
+fn too_few_threads_are_told_before_anything_is_begun() {
+    let bench = Bench::new();
+    write_tar(&bench.path("in/a.tar"), &images(0, 3));
+    // root may have as many as it likes
+    let is_root = rustix::process::geteuid().is_root();
+    let nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--"];
+    for limit in ["1", "10"] {
+        let run = bench.command("run", "out", &[]);
+        let mut command = Command::new(if is_root { nobody[0] } else { "env" });
+        if is_root {
+            command.args(&nobody[1..]);
+        }
+        command.args(["bash", "-c", &format!("ulimit -u {limit}; exec \"$0\" \"$@\"")]);
+        command.arg(run.get_program()).args(run.get_args()).current_dir("/");
+        command.envs(run.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let output = command.output().expect("setpriv of util-linux, or env");
+        assert_code(&output, 2);
+        assert!(stderr(&output).contains("ulimit -u"), "{}", stderr(&output));
+        assert!(!stderr(&output).contains("panicked"), "{}", stderr(&output));
+    }
+}
+
+#[test]
+fn too_little_address_space_is_told_and_blames_no_image() {
+    let bench = Bench::new();
+    write_tar(&bench.path("in/a.tar"), &images(0, 3));
+    for kib in (100_000..2_000_000).step_by(150_000) {
+        let output =
+            limited(&bench.command("run", "out", &[]), &format!("-v {kib}")).output().expect("bash starts");
+        // at the upper end it may be enough
+        assert!(
+            matches!(output.status.code(), Some(0 | 2 | 4)),
+            "{kib} KiB: {:?}: {}",
+            output.status,
+            stderr(&output)
+        );
+        assert!(!stderr(&output).contains("panicked"), "{kib} KiB: {}", stderr(&output));
+        assert!(!bench.path("out/_crashes").exists());
+    }
 }

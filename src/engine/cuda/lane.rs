@@ -4,7 +4,7 @@
 //!   step is timed by CUDA events.
 //! - What runs the model is the lane's [`Runner`]: a TensorRT execution context, or an ONNX Runtime
 //!   session with its input and output bound to device memory.
-//! - [`Lane::run`] returns after its stream is idle, so nothing it was lent is in use any more.
+//! - [`Lane::run`] returns, and a panic leaves it, after its stream is idle, so nothing it was lent is in use any more.
 //! - Two lanes of one device overlap: while one copies, the other computes.
 
 use std::sync::Arc;
@@ -103,13 +103,13 @@ impl<R: Runner> Lane<R> {
 
     /// Scores of a full batch of RGB bytes.
     pub fn run(&mut self, rgb: &[u8]) -> CudaResult<(Vec<f32>, LaneTimes)> {
-        let enqueued = self.enqueue(rgb);
-        if enqueued.is_ok() {
+        let stream = Arc::clone(&self.stream);
+        let enqueue = || {
+            self.enqueue(rgb)?;
             self.sleep_until_done();
-        }
-        // also after a failure: what was enqueued before it may still use what we were lent
-        let finished = self.finish();
-        enqueued.and(finished)?;
+            Ok(())
+        };
+        lend(enqueue, || finish(&stream))?;
         let [start, copied, computed, end] = &self.events;
         let time = |from: &CudaEvent, to: &CudaEvent| {
             let ms = from.elapsed_ms(to).map_err(|error| driver("cannot read the GPU's clock", error))?;
@@ -133,14 +133,6 @@ impl<R: Runner> Lane<R> {
         while let Ok(false) = end.try_is_complete() {
             std::thread::sleep(nap);
         }
-    }
-
-    /// Wait for the stream.
-    fn finish(&self) -> CudaResult<()> {
-        // SAFETY: the stream lives as long as the lane. `CudaStream::synchronize` is not used, for it
-        // returns at once where an earlier error of the context has not been told yet.
-        unsafe { result::stream::synchronize(self.stream.cu_stream()) }
-            .map_err(|error| driver("the GPU failed", error))
     }
 
     fn enqueue(&mut self, rgb: &[u8]) -> CudaResult<()> {
@@ -185,25 +177,51 @@ impl<R: Runner> Lane<R> {
         }
         // the raw copies below use whatever device is current
         self.stream.context().bind_to_thread().map_err(|error| driver("cannot use the GPU", error))?;
-        let enqueued = self.enqueue_floats(tensor, into);
-        let finished = self.finish();
-        enqueued.and_then(|scores| finished.map(|()| floats(&scores, self.runner.half_scores())))
+        let mut scores = vec![0_u8; self.runner.scores().bytes];
+        let stream = Arc::clone(&self.stream);
+        lend(|| self.enqueue_floats(tensor, into, &mut scores), || finish(&stream))?;
+        Ok(floats(&scores, self.runner.half_scores()))
     }
 
-    fn enqueue_floats(&mut self, tensor: &[f32], into: DeviceMemory) -> CudaResult<Vec<u8>> {
+    fn enqueue_floats(&mut self, tensor: &[f32], into: DeviceMemory, scores: &mut [u8]) -> CudaResult<()> {
         let from = self.runner.scores();
-        let mut scores = vec![0_u8; from.bytes];
-        // SAFETY: `into` is as long as `tensor`, which its caller has checked, and the runner's; the
-        // copy out of pageable memory has read `tensor` when it returns.
+        assert_eq!(scores.len(), from.bytes, "there is room for every score");
+        // SAFETY: `into` is as long as `tensor`, which its caller has checked, and the runner's. The caller waits for
+        // the stream before it gives `tensor` back.
         unsafe { result::memcpy_htod_async(into.address, tensor, self.stream.cu_stream()) }
             .map_err(copying)?;
         self.runner.run(&self.stream)?;
-        // SAFETY: `scores` is as long as the runner's memory, and the copy into pageable memory has
-        // been made when it returns.
-        unsafe { result::memcpy_dtoh_async(&mut scores, from.address, self.stream.cu_stream()) }
-            .map_err(copying)?;
-        Ok(scores)
+        // SAFETY: `scores` is as long as the runner's memory, and its owner waits for the stream before it uses or
+        // frees it.
+        unsafe { result::memcpy_dtoh_async(scores, from.address, self.stream.cu_stream()) }.map_err(copying)
     }
+}
+
+/// Do `work`, which lends memory to a device, then `wait` until the device has done with it: also after a failure, for
+/// what was enqueued before it goes on, and also when `work` panics, for the panic frees what was lent.
+fn lend<T>(work: impl FnOnce() -> CudaResult<T>, wait: impl Fn() -> CudaResult<()>) -> CudaResult<T> {
+    struct Waits<W: Fn() -> CudaResult<()>>(W);
+    impl<W: Fn() -> CudaResult<()>> Drop for Waits<W> {
+        fn drop(&mut self) {
+            if std::thread::panicking()
+                && let Err(error) = (self.0)()
+            {
+                tracing::debug!(error, "a GPU failed while its lane was given up");
+            }
+        }
+    }
+    let waits = Waits(wait);
+    let done = work();
+    let waited = (waits.0)();
+    done.and_then(|done| waited.map(|()| done))
+}
+
+/// Wait for the stream.
+fn finish(stream: &CudaStream) -> CudaResult<()> {
+    // SAFETY: the stream lives through the call. `CudaStream::synchronize` is not used, for it returns at once where an
+    // earlier error of the context has not been told yet.
+    unsafe { result::stream::synchronize(stream.cu_stream()) }
+        .map_err(|error| driver("the GPU failed", error))
 }
 
 impl<R> Drop for Lane<R> {
@@ -235,5 +253,45 @@ fn floats(bytes: &[u8], half: bool) -> Vec<f32> {
         bytes.as_chunks().0.iter().map(|&bits| half::f16::from_ne_bytes(bits).to_f32()).collect()
     } else {
         bytes.as_chunks().0.iter().map(|&bits| f32::from_ne_bytes(bits)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::{Cell, RefCell};
+
+    #[test]
+    fn what_was_lent_is_waited_for_whatever_becomes_of_the_work() {
+        let waits = Cell::new(0);
+        let wait = || {
+            waits.set(waits.get() + 1);
+            Ok(())
+        };
+        assert_eq!(lend(|| Ok(7), wait), Ok(7));
+        assert_eq!(lend(|| Err::<(), _>("refused".to_owned()), wait), Err("refused".to_owned()));
+        assert_eq!(lend(|| Ok(()), || Err("gone".to_owned())), Err("gone".to_owned()));
+        assert_eq!(waits.get(), 2);
+    }
+
+    #[test]
+    fn memory_that_was_lent_outlives_a_panic_until_the_device_is_idle() {
+        struct Buffer<'a>(&'a RefCell<Vec<&'static str>>);
+        impl Drop for Buffer<'_> {
+            fn drop(&mut self) {
+                self.0.borrow_mut().push("freed");
+            }
+        }
+        let events = RefCell::new(Vec::new());
+        let unwound = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let _pinned = Buffer(&events);
+            let wait = || {
+                events.borrow_mut().push("idle");
+                Ok(())
+            };
+            lend(|| -> CudaResult<()> { panic!("in the middle of a copy") }, wait)
+        }));
+        assert!(unwound.is_err());
+        assert_eq!(events.into_inner(), ["idle", "freed"]);
     }
 }
