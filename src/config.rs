@@ -71,7 +71,7 @@ impl Default for InputSection {
             allow_empty: false,
             look_ahead: 2,
             max_image_bytes: 32 << 20,
-            max_page_bytes: 1 << 30,
+            max_page_bytes: 512 << 20,
         }
     }
 }

@@ -30,7 +30,7 @@ use crate::sink::{
     AttemptNote, Checkpoints, Crashes, Holdings, Output, ParquetSink, RunIdentity, RunRecord, SCHEMA_VERSION,
     Sink,
 };
-use crate::source::{ReadOptions, ShardList, Stores, check_fit, input_around, open_shard};
+use crate::source::{ReadOptions, ShardList, Stores, check_fit, input_around, open_shard_in_turn};
 
 /// How a run is done, as opposed to what it computes.
 #[derive(Debug, Clone, Default)]
@@ -314,7 +314,8 @@ impl Job {
             stop: &options.stop,
             limit: options.limit.map(|limit| limit.saturating_sub(reused_rows)),
         };
-        let written = stages.run(&mut remaining, |shard| open_shard(&stores, shard, &read_options));
+        let written =
+            stages.run(&mut remaining, |shard, turn| open_shard_in_turn(&stores, shard, &read_options, turn));
         if let Err(Error::Source(SourceError::Garbled { shards, .. })) = &written {
             let (attempt, run_id) = (claim.note.attempt, &claim.record.run_id);
             if let Err(error) = output.discard_checkpoints(shards, attempt, run_id, &gone_on_from) {

@@ -26,7 +26,7 @@ use crate::items::{BatchBuffer, BatchShape, Outcome, ShardRef};
 use crate::plan::Plan;
 use crate::report::OutputReport;
 use crate::sink::{self, Advance, Sink};
-use crate::source::{self, OpenedShard, ReadAhead};
+use crate::source::{self, OpenedShard, ReadAhead, Turn};
 
 /// Capacities of all queues, and why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -92,6 +92,8 @@ pub struct MemoryBound {
     pub batches_bytes: u64,
     /// Scores waiting to be written, rows being encoded, and finished parts on their way to a store.
     pub sink_bytes: u64,
+    /// Pages of a Parquet file whose turn it is, if they are as long as they may be.
+    pub parquet_pages_bytes: u64,
     /// Decoders, if every thread meets an image of `max_pixels` at once.
     pub decoders_bytes: u64,
 }
@@ -108,6 +110,7 @@ impl MemoryBound {
         let row_bytes = shape.bytes() / shape.batch_size as u64;
         Self {
             readers_bytes: bounds.readers() as u64 * (source::READER_BYTES + plan.input.max_image_bytes),
+            parquet_pages_bytes: source::parquet_pages_bytes(plan.input.max_page_bytes),
             // what was read ahead counts as current when its turn comes, and is replaced then
             encoded_bytes: bounds.current_bytes + 2 * bounds.ahead_bytes,
             rows_bytes: (bounds.decode_slots as u64 + 2) * row_bytes,
@@ -119,7 +122,7 @@ impl MemoryBound {
         }
     }
 
-    /// All but the decoders.
+    /// All but the decoders and long pages.
     pub fn queues_bytes(&self) -> u64 {
         self.readers_bytes + self.encoded_bytes + self.rows_bytes + self.batches_bytes + self.sink_bytes
     }
@@ -183,7 +186,7 @@ impl Stages<'_> {
     pub fn run(
         self,
         shards: impl Iterator<Item = Result<ShardRef, SourceError>> + Send,
-        open: impl Fn(&ShardRef) -> Result<OpenedShard, ReadError> + Send + Sync,
+        open: impl Fn(&ShardRef, &Turn) -> Result<OpenedShard, ReadError> + Send + Sync,
     ) -> Result<OutputReport, Error> {
         let Self { decoder, decode_threads, engines, buffers, sink, bounds, meters, stop, limit } = self;
         let shape = engines.first().expect("a run has at least one engine").batch_shape();

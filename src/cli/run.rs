@@ -181,9 +181,10 @@ fn note_crashes(watch: CrashWatch, output: Output, run_id: Arc<OnceLock<String>>
 fn announce(job: &Job) {
     let (memory, mib) = (&job.checked().memory, |bytes: u64| bytes >> 20);
     tracing::info!(
-        "memory beside the model: at most {} MiB in queues, and {} MiB in decoders if every thread meets an image \
-         of max_pixels at once",
+        "memory beside the model: at most {} MiB in queues, {} MiB in decoders if every thread meets an image of \
+         max_pixels at once, and {} MiB in Parquet pages if they are max_page_bytes long",
         mib(memory.queues_bytes()),
         mib(memory.decoders_bytes),
+        mib(memory.parquet_pages_bytes),
     );
 }

@@ -88,6 +88,23 @@ impl Account {
         Some(Permit { account: self.clone(), bytes })
     }
 
+    /// Wait until the stream's turn has come; whether it has: not once the account is closed.
+    pub fn wait_for_turn(&self) -> bool {
+        let mut state = self.shared.lock();
+        loop {
+            match state.accounts.get(&self.id) {
+                Some(account) if !account.closed && !account.current => {}
+                account => return account.is_some_and(|account| !account.closed),
+            }
+            state = self.shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Whether nobody waits for the stream any more.
+    pub fn is_closed(&self) -> bool {
+        self.shared.lock().accounts.get(&self.id).is_none_or(|account| account.closed)
+    }
+
     /// The stream's turn has come.
     pub fn make_current(&self) {
         self.update(|account| account.current = true);
@@ -142,6 +159,18 @@ mod tests {
     use super::*;
 
     const LIMITS: BudgetLimits = BudgetLimits { current_bytes: 10, ahead_bytes: 4 };
+
+    #[test]
+    fn a_stream_waits_for_its_turn_or_its_end() {
+        let budget = Budget::new(LIMITS);
+        let (first, second) = (budget.account(), budget.account());
+        let waiting = [first.clone(), second.clone()]
+            .map(|account| std::thread::spawn(move || (account.wait_for_turn(), account.is_closed())));
+        first.make_current();
+        second.close();
+        let found = waiting.map(|thread| thread.join().expect("no panic"));
+        assert_eq!(found, [(true, false), (false, true)]);
+    }
 
     fn current(budget: &Budget) -> Account {
         let account = budget.account();

@@ -1,9 +1,15 @@
 //! Where the time of a stage goes: busy, blocked on the next stage, starved by the one before.
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
+
+thread_local! {
+    /// Of the work that this thread has on a clock: the time for which it was blocked.
+    static BLOCKED_WITHIN: Cell<Duration> = const { Cell::new(Duration::ZERO) };
+}
 
 /// Counters of one stage, written by its threads and read by the summary.
 #[derive(Debug)]
@@ -56,8 +62,18 @@ impl StageMeter {
     /// Run `work` on the clock of this stage.
     pub fn busy<R>(&self, work: impl FnOnce() -> R) -> R {
         let start = Instant::now();
+        BLOCKED_WITHIN.set(Duration::ZERO);
         let result = work();
-        self.busy_ns.fetch_add(nanoseconds(start.elapsed()), Relaxed);
+        self.busy_ns.fetch_add(nanoseconds(start.elapsed().saturating_sub(BLOCKED_WITHIN.get())), Relaxed);
+        result
+    }
+
+    /// Wait inside of work that is on the clock: blocked, not busy.
+    pub fn blocked<R>(&self, wait: impl FnOnce() -> R) -> R {
+        let start = Instant::now();
+        let result = wait();
+        self.add_blocked(start.elapsed());
+        BLOCKED_WITHIN.set(BLOCKED_WITHIN.get() + start.elapsed());
         result
     }
 

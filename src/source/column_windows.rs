@@ -25,6 +25,13 @@ const WINDOW_BYTES: u64 = 8 << 20;
 /// Image bytes, image path and id are the most columns that are ever read, and one for the footer.
 const WINDOWS: usize = 4;
 
+/// What the windows hold.
+pub(super) const WINDOWS_BYTES: u64 = WINDOWS as u64 * WINDOW_BYTES;
+
+/// Of a page longer than a window, what is fetched at once: its pieces are put together in one place, beside which only
+/// the last one is held.
+pub(super) const PIECE_BYTES: u64 = 32 << 20;
+
 /// A page header is some tens of bytes, longer only with statistics.
 const HEADER_BUFFER_BYTES: usize = 512;
 
@@ -84,17 +91,18 @@ impl ColumnWindows {
         if first.len() as u64 == length {
             return Ok(first);
         }
-        // the rest is fetched in one request, however long the page
-        let next = start + first.len() as u64;
-        let rest = self.fetch(next, length - first.len() as u64)?;
         let mut whole = BytesMut::with_capacity(length as usize);
         whole.extend_from_slice(&first);
-        whole.extend_from_slice(&rest);
+        drop(first);
+        while (whole.len() as u64) < length {
+            let got = whole.len() as u64;
+            whole.extend_from_slice(&self.fetch(start + got, (length - got).min(PIECE_BYTES))?);
+        }
         Ok(whole.freeze())
     }
 
-    /// At least one byte at `start` and at most `length`; more than a window's worth only where
-    /// nothing is at hand yet.
+    /// At least one byte at `start` and at most `length`; more than a window's worth, but no more than a piece, only
+    /// where nothing is at hand yet.
     fn peek(&self, start: u64, length: u64) -> io::Result<Bytes> {
         if length == 0 {
             return Ok(Bytes::new());
@@ -107,7 +115,7 @@ impl ColumnWindows {
             return Ok(bytes);
         }
         drop(state);
-        self.fetch(start, length)
+        self.fetch(start, length.min(PIECE_BYTES))
     }
 
     /// Fetch `length` bytes at `start` and the window's worth that follows them.

@@ -21,6 +21,7 @@ use super::object::Object;
 use super::own_trouble::own_trouble;
 use super::parquet::ParquetRecords;
 use super::parquet_footer;
+use super::read_ahead::Turn;
 use super::skips::Skips;
 use super::store::Stores;
 use super::tfrecord::{self, TfRecords};
@@ -73,6 +74,25 @@ pub fn open_shard(
     shard: &ShardRef,
     options: &ReadOptions,
 ) -> Result<OpenedShard, ReadError> {
+    open(stores, shard, options, None)
+}
+
+/// The same for a shard that is read ahead: what takes much memory is held back until it is its `turn`.
+pub fn open_shard_in_turn(
+    stores: &Stores,
+    shard: &ShardRef,
+    options: &ReadOptions,
+    turn: &Turn,
+) -> Result<OpenedShard, ReadError> {
+    open(stores, shard, options, Some(turn))
+}
+
+fn open(
+    stores: &Stores,
+    shard: &ShardRef,
+    options: &ReadOptions,
+    turn: Option<&Turn>,
+) -> Result<OpenedShard, ReadError> {
     let object = match &shard.content {
         ShardContent::Objects(entries) => {
             // of those that a checkpoint holds as many are passed over as there are
@@ -91,10 +111,11 @@ pub fn open_shard(
         ShardContent::Container(object) => stores.open(object).map_err(unreadable)?,
     };
     let (format, skips) = (shard.format, Skips::default());
-    let inner = guarded(format, || open_container(&object, format, options, &skips));
+    let inner = guarded(format, || open_container(&object, format, options, &skips, turn));
     let mut inner = inner.map_err(|error| blame(&object, error))?;
     let inner = records(move || guarded(format, || inner.next().transpose()));
-    Ok(OpenedShard { first_record: 0, records: Box::new(Blamed { object, inner, ended: false }), skips })
+    let blamed = Blamed { object, inner, turn: turn.cloned(), ended: false };
+    Ok(OpenedShard { first_record: 0, records: Box::new(blamed), skips })
 }
 
 /// Run a step of a format's reader. A panic, in a library above all, is damage of the shard: the reader is not used
@@ -154,6 +175,7 @@ fn open_container(
     format: ShardFormat,
     options: &ReadOptions,
     skips: &Skips,
+    turn: Option<&Turn>,
 ) -> Result<Records, ReadError> {
     let refused = |error: std::io::Error| match error.kind() {
         std::io::ErrorKind::Unsupported => ReadError::Config(error.to_string()),
@@ -172,7 +194,7 @@ fn open_container(
         }
         ShardFormat::Parquet => {
             let windows = ColumnWindows::new(object.clone());
-            let mut reader = ParquetRecords::open(windows.clone(), options)?;
+            let mut reader = ParquetRecords::open(windows.clone(), options, turn)?;
             windows.keep_inside(reader.column_chunks());
             records(move || reader.next_record())
         }
@@ -219,6 +241,7 @@ pub(super) fn too_large(image_bytes: u64, max_image_bytes: u64) -> Rejected {
 struct Blamed {
     object: Object,
     inner: Records,
+    turn: Option<Turn>,
     ended: bool,
 }
 
@@ -227,6 +250,8 @@ impl Iterator for Blamed {
 
     fn next(&mut self) -> Option<Self::Item> {
         match self.inner.next() {
+            // nobody asks any more whose fault it is
+            Some(Err(error)) if self.turn.as_ref().is_some_and(Turn::is_over) => Some(Err(error)),
             Some(Err(error)) => Some(Err(blame(&self.object, error))),
             None if !self.ended => {
                 self.ended = true;

@@ -60,21 +60,24 @@ mod webdataset;
 
 pub use column_windows::ColumnWindows;
 pub use detect::SNIFF_BYTES;
-pub use format::{OpenedShard, ReadOptions, Records, check_fit, open_shard};
+pub use format::{OpenedShard, ReadOptions, Records, check_fit, open_shard, open_shard_in_turn};
 pub use input::input_around;
 pub use listing::{ShardList, list_shards};
 pub(crate) use names::Ascending;
 pub use object::{Object, ObjectReader};
-pub use read_ahead::{ReadAhead, run};
+pub use parquet_pages::parquet_pages_bytes;
+pub use read_ahead::{ReadAhead, Turn, run};
 pub use skips::Skips;
 pub use store::{Location, StoreKind, Stores, is_staged_name};
 
 /// What one shard reader holds at the most, beside the record it is putting together: loose images
-/// under way, or what has arrived of a container and a zstd window. Not counted is what the file's writer
-/// chose for Parquet, which is a dictionary, a page packed and unpacked, and the value of a row: four times
-/// `max_page_bytes` for each of the one or two columns read, if all are as long as they may be. Images are
-/// as a rule a page of a megabyte or of a thousand rows, twice, and no dictionary.
+/// under way, what has arrived of a container and a zstd window, or of a Parquet file its metadata, windows and pages. Not
+/// counted are the long pages of the one Parquet file whose turn it is: [`parquet_pages_bytes`].
 pub const READER_BYTES: u64 = {
     let container = object::BYTES_IN_FLIGHT + compression::WINDOW_BYTES + webdataset::IDS_BYTES;
-    if files::BYTES_IN_FLIGHT > container { files::BYTES_IN_FLIGHT } else { container }
+    let pages =
+        parquet_footer::METADATA_BYTES + column_windows::WINDOWS_BYTES + parquet_pages::AHEAD_PAGES_BYTES;
+    let parquet = if parquet_footer::READING_BYTES > pages { parquet_footer::READING_BYTES } else { pages };
+    let most = if parquet > container { parquet } else { container };
+    if files::BYTES_IN_FLIGHT > most { files::BYTES_IN_FLIGHT } else { most }
 };

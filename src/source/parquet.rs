@@ -6,7 +6,7 @@
 //!   string child `path`. Only the leaf columns needed are read.
 //! - Rows are decoded [`BATCH_ROWS`] at a time, row group after row group. The Parquet format
 //!   makes a page the smallest unit that can be unpacked, so a shard holds one page of images and one
-//!   dictionary at a time, of at most `max_page_bytes` each.
+//!   dictionary at a time, of at most `max_page_bytes` each, see `parquet_pages`.
 //! - Rows may be copies of one value of a dictionary, or nulls that take no bytes: what they come to is held
 //!   against the file's size, as what unpacks is.
 //! - As many rows are read as the footer counts: pages that lack some would end a row group early, or pair
@@ -34,6 +34,7 @@ use super::format::{ReadOptions, image_content, too_large};
 use super::parquet_columns::{Columns, Values};
 use super::parquet_footer::{self, Footer};
 use super::parquet_pages::{CheckedPages, Chunk};
+use super::read_ahead::Turn;
 
 /// Rows decoded at once. They are copied out of their page, and where a dictionary holds one long value any
 /// number of rows may be copies of it: more than one would multiply what a page may take. A batch costs
@@ -73,9 +74,14 @@ struct Batch {
 
 impl ParquetRecords {
     /// Read the footer of `reader` and find the columns.
-    pub fn open<R: ChunkReader + 'static>(reader: R, options: &ReadOptions) -> Result<Self, ReadError> {
+    /// Pages that take much memory wait for the shard's `turn`.
+    pub fn open<R: ChunkReader + 'static>(
+        reader: R,
+        options: &ReadOptions,
+        turn: Option<&Turn>,
+    ) -> Result<Self, ReadError> {
         let file_bytes = reader.len();
-        let reader = CheckedPages::new(reader, options.max_page_bytes);
+        let reader = CheckedPages::new(reader, options.max_page_bytes, turn.cloned());
         let Footer { metadata, columns } = parquet_footer::read(&reader, options)?;
         let skip_arrow = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
         let metadata = ArrowReaderMetadata::try_new(Arc::new(metadata), skip_arrow)
@@ -83,7 +89,7 @@ impl ParquetRecords {
         let rows = metadata.metadata().file_metadata().num_rows();
         let rows = u64::try_from(rows)
             .map_err(|_| ReadError::Corrupt(format!("footer: the file has {rows} rows")))?;
-        let chunks = column_chunks(metadata.metadata());
+        let chunks = column_chunks(metadata.metadata(), &columns);
         reader.check_inside(chunks.clone()).map_err(|error| corrupt("footer", &error))?;
         let chunks = chunks.into_iter().map(|chunk| chunk.range).collect();
         let batches = ParquetRecordBatchReaderBuilder::new_with_metadata(reader, metadata)
@@ -193,7 +199,7 @@ impl Batch {
 }
 
 /// Where the pages of the columns lie, and what they are like.
-fn column_chunks(metadata: &ParquetMetaData) -> Vec<Chunk> {
+fn column_chunks(metadata: &ParquetMetaData, columns: &Columns) -> Vec<Chunk> {
     let mut chunks = Vec::new();
     for (row_group, group) in metadata.row_groups().iter().enumerate() {
         for (leaf, column) in group.columns().iter().enumerate() {
@@ -206,6 +212,7 @@ fn column_chunks(metadata: &ParquetMetaData) -> Vec<Chunk> {
                 has_levels: levels.map(|max| max > 0),
                 rows: u64::try_from(group.num_rows()).unwrap_or_default(),
                 values: 0,
+                holds_images: columns.leaves.get(leaf) == Some(&columns.image_leaf),
             });
         }
     }

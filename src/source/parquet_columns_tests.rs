@@ -19,7 +19,7 @@ fn keys(image: Option<&str>, id: Option<&str>) -> ReadOptions {
 }
 
 fn read(file: &Bytes, options: &ReadOptions) -> Result<Vec<RawRecord>, ReadError> {
-    let mut reader = ParquetRecords::open(file.clone(), options)?;
+    let mut reader = ParquetRecords::open(file.clone(), options, None)?;
     std::iter::from_fn(|| reader.next_record().transpose()).collect()
 }
 

@@ -19,9 +19,10 @@ use bytes::Bytes;
 
 use crate::error::ReadError;
 
+use super::column_windows::PIECE_BYTES;
 use super::format::ReadOptions;
 use super::parquet_columns::Columns;
-use super::parquet_schema::Field;
+use super::parquet_schema::{FIELD_BYTES, Field, MAX_FIELDS};
 use super::thrift::{BINARY, Compact, CompactWriter, I32, I64, LIST, STRUCT, malformed};
 
 /// Longest footer. A column takes some 200 bytes of it in each row group, so this is a hundred columns in three
@@ -32,8 +33,12 @@ pub(super) const MAX_FOOTER_BYTES: u64 = 64 << 20;
 const MAX_ROW_GROUPS: u64 = 32_767;
 
 /// What is kept of a footer: of each row group some 200 bytes, and of each of three columns some 500.
-#[expect(dead_code)]
-pub(super) const METADATA_BYTES: u64 = MAX_ROW_GROUPS * 1700;
+pub(super) const METADATA_BYTES: u64 = MAX_ROW_GROUPS * 1900;
+
+/// What is held while a footer is cut down: the last piece of it that was fetched, itself, its schema as a tree, what is
+/// kept of it, and that as the library has it.
+pub(super) const READING_BYTES: u64 =
+    PIECE_BYTES + MAX_FOOTER_BYTES + MAX_FIELDS * FIELD_BYTES + MAX_ROW_GROUPS * 300 + METADATA_BYTES;
 
 /// Bytes after the footer: its length and the magic word.
 const FOOTER_TAIL_BYTES: u64 = 8;

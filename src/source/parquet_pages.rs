@@ -10,6 +10,10 @@
 //!   the length that the header says.
 //! - The library makes room for as many delta-encoded lengths as a page claims to have. They are counted
 //!   first, see `parquet_deltas`.
+//! - While one page is unpacked its predecessor and its dictionary are still held, so a column takes [`PAGES_HELD`]
+//!   times the longest page. Pages beyond [`AHEAD_PAGE_BYTES`] wait for their shard's turn, so that of all shards
+//!   read ahead one alone holds such pages.
+//! - What the pages of a file unpack to is held against the file's size.
 //! - Only what a page header's reader and this file understand alike gets through: a header whose end or
 //!   whose packed length the library sees elsewhere is an error, and so is one of odd types, with a field
 //!   twice, or with another kind of page than it says. Columns that overlap, whose pages could be judged
@@ -28,8 +32,32 @@ use ::parquet::errors::{ParquetError, Result};
 use ::parquet::file::reader::{ChunkReader, Length};
 use bytes::Bytes;
 
+use super::column_windows::PIECE_BYTES;
+use super::compression::{FREE_BYTES, MAX_RATIO};
 use super::parquet_deltas;
+use super::read_ahead::Turn;
 use super::thrift::{Compact, FALSE, I32, STRUCT, malformed};
+
+/// Times the longest page that a column takes: its dictionary, the page before, and the next one packed and unpacked.
+const PAGES_HELD: u64 = 4;
+
+/// Columns that are read beside the images: their ids and their paths.
+const TEXT_COLUMNS: u64 = 2;
+
+/// Longest page that is read before it is the shard's turn. Writers make pages of a megabyte, but of no fewer than a
+/// hundred or a thousand rows.
+const AHEAD_PAGE_BYTES: u64 = 8 << 20;
+
+/// Longest page of ids or paths: a thousand ids of 32 kB.
+const MAX_TEXT_PAGE_BYTES: u64 = 32 << 20;
+
+/// What each reader holds of pages before it is its shard's turn.
+pub(super) const AHEAD_PAGES_BYTES: u64 = PAGES_HELD * (1 + TEXT_COLUMNS) * AHEAD_PAGE_BYTES;
+
+/// What the one reader whose turn it is may hold of pages.
+pub fn parquet_pages_bytes(max_page_bytes: u64) -> u64 {
+    PAGES_HELD * (max_page_bytes + TEXT_COLUMNS * MAX_TEXT_PAGE_BYTES.min(max_page_bytes)) + PIECE_BYTES
+}
 
 /// The fewest bytes that a value of a dictionary takes: an integer, or the length of a string.
 const DICTIONARY_VALUE_BYTES: u64 = 4;
@@ -38,6 +66,7 @@ const DICTIONARY_VALUE_BYTES: u64 = 4;
 pub(super) struct CheckedPages<R> {
     reader: R,
     max_page_bytes: u64,
+    turn: Option<Turn>,
     state: Arc<Mutex<State>>,
 }
 
@@ -47,6 +76,8 @@ struct State {
     chunks: Vec<Chunk>,
     /// Headers that were read, by where their page begins, until it is fetched.
     headers: HashMap<u64, PageHeader>,
+    /// What the pages so far unpack to.
+    unpacked_bytes: u64,
 }
 
 /// Where the pages of a column lie in a row group, and what they are like.
@@ -63,6 +94,8 @@ pub(super) struct Chunk {
     pub rows: u64,
     /// Values of the pages that were fetched so far.
     pub values: u64,
+    /// Not ids or paths.
+    pub holds_images: bool,
 }
 
 impl State {
@@ -116,14 +149,19 @@ impl Chunk {
 
 impl<R: Clone> Clone for CheckedPages<R> {
     fn clone(&self) -> Self {
-        let state = self.state.clone();
-        Self { reader: self.reader.clone(), max_page_bytes: self.max_page_bytes, state }
+        let Self { reader, max_page_bytes, turn, state } = self;
+        Self {
+            reader: reader.clone(),
+            max_page_bytes: *max_page_bytes,
+            turn: turn.clone(),
+            state: state.clone(),
+        }
     }
 }
 
 impl<R: ChunkReader> CheckedPages<R> {
-    pub fn new(reader: R, max_page_bytes: u64) -> Self {
-        Self { reader, max_page_bytes, state: Arc::default() }
+    pub fn new(reader: R, max_page_bytes: u64, turn: Option<Turn>) -> Self {
+        Self { reader, max_page_bytes, turn, state: Arc::default() }
     }
 
     /// From now on what is read inside these column chunks are pages.
@@ -156,10 +194,15 @@ impl<R: ChunkReader> CheckedPages<R> {
         ParquetError::General(format!("{what}, limit is {limit} bytes (input.max_page_bytes)"))
     }
 
-    fn check_header(&self, header: &PageHeader) -> Result<()> {
-        let longest = header.page_bytes.max(header.unpacked_bytes);
+    fn check_header(&self, header: &PageHeader, chunk: &Chunk) -> Result<()> {
+        let longest = header.longest();
         if longest > self.max_page_bytes {
             return Err(self.too_long(&format!("a page is {longest} bytes")));
+        }
+        if longest > MAX_TEXT_PAGE_BYTES && !chunk.holds_images {
+            let message =
+                format!("a page of ids or paths is {longest} bytes, limit is {MAX_TEXT_PAGE_BYTES} bytes");
+            return Err(ParquetError::General(message));
         }
         let (values, bytes) = (header.values, header.unpacked_bytes);
         if header.kind == PageKind::Dictionary && values > bytes / DICTIONARY_VALUE_BYTES {
@@ -167,6 +210,14 @@ impl<R: ChunkReader> CheckedPages<R> {
             return Err(ParquetError::General(message));
         }
         Ok(())
+    }
+
+    /// Before a page is fetched: wait for the shard's turn if the page is a long one.
+    fn wait_to_hold(&self, header: &PageHeader) -> Result<()> {
+        let Some(turn) = self.turn.as_ref().filter(|_| header.longest() > AHEAD_PAGE_BYTES) else {
+            return Ok(());
+        };
+        if turn.wait() { Ok(()) } else { Err(ParquetError::General("the run is ending".to_owned())) }
     }
 
     /// Count the lengths of a page whose values are strings of bytes, delta-encoded.
@@ -203,12 +254,12 @@ impl<R: ChunkReader> ChunkReader for CheckedPages<R> {
     type T = R::T;
 
     fn get_read(&self, start: u64) -> Result<R::T> {
-        let is_page = self.state.lock().unwrap_or_else(PoisonError::into_inner).chunk_at(start).is_some();
-        if is_page {
+        let chunk = self.state.lock().unwrap_or_else(PoisonError::into_inner).chunk_at(start).cloned();
+        if let Some(chunk) = chunk {
             let mut compact = Compact::new(self.reader.get_read(start)?);
             let header =
                 PageHeader::read(&mut compact).map_err(|error| ParquetError::External(Box::new(error)))?;
-            self.check_header(&header)?;
+            self.check_header(&header, &chunk)?;
             // the library passes over an index
             if header.kind != PageKind::Index {
                 let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -231,11 +282,23 @@ impl<R: ChunkReader> ChunkReader for CheckedPages<R> {
         if header.kind != PageKind::Dictionary {
             state.count(start, header.values)?;
         }
+        state.unpacked_bytes += header.unpacked_bytes;
+        let (unpacked_bytes, file_bytes) = (state.unpacked_bytes, self.reader.len());
         drop(state);
+        if unpacked_bytes > FREE_BYTES && unpacked_bytes / MAX_RATIO > file_bytes {
+            return Err(ParquetError::General(format!(
+                "the pages of a file of {file_bytes} bytes unpack to {unpacked_bytes} bytes and more, limit is \
+                 {MAX_RATIO} times as much"
+            )));
+        }
+        self.wait_to_hold(&header)?;
         let page = self.reader.get_bytes(start, length)?;
         let levels = usize::try_from(header.levels_bytes).unwrap_or(usize::MAX).min(page.len());
-        if unpacks_beyond(chunk.codec, &page[levels..], self.max_page_bytes) {
-            return Err(self.too_long("a page unpacks to more than its header says and more than it may"));
+        let unpacked_bytes = header.unpacked_bytes.saturating_sub(header.levels_bytes);
+        if header.is_packed && unpacks_beyond(chunk.codec, &page[levels..], unpacked_bytes) {
+            let message =
+                format!("a page unpacks to more than the {unpacked_bytes} bytes that its header says");
+            return Err(ParquetError::General(message));
         }
         self.check_deltas(&page, &header, &chunk)?;
         Ok(page)
@@ -393,6 +456,10 @@ struct PageHeader {
 }
 
 impl PageHeader {
+    fn longest(&self) -> u64 {
+        self.page_bytes.max(self.unpacked_bytes)
+    }
+
     fn read<R: Read>(compact: &mut Compact<R>) -> io::Result<Self> {
         let (mut kind, mut page_bytes, mut unpacked_bytes) = (None, None, None);
         let (mut data, mut index, mut dictionary, mut data_v2) = (None, None, None, None);
@@ -563,7 +630,7 @@ mod tests {
 
     #[test]
     fn columns_that_overlap_or_leave_the_file_are_refused() {
-        let pages = CheckedPages::new(Bytes::from_static(&[0; 100]), 1000);
+        let pages = CheckedPages::new(Bytes::from_static(&[0; 100]), 1000, None);
         let check = |ranges: &[Range<u64>]| {
             let chunk = |range: &Range<u64>| Chunk {
                 place: (0, 0),
@@ -572,6 +639,7 @@ mod tests {
                 has_levels: [false; 2],
                 rows: 0,
                 values: 0,
+                holds_images: true,
             };
             pages.check_inside(ranges.iter().map(chunk).collect()).map_err(|error| error.to_string())
         };

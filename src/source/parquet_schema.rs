@@ -19,7 +19,10 @@ use bytes::Bytes;
 use super::thrift::{BINARY, Compact, I32, STRUCT, malformed};
 
 /// Fields, groups among them: ten times as many as the widest tables have.
-const MAX_FIELDS: u64 = 100_000;
+pub(super) const MAX_FIELDS: u64 = 100_000;
+
+/// What a field takes in memory.
+pub(super) const FIELD_BYTES: u64 = size_of::<Field>() as u64;
 
 /// Groups inside each other. A list of a list takes four.
 const MAX_DEPTH: usize = 64;
@@ -100,7 +103,10 @@ impl Field {
         *left = left.checked_sub(1).ok_or_else(|| malformed("a group has more children than there are"))?;
         let element = Element::read(compact, footer)?;
         let first_leaf = *leaves;
-        let mut children = Vec::new();
+        if element.children > *left {
+            return Err(malformed("a group has more children than there are"));
+        }
+        let mut children = Vec::with_capacity(element.children as usize);
         for _ in 0..element.children {
             children.push(Self::read_tree(compact, footer, left, leaves, depth + 1)?);
         }

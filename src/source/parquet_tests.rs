@@ -36,7 +36,7 @@ fn keys(image: Option<&str>, id: Option<&str>) -> ReadOptions {
 }
 
 fn read(file: Bytes, options: &ReadOptions) -> Result<Vec<RawRecord>, ReadError> {
-    let mut reader = ParquetRecords::open(file, options)?;
+    let mut reader = ParquetRecords::open(file, options, None)?;
     let mut found = Vec::new();
     while let Some(record) = reader.next_record()? {
         found.push(record);
@@ -147,7 +147,7 @@ fn damage_in_a_page_keeps_the_rows_before() {
     // the compressed length that starts the page no longer fits its content
     let mut damaged = shard.to_vec();
     damaged[at - 20..at].fill(0xff);
-    let mut reader = ParquetRecords::open(Bytes::from(damaged), &options()).expect("footer");
+    let mut reader = ParquetRecords::open(Bytes::from(damaged), &options(), None).expect("footer");
     let mut whole = 0;
     while let Ok(Some(_)) = reader.next_record() {
         whole += 1;
@@ -263,7 +263,7 @@ fn pages_have_as_many_values_as_the_footer_counts_rows() {
             let mut file = file.clone();
             file[at + 2] = values << 1;
             let mut reader =
-                ParquetRecords::open(Bytes::from(file), &keys(None, Some("id"))).expect("footer");
+                ParquetRecords::open(Bytes::from(file), &keys(None, Some("id")), None).expect("footer");
             while let Ok(record) = reader.next_record() {
                 let record = record.unwrap_or_else(|| panic!("{values} values for 5 rows, at byte {at}"));
                 assert_eq!(record.content, Ok(Bytes::from(record.image_id)), "its own id");
@@ -291,7 +291,7 @@ fn copies_of_a_dictionarys_values_are_held_against_the_files_size() {
     let file = Bytes::from(encoded(column, WriterProperties::builder()));
     assert!(file.len() < 10_000, "{} bytes", file.len());
     assert_eq!(read(file.clone(), &options()).expect("what any file may hold").len(), 10_000);
-    let mut reader = ParquetRecords::open(file, &options()).expect("footer");
+    let mut reader = ParquetRecords::open(file, &options(), None).expect("footer");
     reader.produced_bytes = FREE_BYTES;
     let message = loop {
         match reader.next_record() {
@@ -308,7 +308,7 @@ fn rows_are_held_against_the_files_size() {
     let file = Bytes::from(encoded(column, WriterProperties::builder()));
     assert!(file.len() < 1000, "{} bytes", file.len());
     assert_eq!(read(file.clone(), &options()).expect("what any file may hold").len(), 100_000);
-    let mut reader = ParquetRecords::open(file, &options()).expect("footer");
+    let mut reader = ParquetRecords::open(file, &options(), None).expect("footer");
     assert_eq!(reader.max_rows, FREE_ROWS);
     reader.max_rows = 99_999;
     let mut found = 0;

@@ -32,18 +32,39 @@ pub struct ReadAhead {
     pub budget: BudgetLimits,
 }
 
+/// A reader's place in the order of shards. What takes much memory waits for the shard's turn: it is held once, however
+/// many shards are read ahead.
+#[derive(Debug, Clone)]
+pub struct Turn {
+    account: Account,
+    meter: Arc<StageMeter>,
+}
+
+impl Turn {
+    /// Wait until all shards before this one have been read; not for long once the run is ending: then it is not its
+    /// turn.
+    pub(super) fn wait(&self) -> bool {
+        self.meter.blocked(|| self.account.wait_for_turn())
+    }
+
+    /// Whether the run is ending, so that nobody waits for the shard's records any more.
+    pub(super) fn is_over(&self) -> bool {
+        self.account.is_closed()
+    }
+}
+
 /// One shard for one reader thread.
 struct Assignment {
     shard: Arc<ShardRef>,
     items: Sender<ShardItem>,
-    account: Account,
+    turn: Turn,
 }
 
 /// Read all `shards` through `open` until they end, the receiver of `out` hangs up, or the store
 /// fails.
 pub fn run(
     shards: impl Iterator<Item = Result<ShardRef, SourceError>>,
-    open: impl Fn(&ShardRef) -> Result<OpenedShard, ReadError> + Send + Sync,
+    open: impl Fn(&ShardRef, &Turn) -> Result<OpenedShard, ReadError> + Send + Sync,
     out: Sender<ShardStream>,
     bounds: ReadAhead,
     meter: &Arc<StageMeter>,
@@ -76,7 +97,11 @@ pub fn run(
             // the wait for room in a stream is its reader's; many readers are one stage
             let (items, stream) = channel(bounds.records_per_shard, meter, decode_meter);
             let account = budget.account();
-            let job = Assignment { shard: Arc::clone(&shard), items, account: account.clone() };
+            let job = Assignment {
+                shard: Arc::clone(&shard),
+                items,
+                turn: Turn { account: account.clone(), meter: Arc::clone(meter) },
+            };
             if out.send(ShardStream { shard, items: stream, account }).is_err() || jobs.send(job).is_err() {
                 break;
             }
@@ -109,7 +134,7 @@ fn graver(first: SourceError, second: SourceError) -> SourceError {
 /// those of what can be read now, as in a run in one go.
 fn read_shard(
     job: &Assignment,
-    open: &impl Fn(&ShardRef) -> Result<OpenedShard, ReadError>,
+    open: &impl Fn(&ShardRef, &Turn) -> Result<OpenedShard, ReadError>,
     warnings: &SkipWarnings,
     meter: &StageMeter,
 ) -> Result<(), SourceError> {
@@ -172,11 +197,13 @@ struct Contents {
 fn read_records(
     job: &Assignment,
     first: u64,
-    open: &impl Fn(&ShardRef) -> Result<OpenedShard, ReadError>,
+    open: &impl Fn(&ShardRef, &Turn) -> Result<OpenedShard, ReadError>,
     meter: &StageMeter,
 ) -> Result<Contents, Stopped> {
     // why the shard ends here, or why the run does
     let damage = |error| match error {
+        // it may have waited for its turn, which then did not come
+        ReadError::Corrupt(_) if job.turn.is_over() => Err(Stopped::Disconnected),
         ReadError::Corrupt(reason) => Ok(reason),
         // if nothing fits the pipeline file, that shows in the first shard; a stray among others costs its own rows
         ReadError::Config(message) if job.shard.index == 0 => {
@@ -207,7 +234,7 @@ fn read_records(
     }
     let opened = meter.busy(|| {
         let _at_work = AtWork::on(&work);
-        open(shard)
+        open(shard, &job.turn)
     });
     let OpenedShard { first_record, mut records, skips } = match opened {
         Ok(opened) => opened,
@@ -269,7 +296,7 @@ fn admit(
     let RawRecord { image_id, member, content } = record;
     let content = content.map_err(|rejected| Rejected { error: cut(rejected.error), ..rejected });
     let bytes = content.as_ref().map_or(0, |content| content.len() as u64);
-    let permit = job.account.acquire(bytes).ok_or(Disconnected)?;
+    let permit = job.turn.account.acquire(bytes).ok_or(Disconnected)?;
     job.items.send(ShardItem::Record(EncodedImage {
         shard: Arc::clone(&job.shard),
         record_index,

@@ -183,7 +183,7 @@ impl Run {
             limit: None,
         };
         let (records, image) = (self.records, image());
-        stages.run((0..self.shards).map(|index| Ok(shard(index))), move |_| {
+        stages.run((0..self.shards).map(|index| Ok(shard(index))), move |_, _| {
             let image = image.clone();
             let records =
                 (0..records).map(move |index| Ok(RawRecord::new(index.to_string(), Ok(image.clone()))));
@@ -332,7 +332,7 @@ fn streams_hold_no_more_bytes_than_their_budget() {
                 stop: &StopSignal::default(),
                 limit: None,
             };
-            stages.run((0..shards).map(|index| Ok(shard(index))), move |_| {
+            stages.run((0..shards).map(|index| Ok(shard(index))), move |_, _| {
                 let pulled = Arc::clone(&pulled);
                 let records = (0..200).map(move |index: u32| {
                     pulled.fetch_add(1, SeqCst);

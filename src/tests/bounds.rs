@@ -5,17 +5,24 @@
 
 mod support;
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::Write;
+use std::sync::Arc;
 
+use arrow::array::{ArrayRef, BinaryArray, RecordBatch};
+use parquet::arrow::ArrowWriter;
+use parquet::basic::Compression;
+use parquet::file::properties::WriterProperties;
 use support::*;
 
 /// Settings that leave little beside what a case is about.
-const SMALL: [&str; 8] = [
+const SMALL: [&str; 10] = [
     "--set",
     "input.look_ahead=1",
     "--set",
     "input.max_image_bytes=1000000",
+    "--set",
+    "input.max_page_bytes=1000000",
     "--set",
     "preprocess.max_pixels=1000000",
     "--set",
@@ -67,25 +74,35 @@ fn parquet_of_schema(elements: u64, schema: &[u8]) -> Vec<u8> {
 }
 
 /// A schema element that is an optional group of that many.
-fn group(children: u64) -> Vec<u8> {
+fn group(name: &str, children: u64) -> Vec<u8> {
     // fields 3, 4 and 5: repetition, name, children
-    [&[0x35, 2, 0x18, 1, b'g', 0x15], &varint(children << 1)[..], &[0]].concat()
+    let (length, children) = (varint(name.len() as u64), varint(children << 1));
+    [&[0x35, 2, 0x18], &length[..], name.as_bytes(), &[0x15], &children, &[0]].concat()
 }
 
 /// A schema element that is an optional binary column.
-const COLUMN: [u8; 8] = [0x15, 12, 0x25, 2, 0x18, 1, b'x', 0];
+fn column(name: &str) -> Vec<u8> {
+    [&[0x15, 12, 0x25, 2, 0x18], &varint(name.len() as u64)[..], name.as_bytes(), &[0]].concat()
+}
+
+/// The same for text.
+fn text_column(name: &str) -> Vec<u8> {
+    // field 6: the converted type UTF8
+    let column = column(name);
+    [&column[..column.len() - 1], &[0x25, 0, 0]].concat()
+}
 
 #[test]
 fn parquet_schemas_made_of_air_stay_within_the_bound() {
     for (name, file, reason) in [
         (
             "deep",
-            parquet_of_schema(100_000, &[group(1).repeat(99_999), COLUMN.to_vec()].concat()),
+            parquet_of_schema(100_000, &[group("g", 1).repeat(99_999), column("x")].concat()),
             "more than 64 groups inside each other",
         ),
         (
             "wide",
-            parquet_of_schema(7_000_001, &[group(7_000_000), COLUMN.repeat(7_000_000)].concat()),
+            parquet_of_schema(7_000_001, &[group("g", 7_000_000), column("x").repeat(7_000_000)].concat()),
             "has 7000001 fields, limit is 100000",
         ),
     ] {
@@ -100,6 +117,7 @@ fn parquet_schemas_made_of_air_stay_within_the_bound() {
     }
 }
 
+<<<<<<< HEAD
 /// A little-endian TIFF of RGBA in 16 bits whose only strip or tile is `data`; tiled if `tile` is a size.
 fn tiff(side: u32, tile: Option<(u32, u32)>, compression: u32, data: &[u8]) -> Vec<u8> {
     let (short, long) = (3_u16, 4_u16);
@@ -158,4 +176,58 @@ fn images_that_ask_for_more_than_they_show_stay_within_the_bound() {
         let error = rows[0].error.as_deref().unwrap_or_default();
         assert!(error.contains(reason), "{name}: {error}");
     }
+=======
+#[test]
+fn long_parquet_pages_are_held_by_one_shard_at_a_time() {
+    const PAGE_BYTES: usize = 120_000_000;
+    const SHARDS: usize = 7;
+    let bench = Bench::new();
+    let properties = WriterProperties::builder()
+        .set_compression(Compression::ZSTD(Default::default()))
+        .set_write_batch_size(1)
+        .build();
+    // the first value makes a dictionary, each of the others a page
+    let row: ArrayRef = Arc::new(BinaryArray::from_iter_values([vec![0_u8; PAGE_BYTES]]));
+    let batch = RecordBatch::try_from_iter([("image", row)]).expect("batch");
+    let first = bench.path("in/a.parquet");
+    let file = File::create(&first).expect("file");
+    let mut writer = ArrowWriter::try_new(file, batch.schema(), Some(properties)).expect("writer");
+    (0..5).for_each(|_| writer.write(&batch).expect("write"));
+    writer.close().expect("footer");
+    for copy in 1..SHARDS {
+        fs::copy(&first, bench.path(&format!("in/b{copy}.parquet"))).expect("copied");
+    }
+
+    let pages = ["--set", "input.max_page_bytes=121000000", "--set", "output.max_error_rate=1"];
+    let args = [&SMALL[2..], &["--set", "input.look_ahead=6"], &pages].concat();
+    assert_code(&peak::run_within_bound(&bench, "out", &args), 0);
+    let rows = bench.rows("out");
+    assert!(rows.len() == 5 * SHARDS && rows.iter().all(|row| row.status == "too_large"), "{rows:?}");
+}
+
+#[test]
+fn parquet_row_groups_made_of_air_stay_within_the_bound() {
+    const ROW_GROUPS: u64 = 32_767;
+    // `ColumnChunk`s of nothing, of type binary
+    let chunk = [0x26, 0, 0x1c, 0x15, 12, 0x19, 0x05, 0x25, 0, 0x16, 0, 0x16, 0, 0x16, 0, 0x26, 0, 0, 0];
+    let row_group = [&[0x19, 0x3c][..], &chunk.repeat(3), &[0x16, 0, 0x16, 0, 0]].concat();
+    let image = [group("image", 2), column("bytes"), text_column("path")].concat();
+    let schema = [group("g", 2), image, text_column("id")].concat();
+    let footer = [
+        &[0x15, 2, 0x19, 0x5c][..],
+        &schema,
+        &[0x16, 0, 0x19, 0xfc],
+        &varint(ROW_GROUPS),
+        &row_group.repeat(ROW_GROUPS as usize),
+        &[0],
+    ]
+    .concat();
+    let bench = Bench::new();
+    let file = [&b"PAR1"[..], &footer, &(footer.len() as u32).to_le_bytes(), b"PAR1"].concat();
+    fs::write(bench.path("in/a.parquet"), file).expect("file");
+    let args = [&SMALL[..], &["--set", "input.allow_empty=true", "--set", "input.id_key=id"]].concat();
+    let output = peak::run_within_bound(&bench, "out", &args);
+    assert_code(&output, 0);
+    assert!(!stderr(&output).contains("ended early"), "{}", stderr(&output));
+>>>>>>> 0f5a5e7 (Long Parquet pages are held by one shard at a time and counted in the printed bound, max_page_bytes is 512 MiB unless set; pages are held against their headers and the file's size)
 }

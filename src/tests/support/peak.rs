@@ -64,6 +64,7 @@ pub fn run_within_bound(bench: &Bench, out: &str, args: &[&str]) -> Output {
     let bound_bytes = bound_of(bench, args);
     let (output, peak_bytes) = peak_of(&mut bench.command("run", out, args));
     let allowed_bytes = peak_without_load() + bound_bytes;
+    println!("{out}: {} of {} MiB", peak_bytes >> 20, allowed_bytes >> 20);
     assert!(
         peak_bytes <= allowed_bytes,
         "{out}: {} MiB resident, bound is {} MiB\n{}{}",
