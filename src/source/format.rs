@@ -153,7 +153,7 @@ const RECORDS_CHECKED: usize = 16;
 
 /// See whether the packing of a tar or TFRecord file is read, and one of its first records has what the key names.
 fn check_records(object: &Object, format: ShardFormat, options: &ReadOptions) -> Result<(), ReadError> {
-    let records = open_container(object, format, options, &Skips::default())?;
+    let records = open_container(object, format, options, &Skips::default(), None)?;
     if format == ShardFormat::Webdataset && options.image_key.is_none() {
         return Ok(());
     }

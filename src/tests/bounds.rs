@@ -117,7 +117,6 @@ fn parquet_schemas_made_of_air_stay_within_the_bound() {
     }
 }
 
-<<<<<<< HEAD
 /// A little-endian TIFF of RGBA in 16 bits whose only strip or tile is `data`; tiled if `tile` is a size.
 fn tiff(side: u32, tile: Option<(u32, u32)>, compression: u32, data: &[u8]) -> Vec<u8> {
     let (short, long) = (3_u16, 4_u16);
@@ -176,7 +175,8 @@ fn images_that_ask_for_more_than_they_show_stay_within_the_bound() {
         let error = rows[0].error.as_deref().unwrap_or_default();
         assert!(error.contains(reason), "{name}: {error}");
     }
-=======
+}
+
 #[test]
 fn long_parquet_pages_are_held_by_one_shard_at_a_time() {
     const PAGE_BYTES: usize = 120_000_000;
@@ -229,5 +229,4 @@ fn parquet_row_groups_made_of_air_stay_within_the_bound() {
     let output = peak::run_within_bound(&bench, "out", &args);
     assert_code(&output, 0);
     assert!(!stderr(&output).contains("ended early"), "{}", stderr(&output));
->>>>>>> 0f5a5e7 (Long Parquet pages are held by one shard at a time and counted in the printed bound, max_page_bytes is 512 MiB unless set; pages are held against their headers and the file's size)
 }
