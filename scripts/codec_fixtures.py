@@ -463,6 +463,9 @@ def tiff_jpegs():
     streams = [saved(tile, "JPEG", quality=85) for tile in tiles]
     tags = {530: (3, [2, 2])}
     decodes("jpeg_tiles.tif", tiff_of(streams, image.size, 3, 6, compression=7, tile=(32, 32), tags=tags))
+    whole = opened((FOLDER / "jpeg_tiles.tif").read_bytes()).convert("RGB")
+    ends = [stream[:-2] for stream in streams]
+    decodes("jpeg_ends_missing.tif", tiff_of(ends, image.size, 3, 6, compression=7, tile=(32, 32), tags=tags), whole)
     short = [stream[: len(stream) // 2] for stream in streams]
     refuses("jpeg_cut.tif", tiff_of(short, image.size, 3, 6, compression=7, tile=(32, 32), tags=tags), "tile 0: ")
     progressive = [saved(image, "JPEG", progressive=True)]

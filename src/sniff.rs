@@ -99,7 +99,7 @@ fn is_canon_raw(head: &[u8]) -> bool {
 
 /// The name of an image format that we do not decode.
 fn other_image(head: &[u8]) -> Option<&'static str> {
-    const MAGICS: [(&[u8], &str); 29] = [
+    const MAGICS: [(&[u8], &str); 30] = [
         (b"\xff\x0a", "JPEG XL"),
         (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"),
         (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000"),
@@ -128,6 +128,7 @@ fn other_image(head: &[u8]) -> Option<&'static str> {
         (b"MMOR", "a raw camera file (ORF)"),
         (b"IIU\0", "a raw camera file (RW2)"),
         (b"FOVb", "a raw camera file (X3F)"),
+        (b"II\x1a\0\0\0HEAPCCDR", "a raw camera file (CRW)"),
         (b"\0MRM", "a raw camera file (MRW)"),
     ];
     if is_canon_raw(head) {

@@ -43,6 +43,8 @@ pub(super) fn decode(
     let mut frame = None;
     copy(tables, &mut jpeg, &mut frame);
     copy(stream, &mut jpeg, &mut frame);
+    // The pixels may be whole without it. Where they are not, it is met too early, which is told.
+    jpeg.extend([0xff, EOI]);
     let frame = frame.ok_or("its JPEG data has no frame header")?;
     if !SEQUENTIAL.contains(&frame.marker) || frame.bits != 8 {
         return Err("JPEG data that is not sequential or not of 8 bits is not supported".to_owned());

@@ -42,6 +42,8 @@ impl<'a> Rows<'a> {
                 let start = plane * layout.plane_bytes() + start;
                 narrow(layout, &stored[start..start + layout.row_bytes(width)], 1, plane, wanted, samples);
             }
+        } else if layout.bits == 8 && layout.samples_together == wanted {
+            samples.copy_from_slice(chunky);
         } else if layout.bits < 8 {
             expand(chunky, layout.bits, self.colors.is_some(), samples);
         } else {
