@@ -210,11 +210,10 @@ mod tests {
         let a = ["x", "y", "z"];
         let b = ["x", "new", "y", "z"];
         let mut pairs = Vec::new();
-        for at in 0..4 {
-            if let Some(id) = a.get(at) {
-                pairs.extend(waiting.add(Side::A, row("s", at as i64, id)));
-            }
-            pairs.extend(waiting.add(Side::B, row("s", at as i64, b[at])));
+        let mut rows_a = (0..).zip(a);
+        for (at, id) in (0..).zip(b) {
+            pairs.extend(rows_a.next().and_then(|(at, id)| waiting.add(Side::A, row("s", at, id))));
+            pairs.extend(waiting.add(Side::B, row("s", at, id)));
         }
         let found: Vec<_> = pairs.iter().map(|(a, b)| (a.key.as_str(), b.key.as_str())).collect();
         assert_eq!(found, [("s#0", "s#0"), ("s#1", "s#2"), ("s#2", "s#3")]);
