@@ -5,8 +5,9 @@
 //!
 //! - One that cannot be looked at counts as an image: its row says why it cannot be read.
 
+use futures_util::StreamExt;
 use futures_util::future::join_all;
-use object_store::GetOptions;
+use object_store::{GetOptions, GetRange};
 
 use crate::error::{SourceError, StorageError};
 use crate::items::{ManifestEntry, ObjectRef};
@@ -14,7 +15,8 @@ use crate::retry::again;
 use crate::sniff::{self, Content};
 
 use super::answer_length::ObjectRead;
-use super::files::object_fault;
+use super::content_encoding::Encoding;
+use super::files::{object_fault, told_size};
 use super::object::{check_unchanged, strong_tag};
 use super::odd_file::OddFile;
 use super::own_trouble::own_trouble;
@@ -61,18 +63,32 @@ pub(super) async fn begins_as_image(location: &Location, known: &ObjectRef) -> o
     if end == 0 {
         return Ok(false);
     }
-    let options = GetOptions {
-        range: Some((0..end).into()),
-        if_match: known.version.as_deref().and_then(strong_tag),
-        extensions: ObjectRead { most_bytes: end }.extensions(),
-        ..GetOptions::default()
+    let head = |range: Option<GetRange>| {
+        let options = GetOptions {
+            range,
+            if_match: known.version.as_deref().and_then(strong_tag),
+            extensions: ObjectRead { most_bytes: end }.extensions(),
+            ..GetOptions::default()
+        };
+        async move {
+            let answer = store.get_opts(path, options).await?;
+            let size = told_size(&answer).and(known.size_bytes);
+            check_unchanged(*kind, &answer.meta, size, known.version.as_deref())?;
+            let encoding = Encoding::of(&answer.attributes);
+            let (mut bytes, mut pieces) = (Vec::new(), answer.into_stream());
+            while let Some(piece) = pieces.next().await.filter(|_| (bytes.len() as u64) < end) {
+                bytes.extend_from_slice(&piece?);
+            }
+            Ok(encoding.head_unpacked(bytes))
+        }
     };
-    let ask = || async {
-        let answer = store.get_opts(path, options.clone()).await?;
-        check_unchanged(*kind, &answer.meta, known.size_bytes, known.version.as_deref())?;
-        answer.bytes().await
+    let looked = match again(|| head(Some((0..end).into()))).await {
+        // a server that knows no ranges, or unpacks what it stores, gives all of it
+        Err(error) if own_trouble(&error).is_some() => again(|| head(None)).await,
+        looked => looked,
     };
-    Ok(is_image(&again(ask).await?))
+    // what cannot be unpacked is left to whoever reads all of it
+    Ok(looked?.is_none_or(|head| is_image(&head)))
 }
 
 /// Whether `head` are the first bytes of an image, of whatever format. A text is none: it may begin as some formats do.

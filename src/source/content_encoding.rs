@@ -11,7 +11,9 @@ use bytes::Bytes;
 use object_store::{Attribute, Attributes};
 
 use crate::items::{Rejected, Status};
-use crate::sniff::image_format;
+use crate::sniff::{self, image_format};
+
+use super::compression::is_zlib;
 
 /// How bytes of an object are packed, outermost last.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -60,21 +62,41 @@ impl Encoding {
     }
 }
 
+impl Encoding {
+    /// The first bytes of an object as they were before, of those that have come; `None` where they are too few to
+    /// unpack any.
+    pub fn head_unpacked(&self, mut head: Vec<u8>) -> Option<Vec<u8>> {
+        for coding in self.0.iter().rev() {
+            head = coding.head_unpacked(head)?;
+        }
+        Some(head)
+    }
+}
+
 impl Coding {
+    fn head_unpacked(self, head: Vec<u8>) -> Option<Vec<u8>> {
+        if !self.is_of(&head) {
+            return Some(head);
+        }
+        let mut unpacked = vec![0; sniff::HEAD_BYTES];
+        let mut reader: Box<dyn Read + '_> = match self {
+            Self::Gzip => Box::new(flate2::read::GzDecoder::new(&head[..])),
+            Self::Deflate => Box::new(flate2::read::ZlibDecoder::new(&head[..])),
+            Self::Brotli => Box::new(brotli::Decompressor::new(&head[..], BUFFER_BYTES)),
+            Self::Zstd => Box::new(::zstd::stream::read::Decoder::with_buffer(&head[..]).ok()?),
+        };
+        let mut filled = 0;
+        // it ends where the head does, with an error or without
+        while let Ok(bytes @ 1..) = reader.read(&mut unpacked[filled..]) {
+            filled += bytes;
+        }
+        unpacked.truncate(filled);
+        Some(unpacked).filter(|unpacked| !unpacked.is_empty())
+    }
+
     fn unpacked(self, bytes: Bytes, max_bytes: u64) -> Result<Bytes, Rejected> {
         let packed = &bytes[..];
-        let is_so = match self {
-            Self::Gzip => packed.starts_with(&[0x1f, 0x8b]),
-            // compression method 8, and a checksum of the two bytes (RFC 1950, 2.2)
-            Self::Deflate => {
-                matches!(packed, [first, second, ..]
-                    if first & 15 == 8 && (u16::from(*first) << 8 | u16::from(*second)).is_multiple_of(31))
-            }
-            Self::Zstd => packed.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]),
-            // it has no mark of its own: an image that is one as it stands was not packed
-            Self::Brotli => image_format(packed).is_none(),
-        };
-        if !is_so {
+        if !self.is_of(packed) {
             return Ok(bytes);
         }
         let (mut unpacked, most) = (Vec::new(), max_bytes + 1);
@@ -93,6 +115,17 @@ impl Coding {
             }
             Ok(_) if unpacked.len() as u64 > max_bytes => Err(longer_than(max_bytes)),
             Ok(_) => Ok(unpacked.into()),
+        }
+    }
+
+    /// Whether bytes that are said to be packed so are.
+    fn is_of(self, packed: &[u8]) -> bool {
+        match self {
+            Self::Gzip => packed.starts_with(&[0x1f, 0x8b]),
+            Self::Deflate => is_zlib(packed),
+            Self::Zstd => packed.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]),
+            // it has no mark of its own: an image that is one as it stands was not packed
+            Self::Brotli => image_format(packed).is_none(),
         }
     }
 

@@ -305,7 +305,7 @@ async fn fetch(
 }
 
 /// How long the answer says that it is.
-fn told_size(answer: &GetResult) -> Option<u64> {
+pub(super) fn told_size(answer: &GetResult) -> Option<u64> {
     answer.extensions.get::<LengthUnknown>().is_none().then_some(answer.meta.size)
 }
 

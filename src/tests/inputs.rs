@@ -9,7 +9,7 @@ use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use gcs::Gcs;
+use gcs::{Gcs, Oddity};
 use support::*;
 
 /// Write a tar of `members` under their full names.
@@ -119,6 +119,58 @@ fn a_bucket_has_the_records_of_a_folder() {
     assert_code(&run, 5);
     let mut run = bench.command("run", "nothing", &["--input", "gs://data/none/"]);
     assert_code(&run.env("STORAGE_EMULATOR_HOST", gcs.url()).output().expect("starts"), 3);
+}
+
+#[test]
+fn companions_that_are_served_oddly_are_looked_at() {
+    let bench = Bench::new();
+    let gcs = Gcs::start();
+    let gzip = |bytes: &[u8]| {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        std::io::Write::write_all(&mut encoder, bytes).expect("to memory");
+        encoder.finish().expect("to memory")
+    };
+    gcs.put("data", "a.png", png(0));
+    let oddities = [
+        Oddity::Gzip,
+        Oddity::AlwaysUnpacked,
+        Oddity::Labelled,
+        Oddity::Chunked,
+        Oddity::NoHead,
+        Oddity::Endless,
+    ];
+    for (number, oddity) in oddities.into_iter().enumerate() {
+        let is_packed = matches!(oddity, Oddity::Gzip | Oddity::AlwaysUnpacked | Oddity::Labelled);
+        let stored = |bytes: &[u8]| if is_packed { gzip(bytes) } else { bytes.to_vec() };
+        for (name, bytes) in
+            [(format!("{number}.json"), b"{\"label\": 1}".to_vec()), (format!("{number}.txt"), png(7))]
+        {
+            gcs.put("data", &name, stored(&bytes));
+            gcs.serve_oddly("data", &name, oddity);
+        }
+    }
+    gcs.put("data", "archived.json", b"{}".to_vec());
+    gcs.serve_oddly("data", "archived.json", Oddity::Archived);
+    let args =
+        ["--input", "gs://data", "--set", "output.max_error_rate=1", "--set", "storage.retry_seconds=2"];
+    let mut run = bench.command("run", "out", &args);
+    assert_code(&run.env("STORAGE_EMULATOR_HOST", gcs.url()).output().expect("starts"), 0);
+    let rows = bench.rows("out");
+    let found: Vec<_> =
+        ids(&rows).into_iter().map(|(id, status)| (&id["gs://data/".len()..], status)).collect();
+    let expected = [
+        ("0.txt", "ok"),
+        ("1.txt", "ok"),
+        ("2.txt", "ok"),
+        ("3.txt", "ok"),
+        ("4.txt", "ok"),
+        ("a.png", "ok"),
+        ("archived.json", "read_error"),
+    ];
+    assert_eq!(found, expected);
+    // the one without an end is sent as something else
+    let expected = serde_json::json!({"json": 6, "txt": 1});
+    assert_eq!(bench.manifest("out")["summary"]["skipped"], expected);
 }
 
 #[test]
