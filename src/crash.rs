@@ -249,10 +249,37 @@ extern "C" fn give_up(_signal: c_int, _info: *mut siginfo_t, _context: *mut c_vo
     leave(NOT_NOTED)
 }
 
-/// One line on standard error.
+/// One line on standard error, with a question mark for what a terminal would obey.
 fn say(words: &[&[u8]]) {
-    words.iter().for_each(|word| write_all(libc::STDERR_FILENO, word));
+    for word in words {
+        let mut rest = *word;
+        while !rest.is_empty() {
+            let (shown, hidden) = shown_first(rest);
+            write_all(libc::STDERR_FILENO, &rest[..shown]);
+            if hidden > 0 {
+                write_all(libc::STDERR_FILENO, b"?");
+            }
+            rest = &rest[shown + hidden..];
+        }
+    }
     write_all(libc::STDERR_FILENO, b"\n");
+}
+
+/// How many of the first bytes of a text can be shown, and how many behind them are one character that cannot: those
+/// that [`crate::shown::printable`] replaces, told without taking memory.
+fn shown_first(text: &[u8]) -> (usize, usize) {
+    for at in 0..text.len() {
+        let hidden = match &text[at..] {
+            [0..0x20 | 0x7f, ..] => 1,
+            // U+0080 to U+009F, U+061C
+            [0xc2, 0x80..=0x9f, ..] | [0xd8, 0x9c, ..] => 2,
+            // U+200E, U+200F, U+2028 to U+202E, U+2066 to U+2069
+            [0xe2, 0x80, 0x8e | 0x8f | 0xa8..=0xae, ..] | [0xe2, 0x81, 0xa6..=0xa9, ..] => 3,
+            _ => continue,
+        };
+        return (at, hidden);
+    }
+    (text.len(), 0)
 }
 
 /// Write what can be written: in a handler nobody can be told that it cannot.
@@ -286,6 +313,16 @@ fn decimal(mut number: u64, digits: &mut [u8; DIGITS]) -> &[u8] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_terminal_obeys_is_told_from_every_other_character() {
+        for character in (0..0x1_0000).filter_map(char::from_u32).filter(|c| !matches!(c, '\n' | '\t')) {
+            let text = format!("a{character}b");
+            let is_shown = crate::shown::printable(&text) == text;
+            let expected = if is_shown { (text.len(), 0) } else { (1, character.len_utf8()) };
+            assert_eq!(shown_first(text.as_bytes()), expected, "U+{:04X}", u32::from(character));
+        }
+    }
 
     #[test]
     fn numbers_are_written_without_memory() {

@@ -4,7 +4,7 @@ use sluice::error::{EngineError, Error, SinkError, SourceError};
 
 /// Something that should not happen: report it.
 pub const FAILED: u8 = 1;
-/// Usage or pipeline file. Do not retry.
+/// Usage or pipeline file, or a machine that allows a process too little. Do not retry.
 pub const USAGE: u8 = 2;
 /// Input missing, denied or unreadable.
 pub const INPUT: u8 = 3;
@@ -33,7 +33,7 @@ pub const TERMINATED: u8 = 143;
 pub const HELP: &str = "Exit codes:
   0    done
   1    internal failure
-  2    usage or pipeline file
+  2    usage or pipeline file; too few threads or too little address space
   3    input missing, denied or unreadable
   4    model or engine unusable
   5    run: more errors than output.max_error_rate or max_damaged_shards allow; output whole, no _SUCCESS
