@@ -68,7 +68,7 @@ impl<'a> Frame<'a> {
         let unit = largest(|(wide, _)| wide).unwrap_or(0) * largest(|(_, high)| high).unwrap_or(0);
         let share =
             self.components.iter().filter(|component| named.iter().any(|name| name[0] == component[0]));
-        let samples: u64 = share.map(|component| factors(component)).map(|(wide, high)| wide * high).sum();
+        let samples: u64 = share.map(factors).map(|(wide, high)| wide * high).sum();
         // a factor of zero is an error to the decoder
         self.pixels.div_ceil(COEFFICIENTS) * samples / unit.max(1)
     }

@@ -415,7 +415,7 @@ mod tests {
             text(b"iTXt", b"\0\0\0\0", raw),
             text(b"iTXt", b"\x01\0de\0\0", &packed),
         ] {
-            assert_eq!(found(&[profile.clone()], &[]).0, Some(b"II*".to_vec()));
+            assert_eq!(found(std::slice::from_ref(&profile), &[]).0, Some(b"II*".to_vec()));
             assert_eq!(found(&[], &[profile]).0, Some(b"II*".to_vec()));
         }
         let damaged = [text(b"zTXt", b"\0", b"no zlib"), text(b"tEXt", b"", b"\nexif\n 1\nxy\n")];
