@@ -31,12 +31,14 @@ impl Tally {
 
     pub fn add(&mut self, other: &Self) {
         for (&status, rows) in &other.0 {
-            *self.0.entry(status).or_default() += rows;
+            let sum = self.0.entry(status).or_default();
+            *sum = sum.saturating_add(*rows);
         }
     }
 
+    /// All of them; what a damaged footer says may be too much to count.
     pub fn rows(&self) -> u64 {
-        self.0.values().sum()
+        self.0.values().fold(0, |sum, rows| sum.saturating_add(*rows))
     }
 
     pub fn to_json(&self) -> String {

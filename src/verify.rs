@@ -13,6 +13,7 @@
 //!   agree is not found out.
 
 use std::collections::{BTreeMap, HashSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
@@ -137,7 +138,7 @@ impl Verification {
                 self.problem(MANIFEST, format_args!("it is not the one that {SUCCESS} names"));
             }
             (None, Outcome::TooManyErrors) => {
-                let rejected = rows - rows_by_status.of(Status::Ok);
+                let rejected = rows.saturating_sub(rows_by_status.of(Status::Ok));
                 let damaged = said.parts.iter().filter(|part| part.damage.is_some()).count();
                 self.failed =
                     Some(format!("{rejected} of {rows} rows were rejected, {damaged} shards ended early"));
@@ -243,13 +244,13 @@ impl Verification {
         run_id: &str,
         look: impl Fn() -> Result<T, String>,
     ) -> Result<Option<T>, Error> {
-        if let Ok(found) = look() {
+        if let Ok(found) = guarded(&look) {
             return Ok(Some(found));
         }
         if !self.part(output, listed, run_id)? {
             return Ok(None);
         }
-        Ok(look().map_err(|problem| self.problem(&listed.path, problem)).ok())
+        Ok(guarded(look).map_err(|problem| self.problem(&listed.path, problem)).ok())
     }
 
     /// Size, hash and footer of a part; whether they are what the manifest lists.
@@ -286,7 +287,7 @@ impl Verification {
             }
             // somebody who had lost the race may have stored it; a copy of another or a foreign one, nobody
             let read = looked_at(output.read_back_one(&name, &manifest.run_id))?;
-            match read.and_then(|_| batches(stores, output, &name, batch_ids)) {
+            match read.and_then(|_| guarded(|| batches(stores, output, &name, batch_ids))) {
                 Ok(ids) => {
                     batch_ids.extend(ids);
                     self.remarks.push(late(&name));
@@ -300,6 +301,12 @@ impl Verification {
         }
         Ok(())
     }
+}
+
+/// What `look` finds in a part. The Parquet library meets some damaged files with a panic.
+fn guarded<T>(look: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    let caught = catch_unwind(AssertUnwindSafe(look));
+    caught.unwrap_or_else(|_| Err("the Parquet library cannot read it".to_owned()))
 }
 
 /// The rows of a part, one by one, by their status.

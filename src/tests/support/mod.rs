@@ -7,6 +7,7 @@ pub mod threads;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
@@ -57,6 +58,25 @@ pub fn write_tfrecord(path: &Path, records: &[(String, Vec<u8>)]) {
             file.write_all(&masked_crc(block).to_le_bytes()).expect("checksum");
         }
     }
+}
+
+/// Where the records of such a file begin: each has its length in front, and 8 more bytes of checksums.
+pub fn tfrecord_starts(path: &Path) -> Vec<u64> {
+    let bytes = fs::read(path).expect("TFRecord file");
+    let (mut starts, mut at) = (Vec::new(), 0);
+    while let Some(length) = bytes.get(at..at + 8) {
+        starts.push(at as u64);
+        at += 16 + u64::from_le_bytes(length.try_into().expect("8 bytes")) as usize;
+    }
+    starts
+}
+
+/// Change bytes of a file, and nothing that a listing shows of it.
+pub fn rot(path: &Path, at: u64, bytes: &[u8]) {
+    let modified = fs::metadata(path).and_then(|meta| meta.modified()).expect("a file");
+    let file = File::options().write(true).open(path).expect("a file");
+    file.write_all_at(bytes, at).expect("written");
+    file.set_modified(modified).expect("a time");
 }
 
 /// TFRecord's checksum: CRC-32C, rotated right by 15 bits, plus a constant.
