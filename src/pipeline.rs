@@ -115,7 +115,8 @@ impl MemoryBound {
             encoded_bytes: bounds.current_bytes + 2 * bounds.ahead_bytes,
             rows_bytes: (bounds.decode_slots as u64 + 2) * row_bytes,
             batches_bytes: bounds.batch_buffers(engines) as u64 * shape.bytes(),
-            sink_bytes: (bounds.sink_queue * shape.batch_size * classes * size_of::<f32>()) as u64
+            // and of the row that fills what is encoded at once its scores with their classes, doubled
+            sink_bytes: ((bounds.sink_queue * shape.batch_size + 4) * classes * size_of::<f32>()) as u64
                 + sink::PARTS_BYTES,
             decoders_bytes: decode_threads as u64
                 * (plan.preprocess.max_pixels * Decoder::MAX_BYTES_PER_PIXEL + Decoder::CODEC_BYTES),

@@ -13,6 +13,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use super::checkpoint::{Checkpoints, Segment};
 use super::output::Output;
 use super::part::BODY;
+use super::rows::BYTES_PER_ENCODE;
 use super::stored::shard_index;
 use super::upload::Body;
 use crate::error::SinkError;
@@ -36,7 +37,12 @@ pub(super) fn read_segment<E>(
     if !body.is_some_and(|body| Body::is_of(body, &file)) {
         return Err(damaged("its rows are not those that its footer was written for".to_owned()));
     }
-    let rows = builder.build().map_err(|error| damaged(error.to_string()))?;
+    // as many at once as are encoded at once: a row may hold the scores of a hundred thousand classes
+    let groups = builder.metadata().row_groups().iter();
+    let most =
+        groups.map(|group| group.total_byte_size().max(0) / group.num_rows().max(1)).max().unwrap_or(0);
+    let at_once = (BYTES_PER_ENCODE as i64 / most.max(1)).clamp(1, 1024) as usize;
+    let rows = builder.with_batch_size(at_once).build().map_err(|error| damaged(error.to_string()))?;
     let (mut next, mut tally) = (segment.from, Tally::default());
     for rows in rows {
         let rows = rows.map_err(|error| damaged(error.to_string()))?;

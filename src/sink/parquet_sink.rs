@@ -18,7 +18,7 @@ use super::checkpoint::{Checkpoints, Segment};
 use super::open_part::{ClosedPart, OpenPart};
 use super::output::Output;
 use super::part::PendingPart;
-use super::rows::{PredictionRows, RunColumns};
+use super::rows::{BYTES_PER_ENCODE, PredictionRows, RunColumns};
 use super::schema::ROW_GROUP_BYTES;
 use super::stored::{part_name, shard_index};
 use super::upload::{Stored, UPLOAD_BYTES};
@@ -33,9 +33,12 @@ const SEGMENT_BYTES: usize = 64 << 20;
 
 /// The most that parts hold in memory: the one being written, the run's batches part, those being
 /// stored, the row groups that the first two are encoding, and a segment being read back, which ends
-/// with a row group.
-pub const PARTS_BYTES: u64 =
-    (PENDING_PARTS as u64 + 3) * UPLOAD_BYTES + 3 * ROW_GROUP_BYTES as u64 + SEGMENT_BYTES as u64;
+/// with a row group. Rows that wait to be encoded have columns that grow by doubling, and are held beside what is made
+/// of them.
+pub const PARTS_BYTES: u64 = (PENDING_PARTS as u64 + 3) * UPLOAD_BYTES
+    + 3 * ROW_GROUP_BYTES as u64
+    + SEGMENT_BYTES as u64
+    + 4 * BYTES_PER_ENCODE as u64;
 
 /// Times as long as a note takes to be written that its attempt does other things before it writes the next one. Parts
 /// that are in no note are read by who needs to know of them.
@@ -43,9 +46,6 @@ const NOTE_SHARE: u32 = 200;
 
 /// The longest such time: a store may have been slow once.
 const NOTE_AT_LEAST_EVERY: Duration = Duration::from_secs(600);
-
-/// Rows collected before they are encoded, so that the encoder works on columns, not on cells.
-const ROWS_PER_ENCODE: usize = 1024;
 
 /// What the rows and footers of a run are marked with.
 #[derive(Debug, Clone)]
@@ -324,7 +324,7 @@ impl Sink for ParquetSink {
                 }
                 Entry::ShardEnd(end) => self.close_part(end)?,
             }
-            if self.rows.len() >= ROWS_PER_ENCODE {
+            if self.rows.is_full() {
                 self.encode_rows()?;
             }
         }

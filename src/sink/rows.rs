@@ -20,6 +20,13 @@ use crate::plan::ScoresKept;
 
 use super::schema::{BATCHES, PREDICTIONS};
 
+/// Rows collected before they are encoded, so that the encoder works on columns, not on cells.
+const ROWS_PER_ENCODE: usize = 1024;
+
+/// Bytes of scores and texts collected before they are encoded, however few rows that are: a model may have a hundred
+/// thousand classes.
+pub const BYTES_PER_ENCODE: usize = 8 << 20;
+
 /// What is the same in every row of a run.
 #[derive(Debug, Clone)]
 pub struct RunColumns {
@@ -34,6 +41,8 @@ pub struct RunColumns {
 pub struct PredictionRows {
     run: Arc<RunColumns>,
     rows: usize,
+    /// Of the rows' scores and texts.
+    bytes: usize,
     key: StringBuilder,
     shard: StringBuilder,
     record_index: Int64Builder,
@@ -59,6 +68,7 @@ impl PredictionRows {
         Self {
             run,
             rows: 0,
+            bytes: 0,
             key: StringBuilder::new(),
             shard: StringBuilder::new(),
             record_index: Int64Builder::new(),
@@ -79,13 +89,13 @@ impl PredictionRows {
         }
     }
 
-    /// Rows collected since the last [`Self::take`].
-    pub fn len(&self) -> usize {
-        self.rows
-    }
-
     pub fn is_empty(&self) -> bool {
         self.rows == 0
+    }
+
+    /// Whether it is time to take them.
+    pub fn is_full(&self) -> bool {
+        self.rows >= ROWS_PER_ENCODE || self.bytes >= BYTES_PER_ENCODE
     }
 
     /// Append a record that an engine has run on; `scores` is in class order. Returns the status of its row:
@@ -106,6 +116,7 @@ impl PredictionRows {
         match self.run.scores {
             ScoresKept::All => {
                 self.scores.values().append_slice(scores);
+                self.bytes += size_of_val(scores);
                 self.scores.append(true);
                 self.scores_index.append_null();
             }
@@ -113,6 +124,7 @@ impl PredictionRows {
                 for index in best(scores, n) {
                     self.scores.values().append_value(scores[index]);
                     self.scores_index.values().append_value(index as i32);
+                    self.bytes += size_of::<f32>() + size_of::<i32>();
                 }
                 self.scores.append(true);
                 self.scores_index.append(true);
@@ -132,6 +144,7 @@ impl PredictionRows {
 
     fn push_without_scores(&mut self, meta: &RecordMeta, status: Status, error: &str, batch_id: Option<i64>) {
         self.push_meta(meta, status);
+        self.bytes += error.len();
         self.error.append_value(error);
         self.batch_id.append_option(batch_id);
         self.top1_index.append_null();
@@ -143,6 +156,9 @@ impl PredictionRows {
 
     fn push_meta(&mut self, meta: &RecordMeta, status: Status) {
         self.rows += 1;
+        // the shard's name stands in the key, too
+        self.bytes +=
+            2 * meta.shard.name.len() + meta.image_id.len() + meta.member.as_ref().map_or(0, String::len);
         self.key.append_value(format!("{}#{}", meta.shard.name, meta.record_index));
         self.shard.append_value(&meta.shard.name);
         self.record_index.append_value(meta.record_index as i64);
@@ -158,6 +174,7 @@ impl PredictionRows {
     /// The rows collected so far, which are then forgotten.
     pub fn take(&mut self) -> Result<RecordBatch, ArrowError> {
         let rows = std::mem::take(&mut self.rows);
+        self.bytes = 0;
         let constant = |text: &str| {
             let mut column = StringBuilder::with_capacity(rows, rows * text.len());
             (0..rows).for_each(|_| column.append_value(text));
@@ -345,6 +362,26 @@ mod tests {
             image_bytes: 3,
             header: None,
         }
+    }
+
+    #[test]
+    fn rows_are_full_by_number_or_by_bytes() {
+        let pushed = |scores: ScoresKept, classes: usize| {
+            let (mut rows, scores) = (rows(scores), vec![0.5; classes]);
+            let pushed = (0..).take_while(|&index| {
+                rows.push_scored(&meta(index), 0, &scores);
+                !rows.is_full()
+            });
+            let pushed = pushed.count() + 1;
+            rows.take().expect("matches the schema");
+            assert!(rows.is_empty() && !rows.is_full());
+            pushed
+        };
+        assert_eq!(pushed(ScoresKept::All, 3), ROWS_PER_ENCODE);
+        assert_eq!(pushed(ScoresKept::Top(5), 100_000), ROWS_PER_ENCODE);
+        // 400 kB a row
+        assert_eq!(pushed(ScoresKept::All, 100_000), 21);
+        assert_eq!(pushed(ScoresKept::Top(100_000), 100_000), 11);
     }
 
     #[test]

@@ -629,6 +629,36 @@ mod tests {
     }
 
     #[test]
+    fn what_pages_unpack_to_is_held_against_the_files_size() {
+        let images: arrow::array::ArrayRef =
+            Arc::new(arrow::array::BinaryArray::from_vec(vec![&[7; 1000]; 3]));
+        let file = super::super::parquet::tests::file(vec![("image", images)]);
+        let fetched = |already: u64| {
+            let pages = CheckedPages::new(file.clone(), 1 << 20, None);
+            let chunk = Chunk {
+                place: (0, 0),
+                range: 4..file.len() as u64,
+                codec: Compression::SNAPPY,
+                has_levels: [false, true],
+                rows: 3,
+                values: 0,
+                holds_images: true,
+            };
+            pages.check_inside(vec![chunk]).expect("inside");
+            pages.get_read(4).expect("the header of the first page");
+            let mut state = pages.state.lock().expect("lock");
+            state.unpacked_bytes = already;
+            let (&start, header) = state.headers.iter().next().expect("a header");
+            let length = header.page_bytes as usize;
+            drop(state);
+            pages.get_bytes(start, length).map_err(|error| error.to_string())
+        };
+        fetched(FREE_BYTES / 2).expect("what any file may unpack to");
+        let message = fetched(FREE_BYTES).expect_err("too much for so short a file");
+        assert!(message.contains("bytes and more, limit is 200 times as much"), "{message}");
+    }
+
+    #[test]
     fn columns_that_overlap_or_leave_the_file_are_refused() {
         let pages = CheckedPages::new(Bytes::from_static(&[0; 100]), 1000, None);
         let check = |ranges: &[Range<u64>]| {
