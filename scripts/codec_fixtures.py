@@ -20,6 +20,9 @@ import numpy as np
 import PIL
 from PIL import Image, ImageOps
 
+from codec_containers import (XMP_SEGMENT, arithmetic_jpeg, exif, lossless_jpeg, png_chunk, png_image, png_of,
+                              raw_profile, segment, webp_canvas, webp_frame, webp_image, webp_of, with_frame,
+                              with_segments, xmp)
 from codec_writers import REVERSED, bmp, bmp_rows, gif, gif_frame, graphic_control, lzw, tiff, tiff_of
 
 assert PIL.__version__ == "12.3.0", PIL.__version__
@@ -136,10 +139,6 @@ def png(width, height, color_type, depth, rows, interlace=False, extra=b""):
     return b"\x89PNG\r\n\x1a\n" + body
 
 
-def png_chunk(kind, payload):
-    return struct.pack(">I", len(payload)) + kind + payload + struct.pack(">I", zlib.crc32(kind + payload))
-
-
 def segments(jpeg):
     """The marker segments up to the first scan, and the rest."""
     at, out = 2, []
@@ -207,6 +206,143 @@ def loads(data):
         return True
     except Exception:
         return False
+
+
+def jpeg_variants():
+    """Sampling factors, colour models, codings and markers that Pillow does not write."""
+    rgb = picture(96, 64, 62)
+    small = picture(27, 19, 63)
+    sampled = {0: 96, 1: 48, 2: 24}
+    jpegs_by_units = {units: saved(rgb, "JPEG", quality=60, subsampling=sub) for sub, units in sampled.items()}
+    # the same data under other factors of as many blocks: its colours are wrong, and the same everywhere
+    for name, units, per_row, factors in [
+        ("411", 24, 6, [(4, 1), (1, 1), (1, 1)]),
+        ("410", 24, 4, [(1, 4), (1, 1), (1, 1)]),
+        ("440", 48, 8, [(1, 2), (1, 1), (1, 1)]),
+        ("mixed", 24, 6, [(2, 1), (1, 2), (1, 2)]),
+        ("chroma_finer", 48, 8, [(1, 1), (2, 1), (1, 1)]),
+    ]:
+        widest, highest = max(wide for wide, _ in factors), max(high for _, high in factors)
+        size = (8 * widest * per_row - 3, 8 * highest * (units // per_row) - 5)
+        decodes(f"{name}.jpg", with_frame(jpegs_by_units[units], size=size, factors=factors))
+    gray = saved(small.convert("L"), "JPEG", quality=80)
+    decodes("gray_22.jpg", with_frame(gray, factors=[(2, 2)]))
+    decodes("progressive_gray.jpg", saved(small.convert("L"), "JPEG", progressive=True))
+    decodes("progressive_cmyk.jpg", saved(small.convert("CMYK"), "JPEG", progressive=True))
+    decodes("extended.jpg", with_frame(saved(small, "JPEG"), marker=0xC1))
+    decodes("restarts_blocks.jpg", saved(small, "JPEG", restart_marker_blocks=1))
+    decodes("fill_bytes.jpg", saved(small, "JPEG")[:2] + b"\xff\xff\xff" + saved(small, "JPEG")[2:])
+    data = np.random.default_rng(64).integers(0, 256, 400).astype(np.uint8).tobytes()
+    decodes("arithmetic.jpg", arithmetic_jpeg(27, 19, data))
+    decodes("arithmetic_progressive.jpg", arithmetic_jpeg(27, 19, data[:60], progressive=True))
+    decodes("lossless.jpg", lossless_jpeg(np.asarray(small.convert("L"))))
+    refuses("thirds.jpg", with_frame(jpegs_by_units[24], factors=[(3, 1), (1, 1), (2, 1)]), "sampling")
+    refuses("twelve_bits.jpg", with_frame(saved(small, "JPEG"), bits=12), "samples of 12 bits")
+    refuses("no_height.jpg", with_frame(saved(small, "JPEG"), size=(27, 0)), "Empty JPEG image")
+
+
+def png_variants():
+    """Palettes, transparency, interlacing, and what may be damaged or missing beside the pixels."""
+    size = (27, 19)
+    rgb = picture(*size, 65)
+    gray = np.asarray(rgb.convert("L"))[..., None]
+    decodes("interlaced_rgb.png", png(*size, 2, 8, np.asarray(rgb), interlace=True))
+    decodes("interlaced_1.png", png(*size, 0, 1, gray >> 7, interlace=True))
+    for depth, colors in {1: 2, 2: 4, 4: 13}.items():
+        indexed = rgb.quantize(colors)
+        palette = (b"PLTE", bytes(indexed.getpalette()[: 3 * colors]))
+        rows = np.asarray(indexed)[..., None]
+        clear = png_chunk(b"tRNS", bytes([0, 128]))
+        data = png(*size, 3, depth, rows, interlace=depth == 4, extra=png_chunk(*palette) + clear)
+        decodes(f"indexed_{depth}.png", data)
+        composites(f"indexed_{depth}.png")
+    short = rgb.quantize(40)
+    part = png_chunk(b"PLTE", bytes(short.getpalette()[:25]))
+    decodes("palette_short.png", png(*size, 3, 8, np.asarray(short)[..., None], extra=part))
+    composites("palette_short_alpha.png",
+               png(*size, 3, 8, np.asarray(short)[..., None], extra=part + png_chunk(b"tRNS", bytes(range(0, 240, 6)))))
+    refuses("no_palette.png", png(*size, 3, 8, np.asarray(short)[..., None]), "there is no palette")
+    for depth in (1, 2, 4, 8):
+        key = struct.pack(">H", int(gray[8, 10, 0]) >> (8 - depth))
+        composites(f"gray_key_{depth}.png", png(*size, 0, depth, gray >> (8 - depth), extra=png_chunk(b"tRNS", key)))
+    wide = np.random.default_rng(66).integers(0, 65536, (19, 27, 3))
+    key = struct.pack(">HHH", *(int(value) >> 8 for value in wide[3, 4]))
+    composites("color_key_16.png", png(*size, 2, 16, wide, extra=png_chunk(b"tRNS", key)))
+
+    [header], (_, data) = png_image(saved(rgb, "PNG"))
+    pixels, end, rows = (b"IDAT", data), (b"IEND", b""), zlib.decompress(data)
+    packed = lambda rows: (b"IDAT", zlib.compress(rows))
+    decodes("no_end.png", png_of(header, pixels))
+    decodes("no_checksums.png", png_of(header, pixels)[:-8])
+    decodes("data_checksum.png", png_of(header, png_chunk(*pixels, checksum=1), end))
+    decodes("data_in_pieces.png", png_of(header, *((b"IDAT", data[at : at + 99]) for at in range(0, len(data), 99)), end))
+    decodes("data_empty_pieces.png", png_of(header, (b"IDAT", b""), (b"IDAT", data[:50]), (b"IDAT", b""), (b"IDAT", data[50:]), end))
+    decodes("data_too_long.png", png_of(header, packed(rows + bytes(1000)), end))
+    decodes("bytes_behind_data.png", png_of(header, (b"IDAT", data + b"garbage"), end))
+    decodes("chunk_behind_data_cut.png", png_of(header, pixels, (b"abCD", bytes(100)))[:-4])
+    decodes("unknown_chunks.png", png_of(header, (b"ABCD", b"critical"), (b"abCD", b"not"), pixels, end))
+    decodes("profile_not_packed.png", png_of(header, (b"iCCP", b"x\0\0no zlib"), pixels, end))
+    decodes("gamma.png", png_of(header, (b"gAMA", struct.pack(">I", 20000)), (b"sRGB", b"\0"), pixels, end))
+    decodes("palette_unused.png", png_of(header, (b"PLTE", bytes(900)), pixels, end))
+    decodes("animated.png", saved(rgb, "PNG", save_all=True, append_images=[picture(*size, 67)]))
+    decodes("animated_default.png", saved(rgb, "PNG", save_all=True, append_images=[picture(*size, 67)], default_image=True))
+    refuses("data_wrong_sum.png", png_of(header, (b"IDAT", data[:-4] + bytes(4)), end), "Checksum")
+    refuses("row_missing.png", png_of(header, packed(rows[:-82]), end), "png")
+    refuses("data_interrupted.png", png_of(header, (b"IDAT", data[:99]), (b"tEXt", b"a\0b"), (b"IDAT", data[99:]), end), "png")
+    refuses("header_damaged.png", png_of(png_chunk(*header, checksum=1), pixels, end), "the header is damaged")
+    frame = struct.pack(">IIIIIHHBB", 0, 20, 10, 0, 0, 1, 10, 0, 0)
+    refuses("first_frame_small.png", png_of(header, (b"acTL", struct.pack(">II", 1, 0)), (b"fcTL", frame), pixels, end),
+            "does not cover the canvas")
+
+
+def webp_variants():
+    """Flags, frames on a canvas, sizes that are off, and alpha in every coding."""
+    size = (27, 19)
+    rgb, rgba = picture(*size, 68), picture(*size, 68)
+    rgba.putalpha(alpha(*size))
+    for quality in (0, 100):
+        decodes(f"quality_{quality}.webp", saved(rgb, "WEBP", quality=quality, method=6))
+    decodes("few_colors.webp", saved(rgb.quantize(5).convert("RGB"), "WEBP", lossless=True))
+    decodes("two_colors.webp", saved(rgb.quantize(2).convert("RGB"), "WEBP", lossless=True, method=6, quality=100))
+    for quality in (0, 60):
+        composites(f"alpha_quality_{quality}.webp", saved(rgba, "WEBP", quality=70, alpha_quality=quality))
+    decodes("one_pixel.webp", saved(rgb.crop((3, 3, 4, 4)), "WEBP"))
+
+    lossy, lossless = webp_image(saved(rgb, "WEBP", quality=80)), webp_image(saved(rgb, "WEBP", lossless=True))
+    lossy_alpha = webp_image(saved(rgba, "WEBP", quality=80))
+    lossless_alpha = webp_image(saved(rgba, "WEBP", lossless=True, exact=True))
+    end = (b"ABCD", b"abc")
+    for name, data in {
+        "alpha_missing": webp_of(webp_canvas(*size, 16), *lossy),
+        "alpha_not_announced": webp_of(webp_canvas(*size, 0), *lossy_alpha),
+        "alpha_of_lossless_not_announced": webp_of(webp_canvas(*size, 0), *lossless_alpha),
+        "alpha_of_lossless_missing": webp_of(webp_canvas(*size, 16), *lossless),
+        "unknown_chunks": webp_of(webp_canvas(*size, 0), end, *lossy, end),
+        "bytes_behind": webp_of(*lossy) + b"bytes behind",
+    }.items():
+        composites(f"{name}.webp", data) if "alpha" in name else decodes(f"{name}.webp", data)
+    # Pillow refuses sizes that are off; the pixels are all there
+    for name, off_by in {"size_too_large": 1000, "size_too_small": -20}.items():
+        decodes(f"{name}.webp", webp_of(*lossy, size_off_by=off_by), opened(webp_of(*lossy)).convert("RGB"))
+
+    animation = (b"ANIM", b"\1\2\3\xff\0\0")
+    for name, frame, flags, corner, how in [
+        ("lossy", lossy_alpha, 18, (10, 6), 0),
+        ("lossless", lossless_alpha, 18, (10, 6), 0),
+        ("not_blended", lossless_alpha, 18, (0, 0), 3),
+        ("alpha_not_announced", lossless_alpha, 2, (4, 2), 0),
+        ("opaque", lossy, 2, (4, 2), 0),
+    ]:
+        frames = [webp_frame(frame, corner, size, how), webp_frame(lossless, (0, 0), size)]
+        data = webp_of(webp_canvas(40, 30, flags), animation, *frames)
+        decodes(f"frame_{name}.webp", data)
+        if flags & 16:
+            composites(f"frame_{name}.webp")
+    outside = webp_of(webp_canvas(40, 30, 2), animation, webp_frame(lossy, (20, 0), size))
+    refuses("frame_outside.webp", outside, "frame is larger than the canvas")
+    refuses("canvas_larger.webp", webp_of(webp_canvas(40, 30, 0), *lossy), "not as large as the canvas")
+    refuses("no_frame.webp", webp_of(webp_canvas(*size, 2), animation, *lossy), "holds no image")
+    refuses("data_cut.webp", webp_of((b"VP8L", lossless[0][1][:-40])), "webp")
 
 
 def pngs():
@@ -593,13 +729,113 @@ def gif_variants():
     refuses("codes_damaged.gif", gif(size, palette, broken), "are damaged")
 
 
+def turned_by(value):
+    block = Image.Exif()
+    block[0x0112] = value
+    return block
+
+
+def oriented(name, data):
+    """`data` is turned as ImageOps.exif_transpose turns it, or not at all where Pillow cannot read it."""
+    put(name, data)
+    image = opened(data)
+    image.load()
+    try:
+        image = ImageOps.exif_transpose(image)
+    except (SyntaxError, ValueError, struct.error):
+        pass
+    expect("orientation", name, name, image.convert("RGB"))
+
+
+def metadata():
+    """Orientations wherever metadata holds them, and metadata that is damaged."""
+    rgb = picture(33, 21, 60)
+    jpeg = saved(rgb, "JPEG", quality=80)
+    pairs = lambda *numbers: struct.pack(f">{len(numbers)}I", *numbers)
+    behind = struct.pack(">I", 26)
+    blocks = {
+        "long": exif(kind=4),
+        "byte": exif(kind=1),
+        "signed_byte": exif(kind=6),
+        "text": exif(b"6\0", kind=2, count=2),
+        "float": exif(kind=11),
+        "rational": exif(behind, kind=5, data=pairs(12, 2)),
+        "rational_of_zero": exif(behind, kind=5, data=pairs(6, 0)),
+        "several": exif(behind, count=4, data=struct.pack(">4H", 6, 1, 2, 3)),
+        "little_endian": exif(order="<"),
+        "swapped_magic": exif(magic=b"MM*\0"),
+        "big_magic": exif(magic=b"II+\0", order="<"),
+        "far": exif(at=40),
+        "nine": exif(9),
+        "zero": exif(0),
+        "none": exif(count=0),
+        "unknown_kind": exif(kind=4)[:12] + b"\0\x63" + exif(kind=4)[14:],
+        "two": exif(before=[(274, 3, 1, b"\0\3\0\0")]),
+        "behind_a_broken_one": exif(before=[(271, 2, 99, b"\0\0\xff\xff")]),
+        "cut": exif()[:-9],
+        "garbage": b"garbage",
+        "empty": b"",
+    }
+    other = segment(0xE1, XMP_SEGMENT + xmp(8))
+    for kind, block in blocks.items():
+        oriented(f"exif_{kind}.jpg", with_segments(jpeg, segment(0xE1, b"Exif\0\0" + block), other))
+    halves = [segment(0xE1, b"Exif\0\0" + half) for half in (exif()[:13], exif()[13:])]
+    oriented("exif_in_two.jpg", with_segments(jpeg, *halves))
+    oriented("exif_prefixed_twice.jpg", with_segments(jpeg, segment(0xE1, b"Exif\0\0Exif\0\0" + exif())))
+    packets = [segment(0xE1, XMP_SEGMENT + xmp(value)) for value in (3, 6)]
+    oriented("xmp_two.jpg", with_segments(jpeg, *packets))
+    element = b"<tiff:Orientation>6</tiff:Orientation>"
+    oriented("xmp_element.jpg", with_segments(jpeg, segment(0xE1, XMP_SEGMENT + element)))
+    oriented("xmp_quoted_otherwise.jpg", with_segments(jpeg, segment(0xE1, XMP_SEGMENT + xmp().replace(b'"', b"'"))))
+    oriented("multi_picture.jpg", saved(rgb, "MPO", save_all=True, append_images=[picture(9, 9, 61)], exif=turned_by(6)))
+    profile = lambda number, count: segment(0xE2, b"ICC_PROFILE\0" + bytes([number, count]) + b"profile")
+    for name, profiles in {
+        "from_0": [profile(0, 2), profile(1, 2)],
+        "missing": [profile(1, 3), profile(3, 3)],
+        "counts": [profile(1, 2), profile(2, 3)],
+        "twice": [profile(1, 2), profile(1, 2)],
+    }.items():
+        decodes(f"icc_{name}.jpg", with_segments(jpeg, *profiles))
+
+    [header], pixels = png_image(saved(rgb, "PNG"))
+    end, text = (b"IEND", b""), raw_profile(exif())
+    key, xmp_key = b"Raw profile type exif\0", b"XML:com.adobe.xmp\0"
+    for name, chunk in {
+        "raw": (b"tEXt", key + text),
+        "raw_packed": (b"zTXt", key + b"\0" + zlib.compress(text)),
+        "raw_international": (b"iTXt", key + b"\1\0en\0\0" + zlib.compress(text)),
+        "raw_damaged": (b"tEXt", key + text[:-3] + b"xyz"),
+        "raw_not_packed": (b"zTXt", key + b"\0no zlib"),
+        "text": (b"tEXt", b"exif\0" + exif()),
+        "own": (b"eXIf", exif()),
+        "prefixed": (b"eXIf", b"Exif\0\0" + exif()),
+        "xmp": (b"iTXt", xmp_key + b"\0\0\0\0" + xmp()),
+        "xmp_packed": (b"iTXt", xmp_key + b"\1\0\0\0" + zlib.compress(xmp())),
+        "xmp_no_text": (b"iTXt", xmp_key + b"\0\0\0\0\xff" + xmp()),
+        "xmp_text": (b"tEXt", xmp_key + xmp()),
+    }.items():
+        oriented(f"{name}_before.png", png_of(header, chunk, pixels, end))
+        oriented(f"{name}_behind.png", png_of(header, pixels, chunk, end))
+    oriented("own_twice.png", png_of(header, (b"eXIf", exif(3)), pixels, (b"eXIf", exif(8)), end))
+    oriented("own_and_raw.png", png_of(header, (b"eXIf", exif(3)), (b"tEXt", key + text), pixels, end))
+
+    lossless = webp_image(saved(rgb, "WEBP", lossless=True))
+    for name, flags, chunk in [
+        ("exif_announced", 8, (b"EXIF", exif())),
+        ("exif_prefixed", 8, (b"EXIF", b"Exif\0\0" + exif())),
+        ("exif_not_announced", 0, (b"EXIF", exif())),
+        ("exif_missing", 8, (b"ABCD", b"abc")),
+        ("xmp", 4, (b"XMP ", xmp())),
+        ("xmp_not_announced", 8, (b"XMP ", xmp())),
+    ]:
+        oriented(f"{name}.webp", webp_of(webp_canvas(33, 21, flags), *lossless, chunk))
+
+
 def orientations():
     rgb = picture(33, 21, 10)
     for value in range(1, 9):
-        exif = Image.Exif()
-        exif[0x0112] = value
         name = f"orientation_{value}.jpg"
-        data = put(name, saved(rgb, "JPEG", quality=90, exif=exif))
+        data = put(name, saved(rgb, "JPEG", quality=90, exif=turned_by(value)))
         upright = ImageOps.exif_transpose(opened(data)).convert("RGB")
         expect("orientation", f"{value}-decoded", name, upright)
         for filter, method in FILTERS.items():
@@ -615,14 +851,11 @@ def orientations():
     for name, preprocess in {"tiff": {}, "tiff-ignored": {"orientation": "ignore"}}.items():
         expect("orientation", name, "orientation_8.tif", opened(turned).convert("RGB"), **preprocess)
 
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
     for name, data in {
-        "exif.png": saved(rgb, "PNG", exif=exif),
-        "exif.webp": saved(rgb, "WEBP", lossless=True, exif=exif),
+        "exif.png": saved(rgb, "PNG", exif=turned_by(6)),
+        "exif.webp": saved(rgb, "WEBP", lossless=True, exif=turned_by(6)),
         "orientation.tif": saved(rgb, "TIFF", tiffinfo={274: 6}, compression="tiff_lzw"),
-        "xmp.jpg": saved(rgb, "JPEG", quality=90, xmp=xmp),
+        "xmp.jpg": saved(rgb, "JPEG", quality=90, xmp=xmp()),
     }.items():
         put(name, data)
         expect("orientation", name, name, ImageOps.exif_transpose(opened(data)).convert("RGB"))
@@ -672,7 +905,7 @@ def resizes():
 
 shutil.rmtree(FOLDER, ignore_errors=True)
 (FOLDER / "expected").mkdir(parents=True)
-for make in (jpegs, pngs, webps, gifs, gif_variants, bmps, bmp_variants, tiffs, tiff_layouts, tiff_colors, tiff_faxes,
+for make in (jpegs, jpeg_variants, pngs, png_variants, webps, webp_variants, metadata, gifs, gif_variants, bmps, bmp_variants, tiffs, tiff_layouts, tiff_colors, tiff_faxes,
              tiff_jpegs, orientations, resizes):
     make()
 lines = ",\n".join("  " + json.dumps(case) for case in cases)

@@ -77,6 +77,41 @@ fn a_side_of_zero_is_an_error_and_keeps_the_header() {
     assert_eq!(rejected.header.map(|header| header.height), Some(5));
 }
 
+/// A gray JPEG of 10,000 × 10,000 pixels with arithmetic coding: a frame, and scans of all coefficients
+/// with one byte of data each.
+fn many_scans(scans: usize) -> Vec<u8> {
+    let frame = [0xff, 0xca, 0, 11, 8, 0x27, 0x10, 0x27, 0x10, 1, 1, 0x11, 0];
+    let scan = [0xff, 0xda, 0, 8, 1, 1, 0, 1, 63, 0, 0x55];
+    [&[0xff, 0xd8][..], &frame, &scan.repeat(scans), &[0xff, 0xd9]].concat()
+}
+
+#[test]
+fn a_jpeg_that_would_keep_a_core_busy_is_refused_by_its_scans() {
+    let rejected = refused(&decoder(SMALL), &many_scans(29));
+    assert_eq!(rejected.status, Status::TooLarge);
+    assert_eq!(rejected.error, "image may take 347 s of a core to decode, limit is 20");
+    let header = ImageHeader { format: ImageFormat::Jpeg, width: 10_000, height: 10_000 };
+    assert_eq!(rejected.header, Some(header));
+}
+
+#[test]
+fn a_webp_is_refused_by_the_code_tables_that_it_asks_for() {
+    let decoder = decoder(&format!("{SMALL}\nmax_pixels = 1000000"));
+    let webp = |groups| {
+        // an image of 64 × 64 pixels
+        let header = [0x2f, 63, 0xc0, 0x0f, 0];
+        let data = [&header[..], &webp_codes::tests::with_groups(groups)].concat();
+        let size = (data.len() as u32).to_le_bytes();
+        [b"RIFF\0\0\0\0WEBPVP8L".as_slice(), &size, &data].concat()
+    };
+    let rejected = refused(&decoder, &webp(3000));
+    assert_eq!(rejected.status, Status::DecodeError);
+    assert_eq!(rejected.error, "webp: code tables may take 62 MiB, limit is 16");
+    // fewer of them are made, and the file ends before its pixels
+    let rejected = refused(&decoder, &webp(700));
+    assert!(rejected.error.contains("orrupt"), "{}", rejected.error);
+}
+
 /// Images without a table of their own, after which a decoder must not have learned one either.
 #[test]
 fn what_was_decoded_before_does_not_show() {
@@ -136,7 +171,7 @@ fn the_message_of_a_caught_panic_is_kept() {
     }
 }
 
-const KINDS: [&str; 36] = [
+const KINDS: [&str; 47] = [
     "baseline.jpg",
     "progressive.jpg",
     "restarts.jpg",
@@ -146,6 +181,17 @@ const KINDS: [&str; 36] = [
     "palette_alpha.png",
     "interlaced_2.png",
     "rgb_16.png",
+    "raw_packed_before.png",
+    "xmp_packed_behind.png",
+    "indexed_4.png",
+    "animated.png",
+    "frame_lossy.webp",
+    "alpha_quality_0.webp",
+    "few_colors.webp",
+    "exif_announced.webp",
+    "exif_rational.jpg",
+    "icc_counts.jpg",
+    "arithmetic_progressive.jpg",
     "lossy_alpha.webp",
     "lossless.webp",
     "animated.webp",

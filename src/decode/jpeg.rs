@@ -33,7 +33,7 @@ fn read_header(jpeg: &[u8]) -> Result<DecompressHeader, String> {
     decompressor(1).and_then(|mut decompressor| decompressor.read_header(jpeg)).map_err(message)
 }
 
-/// Decode `jpeg` into `rgb`, by way of `raw` where it has four components.
+/// Decode `jpeg` into `rgb`, by way of `raw` where libjpeg gives no RGB.
 pub(super) fn decode(
     jpeg: &[u8],
     request: &mut Request,
@@ -71,12 +71,19 @@ pub(super) fn decode(
         Source { jpeg, markers: &markers, scans: work.scans.max(1), scaled: header.scaled(factor), factor };
     let scaled = source.scaled;
     let pixels = scaled.width * scaled.height;
-    if matches!(header.colorspace, Colorspace::CMYK | Colorspace::YCCK) {
-        let inks = raw.take(pixels * 4);
-        source.decompress(PixelFormat::CMYK, inks)?;
-        samples::to_rgb(inks, Model::InvertedCmyk, None, rgb.take(pixels * 3));
-    } else {
-        source.decompress(PixelFormat::RGB, rgb.take(pixels * 3))?;
+    match header.colorspace {
+        Colorspace::CMYK | Colorspace::YCCK => {
+            let inks = raw.take(pixels * 4);
+            source.decompress(PixelFormat::CMYK, inks)?;
+            samples::to_rgb(inks, Model::InvertedCmyk, None, rgb.take(pixels * 3));
+        }
+        // libjpeg converts no colours of a lossless image
+        Colorspace::Gray if header.is_lossless => {
+            let gray = raw.take(pixels);
+            source.decompress(PixelFormat::GRAY, gray)?;
+            samples::to_rgb(gray, Model::Gray, None, rgb.take(pixels * 3));
+        }
+        _ => source.decompress(PixelFormat::RGB, rgb.take(pixels * 3))?,
     }
     let part = |side: usize| side as f64 * factor.num() as f64 / factor.denom() as f64;
     Ok(Decoded {

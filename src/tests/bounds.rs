@@ -230,3 +230,58 @@ fn parquet_row_groups_made_of_air_stay_within_the_bound() {
     assert_code(&output, 0);
     assert!(!stderr(&output).contains("ended early"), "{}", stderr(&output));
 }
+
+/// A lossless WebP of 64 × 64 pixels whose pixels have so many groups of five code tables, each of a kilobyte and
+/// more; its pixels are missing. RFC 9649, section 3.
+fn webp_of_tables(groups: u32) -> Vec<u8> {
+    let mut bits = Vec::new();
+    let mut write = |value: u64, count: u32| bits.extend((0..count).map(|bit| value >> bit & 1 == 1));
+    // signature, sides less 1, no alpha, version 0; no transform, no cache, groups by blocks of 512 pixels
+    write(0x2f | 63 << 8 | 63 << 22, 40);
+    write(0b111_1_0_0, 6);
+    // the image of group numbers: no cache, and codes of one symbol, green and red being the last group's number
+    write(0, 1);
+    for symbol in [(groups - 1) & 255, (groups - 1) >> 8, 0, 0, 0] {
+        write(0b101 | u64::from(symbol) << 3, 11);
+    }
+    for _ in 0..5 * groups {
+        // a code of 11 symbols of lengths 1 to 10 and 10; those lengths are codes of three and four bits
+        write(10 << 1, 5);
+        for at in [17, 18, 0, 1, 2, 3, 4, 5, 16, 6, 7, 8, 9, 10] {
+            write(
+                if (1..=6).contains(&at) {
+                    3
+                } else if (7..=10).contains(&at) {
+                    4
+                } else {
+                    0
+                },
+                3,
+            );
+        }
+        write(0b1001_001_1, 8);
+        for length in (1..=10_u32).chain([10]) {
+            let (code, count) = if length <= 6 { (length - 1, 3) } else { (5 + length, 4) };
+            write(u64::from(code.reverse_bits() >> (32 - count)), count);
+        }
+    }
+    let byte = |bits: &[bool]| (0..bits.len()).map(|at| u8::from(bits[at]) << at).sum();
+    let data: Vec<u8> = bits.chunks(8).map(byte).collect();
+    [b"RIFF\0\0\0\0WEBPVP8L".as_slice(), &(data.len() as u32).to_le_bytes(), &data].concat()
+}
+
+#[test]
+fn a_webp_made_of_code_tables_stays_within_the_bound() {
+    let bench = Bench::new();
+    // 14 MiB of tables are made, 1.3 GiB are not
+    let members = [700, 65_536].map(|groups| (format!("{groups}"), webp_of_tables(groups)));
+    write_tar(&bench.path("in/a.tar"), &members);
+    let settings =
+        [&SMALL[..], &["--set", "input.max_image_bytes=5000000", "--set", "output.max_error_rate=1"]]
+            .concat();
+    assert_code(&peak::run_within_bound(&bench, "out", &settings), 0);
+    let rows = bench.rows("out");
+    let errors: Vec<_> = rows.iter().map(|row| row.error.as_deref().unwrap_or_default()).collect();
+    assert!(errors.len() == 2 && errors[0].contains("orrupt"), "{errors:?}");
+    assert_eq!(errors[1], "webp: code tables may take 1364 MiB, limit is 16");
+}
