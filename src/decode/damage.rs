@@ -92,6 +92,9 @@ fn a_jpeg_that_would_keep_a_core_busy_is_refused_by_its_scans() {
     assert_eq!(rejected.error, "image may take 347 s of a core to decode, limit is 20");
     let header = ImageHeader { format: ImageFormat::Jpeg, width: 10_000, height: 10_000 };
     assert_eq!(rejected.header, Some(header));
+    // who allows ten times the pixels allows ten times the work
+    let rejected = refused(&decoder(&format!("{SMALL}\nmax_pixels = 1000000000")), &many_scans(29));
+    assert_eq!(rejected.error, "image may take 347 s of a core to decode, limit is 200");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use super::jpeg_markers::{SOS, Segments, is_frame};
 const PIXEL_NS: u64 = 30;
 
 /// One byte of entropy-coded data.
-const BYTE_NS: u64 = 40;
+const BYTE_NS: u64 = 20;
 
 /// The start of a scan: its tables.
 const SCAN_NS: u64 = 20_000;

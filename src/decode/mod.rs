@@ -143,13 +143,16 @@ impl Request<'_> {
         Ok(())
     }
 
-    /// Refuse an image that may keep a core busy for more than [`MAX_DECODE_SECONDS`].
+    /// Refuse an image that may keep a core busy for more than [`MAX_DECODE_SECONDS`], or for more by as
+    /// much as `max_pixels` is above its default.
     fn admit_work(&self, nanoseconds: u64) -> Result<(), Rejected> {
+        let scaled = self.max_pixels.saturating_mul(MAX_DECODE_SECONDS) / config::DEFAULT_MAX_PIXELS;
+        let limit = scaled.max(MAX_DECODE_SECONDS);
         let seconds = nanoseconds / 1_000_000_000;
-        if seconds < MAX_DECODE_SECONDS {
+        if seconds < limit {
             return Ok(());
         }
-        let error = format!("image may take {seconds} s of a core to decode, limit is {MAX_DECODE_SECONDS}");
+        let error = format!("image may take {seconds} s of a core to decode, limit is {limit}");
         Err(Rejected::new(Status::TooLarge, error))
     }
 
