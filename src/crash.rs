@@ -1,5 +1,5 @@
 //! A decoder or a shard reader that crashes takes its process down, but not unseen: the record it was at is
-//! printed on standard error and passed to the watcher, which has [`LAST_WORDS_SECONDS`] to note it.
+//! printed on standard error and passed to the watcher, which has `LAST_WORDS_SECONDS` to note it.
 //!
 //! - The thread that crashed never runs again, so nothing that it leaves half done is used. The others go
 //!   on until the watcher leaves; they may hang on a lock that the crash has left taken, and then the

@@ -36,7 +36,7 @@ pub const HELP: &str = "Exit codes:
   2    usage or pipeline file; too few threads or too little address space
   3    input missing, denied or unreadable
   4    model or engine unusable
-  5    run: more errors than output.max_error_rate or max_damaged_shards allow; output whole, no _SUCCESS
+  5    run: more errors or damaged shards than the pipeline allows; output whole, no _SUCCESS
        inspect: something in the shard is bad; diff: the outputs differ
   6    output occupied, not whole any more, denied or not writable
   7    a built engine does not fit this host or is damaged: build it again

@@ -10,7 +10,7 @@
 //! - Sizes are judged by the header, before memory is taken for pixels. The most that one image
 //!   can take is [`Decoder::MAX_BYTES_PER_PIXEL`] for each pixel of `max_pixels`.
 //! - So is work: a codec that may look at its pixels more than once estimates what the file asks for
-//!   before it begins, and [`MAX_DECODE_SECONDS`] is the limit. Never by a clock: an image is refused
+//!   before it begins, and `MAX_DECODE_SECONDS` is the limit. Never by a clock: an image is refused
 //!   on every machine or on none.
 //! - A panic inside a codec is that image's failure.
 
