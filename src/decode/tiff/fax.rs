@@ -26,6 +26,10 @@ pub(super) enum Scheme {
 /// Zero bits before the one that ends the code between rows; more of them fill up.
 const END_OF_LINE_ZEROS: u8 = 11;
 
+/// Runs of no length that a row may have: one at its beginning, and few where an encoder is odd.
+/// Without a limit a row could hold as many as the file has room for.
+const EMPTY_RUNS: usize = 16;
+
 /// Decode rows of `width` pixels into the rows of `output`, each of `row_bytes` bytes, of which the
 /// last may be shorter; what lies behind a row's end is left out. Returns the bytes of `stream` read.
 pub(super) fn decode(
@@ -92,7 +96,7 @@ impl Rows<'_> {
         self.changes.clear();
         let mut at = 0;
         let mut is_black = false;
-        while at < self.width {
+        while at < self.width && self.changes.len() <= self.most_changes() {
             at += self.run(is_black)?;
             self.changes.push(at);
             is_black = !is_black;
@@ -109,6 +113,9 @@ impl Rows<'_> {
         // the first change of the row above to the right of `at`
         let mut above = 0;
         while at.unwrap_or(0) < self.width {
+            if self.changes.len() > self.most_changes() {
+                return None;
+            }
             while self.reference.get(above).is_some_and(|&change| at.is_some_and(|at| change <= at)) {
                 above += 1;
             }
@@ -138,6 +145,11 @@ impl Rows<'_> {
             }
         }
         Some(())
+    }
+
+    /// Changes that a row may have: one at each pixel, and some runs without length.
+    fn most_changes(&self) -> usize {
+        self.width + EMPTY_RUNS
     }
 
     /// The length of a run: any number of codes for multiples of 64, and one for what is left.
@@ -234,6 +246,23 @@ mod tests {
         let mut row = [0; 2];
         paint(&[10], 12, &mut row);
         assert_eq!(row, [0, 0x30], "black up to the end of the row");
+    }
+
+    #[test]
+    fn a_row_of_runs_without_length_comes_to_an_end() {
+        // white and black of no length by turns, 8 and 10 bits: 00110101 0000110111
+        let empty = [0x35, 0x0d, 0xcd, 0x43, 0x73, 0x50, 0xdc, 0xd4, 0x37].repeat(1000);
+        let mut output = [0; 4];
+        let scheme = Scheme::Runs { row_multiple_bytes: 1 };
+        assert!(decode(scheme, &empty, 32, 4, &mut output).is_err());
+        let mut rows = Rows {
+            bits: Bits { bytes: &empty, at: 0 },
+            width: 32,
+            reference: Vec::new(),
+            changes: Vec::new(),
+        };
+        assert_eq!(rows.runs(), None);
+        assert_eq!(rows.changes, [0; 32 + EMPTY_RUNS + 1]);
     }
 
     proptest! {
