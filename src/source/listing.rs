@@ -11,8 +11,8 @@
 //!   spans a container or manifest between its images. Companions of images, which are looked at when they are read,
 //!   go with the next images, or are a shard of their own at the input's end.
 //! - Nothing that is found is dropped without being counted.
-//! - Shard names are unique: a container's is its URI, a virtual shard's is its first object's URI,
-//!   `+` and its number of objects (`gs://b/cat.jpg+1000`), a manifest's is the manifest's URI, `#`
+//! - Shard names are unique: a container's is its URI, a virtual shard's is its first image's URI,
+//!   `+` and its number of images by name (`gs://b/cat.jpg+1000`; of companions alone, theirs), a manifest's is the manifest's URI, `#`
 //!   and its first entry's line, `+` and its number of entries (`list.txt#1+1000`). An object that
 //!   two inputs match belongs to the first.
 
@@ -396,10 +396,11 @@ impl ShardList {
     }
 
     fn flush_loose(&mut self) {
-        self.loose_images = 0;
-        let entries = std::mem::take(&mut self.loose);
-        if let Some(first) = entries.first() {
-            let name = format!("{}+{}", first.object.uri, entries.len());
+        let (images, entries) = (std::mem::take(&mut self.loose_images), std::mem::take(&mut self.loose));
+        let first = entries.iter().find(|entry| entry.sidecar.is_none()).or(entries.first());
+        if let Some(first) = first {
+            let count = if images > 0 { images } else { entries.len() };
+            let name = format!("{}+{count}", first.object.uri);
             self.push(name, ShardFormat::Files, ShardContent::Objects(entries));
         }
     }
