@@ -195,6 +195,37 @@ fn a_shard_that_has_rotted_behind_a_checkpoint_is_scored_as_it_is_now() {
 }
 
 #[test]
+fn a_run_of_a_build_that_may_score_otherwise_is_refused_and_one_of_another_version_resumed() {
+    let bench = Bench::new();
+    interrupted(&bench, 8_000);
+    let path = bench.path("out/_run.json");
+    let text = fs::read(&path).expect("a record");
+    let record: serde_json::Value = serde_json::from_slice(&text).expect("JSON");
+    let store = |record: &serde_json::Value| fs::write(&path, record.to_string()).expect("a record");
+    let refused = |words: &str| {
+        let before = files_below(&bench.path("out"));
+        let output = bench.run("out", &[]);
+        assert_code(&output, 6);
+        assert!(stderr(&output).contains(words), "{}", stderr(&output));
+        assert_eq!(files_below(&bench.path("out")), before);
+    };
+    let mut other = record.clone();
+    // as records were before there was such a version
+    other["determinants"].as_object_mut().expect("determinants").remove("scoring_version");
+    store(&other);
+    refused("with scoring version none");
+    other["determinants"]["scoring_version"] = 1.into();
+    store(&other);
+    refused("with scoring version 1");
+    let mut other = record;
+    other["sluice_version"] = "0.0.9".into();
+    store(&other);
+    assert_code(&bench.run("out", &[]), 0);
+    assert_verified(&bench, "out", "the output holds");
+    assert_eq!(bench.rows("out").len(), 8_000);
+}
+
+#[test]
 fn what_is_damaged_of_an_interrupted_run_costs_scoring_and_no_row() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(50_000, 10));
