@@ -5,9 +5,13 @@
 //! - A key is the name of a column, or a path through structs with dots between the names.
 //! - What the keys do not fit is [`ReadError::Config`], which names the key and says what the file has.
 
+use std::sync::Arc;
+
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
 use arrow::compute::{can_cast_types, cast};
-use arrow::datatypes::DataType;
+use arrow::datatypes::{
+    DataType, TimeUnit, TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType,
+};
 
 use crate::error::ReadError;
 
@@ -158,6 +162,7 @@ fn as_text(ids: &ArrayRef, is_uuid: bool) -> Result<StringArray, ReadError> {
         let fixed = |value: &[u8]| if is_uuid { bytes(value) } else { hex(value) };
         return Ok(ids.iter().map(|id| id.map(fixed)).collect());
     }
+    let ids = &in_utc(ids);
     let kind = ids.data_type();
     if !can_cast_types(kind, &DataType::Utf8) {
         return Err(ReadError::Config(format!("input.id_key names a column of {kind}, which is no id")));
@@ -165,6 +170,23 @@ fn as_text(ids: &ArrayRef, is_uuid: bool) -> Result<StringArray, ReadError> {
     let text =
         cast(ids, &DataType::Utf8).map_err(|error| ReadError::Corrupt(format!("id column: {error}")))?;
     Ok(text.as_string::<i32>().clone())
+}
+
+/// Times with a zone are those of UTC in Parquet, which Arrow writes as text without a list of zones if it is an offset.
+fn in_utc(times: &ArrayRef) -> ArrayRef {
+    const UTC: &str = "+00:00";
+    match times.data_type() {
+        DataType::Timestamp(TimeUnit::Millisecond, Some(_)) => {
+            Arc::new(times.as_primitive::<TimestampMillisecondType>().clone().with_timezone(UTC))
+        }
+        DataType::Timestamp(TimeUnit::Microsecond, Some(_)) => {
+            Arc::new(times.as_primitive::<TimestampMicrosecondType>().clone().with_timezone(UTC))
+        }
+        DataType::Timestamp(TimeUnit::Nanosecond, Some(_)) => {
+            Arc::new(times.as_primitive::<TimestampNanosecondType>().clone().with_timezone(UTC))
+        }
+        _ => Arc::clone(times),
+    }
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -1,8 +1,6 @@
-use std::sync::Arc;
-
 use arrow::array::{
     BinaryArray, Date32Array, Decimal128Array, DictionaryArray, FixedSizeBinaryArray, Int8Array, Int64Array,
-    ListArray, StructArray, UInt64Array,
+    ListArray, StructArray, TimestampMicrosecondArray, UInt64Array,
 };
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{Field as ArrowField, Int32Type};
@@ -64,6 +62,8 @@ fn ids_come_from_columns_of_any_single_value() {
     let decimal = Decimal128Array::from(vec![1_234, -5]).with_precision_and_scale(10, 2).expect("decimal");
     let dictionary: DictionaryArray<Int32Type> = ["a", "b"].into_iter().collect();
     let fixed = FixedSizeBinaryArray::try_from_iter([[0xab_u8; 4], [1, 2, 3, 4]].into_iter()).expect("fixed");
+    let short = FixedSizeBinaryArray::try_from_iter([[1_u8], [2]].into_iter()).expect("fixed");
+    let time = TimestampMicrosecondArray::from(vec![1_767_312_000_000_000, 1]).with_timezone("UTC");
     let bytes = BinaryArray::from_vec(vec![b"text", b"\xff\x00"]);
     let shard = file(vec![
         ("u64", Arc::new(UInt64Array::from(vec![u64::MAX, 0]))),
@@ -72,6 +72,8 @@ fn ids_come_from_columns_of_any_single_value() {
         ("decimal", Arc::new(decimal)),
         ("dictionary", Arc::new(dictionary)),
         ("fixed", Arc::new(fixed)),
+        ("short", Arc::new(short)),
+        ("time", Arc::new(time)),
         ("bytes", Arc::new(bytes)),
         ("null", Arc::new(StringArray::from(vec![Some("x"), None]))),
         ("image", images(2)),
@@ -83,6 +85,8 @@ fn ids_come_from_columns_of_any_single_value() {
         ("decimal", ["12.34", "-0.05"]),
         ("dictionary", ["a", "b"]),
         ("fixed", ["abababab", "01020304"]),
+        ("short", ["01", "02"]),
+        ("time", ["2026-01-02T00:00:00Z", "1970-01-01T00:00:00.000001Z"]),
         ("bytes", ["text", "ff00"]),
         ("null", ["x", "1"]),
     ] {

@@ -59,8 +59,8 @@ pub fn parquet_pages_bytes(max_page_bytes: u64) -> u64 {
     PAGES_HELD * (max_page_bytes + TEXT_COLUMNS * MAX_TEXT_PAGE_BYTES.min(max_page_bytes)) + PIECE_BYTES
 }
 
-/// The fewest bytes that a value of a dictionary takes: an integer, or the length of a string.
-const DICTIONARY_VALUE_BYTES: u64 = 4;
+/// The fewest bytes that an image of a dictionary takes: its length. Ids of a fixed length may be of one byte.
+const DICTIONARY_IMAGE_BYTES: u64 = 4;
 
 /// A reader whose pages are checked once its column chunks are known.
 pub(super) struct CheckedPages<R> {
@@ -205,7 +205,8 @@ impl<R: ChunkReader> CheckedPages<R> {
             return Err(ParquetError::General(message));
         }
         let (values, bytes) = (header.values, header.unpacked_bytes);
-        if header.kind == PageKind::Dictionary && values > bytes / DICTIONARY_VALUE_BYTES {
+        let value_bytes = if chunk.holds_images { DICTIONARY_IMAGE_BYTES } else { 1 };
+        if header.kind == PageKind::Dictionary && values > bytes / value_bytes {
             let message = format!("a dictionary of {bytes} bytes cannot have {values} values");
             return Err(ParquetError::General(message));
         }
