@@ -238,7 +238,7 @@ fn webp_of_tables(groups: u32) -> Vec<u8> {
     let mut write = |value: u64, count: u32| bits.extend((0..count).map(|bit| value >> bit & 1 == 1));
     // signature, sides less 1, no alpha, version 0; no transform, no cache, groups by blocks of 512 pixels
     write(0x2f | 63 << 8 | 63 << 22, 40);
-    write(0b111_1_0_0, 6);
+    write(0b11_1100, 6);
     // the image of group numbers: no cache, and codes of one symbol, green and red being the last group's number
     write(0, 1);
     for symbol in [(groups - 1) & 255, (groups - 1) >> 8, 0, 0, 0] {
@@ -259,7 +259,7 @@ fn webp_of_tables(groups: u32) -> Vec<u8> {
                 3,
             );
         }
-        write(0b1001_001_1, 8);
+        write(0b1001_0011, 8);
         for length in (1..=10_u32).chain([10]) {
             let (code, count) = if length <= 6 { (length - 1, 3) } else { (5 + length, 4) };
             write(u64::from(code.reverse_bits() >> (32 - count)), count);
