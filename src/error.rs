@@ -59,7 +59,7 @@ impl ConfigError {
 
 /// An object store said no, or did not answer.
 #[derive(Debug, thiserror::Error)]
-#[error("{}: {}", without_secrets(uri), message_without_secrets(&source.to_string()))]
+#[error("{}: {}", without_secrets(uri), message_without_secrets(&plain_words(source)))]
 pub struct StorageError {
     pub uri: String,
     pub source: object_store::Error,
@@ -90,6 +90,14 @@ impl StorageError {
             cause = error.source();
         }
         false
+    }
+}
+
+/// What a store said, without the library's own word for where it was said ("Generic S3 error").
+fn plain_words(error: &object_store::Error) -> String {
+    match error {
+        object_store::Error::Generic { source, .. } => source.to_string(),
+        other => other.to_string(),
     }
 }
 

@@ -197,7 +197,9 @@ fn without_values(text: &str, secrets: Secrets, encodings: u32) -> Cow<'_, str> 
     for pair in split_before(&text[first..]) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         let name_alone = decoded(name[1..].trim(), MAX_ENCODINGS);
-        if !value.is_empty() && is_secret(&name_alone, secrets) {
+        if is_replaced(value) {
+            shown.push_str(pair);
+        } else if !value.is_empty() && is_secret(&name_alone, secrets) {
             let digits = if contains_any(&plain(&name_alone), &PASSWORD_PARTS) {
                 String::new()
             } else {
@@ -212,6 +214,13 @@ fn without_values(text: &str, secrets: Secrets, encodings: u32) -> Cow<'_, str> 
         }
     }
     if shown == text { text.into() } else { shown.into() }
+}
+
+/// Whether `value` stands in place of a secret already: what is shown of an address may be shown again.
+fn is_replaced(value: &str) -> bool {
+    value.strip_prefix('…').is_some_and(|digits| {
+        digits.is_empty() || (digits.len() == 8 && digits.bytes().all(|digit| digit.is_ascii_hexdigit()))
+    })
 }
 
 /// Pieces that each begin with a delimiter, as `text` does.
@@ -359,6 +368,22 @@ mod tests {
         assert_eq!(shown.len(), 4, "{shown:?}");
         // what can be guessed could be tried
         assert_eq!(without_secrets("https://h/i?password=a"), "https://h/i?password=…");
+    }
+
+    #[test]
+    fn what_is_shown_again_stays_as_it_is() {
+        for uri in [
+            "https://h/i?id=1&sig=a#token=b",
+            "https://u:p@h/i?password=a&key=c;jwt=d",
+            "s3://b/k?X-Amz-Signature=e",
+        ] {
+            let shown = without_secrets(uri);
+            assert_eq!(without_secrets(&shown), shown);
+            assert_eq!(
+                message_without_secrets(&format!("cannot read {shown}: gone")),
+                format!("cannot read {shown}: gone")
+            );
+        }
     }
 
     #[test]

@@ -196,14 +196,16 @@ fn a_manifest_keeps_ids_as_they_are_written_and_names_that_begin_with_a_hash() {
     assert_code(&bench.run("out", &["--input", "list.txt"]), 0);
     assert_eq!(ids(&bench.rows("out")), [("#1.png", "ok"), ("18446744073709551615", "ok")]);
     assert_eq!(bench.manifest("out")["summary"]["skipped"]["comment"], 1);
-    fs::write(bench.path("list.txt"), "{\"uri\": \"2.png\", \"id\": 1e30}\n").expect("a manifest");
+    let written = ["123456789012345678901234567890", "1.50", "1e30", "true"];
+    let lines: String = written.iter().map(|id| format!("{{\"uri\": \"2.png\", \"id\": {id}}}\n")).collect();
+    fs::write(bench.path("list.txt"), lines).expect("a manifest");
+    assert_code(&bench.run("numbers", &["--input", "list.txt"]), 0);
+    assert_eq!(ids(&bench.rows("numbers")), written.map(|id| (id, "ok")));
+    fs::write(bench.path("list.txt"), "{\"uri\": \"2.png\", \"id\": [7]}\n").expect("a manifest");
     let refused = bench.run("refused", &["--input", "list.txt"]);
     assert_code(&refused, 3);
-    assert!(
-        stderr(&refused).contains("line 1 has an id that is no integer of 64 bits"),
-        "{}",
-        stderr(&refused)
-    );
+    let told = stderr(&refused);
+    assert!(told.contains("line 1 has an id that is neither a string nor a number"), "{told}");
 }
 
 #[test]
