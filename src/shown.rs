@@ -203,17 +203,22 @@ fn without_values(text: &str, secrets: Secrets, encodings: u32) -> Cow<'_, str> 
             let digits = if contains_any(&plain(&name_alone), &PASSWORD_PARTS) {
                 String::new()
             } else {
-                crate::plan::hex(&Sha256::digest(value)[..4])
+                hash_of(value)
             };
             let _ = write!(shown, "{name}=…{digits}");
         } else if encodings > 0 && holds_secret(value, secrets, encodings - 1) {
             // an address inside an address
-            let _ = write!(shown, "{name}=…{}", crate::plan::hex(&Sha256::digest(value)[..4]));
+            let _ = write!(shown, "{name}=…{}", hash_of(value));
         } else {
             shown.push_str(pair);
         }
     }
     if shown == text { text.into() } else { shown.into() }
+}
+
+/// The first eight hexadecimal digits of the SHA-256 of `value`.
+fn hash_of(value: &str) -> String {
+    Sha256::digest(value)[..4].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Whether `value` stands in place of a secret already: what is shown of an address may be shown again.
