@@ -226,6 +226,18 @@ pub enum SinkError {
     Encode { part: String, source: parquet::errors::ParquetError },
 }
 
+impl SinkError {
+    /// The error of a command that only reads an output.
+    #[must_use]
+    pub fn of_reading(self) -> Error {
+        match self {
+            Self::Storage(error) => SourceError::Storage(error).into(),
+            Self::Uri { uri, message } => SourceError::Uri { uri, message }.into(),
+            error => error.into(),
+        }
+    }
+}
+
 /// The text of a panic.
 pub(crate) fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();

@@ -14,7 +14,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::Value;
 
 use crate::config::{InputFormat, InputSection};
-use crate::error::{Error, ReadError, SourceError};
+use crate::error::{Error, ReadError, SinkError, SourceError};
 use crate::items::{ManifestEntry, ObjectRef, ShardContent, ShardFormat, ShardRef, Status};
 use crate::report::PartReport;
 use crate::sink::{MANIFEST, Output, RUN, RunRecord, part_name, shard_index};
@@ -46,8 +46,8 @@ struct Row {
 /// [`SourceError`] when there is no such row, when its shard cannot be read or has changed, or when the record holds
 /// no image.
 pub fn extract(stores: &Stores, out: &str, key: &str) -> Result<Extracted, Error> {
-    let output = Output::open(stores, out)?;
-    let holdings = output.holdings()?;
+    let output = Output::open(stores, out).map_err(SinkError::of_reading)?;
+    let holdings = output.holdings().map_err(SinkError::of_reading)?;
     if !holdings.begun {
         let message = "there is no output of a run".to_owned();
         return Err(SourceError::NoInput { uri: out.to_owned(), message }.into());

@@ -53,11 +53,8 @@ pub struct Verification {
 /// it is no error but a problem.
 pub fn verify(uri: &str, runtime: &Handle) -> Result<Verification, Error> {
     let stores = Stores::new(runtime.clone());
-    let output = Output::open(&stores, uri)?;
-    let holdings = output.holdings().map_err(|error| match error {
-        SinkError::Storage(error) => SourceError::Storage(error).into(),
-        error => Error::from(error),
-    })?;
+    let output = Output::open(&stores, uri).map_err(SinkError::of_reading)?;
+    let holdings = output.holdings().map_err(SinkError::of_reading)?;
     let begun = looked_at(output.read_if_any(RUN))?.is_ok_and(|record| record.is_some());
     // a listing may be behind
     if holdings.anything().is_none() && !begun {

@@ -18,6 +18,7 @@ pub struct ExtractArgs {
     /// Output folder of a run.
     out: String,
     /// Key of a row, SHARD#RECORD_INDEX, as the column key and `sluice show --failed` have it.
+    #[arg(allow_hyphen_values = true)] // that of a list from standard input begins with one
     key: String,
     /// Write the image there; without it, or with -, to standard output.
     #[arg(short = 'o', long, value_name = "FILE")]

@@ -8,7 +8,7 @@ use anyhow::Context;
 use arrow::array::AsArray;
 use arrow::datatypes::Float64Type;
 use clap::Args;
-use sluice::error::{Error, SourceError};
+use sluice::error::{Error, SinkError, SourceError};
 use sluice::finish::StoredManifest;
 use sluice::report::Latency;
 use sluice::sink::{
@@ -48,8 +48,8 @@ pub fn run(args: &ShowArgs) -> anyhow::Result<ExitCode> {
     let stores = Stores::new(runtime.handle().clone());
     let out = args.out.trim_end_matches('/');
     let (mut predictions, mut latency_ms) = (Predictions::listing(args.rows, args.failed), Vec::new());
-    let output = Output::open(&stores, out)?;
-    let holdings = output.holdings()?;
+    let output = Output::open(&stores, out).map_err(SinkError::of_reading)?;
+    let holdings = output.holdings().map_err(SinkError::of_reading)?;
     if holdings.anything().is_none() {
         let message = "there is no output of a run".to_owned();
         return Err(Error::from(SourceError::NoInput { uri: out.to_owned(), message }).into());
@@ -83,7 +83,7 @@ pub fn run(args: &ShowArgs) -> anyhow::Result<ExitCode> {
         print_json(&object)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let mut lines = match output.state()? {
+    let mut lines = match output.state().map_err(SinkError::of_reading)? {
         RunState::Succeeded(said) => ended("succeeded", &said),
         RunState::Failed(said) => ended("too many errors, no _SUCCESS", &said),
         RunState::Unfinished => unfinished(&output, &holdings)?,
@@ -106,7 +106,7 @@ fn run_json(output: &Output, holdings: &Holdings) -> anyhow::Result<serde_json::
         serde_json::from_slice(&output.read(name)?)
             .with_context(|| format!("{} cannot be read", output.uri_of(name)))
     };
-    let state = output.state()?;
+    let state = output.state().map_err(SinkError::of_reading)?;
     let (word, mut run) = match state {
         RunState::Succeeded(_) => ("succeeded", read(MANIFEST)?),
         RunState::Failed(_) => ("too_many_errors", read(MANIFEST)?),

@@ -117,3 +117,16 @@ fn show_names_shards_that_ended_early() {
     assert_eq!(shown["damaged_shards"][0]["shard"], "in/a.tar", "{shown:#}");
     assert!(show(&bench, &[]).contains("shards that ended early\n  in/a.tar: "));
 }
+
+#[test]
+fn what_cannot_be_read_as_an_output_is_an_input_error_of_every_command_that_reads_one() {
+    let bench = Bench::new();
+    std::fs::write(bench.path("file"), b"no folder").expect("written");
+    for out in ["nowhere://x/y", "file", "missing", "gs:///no-bucket"] {
+        for command in [&["show", out][..], &["verify", out], &["extract", out, "-#1+2#0"]] {
+            let asked = sluice().current_dir(bench.path("")).args(command).output().expect("starts");
+            assert_code(&asked, 3);
+            assert!(!stderr(&asked).contains("cannot write"), "{command:?}: {}", stderr(&asked));
+        }
+    }
+}
