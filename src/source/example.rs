@@ -7,12 +7,14 @@
 //! - The message is walked, not unpacked: a feature may have as many values as it has bytes, and each would
 //!   be an object of its own. Beside the message nothing is held but what was asked for.
 //! - Values share the message's memory; nothing is copied.
-//! - Of a feature that comes twice the last one counts, as in any map of protobuf.
+//! - Of a feature that comes several times the last one is found, as in any map of protobuf, and how often it came.
 
 use std::collections::BTreeSet;
 
 use bytes::{Buf, Bytes};
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
+
+use super::escape::escaped;
 
 /// `Example.features`, `Features.feature`, and the parts of an entry of that map.
 const FEATURES: u32 = 1;
@@ -44,23 +46,32 @@ pub(super) enum Value {
 }
 
 impl Value {
-    /// The text of an id; bytes that are not UTF-8 are replaced.
+    /// The text of an id, bytes as [`escaped`] spells them.
     pub fn as_text(&self) -> Option<String> {
         match self {
-            Self::Bytes(bytes, _) => Some(String::from_utf8_lossy(bytes).into_owned()),
+            Self::Bytes(bytes, _) => Some(escaped(bytes)),
             Self::Integer(integer) => Some(integer.to_string()),
             Self::None => None,
         }
     }
 }
 
+/// A feature that was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Found {
+    pub value: Value,
+    /// How many features of this name the message has; `value` is the last one's.
+    pub features: u64,
+}
+
 /// The features of `example` with the names `wanted`, in their order.
-pub(super) fn features(example: Bytes, wanted: &[&str]) -> Result<Vec<Option<Value>>, Malformed> {
-    let mut found = vec![None; wanted.len()];
-    each_feature(example, |key, feature| {
+pub(super) fn features(example: Bytes, wanted: &[&str]) -> Result<Vec<Option<Found>>, Malformed> {
+    let mut found: Vec<Option<Found>> = vec![None; wanted.len()];
+    each_feature(example, |key, feature, times| {
         for (name, found) in wanted.iter().zip(&mut found) {
             if name.as_bytes() == &key[..] {
-                *found = Some(first_value(feature.clone())?);
+                let before = found.as_ref().map_or(0, |found| found.features);
+                *found = Some(Found { value: first_value(feature.clone())?, features: before + times });
             }
         }
         Ok(())
@@ -71,7 +82,7 @@ pub(super) fn features(example: Bytes, wanted: &[&str]) -> Result<Vec<Option<Val
 /// The first `count` names of its features in their order, and whether there are more.
 pub(super) fn names(example: Bytes, count: usize) -> Result<(Vec<String>, bool), Malformed> {
     let mut names = BTreeSet::new();
-    each_feature(example, |key, _| {
+    each_feature(example, |key, _, _| {
         names.insert(key);
         if names.len() > count + 1 {
             names.pop_last();
@@ -79,7 +90,7 @@ pub(super) fn names(example: Bytes, count: usize) -> Result<(Vec<String>, bool),
         Ok(())
     })?;
     let more = names.len() > count;
-    let names = names.iter().take(count).map(|name| String::from_utf8_lossy(name).into_owned());
+    let names = names.iter().take(count).map(|name| escaped(name));
     Ok((names.collect(), more))
 }
 
@@ -93,23 +104,25 @@ pub(super) fn has_feature_lists(mut example: Bytes) -> bool {
     false
 }
 
+/// Hand each feature to `take`: its name, what it holds, and how often its entry says what it holds, which is once.
 fn each_feature(
     mut example: Bytes,
-    mut take: impl FnMut(Bytes, Bytes) -> Result<(), Malformed>,
+    mut take: impl FnMut(Bytes, Bytes, u64) -> Result<(), Malformed>,
 ) -> Result<(), Malformed> {
     while let Some(field) = next_field(&mut example)? {
         let Some(mut features) = field.message(FEATURES)? else { continue };
         while let Some(field) = next_field(&mut features)? {
             let Some(mut entry) = field.message(FEATURE)? else { continue };
-            let (mut key, mut value) = (Bytes::new(), Bytes::new());
+            let (mut key, mut value, mut values) = (Bytes::new(), Bytes::new(), 0);
             while let Some(field) = next_field(&mut entry)? {
                 if let Some(bytes) = field.message(ENTRY_KEY)? {
                     key = bytes;
                 } else if let Some(bytes) = field.message(ENTRY_VALUE)? {
                     value = bytes;
+                    values += 1;
                 }
             }
-            take(key, value)?;
+            take(key, value, values.max(1))?;
         }
     }
     Ok(())
@@ -263,6 +276,11 @@ mod tests {
         Feature { int64_list: Some(Int64List { value: values }), ..Feature::default() }
     }
 
+    /// A feature that comes once.
+    fn once(value: Value) -> Option<Found> {
+        Some(Found { value, features: 1 })
+    }
+
     #[test]
     fn the_first_value_of_each_wanted_feature_is_found() {
         let floats = Feature { float_list: Some(FloatList { value: vec![1.0; 9] }), ..Feature::default() };
@@ -274,18 +292,25 @@ mod tests {
         ]);
         let found = features(example.clone(), &["id", "image", "none", "floats", "missing"]).expect("sound");
         let expected =
-            [Value::Integer(-7), Value::Bytes("one".into(), 2), Value::None, Value::None].map(Some);
+            [Value::Integer(-7), Value::Bytes("one".into(), 2), Value::None, Value::None].map(once);
         assert_eq!(found, [&expected[..], &[None]].concat());
         assert_eq!(
             names(example.clone(), 3),
             Ok((["floats", "id", "image"].map(str::to_owned).into(), true))
         );
         assert!(!names(example, 4).expect("sound").1);
-        // unpacked integers, and an entry that comes again
+        // unpacked integers, an entry that comes again, and one that says twice what it holds
         let one = [0x0a, 11, 0x0a, 9, 0x0a, 1, b'k', 0x12, 4, 0x1a, 2, 0x08, 5];
         let again = [0x0a, 11, 0x0a, 9, 0x0a, 1, b'k', 0x12, 4, 0x1a, 2, 0x08, 6];
         let both = Bytes::from([one, again].concat());
-        assert_eq!(features(both, &["k"]), Ok(vec![Some(Value::Integer(6))]));
+        let twice = Some(Found { value: Value::Integer(6), features: 2 });
+        assert_eq!(features(both, &["k"]), Ok(vec![twice.clone()]));
+        let said_twice = [
+            &[0x0a, 17, 0x0a, 15, 0x0a, 1, b'k'][..],
+            &[0x12, 4, 0x1a, 2, 0x08, 5, 0x12, 4, 0x1a, 2, 0x08, 6],
+        ]
+        .concat();
+        assert_eq!(features(said_twice.into(), &["k"]), Ok(vec![twice]));
     }
 
     #[test]
@@ -310,7 +335,7 @@ mod tests {
                 let bytes = feature.bytes_list.and_then(|list| list.value.first().cloned()).map(|first| Value::Bytes(first, 2));
                 let integer = feature.int64_list.and_then(|list| list.value.first().copied());
                 let expected = bytes.or(integer.map(Value::Integer)).unwrap_or(Value::None);
-                prop_assert_eq!(features(encoded.clone(), &[&name]), Ok(vec![Some(expected)]));
+                prop_assert_eq!(features(encoded.clone(), &[&name]), Ok(vec![once(expected)]));
             }
         }
     }

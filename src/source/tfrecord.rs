@@ -19,7 +19,7 @@ use crate::error::ReadError;
 use crate::items::{RawRecord, Rejected, Status};
 use crate::sniff;
 
-use super::example::{self, Value};
+use super::example::{self, Found, Value};
 use super::format::{ReadOptions, image_content};
 use super::stream::Stream;
 
@@ -121,7 +121,7 @@ impl<R: Read> TfRecords<R> {
         };
         let image = found.next().flatten();
         // an empty one fills the feature where there is no id
-        let id = found.flatten().filter_map(|value| value.as_text()).find(|text| !text.is_empty());
+        let id = found.flatten().filter_map(|found| found.value.as_text()).find(|text| !text.is_empty());
         if let (Some(key), None, false) = (&self.options.id_key, &id, self.told_missing_id) {
             tracing::warn!(
                 record = index,
@@ -130,14 +130,18 @@ impl<R: Read> TfRecords<R> {
             self.told_missing_id = true;
         }
         let content = match image {
-            Some(Value::Bytes(_, count)) if count > 1 => {
+            Some(Found { features, .. }) if features > 1 => {
+                let message = format!("the record has {features} features {key}, expected one");
+                Err(Rejected::new(Status::CorruptRecord, message))
+            }
+            Some(Found { value: Value::Bytes(_, count), .. }) if count > 1 => {
                 let message = format!("feature {key} holds {count} values, expected one image");
                 Err(Rejected::new(Status::CorruptRecord, message))
             }
-            Some(Value::Bytes(bytes, _)) => {
+            Some(Found { value: Value::Bytes(bytes, _), .. }) => {
                 image_content(detached(bytes, data.len()), self.options.max_image_bytes)
             }
-            Some(Value::Integer(_) | Value::None) => {
+            Some(Found { value: Value::Integer(_) | Value::None, .. }) => {
                 Err(Rejected::new(Status::MissingImage, format!("feature {key} holds no bytes")))
             }
             None => Err(Rejected::new(Status::MissingImage, missing_feature(key, data))),
@@ -163,6 +167,9 @@ fn missing_feature(key: &str, example: Bytes) -> String {
     let (names, more) = example::names(example.clone(), NAMES_SHOWN).unwrap_or_default();
     if example::has_feature_lists(example) {
         return format!("no feature {key}: the record is a tf.SequenceExample, only tf.Example is read");
+    }
+    if names.is_empty() {
+        return format!("no feature {key}: the record has no features");
     }
     let more = if more { ", …" } else { "" };
     format!("no feature {key}; the record has: {}{more}; input.image_key names the image's", names.join(", "))
@@ -324,6 +331,49 @@ pub(super) mod tests {
             reason.error,
             "no feature image/encoded; the record has: a, b; input.image_key names the image's"
         );
+    }
+
+    #[test]
+    fn a_record_without_features_says_so() {
+        for data in [example(Vec::new()), Vec::new()] {
+            let reason = read(&frame(&data)).remove(0).expect("record").content.expect_err("no image");
+            assert_eq!(reason.status, Status::MissingImage);
+            assert_eq!(reason.error, "no feature image/encoded: the record has no features");
+        }
+    }
+
+    #[test]
+    fn an_image_feature_that_comes_twice_is_a_row_that_says_so() {
+        let entries = [
+            example(vec![("image/encoded", bytes_feature(b"one")), ("image/id", bytes_feature(b"a"))]),
+            example(vec![("image/encoded", bytes_feature(b"two"))]),
+        ];
+        let label =
+            [example(vec![("label", bytes_feature(b"1"))]), example(vec![("label", bytes_feature(b"2"))])];
+        let shard = [frame(&entries.concat()), frame(&[&label.concat()[..], &entries[0]].concat())];
+        let found = read(&shard.concat());
+        let first = found[0].as_ref().expect("a record");
+        assert_eq!(first.image_id, "a");
+        let reason = first.content.as_ref().expect_err("two images");
+        assert_eq!(reason.error, "the record has 2 features image/encoded, expected one");
+        // another feature that comes twice is nobody's business
+        assert_eq!((reason.status, status(&found[1])), (Status::CorruptRecord, Status::Ok));
+    }
+
+    #[test]
+    fn ids_that_are_no_utf_8_stay_different() {
+        let names: [&[u8]; 5] =
+            [b"caf\xe9.jpg", b"caf\xe8.jpg", br"caf\xE8.jpg", b"a\nb.jpg", "\u{e9}.jpg".as_bytes()];
+        let shard = names.map(|name| {
+            frame(&example(vec![
+                ("image/encoded", bytes_feature(b"x")),
+                ("image/filename", bytes_feature(name)),
+            ]))
+        });
+        let found = read(&shard.concat());
+        let ids: Vec<_> =
+            found.iter().map(|record| record.as_ref().expect("record").image_id.as_str()).collect();
+        assert_eq!(ids, [r"caf\xE9.jpg", r"caf\xE8.jpg", r"caf\x5CxE8.jpg", r"a\x0Ab.jpg", "\u{e9}.jpg"]);
     }
 
     #[test]
