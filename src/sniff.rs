@@ -76,6 +76,11 @@ pub fn name(bytes: &[u8]) -> Option<String> {
     }
 }
 
+/// Whether `head` begins as a tar archive does, but for those of before POSIX, which have no mark.
+pub fn is_tar(head: &[u8]) -> bool {
+    head.get(257..262) == Some(b"ustar")
+}
+
 /// What to say of bytes in which [`image_format`] finds no image that we decode.
 pub fn refusal(bytes: &[u8]) -> String {
     match content(bytes) {
@@ -228,7 +233,7 @@ fn by_magic(head: &[u8]) -> Option<&'static str> {
             _ => Some("a RIFF file"),
         };
     }
-    if head.get(257..262) == Some(b"ustar") {
+    if is_tar(head) {
         return Some("a tar archive");
     }
     match head.get(4..8) {

@@ -38,6 +38,8 @@ pub(super) struct Members<R> {
     padding: u64,
     /// A block that was read ahead.
     returned: Option<Block>,
+    /// Whether the end was reached: there is nothing behind it to look for.
+    ended: bool,
 }
 
 type Block = [u8; BLOCK_BYTES];
@@ -58,14 +60,18 @@ impl Member {
         self.kind.is_hard_link() || self.kind.is_symlink()
     }
 
-    /// Whether it is a file, or a link to one.
+    /// Whether it is a file, or a link to one. POSIX asks that a type nobody has defined is taken for a file.
     pub fn is_file(&self) -> bool {
-        self.kind.is_file() || self.kind.is_contiguous() || self.kind.is_gnu_sparse() || self.is_link()
+        self.kind.is_file()
+            || self.kind.is_contiguous()
+            || self.kind.is_gnu_sparse()
+            || self.is_link()
+            || is_undefined(self.kind)
     }
 
-    /// Whether it is a folder; the oldest writers only say so by a slash.
+    /// Whether it is a folder; the oldest writers only say so by a slash, and such a folder holds no bytes.
     pub fn is_folder(&self) -> bool {
-        self.kind.is_dir() || self.kind.is_file() && self.name.ends_with('/')
+        self.kind.is_dir() || self.kind.is_file() && self.size == 0 && self.name.ends_with('/')
     }
 }
 
@@ -79,7 +85,7 @@ struct Extensions {
 
 impl<R: Read> Members<R> {
     pub fn new(reader: R) -> Self {
-        Self { stream: Stream::new(reader), padding: 0, returned: None }
+        Self { stream: Stream::new(reader), padding: 0, returned: None, ended: false }
     }
 
     /// The first bytes of a member's content, at most `count`. What follows is still to be read, or skipped.
@@ -109,11 +115,17 @@ impl<R: Read> Members<R> {
         self.finish_member(&member.name, member.size, read + skipped)
     }
 
-    /// Read headers up to and including that of the next member.
+    /// Read headers up to and including that of the next member. Past the end it is `None` again.
     pub fn next_member(&mut self) -> Result<Option<Member>, ReadError> {
         let mut extensions = Extensions::default();
         loop {
-            let Some(block) = self.next_header()? else { return Ok(None) };
+            if self.ended {
+                return Ok(None);
+            }
+            let Some(block) = self.next_header()? else {
+                self.ended = true;
+                return Ok(None);
+            };
             let header = Header::from_byte_slice(&block);
             let kind = header.entry_type();
             let mut size = header.entry_size().map_err(|error| self.corrupt(&error.to_string()))?;
@@ -196,7 +208,13 @@ impl<R: Read> Members<R> {
                 _ if start > 0 => {
                     return Err(self.corrupt("the file ends where a member's header should stand"));
                 }
-                _ => return Err(no_archive(&block[..filled], "the file is shorter than a member's header")),
+                _ => {
+                    let what = "the file is shorter than a member's header";
+                    return Err(match sniff::is_tar(&block[..filled]) {
+                        true => ReadError::Corrupt(format!("damaged: {what}")),
+                        false => no_archive(&block[..filled], what),
+                    });
+                }
             }
         };
         if !is_header(&block) {
@@ -206,7 +224,7 @@ impl<R: Read> Members<R> {
             }
             let what = format!("the checksum of the header at byte {start} does not hold");
             return Err(match start {
-                0 => no_archive(&block, &what),
+                0 if !sniff::is_tar(&block) => no_archive(&block, &what),
                 _ => ReadError::Corrupt(format!("damaged: {what}")),
             });
         }
@@ -328,6 +346,14 @@ fn has_no_content(kind: EntryType) -> bool {
         || kind.is_block_special()
         || kind.is_dir()
         || kind.is_fifo()
+}
+
+/// Whether neither POSIX nor a writer of archives has defined what this type means. Upper-case letters are left to
+/// writers: of these, GNU tar has `D` (a folder's list of names), `M` (the rest of a file on another volume), `N` and
+/// `V` (the archive's label), and Solaris has `A`, `E`, `I` and `X`.
+fn is_undefined(kind: EntryType) -> bool {
+    !matches!(kind.as_byte(), b'0'..=b'7' | b'g' | b'x' | b'K' | b'L' | b'S')
+        && !b"DMNVAEIX".contains(&kind.as_byte())
 }
 
 /// A file that does not begin as an archive does: what it is, or else `what` is wrong with it.

@@ -6,12 +6,13 @@
 //! - [`naming::member`] says what is a record by name; companions of images (`.json`, `.txt`, `.cls`) are records only
 //!   if they begin as images do. What is no record is counted.
 //! - The id is the member's name without a leading `./` and without its last extension. Where another member has taken
-//!   that id, as `a.jpg` has before `a.png`, it is the whole name.
+//!   that id, as `a.jpg` has before `a.png`, it is the whole name. Where that is taken too, as by a member of the same
+//!   name, `#2`, `#3`, … follows it, the first one that is free.
 //! - With an image key, members in sequence whose names agree up to the first dot are a sample, as in WebDataset. The key is
 //!   what follows that dot (`jpg`, `seg.png`), or several in order of preference (`jpg;png`). The id is the sample's.
 
-use std::collections::HashSet;
 use std::collections::hash_map::DefaultHasher;
+use std::collections::{HashMap, HashSet};
 use std::hash::{Hash, Hasher};
 use std::io::Read;
 
@@ -30,7 +31,7 @@ use super::skips::Skips;
 /// apart from these.
 const IDS_REMEMBERED: usize = 1 << 18;
 
-/// The most that they take, while their table grows.
+/// The most that they take, while their tables grow.
 pub(super) const IDS_BYTES: u64 = 32 * IDS_REMEMBERED as u64;
 
 /// Members of a sample that are named where none is the image.
@@ -38,6 +39,9 @@ const NAMES_SHOWN: usize = 12;
 
 /// Characters of such a name.
 const SUFFIX_SHOWN: usize = 60;
+
+/// What a member is called there whose name ends with the sample's key.
+const NO_SUFFIX: &str = "(no extension)";
 
 /// The images of one archive.
 pub(super) struct TarRecords<R> {
@@ -219,7 +223,8 @@ impl<R: Read> TarRecords<R> {
             }
             None => {
                 if sample.others.len() <= NAMES_SHOWN {
-                    sample.others.push(suffix.chars().take(SUFFIX_SHOWN).collect());
+                    let shown = if suffix.is_empty() { NO_SUFFIX } else { suffix };
+                    sample.others.push(shown.chars().take(SUFFIX_SHOWN).collect());
                 }
                 let kind = match naming::member(&member.name) {
                     Rule::Sidecar(kind) | Rule::Skip(kind) => kind,
@@ -272,7 +277,11 @@ impl ImageKey {
 
 /// The ids that members have taken, by their hashes. A hash that two ids share costs one of them its short form only.
 #[derive(Default)]
-struct Ids(HashSet<u64>);
+struct Ids {
+    taken: HashSet<u64>,
+    /// By a name's hash, the last number that was put behind it.
+    numbers: HashMap<u64, u64>,
+}
 
 impl Ids {
     fn of_member(&mut self, name: &str) -> String {
@@ -282,22 +291,45 @@ impl Ids {
         self.of_sample(&name[..end], name)
     }
 
-    /// `short` if nothing has taken it, else all of `name`.
+    /// `short` if nothing has taken it, else all of `name`, else that with a number.
     fn of_sample(&mut self, short: &str, name: &str) -> String {
-        let id = if self.take(short) { short } else { plain(name) };
-        if id != short {
-            self.take(id);
+        let name = plain(name);
+        if self.take(short) {
+            return short.to_owned();
         }
-        id.to_owned()
+        if self.take(name) {
+            return name.to_owned();
+        }
+        let hash = hash(name);
+        let mut number = self.numbers.get(&hash).copied().unwrap_or(1);
+        loop {
+            number += 1;
+            let id = format!("{name}#{number}");
+            // without room no id is sure to be free, and looking for one has no end
+            if self.take(&id) || !self.has_room() {
+                if self.has_room() || self.numbers.contains_key(&hash) {
+                    self.numbers.insert(hash, number);
+                }
+                return id;
+            }
+        }
     }
 
     /// Whether `id` was free.
     fn take(&mut self, id: &str) -> bool {
-        let mut hasher = DefaultHasher::new();
-        id.hash(&mut hasher);
-        let hash = hasher.finish();
-        if self.0.len() < IDS_REMEMBERED { self.0.insert(hash) } else { !self.0.contains(&hash) }
+        let hash = hash(id);
+        if self.has_room() { self.taken.insert(hash) } else { !self.taken.contains(&hash) }
     }
+
+    fn has_room(&self) -> bool {
+        self.taken.len() + self.numbers.len() < IDS_REMEMBERED
+    }
+}
+
+fn hash(id: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    id.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// A member's name without what only says that it starts at the archive's own folder.

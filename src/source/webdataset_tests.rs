@@ -91,16 +91,106 @@ fn an_image_is_a_record_whatever_it_is_called() {
 
 #[test]
 fn members_are_told_apart_where_stems_collide() {
-    let cases: [(&[&str], &[&str]); 4] = [
+    let cases: [(&[&str], &[&str]); 8] = [
         (&["p.2023.01.02.jpg", "p.2023.01.03.jpg"], &["p.2023.01.02", "p.2023.01.03"]),
         (&["0.jpg", "0.mask.png", "0.left.jpg"], &["0", "0.mask", "0.left"]),
         (&["a.jpg", "b.jpg", "./a.png", "a.gif"], &["a", "b", "a.png", "a.gif"]),
         (&["a.jpg", "a.png", "a.png.jpg", "d/a.jpg"], &["a", "a.png", "a.png.jpg", "d/a"]),
+        (&["a.jpg.jpg", "a.png", "a.jpg"], &["a.jpg", "a", "a.jpg#2"]),
+        (&["a.jpg", "a"], &["a", "a#2"]),
+        (&["a.jpg", "a.jpg", "a.jpg", "./a.jpg"], &["a", "a.jpg", "a.jpg#2", "a.jpg#3"]),
+        (&["a.jpg#2.png", "a.jpg", "a.jpg", "a.jpg"], &["a.jpg#2", "a", "a.jpg", "a.jpg#3"]),
     ];
     for (names, expected) in cases {
         let members: Vec<_> = names.iter().map(|name| (*name, &b"x"[..])).collect();
         assert_eq!(ids(&read(&archive(&members)).0), expected, "{names:?}");
     }
+}
+
+#[test]
+fn samples_are_told_apart_where_their_keys_come_again() {
+    let tar = archive(&[
+        ("a.jpg", b"one"),
+        ("b.txt", b"none"),
+        ("a.jpg", b"two"),
+        ("b.txt", b"none"),
+        ("a.jpg", b"three"),
+    ]);
+    let (found, error, _) = read_with(&tar, Some("jpg"));
+    assert_eq!((ids(&found), error), (vec!["a", "b", "a.jpg", "b#2", "a.jpg#2"], None));
+}
+
+#[test]
+fn a_name_that_comes_ever_again_costs_one_look_each_time() {
+    let mut all = Ids::default();
+    let (count, mut seen) = (100_000, HashSet::new());
+    for _ in 0..count {
+        assert!(seen.insert(all.of_member("a.jpg")));
+    }
+    assert!(seen.contains(&format!("a.jpg#{}", count - 1)));
+    assert_eq!(all.numbers.len(), 1);
+}
+
+#[test]
+fn ids_are_remembered_up_to_their_bound() {
+    let mut all = Ids::default();
+    for n in 0..IDS_REMEMBERED {
+        all.of_member(&format!("{n}.jpg"));
+        all.of_member(&format!("{n}.jpg"));
+        all.of_member(&format!("{n}.jpg"));
+    }
+    assert!(all.taken.len() + all.numbers.len() <= IDS_REMEMBERED);
+}
+
+/// A member of this type, which holds `data`.
+fn typed(kind: u8, name: &str, data: &[u8]) -> Vec<u8> {
+    let mut header = Header::new_ustar();
+    header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
+    header.set_size(data.len() as u64);
+    header.as_mut_bytes()[156] = kind;
+    header.set_cksum();
+    let padding = vec![0; data.len().next_multiple_of(BLOCK_BYTES) - data.len()];
+    [&header.as_bytes()[..], data, &padding].concat()
+}
+
+#[test]
+fn a_slash_at_the_end_of_a_name_hides_no_data() {
+    let tar = [
+        typed(b'5', "d/", b""),
+        typed(b'0', "e/", b""),
+        typed(b'0', "x/", b"image"),
+        typed(0, "d/h.jpg/", b"image"),
+        typed(b'0', "a.jpg", b"image"),
+    ];
+    let (found, error, skipped) = read_with(&tar.concat(), None);
+    assert_eq!((ids(&found), error, skipped.as_str()), (vec!["x/", "d/h.jpg/", "a"], None, ""));
+    assert!(found.iter().all(|record| record.content == Ok(Bytes::from_static(b"image"))));
+}
+
+#[test]
+fn a_member_of_an_undefined_type_is_a_file_and_one_of_another_use_is_counted() {
+    let tar = [
+        typed(b'Z', "a.jpg", b"image"),
+        typed(b'9', "b.jpg", b"image"),
+        typed(b'z', "c.txt", b"text"),
+        typed(b'V', "label", b""),
+        typed(b'D', "folder/", b"Yd.jpg\0"),
+        typed(b'A', "e.jpg", b"rights"),
+        typed(b'M', "f.jpg", b"rest of an image"),
+        typed(b'6', "g.jpg", b""),
+    ];
+    for key in [None, Some("jpg")] {
+        let (found, error, skipped) = read_with(&tar.concat(), key);
+        assert_eq!((&ids(&found)[..2], error), (&["a", "b"][..], None));
+        assert_eq!(skipped, "5 special file, 1 txt");
+    }
+}
+
+#[test]
+fn a_sample_without_an_extension_is_named() {
+    let (found, _, _) = read_with(&archive(&[("a", b"image"), ("b.jpg", b"image")]), Some("jpg"));
+    let reason = found[0].content.as_ref().expect_err("no member jpg");
+    assert!(reason.error.ends_with("it has: (no extension)"), "{}", reason.error);
 }
 
 #[test]
@@ -293,6 +383,21 @@ fn what_is_no_archive_says_so() {
     assert!(read(&[b'x'; 2000]).1.expect("error").starts_with("not a tar archive"));
     assert!(read(b"hello").1.is_some());
     assert!(read(b"").1.is_some());
+    let pdf = read(&[b"%PDF-1.7 ", &[b'x'; 2000][..]].concat()).1;
+    assert_eq!(pdf.as_deref(), Some("not a tar archive: it is a PDF document"));
+}
+
+#[test]
+fn a_damaged_first_header_is_that_of_an_archive() {
+    // names that begin as other files do, too
+    for name in ["a.jpg", "GIF89a.jpg"] {
+        let mut tar = archive(&[(name, b"one"), ("b.jpg", b"two")]);
+        tar[148..156].copy_from_slice(b"0000000\0");
+        let error = read(&tar).1.expect("damaged");
+        assert_eq!(error, "damaged: the checksum of the header at byte 0 does not hold");
+        let error = read(&tar[..400]).1.expect("damaged");
+        assert_eq!(error, "damaged: the file is shorter than a member's header");
+    }
 }
 
 #[test]

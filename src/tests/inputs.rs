@@ -242,6 +242,28 @@ fn members_are_told_apart_and_named_in_full() {
 }
 
 #[test]
+fn a_missing_end_mark_is_told_and_one_that_is_there_is_found() {
+    let bench = Bench::new();
+    let tar = bench.path("in/a.tar");
+    write_members(&tar, &[("0.png", &png(1)), ("0.txt", b"a"), ("1.png", &png(2))]);
+    let told = "archive ends without an end mark";
+    let keyed = ["--set", "input.image_key=png"];
+    for (output, args) in [("plain", &[][..]), ("keyed", &keyed)] {
+        let run = bench.run(output, args);
+        assert_code(&run, 0);
+        assert!(!stderr(&run).contains(told), "{}", stderr(&run));
+    }
+    let whole = fs::read(&tar).expect("the archive");
+    fs::write(&tar, &whole[..whole.len() - 1024]).expect("the archive without its mark");
+    for (output, args) in [("cut", &[][..]), ("cut_keyed", &keyed)] {
+        let run = bench.run(output, args);
+        assert_code(&run, 0);
+        assert_eq!(ids(&bench.rows(output)), [("0", "ok"), ("1", "ok")]);
+        assert!(stderr(&run).contains(told), "{}", stderr(&run));
+    }
+}
+
+#[test]
 fn an_input_without_a_record_is_no_success_and_leaves_the_output_free() {
     let bench = Bench::new();
     let cases = ["texts.tar", "empty.tfrecord", "empty.parquet", "folder", "hidden"];
