@@ -8,11 +8,11 @@ use flate2::write::ZlibEncoder;
 use super::super::{Decoder, Rejected, Scratch};
 use crate::items::{PixelElement, Status};
 
-const LONG: u16 = 4;
-const SHORT: u16 = 3;
+pub(super) const LONG: u16 = 4;
+pub(super) const SHORT: u16 = 3;
 
 /// A little-endian TIFF of one-byte gray whose directory follows `data`.
-fn tiff(data: &[u8], fields: &[(u16, u16, &[u32])]) -> Vec<u8> {
+pub(super) fn tiff(data: &[u8], fields: &[(u16, u16, &[u32])]) -> Vec<u8> {
     let mut bytes = b"II*\0".to_vec();
     bytes.extend((8 + data.len() as u32).to_le_bytes());
     bytes.extend(data);
@@ -36,7 +36,7 @@ fn tiff(data: &[u8], fields: &[(u16, u16, &[u32])]) -> Vec<u8> {
 }
 
 /// An image of `side` pixels square in tiles, all of which are what `data` holds.
-fn tiled(side: u32, (width, height): (u32, u32), compression: u32, data: &[u8]) -> Vec<u8> {
+pub(super) fn tiled(side: u32, (width, height): (u32, u32), compression: u32, data: &[u8]) -> Vec<u8> {
     let tiles = side.div_ceil(width) as usize * side.div_ceil(height) as usize;
     let (offsets, counts) = (vec![8; tiles], vec![data.len() as u32; tiles]);
     let fields: [(u16, u16, &[u32]); 10] = [
@@ -54,19 +54,19 @@ fn tiled(side: u32, (width, height): (u32, u32), compression: u32, data: &[u8]) 
     tiff(data, &fields)
 }
 
-fn deflated(bytes: &[u8]) -> Vec<u8> {
+pub(super) fn deflated(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = ZlibEncoder::new(Vec::new(), Compression::best());
     encoder.write_all(bytes).expect("to memory");
     encoder.finish().expect("to memory")
 }
 
-fn decode(bytes: &[u8]) -> Result<(), Rejected> {
+pub(super) fn decode(bytes: &[u8]) -> Result<(), Rejected> {
     let section = "resize = { width = 8, height = 8 }\nmax_pixels = 4000000";
     let decoder = Decoder::new(&toml::from_str(section).expect("section"), 32 << 20, PixelElement::U8);
     decoder.decode(bytes, &mut Scratch::default()).map(|_| ())
 }
 
-fn refusal(bytes: &[u8]) -> (Status, String) {
+pub(super) fn refusal(bytes: &[u8]) -> (Status, String) {
     let rejected = decode(bytes).expect_err("a bomb");
     (rejected.status, rejected.error)
 }

@@ -4,6 +4,8 @@
 //!   takes besides.
 //! - Values are read where they lie, when they are asked for: nothing is allocated for a count that
 //!   the file states.
+//! - A tag whose values reach behind the end of the file is an error where the pixels need it, and
+//!   as good as missing where they do not.
 
 /// A directory inside the bytes of a file.
 pub(super) struct Directory<'a> {
@@ -13,6 +15,8 @@ pub(super) struct Directory<'a> {
     /// Where the first entry lies, and how many there are.
     entries_at: usize,
     entries: usize,
+    /// The file ends before the last entry does.
+    pub(super) is_cut: bool,
 }
 
 /// The values of one tag.
@@ -28,7 +32,7 @@ impl<'a> Directory<'a> {
     pub(super) fn first(bytes: &'a [u8]) -> Result<Self, String> {
         let big_endian = bytes.starts_with(b"MM");
         let big = matches!(bytes.get(2..4), Some([0, 43] | [43, 0]));
-        let mut directory = Self { bytes, big_endian, big, entries_at: 0, entries: 0 };
+        let mut directory = Self { bytes, big_endian, big, entries_at: 0, entries: 0, is_cut: false };
         let found = directory.word(4 + 4 * usize::from(big)).and_then(|at| {
             let at = usize::try_from(at).ok()?;
             let count_bytes = if big { 8 } else { 2 };
@@ -41,8 +45,9 @@ impl<'a> Directory<'a> {
         // a directory that is cut short has fewer entries
         let room = bytes.len().saturating_sub(entries_at) / directory.entry_bytes();
         directory.entries_at = entries_at;
-        directory.entries =
-            usize::try_from(stated).unwrap_or(usize::MAX).min(room).min(usize::from(u16::MAX));
+        let stated = usize::try_from(stated).unwrap_or(usize::MAX);
+        directory.is_cut = stated > room;
+        directory.entries = stated.min(room).min(usize::from(u16::MAX));
         Ok(directory)
     }
 
@@ -63,46 +68,64 @@ impl<'a> Directory<'a> {
         unsigned(self.bytes.get(at..at.checked_add(length)?)?, self.big_endian)
     }
 
-    /// The values of a tag, as far as they lie inside the file. Of several entries the last counts,
-    /// as in Pillow.
-    pub(super) fn values(&self, tag: u16) -> Option<Values<'a>> {
-        (0..self.entries).rev().map(|index| self.entries_at + index * self.entry_bytes()).find_map(|entry| {
-            if self.unsigned(entry, 2)? != u64::from(tag) {
-                return None;
-            }
-            let value_bytes = match self.unsigned(entry + 2, 2)? {
-                1 | 2 | 6 | 7 => 1,
-                3 | 8 => 2,
-                4 | 9 | 11 | 13 => 4,
-                5 | 10 | 12 | 16 | 17 | 18 => 8,
-                _ => return None,
-            };
-            let count = usize::try_from(self.word(entry + 4)?).ok()?;
-            let length = count.checked_mul(value_bytes)?;
-            let value_at = entry + 4 + self.word_bytes();
-            let start = if length <= self.word_bytes() {
-                value_at
-            } else {
-                usize::try_from(self.word(value_at)?).ok()?
-            };
-            let rest = self.bytes.get(start..)?;
-            let bytes = &rest[..length.min(rest.len()) / value_bytes * value_bytes];
-            (!bytes.is_empty()).then_some(Values { bytes, value_bytes, big_endian: self.big_endian })
+    /// The values of a tag, or `None` where the file does not have it. Of several entries the last
+    /// counts, as in Pillow.
+    ///
+    /// Fails where not all values that the entry states lie inside the file.
+    pub(super) fn values(&self, tag: u16) -> Result<Option<Values<'a>>, String> {
+        let entries = (0..self.entries).rev().map(|index| self.entries_at + index * self.entry_bytes());
+        let found =
+            entries.filter(|&entry| self.unsigned(entry, 2) == Some(u64::from(tag))).find_map(|entry| {
+                let value_bytes = match self.unsigned(entry + 2, 2)? {
+                    1 | 2 | 6 | 7 => 1,
+                    3 | 8 => 2,
+                    4 | 9 | 11 | 13 => 4,
+                    5 | 10 | 12 | 16 | 17 | 18 => 8,
+                    _ => return None,
+                };
+                let count = self.word(entry + 4).filter(|count| *count > 0)?;
+                let bytes = self.stored(entry, count, value_bytes);
+                Some(
+                    bytes
+                        .map(|bytes| Values { bytes, value_bytes, big_endian: self.big_endian })
+                        .ok_or(count),
+                )
+            });
+        found.transpose().map_err(|count| {
+            format!("tag {tag} states {count} values, which reach behind the end of the file")
         })
     }
 
+    /// The bytes of `count` values of the entry that lies at `entry`, if all of them are there.
+    fn stored(&self, entry: usize, count: u64, value_bytes: usize) -> Option<&'a [u8]> {
+        let length = usize::try_from(count).ok()?.checked_mul(value_bytes)?;
+        let value_at = entry + 4 + self.word_bytes();
+        let start = if length <= self.word_bytes() {
+            value_at
+        } else {
+            usize::try_from(self.word(value_at)?).ok()?
+        };
+        self.bytes.get(start..start.checked_add(length)?)
+    }
+
+    /// Whether the tag is there, be its values whole or not.
     pub(super) fn has(&self, tag: u16) -> bool {
-        self.values(tag).is_some()
+        !matches!(self.values(tag), Ok(None))
     }
 
-    /// The first value of a tag.
-    pub(super) fn number(&self, tag: u16) -> Option<u64> {
-        self.values(tag)?.get(0)
+    /// The first value of a tag. Fails as `values` does.
+    pub(super) fn number(&self, tag: u16) -> Result<Option<u64>, String> {
+        Ok(self.values(tag)?.and_then(|values| values.get(0)))
     }
 
-    /// The bytes of a tag's values.
-    pub(super) fn bytes(&self, tag: u16) -> Option<&'a [u8]> {
-        self.values(tag).map(|values| values.bytes)
+    /// The first value of a tag that the pixels do not need: a broken one is as good as missing.
+    pub(super) fn metadata_number(&self, tag: u16) -> Option<u64> {
+        self.number(tag).ok().flatten()
+    }
+
+    /// The bytes of a tag's values. Fails as `values` does.
+    pub(super) fn bytes(&self, tag: u16) -> Result<Option<&'a [u8]>, String> {
+        Ok(self.values(tag)?.map(|values| values.bytes))
     }
 }
 
@@ -151,16 +174,23 @@ mod tests {
     }
 
     #[test]
-    fn values_are_read_in_either_byte_order_and_as_far_as_they_are_there() {
+    fn values_are_read_in_either_byte_order_and_only_if_all_are_there() {
         for big_endian in [false, true] {
             let bytes = file(big_endian);
             let directory = Directory::first(&bytes).expect("a directory");
-            assert_eq!(directory.number(256), Some(70_000));
-            let bits = directory.values(258).expect("three values");
+            assert_eq!(directory.number(256), Ok(Some(70_000)));
+            let bits = directory.values(258).expect("whole").expect("there");
             assert_eq!((bits.len(), bits.iter().collect::<Vec<_>>()), (3, vec![8, 8, 16]));
             assert!(!directory.has(257));
             let cut = Directory::first(&bytes[..bytes.len() - 1]).expect("a directory");
-            assert_eq!(cut.values(258).expect("two values").len(), 2);
+            assert_eq!(
+                cut.values(258).map(|_| ()),
+                Err("tag 258 states 3 values, which reach behind the end of the file".to_owned())
+            );
+            assert!(cut.has(258) && !cut.is_cut);
+            assert_eq!(cut.metadata_number(258), None);
+            let cut = Directory::first(&bytes[..30]).expect("a directory");
+            assert!(cut.has(256) && !cut.has(258) && cut.is_cut);
             for end in 0..bytes.len() {
                 let _ = Directory::first(&bytes[..end]).map(|directory| directory.has(258));
             }

@@ -84,11 +84,15 @@ impl Layout {
     /// Of an image whose sides are not zero.
     pub(super) fn read(directory: &Directory, (width, height): (u32, u32)) -> Result<Self, String> {
         let (width, height) = (width as usize, height as usize);
-        let number = |tag, default| directory.number(tag).unwrap_or(default);
-        let compression = number(tag::COMPRESSION, UNCOMPRESSED);
-        let photometric = number(tag::PHOTOMETRIC, 0);
-        let planar = number(tag::PLANAR_CONFIGURATION, 1) == 2;
-        let samples = number(tag::SAMPLES_PER_PIXEL, 1);
+        let number = |tag, default| Ok::<_, String>(directory.number(tag)?.unwrap_or(default));
+        let compression = number(tag::COMPRESSION, UNCOMPRESSED)?;
+        if directory.is_cut && compression != UNCOMPRESSED {
+            // one of the entries that are missing may say how to decompress
+            return Err("the directory is cut short".to_owned());
+        }
+        let photometric = number(tag::PHOTOMETRIC, 0)?;
+        let planar = number(tag::PLANAR_CONFIGURATION, 1)? == 2;
+        let samples = number(tag::SAMPLES_PER_PIXEL, 1)?;
         if !(1..=MAX_SAMPLES).contains(&samples) {
             return Err(format!("{samples} samples a pixel are not supported"));
         }
@@ -112,14 +116,14 @@ impl Layout {
 
         let tiled = !directory.has(tag::STRIP_OFFSETS);
         let side = |tag, name: &str| {
-            let side = directory.number(tag).ok_or_else(|| format!("{name} is missing"))?;
+            let side = directory.number(tag)?.ok_or_else(|| format!("{name} is missing"))?;
             match usize::try_from(side) {
                 Ok(side @ 1..=0xffff_ffff) => Ok(side),
                 _ => Err(format!("{name} is {side}")),
             }
         };
         let (segment_width, segment_height) = if !tiled {
-            match number(tag::ROWS_PER_STRIP, height as u64) {
+            match number(tag::ROWS_PER_STRIP, height as u64)? {
                 0 => return Err("strips have no rows".to_owned()),
                 rows => (width, usize::try_from(rows).unwrap_or(height).min(height)),
             }
@@ -200,7 +204,7 @@ impl Layout {
 
 /// Bits of each sample; all of them have as many.
 fn bits(directory: &Directory, samples: usize) -> Result<usize, String> {
-    let Some(stated) = directory.values(tag::BITS_PER_SAMPLE) else { return Ok(1) };
+    let Some(stated) = directory.values(tag::BITS_PER_SAMPLE)? else { return Ok(1) };
     let first = stated.get(0).unwrap_or(1);
     // one value stands for all samples, values beyond the samples for nothing
     let unlike = stated.iter().take(samples).find(|bits| *bits != first);
@@ -222,7 +226,7 @@ fn color(directory: &Directory, photometric: u64, samples: usize, bits: usize) -
     const YCBCR: u64 = 6;
     const UNSIGNED: u64 = 1;
     const SIGNED: u64 = 2;
-    let formats = directory.values(tag::SAMPLE_FORMAT);
+    let formats = directory.values(tag::SAMPLE_FORMAT)?;
     for format in formats.iter().flat_map(|formats| formats.iter().take(samples)) {
         match format {
             UNSIGNED => {}
@@ -233,7 +237,7 @@ fn color(directory: &Directory, photometric: u64, samples: usize, bits: usize) -
             other => return Err(format!("samples of format {other} are not supported")),
         }
     }
-    let extra = directory.values(tag::EXTRA_SAMPLES);
+    let extra = directory.values(tag::EXTRA_SAMPLES)?;
     let extra = |index: usize| extra.as_ref().and_then(|extra| extra.get(index));
     // what the first sample behind the colours means: nothing, premultiplied alpha, alpha (Corel
     // Draw writes 999)

@@ -25,6 +25,8 @@ mod segments;
 
 #[cfg(test)]
 mod bombs;
+#[cfg(test)]
+mod damage;
 
 use self::directory::Directory;
 use self::layout::Layout;
@@ -85,7 +87,8 @@ pub(super) fn decode(
     let broken = |error: String| damaged(format!("tiff: {error}"));
     let directory = Directory::first(bytes).map_err(broken)?;
     let side = |tag, name: &str| {
-        let length = directory.number(tag).ok_or_else(|| damaged(format!("tiff: {name} is missing")))?;
+        let length = directory.number(tag).map_err(broken)?;
+        let length = length.ok_or_else(|| damaged(format!("tiff: {name} is missing")))?;
         // what is beyond all sides is refused as too large
         Ok(u32::try_from(length).unwrap_or(u32::MAX))
     };
@@ -139,9 +142,9 @@ fn admit(layout: &Layout, max_pixels: u64) -> Result<(), Rejected> {
 }
 
 fn orientation(directory: &Directory) -> Orientation {
-    match directory.number(tag::ORIENTATION) {
+    match directory.metadata_number(tag::ORIENTATION) {
         Some(value) => Orientation::from_tag(u32::try_from(value).unwrap_or(0)),
-        None => Orientation::from_metadata(None, directory.bytes(tag::XMP)),
+        None => Orientation::from_metadata(None, directory.bytes(tag::XMP).ok().flatten()),
     }
 }
 
@@ -150,7 +153,7 @@ fn raw_camera_file(directory: &Directory) -> Option<&'static str> {
     if directory.has(tag::DNG_VERSION) {
         return Some("it is a raw camera file (DNG)");
     }
-    let is_reduced = directory.number(tag::NEW_SUBFILE_TYPE).is_some_and(|kind| kind & 1 != 0);
+    let is_reduced = directory.metadata_number(tag::NEW_SUBFILE_TYPE).is_some_and(|kind| kind & 1 != 0);
     (is_reduced && directory.has(tag::SUB_IFDS))
         .then_some("its first image is only the preview of another, as in a raw camera file (NEF, ARW)")
 }

@@ -15,7 +15,7 @@ pub(super) struct Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
-    /// Fails where a palette is missing.
+    /// Fails where a palette is missing or cut short.
     pub(super) fn new(
         directory: &Directory,
         layout: &'a Layout,
@@ -132,7 +132,7 @@ fn divide_by_alpha(pixel: &mut [u8]) {
 
 /// The colour map: all reds, then all greens, then all blues, of 16 bits each; black behind its end.
 fn palette(directory: &Directory) -> Result<Box<[[u8; 3]; 256]>, String> {
-    let map = directory.values(tag::COLOR_MAP).ok_or("the palette is missing")?;
+    let map = directory.values(tag::COLOR_MAP)?.ok_or("the palette is missing")?;
     let length = map.len() / 3;
     let mut colors = Box::new([[0; 3]; 256]);
     for (index, color) in colors.iter_mut().enumerate().take(length) {

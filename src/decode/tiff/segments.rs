@@ -1,7 +1,7 @@
 //! Strips and tiles: from what is stored to rows of samples.
 //!
-//! - No more is decoded than is seen of the image; what follows the last wanted byte is not looked
-//!   at, so that nothing is missed there.
+//! - What follows the last byte that is seen of the image may be missing. In Deflate and zstd data it
+//!   may not be wrong: the checksum at its end speaks for the pixels before it.
 //! - A strip or tile that holds less than is wanted is damage.
 //! - How often parts of the file may be read again is limited, as strips and tiles may name the same
 //!   place.
@@ -27,6 +27,9 @@ const DECOMPRESSED_FOR_ONE: u64 = 8;
 
 /// Largest window of zstd data, as an exponent of 2: 8 MiB, that of its level 19.
 const MAX_WINDOW_LOG: u32 = 23;
+
+/// Bytes of the checksum at the end of a zstd frame.
+const ZSTD_CHECKSUM_BYTES: usize = 4;
 
 /// Reads the strips or tiles of one image.
 pub(super) struct Segments<'a> {
@@ -63,8 +66,8 @@ impl<'a> Segments<'a> {
             true => (tag::TILE_OFFSETS, tag::TILE_BYTE_COUNTS),
             false => (tag::STRIP_OFFSETS, tag::STRIP_BYTE_COUNTS),
         };
-        let offsets = directory.values(offsets).ok_or("it has neither strips nor tiles")?;
-        let reversed = match directory.number(tag::FILL_ORDER).unwrap_or(1) {
+        let offsets = directory.values(offsets)?.ok_or("it has neither strips nor tiles")?;
+        let reversed = match directory.number(tag::FILL_ORDER)?.unwrap_or(1) {
             1 => false,
             2 => true,
             order => return Err(format!("fill order {order} is not supported")),
@@ -77,7 +80,7 @@ impl<'a> Segments<'a> {
             // Pillow lays what is left over what it has read
             return Err(format!("{} strips or tiles are listed, not {}", offsets.len(), layout.segments()));
         }
-        let predicted = match (&codec, directory.number(tag::PREDICTOR).unwrap_or(1)) {
+        let predicted = match (&codec, directory.number(tag::PREDICTOR)?.unwrap_or(1)) {
             (Codec::Lzw(_) | Codec::Deflate(_) | Codec::Zstd(_), 2) => match layout.bits {
                 8 | 16 => true,
                 bits => return Err(format!("differences of {bits} bits are not supported")),
@@ -90,7 +93,10 @@ impl<'a> Segments<'a> {
         let segments = layout.across as u64 * layout.down as u64;
         let decoded = segments.saturating_mul(layout.buffer_bytes() as u64);
         let budget = (bytes.len() as u64 * READS_OF_THE_FILE).saturating_add(decoded / DECOMPRESSED_FOR_ONE);
-        let byte_counts = directory.values(counts);
+        let byte_counts = match codec {
+            Codec::Uncompressed => None,
+            _ => directory.values(counts)?,
+        };
         Ok(Self { bytes, layout, offsets, byte_counts, reversed, predicted, codec, budget })
     }
 
@@ -120,8 +126,8 @@ impl<'a> Segments<'a> {
             Codec::Uncompressed => unreachable!("copied above"),
             Codec::PackBits => unpack_bits(stream, &mut output[..wanted]),
             Codec::Lzw(lzw) => decode_lzw(lzw, stream, &mut output[..wanted]),
-            Codec::Deflate(inflater) => inflate(inflater, stream, &mut output[..wanted]),
-            Codec::Zstd(decoder) => decompress_zstd(decoder, stream, &mut output[..wanted]),
+            Codec::Deflate(inflater) => inflate(inflater, stream, wanted, output),
+            Codec::Zstd(decoder) => decompress_zstd(decoder, stream, wanted, output),
             Codec::Fax(scheme) => {
                 let width = self.layout.segment_width;
                 fax::decode(*scheme, stream, width, row_bytes, &mut output[..wanted])
@@ -178,7 +184,7 @@ fn codec<'a>(directory: &Directory<'a>, layout: &Layout) -> Result<Codec<'a>, St
         layout::UNCOMPRESSED => Codec::Uncompressed,
         2 => Codec::Fax(Scheme::Runs { row_multiple_bytes: 1 }),
         3 => {
-            let options = directory.number(tag::T4_OPTIONS).unwrap_or(0);
+            let options = directory.number(tag::T4_OPTIONS)?.unwrap_or(0);
             Codec::Fax(Scheme::Group3 { two_dimensional: options & 1 != 0 })
         }
         4 => Codec::Fax(Scheme::Group4),
@@ -186,7 +192,7 @@ fn codec<'a>(directory: &Directory<'a>, layout: &Layout) -> Result<Codec<'a>, St
         layout::OLD_JPEG => {
             return Err("JPEG as it was before TIFF 6.0 (compression 6) is not supported".to_owned());
         }
-        layout::JPEG => Codec::Jpeg { tables: directory.bytes(tag::JPEG_TABLES).unwrap_or(&[]) },
+        layout::JPEG => Codec::Jpeg { tables: directory.bytes(tag::JPEG_TABLES)?.unwrap_or(&[]) },
         8 | 32946 => Codec::Deflate(Box::new(Decompress::new(true))),
         32771 => Codec::Fax(Scheme::Runs { row_multiple_bytes: 2 }),
         32773 => Codec::PackBits,
@@ -219,6 +225,11 @@ fn codec<'a>(directory: &Directory<'a>, layout: &Layout) -> Result<Codec<'a>, St
 
 fn too_short(written: usize, wanted: usize) -> String {
     format!("holds {written} of {wanted} bytes")
+}
+
+/// Damage that makes a stream longer can take its end from it, and so its checksum.
+fn too_long_without_end(room: usize) -> String {
+    format!("holds more than {room} bytes and does not end")
 }
 
 // Each of the following fills `output` and returns how many bytes of `stream` it took.
@@ -267,38 +278,71 @@ fn decode_lzw(lzw: &mut Lzw, stream: &[u8], output: &mut [u8]) -> Result<usize, 
     }
 }
 
-fn inflate(inflater: &mut Decompress, stream: &[u8], output: &mut [u8]) -> Result<usize, String> {
+/// Fill at least the first `wanted` bytes of `output`, the rest as far as it is there. The stream is
+/// followed to its checksum, but not beyond as many bytes again as `output` holds.
+fn inflate(
+    inflater: &mut Decompress,
+    stream: &[u8],
+    wanted: usize,
+    output: &mut [u8],
+) -> Result<usize, String> {
     inflater.reset(true);
-    let (mut read, mut written) = (0, 0);
-    while written < output.len() {
-        let result = inflater.decompress(&stream[read..], &mut output[written..], FlushDecompress::None);
+    let mut behind = [0; 4096];
+    loop {
+        let (read, written) = (inflater.total_in() as usize, inflater.total_out() as usize);
+        let room = if written < output.len() { &mut output[written..] } else { &mut behind[..] };
+        let result = inflater.decompress(&stream[read..], room, FlushDecompress::None);
         let (now_read, now_written) = (inflater.total_in() as usize, inflater.total_out() as usize);
-        let progress = (now_read, now_written) != (read, written);
-        (read, written) = (now_read, now_written);
-        match result {
-            Ok(Status::Ok | Status::BufError) if progress => {}
-            _ if written == output.len() => {}
-            Ok(_) => return Err(too_short(written, output.len())),
-            Err(error) => return Err(format!("{error}, {}", too_short(written, output.len()))),
+        let status = match result {
+            Ok(status) => status,
+            Err(error) if now_written < wanted => {
+                return Err(format!("{error}, {}", too_short(now_written, wanted)));
+            }
+            Err(error) => return Err(error.to_string()),
+        };
+        let is_at_end = status == Status::StreamEnd || (now_read, now_written) == (read, written);
+        if is_at_end && now_written < wanted {
+            return Err(too_short(now_written, wanted));
+        }
+        if is_at_end && status != Status::StreamEnd && now_written > output.len() {
+            return Err(too_long_without_end(output.len()));
+        }
+        if is_at_end || now_written > 2 * output.len() {
+            return Ok(now_read);
         }
     }
-    Ok(read)
 }
 
-fn decompress_zstd(decoder: &mut ZstdDecoder, stream: &[u8], output: &mut [u8]) -> Result<usize, String> {
+/// As `inflate` does, for the frames of zstd data: the one that holds the last byte of `output` is
+/// followed to its end.
+fn decompress_zstd(
+    decoder: &mut ZstdDecoder,
+    stream: &[u8],
+    wanted: usize,
+    output: &mut [u8],
+) -> Result<usize, String> {
     decoder.reinit().map_err(|error| error.to_string())?;
+    let mut behind = [0; 4096];
     let (mut read, mut written) = (0, 0);
-    while written < output.len() {
-        let status = decoder
-            .run_on_buffers(&stream[read..], &mut output[written..])
-            .map_err(|error| format!("{error}, {}", too_short(written, output.len())))?;
-        if (status.bytes_read, status.bytes_written) == (0, 0) {
-            return Err(too_short(written, output.len()));
-        }
+    loop {
+        let room = if written < output.len() { &mut output[written..] } else { &mut behind[..] };
+        let status = decoder.run_on_buffers(&stream[read..], room).map_err(|error| error.to_string())?;
         read += status.bytes_read;
         written += status.bytes_written;
+        let has_ended = status.remaining == 0 && written >= wanted;
+        let is_at_end = has_ended || (status.bytes_read, status.bytes_written) == (0, 0);
+        if is_at_end && written < wanted {
+            return Err(too_short(written, wanted));
+        }
+        // of what is as long as it should be, only the checksum may be missing
+        let allowed = output.len() - usize::from(status.remaining > ZSTD_CHECKSUM_BYTES);
+        if is_at_end && !has_ended && written > allowed {
+            return Err(too_long_without_end(output.len()));
+        }
+        if is_at_end || written > 2 * output.len() {
+            return Ok(read);
+        }
     }
-    Ok(read)
 }
 
 /// Undo horizontal differencing of bytes.
