@@ -12,7 +12,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE};
-use http::{HeaderMap, HeaderValue, StatusCode, Uri};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body::{Body, Frame};
 use object_store::client::{HttpError, HttpErrorKind, HttpResponse, HttpResponseBody};
 
@@ -49,7 +49,7 @@ impl ObjectRead {
 pub(super) async fn bounded(
     mut response: HttpResponse,
     read: Option<ObjectRead>,
-    uri: &Uri,
+    is_listing: bool,
 ) -> Result<HttpResponse, HttpError> {
     let told = number(response.headers(), CONTENT_LENGTH.as_str());
     let of_range = response.status() == StatusCode::PARTIAL_CONTENT;
@@ -62,7 +62,7 @@ pub(super) async fn bounded(
             if told.is_none() {
                 set_length(response.headers_mut(), length);
             }
-            let most = if is_listing(uri) { length.min(ANSWER_BYTES_MAX) } else { length };
+            let most = if is_listing { length.min(ANSWER_BYTES_MAX) } else { length };
             Ok(limited(response, most.saturating_add(1)))
         }
         (None, Some(ObjectRead { most_bytes })) => {
@@ -101,11 +101,6 @@ pub(super) fn limited_words(response: HttpResponse) -> HttpResponse {
 fn is_unpacked(headers: &HeaderMap) -> bool {
     let stored = headers.get("x-goog-stored-content-encoding");
     stored.is_some_and(|stored| stored != "identity" && headers.get(CONTENT_ENCODING) != Some(stored))
-}
-
-fn is_listing(uri: &Uri) -> bool {
-    let mut pairs = uri.query().unwrap_or_default().split('&');
-    pairs.any(|pair| pair.starts_with("list-type=") || pair == "comp=list")
 }
 
 fn set_length(headers: &mut HeaderMap, length: u64) {
@@ -172,7 +167,7 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("runtime");
         runtime.block_on(async {
             let read = read.map(|most_bytes| ObjectRead { most_bytes });
-            let answer = bounded(answer, read, &Uri::from_static("http://h/a")).await?;
+            let answer = bounded(answer, read, false).await?;
             let length = answer.headers()[CONTENT_LENGTH].to_str().expect("digits").to_owned();
             let unknown = answer.extensions().get::<LengthUnknown>().is_some();
             Ok((length, answer.into_body().bytes().await?.len(), unknown))

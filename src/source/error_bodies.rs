@@ -29,7 +29,8 @@ pub(super) async fn reduced(body: HttpResponseBody) -> String {
     text
 }
 
-fn words(body: &str) -> String {
+/// What the whole body of an error says.
+pub(super) fn words(body: &str) -> String {
     let body = body.trim_start_matches('\u{feff}').trim();
     if body.starts_with('<') {
         // `Details` is where Google says who lacks which permission

@@ -5,6 +5,7 @@
 //! - A request that creates something if there is nothing is repeated when its answer was lost: it then
 //!   finds what it has made. `object_store` repeats only what HTTP calls safe.
 //! - Of an answer no more is taken than it announces, of an error no more than its words.
+//! - A page of a listing is one ([`Listing`]).
 //! - An object comes as it is stored: Google unpacks what `gsutil -z` has packed for whoever does not ask for that, and
 //!   sends it without a length.
 //! - A server that has never answered is given up early ([`NoAnswer`]), a web server also later ([`Outage`]).
@@ -29,6 +30,7 @@ use crate::error::{NoAnswer, WrongChecksum};
 
 use super::answer_length::{ObjectRead, bounded, limited_words};
 use super::error_bodies::reduced;
+use super::listing_answers::Listing;
 use super::outage::{GivenUp, Outage};
 
 /// Checksum of a whole object (CRC-32C, Castagnoli), as its store told it beside a range.
@@ -167,7 +169,15 @@ impl HttpService for Checked {
                 response = response.map(|inner| HttpResponseBody::new(body(inner)));
             }
         }
-        if is_get { bounded(response, read, &uri).await } else { Ok(limited_words(response)) }
+        if !is_get {
+            return Ok(limited_words(response));
+        }
+        let listing = Listing::of(&uri).filter(|_| read.is_none());
+        let response = bounded(response, read, listing.is_some()).await?;
+        match listing {
+            Some(listing) if status.is_success() => listing.checked(response).await,
+            _ => Ok(response),
+        }
     }
 }
 

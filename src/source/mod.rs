@@ -34,6 +34,7 @@ mod format;
 mod http_checks;
 mod input;
 mod listing;
+mod listing_answers;
 mod manifest;
 mod members;
 mod names;

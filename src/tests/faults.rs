@@ -397,6 +397,52 @@ fn a_listing_that_is_none_is_refused() {
 }
 
 #[test]
+fn a_page_that_is_none_does_not_end_a_listing() {
+    let cloud = Cloud::new();
+    cloud.gcs.set_page_size(1);
+    for (oddity, expected) in [
+        (ListingOddity::NoToken, "does not say where"),
+        (ListingOddity::LaterError, "InternalError"),
+        (ListingOddity::LaterHtml, "\"html\" instead of ListBucketResult"),
+    ] {
+        cloud.gcs.list_oddly(Some(oddity));
+        let with_url = |command: &mut std::process::Command| {
+            command.env("STORAGE_EMULATOR_HOST", cloud.gcs.url()).output().expect("starts")
+        };
+        let arguments = ["--input", "gs://data", "--set", "storage.retry_seconds=1"];
+        let output = with_url(&mut cloud.bench.command("run", "out", &arguments));
+        assert_code(&output, 3);
+        assert!(last_error(&output).contains(expected), "{oddity:?}: {}", stderr(&output));
+        assert!(!cloud.bench.path("out/_SUCCESS").exists());
+        // outputs are listed as well; an error is waited out for as long as a run would
+        if oddity != ListingOddity::LaterError {
+            assert_code(&with_url(sluice().args(["verify", "gs://data"])), 3);
+        }
+    }
+    cloud.gcs.list_oddly(None);
+    assert_code(&cloud.run("out"), 0);
+}
+
+#[test]
+fn neighbours_of_a_key_that_cannot_be_addressed_are_not_lost() {
+    let cloud = Cloud::new();
+    cloud.gcs.put("data", "img//odd.png", b"never read".to_vec());
+    let arguments = ["--input", "gs://data"];
+    let run = |out: &str| {
+        let mut command = cloud.bench.command("run", out, &arguments);
+        command.env("STORAGE_EMULATOR_HOST", cloud.gcs.url()).output().expect("starts")
+    };
+    let passed = run("passed");
+    assert_code(&passed, 0);
+    assert!(stderr(&passed).contains("img//"), "{}", stderr(&passed));
+    // which key it was cannot be told where pages hold more than one
+    cloud.gcs.list_oddly(Some(ListingOddity::FullPages));
+    let refused = run("refused");
+    assert_code(&refused, 3);
+    assert!(last_error(&refused).contains("names in a page for which"), "{}", stderr(&refused));
+}
+
+#[test]
 fn a_web_server_that_is_busy_for_a_while_is_waited_for() {
     let bench = Bench::new();
     let gcs = Gcs::start();

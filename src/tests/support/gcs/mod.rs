@@ -483,10 +483,15 @@ impl State {
 
     /// One page of a bucket's names.
     fn list(&self, bucket: &str, request: &HttpRequest) -> HttpAnswer {
+        if let Some(page) = self.odd_listing.and_then(|oddity| oddity.replacement(request)) {
+            return page;
+        }
         let prefix = request.parameter("prefix").unwrap_or_default();
         let delimiter = request.parameter("delimiter").filter(|delimiter| !delimiter.is_empty());
         let after = request.parameter("continuation-token").or(request.parameter("start-after"));
-        let most = self.page_size.unwrap_or(1000);
+        let asked = request.parameter("max-keys").and_then(|keys| keys.parse().ok());
+        let asked = asked.filter(|_| self.odd_listing != Some(ListingOddity::FullPages));
+        let most = self.page_size.unwrap_or(1000).min(asked.unwrap_or(1000));
         let mut page = String::new();
         let (mut last, mut more) = (None, false);
         let mut folders = Vec::new();

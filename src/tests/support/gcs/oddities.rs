@@ -72,6 +72,14 @@ pub enum ListingOddity {
     Twice,
     /// From the last key to the first.
     Backwards,
+    /// Every page says that it is not the last, and not where the next one begins.
+    NoToken,
+    /// Pages after the first are an error, of status 200.
+    LaterError,
+    /// Pages after the first are for browsers.
+    LaterHtml,
+    /// Pages are as long as ever, however few keys were asked for.
+    FullPages,
 }
 
 impl ListingOddity {
@@ -81,8 +89,20 @@ impl ListingOddity {
             Self::Again => (*last, *more) = (Some(String::new() + " "), true),
             Self::Twice => keys = keys.iter().flat_map(|key| [key.clone(), key.clone()]).collect(),
             Self::Backwards => keys.reverse(),
+            Self::NoToken => (*last, *more) = (None, true),
+            Self::LaterError | Self::LaterHtml | Self::FullPages => {}
         }
         *page = keys.concat();
+    }
+
+    /// What is sent in the place of a page.
+    pub fn replacement(self, request: &HttpRequest) -> Option<HttpAnswer> {
+        request.parameter("continuation-token")?;
+        match self {
+            Self::LaterError => Some(HttpAnswer { status: 200, ..super::error(500, "InternalError") }),
+            Self::LaterHtml => Some(HttpAnswer::xml(200, "<html><body>Log in</body></html>".to_owned())),
+            _ => None,
+        }
     }
 }
 

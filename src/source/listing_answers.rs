@@ -1,0 +1,251 @@
+//! Whether an answer to a listing is one, before `object_store` reads it.
+//!
+//! `object_store` takes what it knows out of any XML: a page that is an error, or of another kind, has no keys and no
+//! token, and would end a listing as the last page does. Keys would be lost in silence.
+//!
+//! - The root element is the one of a listing, and it is closed.
+//! - A page that is not the last says where the next one begins.
+//! - A page holds no more keys than were asked for: which of them made it fail could not be told.
+
+use bytes::Bytes;
+use http::Uri;
+use object_store::client::{HttpError, HttpErrorKind, HttpResponse};
+use quick_xml::Reader;
+use quick_xml::events::{BytesStart, Event};
+
+use super::error_bodies::words;
+
+/// Longest name of an element that is told, characters.
+const MAX_NAME_CHARS: usize = 40;
+
+/// What is asked for by a listing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Listing {
+    api: Api,
+    max_keys: Option<usize>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Api {
+    /// Of S3, which Google has as well.
+    S3,
+    Azure,
+}
+
+/// Why an answer is no page of a listing.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+enum WrongPage {
+    #[error("the server's listing is an error: {0}")]
+    Error(String),
+    #[error("the server's answer is no listing: its root element is {found:?} instead of {expected}")]
+    OtherRoot { found: String, expected: &'static str },
+    #[error("the server's answer is no listing: it is no XML, or cut short")]
+    NoXml,
+    #[error("the server's listing goes on, and does not say where")]
+    NoToken,
+    #[error("the server's listing holds {found} names in a page for which {max_keys} were asked")]
+    TooMany { found: usize, max_keys: usize },
+}
+
+impl Listing {
+    /// The listing that a GET of `uri` asks for; `None` if it asks for something else.
+    pub fn of(uri: &Uri) -> Option<Self> {
+        let pairs = || uri.query().unwrap_or_default().split('&');
+        let api = pairs().find_map(|pair| match pair {
+            "comp=list" => Some(Api::Azure),
+            _ => pair.starts_with("list-type=").then_some(Api::S3),
+        })?;
+        let name = if api == Api::Azure { "maxresults=" } else { "max-keys=" };
+        let max_keys = pairs().find_map(|pair| pair.strip_prefix(name)?.parse().ok());
+        Some(Self { api, max_keys })
+    }
+
+    /// `response`, a successful one, if it is a page of the listing.
+    ///
+    /// # Errors
+    /// A failure for the moment ([`HttpErrorKind::Interrupted`]) where the page is an error: servers that have begun to
+    /// answer cannot change the status any more. Otherwise an answer that is wrong, or what ended it.
+    pub async fn checked(self, response: HttpResponse) -> Result<HttpResponse, HttpError> {
+        let (head, body) = response.into_parts();
+        let body = body.bytes().await?;
+        match self.check(&body) {
+            Ok(()) => Ok(HttpResponse::from_parts(head, body.into())),
+            Err(error @ WrongPage::Error(_)) => Err(HttpError::new(HttpErrorKind::Interrupted, error)),
+            Err(error) => Err(HttpError::new(HttpErrorKind::Decode, error)),
+        }
+    }
+
+    fn check(self, body: &Bytes) -> Result<(), WrongPage> {
+        let mut reader = Reader::from_reader(&body[..]);
+        let mut page = Page::default();
+        let mut path: Vec<String> = Vec::new();
+        loop {
+            match reader.read_event().map_err(|_| WrongPage::NoXml)? {
+                Event::Start(start) => {
+                    self.enter(&mut page, &mut path, &start, body)?;
+                }
+                Event::Empty(start) => {
+                    self.enter(&mut page, &mut path, &start, body)?;
+                    path.pop();
+                }
+                Event::End(_) => {
+                    path.pop();
+                }
+                Event::Text(text) => page.text(&path, &text),
+                Event::CData(text) => page.text(&path, &text),
+                Event::GeneralRef(text) => page.text(&path, &text),
+                Event::Eof => break,
+                _ => {}
+            }
+        }
+        if !page.has_root || !path.is_empty() {
+            return Err(WrongPage::NoXml);
+        }
+        let is_last = matches!(page.truncated.trim_ascii(), b"" | b"false" | b"0");
+        if !is_last && page.token.is_empty() {
+            return Err(WrongPage::NoToken);
+        }
+        match self.max_keys {
+            Some(max_keys) if page.names > max_keys => {
+                Err(WrongPage::TooMany { found: page.names, max_keys })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// An element begins, which stands within those of `path`.
+    fn enter(
+        self,
+        page: &mut Page,
+        path: &mut Vec<String>,
+        start: &BytesStart<'_>,
+        body: &Bytes,
+    ) -> Result<(), WrongPage> {
+        let name = String::from_utf8_lossy(start.local_name().into_inner()).into_owned();
+        if path.is_empty() {
+            let expected = match self.api {
+                Api::S3 => "ListBucketResult",
+                Api::Azure => "EnumerationResults",
+            };
+            if name == "Error" {
+                return Err(WrongPage::Error(words(&String::from_utf8_lossy(body))));
+            }
+            if name != expected {
+                let found = name.chars().take(MAX_NAME_CHARS).collect();
+                return Err(WrongPage::OtherRoot { found, expected });
+            }
+            page.has_root = true;
+        }
+        let is_name = match (self.api, &path[..]) {
+            (Api::S3, [_]) => matches!(&name[..], "Contents" | "CommonPrefixes"),
+            (Api::Azure, [_, blobs]) => blobs == "Blobs" && matches!(&name[..], "Blob" | "BlobPrefix"),
+            _ => false,
+        };
+        page.names += usize::from(is_name);
+        path.push(name);
+        Ok(())
+    }
+}
+
+/// What a page says of itself.
+#[derive(Default)]
+struct Page {
+    has_root: bool,
+    names: usize,
+    /// Whether there are more, as it is written.
+    truncated: Vec<u8>,
+    token: Vec<u8>,
+}
+
+impl Page {
+    fn text(&mut self, path: &[String], text: &[u8]) {
+        let [_, name] = path else { return };
+        match &name[..] {
+            "IsTruncated" => self.truncated.extend_from_slice(text),
+            "NextContinuationToken" => self.token.extend_from_slice(text),
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(query: &str, body: &str) -> Result<(), WrongPage> {
+        let uri = format!("http://h/b?{query}").parse().expect("an address");
+        Listing::of(&uri).expect("a listing").check(&Bytes::copy_from_slice(body.as_bytes()))
+    }
+
+    fn s3(within: &str) -> String {
+        format!("<?xml version='1.0'?>\n<ListBucketResult xmlns='http://x/'>{within}</ListBucketResult>\n")
+    }
+
+    const KEYS: &str = "<Contents><Key>a</Key></Contents><Contents><Key>b</Key></Contents>\
+                        <CommonPrefixes><Prefix>c/</Prefix></CommonPrefixes>";
+
+    #[test]
+    fn listings_are_told_from_other_requests_by_their_address() {
+        let of = |uri: &'static str| Listing::of(&Uri::from_static(uri));
+        assert_eq!(
+            of("http://h/b?list-type=2&max-keys=7"),
+            Some(Listing { api: Api::S3, max_keys: Some(7) })
+        );
+        assert_eq!(
+            of("http://h/b?restype=container&comp=list&maxresults=1"),
+            Some(Listing { api: Api::Azure, max_keys: Some(1) })
+        );
+        assert_eq!(of("http://h/b?comp=blocklist"), None);
+        assert_eq!(of("http://h/b"), None);
+    }
+
+    #[test]
+    fn pages_of_a_listing_are_let_through() {
+        for within in [
+            String::new(),
+            KEYS.to_owned(),
+            format!("<IsTruncated>false</IsTruncated>{KEYS}"),
+            "<IsTruncated>true</IsTruncated><NextContinuationToken>a&amp;b</NextContinuationToken>"
+                .to_owned(),
+            "<IsTruncated>true</IsTruncated><NextContinuationToken>&lt;</NextContinuationToken>".to_owned(),
+            // no more than a key's own element of that name
+            "<Contents><IsTruncated>true</IsTruncated></Contents>".to_owned(),
+        ] {
+            assert_eq!(check("list-type=2", &s3(&within)), Ok(()), "{within}");
+        }
+        assert_eq!(check("list-type=2&max-keys=3", &s3(KEYS)), Ok(()));
+        let azure = "<EnumerationResults><Blobs><Blob><Name>a</Name></Blob></Blobs><NextMarker/></EnumerationResults>";
+        assert_eq!(check("comp=list&maxresults=1", azure), Ok(()));
+        assert_eq!(check("list-type=2", "<ListBucketResult/>"), Ok(()));
+    }
+
+    #[test]
+    fn what_is_no_page_of_a_listing_is_told() {
+        let no_token = s3("<IsTruncated>true</IsTruncated>");
+        let empty_token =
+            s3("<NextContinuationToken></NextContinuationToken><IsTruncated>true</IsTruncated>");
+        let error = "<?xml version='1.0'?><Error><Code>InternalError</Code><Message>try again</Message>\
+                     <RequestId>secret</RequestId></Error>";
+        let azure = "<EnumerationResults><Blobs><Blob/><BlobPrefix/></Blobs></EnumerationResults>";
+        for (query, body, expected) in [
+            ("list-type=2", error, "InternalError: try again"),
+            ("comp=list", error, "InternalError: try again"),
+            ("list-type=2", "<html><body>login</body></html>", "\"html\" instead of ListBucketResult"),
+            ("list-type=2", "<!DOCTYPE html><html><br></html>", "\"html\" instead of ListBucketResult"),
+            ("list-type=2", "<Foo/>", "\"Foo\" instead of ListBucketResult"),
+            ("list-type=2", azure, "\"EnumerationResults\" instead of ListBucketResult"),
+            ("comp=list", "<Foo><Blobs/></Foo>", "\"Foo\" instead of EnumerationResults"),
+            ("list-type=2", "", "no XML"),
+            ("list-type=2", "{\"items\": []}", "no XML"),
+            ("list-type=2", "<ListBucketResult><Contents>", "cut short"),
+            ("list-type=2", "<ListBucketResult><IsTrunc", "cut short"),
+            ("list-type=2", &no_token, "does not say where"),
+            ("list-type=2", &empty_token, "does not say where"),
+            ("list-type=2&max-keys=2", &s3(KEYS), "3 names in a page for which 2"),
+            ("comp=list&maxresults=1", azure, "2 names in a page for which 1"),
+        ] {
+            let message = check(query, body).expect_err(body).to_string();
+            assert!(message.contains(expected) && !message.contains("secret"), "{body}: {message}");
+        }
+    }
+}
