@@ -142,6 +142,22 @@ fn what_was_decoded_before_does_not_show() {
 }
 
 #[test]
+fn a_jpeg_whose_metadata_has_no_proper_length_keeps_its_pixels() {
+    let decoder = decoder(SMALL);
+    let whole = fixture("baseline.jpg");
+    assert_eq!(whole[2..6], [0xff, 0xe0, 0, 16], "JFIF comes first");
+    let expected = decoder.decode(&whole, &mut Scratch::default()).expect("undamaged");
+    for length in [0, 1] {
+        let mut jpeg = whole.clone();
+        jpeg[5] = length;
+        assert_eq!(decoder.decode(&jpeg, &mut Scratch::default()).as_ref(), Ok(&expected), "JFIF, {length}");
+        let mut jpeg = whole.clone();
+        jpeg.splice(20..20, [&[0xff, 0xfe, 0, length], &b"a comment"[..]].concat());
+        assert_eq!(decoder.decode(&jpeg, &mut Scratch::default()).as_ref(), Ok(&expected), "COM, {length}");
+    }
+}
+
+#[test]
 fn a_scaled_decode_stays_close_and_never_enlarges() {
     let mut scratch = Scratch::default();
     let image = fixture("orientation_6.jpg");

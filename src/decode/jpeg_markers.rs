@@ -64,7 +64,8 @@ pub(super) fn read(jpeg: &[u8]) -> Markers<'_> {
     markers
 }
 
-/// A copy of `jpeg` without what libjpeg warns about in a header: bytes between segments, a JFIF
+/// A copy of `jpeg` without what libjpeg warns about in a header: bytes between segments, metadata
+/// with a length below 2 (the bytes behind it then lie between segments), a JFIF
 /// version other than 1, an Adobe transform of unknown meaning, ICC profiles that do not fit
 /// together. libjpeg decodes such files, and takes the values that are written here, but turbojpeg
 /// refuses a header with a warning. Segments that do not matter for the pixels are left out.
@@ -74,7 +75,7 @@ pub(super) fn tidied(jpeg: &[u8]) -> Vec<u8> {
     copy.extend([0xff, SOI]);
     let mut segments = Segments::new(jpeg);
     for segment in segments.by_ref() {
-        if matches!(segment.marker, APP0..=APP15 | COM) && !matches!(segment.marker, APP0 | APP14) {
+        if is_metadata(segment.marker) && !matches!(segment.marker, APP0 | APP14) {
             continue;
         }
         let payload_at = copy.len() + 4;
@@ -105,6 +106,11 @@ pub(super) fn tidied(jpeg: &[u8]) -> Vec<u8> {
 /// Start-of-frame markers; 0xc4, 0xc8 and 0xcc lie among them and mean something else.
 pub(super) fn is_frame(marker: u8) -> bool {
     matches!(marker, 0xc0..=0xcf) && !matches!(marker, 0xc4 | 0xc8 | 0xcc)
+}
+
+/// Applications' segments and comments.
+fn is_metadata(marker: u8) -> bool {
+    matches!(marker, APP0..=APP15 | COM)
 }
 
 fn has_payload(marker: u8) -> bool {
@@ -162,6 +168,8 @@ impl<'a> Iterator for Segments<'a> {
         let mut payload: &[u8] = &[];
         if has_payload(marker) {
             let length = u16::from_be_bytes([*self.jpeg.get(at)?, *self.jpeg.get(at + 1)?]);
+            // metadata whose length does not even count itself is empty for libjpeg
+            let length = if is_metadata(marker) { length.max(2) } else { length };
             payload = self.jpeg.get(at + 2..at + usize::from(length))?;
             at += usize::from(length);
         } else if marker == EOI {
@@ -213,6 +221,24 @@ mod tests {
         assert_eq!(tidy[11], 1, "JFIF major version");
         assert!(tidy.ends_with(b"data\xff\xd9"));
         assert_eq!(tidied(&tidy), tidy);
+    }
+
+    #[test]
+    fn metadata_without_a_proper_length_is_empty_and_other_segments_end_the_header() {
+        let jpeg = |marker: u8, length: u8| {
+            let mut jpeg = untidy();
+            jpeg.splice(2..2, [0xff, marker, 0, length, b'z']);
+            jpeg
+        };
+        for (marker, length) in [(APP0, 0), (APP0, 1), (APP1, 1), (0xe2, 0), (APP14, 1), (COM, 0), (COM, 1)] {
+            let jpeg = jpeg(marker, length);
+            let markers = read(&jpeg);
+            assert_eq!(markers.exif.as_deref(), Some(&b"Exif\0\0II"[..]), "{marker:x} {length}");
+            assert!(!tidied(&jpeg).contains(&b'z'), "{marker:x} {length}");
+        }
+        for length in [0, 1] {
+            assert_eq!(read(&jpeg(0xdb, length)).frame, None, "quantization table, {length}");
+        }
     }
 
     #[test]
