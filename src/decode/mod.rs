@@ -34,6 +34,8 @@ mod tiff;
 mod webp;
 mod webp_chunks;
 mod webp_codes;
+mod webp_lossy;
+mod webp_lossy_tables;
 
 #[cfg(test)]
 mod damage;

@@ -3,6 +3,7 @@
 //! - An animation's first frame replaces what is below it, whatever its blending method: so does
 //!   libwebp, which Pillow decodes with. The rest of the canvas is transparent black.
 //! - The decoder builds whatever code tables a lossless bitstream asks for, so they are counted first.
+//! - It takes some damaged lossy bitstreams for sound ones, so they are read beforehand.
 
 use std::io::Cursor;
 
@@ -12,7 +13,7 @@ use image::{ColorType, ImageDecoder};
 use super::buffer::Buffer;
 use super::orientation::Orientation;
 use super::samples::{self, Model};
-use super::{Decoded, Request, damaged, rgb_bytes, webp_chunks, webp_codes};
+use super::{Decoded, Request, damaged, rgb_bytes, webp_chunks, webp_codes, webp_lossy};
 use crate::items::{ImageFormat, ImageHeader, Rejected};
 
 /// Part of [`MAX_BYTES_PER_PIXEL`](super::Decoder::MAX_BYTES_PER_PIXEL) that lossless data may use for its code tables. Pixels need
@@ -41,6 +42,10 @@ pub(super) fn decode(
             let error = format!("webp: code tables may take {} MiB, limit is {}", bytes >> 20, limit >> 20);
             return Err(damaged(error));
         }
+    }
+
+    if let Some(data) = webp.frame.lossy_data() {
+        webp_lossy::check(data, webp.frame.size).map_err(|error| damaged(format!("webp: {error}")))?;
     }
 
     let broken = |error| damaged(format!("webp: {error}"));

@@ -56,7 +56,7 @@ const LOSSLESS_ALPHA_BIT: u8 = 1 << 4;
 /// Read the chunks of `webp`; an error says what is wrong with them.
 pub(super) fn read(webp: &[u8]) -> Result<Webp<'_>, &'static str> {
     let chunks = webp.get(12..).unwrap_or_default();
-    let (name, payload) = iterate(chunks).next().ok_or(NO_IMAGE)?;
+    let Chunk { name, payload, .. } = iterate(chunks).next().ok_or(NO_IMAGE)?;
     match name {
         b"VP8X" => read_extended(payload, chunks, riff_payload(webp)),
         b"VP8 " | b"VP8L" => {
@@ -89,8 +89,8 @@ fn read_extended<'a>(header: &[u8], chunks: &'a [u8], riff_payload: usize) -> Re
     let canvas = (u24(&sides[..3]) + 1, u24(&sides[3..]) + 1);
     let announced = &chunks[..riff_payload.min(chunks.len())];
     let metadata = |flag: u8, wanted: &[u8; 4]| {
-        let mut found = iterate(announced).filter(|(name, _)| *name == wanted);
-        (flags & flag != 0).then(|| found.next()).flatten().map(|(_, payload)| payload)
+        let mut found = iterate(announced).filter(|chunk| chunk.name == wanted);
+        (flags & flag != 0).then(|| found.next()).flatten().map(|chunk| chunk.payload)
     };
     let (exif, xmp) = (metadata(EXIF, b"EXIF"), metadata(XMP, b"XMP "));
     let has_alpha = flags & ALPHA != 0;
@@ -102,7 +102,7 @@ fn read_extended<'a>(header: &[u8], chunks: &'a [u8], riff_payload: usize) -> Re
         let has_alpha = if frame.lossless { frame.lossless_alpha() } else { has_alpha };
         return Ok(Webp { canvas, corner: (0, 0), frame, has_alpha, exif, xmp });
     }
-    let (_, animated) = iterate(chunks).find(|(name, _)| *name == b"ANMF").ok_or(NO_IMAGE)?;
+    let animated = iterate(chunks).find(|chunk| chunk.name == b"ANMF").ok_or(NO_IMAGE)?.payload;
     let place = animated.get(..FRAME_HEADER_BYTES).ok_or("frame is cut short")?;
     let corner = (u24(&place[..3]) * 2, u24(&place[3..6]) * 2);
     let frame = Frame::first(iterate(&animated[FRAME_HEADER_BYTES..]))?;
@@ -116,17 +116,21 @@ fn read_extended<'a>(header: &[u8], chunks: &'a [u8], riff_payload: usize) -> Re
 
 impl<'a> Frame<'a> {
     /// The first image among `chunks`.
-    fn first(chunks: impl Iterator<Item = (&'a [u8; 4], &'a [u8])>) -> Result<Self, &'static str> {
+    fn first(chunks: impl Iterator<Item = Chunk<'a>>) -> Result<Self, &'static str> {
         let mut alpha = None;
         let mut image = None;
-        for (name, payload) in chunks {
+        for Chunk { name, payload, whole } in chunks {
             match name {
                 b"ALPH" => alpha = alpha.or(Some(payload)),
-                b"VP8 " | b"VP8L" if image.is_none() => image = Some((name, payload)),
+                b"VP8 " | b"VP8L" if image.is_none() => image = Some((name, payload, whole)),
                 _ => {}
             }
         }
-        let (name, bitstream) = image.ok_or(NO_IMAGE)?;
+        let (name, bitstream, whole) = image.ok_or(NO_IMAGE)?;
+        // bytes may be missing in its middle as well as at its end
+        if !whole {
+            return Err("image is cut short");
+        }
         let lossless = name == b"VP8L";
         let size = if lossless { lossless_size(bitstream) } else { lossy_size(bitstream) };
         let size = size.ok_or("bitstream is cut short")?;
@@ -145,6 +149,11 @@ impl<'a> Frame<'a> {
         }
         let (&how, data) = self.alpha?.split_first()?;
         (how & ALPHA_COMPRESSION == ALPHA_LOSSLESS).then_some(data)
+    }
+
+    /// The lossy image.
+    pub(super) fn lossy_data(&self) -> Option<&'a [u8]> {
+        (!self.lossless).then_some(self.bitstream)
     }
 
     /// A WebP of nothing but this frame; with alpha only if the frame has any.
@@ -178,8 +187,15 @@ fn push(webp: &mut Vec<u8>, name: &[u8; 4], payload: &[u8]) {
     webp.extend(&[0][..payload.len() % 2]);
 }
 
-/// Names and payloads of chunks; a payload cut short is what is there of it.
-fn iterate(mut rest: &[u8]) -> impl Iterator<Item = (&[u8; 4], &[u8])> {
+struct Chunk<'a> {
+    name: &'a [u8; 4],
+    /// What is there of it.
+    payload: &'a [u8],
+    /// All of the payload is there.
+    whole: bool,
+}
+
+fn iterate(mut rest: &[u8]) -> impl Iterator<Item = Chunk<'_>> {
     std::iter::from_fn(move || {
         let (name, after) = rest.split_first_chunk::<4>()?;
         let (size, after) = after.split_first_chunk::<4>()?;
@@ -187,7 +203,7 @@ fn iterate(mut rest: &[u8]) -> impl Iterator<Item = (&[u8; 4], &[u8])> {
         let payload = &after[..size.min(after.len())];
         // chunks are padded to even lengths
         rest = after.get(size.saturating_add(size % 2)..).unwrap_or_default();
-        Some((name, payload))
+        Some(Chunk { name, payload, whole: payload.len() == size })
     })
 }
 
@@ -254,6 +270,22 @@ mod tests {
         );
         assert_eq!(read(&webp(&[canvas(ANIMATION), lossy(256, 1)])), Err(NO_IMAGE));
         assert_eq!(read(&webp(&[canvas(0), chunk(b"ALPH", b"abc")])), Err(NO_IMAGE));
+    }
+
+    #[test]
+    fn an_image_is_all_there_and_what_is_behind_it_need_not_be() {
+        let cut = Err("image is cut short");
+        for image in [lossy(256, 1), chunk(b"VP8L", &[0x2f, 1, 2, 3, 4, 5])] {
+            let whole = webp(std::slice::from_ref(&image));
+            assert!(read(&whole).is_ok());
+            assert_eq!(read(&whole[..whole.len() - 1]), cut);
+        }
+        let still = webp(&[canvas(0), lossy(256, 1), chunk(b"EXIF", b"abc")]);
+        assert!(read(&still[..still.len() - 3]).is_ok());
+        let first = webp(&[canvas(ANIMATION), animated(0, 256)]);
+        assert_eq!(read(&first[..first.len() - 1]), cut);
+        let frames = webp(&[canvas(ANIMATION), animated(0, 256), animated(0, 256)]);
+        assert!(read(&frames[..frames.len() - 1]).is_ok());
     }
 
     #[test]
