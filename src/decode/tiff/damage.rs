@@ -166,3 +166,12 @@ fn compressed_pixels_behind_a_directory_that_is_cut_are_refused() {
     let (status, error) = refusal(&whole[..whole.len() - 5]);
     assert_eq!((status, error.as_str()), (Status::DecodeError, "tiff: the directory is cut short"));
 }
+
+#[test]
+fn compressed_pixels_that_are_neither_chunky_nor_planar_are_refused() {
+    let pixels = samples(16);
+    decode(&four_rows(1, 1, &pixels, (284, &[513]))).expect("as Pillow takes it");
+    let (status, error) = refusal(&four_rows(DEFLATE, 1, &deflated(&pixels), (284, &[513])));
+    assert_eq!(status, Status::DecodeError);
+    assert_eq!(error, "tiff: planar configuration 513 is not supported");
+}

@@ -91,7 +91,15 @@ impl Layout {
             return Err("the directory is cut short".to_owned());
         }
         let photometric = number(tag::PHOTOMETRIC, 0)?;
-        let planar = number(tag::PLANAR_CONFIGURATION, 1)? == 2;
+        let planar = match number(tag::PLANAR_CONFIGURATION, 1)? {
+            2 => true,
+            1 => false,
+            // libtiff, which Pillow leaves compressed pixels to, refuses the file
+            other if compression != UNCOMPRESSED => {
+                return Err(format!("planar configuration {other} is not supported"));
+            }
+            _ => false,
+        };
         let samples = number(tag::SAMPLES_PER_PIXEL, 1)?;
         if !(1..=MAX_SAMPLES).contains(&samples) {
             return Err(format!("{samples} samples a pixel are not supported"));
