@@ -37,6 +37,20 @@ pub(super) fn check(prefixes: &[&str]) -> Result<(), String> {
     Ok(())
 }
 
+/// The variables whose names begin with `prefix`, as settings of a store: the name in lower case, and the value. An empty
+/// value counts as none.
+pub(super) fn settings(prefix: &str) -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().filter_map(move |(name, value)| {
+        let (name, value) = (name.into_string().ok()?, value.into_string().ok()?);
+        (name.starts_with(prefix) && !value.is_empty()).then(|| (name.to_ascii_lowercase(), value))
+    })
+}
+
+/// The value of a variable. An empty one counts as none.
+pub(super) fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
 fn check_variable(name: &str, value: &str) -> Result<(), &'static str> {
     if value.is_empty() || KEY_FILES.contains(&name) {
         return Ok(());
@@ -69,7 +83,7 @@ fn check_address(value: &str) -> Result<(), &'static str> {
     let is_address =
         matches!(url.scheme(), "http" | "https") && url.host_str().is_some_and(|host| !host.is_empty());
     // it is used as it was written
-    if is_address && !value.contains(' ') { Ok(()) } else { Err(not_one) }
+    if is_address && value.parse::<http::Uri>().is_ok() { Ok(()) } else { Err(not_one) }
 }
 
 #[cfg(test)]
@@ -90,6 +104,8 @@ mod tests {
             ("AWS_ENDPOINT", "http://a secret/", "not the address"),
             ("AZURE_STORAGE_ENDPOINT", "https://h?sig=secret", "a key"),
             ("STORAGE_EMULATOR_HOST", "me:secret@h:9000", "a password"),
+            ("STORAGE_EMULATOR_HOST", "h\u{e9}", "not the address"),
+            ("STORAGE_EMULATOR_HOST", "http://h/<a>", "not the address"),
             ("GOOGLE_BASE_URL", "ftp://h", "not the address"),
             ("AZURE_STORAGE_SAS_TOKEN", "sv=1&sig=secret\n", "line break"),
         ] {

@@ -5,6 +5,7 @@
 //! - A request that creates something if there is nothing is repeated when its answer was lost: it then
 //!   finds what it has made. `object_store` repeats only what HTTP calls safe.
 //! - Of an answer no more is taken than it announces, of an error no more than its words.
+//! - A date that is none is left out.
 //! - A page of a listing is one ([`Listing`]).
 //! - An object comes as it is stored: Google unpacks what `gsutil -z` has packed for whoever does not ask for that, and
 //!   sends it without a length.
@@ -160,6 +161,9 @@ impl HttpService for Checked {
             let text = reduced(body).await + credentials_advice(uri.path());
             return Ok(HttpResponse::from_parts(head, text.into()));
         }
+        if response.headers().get(http::header::LAST_MODIFIED).is_some_and(|date| !is_date(date)) {
+            response.headers_mut().remove(http::header::LAST_MODIFIED);
+        }
         if is_get && let Some(expected) = stored_crc32c(response.headers()) {
             response.extensions_mut().insert(ObjectCrc32c(expected));
             if status == StatusCode::OK {
@@ -179,6 +183,11 @@ impl HttpService for Checked {
             _ => Ok(response),
         }
     }
+}
+
+/// Whether `object_store` can read the date: it refuses an object whose date is none, and not one without a date.
+fn is_date(header: &HeaderValue) -> bool {
+    header.to_str().is_ok_and(|date| chrono::DateTime::parse_from_rfc2822(date).is_ok())
 }
 
 /// Whether `object_store` repeats a request for this answer.
@@ -372,6 +381,19 @@ mod tests {
         kind().expect("an answer");
         for _ in 0..2 {
             assert_eq!(kind().expect_err("refused").0, HttpErrorKind::Connect);
+        }
+    }
+
+    #[test]
+    fn a_date_that_is_none_is_left_out() {
+        for (date, kept) in
+            [("Mon, 23 Nov 2026 00:00:00 GMT", true), ("yesterday", false), ("", false), ("0", false)]
+        {
+            let answer = http::Response::builder().header("last-modified", date).header("etag", "\"1\"");
+            let server = checked(vec![Ok(answer.body(Bytes::from("well").into()).expect("an answer"))]);
+            let answer = wait(server.call(get("http://h/a"))).expect("an answer");
+            assert_eq!(answer.headers().contains_key("last-modified"), kept, "{date}");
+            assert!(answer.headers().contains_key("etag"));
         }
     }
 

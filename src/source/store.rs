@@ -399,7 +399,13 @@ impl Address {
             Service::Local => unlisted(Disk::new()),
             Service::Google => listed(Arc::new(connect_google(&self.root, retry, &timeout, connector)?)),
             Service::Amazon => {
-                let mut builder = AmazonS3Builder::from_env()
+                let mut builder = AmazonS3Builder::new();
+                for (name, value) in environment::settings("AWS_") {
+                    if let Ok(key) = name.parse::<AmazonS3ConfigKey>() {
+                        builder = builder.with_config(key, value);
+                    }
+                }
+                builder = builder
                     .with_url(&self.root)
                     .with_retry(retry)
                     .with_http_connector(connector)
@@ -411,10 +417,16 @@ impl Address {
                 listed(Arc::new(builder.build()?))
             }
             Service::Azure => {
-                let mut builder = MicrosoftAzureBuilder::from_env()
-                    .with_url(&self.root)
-                    .with_retry(retry)
-                    .with_http_connector(connector);
+                let mut builder = MicrosoftAzureBuilder::new();
+                for (name, value) in environment::settings("AZURE_") {
+                    if let Ok(key) = name.parse::<AzureConfigKey>() {
+                        builder = builder.with_config(key, value);
+                    }
+                }
+                if let Some(endpoint) = environment::variable("IDENTITY_ENDPOINT") {
+                    builder = builder.with_msi_endpoint(endpoint);
+                }
+                builder = builder.with_url(&self.root).with_retry(retry).with_http_connector(connector);
                 if names_plain_http(&["AZURE_ENDPOINT", "AZURE_STORAGE_ENDPOINT"]) {
                     builder = builder.with_allow_http(true);
                 }
@@ -469,8 +481,17 @@ fn connect_google(
     };
     let allow_http = GoogleConfigKey::Client(ClientConfigKey::AllowHttp);
     // an empty one counts as none, as with Google's clients
-    let Some(host) = std::env::var("STORAGE_EMULATOR_HOST").ok().filter(|host| !host.is_empty()) else {
-        let mut builder = checked(GoogleCloudStorageBuilder::from_env());
+    let Some(host) = environment::variable("STORAGE_EMULATOR_HOST") else {
+        let mut builder = GoogleCloudStorageBuilder::new();
+        for (name, value) in environment::settings("GOOGLE_") {
+            if let Ok(key) = name.parse::<GoogleConfigKey>() {
+                builder = builder.with_config(key, value);
+            }
+        }
+        if let Some(path) = environment::variable("SERVICE_ACCOUNT") {
+            builder = builder.with_service_account_path(path);
+        }
+        let mut builder = checked(builder);
         if names_plain_http(&["GOOGLE_BASE_URL"]) {
             builder = builder.with_config(allow_http, "true");
         }

@@ -240,6 +240,7 @@ fn an_environment_that_no_request_could_carry_is_named() {
         ("AWS_ENDPOINT_URL", "127.0.0.1:9/very-secret", "s3://bucket/in"),
         ("AZURE_STORAGE_SAS_TOKEN", "sig=very-secret\n", "az://container/in"),
         ("STORAGE_EMULATOR_HOST", "me:very-secret@127.0.0.1:9", "gs://bucket/in"),
+        ("STORAGE_EMULATOR_HOST", "very-secret-h\u{f6}st", "gs://bucket/in"),
     ] {
         let mut run = bench.command("run", "out", &["--input", input, "--set", "storage.retry_seconds=1"]);
         run.env("AWS_ACCESS_KEY_ID", "key")

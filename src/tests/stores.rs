@@ -144,6 +144,22 @@ fn an_error_of_s3_that_repeats_what_it_was_sent_is_told_without_that() {
 }
 
 #[test]
+fn empty_variables_count_as_none() {
+    let bench = Bench::new();
+    let server = servers::always(403, "<Error><Code>AccessDenied</Code></Error>".to_owned());
+    for empty in ["AWS_ENDPOINT", "AWS_ENDPOINT_URL_S3", "AWS_SESSION_TOKEN", "AWS_ALLOW_HTTP"] {
+        let environment = [
+            ("AWS_ENDPOINT_URL", server.as_str()),
+            ("AWS_ACCESS_KEY_ID", "AKIAME"),
+            ("AWS_SECRET_ACCESS_KEY", "very-secret"),
+            (empty, ""),
+        ];
+        let output = denied(&bench, "s3://bucket/*.tar", &environment);
+        assert!(stderr(&output).contains("AccessDenied"), "{empty}: {}", stderr(&output));
+    }
+}
+
+#[test]
 fn a_shared_access_signature_is_shown_nowhere() {
     let bench = Bench::new();
     let repeated = "<Error><Code>AuthenticationFailed</Code><Message>No.</Message><AuthenticationErrorDetail>\
