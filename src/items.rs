@@ -150,12 +150,13 @@ impl ShardRef {
         }
     }
 
-    /// Bytes of its objects, as far as the listing knows them.
+    /// Bytes of its objects, as far as the listing knows them. What a server says of them need not be true.
     pub fn size_bytes(&self) -> u64 {
         match &self.content {
             ShardContent::Container(object) => object.size_bytes.unwrap_or_default(),
             ShardContent::Objects(entries) => {
-                entries.iter().filter_map(|entry| entry.object.size_bytes).sum()
+                let sizes = entries.iter().filter_map(|entry| entry.object.size_bytes);
+                sizes.fold(0, u64::saturating_add)
             }
         }
     }

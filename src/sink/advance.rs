@@ -42,12 +42,12 @@ pub struct Counts {
 impl Advance {
     pub fn counts(&self) -> Counts {
         let (reused_rows, reused_bytes) = (self.reused_rows.load(Relaxed), self.reused_bytes.load(Relaxed));
-        let bytes = self.ended_bytes.load(Relaxed) + self.open_bytes.load(Relaxed);
+        let bytes = self.ended_bytes.load(Relaxed).saturating_add(self.open_bytes.load(Relaxed));
         Counts {
             rows: reused_rows + self.scored_rows.load(Relaxed),
             rejected: self.rejected.load(Relaxed),
             reused_rows,
-            bytes: reused_bytes + bytes,
+            bytes: reused_bytes.saturating_add(bytes),
             reused_bytes,
         }
     }
@@ -89,7 +89,7 @@ impl Advance {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::items::{ObjectRef, ShardContent, ShardFormat};
+    use crate::items::{ManifestEntry, ObjectRef, ShardContent, ShardFormat};
 
     fn shard(size_bytes: u64, resume_at: u64) -> ShardRef {
         let object = ObjectRef { uri: "a.tar".to_owned(), size_bytes: Some(size_bytes), version: None };
@@ -114,6 +114,22 @@ mod tests {
         advance.row(300, Status::InvalidScore);
         let counts = Counts { rows: 9, rejected: 2, reused_rows: 8, bytes: 1000, reused_bytes: 700 };
         assert_eq!(advance.counts(), counts);
+    }
+
+    #[test]
+    fn sizes_that_no_store_can_hold_are_counted_as_the_most_there_is() {
+        let entry = |bytes| ManifestEntry {
+            image_id: "a".to_owned(),
+            sidecar: None,
+            path: None,
+            object: ObjectRef { uri: "a.jpg".to_owned(), size_bytes: Some(bytes), version: None },
+        };
+        let content = ShardContent::Objects(vec![entry(u64::MAX), entry(1)]);
+        let advance = Advance::default();
+        advance.begin(&ShardRef { content, ..shard(0, 0) });
+        advance.row(u64::MAX, Status::Ok);
+        advance.reuse(&[PartReport { shard_bytes: Some(1), ..PartReport::default() }]);
+        assert_eq!(advance.counts().bytes, u64::MAX);
     }
 
     #[test]
