@@ -24,8 +24,8 @@ pub enum Error {
     )]
     Threads { threads: usize, message: String },
     #[error(
-        "the address space is limited to {limit_mib} MiB (ulimit -v), of which {taken_mib} MiB are taken before the first \
-         image is read; a run takes {needed_mib} MiB more at the least"
+        "the address space is limited to {limit_mib} MiB (ulimit -v), of which {taken_mib} MiB are taken before anything \
+         is read; at least {needed_mib} MiB more are needed"
     )]
     AddressSpace { limit_mib: u64, taken_mib: u64, needed_mib: u64 },
     #[error("the {stage} stage panicked: {message}")]

@@ -16,10 +16,15 @@ use crate::plan::{Plan, threads_or_cores};
 /// Threads of a run beside those that its plan counts: stages, stores, signals, progress.
 const OTHER_THREADS: usize = 24;
 
-/// Address space that a run takes beside the engine's, at the least: for buffers, and for each thread its stack and what
-/// allocators set apart for it.
-const LEAST_FREE_BYTES: u64 = 512 << 20;
-const FREE_BYTES_PER_THREAD: u64 = 32 << 20;
+/// Address space that a run takes beside the engine's and its threads', at the least: for buffers.
+const LEAST_RUN_BYTES: u64 = 512 << 20;
+
+/// Address space that any command takes beside its threads': for what it reads.
+const LEAST_COMMAND_BYTES: u64 = 128 << 20;
+
+/// Address space that a thread takes: its stack, and the 64 MiB that glibc's allocator sets apart for each thread that
+/// calls it. That allocator takes them while it can, and leaves nothing to others: their next allocation ends the process.
+const BYTES_PER_THREAD: u64 = 66 << 20;
 
 fn threads(plan: &Plan) -> usize {
     let decode = threads_or_cores(plan.preprocess.threads);
@@ -27,19 +32,21 @@ fn threads(plan: &Plan) -> usize {
     decode + engine + plan.input.look_ahead + 1 + plan.engine.lanes + OTHER_THREADS
 }
 
-/// See that the threads of a run of `plan` can be had.
+/// See that the threads of a run of `plan` can be had, and address space enough for it and them.
 ///
 /// # Errors
-/// [`Error::Threads`] when they cannot.
+/// [`Error::Threads`] or [`Error::AddressSpace`] when they cannot.
 pub fn check_threads(plan: &Plan) -> Result<(), Error> {
+    check_address_space(plan)?;
     reserve_threads(threads(plan))
 }
 
 /// See that `count` threads can be had at once, beside those that there are.
 ///
 /// # Errors
-/// [`Error::Threads`] when they cannot.
+/// [`Error::Threads`] when they cannot, [`Error::AddressSpace`] when their stacks do not fit.
 pub fn reserve_threads(count: usize) -> Result<(), Error> {
+    check_free_bytes(LEAST_COMMAND_BYTES + count as u64 * BYTES_PER_THREAD)?;
     let held = Mutex::new(());
     let guard = held.lock();
     std::thread::scope(|scope| {
@@ -60,14 +67,18 @@ pub fn reserve_threads(count: usize) -> Result<(), Error> {
     })
 }
 
-/// See that enough is left of a limited address space for a run of `plan`, whose engines are loaded.
+/// See that enough is left of a limited address space for a run of `plan`.
 ///
 /// # Errors
 /// [`Error::AddressSpace`] when it is not.
 pub fn check_address_space(plan: &Plan) -> Result<(), Error> {
+    check_free_bytes(LEAST_RUN_BYTES + threads(plan) as u64 * BYTES_PER_THREAD)
+}
+
+/// See that `needed_bytes` are left of a limited address space.
+fn check_free_bytes(needed_bytes: u64) -> Result<(), Error> {
     let Some(limit_bytes) = getrlimit(Resource::As).current else { return Ok(()) };
     let Some(taken_bytes) = taken_bytes() else { return Ok(()) };
-    let needed_bytes = LEAST_FREE_BYTES + threads(plan) as u64 * FREE_BYTES_PER_THREAD;
     if limit_bytes.saturating_sub(taken_bytes) >= needed_bytes {
         return Ok(());
     }

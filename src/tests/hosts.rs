@@ -359,10 +359,10 @@ fn too_few_threads_are_told_before_anything_is_begun() {
 fn too_little_address_space_is_told_and_blames_no_image() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 3));
-    for kib in (100_000..2_000_000).step_by(150_000) {
+    // with less the system cannot even load the binary; the upper end may be enough
+    for kib in (100_000..4_000_000).step_by(300_000) {
         let output =
             limited(&bench.command("run", "out", &[]), &format!("-v {kib}")).output().expect("bash starts");
-        // at the upper end it may be enough
         assert!(
             matches!(output.status.code(), Some(0 | 2 | 4)),
             "{kib} KiB: {:?}: {}",
