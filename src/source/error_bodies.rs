@@ -3,17 +3,17 @@
 //! - Some services repeat in it what they were sent: S3 answers a wrong signature with the request that it
 //!   has signed itself, key id and session token included, and an expired token with that token. Only the
 //!   code and the words for people go on.
+//! - What is passed on is short, and the secrets of addresses in it are left out ([`quoted`]).
 //! - A body is never read beyond [`MAX_BODY_BYTES`], whatever is at the other end.
 
 use futures_util::StreamExt;
 use object_store::client::HttpResponseBody;
 use serde_json::Value;
 
+use crate::shown::quoted;
+
 /// What is read of an error: stores send a page of text.
 const MAX_BODY_BYTES: usize = 64 << 10;
-
-/// Longest text that is passed on, bytes.
-const MAX_TEXT_BYTES: usize = 1024;
 
 /// Read the body of an error, as far as it comes, and say what it says.
 pub(super) async fn reduced(body: HttpResponseBody) -> String {
@@ -24,9 +24,7 @@ pub(super) async fn reduced(body: HttpResponseBody) -> String {
     {
         bytes.extend_from_slice(&chunk[..chunk.len().min(MAX_BODY_BYTES - bytes.len())]);
     }
-    let mut text = words(&String::from_utf8_lossy(&bytes));
-    text.truncate(text.floor_char_boundary(MAX_TEXT_BYTES));
-    text
+    words(&String::from_utf8_lossy(&bytes))
 }
 
 /// What the whole body of an error says.
@@ -34,14 +32,15 @@ pub(super) fn words(body: &str) -> String {
     let body = body.trim_start_matches('\u{feff}').trim();
     if body.starts_with('<') {
         // `Details` is where Google says who lacks which permission
-        let elements = ["Code", "Message", "Details"].into_iter().filter_map(|name| element(body, name));
+        let elements =
+            ["Code", "Message", "Details"].into_iter().filter_map(|name| element(body, name)).map(quoted);
         // a page for browsers has none of them
         return elements.collect::<Vec<_>>().join(": ");
     }
     if body.starts_with('{') {
         return serde_json::from_str(body).map_or_else(|_| String::new(), |body| told_in(&body));
     }
-    body.lines().next().unwrap_or_default().to_owned()
+    quoted(body.lines().next().unwrap_or_default())
 }
 
 /// The text of the first element of that name.
@@ -56,7 +55,7 @@ fn element<'a>(xml: &'a str, name: &str) -> Option<&'a str> {
 fn told_in(body: &Value) -> String {
     let error = body.get("error").filter(|error| error.is_object()).unwrap_or(body);
     let told = ["error", "status", "code", "Code", "message", "Message", "error_description"];
-    let told = told.into_iter().filter_map(|key| error.get(key)).filter_map(Value::as_str);
+    let told = told.into_iter().filter_map(|key| error.get(key)).filter_map(Value::as_str).map(quoted);
     told.collect::<Vec<_>>().join(": ")
 }
 
@@ -89,6 +88,11 @@ mod tests {
             (r#"{"token": "#, ""),
             ("<html><body>tok</body></html>", ""),
             ("not today\nat all", "not today"),
+            (
+                "no upstream at http://me:tok@h/x?a=1&token=tok",
+                "no upstream at http://…@h/x?a=1&token=…1a7674eb",
+            ),
+            (r#"{"message": "token=tok is old"}"#, "token=… is old"),
             ("", ""),
         ];
         for (body, expected) in cases {
@@ -100,7 +104,7 @@ mod tests {
     fn an_endless_error_is_cut() {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("runtime");
         let text = runtime.block_on(reduced("ä".repeat(MAX_BODY_BYTES).into()));
-        assert_eq!(text, "ä".repeat(MAX_TEXT_BYTES / 2));
+        assert_eq!(text, "ä".repeat(200) + "…");
         let late = format!("{}<Code>late</Code>", "<a/>".repeat(MAX_BODY_BYTES / 4));
         assert_eq!(runtime.block_on(reduced(late.into())), "");
     }

@@ -1,6 +1,8 @@
 //! What a machine, its environment and its terminal are to a run: nothing is reported, nothing hangs, and
 //! what is wrong is told.
 
+#[path = "support/servers.rs"]
+mod servers;
 mod support;
 
 use std::fs;
@@ -269,6 +271,22 @@ fn secrets_of_addresses_are_shown_and_stored_nowhere() {
         "https://localhost:9/e.jpg#%73ig=very-secret",
         "https://localhost:9/f.jpg;TOKEN=very-secret?x",
         "s3:///ID:very-secret@localhost/g.jpg",
+        "https://localhost:9/h.jpg?sas=very-secret",
+        "https://localhost:9/h.jpg?session_id=very-secret",
+        "https://localhost:9/h.jpg?sid=very-secret",
+        "https://localhost:9/h.jpg?Bearer=very-secret",
+        "https://localhost:9/h.jpg?pass_phrase=very-secret",
+        "https://localhost:9/h.jpg?sig[]=very-secret",
+        "https://localhost:9/h.jpg?%5Bsig%5D=very-secret",
+        "https://localhost:9/h.jpg?sig%20=very-secret",
+        "https://localhost:9/h.jpg?sig+=very-secret",
+        "https://localhost:9/h.jpg?sig;=very-secret",
+        "https://localhost:9/h.jpg?sig%3Dvery-secret",
+        "https://localhost:9/https://me:very-secret@localhost/i.jpg",
+        "//me:very-secret@localhost:9/j.jpg",
+        "me:very-secret@localhost:9/k.jpg",
+        "file://me:very-secret@localhost:9/l.jpg",
+        "file:///me:very-secret@localhost:9/l.jpg",
     ];
     for address in addresses.iter().filter(|address| address.contains("very-secret")) {
         for command in ["run", "check"] {
@@ -293,6 +311,23 @@ fn secrets_of_addresses_are_shown_and_stored_nowhere() {
         assert!(!bytes.windows(11).any(|window| window == b"very-secret"), "{file}");
     }
     assert!(!format!("{rows:?}{}", said(&scored)).contains("very-secret"), "{rows:?}");
+}
+
+#[test]
+fn what_a_server_says_is_shown_and_stored_without_secrets() {
+    let body = "no".to_owned() + &" upstream".repeat(200);
+    for body in ["no upstream at http://me:very-secret@h/x?sid=very-secret, token=very-secret", &body] {
+        let server = servers::always(500, body.to_owned());
+        let bench = Bench::new();
+        fs::write(bench.path("list.txt"), format!("{server}/a.jpg\n")).expect("a manifest");
+        let args =
+            ["--input", "list.txt", "--set", "output.max_error_rate=1", "--set", "storage.retry_seconds=0.1"];
+        let scored = bench.run("out", &args);
+        assert_code(&scored, 0);
+        let told = format!("{:?}{}", bench.rows("out"), said(&scored));
+        assert!(told.contains("500") && !told.contains("very-secret"), "{told}");
+        assert!(!told.contains(&" upstream".repeat(30)), "{told}");
+    }
 }
 
 #[test]

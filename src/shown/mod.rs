@@ -3,48 +3,23 @@
 //! Comes in: URIs, messages of stores, names of objects. Goes out: the same text where it is harmless.
 //!
 //! - Of a URI everything before the host's `@` is left out, and the value of each parameter that is a secret
-//!   by its name, wherever it stands: behind `?`, `&`, `;` or `#`, in any case, percent-encoded.
-//! - In place of a value stand eight digits of its SHA-256, so that addresses that differ stay different.
-//!   Of a password, which might be guessed and tried against them, there are none.
+//!   by its name ([`parameters`]), wherever it stands: behind `?`, `&`, `;` or `#`, in any spelling.
+//! - `user:password@host` counts without a scheme as well, and where a file's path should stand. Digits of a hash replace
+//!   it there, since it may be a name.
 //! - In a bucket `@`, `?` and `=` belong to names. Only what stores call a signature is a secret there.
+
+mod parameters;
+mod quoted;
 
 use std::borrow::Cow;
 use std::fmt::Write;
 
-use sha2::{Digest, Sha256};
+use parameters::{MAX_ENCODINGS, Secrets, hash_of, without_values};
+
+pub(crate) use quoted::quoted;
 
 /// Schemes whose addresses are a bucket and a key.
 const BUCKET_SCHEMES: [&str; 8] = ["gs", "s3", "s3a", "az", "azure", "adl", "abfs", "abfss"];
-
-/// Where a parameter begins.
-const DELIMITERS: [char; 4] = ['?', '&', ';', '#'];
-
-/// Names of parameters whose values are secrets in every address: as a whole, and as a part of the name.
-/// Lower case, without `-`, `_` and `.`.
-const SIGNATURE_NAMES: [&str; 2] = ["sig", "googleaccessid"];
-const SIGNATURE_PARTS: [&str; 6] =
-    ["signature", "xamz", "xgoog", "accesstoken", "securitytoken", "awsaccesskey"];
-
-/// The same for the addresses of web servers, where a key of an object is no parameter.
-const SECRET_NAMES: [&str; 12] =
-    ["key", "auth", "pwd", "pass", "jwt", "hmac", "hdnts", "hdnea", "hdntl", "policy", "code", "keypairid"];
-const SECRET_PARTS: [&str; 8] =
-    ["token", "secret", "passw", "credential", "apikey", "accesskey", "authkey", "authorization"];
-
-/// Values that can be guessed.
-const PASSWORD_PARTS: [&str; 3] = ["pass", "pwd", "secret"];
-
-/// How often a text may be percent-encoded and still be looked through.
-const MAX_ENCODINGS: u32 = 3;
-
-/// Which parameters are secrets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Secrets {
-    /// What stores sign addresses with.
-    Signatures,
-    /// Whatever lets somebody in.
-    All,
-}
 
 /// A URI without what lets whoever reads it in.
 pub fn without_secrets(uri: &str) -> Cow<'_, str> {
@@ -53,22 +28,27 @@ pub fn without_secrets(uri: &str) -> Cow<'_, str> {
 
 /// A message without the secrets of the URIs and parameters in it.
 pub fn message_without_secrets(text: &str) -> Cow<'_, str> {
-    if !text.contains([':', '=']) {
+    if !text.contains([':', '=', '@', '%']) {
         return text.into();
     }
     let mut shown = String::with_capacity(text.len());
     let ends_word = |c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '<' | '>' | '`');
     for piece in text.split_inclusive(ends_word) {
-        // what follows an address in a sentence is none of its own
-        let word = piece.trim_end_matches(ends_word).trim_end_matches([':', ',', '.', ')']);
+        // what stands around an address in a sentence is none of its own
+        let (before, word) = piece.split_at(piece.len() - piece.trim_start_matches(['(', '[', '{']).len());
+        let word = word.trim_end_matches(ends_word).trim_end_matches([':', ',', '.', ')']);
+        shown.push_str(before);
         match uri_start(word) {
             Some(start) => {
                 shown.push_str(&word[..start]);
                 shown.push_str(&redacted(&word[start..], MAX_ENCODINGS));
             }
-            None => shown.push_str(&without_values(word, Secrets::Signatures, MAX_ENCODINGS)),
+            None => {
+                let word = bare_without_secrets(word);
+                shown.push_str(&without_values(&word, Secrets::Signatures, MAX_ENCODINGS));
+            }
         }
-        shown.push_str(&piece[word.len()..]);
+        shown.push_str(&piece[before.len() + word.len()..]);
     }
     if shown == text { text.into() } else { shown.into() }
 }
@@ -149,13 +129,14 @@ fn uri_start(word: &str) -> Option<usize> {
 }
 
 fn redacted(uri: &str, encodings: u32) -> Cow<'_, str> {
-    if uri_start(uri) != Some(0) {
-        return uri.into();
-    }
-    let Some((scheme, rest)) = uri.split_once(':') else { return uri.into() };
+    // blanks in front make no other address of it
+    let trimmed = uri.trim_start_matches(|c: char| c.is_whitespace() || c.is_control());
+    let Some((scheme, rest)) = trimmed.split_once(':').filter(|_| uri_start(trimmed) == Some(0)) else {
+        return bare_without_secrets(uri);
+    };
     let scheme = scheme.to_ascii_lowercase();
     if scheme == "file" {
-        return uri.into();
+        return joined(uri, &[&uri[..uri.len() - rest.len()], &bare_without_secrets(rest)]);
     }
     let is_bucket = BUCKET_SCHEMES.contains(&scheme.as_str());
     let secrets = if is_bucket { Secrets::Signatures } else { Secrets::All };
@@ -190,99 +171,41 @@ fn joined<'a>(uri: &'a str, parts: &[&str]) -> Cow<'a, str> {
     if shown == uri { uri.into() } else { shown.into() }
 }
 
-/// `text` with each parameter's value replaced that is a secret.
-fn without_values(text: &str, secrets: Secrets, encodings: u32) -> Cow<'_, str> {
-    let Some(first) = text.find(DELIMITERS) else { return text.into() };
-    let mut shown = text[..first].to_owned();
-    for pair in split_before(&text[first..]) {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let name_alone = decoded(name[1..].trim(), MAX_ENCODINGS);
-        if is_replaced(value) {
-            shown.push_str(pair);
-        } else if !value.is_empty() && is_secret(&name_alone, secrets) {
-            let digits = if contains_any(&plain(&name_alone), &PASSWORD_PARTS) {
-                String::new()
-            } else {
-                hash_of(value)
-            };
-            let _ = write!(shown, "{name}=…{digits}");
-        } else if encodings > 0 && holds_secret(value, secrets, encodings - 1) {
-            // an address inside an address
-            let _ = write!(shown, "{name}=…{}", hash_of(value));
+/// The path of a file, or what lacks a scheme, without what looks like `user:password@` in front of a host.
+fn bare_without_secrets(path: &str) -> Cow<'_, str> {
+    if !path.contains('@') {
+        return path.into();
+    }
+    // `//host/path` is an address whose scheme is left out
+    let host_at = (path.starts_with("//") && !path.starts_with("///")).then_some(2);
+    let mut shown = String::with_capacity(path.len());
+    for segment in path.split_inclusive(['/', '\\']) {
+        let user_start = if host_at == Some(shown.len()) && !segment.starts_with('…') {
+            Some(0)
         } else {
-            shown.push_str(pair);
-        }
-    }
-    if shown == text { text.into() } else { shown.into() }
-}
-
-/// The first eight hexadecimal digits of the SHA-256 of `value`.
-fn hash_of(value: &str) -> String {
-    Sha256::digest(value)[..4].iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// Whether `value` stands in place of a secret already: what is shown of an address may be shown again.
-fn is_replaced(value: &str) -> bool {
-    value.strip_prefix('…').is_some_and(|digits| {
-        digits.is_empty() || (digits.len() == 8 && digits.bytes().all(|digit| digit.is_ascii_hexdigit()))
-    })
-}
-
-/// Pieces that each begin with a delimiter, as `text` does.
-fn split_before(text: &str) -> impl Iterator<Item = &str> {
-    let starts: Vec<_> = text.match_indices(DELIMITERS).map(|(at, _)| at).collect();
-    let ends: Vec<_> = starts.iter().skip(1).copied().chain([text.len()]).collect();
-    starts.into_iter().zip(ends).map(|(start, end)| &text[start..end])
-}
-
-fn holds_secret(value: &str, secrets: Secrets, encodings: u32) -> bool {
-    let address = decoded(value, 1);
-    let start = uri_start(&address).unwrap_or(0);
-    redacted(&address[start..], encodings) != address[start..]
-        || (address.contains(DELIMITERS) && without_values(&address, secrets, encodings) != address)
-}
-
-fn is_secret(name: &str, secrets: Secrets) -> bool {
-    let name = plain(name);
-    let signs = SIGNATURE_NAMES.contains(&name.as_str()) || contains_any(&name, &SIGNATURE_PARTS);
-    signs
-        || (secrets == Secrets::All
-            && (SECRET_NAMES.contains(&name.as_str()) || contains_any(&name, &SECRET_PARTS)))
-}
-
-/// Lower case, letters and digits only.
-fn plain(name: &str) -> String {
-    name.chars().filter(|c| !matches!(c, '-' | '_' | '.')).map(|c| c.to_ascii_lowercase()).collect()
-}
-
-fn contains_any(name: &str, parts: &[&str]) -> bool {
-    parts.iter().any(|part| name.contains(part))
-}
-
-/// Percent-decoded so many times at most.
-fn decoded(text: &str, times: u32) -> String {
-    let mut text = text.to_owned();
-    for _ in 0..times {
-        if !text.contains('%') {
-            break;
-        }
-        let (mut bytes, mut rest) = (Vec::with_capacity(text.len()), text.as_bytes());
-        while let [first, tail @ ..] = rest {
-            let digits = tail.get(..2).and_then(|digits| std::str::from_utf8(digits).ok());
-            match digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
-                Some(byte) if *first == b'%' => {
-                    bytes.push(byte);
-                    rest = &tail[2..];
-                }
-                _ => {
-                    bytes.push(*first);
-                    rest = tail;
-                }
+            user_start(segment)
+        };
+        match user_start.zip(segment.rfind('@')) {
+            Some((start, at)) => {
+                let (before, secret) = segment[..at].split_at(start);
+                let _ = write!(shown, "{before}…{}{}", hash_of(secret), &segment[at..]);
             }
+            None => shown.push_str(segment),
         }
-        text = String::from_utf8_lossy(&bytes).into_owned();
     }
-    text
+    if shown == path { path.into() } else { shown.into() }
+}
+
+/// Where in `user:password@host` the user begins.
+fn user_start(segment: &str) -> Option<usize> {
+    let (before, host) = segment.rsplit_once('@')?;
+    let (user, password) = before.split_once(':')?;
+    let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '%' | '+' | '-');
+    let user = user.rsplit(|c| !is_name(c)).next().unwrap_or_default();
+    let user = user.trim_start_matches(|c: char| !c.is_ascii_alphabetic());
+    let is_address =
+        !user.is_empty() && !password.is_empty() && host.starts_with(|c: char| c.is_alphanumeric());
+    is_address.then(|| before.len() - password.len() - 1 - user.len())
 }
 
 #[cfg(test)]
@@ -305,7 +228,13 @@ mod tests {
             "gs://b/what?.jpg",
             "gs://b/a?key=1&token=2.jpg",
             "abfss://container@account.dfs.core.windows.net/x",
-            "file:///a:b@c?sig=d",
+            "file:///a@b?sig=d",
+            "file:///a/b@c:d",
+            "//data/a@b",
+            "/data/12:00@north/a.jpg",
+            "a@b.jpg",
+            "https://h/a/https://h:80/x?id=1",
+            "https://h/a%2Fb%3Fc%3Dd",
             "/data/a?b@c",
             "/data/a?sig=b",
             "C:/data/a@b",
@@ -354,6 +283,18 @@ mod tests {
             ("https://h/p?url=https%3A%2F%2Fh%2Fx%3Fsig%3DSECRET", "https://h/p?url=…"),
             ("https://h/p?url=https://me:SECRET@h/x", "https://h/p?url=…"),
             ("wss+x://me:SECRET@h/x", "wss+x://…@h/x"),
+            (" https://me:SECRET@h/x", " https://…@h/x"),
+            ("//me:SECRET@h/x", "//…"),
+            ("//SECRET@h/x", "//…"),
+            ("me:SECRET@h/x", "…"),
+            ("/data/me:SECRET@h/x", "/data/…"),
+            ("file://me:SECRET@h/x", "file://…"),
+            ("file:///me:SECRET@h/x", "file:///…"),
+            ("https://proxy/https://me:SECRET@h/x?a", "https://proxy/…"),
+            ("https://proxy/https://me:1?SECRET@h/x", "https://proxy/…"),
+            ("https://proxy/https%3A%2F%2Fh%2Fx%3Fsig%3DSECRET/y", "https://proxy/…"),
+            ("https://h/i;jsessionid=SECRET?w=1", "https://h/i;jsessionid=…"),
+            ("https://h/i?sig=SEC;SECRET&w=1", "https://h/i?sig=…"),
         ] {
             let uri = uri.replace("SECRET", SECRET);
             let shown = without_secrets(&uri);
@@ -381,6 +322,9 @@ mod tests {
             "https://h/i?id=1&sig=a#token=b",
             "https://u:p@h/i?password=a&key=c;jwt=d",
             "s3://b/k?X-Amz-Signature=e",
+            "//u:p@h/x",
+            "u:p@h/x?y",
+            "https://h/https://u:p@h/x",
         ] {
             let shown = without_secrets(uri);
             assert_eq!(without_secrets(&shown), shown);
