@@ -196,8 +196,14 @@ def jpegs():
         cuts[f"{name}.jpg"] = [length for length in range(1, len(whole) + 1) if loads(whole[:length])]
     bands = np.asarray(picture(24, 17, 8).convert("YCbCr"))
     tall = saved(Image.fromarray(bands, "YCbCr"), "JPEG", quality=50, optimize=True)
-    put("small.jpg", tall)
-    cuts["small.jpg"] = [length for length in range(1, len(tall) + 1) if loads(tall[:length])]
+    gray = Image.open(FOLDER / "gray.jpg")
+    small = {"small": tall}
+    for name, restarts in [("rows", {"restart_marker_rows": 1}), ("blocks", {"restart_marker_blocks": 1})]:
+        made = (saved(gray, "JPEG", quality=quality, **restarts) for quality in range(30, 100))
+        small[f"gray_restarts_{name}"] = next(whole for whole in made if loads(whole[:-2]))
+    for name, whole in small.items():
+        put(f"{name}.jpg", whole)
+        cuts[f"{name}.jpg"] = [length for length in range(1, len(whole) + 1) if loads(whole[:length])]
 
 
 def loads(data):

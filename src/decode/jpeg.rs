@@ -6,8 +6,7 @@
 //! - Four components are taken to be inverted, as Pillow takes them, with or without Adobe's marker.
 //! - A file that ends too early is rejected where Pillow raises "image file is truncated". Where
 //!   nothing but the end marker is missing Pillow is lenient if it happens not to need it; so are
-//!   we, but not with restart markers. Other damage that libjpeg only warns about is decoded, as
-//!   Pillow decodes it.
+//!   we. Other damage that libjpeg only warns about is decoded, as Pillow decodes it.
 //! - Samples have 8 bits and images 1, 3 or 4 components, as Pillow wants them.
 
 use turbojpeg::{Colorspace, DecompressHeader, Decompressor, Image, PixelFormat, ScalingFactor};
@@ -138,9 +137,13 @@ impl Source<'_> {
         let cut_short = || damaged("jpeg: image is cut short");
         if first.starts_with(END_OF_FILE) {
             // The end was met, but was it before the last row was complete? Pillow cares for nothing
-            // else. Rows that wait for several scans are never complete without the end marker, and
-            // a missing restart marker looks like a missing end marker.
-            if self.markers.several_scans || self.markers.restarts {
+            // else. Rows that wait for several scans are never complete without the end marker.
+            if self.markers.several_scans {
+                return Err(cut_short());
+            }
+            // An end marker where a restart marker is missing gives a warning of its own.
+            let ended = [self.jpeg, &[0xff, 0xd9]].concat();
+            if self.markers.restarts && self.run(&ended, format, output).is_err() {
                 return Err(cut_short());
             }
             // A byte behind the end that is found to be in the way of the end marker was not needed.
