@@ -118,6 +118,13 @@ pub struct NoAnswer {
     pub source: object_store::client::HttpError,
 }
 
+/// A web server does not know the request that lists a folder.
+#[derive(Debug, thiserror::Error)]
+#[error("the server cannot list what it holds: it answers PROPFIND (WebDAV) with {status}")]
+pub struct NoListing {
+    pub status: http::StatusCode,
+}
+
 /// Input could not be listed or read.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {

@@ -19,6 +19,7 @@ use crate::config::{
 };
 use crate::error::ConfigError;
 use crate::regular_file::read_text;
+use crate::shown::without_secrets;
 
 /// Raised with every change of this program after which some input may get other pixels, scores, statuses or
 /// records than before. A run is resumed only by a build of the same scoring version, so that no output
@@ -84,6 +85,7 @@ impl Plan {
                 "names nothing to read; give it here or with --input",
             ));
         }
+        inputs.iter().try_for_each(|uri| check_input(uri))?;
         check_range("input.files_per_shard", input.files_per_shard as u64, 1..=1 << 24)?;
         check_range("input.max_image_bytes", input.max_image_bytes, 1..=1 << 31)?;
         check_range("input.max_page_bytes", input.max_page_bytes, 1..=1 << 31)?;
@@ -97,6 +99,7 @@ impl Plan {
         if output.uri.is_empty() {
             return Err(ConfigError::invalid("output.uri", "is empty; give it here or with --output"));
         }
+        check_output(&output.uri)?;
         if !(0.0..=1.0).contains(&output.max_error_rate) {
             return Err(ConfigError::invalid("output.max_error_rate", "must lie between 0 and 1"));
         }
@@ -254,6 +257,30 @@ const MAX_THREADS: u64 = 4096;
 
 /// Batches on one device at once: more only wait for each other.
 const MAX_LANES: u64 = 16;
+
+/// A blank before a scheme makes a local path of an address.
+fn check_input(uri: &str) -> Result<(), ConfigError> {
+    if uri.trim() == uri || uri.starts_with("./") {
+        return Ok(());
+    }
+    let message = format!(
+        "{:?} begins or ends with white space; a file that is really called so is read as ./NAME",
+        without_secrets(uri)
+    );
+    Err(ConfigError::invalid("input.uri", message))
+}
+
+/// Nobody means to make a folder of such a name.
+fn check_output(uri: &str) -> Result<(), ConfigError> {
+    let what = if uri.trim() != uri {
+        "begins or ends with white space"
+    } else if uri.contains(char::is_control) {
+        "holds a control character"
+    } else {
+        return Ok(());
+    };
+    Err(ConfigError::invalid("output.uri", format!("{:?} {what}", without_secrets(uri))))
+}
 
 /// A key that has no meaning in the format that is set would be passed over in silence.
 fn check_keys(input: &InputSection) -> Result<(), ConfigError> {

@@ -16,7 +16,7 @@ use object_store::client::{HttpError, HttpErrorKind};
 use object_store::path::Path;
 use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode, PutPayload};
 
-use crate::error::{NoAnswer, WrongChecksum};
+use crate::error::{NoAnswer, NoListing, WrongChecksum};
 
 /// Requests in all.
 const TRIES: u32 = 4;
@@ -150,7 +150,7 @@ fn is_final(cause: &(dyn StdError + 'static)) -> bool {
                 | ErrorKind::Unsupported
         )
     });
-    cause.is::<NoAnswer>() || unreached || refused
+    cause.is::<NoAnswer>() || cause.is::<NoListing>() || unreached || refused
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@
 //! - A page of a listing is one ([`Listing`]).
 //! - An object comes as it is stored: Google unpacks what `gsutil -z` has packed for whoever does not ask for that, and
 //!   sends it without a length.
+//! - A web server that cannot list is told from one that fails for the moment, and from an empty folder ([`NoListing`]).
 //! - A server that has never answered is given up early ([`NoAnswer`]), a web server also later ([`Outage`]).
 
 use std::collections::HashMap;
@@ -27,7 +28,7 @@ use object_store::client::{
     HttpService, ReqwestConnector,
 };
 
-use crate::error::{NoAnswer, WrongChecksum};
+use crate::error::{NoAnswer, NoListing, WrongChecksum};
 
 use super::answer_length::{ObjectRead, bounded, limited_words};
 use super::error_bodies::reduced;
@@ -129,6 +130,7 @@ impl HttpService for Checked {
             request.headers_mut().insert(http::header::ACCEPT_ENCODING, HeaderValue::from_static(encoding));
         }
         let (is_get, may_repeat) = (request.method() == Method::GET, creates(&request));
+        let lists_folder = request.method().as_str() == "PROPFIND";
         let uri = request.uri().clone();
         if is_get && asks_for_nothing(request.headers()) {
             let wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner).remove(uri.path());
@@ -148,6 +150,10 @@ impl HttpService for Checked {
         })?;
         self.has_answered.store(true, Relaxed);
         let status = response.status();
+        if lists_folder && is_unknown_method(status) {
+            // `object_store` would repeat it, or take it for an empty folder
+            return Err(HttpError::new(HttpErrorKind::Unknown, NoListing { status }));
+        }
         if is_for_the_moment(status) {
             if let Some(lasting) = self.outage.goes_on(Instant::now()) {
                 let error = GivenUp { seconds: lasting.as_secs(), last: status.to_string() };
@@ -193,6 +199,11 @@ fn is_date(header: &HeaderValue) -> bool {
 /// Whether `object_store` repeats a request for this answer.
 fn is_for_the_moment(status: StatusCode) -> bool {
     status.is_server_error() || matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT)
+}
+
+/// How servers answer a request of a kind that they do not know.
+fn is_unknown_method(status: StatusCode) -> bool {
+    matches!(status, StatusCode::BAD_REQUEST | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED)
 }
 
 fn is_no_answer(error: &HttpError) -> bool {

@@ -267,6 +267,26 @@ fn exit_codes_tell_what_is_wrong_before_anything_is_written() {
 }
 
 #[test]
+fn an_address_with_a_blank_at_its_end_is_refused_and_makes_no_folder() {
+    let bench = Bench::new();
+    let before = fs::read_dir(bench.path("")).expect("a folder").count();
+    for output in [" https://me:very-secret@h/x", "out ", "\tout", "o\u{7}ut", "out\n", "gs://b/out\r"] {
+        let refused = bench.run(output, &[]);
+        assert_code(&refused, 2);
+        let said = stderr(&refused);
+        assert!(said.contains("output.uri") && !said.contains("very-secret"), "{said}");
+    }
+    assert_eq!(fs::read_dir(bench.path("")).expect("a folder").count(), before);
+    write_tar(&bench.path(" a.tar"), &images(0, 2));
+    for input in [" a.tar", " gs://b/a.tar", "in/*.tar "] {
+        let refused = bench.run("out", &["--input", input]);
+        assert_code(&refused, 2);
+        assert!(stderr(&refused).contains("input.uri: "), "{}", stderr(&refused));
+    }
+    assert_code(&bench.run("out", &["--input", "./ a.tar"]), 0);
+}
+
+#[test]
 fn a_missing_onnx_runtime_is_an_error_that_names_it() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 2));

@@ -8,6 +8,7 @@ mod support;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::sync::atomic::Ordering;
 
 use support::*;
 
@@ -136,7 +137,7 @@ fn no_name_steers_a_terminal() {
     let missing = bench.run("x", &["--input", "nowhere\u{9b}31m"]);
     assert_code(&missing, 3);
     let refused = bench.run("x\u{1b}[31m", &[]);
-    assert_code(&refused, 6);
+    assert_code(&refused, 2);
     for output in [&text, &json, &show, &inspect, &missing, &refused] {
         let said = said(output);
         let obeyed = |c: char| (c.is_control() && !matches!(c, '\n' | '\t')) || c == '\u{202e}';
@@ -327,6 +328,20 @@ fn what_a_server_says_is_shown_and_stored_without_secrets() {
         let told = format!("{:?}{}", bench.rows("out"), said(&scored));
         assert!(told.contains("500") && !told.contains("very-secret"), "{told}");
         assert!(!told.contains(&" upstream".repeat(30)), "{told}");
+    }
+}
+
+#[test]
+fn a_web_server_that_cannot_list_is_told_at_once() {
+    for status in [501, 405, 400] {
+        let (server, requests) = servers::counting(status, String::new());
+        for command in ["show", "verify"] {
+            let before = requests.load(Ordering::Relaxed);
+            let output = sluice().args([command, &server]).output().expect("starts");
+            assert_code(&output, 3);
+            assert!(stderr(&output).contains("cannot list"), "{status} {command}: {}", stderr(&output));
+            assert_eq!(requests.load(Ordering::Relaxed) - before, 1, "{status} {command}");
+        }
     }
 }
 

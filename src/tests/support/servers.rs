@@ -5,6 +5,8 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use object_store::aws::{AmazonS3, AmazonS3Builder};
@@ -151,17 +153,25 @@ fn free_ports(count: usize) -> Vec<u16> {
 
 /// A server that has one answer to everything, for as long as the test runs; its address.
 pub fn always(status: u16, body: String) -> String {
+    counting(status, body).0
+}
+
+/// The same, with the number of connections so far.
+pub fn counting(status: u16, body: String) -> (String, Arc<AtomicUsize>) {
+    let requests = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&requests);
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("an address");
     let answer =
         format!("HTTP/1.1 {status} So\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len());
     std::thread::spawn(move || {
         for mut stream in listener.incoming().flatten() {
+            counted.fetch_add(1, Ordering::Relaxed);
             // a client that goes away in the middle is none of our business
             let _ = read_request(&stream).and_then(|()| stream.write_all(answer.as_bytes()));
         }
     });
-    format!("http://{address}")
+    (format!("http://{address}"), requests)
 }
 
 /// An address that nobody listens at.
