@@ -227,6 +227,12 @@ pub enum SinkError {
         wrong.join(", ")
     )]
     Incomplete { uri: String, wrong: Vec<String> },
+    /// A part has other bytes than its attempt has stored, and this attempt cannot score its shard again.
+    #[error(
+        "output {} is damaged: it is not what its attempt has stored; run worker {worker} again, which removes it and scores its shard again",
+        without_secrets(uri)
+    )]
+    Damaged { uri: String, worker: u64 },
     #[error("cannot write output {0}")]
     Storage(#[from] StorageError),
     #[error("cannot encode {part}: {source}")]

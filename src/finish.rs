@@ -9,7 +9,7 @@
 //!   same run can be begun again with higher limits: then this manifest is removed and another one created.
 //! - What only a run under way has a use for is removed last of all.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
@@ -20,7 +20,10 @@ use crate::flow::StageShare;
 use crate::plan::{Plan, hex};
 use crate::report::{Outcome, OutputReport, PartReport, Summary, Tally, rfc3339};
 use crate::resume::{Listed, Share};
-use crate::sink::{AttemptNote, Holdings, MANIFEST, Notes, Output, RUN, RunRecord, SCHEMA_VERSION, json};
+use crate::sink::{
+    AttemptNote, Held, Holdings, MANIFEST, Notes, Output, RUN, RunRecord, SCHEMA_VERSION, TakenOver, json,
+    shard_index,
+};
 use crate::skipped::Skipped;
 
 /// What a run leaves behind, as its manifest says it.
@@ -97,7 +100,7 @@ pub(crate) struct Ending<'a> {
     pub note: AttemptNote,
     /// What this attempt has written.
     pub written: OutputReport,
-    /// Parts of this worker's share that were there before.
+    /// Parts of this worker's share that were there before, as they were read.
     pub reused: Vec<PartReport>,
     /// The whole input, as far as it was listed.
     pub listed: Listed,
@@ -129,7 +132,7 @@ impl Ending<'_> {
         self.note.parts.clone_from(&self.written.parts);
         self.note.batches.clone_from(&self.written.batches);
         self.note.rows = self.written.tally.rows();
-        let share = self.written.clone().with(std::mem::take(&mut self.reused));
+        let share = self.written.clone().with(self.reused.clone());
         let (output, run_id) = (self.output, &self.record.run_id);
         output.refuse_another(run_id)?;
         if self.written.drained {
@@ -201,11 +204,11 @@ impl Ending<'_> {
     /// All parts are there: write the manifest, and if there are few enough errors `_SUCCESS`.
     fn complete(&mut self, holdings: &Holdings, notes: Notes) -> Result<RunReport, Error> {
         let (output, run_id) = (self.output, &self.record.run_id);
-        let whole = self.whole(output.reports(holdings.predictions.values(), &notes, run_id)?);
+        let whole = self.whole(self.predictions(holdings, &notes)?);
         self.refuse_empty(&whole)?;
         let outcome = self.outcome(&whole);
         let mut report = self.report(&whole, outcome);
-        report.batches = output.reports(holdings.batches.iter(), &notes, run_id)?;
+        report.batches = self.batches(holdings, &notes)?;
         let others = notes.attempts.into_iter().filter(|note| note.attempt != self.note.attempt);
         report.attempts.extend(others.map(|note| note.in_short()));
         report.attempts.sort_by_key(|note| note.attempt);
@@ -233,6 +236,36 @@ impl Ending<'_> {
             }
         }
         Ok(report)
+    }
+
+    /// The predictions parts of the run. Those that this attempt has stored, or read when it began, are not read again.
+    ///
+    /// # Errors
+    /// [`SinkError::Damaged`], for the shard of such a part is another worker's, or the time to score it again is over.
+    fn predictions(&self, holdings: &Holdings, notes: &Notes) -> Result<Vec<PartReport>, SinkError> {
+        let known = self.written.parts.iter().chain(&self.reused);
+        let (mut parts, others) = split(holdings.predictions.values(), known, notes);
+        let TakenOver { sound, damaged } =
+            self.output.take_over(others.into_iter(), notes, &self.record.run_id)?;
+        if let Some(part) = damaged.into_iter().next() {
+            let workers = u64::from(self.share.num_shards);
+            let worker = shard_index(&part.name).unwrap_or_default() % workers;
+            return Err(SinkError::Damaged { uri: self.output.uri_of(&part.name), worker });
+        }
+        parts.extend(sound);
+        parts.sort_by_key(|part| shard_index(&part.path));
+        Ok(parts)
+    }
+
+    /// The batches parts of the run. What is damaged is removed: nothing but latencies is lost.
+    fn batches(&self, holdings: &Holdings, notes: &Notes) -> Result<Vec<PartReport>, SinkError> {
+        let (output, run_id) = (self.output, &self.record.run_id);
+        let (mut parts, others) = split(holdings.batches.iter(), self.written.batches.iter(), notes);
+        let TakenOver { sound, damaged } = output.take_over(others.into_iter(), notes, run_id)?;
+        output.remove_damaged(&damaged, run_id, "removing a damaged part: its batches are lost")?;
+        parts.extend(sound);
+        parts.sort_by(|a, b| a.path.cmp(&b.path));
+        Ok(parts)
     }
 
     /// A run without a row is no success, unless the plan says that it is one. A worker alone leaves the output free,
@@ -311,6 +344,25 @@ impl Ending<'_> {
             attempts: vec![note],
         }
     }
+}
+
+/// Of the parts `held`, what is known of those that are among the `known` ones and of which no note says anything else;
+/// and the others.
+fn split<'a>(
+    held: impl Iterator<Item = &'a Held>,
+    known: impl Iterator<Item = &'a PartReport>,
+    notes: &Notes,
+) -> (Vec<PartReport>, Vec<&'a Held>) {
+    let known: HashMap<_, _> = known.map(|part| (&part.path, part)).collect();
+    let (mut parts, mut others) = (Vec::new(), Vec::new());
+    for held in held {
+        let part = known.get(&held.name).filter(|part| part.bytes == held.bytes);
+        match part.filter(|part| notes.said_of(&held.name).iter().all(|said| said == **part)) {
+            Some(&part) => parts.push(part.clone()),
+            None => others.push(held),
+        }
+    }
+    (parts, others)
 }
 
 impl Output {

@@ -28,7 +28,7 @@ use crate::resume::{Done, Remaining, Share};
 use crate::shown::without_secrets;
 use crate::sink::{
     AttemptNote, Checkpoints, Crashes, Holdings, Output, ParquetSink, RunIdentity, RunRecord, SCHEMA_VERSION,
-    Sink,
+    Sink, TakenOver,
 };
 use crate::source::{ReadOptions, ShardList, Stores, check_fit, input_around, open_shard_in_turn};
 
@@ -265,7 +265,10 @@ impl Job {
             tracing::info!(begun_by, here, "resuming a run of another version of sluice, which scores alike");
         }
         let own = claim.holdings.predictions.iter().filter(|(index, _)| share.takes(**index));
-        let reused = output.reports(own.map(|(_, part)| part), &claim.notes, &claim.record.run_id)?;
+        let own = own.map(|(_, part)| part);
+        let TakenOver { sound: reused, damaged } =
+            output.take_over(own, &claim.notes, &claim.record.run_id)?;
+        let holdings = output.without_damaged(claim.holdings, &damaged, &claim.record.run_id)?;
         meters.advance.reuse(&reused);
         let reused_rows: u64 = reused.iter().filter_map(|part| part.rows).sum();
         tracing::info!(
@@ -288,7 +291,7 @@ impl Job {
             Some(_) => Checkpoints::default(),
         };
         let gone_on_from = checkpoints.clone();
-        let done = Done::new(&claim.holdings, &reused);
+        let done = Done::new(&holdings, &reused);
         let shards = first.map(Ok).into_iter().chain(shards);
         let mut remaining = Remaining::new(shards, done, checkpoints.clone(), claim.crashes, share);
         let note = claim.note.clone();

@@ -66,6 +66,9 @@ impl Tally {
 pub struct PartReport {
     /// Path below the output.
     pub path: String,
+    /// Number of the attempt that has stored it, as the footer of a predictions part says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<u32>,
     /// Shard whose records these are; empty for all but predictions parts.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub shard: String,

@@ -2,8 +2,8 @@
 //!
 //! - Created before anything is scored, which makes the number the attempt's own; replaced at each
 //!   checkpoint by nobody else.
-//! - Lists the parts that the attempt has stored, so that others need not read them. A part that is in
-//!   no note, because its attempt was killed first, is read.
+//! - Lists the parts that the attempt has stored, with their hashes, so that others can tell whether they still are
+//!   what was stored. A part that is in no note, because its attempt was killed first, is taken for what it says.
 
 use std::collections::HashMap;
 use std::time::SystemTime;
@@ -15,8 +15,10 @@ use sha2::{Digest, Sha256};
 use super::output::{Output, json, random_name};
 use super::stored::{Held, Holdings, READS, shard_index};
 use crate::error::SinkError;
+use crate::finish::StoredManifest;
 use crate::plan::hex;
 use crate::report::{Outcome, PartReport, rfc3339};
+use crate::state::RunState;
 
 /// Name of the note of an attempt.
 pub fn attempt_name(number: u32) -> String {
@@ -120,33 +122,43 @@ impl AttemptNote {
     }
 }
 
-/// What the notes of an output say.
+/// What the notes of an output say, and a manifest that may give way to another one.
 #[derive(Debug, Default)]
 pub struct Notes {
     pub attempts: Vec<AttemptNote>,
-    parts: HashMap<String, PartReport>,
+    /// Of each part what is said of it: the same, unless a later attempt has stored it anew.
+    parts: HashMap<String, Vec<PartReport>>,
 }
 
 impl Notes {
-    fn of(attempts: Vec<AttemptNote>) -> Self {
-        let mut parts: HashMap<String, Option<PartReport>> = HashMap::new();
-        for part in attempts.iter().flat_map(|note| note.parts.iter().chain(&note.batches)) {
-            // two attempts may each have displaced what they took for another run's; the part itself knows
-            let said = parts.entry(part.path.clone()).or_insert_with(|| Some(part.clone()));
-            if said.as_ref() != Some(part) {
-                *said = None;
+    fn of(attempts: Vec<AttemptNote>, manifest: Option<StoredManifest>) -> Self {
+        let mut parts: HashMap<String, Vec<PartReport>> = HashMap::new();
+        let noted = attempts.iter().flat_map(|note| note.parts.iter().chain(&note.batches)).cloned();
+        let listed =
+            manifest.into_iter().flat_map(|manifest| manifest.parts.into_iter().chain(manifest.batches));
+        for part in noted.chain(listed) {
+            let said = parts.entry(part.path.clone()).or_default();
+            if !said.contains(&part) {
+                said.push(part);
             }
         }
-        let parts = parts.into_iter().filter_map(|(path, part)| Some((path, part?))).collect();
         Self { attempts, parts }
     }
 
-    /// What a note says of a part that is there.
-    fn of_part(&self, held: &Held) -> Option<&PartReport> {
-        self.parts.get(&held.name).filter(|noted| noted.bytes == held.bytes)
+    /// All that is said of the part of that name.
+    pub fn said_of(&self, name: &str) -> &[PartReport] {
+        self.parts.get(name).map_or(&[], Vec::as_slice)
     }
 
-    /// Whether a note lists that part.
+    /// What is said of a part that is there, where nothing else is.
+    fn of_part(&self, held: &Held) -> Option<&PartReport> {
+        match self.said_of(&held.name) {
+            [said] if said.bytes == held.bytes => Some(said),
+            _ => None,
+        }
+    }
+
+    /// Whether that part is one that somebody tells of.
     pub fn know(&self, held: &Held) -> bool {
         self.of_part(held).is_some()
     }
@@ -172,10 +184,15 @@ impl Output {
         let reading = futures_util::stream::iter(&holdings.attempts).map(read).buffered(READS).try_collect();
         let notes: Vec<Option<AttemptNote>> = self.runtime().block_on(reading)?;
         let of_this_run = notes.into_iter().flatten().filter(|note| note.run_id == run_id);
-        Ok(Notes::of(of_this_run.collect()))
+        let manifest = match self.state()? {
+            RunState::Failed(said) if said.run_id == run_id => Some(said),
+            _ => None,
+        };
+        Ok(Notes::of(of_this_run.collect(), manifest))
     }
 
-    /// What parts say of themselves: those that are in a note by the note, the others by being read.
+    /// What parts say of themselves: those that are in a note by the note, the others by being read. Good enough to look
+    /// at an output; a manifest lists what was read, see [`Output::take_over`].
     pub fn reports<'a>(
         &self,
         held: impl Iterator<Item = &'a Held>,

@@ -41,6 +41,9 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
 /// Age of a token whose holder is taken for dead: far longer than any store is asked to remove an object.
 const TOKEN_LIVES: TimeDelta = TimeDelta::minutes(15);
 
+/// Why an object of another run is removed.
+const LEFT_BEHIND: &str = "removing what a run has left that was removed before";
+
 /// A run, and the output that is its own.
 #[derive(Debug, Clone)]
 pub struct Fence {
@@ -62,7 +65,7 @@ impl Fence {
         match look.await {
             Ok((Some(theirs), meta)) if theirs != self.run_id => {
                 if self.is_valid(store).await? {
-                    self.remove_once(store, &meta, None).await
+                    self.remove_once(store, &meta, None, LEFT_BEHIND).await
                 } else {
                     Ok(false)
                 }
@@ -74,12 +77,25 @@ impl Fence {
         }
     }
 
-    /// Remove `before`, then that version of an object, unless another attempt does; whether it is gone.
+    /// Remove that version of a part, which is damaged as `why` says, if the output is still this run's; whether it
+    /// is gone.
+    pub async fn remove_damaged(
+        &self,
+        store: &Arc<dyn ObjectStore>,
+        meta: &ObjectMeta,
+        why: &str,
+    ) -> object_store::Result<bool> {
+        if self.is_valid(store).await? { self.remove_once(store, meta, None, why).await } else { Ok(false) }
+    }
+
+    /// Remove `before`, then that version of an object, unless another attempt does, and warn `why`; whether it is
+    /// gone.
     async fn remove_once(
         &self,
         store: &Arc<dyn ObjectStore>,
         meta: &ObjectMeta,
         before: Option<&Path>,
+        why: &str,
     ) -> object_store::Result<bool> {
         let version = format!("{} {:?} {:?} {}", meta.location, meta.e_tag, meta.version, meta.last_modified);
         let version = hex(&Sha256::digest(version));
@@ -115,7 +131,7 @@ impl Fence {
             }
             if is_holder {
                 if look == 0 {
-                    tracing::warn!(path = %meta.location, "removing what a run has left that was removed before");
+                    tracing::warn!(path = %meta.location, "{why}");
                 }
                 for path in before.into_iter().chain([&meta.location]) {
                     match store.delete(path).await {
@@ -238,7 +254,7 @@ impl Output {
                 return Ok(false);
             }
             // there is no `_SUCCESS` but its own before the next manifest
-            fence.remove_once(self.store(), &meta, Some(&success)).await
+            fence.remove_once(self.store(), &meta, Some(&success), LEFT_BEHIND).await
         };
         let removed = self.runtime().block_on(removing);
         removed.map_err(|source| StorageError { uri: self.uri_of(MANIFEST), source }.into())
@@ -380,11 +396,11 @@ mod tests {
             let mine = store(output, "mine", PARTS[0]);
             assert!(!mine.was_there);
             // somebody who had looked before
-            let gone = output.runtime().block_on(fence.remove_once(output.store(), &seen, None));
+            let gone = output.runtime().block_on(fence.remove_once(output.store(), &seen, None, LEFT_BEHIND));
             assert!(gone.expect("it was removed"));
             assert_eq!(output.digest(PARTS[0]).expect("stored").sha256, mine.sha256);
             output.tidy(&output.holdings().expect("a list").passing().collect::<Vec<_>>()).expect("removed");
-            let gone = output.runtime().block_on(fence.remove_once(output.store(), &seen, None));
+            let gone = output.runtime().block_on(fence.remove_once(output.store(), &seen, None, LEFT_BEHIND));
             assert!(gone.expect("it was removed"));
             assert_eq!(output.digest(PARTS[0]).expect("stored").sha256, mine.sha256);
         });

@@ -29,6 +29,7 @@ mod rows;
 mod run_record;
 mod schema;
 mod stored;
+mod taken_over;
 mod upload;
 
 pub use advance::{Advance, Counts};
@@ -42,6 +43,7 @@ pub use parquet_sink::{PARTS_BYTES, PENDING_PARTS, ParquetSink, RunIdentity};
 pub use run_record::{RUN, RunRecord};
 pub use schema::{BATCHES, PREDICTIONS, SCHEMA_VERSION};
 pub use stored::{Held, Holdings, part_name, part_name_of, shard_index, shard_of_part, short_identity};
+pub(crate) use taken_over::TakenOver;
 
 use crate::report::OutputReport;
 

@@ -19,8 +19,8 @@ use super::kept::read_segment;
 use super::output::Output;
 use super::parquet_sink::RunIdentity;
 use super::part::{
-    DAMAGE, LABELS, PLAN, PartWriter, PendingPart, ROWS_BY_STATUS, SCHEMA, SHARD, SHARD_BYTES, SHARD_FORMAT,
-    SHARD_IDENTITY, SHARD_VERSION, SKIPPED,
+    ATTEMPT, DAMAGE, LABELS, PLAN, PartWriter, PendingPart, ROWS_BY_STATUS, SCHEMA, SHARD, SHARD_BYTES,
+    SHARD_FORMAT, SHARD_IDENTITY, SHARD_VERSION, SKIPPED,
 };
 use super::schema::{PREDICTIONS, SCHEMA_VERSION};
 use super::stored::part_name;
@@ -166,6 +166,7 @@ impl OpenPart {
             footer.push((SKIPPED, end.skipped.to_json()));
         }
         let report = PartReport {
+            attempt: Some(identity.attempt),
             shard: self.shard.name.clone(),
             shard_version: self.shard.version().map(str::to_owned),
             shard_bytes: known_bytes(&self.shard),
@@ -213,10 +214,12 @@ fn begin_file(
     identity: &RunIdentity,
     output: &Output,
 ) -> Result<PartWriter, SinkError> {
+    let attempt = identity.attempt.to_string();
     let (shard_identity, shard_bytes) = (shard.identity(), known_bytes(shard).map(|bytes| bytes.to_string()));
     let mut footer = vec![
         (SCHEMA, SCHEMA_VERSION),
         (PLAN, &identity.plan_sha256),
+        (ATTEMPT, &attempt),
         (SHARD, &shard.name),
         (SHARD_IDENTITY, &shard_identity),
         (SHARD_FORMAT, shard.format.as_str()),

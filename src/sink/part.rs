@@ -18,9 +18,11 @@ pub const SCHEMA: &str = "sluice.schema_version";
 pub const RUN_ID: &str = "sluice.run_id";
 pub const PLAN: &str = "sluice.plan_sha256";
 
-/// Keys of a predictions part's footer: the name of its shard, the shard's identity, version (ETag or
-/// generation), size and format, its rows by status as JSON, why the shard ended early if it did, what it holds that is
-/// no record by kind as JSON if there is any, and the class names in output order as a JSON array, if the model has any.
+/// Keys of a predictions part's footer: the number of the attempt that has stored it, the name of its shard, the
+/// shard's identity, version (ETag or generation), size and format, its rows by status as JSON, why the shard ended early
+/// if it did, what it holds that is no record by kind as JSON if there is any, and the class names in output order as a
+/// JSON array, if the model has any.
+pub const ATTEMPT: &str = "sluice.attempt";
 pub const SHARD: &str = "sluice.shard";
 pub const SHARD_IDENTITY: &str = "sluice.shard_identity";
 pub const SHARD_VERSION: &str = "sluice.shard_version";

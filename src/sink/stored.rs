@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt};
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt};
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 use parquet::file::metadata::{FooterTail, ParquetMetaData, ParquetMetaDataReader};
 use sha2::{Digest, Sha256};
 
@@ -20,7 +20,8 @@ use super::crashes::CRASHES;
 use super::fence::DISPLACED;
 use super::output::{MANIFEST, Output, SUCCESS};
 use super::part::{
-    DAMAGE, ROWS_BY_STATUS, RUN_ID, SHARD, SHARD_BYTES, SHARD_FORMAT, SHARD_IDENTITY, SHARD_VERSION, SKIPPED,
+    ATTEMPT, DAMAGE, ROWS_BY_STATUS, RUN_ID, SHARD, SHARD_BYTES, SHARD_FORMAT, SHARD_IDENTITY, SHARD_VERSION,
+    SKIPPED,
 };
 use super::run_record::RUN;
 use super::upload::STAGING;
@@ -261,18 +262,14 @@ impl Output {
     async fn read_part(&self, name: String, run_id: &str) -> Result<PartReport, SinkError> {
         let uri = self.uri_of(&name);
         let path = self.path_of(&name);
-        let stored = again(|| read_part(self.store(), &path)).await;
+        let stored =
+            again(|| async { read_object(self.store(), &path).await?.part(self.store()).await }).await;
         let report = match stored {
             Ok(stored) => stored.report(name, run_id),
             Err(object_store::Error::Generic { store: NO_PART, source }) => Err(source.to_string()),
             Err(source) => return Err(StorageError { uri, source }.into()),
         };
-        report.map_err(|message| {
-            let message = format!(
-                "is no part of this run: {message}; if it is damaged, remove it: its shard is scored again"
-            );
-            SinkError::Uri { uri, message }
-        })
+        report.map_err(|message| no_part(uri, &message))
     }
 
     /// Size and SHA-256 of a small object.
@@ -307,7 +304,17 @@ impl Output {
     }
 }
 
-struct StoredPart {
+/// A stored object of which every byte has been read.
+pub(super) struct ReadObject {
+    pub meta: ObjectMeta,
+    pub bytes: u64,
+    pub sha256: String,
+    /// Its last bytes.
+    end: Bytes,
+}
+
+/// A part that was read: what is known of the file, and its footer.
+pub(super) struct StoredPart {
     bytes: u64,
     sha256: String,
     metadata: ParquetMetaData,
@@ -316,19 +323,35 @@ struct StoredPart {
 /// The end of a file in which its footer is looked for first: some thousand columns' and row groups'.
 const FOOTER_BYTES: usize = 256 << 10;
 
-async fn read_part(store: &Arc<dyn ObjectStore>, path: &Path) -> object_store::Result<StoredPart> {
+/// Read every byte of an object.
+pub(super) async fn read_object(
+    store: &Arc<dyn ObjectStore>,
+    path: &Path,
+) -> object_store::Result<ReadObject> {
     let (mut bytes, mut sha256) = (0, Sha256::new());
     let mut end = Vec::new();
-    let mut stream = store.get(path).await?.into_stream();
+    let object = store.get(path).await?;
+    let meta = object.meta.clone();
+    let mut stream = object.into_stream();
     while let Some(piece) = stream.next().await {
         let piece = piece?;
         bytes += piece.len() as u64;
         sha256.update(&piece);
         end.extend_from_slice(&piece);
-        end.drain(..end.len().saturating_sub(FOOTER_BYTES));
+        // pieces may be small, so that it is not moved for each of them
+        if end.len() > 2 * FOOTER_BYTES {
+            end.drain(..end.len() - FOOTER_BYTES);
+        }
     }
-    let metadata = footer(store, path, bytes, end.into()).await?;
-    Ok(StoredPart { bytes, sha256: hex(&sha256.finalize()), metadata })
+    Ok(ReadObject { meta, bytes, sha256: hex(&sha256.finalize()), end: end.into() })
+}
+
+impl ReadObject {
+    /// Take it for a part.
+    pub async fn part(self, store: &Arc<dyn ObjectStore>) -> object_store::Result<StoredPart> {
+        let metadata = footer(store, &self.meta.location, self.bytes, self.end).await?;
+        Ok(StoredPart { bytes: self.bytes, sha256: self.sha256, metadata })
+    }
 }
 
 /// The footer of a part of `bytes`, and nothing else of it.
@@ -368,6 +391,13 @@ async fn footer(
     }
 }
 
+/// What is said of an object that is called as a part and is none.
+pub(super) fn no_part(uri: String, what: &str) -> SinkError {
+    let message =
+        format!("is no part of this run: {what}; if it is damaged, remove it: its shard is scored again");
+    SinkError::Uri { uri, message }
+}
+
 /// Where errors say they are from that are about an object which is no part.
 pub(super) const NO_PART: &str = "part";
 
@@ -376,7 +406,8 @@ fn damaged(message: String) -> object_store::Error {
 }
 
 impl StoredPart {
-    fn report(self, path: String, run_id: &str) -> Result<PartReport, String> {
+    /// What it says of itself.
+    pub fn report(self, path: String, run_id: &str) -> Result<PartReport, String> {
         let file = self.metadata.file_metadata();
         let footer = file.key_value_metadata().map_or(&[][..], Vec::as_slice);
         let value =
@@ -400,6 +431,7 @@ impl StoredPart {
         }
         let format: ShardFormat =
             serde_json::from_value(parsed(SHARD_FORMAT)?.into()).map_err(|error| error.to_string())?;
+        report.attempt = value(ATTEMPT).and_then(|number| number.parse().ok());
         report.shard = shard;
         report.shard_version = value(SHARD_VERSION);
         report.shard_bytes = value(SHARD_BYTES).and_then(|bytes| bytes.parse().ok());

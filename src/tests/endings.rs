@@ -157,6 +157,72 @@ fn a_finished_run_that_lacks_a_part_is_not_done_before() {
     assert_verified(&bench, "out", "the output holds");
 }
 
+/// Change one byte in the middle of a file, and nothing that a listing shows of it.
+fn flip(path: &Path) {
+    let bytes = fs::read(path).expect("a file");
+    let at = bytes.len() / 2;
+    rot(path, at as u64, &[bytes[at] ^ 1]);
+}
+
+#[test]
+fn a_part_that_has_rotted_is_not_taken_over_by_a_run_that_goes_on() {
+    let bench = Bench::new();
+    half_bad(&bench);
+    assert_code(&bench.run("out", &[]), 5);
+    let expected = predictions(&bench, "out");
+    for (index, part) in whole_parts(&bench).iter().enumerate() {
+        flip(part);
+        // attempts that end with 5 see it, too
+        let more: &[&str] = if index == 0 { &[] } else { &ALLOWED };
+        let output = bench.run("out", more);
+        assert_code(&output, if index == 0 { 5 } else { 0 });
+        let name = part.file_name().and_then(|name| name.to_str()).expect("a name");
+        let warned = stderr(&output);
+        let warned =
+            warned.lines().find(|line| line.contains("removing a damaged part: its shard is scored again"));
+        assert!(warned.is_some_and(|line| line.contains(name)), "{}", stderr(&output));
+        assert!(stdout(&output).contains("2 rows were there"), "{}", stdout(&output));
+        assert!(predictions(&bench, "out") == expected);
+        assert_verified(&bench, "out", if index == 0 { "too many errors" } else { "the output holds" });
+    }
+}
+
+#[test]
+fn batches_that_have_rotted_are_given_up_and_the_run_ends_without_them() {
+    let bench = Bench::new();
+    half_bad(&bench);
+    assert_code(&bench.run("out", &[]), 5);
+    let batches = parts(&bench.path("out/batches")).remove(0);
+    flip(&batches);
+    let output = bench.run("out", &ALLOWED);
+    assert_code(&output, 0);
+    assert!(stderr(&output).contains("its batches are lost"), "{}", stderr(&output));
+    assert!(!batches.exists());
+    assert_verified(&bench, "out", "the output holds");
+}
+
+#[test]
+fn a_part_of_another_worker_that_has_rotted_is_named_with_that_worker() {
+    let bench = Bench::new();
+    half_bad(&bench);
+    let worker = |index: &str| {
+        bench.run("out", &[&["--shard-index", index, "--num-shards", "2"], &ALLOWED[..]].concat())
+    };
+    assert_code(&worker("1"), 0);
+    let part = whole_parts(&bench).remove(0);
+    flip(&part);
+    let refused = worker("0");
+    assert_code(&refused, 6);
+    let name = part.file_name().and_then(|name| name.to_str()).expect("a name");
+    assert!(stderr(&refused).contains(&format!("{name} is damaged")), "{}", stderr(&refused));
+    assert!(stderr(&refused).contains("run worker 1 again"), "{}", stderr(&refused));
+    assert!(part.exists() && !bench.path("out/_manifest.json").exists());
+    assert_code(&worker("1"), 0);
+    assert_verified(&bench, "out", "the output holds");
+    assert_code(&bench.run("one-go", &ALLOWED), 0);
+    assert!(predictions(&bench, "out") == predictions(&bench, "one-go"));
+}
+
 /// A run that was interrupted inside its only shard, `in/long.tfrecord`, with checkpoints.
 fn interrupted(bench: &Bench, records: u32) {
     write_tfrecord(&bench.path("in/long.tfrecord"), &images(0, records));

@@ -1,0 +1,228 @@
+//! Parts that other attempts have stored, read before a manifest lists them.
+//!
+//! - A part may rot on its disk. One whose bytes are not those that its attempt has noted is not taken over: whoever
+//!   begins an attempt removes it from its share and scores its shard again.
+//! - A part of an attempt that was killed before it could note it is taken for what its footer says, for nothing else
+//!   is known of it. So is one that a later attempt has stored in the place of a damaged one.
+//! - Nothing is called damaged that was read once only: a store's answer may have been wrong.
+
+use std::sync::Arc;
+
+use futures_util::{StreamExt, TryStreamExt};
+use object_store::{Error, ObjectMeta};
+
+use super::attempt::Notes;
+use super::output::Output;
+use super::stored::{Held, Holdings, NO_PART, READS, no_part, read_object};
+use crate::error::{SinkError, StorageError};
+use crate::report::PartReport;
+use crate::retry::again;
+
+/// Parts of other attempts.
+#[derive(Debug, Default)]
+pub struct TakenOver {
+    pub sound: Vec<PartReport>,
+    pub damaged: Vec<DamagedPart>,
+}
+
+/// A part that is not what its attempt has stored.
+#[derive(Debug)]
+pub struct DamagedPart {
+    /// Path below the output.
+    pub name: String,
+    /// The version that was read; `None` where there is nothing any more.
+    meta: Option<ObjectMeta>,
+}
+
+/// What one look at a part has found.
+enum Found {
+    Sound(PartReport),
+    Damaged(DamagedPart),
+}
+
+impl Output {
+    /// Read the parts `held`, and compare them with what `notes` say of them.
+    ///
+    /// # Errors
+    /// Those of the store, and when something of which no note tells is no part of the run `run_id`.
+    pub(crate) fn take_over<'a>(
+        &self,
+        held: impl Iterator<Item = &'a Held>,
+        notes: &Notes,
+        run_id: &str,
+    ) -> Result<TakenOver, SinkError> {
+        let look = |part: &'a Held| async {
+            match self.look_at(part, notes, run_id).await? {
+                Found::Damaged(DamagedPart { meta: Some(_), .. }) => self.look_at(part, notes, run_id).await,
+                found => Ok(found),
+            }
+        };
+        let looking = futures_util::stream::iter(held.map(look)).buffered(READS).try_collect();
+        let found: Vec<_> = self.runtime().block_on(looking)?;
+        let mut taken = TakenOver::default();
+        for found in found {
+            match found {
+                Found::Sound(part) => taken.sound.push(part),
+                Found::Damaged(part) => taken.damaged.push(part),
+            }
+        }
+        Ok(taken)
+    }
+
+    async fn look_at(&self, part: &Held, notes: &Notes, run_id: &str) -> Result<Found, SinkError> {
+        let said = notes.said_of(&part.name);
+        let (store, path) = (Arc::clone(self.store()), self.path_of(&part.name));
+        // in a task of its own, for hashing keeps a core busy
+        let reading = self.runtime().spawn(async move { again(|| read_object(&store, &path)).await });
+        let read = reading.await.unwrap_or_else(|source| Err(Error::JoinError { source }));
+        let storage = |source| StorageError { uri: self.uri_of(&part.name), source };
+        let damaged = |meta| Ok(Found::Damaged(DamagedPart { name: part.name.clone(), meta }));
+        let object = match read {
+            Ok(object) => object,
+            Err(Error::NotFound { .. }) => return damaged(None),
+            Err(error) => return Err(storage(error).into()),
+        };
+        let is_this = |said: &&PartReport| said.bytes == object.bytes && said.sha256 == object.sha256;
+        if let Some(said) = said.iter().find(is_this) {
+            return Ok(Found::Sound(said.clone()));
+        }
+        let meta = object.meta.clone();
+        let report = match object.part(self.store()).await {
+            Ok(stored) => stored.report(part.name.clone(), run_id),
+            Err(Error::Generic { store: NO_PART, source }) => Err(source.to_string()),
+            Err(error) => return Err(storage(error).into()),
+        };
+        // a changed number of an attempt is hardly that of one that was there
+        let is_new = |report: &PartReport| {
+            let mut others = notes.attempts.iter().map(|note| Some(note.attempt));
+            said.iter().all(|said| said.attempt != report.attempt)
+                && others.any(|other| other == report.attempt)
+        };
+        match report {
+            Ok(report) if said.is_empty() || is_new(&report) => Ok(Found::Sound(report)),
+            Err(what) if said.is_empty() => Err(no_part(self.uri_of(&part.name), &what)),
+            _ => damaged(Some(meta)),
+        }
+    }
+
+    /// `holdings` without the `damaged` parts, which are removed: whoever scores their shards again stores them under
+    /// the same names. If another attempt has finished the run meanwhile, all of them stay.
+    pub(crate) fn without_damaged(
+        &self,
+        holdings: Holdings,
+        damaged: &[DamagedPart],
+        run_id: &str,
+    ) -> Result<Holdings, SinkError> {
+        if damaged.is_empty() || self.is_finished(run_id)? {
+            return Ok(holdings);
+        }
+        self.remove_damaged(damaged, run_id, "removing a damaged part: its shard is scored again")?;
+        Ok(holdings.without(&damaged.iter().map(|part| part.name.clone()).collect()))
+    }
+
+    /// Remove `damaged` parts, and warn `why`.
+    pub(crate) fn remove_damaged(
+        &self,
+        damaged: &[DamagedPart],
+        run_id: &str,
+        why: &str,
+    ) -> Result<(), SinkError> {
+        let fence = self.fence(run_id);
+        for DamagedPart { name, meta } in damaged {
+            let Some(meta) = meta else { continue };
+            let uri = self.uri_of(name);
+            match self.runtime().block_on(fence.remove_damaged(self.store(), meta, why)) {
+                Ok(true) => {}
+                Ok(false) => {
+                    self.refuse_another(run_id)?;
+                    let message =
+                        "is damaged, and another attempt is about to remove it; run again".to_owned();
+                    return Err(SinkError::Uri { uri, message });
+                }
+                Err(source) => return Err(StorageError { uri, source }.into()),
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use object_store::memory::InMemory;
+    use object_store::path::Path;
+
+    use super::super::part::{ATTEMPT, PartWriter, ROWS_BY_STATUS, SHARD, SHARD_FORMAT, SHARD_IDENTITY};
+    use super::super::schema::BATCHES;
+    use super::super::{AttemptNote, RunRecord};
+    use super::*;
+
+    const PART: &str = "predictions/part-000000-0123456789ab.parquet";
+
+    /// Store a part of `attempt`, and return what is to be noted of it.
+    fn store(output: &Output, run_id: &str, attempt: &str) -> PartReport {
+        let footer = [
+            (ATTEMPT, attempt),
+            (SHARD, "a.tar"),
+            (SHARD_IDENTITY, "0123456789abcdef"),
+            (SHARD_FORMAT, "webdataset"),
+            (ROWS_BY_STATUS, "{}"),
+        ];
+        let part = PartWriter::create(output, run_id, PART.to_owned(), &BATCHES, &footer);
+        let part = part.expect("begun").finish(&[], output).expect("encoded");
+        assert!(!part.wait(output).expect("stored").1.was_there);
+        output.read_back_one(PART, run_id).expect("sound")
+    }
+
+    fn replace(output: &Output, bytes: Vec<u8>) {
+        output.replace(PART, bytes).expect("stored");
+    }
+
+    #[test]
+    fn a_part_is_taken_over_if_it_is_what_was_noted_or_what_a_later_attempt_has_stored() {
+        let runtime = tokio::runtime::Runtime::new().expect("runtime");
+        let memory = Arc::new(InMemory::new());
+        let output = Output::new(memory, Path::from("a"), "a".to_owned(), None, runtime.handle().clone());
+        let record = RunRecord {
+            schema_version: "1".to_owned(),
+            sluice_version: "0.1.0".to_owned(),
+            run_id: "mine".to_owned(),
+            started_at: String::new(),
+            plan_sha256: String::new(),
+            limit: None,
+            determinants: serde_json::Value::Null,
+        };
+        let claim = || output.claim(&record, &AttemptNote::begun(0, 1), false).expect("this run's").note;
+        let note = claim();
+        let first = store(&output, "mine", "0");
+        let bytes = output.read(PART).expect("stored").to_vec();
+        let taken = || {
+            let holdings = output.holdings().expect("a list");
+            let notes = output.notes(&holdings, "mine").expect("readable");
+            let taken = output.take_over(holdings.predictions.values(), &notes, "mine").expect("ours");
+            assert_eq!(taken.sound.len() + taken.damaged.len(), 1);
+            (taken.sound.into_iter().next(), taken.damaged)
+        };
+        // nothing is known of it
+        assert_eq!(taken().0.as_ref(), Some(&first));
+        output.replace_note(&AttemptNote { parts: vec![first.clone()], ..note }).expect("stored");
+        assert_eq!(taken().0.as_ref(), Some(&first));
+
+        for at in 0..bytes.len() {
+            let mut rotten = bytes.clone();
+            rotten[at] ^= 1;
+            replace(&output, rotten);
+            assert_eq!(taken().0, None, "byte {at}");
+        }
+        replace(&output, bytes[..bytes.len() / 2].to_vec());
+        let (sound, damaged) = taken();
+        assert_eq!(sound, None);
+
+        let holdings = output.holdings().expect("a list");
+        let left = output.without_damaged(holdings, &damaged, "mine").expect("removed");
+        assert_eq!(left.predictions.len(), 0);
+        assert_eq!(claim().attempt, 1);
+        let second = store(&output, "mine", "1");
+        assert!(second != first);
+        assert_eq!(taken().0, Some(second));
+    }
+}
