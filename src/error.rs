@@ -24,10 +24,17 @@ pub enum Error {
     )]
     Threads { threads: usize, message: String },
     #[error(
-        "the address space is limited to {limit_mib} MiB (ulimit -v), of which {taken_mib} MiB are taken before anything \
-         is read; at least {needed_mib} MiB more are needed"
+        "{what} is limited to {limit_mib} MiB ({option}), of which {taken_mib} MiB are taken before anything is read; at \
+         least {needed_mib} MiB more are needed"
     )]
-    AddressSpace { limit_mib: u64, taken_mib: u64, needed_mib: u64 },
+    Memory { what: &'static str, option: &'static str, limit_mib: u64, taken_mib: u64, needed_mib: u64 },
+    #[error(
+        "this process may have {limit} files and connections open at once (ulimit -n), and has {open}; at least {needed} \
+         more are needed"
+    )]
+    OpenFiles { limit: u64, open: u64, needed: u64 },
+    #[error("the stack is limited to {limit_kib} KiB (ulimit -s), at least {needed_kib} KiB are needed")]
+    Stack { limit_kib: u64, needed_kib: u64 },
     #[error("the {stage} stage panicked: {message}")]
     StagePanicked { stage: &'static str, message: String },
 }
@@ -95,10 +102,27 @@ impl StorageError {
 
 /// What a store said, without the library's own word for where it was said ("Generic S3 error").
 fn plain_words(error: &object_store::Error) -> String {
-    match error {
+    let said = match error {
         object_store::Error::Generic { source, .. } => source.to_string(),
         other => other.to_string(),
+    };
+    if lacks_open_files(error) {
+        return format!("{said}; this process may have too few files open at once (ulimit -n)");
     }
+    said
+}
+
+/// Whether the system has refused to open one more file or connection: nothing is wrong with what was asked for.
+pub(crate) fn lacks_open_files(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let code = error.downcast_ref().and_then(std::io::Error::raw_os_error);
+        if matches!(code, Some(libc::EMFILE | libc::ENFILE)) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// Bytes that have come are not those that the store has. CRC-32C.
@@ -255,4 +279,23 @@ impl SinkError {
 pub(crate) fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+}
+
+#[cfg(test)]
+mod tests {
+    use object_store::client::{HttpError, HttpErrorKind};
+
+    use super::*;
+
+    #[test]
+    fn who_lacks_open_files_is_told_of_the_limit() {
+        for (code, expected) in [(libc::EMFILE, true), (libc::ENFILE, true), (libc::EIO, false)] {
+            let refused = std::io::Error::from_raw_os_error(code);
+            let refused = HttpError::new(HttpErrorKind::Connect, refused);
+            let source = object_store::Error::Generic { store: "test", source: refused.into() };
+            let error = StorageError { uri: "https://h/x".to_owned(), source };
+            assert_eq!(error.to_string().contains("ulimit -n"), expected, "{error}");
+            assert_eq!(lacks_open_files(&error.source), expected);
+        }
+    }
 }

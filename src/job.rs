@@ -20,7 +20,7 @@ use crate::error::{Error, SinkError, SourceError};
 use crate::finish::{Ending, RunReport};
 use crate::flow::StopSignal;
 use crate::items::{self, BatchBuffer, ShardRef, Status};
-use crate::limits::check_address_space;
+use crate::limits::check_memory;
 use crate::pipeline::{Bounds, MemoryBound, Meters, Stages, warm_up};
 use crate::plan::{Plan, threads_or_cores};
 use crate::report::{OutputReport, rfc3339};
@@ -90,7 +90,7 @@ impl Checked {
         {
             is_finished = output.is_finished(&record.run_id)?;
         }
-        check_address_space(&plan)?;
+        check_memory(&plan)?;
         let engines = engine::load(&plan, &model_sha256)
             .map_err(|error| engine::explain_memory(&plan, &model_sha256, error))?;
         let decode_threads = threads_or_cores(plan.preprocess.threads);
@@ -147,7 +147,7 @@ impl Job {
                 return Err(engine::explain_memory(&checked.plan, &checked.model_sha256, error).into());
             }
         };
-        check_address_space(&checked.plan)?;
+        check_memory(&checked.plan)?;
         let meters =
             Meters::new(checked.plan.input.look_ahead + 1, checked.decode_threads, checked.engines.len());
         let buffers = checked.bounds.batch_buffers(checked.engines.len());

@@ -3,15 +3,19 @@
 //! - Threads are started one by one while a run begins, and few of those who start one can go on without. So as many are
 //!   started for a moment, all at once, before anything else.
 //! - Memory that the system refuses ends a Rust process on the spot, in whatever it is doing then. Of a limited address
-//!   space so much must be left, once engines are loaded, that the run itself is not what meets the limit.
+//!   space so much must be left, once engines are loaded, that the run itself is not what meets the limit. The same holds
+//!   for data, which is what is written to in it.
+//! - A file or a connection that cannot be opened looks like trouble of the image that it was for.
+//! - A stack that is too small ends the process in the middle of whatever it does.
 
 use std::sync::Mutex;
 use std::thread::Builder;
 
-use rustix::process::{Resource, getrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::error::Error;
 use crate::plan::{Plan, threads_or_cores};
+use crate::source::REQUESTS_IN_FLIGHT;
 
 /// Threads of a run beside those that its plan counts: stages, stores, signals, progress.
 const OTHER_THREADS: usize = 24;
@@ -32,21 +36,69 @@ fn threads(plan: &Plan) -> usize {
     decode + engine + plan.input.look_ahead + 1 + plan.engine.lanes + OTHER_THREADS
 }
 
-/// See that the threads of a run of `plan` can be had, and address space enough for it and them.
+/// Files and connections of any command at once: those of its stores, its log, and what a library opens for a moment.
+const OTHER_FILES: u64 = 48;
+
+/// Stack of the main thread, and of each thread that a C library starts: a fourth of this was just enough for a small
+/// model.
+const LEAST_STACK_BYTES: u64 = 1 << 20;
+
+/// Stack of a thread of Rust's.
+const THREAD_STACK_BYTES: u64 = 2 << 20;
+
+/// See that the stack will do. To be called before anything that takes much of it.
 ///
 /// # Errors
-/// [`Error::Threads`] or [`Error::AddressSpace`] when they cannot.
-pub fn check_threads(plan: &Plan) -> Result<(), Error> {
-    check_address_space(plan)?;
+/// [`Error::Stack`] when it will not.
+pub fn check_stack() -> Result<(), Error> {
+    match getrlimit(Resource::Stack).current {
+        Some(limit) if limit < LEAST_STACK_BYTES => {
+            Err(Error::Stack { limit_kib: limit >> 10, needed_kib: LEAST_STACK_BYTES >> 10 })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Let this process open as many files as the system lets it, and see that they suffice for any command.
+///
+/// # Errors
+/// [`Error::OpenFiles`] when they do not.
+pub fn open_files() -> Result<(), Error> {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current.is_some()
+        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
+    {
+        // what there is may be enough
+        tracing::debug!(%error, "the limit on open files cannot be raised");
+    }
+    check_open_files(OTHER_FILES)
+}
+
+/// See that `needed` files can be opened beside those that are.
+fn check_open_files(needed: u64) -> Result<(), Error> {
+    let Some(limit) = getrlimit(Resource::Nofile).current else { return Ok(()) };
+    // a folder that cannot be opened is one file too many
+    let open = std::fs::read_dir("/proc/self/fd").map_or(limit, |open| open.count() as u64);
+    if limit.saturating_sub(open) >= needed { Ok(()) } else { Err(Error::OpenFiles { limit, open, needed }) }
+}
+
+/// See that the threads, files and memory of a run of `plan` can be had.
+///
+/// # Errors
+/// [`Error::Threads`], [`Error::Memory`] or [`Error::OpenFiles`] when they cannot.
+pub fn check_limits(plan: &Plan) -> Result<(), Error> {
+    let readers = plan.input.look_ahead as u64 + 1;
+    check_open_files(OTHER_FILES + readers * REQUESTS_IN_FLIGHT as u64)?;
+    check_memory(plan)?;
     reserve_threads(threads(plan))
 }
 
 /// See that `count` threads can be had at once, beside those that there are.
 ///
 /// # Errors
-/// [`Error::Threads`] when they cannot, [`Error::AddressSpace`] when their stacks do not fit.
+/// [`Error::Threads`] when they cannot, [`Error::Memory`] when their stacks do not fit.
 pub fn reserve_threads(count: usize) -> Result<(), Error> {
-    check_free_bytes(LEAST_COMMAND_BYTES + count as u64 * BYTES_PER_THREAD)?;
+    check_free_bytes(LEAST_COMMAND_BYTES, count)?;
     let held = Mutex::new(());
     let guard = held.lock();
     std::thread::scope(|scope| {
@@ -67,33 +119,37 @@ pub fn reserve_threads(count: usize) -> Result<(), Error> {
     })
 }
 
-/// See that enough is left of a limited address space for a run of `plan`.
+/// See that enough is left of limited memory for a run of `plan`.
 ///
 /// # Errors
-/// [`Error::AddressSpace`] when it is not.
-pub fn check_address_space(plan: &Plan) -> Result<(), Error> {
-    check_free_bytes(LEAST_RUN_BYTES + threads(plan) as u64 * BYTES_PER_THREAD)
+/// [`Error::Memory`] when it is not.
+pub fn check_memory(plan: &Plan) -> Result<(), Error> {
+    check_free_bytes(LEAST_RUN_BYTES, threads(plan))
 }
 
-/// See that `needed_bytes` are left of a limited address space.
-fn check_free_bytes(needed_bytes: u64) -> Result<(), Error> {
-    let Some(limit_bytes) = getrlimit(Resource::As).current else { return Ok(()) };
-    let Some(taken_bytes) = taken_bytes() else { return Ok(()) };
-    if limit_bytes.saturating_sub(taken_bytes) >= needed_bytes {
-        return Ok(());
+/// See that memory is left for so many `bytes` and so many `threads`.
+fn check_free_bytes(bytes: u64, threads: usize) -> Result<(), Error> {
+    let limits = [
+        (Resource::As, "the address space", "ulimit -v", "VmSize:", BYTES_PER_THREAD),
+        (Resource::Data, "memory for data", "ulimit -d", "VmData:", THREAD_STACK_BYTES),
+    ];
+    for (resource, what, option, taken, bytes_per_thread) in limits {
+        let needed_bytes = bytes + threads as u64 * bytes_per_thread;
+        let Some(limit_bytes) = getrlimit(resource).current else { continue };
+        let Some(taken_bytes) = taken_bytes(taken) else { continue };
+        if limit_bytes.saturating_sub(taken_bytes) < needed_bytes {
+            let (limit_mib, taken_mib, needed_mib) =
+                (limit_bytes >> 20, taken_bytes >> 20, needed_bytes >> 20);
+            return Err(Error::Memory { what, option, limit_mib, taken_mib, needed_mib });
+        }
     }
-    let mib = |bytes: u64| bytes >> 20;
-    Err(Error::AddressSpace {
-        limit_mib: mib(limit_bytes),
-        taken_mib: mib(taken_bytes),
-        needed_mib: mib(needed_bytes),
-    })
+    Ok(())
 }
 
-/// Address space of this process.
-fn taken_bytes() -> Option<u64> {
+/// Memory that this process has taken, by the kernel's word for its kind.
+fn taken_bytes(kind: &str) -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmSize:"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(kind))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib << 10)
 }
@@ -109,6 +165,7 @@ mod tests {
 
     #[test]
     fn the_address_space_of_a_process_is_known() {
-        assert!(taken_bytes() > Some(1 << 20));
+        assert!(taken_bytes("VmSize:") > Some(1 << 20));
+        assert!(taken_bytes("VmData:") > Some(1 << 20));
     }
 }

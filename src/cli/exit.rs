@@ -2,6 +2,8 @@
 
 use sluice::error::{EngineError, Error, SinkError, SourceError};
 
+use super::print::StandardOutput;
+
 /// Something that should not happen: report it.
 pub const FAILED: u8 = 1;
 /// Usage or pipeline file, or a machine that allows a process too little. Do not retry.
@@ -13,7 +15,7 @@ pub const ENGINE: u8 = 4;
 /// More rejected rows or damaged shards than allowed; the output is whole, without `_SUCCESS`. `inspect`, `diff`:
 /// something is bad, or differs.
 pub const TOO_MANY_ERRORS: u8 = 5;
-/// Output occupied by another run, denied, or not writable.
+/// Output occupied by another run, denied, or not writable; also standard output.
 pub const OUTPUT: u8 = 6;
 /// A built engine that does not fit this host or is damaged: build it again. Do not retry.
 pub const PASSPORT: u8 = 7;
@@ -33,12 +35,12 @@ pub const TERMINATED: u8 = 143;
 pub const HELP: &str = "Exit codes:
   0    done
   1    internal failure
-  2    usage or pipeline file; too few threads or too little address space
+  2    usage or pipeline file; too few threads or open files, or too little memory, by a limit of this process
   3    input missing, denied or unreadable
   4    model or engine unusable
   5    run: more errors or damaged shards than the pipeline allows; output whole, no _SUCCESS
        inspect: something in the shard is bad; diff: the outputs differ
-  6    output occupied, not whole any more, denied or not writable
+  6    output (or standard output) occupied, not whole any more, denied or not writable
   7    a built engine does not fit this host or is damaged: build it again
   8    an engine failed in the middle of a run, as when a GPU is gone: another host may do
   9    verify: the output is not what its run has written
@@ -46,10 +48,19 @@ pub const HELP: &str = "Exit codes:
   130  interrupted (SIGINT)
   143  interrupted (SIGTERM)";
 
+/// The exit code of a failed command.
+pub fn code_of_any(error: &anyhow::Error) -> u8 {
+    if error.is::<StandardOutput>() {
+        return OUTPUT;
+    }
+    error.downcast_ref().map_or(FAILED, code_of)
+}
+
 /// The exit code of a failed run.
 pub fn code_of(error: &Error) -> u8 {
     match error {
-        Error::Config(_) | Error::Threads { .. } | Error::AddressSpace { .. } => USAGE,
+        Error::Config(_) => USAGE,
+        Error::Threads { .. } | Error::Memory { .. } | Error::OpenFiles { .. } | Error::Stack { .. } => USAGE,
         Error::Source(SourceError::Changed { .. } | SourceError::Late { .. }) => OUTPUT,
         Error::Source(_) => INPUT,
         Error::Engine(EngineError::Passport { .. }) => PASSPORT,

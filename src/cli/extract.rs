@@ -41,13 +41,12 @@ pub fn run(args: &ExtractArgs) -> anyhow::Result<ExitCode> {
             "the store tells no version of it: that it is still the image that was scored is known by its length alone"
         );
     }
-    let written = match file {
-        Some(file) => std::fs::write(file, &found.bytes),
-        None => print_as_is(&found.bytes),
-    };
-    written.map_err(|error| {
-        let uri = file.map_or("-".to_owned(), |file| file.display().to_string());
-        Error::from(SinkError::Uri { uri, message: error.to_string() })
-    })?;
+    match file {
+        Some(file) => std::fs::write(file, &found.bytes).map_err(|error| {
+            let uri = file.display().to_string();
+            Error::from(SinkError::Uri { uri, message: error.to_string() })
+        })?,
+        None => print_as_is(&found.bytes)?,
+    }
     Ok(ExitCode::SUCCESS)
 }

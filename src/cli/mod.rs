@@ -23,6 +23,7 @@ mod total;
 mod verify;
 
 use std::any::Any;
+use std::io::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -31,8 +32,8 @@ use std::sync::atomic::AtomicBool;
 
 use clap::{Args, Parser, Subcommand};
 use sluice::config::{Overrides, PipelineFile};
-use sluice::error::{ConfigError, Error};
-use sluice::limits::reserve_threads;
+use sluice::error::ConfigError;
+use sluice::limits::{check_stack, open_files, reserve_threads};
 use sluice::plan::Plan;
 
 use logging::LogFormat;
@@ -113,8 +114,20 @@ impl PipelineArgs {
     }
 }
 
-/// Run the command that the arguments name.
+/// Run the command that the arguments name, if there is stack enough to read them.
 pub fn main() -> ExitCode {
+    match check_stack() {
+        Ok(()) => parse_and_run(),
+        Err(error) => {
+            // who cannot be told sees the exit code
+            let _ = writeln!(io::stderr(), "error: {error}");
+            ExitCode::from(exit::code_of(&error))
+        }
+    }
+}
+
+#[inline(never)]
+fn parse_and_run() -> ExitCode {
     // clap exits with 2 on a usage error, as the exit codes promise
     let cli = Cli::parse();
     survive_file_size_limits();
@@ -128,8 +141,7 @@ pub fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             tracing::error!("{}", told(&error));
-            let code = error.downcast_ref::<Error>().map_or(exit::FAILED, exit::code_of);
-            ExitCode::from(code)
+            ExitCode::from(exit::code_of_any(&error))
         }
     }
 }
@@ -139,6 +151,7 @@ const COMMAND_THREADS: usize = 16;
 
 /// Run one command to its end.
 fn run_command(cli: &Cli, progress: &Progress) -> anyhow::Result<ExitCode> {
+    open_files()?;
     reserve_threads(COMMAND_THREADS)?;
     match &cli.command {
         Command::Run(args) => run::run(args, cli.log_format, progress),
@@ -196,6 +209,8 @@ fn storage_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 
 #[cfg(test)]
 mod tests {
+    use sluice::error::Error;
+
     use super::*;
 
     #[test]

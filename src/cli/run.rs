@@ -11,7 +11,7 @@ use sluice::crash::{CrashWatch, leave, signal_name};
 use sluice::error::{ConfigError, Error};
 use sluice::flow::StopSignal;
 use sluice::job::{Job, JobOptions};
-use sluice::limits::check_threads;
+use sluice::limits::check_limits;
 use sluice::report::Outcome;
 use sluice::resume::Share;
 use sluice::sink::Output;
@@ -51,7 +51,7 @@ pub fn run(args: &RunArgs, log_format: LogFormat, progress: &Progress) -> anyhow
     let received = drain_on_signals(&stop, Duration::from_secs_f64(args.grace))?;
     let mut plan = args.pipeline.load().map_err(Error::from)?;
     plan.input.allow_empty |= args.allow_empty;
-    check_threads(&plan)?;
+    check_limits(&plan)?;
     let runtime = storage_runtime()?;
     let options = JobOptions { limit: args.limit, stop, overwrite: args.overwrite, share };
     let job = Job::prepare(plan, runtime.handle(), options)?;

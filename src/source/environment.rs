@@ -1,10 +1,14 @@
 //! The environment variables that stores are set up from, looked at before a store does.
 //!
 //! - A variable that no request could carry, for a line break in it, is named, never its value.
+//! - Certificates are read from a regular file, or a folder.
 //! - An endpoint is an address of a server, and holds no password: it stands in every message about a request.
+
+use std::path::{Path, PathBuf};
 
 use url::Url;
 
+use crate::regular_file::refuse_special;
 use crate::shown::without_secrets;
 
 /// Variables of all stores that come from the network.
@@ -35,6 +39,30 @@ pub(super) fn check(prefixes: &[&str]) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// What is wrong with where certificates are sought, which is where the network is.
+///
+/// # Errors
+/// The name of a variable, and what is wrong with it.
+pub(super) fn check_certificates() -> Result<(), String> {
+    let file = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
+    let folders = std::env::var_os("SSL_CERT_DIR");
+    let folders = folders.iter().flat_map(|folders| std::env::split_paths(folders));
+    let file = file.into_iter().map(|file| ("SSL_CERT_FILE", file, false));
+    for (name, path, is_folder) in file.chain(folders.map(|folder| ("SSL_CERT_DIR", folder, true))) {
+        check_place(&path, is_folder).map_err(|what| format!("{name} {what}"))?;
+    }
+    Ok(())
+}
+
+/// A device is read without end, and a FIFO waits for somebody who writes. What is not there is left to whoever opens it.
+fn check_place(path: &Path, is_folder: bool) -> Result<(), String> {
+    match std::fs::metadata(path) {
+        Ok(found) if is_folder && !found.is_dir() => Err("is no folder".to_owned()),
+        Ok(found) if !is_folder && found.is_dir() => Err("is a folder, expected a regular file".to_owned()),
+        _ => refuse_special(path).map_err(|error| error.to_string()),
+    }
 }
 
 /// The variables whose names begin with `prefix`, as settings of a store: the name in lower case, and the value. An empty

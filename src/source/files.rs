@@ -22,7 +22,7 @@ use object_store::{GetOptions, GetResult};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 
-use crate::error::{ReadError, SourceError, StorageError, WrongChecksum};
+use crate::error::{ReadError, SourceError, StorageError, WrongChecksum, lacks_open_files};
 use crate::items::{ManifestEntry, ObjectRef, RawRecord, Rejected, Status};
 use crate::retry::{again, cause};
 
@@ -39,7 +39,7 @@ use super::store::{Location, StoreKind, Stores};
 
 /// Requests under way. Each is a round trip of some 50 ms to a bucket, so 32 make about 600 images
 /// a second for each shard that is read; a local disk is busy with fewer.
-const REQUESTS_IN_FLIGHT: usize = 32;
+pub(crate) const REQUESTS_IN_FLIGHT: usize = 32;
 
 /// Bytes that may be under way or waiting for their turn: as much as 32 photos of 2 MiB. The next
 /// image in line is always fetched, so the most a shard holds is this and one image more.
@@ -164,7 +164,9 @@ impl FileRecords {
             Ok(Fetched::TooLarge { image_bytes }) => Some(Err(too_large(image_bytes, self.max_image_bytes))),
             Err(source) => match object_fault(&source, &entry.object, kind) {
                 Some(what) => Some(Err(unreadable(&entry, &what))),
-                None if kind == Some(StoreKind::Http) => Some(Err(unreadable(&entry, &cause(&source)))),
+                None if kind == Some(StoreKind::Http) && !lacks_open_files(&source) => {
+                    Some(Err(unreadable(&entry, &cause(&source))))
+                }
                 None => match own_trouble(&source) {
                     Some(what) => Some(Err(unreadable(&entry, &what))),
                     None => return Err(StorageError { uri: entry.object.uri, source }.into()),

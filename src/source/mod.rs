@@ -61,6 +61,7 @@ mod webdataset;
 
 pub use column_windows::ColumnWindows;
 pub use detect::SNIFF_BYTES;
+pub(crate) use files::REQUESTS_IN_FLIGHT;
 pub use format::{OpenedShard, ReadOptions, Records, check_fit, open_shard, open_shard_in_turn};
 pub use input::input_around;
 pub use listing::{ShardList, list_shards};

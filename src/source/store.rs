@@ -383,7 +383,10 @@ impl Address {
         fn unlisted(store: impl ObjectStore) -> Opened {
             Opened { store: Arc::new(store), pages: None }
         }
-        environment::check(self.service.variables())
+        let is_local = self.service == Service::Local;
+        let checked = environment::check(self.service.variables());
+        checked
+            .and_then(|()| if is_local { Ok(()) } else { environment::check_certificates() })
             .map_err(|what| object_store::Error::Generic { store: "environment", source: what.into() })?;
         let retry = patience(section.retry_seconds);
         let first_answer_within = FIRST_ANSWER_WITHIN.min(retry.retry_timeout / 2);

@@ -1,6 +1,8 @@
 //! What a machine, its environment and its terminal are to a run: nothing is reported, nothing hangs, and
 //! what is wrong is told.
 
+#[path = "hosts/limits.rs"]
+mod limits;
 #[path = "support/servers.rs"]
 mod servers;
 mod support;
@@ -24,23 +26,6 @@ fn files_below(folder: &Path) -> Vec<String> {
         }
     }
     found
-}
-
-/// `command` under the limits that `ulimit` sets with these arguments.
-fn limited(command: &Command, limits: &str) -> Command {
-    let mut shell = Command::new("bash");
-    let script = format!("ulimit {limits}; exec \"$0\" \"$@\"");
-    shell.args(["-c", &script]).arg(command.get_program()).args(command.get_args());
-    for (name, value) in command.get_envs() {
-        match value {
-            Some(value) => shell.env(name, value),
-            None => shell.env_remove(name),
-        };
-    }
-    if let Some(folder) = command.get_current_dir() {
-        shell.current_dir(folder);
-    }
-    shell
 }
 
 fn said(output: &Output) -> String {
@@ -83,18 +68,6 @@ fn no_command_leaves_anything_at_home() {
         assert_code(&command.env("HOME", &home).output().expect("starts"), code);
         assert_eq!(files_below(&home), Vec::<String>::new(), "{command:?}");
     }
-}
-
-#[test]
-fn a_file_that_may_not_grow_is_an_error_and_no_signal() {
-    let bench = Bench::new();
-    write_tar(&bench.path("in/a.tar"), &images(0, 300));
-    // blocks of 1,024 bytes; the part takes more
-    let output = limited(&bench.command("run", "out", &[]), "-f 4").output().expect("bash starts");
-    assert_code(&output, 6);
-    assert!(stderr(&output).to_lowercase().contains("file too large"), "{}", stderr(&output));
-    assert!(!bench.path("out/_SUCCESS").exists());
-    assert_code(&bench.run("out", &[]), 0);
 }
 
 #[test]
@@ -383,43 +356,52 @@ fn standard_input_is_a_manifest_and_a_run_from_it_can_be_resumed() {
 }
 
 #[test]
-fn too_few_threads_are_told_before_anything_is_begun() {
+fn a_full_standard_output_is_told_and_a_reader_that_has_gone_is_not() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 3));
-    // root may have as many as it likes
-    let is_root = rustix::process::geteuid().is_root();
-    let nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--"];
-    for limit in ["1", "10"] {
-        let run = bench.command("run", "out", &[]);
-        let mut command = Command::new(if is_root { nobody[0] } else { "env" });
-        if is_root {
-            command.args(&nobody[1..]);
-        }
-        command.args(["bash", "-c", &format!("ulimit -u {limit}; exec \"$0\" \"$@\"")]);
-        command.arg(run.get_program()).args(run.get_args()).current_dir("/");
-        command.envs(run.get_envs().filter_map(|(name, value)| Some((name, value?))));
-        let output = command.output().expect("setpriv of util-linux, or env");
-        assert_code(&output, 2);
-        assert!(stderr(&output).contains("ulimit -u"), "{}", stderr(&output));
-        assert!(!stderr(&output).contains("panicked"), "{}", stderr(&output));
+    assert_code(&bench.run("scored", &[]), 0);
+    let mut show = sluice();
+    show.arg("show").arg(bench.path("scored"));
+    let mut verify = sluice();
+    verify.arg("verify").arg(bench.path("scored"));
+    let mut completions = sluice();
+    completions.args(["completions", "bash"]);
+    let mut commands =
+        [bench.command("run", "out", &[]), bench.command("check", "new", &[]), show, verify, completions];
+    for command in &mut commands {
+        let full = fs::File::options().write(true).open("/dev/full").expect("a device");
+        let output = command.stdout(full).output().expect("starts");
+        assert_code(&output, 6);
+        assert!(stderr(&output).contains("cannot write to standard output"), "{}", stderr(&output));
+    }
+    // the rows are stored all the same
+    assert!(bench.path("out/_SUCCESS").exists());
+    for command in &mut commands {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        assert_code(&command.stdout(writer).output().expect("starts"), 0);
     }
 }
 
 #[test]
-fn too_little_address_space_is_told_and_blames_no_image() {
+fn certificates_are_read_from_files_that_end() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 3));
-    // with less the system cannot even load the binary; the upper end may be enough
-    for kib in (100_000..4_000_000).step_by(300_000) {
-        let output =
-            limited(&bench.command("run", "out", &[]), &format!("-v {kib}")).output().expect("bash starts");
-        assert!(
-            matches!(output.status.code(), Some(0 | 2 | 4)),
-            "{kib} KiB: {:?}: {}",
-            output.status,
-            stderr(&output)
-        );
-        assert!(!stderr(&output).contains("panicked"), "{kib} KiB: {}", stderr(&output));
-        assert!(!bench.path("out/_crashes").exists());
+    make_fifo(&bench.path("fifo"));
+    let fifo = bench.path("fifo").display().to_string();
+    for (name, value) in [
+        ("SSL_CERT_FILE", "/dev/zero"),
+        ("SSL_CERT_FILE", &fifo),
+        ("SSL_CERT_FILE", "/"),
+        ("SSL_CERT_DIR", "/dev/zero"),
+    ] {
+        let args = ["--input", "https://localhost:9/a.tar", "--set", "storage.retry_seconds=0.1"];
+        let output = bench.command("run", "out", &args).env(name, value).output().expect("starts");
+        assert_code(&output, 3);
+        assert!(stderr(&output).contains(name), "{}", stderr(&output));
     }
+    assert_code(
+        &bench.command("run", "out", &[]).env("SSL_CERT_FILE", "/dev/zero").output().expect("starts"),
+        0,
+    );
 }
