@@ -14,7 +14,7 @@ use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 use parquet::file::metadata::{FooterTail, ParquetMetaData, ParquetMetaDataReader};
 use sha2::{Digest, Sha256};
 
-use super::attempt::{MAX_ATTEMPT, attempt_name, attempt_number};
+use super::attempt::{ATTEMPTS, MAX_ATTEMPT, attempt_name, attempt_number};
 use super::checkpoint::{CHECKPOINTS, Checkpoints, Segment};
 use super::crashes::CRASHES;
 use super::fence::DISPLACED;
@@ -200,6 +200,13 @@ fn lies_in(folder: &str, name: &str) -> bool {
     name.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'))
 }
 
+/// Whether an object of no bytes in a bucket shows one of the output's folders: consoles make `predictions/`, which is
+/// listed without its slash.
+fn is_folder(name: &str) -> bool {
+    ["", "predictions", "batches", STAGING, ATTEMPTS, CHECKPOINTS, CRASHES, DISPLACED, WORKERS]
+        .contains(&name)
+}
+
 /// Folder of workers' marks, below the output.
 pub(super) const WORKERS: &str = "_workers";
 
@@ -227,10 +234,14 @@ impl Output {
             while let Some(object) = objects.next().await {
                 if let (Ok(object), Some(order)) = (&object, &mut order) {
                     let key = object.location.as_ref();
-                    order.accept(key).map_err(|what| object_store::Error::Generic {
+                    let is_marker = order.accept(key, object.size);
+                    let is_marker = is_marker.map_err(|what| object_store::Error::Generic {
                         store: "listing",
                         source: what.into(),
                     })?;
+                    if is_marker || object.size == 0 && is_folder(&self.name_of(&object.location)) {
+                        continue;
+                    }
                 }
                 match object {
                     Ok(object) => holdings.add(&self.name_of(&object.location), object.size),

@@ -181,9 +181,13 @@ impl ShardList {
     }
 
     fn take_found(&mut self, found: Found) -> Result<(), SourceError> {
-        let Found { name, path, size_bytes, version } = found;
+        let Found { name, path, size_bytes, version, is_folder_marker } = found;
         let input = &self.inputs[self.position];
         if !input.matches(&name) {
+            return Ok(());
+        }
+        if is_folder_marker {
+            self.skip(naming::FOLDER_MARKER, &name);
             return Ok(());
         }
         let uri = input.base_uri() + &name;

@@ -41,6 +41,8 @@ pub(super) struct Found {
     pub path: Option<PathBuf>,
     pub size_bytes: Option<u64>,
     pub version: Option<String>,
+    /// Whether it is `name/`, an object of no bytes that shows a folder, beside what is called `name`.
+    pub is_folder_marker: bool,
 }
 
 /// What an input finds, in order.
@@ -160,7 +162,7 @@ impl Walk {
         let is_addressable =
             path.to_str().is_some_and(|path| path.ends_with(&name) && path::Path::parse(path).is_ok());
         let path = (!is_addressable).then_some(path);
-        Ok(Some(Listed::Found(Found { name, path, size_bytes, version })))
+        Ok(Some(Listed::Found(Found { name, path, size_bytes, version, is_folder_marker: false })))
     }
 
     fn folder(&mut self, name: String) -> Option<Listed> {
@@ -341,23 +343,44 @@ impl Default for Ascending {
 }
 
 impl Ascending {
-    /// Take note of the next key.
+    /// Take note of the next key, of an object of so many bytes; whether it is a folder marker.
+    ///
+    /// `object_store` takes the slash off the end of a key. Consoles show a folder by an object of no bytes, `a/`, which
+    /// comes behind `a` and `a-b` and is called `a` here.
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn accept(&mut self, key: &str) -> Result<(), String> {
-        if let Some(last) = &self.last {
-            if last == key {
-                return Err(format!("it names {key:?} twice"));
+    pub fn accept(&mut self, key: &str, bytes: u64) -> Result<bool, String> {
+        let slashed = format!("{key}/");
+        let (accepted, is_marker) = match self.orders(key) {
+            (false, false) => (self.orders(&slashed), true),
+            orders => (orders, false),
+        };
+        match accepted {
+            (false, false) => return Err(self.refusal(key)),
+            _ if is_marker && bytes > 0 => {
+                let what = self.refusal(key);
+                return Err(format!("{what}; or it is {slashed:?}, which cannot be asked for by that name"));
             }
-            self.by_bytes &= last.as_str() < key;
-            self.by_folders &= last.split('/').lt(key.split('/'));
-            if !self.by_bytes && !self.by_folders {
-                return Err(format!("it names {key:?} behind {last:?}, and keys must ascend"));
-            }
+            (by_bytes, by_folders) => (self.by_bytes, self.by_folders) = (by_bytes, by_folders),
         }
-        self.last = Some(key.to_owned());
-        Ok(())
+        self.last = Some(if is_marker { slashed } else { key.to_owned() });
+        Ok(is_marker)
+    }
+
+    /// Whether `key` may come next, by bytes and by folders.
+    fn orders(&self, key: &str) -> (bool, bool) {
+        let Some(last) = &self.last else { return (true, true) };
+        (self.by_bytes && last.as_str() < key, self.by_folders && last.split('/').lt(key.split('/')))
+    }
+
+    fn refusal(&self, key: &str) -> String {
+        match &self.last {
+            Some(last) if last.trim_end_matches('/') != key => {
+                format!("it names {key:?} behind {last:?}, and keys must ascend")
+            }
+            _ => format!("it names {key:?} twice"),
+        }
     }
 }
 
@@ -388,18 +411,22 @@ impl Iterator for Pages {
                 if self.passed_over.as_ref().is_some_and(|last| key <= last.as_str()) {
                     continue;
                 }
-                if let Err(what) = self.order.accept(key) {
-                    self.next = None;
-                    let error = self.refused(&what);
-                    self.page = Vec::new().into_iter();
-                    return Some(Err(error));
-                }
+                let is_folder_marker = match self.order.accept(key, meta.size) {
+                    Ok(is_marker) => is_marker,
+                    Err(what) => {
+                        self.next = None;
+                        let error = self.refused(&what);
+                        self.page = Vec::new().into_iter();
+                        return Some(Err(error));
+                    }
+                };
                 let Some(name) = key.strip_prefix(&self.base_key).filter(|name| !name.is_empty()) else {
                     continue;
                 };
                 let (name, size_bytes) = (name.to_owned(), Some(meta.size));
                 let version = version_of(StoreKind::Bucket, &meta);
-                return Some(Ok(Listed::Found(Found { name, path: None, size_bytes, version })));
+                let found = Found { name, path: None, size_bytes, version, is_folder_marker };
+                return Some(Ok(Listed::Found(found)));
             }
             match self.turn()? {
                 Ok(None) => {}
@@ -517,13 +544,37 @@ mod tests {
     fn keys_ascend_by_bytes_or_by_folders_and_never_come_twice() {
         let accepted = |keys: &[&str]| {
             let mut order = Ascending::default();
-            keys.iter().try_for_each(|key| order.accept(key)).is_ok()
+            keys.iter().try_for_each(|key| order.accept(key, 1).map(drop)).is_ok()
         };
         assert!(accepted(&["a", "a-b/c", "a/b", "b"]));
         assert!(accepted(&["a", "a/b", "a-b/c", "b"]), "folder by folder");
         for keys in [&["a", "a"][..], &["b", "a"], &["a-b/c", "a/b", "a-b/d"], &["a/b", "a-b/c", "a/c"]] {
             assert!(!accepted(keys), "{keys:?}");
         }
+    }
+
+    #[test]
+    fn folder_markers_are_told_from_keys_that_come_twice() {
+        let markers = |keys: &[(&str, u64)]| {
+            let mut order = Ascending::default();
+            keys.iter().map(|&(key, bytes)| order.accept(key, bytes)).collect::<Result<Vec<_>, _>>()
+        };
+        // as `a/` is listed, behind `a` or what sorts between the two
+        assert_eq!(markers(&[("a", 7), ("a", 0), ("a/b", 7)]), Ok(vec![false, true, false]));
+        assert_eq!(markers(&[("a", 0), ("a", 0), ("a/b", 7)]), Ok(vec![false, true, false]));
+        assert_eq!(markers(&[("a-b", 7), ("a", 0), ("a/b", 7)]), Ok(vec![false, true, false]));
+        assert_eq!(markers(&[("a", 7), ("a-b/c", 7), ("a", 0)]), Ok(vec![false, false, true]));
+        for keys in [
+            &[("a", 7), ("a", 0), ("a", 0)][..],
+            &[("a-b", 7), ("a", 0), ("a", 0)],
+            &[("a/b", 7), ("a", 0)],
+            &[("b", 7), ("a", 0)],
+        ] {
+            assert!(markers(keys).is_err(), "{keys:?}");
+        }
+        // which of the two it is nobody can tell
+        let refused = markers(&[("a", 7), ("a", 1)]).expect_err("bytes");
+        assert!(refused.contains("\"a\" twice") && refused.contains("\"a/\""), "{refused}");
     }
 
     /// A store with one answer for each token.

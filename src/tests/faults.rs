@@ -424,6 +424,29 @@ fn a_page_that_is_none_does_not_end_a_listing() {
 }
 
 #[test]
+fn folder_markers_of_consoles_are_no_objects() {
+    let cloud = Cloud::new();
+    assert_code(&cloud.run("before"), 0);
+    // beside an object of that name, and behind names that sort before the slash
+    for (bucket, marker) in
+        [("data", "a.tar/"), ("data", "img/"), ("out", "after/"), ("out", "after/predictions/")]
+    {
+        cloud.gcs.put(bucket, marker, Vec::new());
+    }
+    let after = cloud.run("after");
+    assert_code(&after, 0);
+    assert!(stderr(&after).contains("folder marker"), "{}", stderr(&after));
+    cloud.gcs.remove("out", "after/");
+    cloud.gcs.remove("out", "after/predictions/");
+    assert!(cloud.rows("after") == cloud.rows("before"));
+    // one with bytes is not passed over in silence
+    cloud.gcs.put("data", "a.tar/", b"notes".to_vec());
+    let refused = cloud.run("refused");
+    assert_code(&refused, 3);
+    assert!(last_error(&refused).contains("\"a.tar/\""), "{}", stderr(&refused));
+}
+
+#[test]
 fn neighbours_of_a_key_that_cannot_be_addressed_are_not_lost() {
     let cloud = Cloud::new();
     cloud.gcs.put("data", "img//odd.png", b"never read".to_vec());
