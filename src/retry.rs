@@ -115,10 +115,15 @@ pub(crate) fn may_get_better(error: &Error) -> bool {
                 cause = error.source();
             }
             let said = error.to_string();
-            !said.contains(REPEATED) && !REFUSED.iter().any(|refused| said.contains(refused))
+            !was_repeated(error) && !REFUSED.iter().any(|refused| said.contains(refused))
         }
         _ => false,
     }
+}
+
+/// Whether `object_store` has repeated the request until it gave up.
+pub(crate) fn was_repeated(error: &Error) -> bool {
+    error.to_string().contains(REPEATED)
 }
 
 /// The last word of a chain of errors: what was answered, or why nothing was.

@@ -17,9 +17,9 @@ use crate::sniff::{self, Content};
 use super::answer_length::ObjectRead;
 use super::content_encoding::Encoding;
 use super::files::{object_fault, told_size};
-use super::object::{check_unchanged, strong_tag};
+use super::object::{check_unchanged, condition};
 use super::odd_file::OddFile;
-use super::own_trouble::own_trouble;
+use super::own_trouble::{may_be_own, own_trouble};
 use super::store::{Location, Stores};
 
 /// First bytes by which an image is told.
@@ -46,7 +46,8 @@ pub(super) fn look_at_all(stores: &Stores, entries: &[ManifestEntry]) -> Result<
         match begins_as_image(&location, &entry.object).await {
             Err(error)
                 if object_fault(&error, &entry.object, Some(location.kind)).is_none()
-                    && own_trouble(&error).is_none() =>
+                    && own_trouble(&error).is_none()
+                    && may_be_own(&error).is_none() =>
             {
                 Err(location.error(error))
             }
@@ -63,10 +64,11 @@ pub(super) async fn begins_as_image(location: &Location, known: &ObjectRef) -> o
     if end == 0 {
         return Ok(false);
     }
+    let if_match = condition(known.version.as_deref())?;
     let head = |range: Option<GetRange>| {
         let options = GetOptions {
             range,
-            if_match: known.version.as_deref().and_then(strong_tag),
+            if_match: if_match.clone(),
             extensions: ObjectRead { most_bytes: end }.extensions(),
             ..GetOptions::default()
         };

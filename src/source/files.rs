@@ -5,8 +5,8 @@
 //!
 //! - Whether a companion is a record is known only when it was looked at. A shard that is resumed is gone through from
 //!   its first entry on, and what is a record by its name is passed over without being read.
-//! - What is wrong with one object (gone, denied, replaced since it was listed, named impossibly)
-//!   is that record's reason; a bucket or disk that fails ends the shard. Web servers are as many
+//! - What is wrong with one object (gone, denied, replaced since it was listed, named impossibly, refused while its
+//!   bucket gives others) is that record's reason; a bucket or disk that fails ends the shard. Web servers are as many
 //!   as a manifest names, so whatever one of them answers is the record's own trouble.
 //! - An object over the size limit is told by its headers and not downloaded; where they tell no size, it is
 //!   downloaded up to the limit.
@@ -31,9 +31,8 @@ use super::companions::{self, HEAD_BYTES, is_image};
 use super::content_encoding::{Encoding, longer_than};
 use super::format::{image_content, too_large};
 use super::http_checks::ObjectCrc32c;
-use super::object::{check_unchanged, strong_tag, version_of};
+use super::object::{check_unchanged, condition, version_of};
 use super::odd_file::OddFile;
-use super::own_trouble::own_trouble;
 use super::skips::Skips;
 use super::store::{Location, StoreKind, Stores};
 
@@ -167,13 +166,19 @@ impl FileRecords {
                 None if kind == Some(StoreKind::Http) && !lacks_open_files(&source) => {
                     Some(Err(unreadable(&entry, &cause(&source))))
                 }
-                None => match own_trouble(&source) {
+                None => match self.trouble_of(&entry, &source) {
                     Some(what) => Some(Err(unreadable(&entry, &what))),
                     None => return Err(StorageError { uri: entry.object.uri, source }.into()),
                 },
             },
         };
         Ok((entry, content))
+    }
+
+    fn trouble_of(&self, entry: &ManifestEntry, error: &object_store::Error) -> Option<String> {
+        let location = self.stores.resolve(&entry.object.uri).ok()?;
+        let beside = self.in_flight.iter().map(|other| other.entry.object.uri.as_str());
+        self.stores.trouble_of(&location, beside, error)
     }
 
     fn request_ahead(&mut self) {
@@ -252,9 +257,9 @@ async fn fetch(
     if entry.sidecar.is_some() && !companions::begins_as_image(&location, &entry.object).await? {
         return Ok(Fetched::NoImage);
     }
-    let (Location { kind, store, path, .. }, known) = (location, entry.object);
+    let (Location { kind, store, path, last_read, .. }, known) = (location, entry.object);
     let options = GetOptions {
-        if_match: known.version.as_deref().and_then(strong_tag),
+        if_match: condition(known.version.as_deref())?,
         extensions: ObjectRead { most_bytes: max_image_bytes }.extensions(),
         ..GetOptions::default()
     };
@@ -301,7 +306,10 @@ async fn fetch(
         }
     });
     Ok(match fetched.await? {
-        Some((bytes, encoding)) => Fetched::Bytes(bytes, encoding, room),
+        Some((bytes, encoding)) => {
+            last_read.set(&path);
+            Fetched::Bytes(bytes, encoding, room)
+        }
         None => Fetched::Endless,
     })
 }

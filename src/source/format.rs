@@ -18,7 +18,6 @@ use super::column_windows::ColumnWindows;
 use super::compression::{decompressed, decompressed_records};
 use super::files::FileRecords;
 use super::object::Object;
-use super::own_trouble::own_trouble;
 use super::parquet::ParquetRecords;
 use super::parquet_footer;
 use super::read_ahead::Turn;
@@ -108,7 +107,7 @@ fn open(
             let next = move || guarded(ShardFormat::Files, || reader.next_record());
             return Ok(OpenedShard { first_record, records: records(next), skips });
         }
-        ShardContent::Container(object) => stores.open(object).map_err(unreadable)?,
+        ShardContent::Container(object) => stores.open(object).map_err(|error| unreadable(stores, error))?,
     };
     let (format, skips) = (shard.format, Skips::default());
     let inner = guarded(format, || open_container(&object, format, options, &skips, turn));
@@ -255,7 +254,7 @@ impl Iterator for Blamed {
             Some(Err(error)) => Some(Err(blame(&self.object, error))),
             None if !self.ended => {
                 self.ended = true;
-                self.object.check(false).err().map(|error| Err(of_store(error)))
+                self.object.check(false).err().map(|error| Err(of_store(&self.object, error)))
             }
             item => item,
         }
@@ -265,22 +264,28 @@ impl Iterator for Blamed {
 /// The store's error where there was one, also if it sent other bytes than it has; else `error`.
 fn blame(object: &Object, error: ReadError) -> ReadError {
     let fault = object.take_fault().or_else(|| object.check(true).err());
-    fault.map_or(error, of_store)
+    fault.map_or(error, |fault| of_store(object, fault))
+}
+
+fn of_store(object: &Object, error: StorageError) -> ReadError {
+    let trouble = object.trouble_of(&error.source);
+    trouble.map_or(ReadError::Storage(error), as_it_is_sent)
 }
 
 /// What is the object's own trouble is damage of its shard: the next attempt would find it again.
-fn of_store(error: StorageError) -> ReadError {
-    match own_trouble(&error.source) {
-        Some(what) => ReadError::Corrupt(format!("it cannot be read as its store sends it: {what}")),
-        None => ReadError::Storage(error),
-    }
+fn as_it_is_sent(trouble: String) -> ReadError {
+    ReadError::Corrupt(format!("it cannot be read as its store sends it: {trouble}"))
 }
 
 /// An object that cannot even be resolved is no more the data's fault than one that cannot be
 /// reached.
-fn unreadable(error: SourceError) -> ReadError {
+fn unreadable(stores: &Stores, error: SourceError) -> ReadError {
     match error {
-        SourceError::Storage(error) => of_store(error),
+        SourceError::Storage(error) => {
+            let location = stores.resolve(&error.uri).ok();
+            let trouble = location.and_then(|at| stores.trouble_of(&at, std::iter::empty(), &error.source));
+            trouble.map_or(ReadError::Storage(error), as_it_is_sent)
+        }
         SourceError::Garbled { error, .. } => ReadError::Storage(error),
         SourceError::Uri { uri, message }
         | SourceError::NoInput { uri, message }

@@ -6,7 +6,7 @@
 //!   finds what it has made. `object_store` repeats only what HTTP calls safe.
 //! - Of an answer no more is taken than it announces, of an error no more than its words.
 //! - A date that is none is left out.
-//! - A page of a listing is one ([`Listing`]).
+//! - A page of a listing is one ([`Listing`]), and one odd entry does not spoil that of an input.
 //! - An object comes as it is stored: Google unpacks what `gsutil -z` has packed for whoever does not ask for that, and
 //!   sends it without a length.
 //! - A web server that cannot list is told from one that fails for the moment, and from an empty folder ([`NoListing`]).
@@ -33,6 +33,7 @@ use crate::error::{NoAnswer, NoListing, WrongChecksum};
 use super::answer_length::{ObjectRead, bounded, limited_words};
 use super::error_bodies::reduced;
 use super::listing_answers::Listing;
+use super::listing_entries::MendEntries;
 use super::outage::{GivenUp, Outage};
 
 /// Checksum of a whole object (CRC-32C, Castagnoli), as its store told it beside a range.
@@ -126,6 +127,7 @@ impl Checked {
 impl HttpService for Checked {
     async fn call(&self, mut request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let read = request.extensions().get::<ObjectRead>().copied();
+        let is_to_be_mended = request.extensions().get::<MendEntries>().is_some();
         if let Some(encoding) = self.connector.accept_encoding.filter(|_| read.is_some()) {
             request.headers_mut().insert(http::header::ACCEPT_ENCODING, HeaderValue::from_static(encoding));
         }
@@ -185,7 +187,7 @@ impl HttpService for Checked {
         let listing = Listing::of(&uri).filter(|_| read.is_none());
         let response = bounded(response, read, listing.is_some()).await?;
         match listing {
-            Some(listing) if status.is_success() => listing.checked(response).await,
+            Some(listing) if status.is_success() => listing.checked(response, is_to_be_mended).await,
             _ => Ok(response),
         }
     }

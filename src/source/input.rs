@@ -16,6 +16,7 @@ use crate::error::{SourceError, StorageError};
 use crate::items::ObjectRef;
 
 use super::naming::{self, Rule, is_hidden};
+use super::own_trouble::is_refused_at_once;
 use super::standard_input::STANDARD_INPUT;
 use super::store::{Location, StoreKind, Stores};
 
@@ -123,11 +124,15 @@ impl Input {
         let shape = match location.kind {
             StoreKind::Local if location.local_path().is_some_and(|path| path.is_dir()) => Shape::Folder,
             StoreKind::Bucket if location.path.is_root() || uri.ends_with('/') => Shape::Folder,
-            StoreKind::Bucket => match stores.head(&location) {
-                Err(error) if error.is_not_found() => Shape::Folder,
+            StoreKind::Local => Shape::Object(stores.head(&location)?),
+            StoreKind::Bucket | StoreKind::Http => match stores.head(&location) {
+                Err(error) if location.kind == StoreKind::Bucket && error.is_not_found() => Shape::Folder,
+                // its trouble is told when it is read: other inputs have nothing to do with it
+                Err(error) if is_refused_at_once(&error.source) => {
+                    Shape::Object(ObjectRef { uri: location.uri.clone(), size_bytes: None, version: None })
+                }
                 found => Shape::Object(found?),
             },
-            StoreKind::Local | StoreKind::Http => Shape::Object(stores.head(&location)?),
         };
         Ok(Self { uri: uri.to_owned(), location, shape })
     }

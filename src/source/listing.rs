@@ -19,6 +19,8 @@
 use std::collections::VecDeque;
 use std::io::BufReader;
 
+use bytes::Bytes;
+
 use crate::config::{InputFormat, InputSection};
 use crate::error::SourceError;
 use crate::items::{ManifestEntry, ObjectRef, ShardContent, ShardFormat, ShardRef};
@@ -32,6 +34,7 @@ use super::manifest::ManifestEntries;
 use super::names::{Found, Listed, Names, names};
 use super::naming::{self, Rule};
 use super::object::Object;
+use super::own_trouble::is_refused_at_once;
 use super::skips::{SkipWarnings, Skips};
 use super::standard_input::STANDARD_INPUT;
 use super::store::{StoreKind, Stores};
@@ -240,6 +243,7 @@ impl ShardList {
         match self.stores.head(&self.stores.resolve(uri)?) {
             Ok(_) => Ok(false),
             Err(error) if error.is_not_found() => Ok(true),
+            Err(error) if is_refused_at_once(&error.source) => Ok(false),
             Err(error) => Err(error.into()),
         }
     }
@@ -291,8 +295,15 @@ impl ShardList {
         if naming::has_image_extension(&object.uri) {
             return Ok(Rule::Image);
         }
-        let opened = self.stores.open(object)?;
-        let head = opened.read_range(0..opened.size_bytes().min(SNIFF_BYTES))?;
+        let head = match self.head_of(object) {
+            // what it is cannot be told; its row says why
+            Err(SourceError::Storage(error))
+                if is_refused_at_once(&error.source) && !naming::is_manifest(&object.uri) =>
+            {
+                return Ok(Rule::Image);
+            }
+            head => head?,
+        };
         match by_bytes(&head) {
             Some(ShardFormat::Files) => Ok(Rule::Image),
             None if is_image(&head) => Ok(Rule::Image),
@@ -312,6 +323,12 @@ impl ShardList {
                 Err(SourceError::Uri { uri: object.uri.clone(), message })
             }
         }
+    }
+
+    /// The first bytes of an object.
+    fn head_of(&self, object: &ObjectRef) -> Result<Bytes, SourceError> {
+        let opened = self.stores.open(object)?;
+        Ok(opened.read_range(0..opened.size_bytes().min(SNIFF_BYTES))?)
     }
 
     fn add(&mut self, rule: Rule, entry: ManifestEntry) -> Result<(), SourceError> {

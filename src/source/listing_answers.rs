@@ -6,6 +6,7 @@
 //! - The root element is the one of a listing, and it is closed.
 //! - A page that is not the last says where the next one begins.
 //! - A page holds no more keys than were asked for: which of them made it fail could not be told.
+//! - Dates and sizes that are none are mended in the listing of an input ([`super::listing_entries`]).
 
 use bytes::Bytes;
 use http::Uri;
@@ -14,6 +15,7 @@ use quick_xml::Reader;
 use quick_xml::events::{BytesStart, Event};
 
 use super::error_bodies::words;
+use super::listing_entries::{Mending, OF_AZURE, OF_S3};
 
 /// Longest name of an element that is told, characters.
 const MAX_NAME_CHARS: usize = 40;
@@ -60,40 +62,61 @@ impl Listing {
         Some(Self { api, max_keys })
     }
 
-    /// `response`, a successful one, if it is a page of the listing.
+    /// `response`, a successful one, if it is a page of the listing; its entries mended if it is to be.
     ///
     /// # Errors
     /// A failure for the moment ([`HttpErrorKind::Interrupted`]) where the page is an error: servers that have begun to
     /// answer cannot change the status any more. Otherwise an answer that is wrong, or what ended it.
-    pub async fn checked(self, response: HttpResponse) -> Result<HttpResponse, HttpError> {
+    pub async fn checked(
+        self,
+        response: HttpResponse,
+        is_to_be_mended: bool,
+    ) -> Result<HttpResponse, HttpError> {
         let (head, body) = response.into_parts();
         let body = body.bytes().await?;
         match self.check(&body) {
-            Ok(()) => Ok(HttpResponse::from_parts(head, body.into())),
+            Ok(mending) if is_to_be_mended => Ok(HttpResponse::from_parts(head, mending.mended(body).into())),
+            Ok(_) => Ok(HttpResponse::from_parts(head, body.into())),
             Err(error @ WrongPage::Error(_)) => Err(HttpError::new(HttpErrorKind::Interrupted, error)),
             Err(error) => Err(HttpError::new(HttpErrorKind::Decode, error)),
         }
     }
 
-    fn check(self, body: &Bytes) -> Result<(), WrongPage> {
+    /// What is to be mended in a page.
+    fn check(self, body: &Bytes) -> Result<Mending, WrongPage> {
         let mut reader = Reader::from_reader(&body[..]);
         let mut page = Page::default();
+        let mut mending = Mending::new(if self.api == Api::Azure { OF_AZURE } else { OF_S3 });
         let mut path: Vec<String> = Vec::new();
+        let at = |reader: &Reader<_>| reader.buffer_position() as usize;
         loop {
+            let before = at(&reader);
             match reader.read_event().map_err(|_| WrongPage::NoXml)? {
                 Event::Start(start) => {
                     self.enter(&mut page, &mut path, &start, body)?;
+                    mending.begins(&path, at(&reader));
                 }
                 Event::Empty(start) => {
                     self.enter(&mut page, &mut path, &start, body)?;
+                    mending.is_empty(&path, before..at(&reader));
                     path.pop();
                 }
                 Event::End(_) => {
+                    mending.ends(&path, before);
                     path.pop();
                 }
-                Event::Text(text) => page.text(&path, &text),
-                Event::CData(text) => page.text(&path, &text),
-                Event::GeneralRef(text) => page.text(&path, &text),
+                Event::Text(text) => {
+                    page.text(&path, &text);
+                    mending.text(&text);
+                }
+                Event::CData(text) => {
+                    page.text(&path, &text);
+                    mending.text(&text);
+                }
+                Event::GeneralRef(text) => {
+                    page.text(&path, &text);
+                    mending.text(&text);
+                }
                 Event::Eof => break,
                 _ => {}
             }
@@ -109,7 +132,7 @@ impl Listing {
             Some(max_keys) if page.names > max_keys => {
                 Err(WrongPage::TooMany { found: page.names, max_keys })
             }
-            _ => Ok(()),
+            _ => Ok(mending),
         }
     }
 
@@ -172,9 +195,16 @@ impl Page {
 mod tests {
     use super::*;
 
-    fn check(query: &str, body: &str) -> Result<(), WrongPage> {
+    /// The page as it is mended.
+    fn mended(query: &str, body: &str) -> Result<String, WrongPage> {
         let uri = format!("http://h/b?{query}").parse().expect("an address");
-        Listing::of(&uri).expect("a listing").check(&Bytes::copy_from_slice(body.as_bytes()))
+        let body = Bytes::copy_from_slice(body.as_bytes());
+        let mended = Listing::of(&uri).expect("a listing").check(&body)?.mended(body);
+        Ok(String::from_utf8(mended.to_vec()).expect("UTF-8"))
+    }
+
+    fn check(query: &str, body: &str) -> Result<(), WrongPage> {
+        mended(query, body).map(drop)
     }
 
     fn s3(within: &str) -> String {
@@ -217,6 +247,48 @@ mod tests {
         let azure = "<EnumerationResults><Blobs><Blob><Name>a</Name></Blob></Blobs><NextMarker/></EnumerationResults>";
         assert_eq!(check("comp=list&maxresults=1", azure), Ok(()));
         assert_eq!(check("list-type=2", "<ListBucketResult/>"), Ok(()));
+    }
+
+    #[test]
+    fn dates_and_sizes_that_are_none_are_mended_and_nothing_else() {
+        let (date, size) = ("<LastModified>2026-11-23T00:00:00.000Z</LastModified>", "<Size>12</Size>");
+        let (no_date, no_size) =
+            ("<LastModified>1970-01-01T00:00:00Z</LastModified>", "<Size>18446744073709551615</Size>");
+        for (of_one, expected) in [
+            (format!("{date}{size}"), format!("{date}{size}")),
+            (format!("<LastModified>yesterday</LastModified>{size}"), format!("{no_date}{size}")),
+            (format!("<LastModified/>{size}"), format!("{no_date}{size}")),
+            (
+                format!("<LastModified>2026-11-23T00:00:00&#90;</LastModified>{size}"),
+                format!("{no_date}{size}"),
+            ),
+            (size.to_owned(), format!("{size}{no_date}")),
+            (date.to_owned(), format!("{date}{no_size}")),
+            (format!("{date}<Size></Size>"), format!("{date}{no_size}")),
+            (format!("<Size>-1</Size>{date}"), format!("{no_size}{date}")),
+            (format!("{date}<Size>99999999999999999999</Size>"), format!("{date}{no_size}")),
+            (String::new(), format!("{no_date}{no_size}")),
+        ] {
+            let page = |of_one: &str| {
+                let key = |name: &str, rest: &str| format!("<Contents><Key>{name}</Key>{rest}</Contents>\n");
+                let sound = format!("<Size>1</Size>{date}");
+                s3(&(key("a&amp;b", &sound) + &key("b", of_one) + &key("c", &sound) + "<Size>?</Size>"))
+            };
+            assert_eq!(mended("list-type=2", &page(&of_one)), Ok(page(&expected)), "{of_one}");
+        }
+        let azure = |properties: &str| {
+            format!(
+                "<EnumerationResults><Blobs><Blob><Name>a</Name><Properties>{properties}</Properties></Blob></Blobs>\
+                 </EnumerationResults>"
+            )
+        };
+        let date = "<Last-Modified>Mon, 23 Nov 2026 00:00:00 GMT</Last-Modified>";
+        let sound = azure(&format!("{date}<Content-Length>1</Content-Length>"));
+        assert_eq!(mended("comp=list", &sound), Ok(sound.clone()));
+        let expected = "<Last-Modified>Thu, 01 Jan 1970 00:00:00 GMT</Last-Modified>\
+                        <Content-Length>18446744073709551615</Content-Length>";
+        let odd = azure("<Last-Modified>2026</Last-Modified><Content-Length/>");
+        assert_eq!(mended("comp=list", &odd), Ok(azure(expected)));
     }
 
     #[test]

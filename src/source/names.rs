@@ -29,6 +29,7 @@ use crate::retry::again;
 
 use super::escape::escaped;
 use super::input::{Folder, FolderRules, Input, Shape};
+use super::listing_entries::{MendEntries, UNTOLD_BYTES};
 use super::naming;
 use super::object::version_of;
 use super::store::{StoreKind, Stores, is_staged_name};
@@ -266,12 +267,14 @@ impl Pages {
     /// Fetch the next page, which may be an unaddressable key instead; `None` after the last.
     fn turn(&mut self) -> Option<Result<Option<Listed>, SourceError>> {
         let place = self.next.take()?;
+        let mut extensions = http::Extensions::new();
+        extensions.insert(MendEntries);
         let options = PaginatedListOptions {
             delimiter: self.only_direct.then_some("/".into()),
             page_token: place.token.clone(),
             offset: place.behind.clone(),
             max_keys: self.size.max_keys(),
-            ..PaginatedListOptions::default()
+            extensions,
         };
         let prefix = (!self.prefix.is_empty()).then_some(self.prefix.as_str());
         let listed =
@@ -423,7 +426,7 @@ impl Iterator for Pages {
                 let Some(name) = key.strip_prefix(&self.base_key).filter(|name| !name.is_empty()) else {
                     continue;
                 };
-                let (name, size_bytes) = (name.to_owned(), Some(meta.size));
+                let (name, size_bytes) = (name.to_owned(), (meta.size != UNTOLD_BYTES).then_some(meta.size));
                 let version = version_of(StoreKind::Bucket, &meta);
                 let found = Found { name, path: None, size_bytes, version, is_folder_marker };
                 return Some(Ok(Listed::Found(found)));

@@ -147,15 +147,21 @@ impl Object {
         stop
     }
 
-    fn options(&self, range: Range<u64>) -> GetOptions {
+    fn options(&self, range: Range<u64>) -> object_store::Result<GetOptions> {
         // without a range a server that knows none can serve small objects
         let whole = range == (0..self.inner.size_bytes);
-        GetOptions {
+        Ok(GetOptions {
             range: (!whole).then(|| range.clone().into()),
-            if_match: self.version().and_then(strong_tag),
+            if_match: condition(self.version())?,
             extensions: ObjectRead { most_bytes: range.end - range.start }.extensions(),
             ..GetOptions::default()
-        }
+        })
+    }
+
+    /// What is wrong with the object alone, in words, where reading it has failed with `error`; `None` when it is the
+    /// store that fails.
+    pub(super) fn trouble_of(&self, error: &object_store::Error) -> Option<String> {
+        self.inner.stores.trouble_of(&self.inner.location, std::iter::empty(), error)
     }
 
     fn spawn(&self, range: Range<u64>) -> JoinHandle<object_store::Result<Fetched>> {
@@ -233,6 +239,23 @@ pub(super) fn strong_tag(tag: &str) -> Option<String> {
     (!tag.starts_with("W/")).then(|| tag.to_owned())
 }
 
+/// The condition that an object still has the `version` that is known of it, where that can be one.
+///
+/// # Errors
+/// [`object_store::Error::NotSupported`] for a tag that no header can hold: what came would not be known to be of that
+/// version.
+pub(super) fn condition(version: Option<&str>) -> object_store::Result<Option<String>> {
+    let tag = version.and_then(strong_tag);
+    match &tag {
+        Some(tag) if http::HeaderValue::from_str(tag).is_err() => {
+            let message =
+                format!("its entity tag {tag:?} cannot be sent in a request, so it cannot be read as listed");
+            Err(object_store::Error::NotSupported { source: message.into() })
+        }
+        _ => Ok(tag),
+    }
+}
+
 /// Some servers list a tag without the quotes that it has in headers (RFC 9110, 8.8.3). With them
 /// a version reads the same wherever it was learnt.
 fn quoted_tag(tag: String) -> String {
@@ -250,7 +273,7 @@ struct Fetched {
 async fn fetch(object: Object, range: Range<u64>) -> object_store::Result<Fetched> {
     let Inner { location, size_bytes, .. } = &*object.inner;
     let ask = || async {
-        let answer = location.store.get_opts(&location.path, object.options(range.clone())).await?;
+        let answer = location.store.get_opts(&location.path, object.options(range.clone())?).await?;
         let told = || version_of(location.kind, &answer.meta);
         let version = object.version().or_else(|| object.inner.told.get_or_init(told).as_deref());
         let is_sized = answer.extensions.get::<LengthUnknown>().is_none();
@@ -262,6 +285,7 @@ async fn fetch(object: Object, range: Range<u64>) -> object_store::Result<Fetche
             let message = format!("{} bytes came for the {expected} at {}", bytes.len(), range.start);
             return Err(object_store::Error::Generic { store: "read", source: message.into() });
         }
+        location.last_read.set(&location.path);
         Ok(Fetched { range: range.clone(), bytes, object_crc32c })
     };
     again(ask).await
@@ -419,7 +443,17 @@ mod tests {
 
     #[test]
     fn weak_tags_are_no_condition() {
-        assert_eq!(strong_tag("W/\"x\""), None);
-        assert_eq!(strong_tag("\"x\""), Some("\"x\"".to_owned()));
+        assert_eq!(condition(Some("W/\"x\"")).expect("none"), None);
+        assert_eq!(condition(Some("\"x\"")).expect("a condition"), Some("\"x\"".to_owned()));
+        assert_eq!(condition(None).expect("none"), None);
+    }
+
+    #[test]
+    fn a_tag_that_no_header_can_hold_is_the_objects_own_trouble() {
+        for tag in ["\"a\nb\"", "\"\0\"", "\"\u{7f}\""] {
+            let error = condition(Some(tag)).expect_err("not sent");
+            let said = super::super::own_trouble::own_trouble(&error).expect("of the object");
+            assert!(said.contains("cannot be sent") && !said.contains('\n'), "{said}");
+        }
     }
 }

@@ -1,20 +1,28 @@
 //! Whether an object alone is at fault when its store refuses it, or answers what cannot be used.
 //!
 //! - Such an object costs its row, or its shard: every attempt would end at it otherwise.
+//! - Some answers say that of themselves ([`own_trouble`]). Others may be about the object or about the store
+//!   ([`may_be_own`]): an object whose key for decryption is disabled is refused with the status of an expired token. They
+//!   are the object's own if its store still gives another object ([`super::others`]).
 //! - What is denied, missing, replaced, garbled on its way or not answered at all is judged elsewhere: it is about the
 //!   store, or about the input.
 
 use std::error::Error as StdError;
 use std::io;
 
-use object_store::client::HttpError;
+use object_store::client::{HttpError, HttpErrorKind};
 
-use crate::error::WrongChecksum;
-use crate::retry::cause;
+use crate::error::{NoAnswer, WrongChecksum};
+use crate::retry::{cause, was_repeated};
+
+use super::outage::GivenUp;
 
 /// Statuses that are about the object that was asked for: what cannot be had in this form, is gone for good, or is
 /// withheld by law.
-const STATUSES: [&str; 7] = ["406", "409", "410", "415", "416", "422", "451"];
+const STATUSES: [&str; 8] = ["405", "406", "409", "410", "415", "416", "422", "451"];
+
+/// Statuses that are about credentials, the input, or the pace of requests.
+const STATUSES_OF_STORE: [&str; 7] = ["401", "403", "404", "407", "408", "412", "429"];
 
 /// How `object_store` words a status; its type cannot be named.
 const STATUS: &str = "status code: ";
@@ -46,9 +54,43 @@ pub(super) fn own_trouble(error: &object_store::Error) -> Option<String> {
             };
             is_about_it.then(|| cause(error))
         }
-        object_store::Error::AlreadyExists { .. } => Some(cause(error)),
+        object_store::Error::AlreadyExists { .. } | object_store::Error::NotModified { .. } => {
+            Some(cause(error))
+        }
+        object_store::Error::JoinError { source } if source.is_panic() => Some(source.to_string()),
         _ => None,
     }
+}
+
+/// What is wrong with the object, in words, if its store gives others; `None` for what is about the store in any case.
+///
+/// These are refusals, server errors and broken answers that have lasted as long as they were waited for, and endless
+/// redirects.
+pub(super) fn may_be_own(error: &object_store::Error) -> Option<String> {
+    let object_store::Error::Generic { .. } = error else { return None };
+    let mut is_broken = false;
+    let mut link: Option<&dyn StdError> = Some(error);
+    while let Some(error) = link {
+        if error.is::<NoAnswer>() || error.is::<GivenUp>() || error.is::<WrongChecksum>() {
+            return None;
+        }
+        match error.downcast_ref::<HttpError>().map(HttpError::kind) {
+            Some(HttpErrorKind::Connect) => return None,
+            Some(_) => is_broken = true,
+            None => {}
+        }
+        link = error.source();
+    }
+    let said = error.to_string();
+    let is_refused = said.split_once(STATUS).is_some_and(|(_, status)| {
+        status.starts_with(['4', '5']) && !STATUSES_OF_STORE.iter().any(|known| status.starts_with(known))
+    });
+    (is_broken || is_refused).then(|| cause(error))
+}
+
+/// Whether the object has been refused, or answered in a way that cannot be used, and nothing was waited for.
+pub(super) fn is_refused_at_once(error: &object_store::Error) -> bool {
+    own_trouble(error).is_some() || (may_be_own(error).is_some() && !was_repeated(error))
 }
 
 #[cfg(test)]
@@ -79,6 +121,9 @@ mod tests {
         ] {
             assert_eq!(own_trouble(&generic(store)), None, "{store}");
         }
+        assert!(
+            own_trouble(&generic("Server returned non-2xx status code: 405 Method Not Allowed: ")).is_some()
+        );
         assert_eq!(own_trouble(&generic(io::Error::from(io::ErrorKind::StorageFull))), None);
         assert_eq!(own_trouble(&generic(WrongChecksum { found: 1, expected: 2 })), None);
         let broken =
@@ -87,5 +132,34 @@ mod tests {
         let denied = |said: &str| Error::PermissionDenied { path: "a".to_owned(), source: said.into() };
         assert_eq!(own_trouble(&denied("403 AccessDenied")), None);
         assert!(own_trouble(&denied("403 InvalidObjectState")).expect("its own").contains("archive"));
+    }
+
+    #[test]
+    fn what_may_be_about_an_object_or_its_store_is_told_from_what_is_about_the_store() {
+        let status = |status: &str| generic(format!("Server returned non-2xx status code: {status}: "));
+        for unclear in ["400 Bad Request", "402 Payment Required", "421 Misdirected Request", "500 Busy"] {
+            assert!(may_be_own(&status(unclear)).is_some(), "{unclear}");
+        }
+        for store in
+            ["401 Unauthorized", "403 Forbidden", "407 Proxy", "408 Timeout", "429 Slow down", "301 Moved"]
+        {
+            assert_eq!(may_be_own(&status(store)), None, "{store}");
+        }
+        let broken = |kind| generic(HttpError::new(kind, io::Error::from(io::ErrorKind::ConnectionReset)));
+        assert!(may_be_own(&broken(HttpErrorKind::Interrupted)).is_some());
+        assert_eq!(may_be_own(&broken(HttpErrorKind::Connect)), None);
+        let given_up = GivenUp { seconds: 1, last: "503".to_owned() };
+        assert_eq!(may_be_own(&generic(HttpError::new(HttpErrorKind::Unknown, given_up))), None);
+        assert_eq!(may_be_own(&generic(WrongChecksum { found: 1, expected: 2 })), None);
+        assert_eq!(may_be_own(&generic(io::Error::from(io::ErrorKind::StorageFull))), None);
+    }
+
+    #[test]
+    fn what_was_waited_for_is_not_refused_at_once() {
+        let said = "Error performing GET http://h/a in 6s, after 9 retries, max_retries: 9, retry_timeout: 6s  - \
+                    Server returned non-2xx status code: 500 Busy: ";
+        assert!(!is_refused_at_once(&generic(said)));
+        assert!(is_refused_at_once(&generic("Server returned non-2xx status code: 400 Bad Request: ")));
+        assert!(is_refused_at_once(&generic("Server returned non-2xx status code: 410 Gone: ")));
     }
 }

@@ -38,7 +38,8 @@ use super::disk::Disk;
 use super::environment;
 use super::http_checks::CheckedConnector;
 use super::object::{Object, version_of};
-use super::own_trouble::own_trouble;
+use super::others::{LastRead, gives_another};
+use super::own_trouble::{is_refused_at_once, may_be_own, own_trouble};
 use super::standard_input::{STANDARD_INPUT, Spooled};
 
 /// What kind of store a URI leads to.
@@ -70,6 +71,7 @@ struct Shared {
 struct Opened {
     store: Arc<dyn ObjectStore>,
     pages: Option<Arc<dyn PaginatedListStore>>,
+    last_read: LastRead,
 }
 
 /// A place in a store: an object, a folder or a prefix.
@@ -85,6 +87,7 @@ pub struct Location {
     root: String,
     /// Listing by pages and by a prefix that need not end at a slash; buckets only.
     pages: Option<Arc<dyn PaginatedListStore>>,
+    pub(super) last_read: LastRead,
 }
 
 impl Location {
@@ -149,7 +152,8 @@ impl Stores {
             Address::parse(uri).map_err(|message| SourceError::Uri { uri: uri.to_owned(), message })?;
         let opened = self.opened(&address)?;
         let Address { uri, kind, root, path, .. } = address;
-        Ok(Location { uri, kind, store: opened.store, path, root, pages: opened.pages })
+        let Opened { store, pages, last_read } = opened;
+        Ok(Location { uri, kind, store, path, root, pages, last_read })
     }
 
     /// Read standard input, so that its name can be resolved.
@@ -190,6 +194,27 @@ impl Stores {
             }
         };
         Ok(Object::new(location, self.clone(), known.0, known.1))
+    }
+
+    /// What is wrong with the object at `location` alone, in words; `None` when it is the store that fails. `beside` are
+    /// URIs of objects that are read together with it.
+    pub(super) fn trouble_of<'a>(
+        &self,
+        location: &Location,
+        beside: impl Iterator<Item = &'a str>,
+        error: &object_store::Error,
+    ) -> Option<String> {
+        if let Some(what) = own_trouble(error) {
+            return Some(what);
+        }
+        let what = may_be_own(error)?;
+        // of one server's refusal others know nothing: a manifest may name any number of them
+        if location.kind == StoreKind::Http && is_refused_at_once(error) {
+            return Some(what);
+        }
+        let beside = beside.filter_map(|uri| self.resolve(uri).ok());
+        let beside = beside.filter(|other| other.root == location.root).map(|other| other.path).collect();
+        self.wait(location.kind, gives_another(location, beside)).then_some(what)
     }
 
     pub(crate) fn runtime(&self) -> &Handle {
@@ -243,6 +268,8 @@ async fn look_up(location: &Location) -> object_store::Result<ObjectMeta> {
     let range = GetOptions { range: Some((0..1).into()), extensions: extensions(), ..GetOptions::default() };
     match location.store.get_opts(&location.path, range).await {
         Ok(answer) => Ok(answer.meta),
+        // a refusal of HEAD has no words
+        Err(error) if may_be_own(&refused).is_some() => Err(error),
         Err(_) => Err(refused),
     }
 }
@@ -253,7 +280,7 @@ fn may_know_more(kind: StoreKind, error: &object_store::Error) -> bool {
         object_store::Error::PermissionDenied { .. } => kind == StoreKind::Http,
         // a web server's 405 is told as not found
         object_store::Error::Generic { .. } | object_store::Error::NotFound { .. } => {
-            own_trouble(error).is_some() || error.to_string().contains("405 Method Not Allowed")
+            is_refused_at_once(error) || error.to_string().contains("405 Method Not Allowed")
         }
         _ => false,
     }
@@ -378,10 +405,10 @@ impl Address {
     /// Open the store. Sends nothing; credentials are asked for by the first request.
     fn connect(&self, section: &StorageSection) -> object_store::Result<Opened> {
         fn listed(store: Arc<impl ObjectStore + PaginatedListStore>) -> Opened {
-            Opened { store: store.clone(), pages: Some(store) }
+            Opened { store: store.clone(), pages: Some(store), last_read: LastRead::default() }
         }
         fn unlisted(store: impl ObjectStore) -> Opened {
-            Opened { store: Arc::new(store), pages: None }
+            Opened { store: Arc::new(store), pages: None, last_read: LastRead::default() }
         }
         let is_local = self.service == Service::Local;
         let checked = environment::check(self.service.variables());

@@ -184,6 +184,18 @@ impl Gcs {
         self.state().odd.insert((bucket.to_owned(), key.to_owned()), oddity);
     }
 
+    /// From now on every object that the bucket holds is served oddly.
+    pub fn serve_all_oddly(&self, bucket: &str, oddity: Oddity) {
+        for key in self.keys(bucket) {
+            self.serve_oddly(bucket, &key, oddity);
+        }
+    }
+
+    /// From now on all objects are served as before.
+    pub fn serve_as_usual(&self) {
+        self.state().odd.clear();
+    }
+
     /// From now on every bucket is listed oddly, or as before.
     pub fn list_oddly(&self, oddity: Option<ListingOddity>) {
         self.state().odd_listing = oddity;

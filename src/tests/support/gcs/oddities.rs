@@ -25,6 +25,12 @@ pub enum Oddity {
     Archived,
     /// Nobody but a browser gets it.
     NotAcceptable,
+    /// With this status, and this code in its words.
+    Refused(u16, &'static str),
+    /// There is nothing, and that is no error.
+    NoContent,
+    /// It is elsewhere, which is here.
+    Redirected,
 }
 
 impl Oddity {
@@ -57,8 +63,14 @@ impl Oddity {
                 let length = answer.body.len();
                 answer.with("Content-Length", length).with("Transfer-Encoding", "chunked")
             }
+            // what is known of it is at hand
+            Self::Archived if is_head => answer,
             Self::Archived => super::error(403, "InvalidObjectState"),
             Self::NotAcceptable => super::error(406, "NotAcceptable"),
+            Self::Refused(status, _) if is_head => HttpAnswer::new(status),
+            Self::Refused(status, code) => super::error(status, code),
+            Self::NoContent => HttpAnswer::new(204),
+            Self::Redirected => HttpAnswer::new(302).with("Location", &request.target),
         }
     }
 }
@@ -80,6 +92,8 @@ pub enum ListingOddity {
     LaterHtml,
     /// Pages are as long as ever, however few keys were asked for.
     FullPages,
+    /// Of each page's first key this element has this content, or is not there.
+    FirstHas(&'static str, Option<&'static str>),
 }
 
 impl ListingOddity {
@@ -90,6 +104,11 @@ impl ListingOddity {
             Self::Twice => keys = keys.iter().flat_map(|key| [key.clone(), key.clone()]).collect(),
             Self::Backwards => keys.reverse(),
             Self::NoToken => (*last, *more) = (None, true),
+            Self::FirstHas(name, content) => {
+                if let Some(first) = keys.first_mut() {
+                    *first = with_element(first, name, content);
+                }
+            }
             Self::LaterError | Self::LaterHtml | Self::FullPages => {}
         }
         *page = keys.concat();
@@ -104,6 +123,15 @@ impl ListingOddity {
             _ => None,
         }
     }
+}
+
+/// `key` with other content in the element of that name, or without it.
+fn with_element(key: &str, name: &str, content: Option<&str>) -> String {
+    let (open, close) = (format!("<{name}>"), format!("</{name}>"));
+    let (before, rest) = key.split_once(&open).expect("the element");
+    let (_, behind) = rest.split_once(&close).expect("its end");
+    let element = content.map_or(String::new(), |content| open + content + &close);
+    format!("{before}{element}{behind}")
 }
 
 /// Send the body of `answer`, then more and more of it, until the client has gone.

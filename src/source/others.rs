@@ -1,0 +1,81 @@
+//! Whether a store gives other objects, where one of them has failed and may be at fault alone.
+//!
+//! - The object that was read last is asked for once more, then those beside the failed one: what is read together with
+//!   it, or where nothing has been read yet, the first ones in its folder.
+//! - A store that gives the beginning of none of them within [`ASKED_WITHIN`] counts as one that fails.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::{StreamExt, stream};
+use object_store::GetOptions;
+use object_store::list::PaginatedListOptions;
+use object_store::path::Path;
+
+use super::answer_length::ObjectRead;
+use super::store::Location;
+
+/// How long others are asked for: some tries for a store that refuses one request in a while.
+const ASKED_WITHIN: Duration = Duration::from_secs(10);
+
+/// Objects asked for, besides the one that was read last.
+const ASKED_FOR: usize = 8;
+
+/// How much of an object is taken for all of it: most images, and enough to tell a connection that breaks.
+const BEGINNING_BYTES: u64 = 1 << 20;
+
+/// The object that was read last from a store.
+#[derive(Clone, Default)]
+pub(super) struct LastRead(Arc<Mutex<Option<Path>>>);
+
+impl LastRead {
+    pub fn set(&self, path: &Path) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(path.clone());
+    }
+
+    fn get(&self) -> Option<Path> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Whether the store of `failed` gives another object. `beside` are paths of others in that store.
+pub(super) async fn gives_another(failed: &Location, beside: Vec<Path>) -> bool {
+    let asked = async {
+        let last = failed.last_read.get();
+        let beside = if last.is_none() && beside.is_empty() { listed_beside(failed).await } else { beside };
+        let others = last.into_iter().chain(beside.into_iter().take(ASKED_FOR));
+        // all at once: some may be in the same trouble, and be waited for
+        let given = others.filter(|other| *other != failed.path).map(|other| is_given(failed, other));
+        stream::iter(given).buffer_unordered(ASKED_FOR + 1).any(std::future::ready).await
+    };
+    tokio::time::timeout(ASKED_WITHIN, asked).await.unwrap_or(false)
+}
+
+/// Whether the beginning of an object comes. All of it is asked for: not every server gives a part.
+async fn is_given(failed: &Location, path: Path) -> bool {
+    let extensions = ObjectRead { most_bytes: BEGINNING_BYTES }.extensions();
+    let whole = GetOptions { extensions, ..GetOptions::default() };
+    let Ok(answer) = failed.store.get_opts(&path, whole).await else { return false };
+    let (mut pieces, mut bytes) = (answer.into_stream(), 0);
+    while bytes < BEGINNING_BYTES {
+        match pieces.next().await {
+            Some(Ok(piece)) => bytes += piece.len() as u64,
+            Some(Err(_)) => return false,
+            None => break,
+        }
+    }
+    true
+}
+
+/// The first objects in the folder of `failed`; none where its store cannot be listed.
+async fn listed_beside(failed: &Location) -> Vec<Path> {
+    let Some(pages) = failed.pages() else { return Vec::new() };
+    let key = failed.path.as_ref();
+    let folder = key.rfind('/').map(|slash| &key[..=slash]);
+    let options = PaginatedListOptions { max_keys: Some(ASKED_FOR + 1), ..PaginatedListOptions::default() };
+    let listed = pages.list_paginated(folder, options).await;
+    listed.map_or_else(
+        |_| Vec::new(),
+        |page| page.result.objects.into_iter().map(|meta| meta.location).collect(),
+    )
+}
