@@ -242,7 +242,7 @@ impl Job {
         first.as_ref().map_or(Ok(()), |shard| check_fit(&stores, shard, &read_options))?;
         if options.overwrite {
             // what has come since the plan was checked goes, too
-            output.clear(output.holdings()?)?;
+            output.overwrite(output.holdings()?)?;
         }
         let share = options.share;
         let record = run_record(&plan, &checked.model_sha256, options.limit);

@@ -140,15 +140,24 @@ impl Output {
     /// # Errors
     /// [`SinkError::Occupied`] where something lies that is nothing of ours.
     pub fn clear(&self, holdings: Holdings) -> Result<(), SinkError> {
-        if let Some(what) = holdings.stranger {
-            return Err(SinkError::Occupied { uri: self.uri().to_owned(), what });
-        }
+        self.refuse_strangers(&holdings)?;
         let passing: Vec<_> = holdings.passing().collect();
         let parts = holdings.predictions.into_values().chain(holdings.batches).map(|held| held.name);
         self.remove(&[super::SUCCESS, super::MANIFEST].map(str::to_owned))?;
         self.remove(&parts.chain(holdings.doubled).collect::<Vec<_>>())?;
         self.tidy(&passing)?;
         self.remove(&[RUN.to_owned()])
+    }
+
+    /// That there is nothing but what is ours.
+    ///
+    /// # Errors
+    /// [`SinkError::Occupied`].
+    pub(super) fn refuse_strangers(&self, holdings: &Holdings) -> Result<(), SinkError> {
+        match holdings.stranger.clone() {
+            None => Ok(()),
+            Some(what) => Err(SinkError::Occupied { uri: self.uri().to_owned(), what }),
+        }
     }
 
     /// That the run `run_id` is still the one that lies here: somebody may have removed it and begun

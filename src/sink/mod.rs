@@ -19,6 +19,7 @@ mod checkpoint;
 mod claim;
 mod crashes;
 mod fence;
+mod in_the_way;
 mod kept;
 mod named;
 mod open_part;

@@ -157,6 +157,11 @@ impl Output {
         removed.map_err(|source| StorageError { uri: self.uri.clone(), source }.into())
     }
 
+    /// The folder, if it lies on this machine's disk.
+    pub(super) fn local(&self) -> Option<&std::path::Path> {
+        self.local.as_deref()
+    }
+
     /// Whether the folder lies on this machine's disk.
     pub(super) fn is_local(&self) -> bool {
         self.local.is_some()

@@ -117,6 +117,13 @@ impl Holdings {
         others.chain(places.cloned()).collect()
     }
 
+    /// An object of that name alone.
+    pub(super) fn of(name: &str) -> Self {
+        let mut holdings = Self::default();
+        holdings.add(name, 0);
+        holdings
+    }
+
     fn add(&mut self, name: &str, bytes: u64) {
         let held = Held { name: name.to_owned(), bytes };
         if name == RUN {
@@ -196,13 +203,13 @@ fn number(digits: &str) -> Option<u64> {
     (digits.len() >= 6 && digits.bytes().all(|digit| digit.is_ascii_digit())).then(|| digits.parse().ok())?
 }
 
-fn lies_in(folder: &str, name: &str) -> bool {
+pub(super) fn lies_in(folder: &str, name: &str) -> bool {
     name.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'))
 }
 
-/// Whether an object of no bytes in a bucket shows one of the output's folders: consoles make `predictions/`, which is
-/// listed without its slash.
-fn is_folder(name: &str) -> bool {
+/// Whether that is the name of one of an output's folders, or of the output itself. In a bucket consoles make an object
+/// of no bytes to show one, `predictions/`, which is listed without its slash.
+pub(super) fn is_folder(name: &str) -> bool {
     ["", "predictions", "batches", STAGING, ATTEMPTS, CHECKPOINTS, CRASHES, DISPLACED, WORKERS]
         .contains(&name)
 }

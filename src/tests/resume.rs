@@ -343,6 +343,33 @@ fn what_is_nothing_of_ours_is_never_touched() {
 }
 
 #[test]
+fn what_is_in_the_way_of_a_part_is_overwritten_or_refused() {
+    let bench = Bench::new();
+    write_tar(&bench.path("in/a.tar"), &images(0, 5));
+    assert_code(&bench.run("out", &[]), 0);
+    let expected = predictions(&bench, "out");
+    let part = whole_parts(&bench).remove(0);
+    let name = part.file_name().and_then(|name| name.to_str()).expect("a name");
+    fs::remove_file(&part).expect("the part");
+    fs::create_dir_all(part.join("empty")).expect("folders");
+    let before = contents(&bench.path("out"));
+    let refused = bench.run("out", &["--overwrite"]);
+    assert_code(&refused, 6);
+    assert!(
+        stderr(&refused).contains(&format!("{name}, which is a folder that is not empty")),
+        "{}",
+        stderr(&refused)
+    );
+    assert!(contents(&bench.path("out")) == before && part.join("empty").is_dir());
+    fs::remove_dir(part.join("empty")).expect("a folder");
+    let overwritten = bench.run("out", &["--overwrite"]);
+    assert_code(&overwritten, 0);
+    assert!(stderr(&overwritten).contains("an empty folder"), "{}", stderr(&overwritten));
+    assert!(predictions(&bench, "out") == expected);
+    assert_code(&sluice().arg("verify").arg(bench.path("out")).output().expect("starts"), 0);
+}
+
+#[test]
 fn a_limited_run_ends_at_its_limit_however_often_it_is_begun() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 5));
