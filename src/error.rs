@@ -259,7 +259,7 @@ pub enum SinkError {
     Damaged { uri: String, worker: u64 },
     #[error("cannot write output {0}")]
     Storage(#[from] StorageError),
-    #[error("cannot encode {part}: {source}")]
+    #[error("cannot encode {part}: {}", parquet_words(source))]
     Encode { part: String, source: parquet::errors::ParquetError },
 }
 
@@ -275,6 +275,35 @@ impl SinkError {
     }
 }
 
+/// What the libraries say that read Parquet, without their own words for the kind of their errors, which they may put
+/// before each other.
+pub fn parquet_words(error: &dyn std::error::Error) -> String {
+    const KINDS: [&str; 12] = [
+        "Parquet error: ",
+        "Parquet argument error: ",
+        "Arrow: ",
+        "External: ",
+        "External error: ",
+        "EOF: ",
+        "Io error: ",
+        "Invalid argument error: ",
+        "Parser error: ",
+        "Schema error: ",
+        "Compute error: ",
+        "Cast error: ",
+    ];
+    let error = error.to_string();
+    let mut words = error.as_str();
+    while let Some(rest) = KINDS.iter().find_map(|kind| words.strip_prefix(kind)) {
+        words = rest;
+    }
+    // what the standard library says of any reader
+    if ["failed to fill whole buffer", "unexpected end of file"].contains(&words) {
+        return "it ends early".to_owned();
+    }
+    words.replacen("NYI: ", "not supported: ", 1)
+}
+
 /// The text of a panic.
 pub(crate) fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
@@ -283,9 +312,22 @@ pub(crate) fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use arrow::error::ArrowError;
     use object_store::client::{HttpError, HttpErrorKind};
+    use parquet::errors::ParquetError;
 
     use super::*;
+
+    #[test]
+    fn of_parquet_only_what_is_wrong_is_told() {
+        let ended = ParquetError::EOF("the page ends early".to_owned());
+        let nested = ArrowError::from(ParquetError::External(Box::new(ended)));
+        assert_eq!(parquet_words(&nested), "the page ends early");
+        assert_eq!(parquet_words(&ParquetError::NYI("LZO".to_owned())), "not supported: LZO");
+        let short = std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
+        assert_eq!(parquet_words(&ParquetError::External(short.into())), "it ends early");
+        assert_eq!(parquet_words(&ArrowError::DivideByZero), "Divide by zero error");
+    }
 
     #[test]
     fn who_lacks_open_files_is_told_of_the_limit() {

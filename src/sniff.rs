@@ -81,6 +81,18 @@ pub fn is_tar(head: &[u8]) -> bool {
     head.get(257..262) == Some(b"ustar")
 }
 
+/// Whether `head` begins with the length of a TFRecord file's first record, and the checksum of that.
+pub fn is_tfrecord(head: &[u8]) -> bool {
+    head.split_first_chunk::<8>().is_some_and(|(length, rest)| {
+        rest.first_chunk().is_some_and(|crc| masked_crc(length) == u32::from_le_bytes(*crc))
+    })
+}
+
+/// TFRecord's checksum: CRC-32C, rotated and with a constant added (TensorFlow, `core/lib/hash/crc32c.h`).
+pub fn masked_crc(data: &[u8]) -> u32 {
+    crc32c::crc32c(data).rotate_right(15).wrapping_add(0xa282_ead8)
+}
+
 /// What to say of bytes in which [`image_format`] finds no image that we decode.
 pub fn refusal(bytes: &[u8]) -> String {
     match content(bytes) {
@@ -235,6 +247,9 @@ fn by_magic(head: &[u8]) -> Option<&'static str> {
     }
     if is_tar(head) {
         return Some("a tar archive");
+    }
+    if is_tfrecord(head) {
+        return Some("a TFRecord file, which is a shard of its own");
     }
     match head.get(4..8) {
         Some(b"ftyp") if file_type_brands(head)?.next() == Some(b"qt  ") => Some("a video (QuickTime)"),
@@ -457,6 +472,10 @@ mod tests {
             (b"\xff\xd8\0\0", "a JPEG that is damaged behind its first two bytes"),
             (b"\r\n\xff\xd8\xff\xe0\0\x10JFIF\0", "a JPEG with other bytes before it"),
         ];
+        let mut tfrecord = 100_u64.to_le_bytes().to_vec();
+        tfrecord.extend(masked_crc(&tfrecord).to_le_bytes());
+        tfrecord.extend(b"\x0a\x62\xff\xd8\xff\xe0\0\x10JFIF");
+        assert_eq!(name(&tfrecord).expect("known"), "a TFRecord file, which is a shard of its own");
         for (bytes, name) in cases {
             assert_eq!(content(bytes), Content::Other(name), "{bytes:?}");
         }

@@ -23,7 +23,7 @@ use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchR
 use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
 
-use crate::error::{Error, SinkError, SourceError, StorageError};
+use crate::error::{Error, SinkError, SourceError, StorageError, parquet_words};
 use crate::finish::{StoredManifest, StoredSummary, sha256_of};
 use crate::items::{ObjectRef, Status};
 use crate::plan::hex;
@@ -311,7 +311,7 @@ fn rows(stores: &Stores, output: &Output, part: &PartReport, run_id: &str) -> Re
     const COLUMNS: [&str; 4] = ["key", "record_index", "status", "run_id"];
     let (mut expected, mut here) = (0, BTreeMap::<String, u64>::new());
     for batch in columns(stores, output, &part.path, &COLUMNS)? {
-        let batch = batch.map_err(|error| error.to_string())?;
+        let batch = batch.map_err(|error| parquet_words(&error))?;
         let column = |name| batch.column_by_name(name).ok_or(format!("it lacks the column {name}"));
         let text =
             |name| column(name)?.as_string_opt::<i32>().ok_or(format!("its column {name} holds no strings"));
@@ -350,7 +350,7 @@ fn batches(
 ) -> Result<HashSet<i64>, String> {
     let mut found = HashSet::new();
     for batch in columns(stores, output, name, &["batch_id"])? {
-        let batch = batch.map_err(|error| error.to_string())?;
+        let batch = batch.map_err(|error| parquet_words(&error))?;
         let ids = batch.column_by_name("batch_id").and_then(|ids| ids.as_primitive_opt::<Int64Type>());
         for &id in ids.ok_or("it has no column batch_id of numbers")?.values() {
             if seen.contains(&id) || !found.insert(id) {
@@ -371,9 +371,9 @@ fn columns(
     let object = ObjectRef { uri: output.uri_of(name), size_bytes: None, version: None };
     let object = stores.open(&object).map_err(|error| error.to_string())?;
     let builder = ParquetRecordBatchReaderBuilder::try_new(ColumnWindows::new(object))
-        .map_err(|error| error.to_string())?;
+        .map_err(|error| parquet_words(&error))?;
     let mask = ProjectionMask::columns(builder.parquet_schema(), columns.iter().copied());
-    builder.with_projection(mask).build().map_err(|error| error.to_string())
+    builder.with_projection(mask).build().map_err(|error| parquet_words(&error))
 }
 
 #[cfg(test)]

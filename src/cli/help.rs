@@ -50,6 +50,7 @@ Environment: as for `sluice run`.";
 pub const SHOW: &str = "Examples:
   sluice show out/safety --rows 20
   sluice show out/safety --failed 1000
+  sluice show --failed out/safety
   sluice show gs://bucket/safety/2026-11-23 --json
 
 Environment: `sluice --help` lists what is for stores.";
@@ -57,12 +58,13 @@ Environment: `sluice --help` lists what is for stores.";
 pub const INSPECT: &str = "Examples:
   sluice inspect photos/000.tar
   sluice inspect 'gs://bucket/photos/*.parquet' --image-key photo
+  sluice inspect photos --json
 
 Environment: `sluice --help` lists what is for stores.";
 
 pub const VERIFY: &str = "Examples:
   sluice verify out/safety
-  sluice verify gs://bucket/safety/2026-11-23
+  sluice verify gs://bucket/safety/2026-11-23 --json
 
 Environment: `sluice --help` lists what is for stores.";
 

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Args;
+use serde_json::{Value, json};
 use sluice::config::{InputSection, PreprocessSection};
 use sluice::decode::{Decoder, Scratch};
 use sluice::error::{Error, ReadError, SourceError};
@@ -10,7 +11,7 @@ use sluice::items::{PixelElement, RawRecord, Rejected, ShardRef};
 use sluice::skipped::Skipped;
 use sluice::source::{ReadOptions, Stores, list_shards, open_shard};
 
-use super::print::print;
+use super::print::{print, print_json};
 use super::summary::skipped;
 use super::{exit, storage_runtime};
 
@@ -25,6 +26,9 @@ pub struct InspectArgs {
     /// TFRecord feature or Parquet column with the image's id.
     #[arg(long, value_name = "NAME")]
     id_key: Option<String>,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
 }
 
 /// Read every record of the shard and decode it; exits with 5 when something is bad.
@@ -36,12 +40,19 @@ pub fn run(args: &InspectArgs) -> anyhow::Result<ExitCode> {
     };
     let runtime = storage_runtime()?;
     let stores = Stores::new(runtime.handle().clone());
-    let mut all_good = true;
+    let (mut all_good, mut objects) = (true, Vec::new());
     for shard in list_shards(&stores, std::slice::from_ref(&args.shard), &input).map_err(Error::from)? {
         let shard = shard.map_err(Error::from)?;
         let findings = inspect(&stores, &shard, &input).map_err(Error::from)?;
-        print(&findings.lines(&shard).join("\n"))?;
+        if args.json {
+            objects.push(findings.object(&shard));
+        } else {
+            print(&findings.lines(&shard).join("\n"))?;
+        }
         all_good &= findings.first_bad.is_none() && findings.damage.is_none();
+    }
+    if args.json {
+        print_json(&json!({ "all_good": all_good, "shards": objects }))?;
     }
     Ok(if all_good { ExitCode::SUCCESS } else { ExitCode::from(exit::TOO_MANY_ERRORS) })
 }
@@ -88,16 +99,44 @@ fn inspect(stores: &Stores, shard: &ShardRef, input: &InputSection) -> Result<Fi
 }
 
 impl Findings {
+    /// Least, median and largest length of the encoded images.
+    fn sizes_bytes(&self) -> Option<[u64; 3]> {
+        let mut sizes = self.sizes_bytes.clone();
+        sizes.sort_unstable();
+        Some([*sizes.first()?, sizes[sizes.len() / 2], *sizes.last()?])
+    }
+
+    /// For a program.
+    fn object(&self, shard: &ShardRef) -> Value {
+        let first_bad = self.first_bad.as_ref().map(|(index, id, rejected)| {
+            json!({
+                "record_index": index,
+                "image_id": id,
+                "status": rejected.status.as_str(),
+                "error": rejected.error,
+            })
+        });
+        let sizes = self.sizes_bytes().map(|[min, med, max]| json!({ "min": min, "med": med, "max": max }));
+        json!({
+            "shard": shard.name,
+            "format": shard.format.to_string(),
+            "records": self.records,
+            "bad_records": self.bad,
+            "first_bad": first_bad,
+            "image_bytes": sizes,
+            "skipped": self.skipped,
+            "damage": self.damage,
+        })
+    }
+
     fn lines(&self, shard: &ShardRef) -> Vec<String> {
         let mut lines = vec![
             shard.name.clone(),
             format!("  format   {}", shard.format),
             format!("  records  {}, {} of them bad", self.records, self.bad),
         ];
-        let mut sizes = self.sizes_bytes.clone();
-        sizes.sort_unstable();
-        if let (Some(min), Some(max)) = (sizes.first(), sizes.last()) {
-            lines.push(format!("  image    bytes: min {min}, med {}, max {max}", sizes[sizes.len() / 2]));
+        if let Some([min, med, max]) = self.sizes_bytes() {
+            lines.push(format!("  image    bytes: min {min}, med {med}, max {max}"));
         }
         lines.extend(skipped(&self.skipped).map(|skipped| format!("  skipped  {skipped}")));
         if let Some((index, id, rejected)) = &self.first_bad {

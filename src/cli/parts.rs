@@ -10,8 +10,9 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 use parquet::file::metadata::KeyValue;
 use sluice::config::{InputFormat, InputSection};
-use sluice::error::{Error, SourceError};
+use sluice::error::{Error, SourceError, parquet_words};
 use sluice::items::{ObjectRef, ShardContent};
+use sluice::skipped::Skipped;
 use sluice::source::{ColumnWindows, Stores, list_shards};
 
 /// The Parquet files of one folder, in order; it `may_be_empty` where a run had nothing to write.
@@ -44,13 +45,13 @@ pub fn open(stores: &Stores, part: &ObjectRef, schema: &Schema, columns: &[&str]
     let object = stores.open(part)?;
     let opened = caught(|| {
         let builder = ParquetRecordBatchReaderBuilder::try_new(ColumnWindows::new(object))
-            .map_err(|error| error.to_string())?;
+            .map_err(|error| parquet_words(&error))?;
         for &column in columns {
             check_column(builder.schema(), schema, column)?;
         }
         let footer = builder.metadata().file_metadata().key_value_metadata().cloned();
         let mask = ProjectionMask::columns(builder.parquet_schema(), columns.iter().copied());
-        let reader = builder.with_projection(mask).build().map_err(|error| error.to_string())?;
+        let reader = builder.with_projection(mask).build().map_err(|error| parquet_words(&error))?;
         Ok((reader, footer.unwrap_or_default()))
     });
     let (reader, footer) = opened.map_err(|message| damaged(&part.uri, message))?;
@@ -62,6 +63,12 @@ impl Batches {
     pub fn footer(&self, key: &str) -> Option<&str> {
         self.footer.iter().find(|pair| pair.key == key).and_then(|pair| pair.value.as_deref())
     }
+
+    /// What the part's shard holds that is no record.
+    pub fn skipped(&self) -> Result<Skipped, Error> {
+        let counts = self.footer("sluice.skipped").map_or(Ok(Skipped::default()), serde_json::from_str);
+        counts.map_err(|_| damaged(&self.uri, "its footer does not count what was skipped".to_owned()))
+    }
 }
 
 impl Iterator for Batches {
@@ -70,7 +77,7 @@ impl Iterator for Batches {
     fn next(&mut self) -> Option<Self::Item> {
         let mut reader = self.reader.take()?;
         match caught(|| {
-            Ok(reader.next().transpose().map_err(|error| error.to_string())?.map(|rows| (rows, reader)))
+            Ok(reader.next().transpose().map_err(|error| parquet_words(&error))?.map(|rows| (rows, reader)))
         }) {
             Ok(None) => None,
             Ok(Some((rows, reader))) => {
@@ -93,7 +100,7 @@ fn damaged(uri: &str, message: String) -> Error {
 }
 
 fn check_column(found: &Schema, expected: &Schema, name: &str) -> Result<(), String> {
-    let expected = expected.field_with_name(name).map_err(|error| error.to_string())?;
+    let expected = expected.field_with_name(name).map_err(|error| parquet_words(&error))?;
     let found = found.field_with_name(name).map_err(|_| format!("it has no column {name}"))?;
     let is_same = match (found.data_type(), expected.data_type()) {
         (DataType::List(found), DataType::List(expected)) => found.data_type() == expected.data_type(),

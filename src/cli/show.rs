@@ -8,12 +8,13 @@ use anyhow::Context;
 use arrow::array::AsArray;
 use arrow::datatypes::Float64Type;
 use clap::Args;
-use sluice::error::{Error, SinkError, SourceError};
+use sluice::error::{ConfigError, Error, SinkError, SourceError};
 use sluice::finish::StoredManifest;
 use sluice::report::Latency;
 use sluice::sink::{
     AttemptNote, BATCHES, Checkpoints, Holdings, MANIFEST, Output, PREDICTIONS, RUN, RunRecord,
 };
+use sluice::skipped::Skipped;
 use sluice::source::Stores;
 use sluice::state::RunState;
 
@@ -26,28 +27,52 @@ use predictions::{COLUMNS, Predictions};
 /// Attempts listed.
 const LISTED: usize = 10;
 
+/// Failed records listed where no number says how many.
+const ALL_FAILED: &str = "100";
+
 /// Arguments of `sluice show`.
 #[derive(Debug, Args)]
+#[command(override_usage = "sluice show [OPTIONS] <OUT>")]
 pub struct ShowArgs {
     /// Output folder of a run.
-    out: String,
+    #[arg(required_unless_present = "failed")]
+    out: Option<String>,
     /// List the first N rows, too.
     #[arg(long, value_name = "N", default_value_t = 0)]
     rows: usize,
     /// List the first N records without scores, too, each with its reason; 100 of them if N is left out.
-    #[arg(long, value_name = "N", num_args = 0..=1, default_value_t = 0, default_missing_value = "100")]
-    failed: usize,
+    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = ALL_FAILED)]
+    failed: Option<String>,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
+}
+
+impl ShowArgs {
+    /// The output, and how many failed records are listed. What stands behind `--failed` is the output where nothing
+    /// else is.
+    fn out_and_failed(&self) -> Result<(&str, usize), ConfigError> {
+        let refused = |message: String| ConfigError::Argument { argument: "--failed", message };
+        let number = |text: &str| text.parse::<usize>();
+        match (&self.out, self.failed.as_deref()) {
+            (Some(out), None) => Ok((out, 0)),
+            (Some(out), Some(failed)) => number(failed)
+                .map(|failed| (out.as_str(), failed))
+                .map_err(|_| refused(format!("is {failed:?}, expected a number, and {out:?} is the output"))),
+            (None, Some(out)) if number(out).is_err() => Ok((out, number(ALL_FAILED).unwrap_or_default())),
+            (None, _) => Err(refused("no output is named: sluice show OUT --failed N".to_owned())),
+        }
+    }
 }
 
 /// Read the output and print what it holds.
 pub fn run(args: &ShowArgs) -> anyhow::Result<ExitCode> {
     let runtime = storage_runtime()?;
     let stores = Stores::new(runtime.handle().clone());
-    let out = args.out.trim_end_matches('/');
-    let (mut predictions, mut latency_ms) = (Predictions::listing(args.rows, args.failed), Vec::new());
+    let (out, failed) = args.out_and_failed().map_err(Error::from)?;
+    let out = out.trim_end_matches('/');
+    let (mut predictions, mut latency_ms) = (Predictions::listing(args.rows, failed), Vec::new());
+    let mut passed = Skipped::default();
     let output = Output::open(&stores, out).map_err(SinkError::of_reading)?;
     let holdings = output.holdings().map_err(SinkError::of_reading)?;
     if holdings.anything().is_none() {
@@ -60,6 +85,7 @@ pub fn run(args: &ShowArgs) -> anyhow::Result<ExitCode> {
         if let Some(reason) = batches.footer("sluice.damage") {
             predictions.add_damaged(batches.footer("sluice.shard").unwrap_or_default(), reason);
         }
+        passed.add(&batches.skipped()?);
         batches.try_for_each(|rows| rows.map(|rows| predictions.add(&rows)))?;
     }
     // a run that failed leaves no such part
@@ -77,7 +103,7 @@ pub fn run(args: &ShowArgs) -> anyhow::Result<ExitCode> {
     if args.json {
         let mut object = predictions.to_json();
         object["output"] = out.into();
-        object["run"] = run_json(&output, &holdings)?;
+        object["run"] = run_json(&output, &holdings, &passed)?;
         object["batches"] = latency_ms.len().into();
         object["latency_ms"] = serde_json::json!(latency);
         print_json(&object)?;
@@ -86,7 +112,7 @@ pub fn run(args: &ShowArgs) -> anyhow::Result<ExitCode> {
     let mut lines = match output.state().map_err(SinkError::of_reading)? {
         RunState::Succeeded(said) => ended("succeeded", &said),
         RunState::Failed(said) => ended("too many errors, no _SUCCESS", &said),
-        RunState::Unfinished => unfinished(&output, &holdings)?,
+        RunState::Unfinished => unfinished(&output, &holdings, &passed)?,
     };
     lines.extend(predictions.lines());
     if let Some(latency) = latency {
@@ -100,8 +126,9 @@ pub fn run(args: &ShowArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The run for a program: its manifest without the lists of parts, or its record and what attempts have noted.
-fn run_json(output: &Output, holdings: &Holdings) -> anyhow::Result<serde_json::Value> {
+/// The run for a program: its manifest without the lists of parts, or its record, what attempts have noted, and what
+/// the shards that have ended hold that is no record, `passed`.
+fn run_json(output: &Output, holdings: &Holdings, passed: &Skipped) -> anyhow::Result<serde_json::Value> {
     let read = |name: &str| -> anyhow::Result<serde_json::Value> {
         serde_json::from_slice(&output.read(name)?)
             .with_context(|| format!("{} cannot be read", output.uri_of(name)))
@@ -128,6 +155,7 @@ fn run_json(output: &Output, holdings: &Holdings) -> anyhow::Result<serde_json::
                 checkpointed(holdings, &run_id).iter().sum::<u64>().into(),
             );
             run.insert("crashed_records".to_owned(), holdings.crashes.len().into());
+            run.insert("skipped".to_owned(), serde_json::json!(passed));
         }
     }
     Ok(run)
@@ -150,7 +178,7 @@ fn ended(how: &str, said: &StoredManifest) -> Vec<String> {
 }
 
 /// How far a run has come that is not finished.
-fn unfinished(output: &Output, holdings: &Holdings) -> anyhow::Result<Vec<String>> {
+fn unfinished(output: &Output, holdings: &Holdings, passed: &Skipped) -> anyhow::Result<Vec<String>> {
     if !holdings.begun {
         return Ok(vec![format!("no run: there is no {RUN}")]);
     }
@@ -171,6 +199,7 @@ fn unfinished(output: &Output, holdings: &Holdings) -> anyhow::Result<Vec<String
             open.len()
         ));
     }
+    lines.extend(skipped(passed).map(|skipped| format!("  skipped so far {skipped}")));
     if !holdings.crashes.is_empty() {
         lines.push(format!("  decoders or readers have crashed on {} records", holdings.crashes.len()));
     }

@@ -3,9 +3,9 @@
 use std::process::ExitCode;
 
 use clap::Args;
-use sluice::verify::verify;
+use sluice::verify::{Verification, verify};
 
-use super::print::print;
+use super::print::{print, print_json};
 use super::{exit, storage_runtime};
 
 /// Problems listed.
@@ -16,6 +16,9 @@ const LISTED: usize = 20;
 pub struct VerifyArgs {
     /// Output folder of a run.
     out: String,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
 }
 
 /// Verify, and print what is wrong; exits with 9 when something is. A run that ended with too many errors has said so
@@ -23,6 +26,11 @@ pub struct VerifyArgs {
 pub fn run(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
     let runtime = storage_runtime()?;
     let found = verify(&args.out, runtime.handle())?;
+    let code = ExitCode::from(if found.problems.is_empty() { 0 } else { exit::UNVERIFIED });
+    if args.json {
+        print_json(&object(&args.out, &found))?;
+        return Ok(code);
+    }
     let mut lines: Vec<_> = found.problems.iter().take(LISTED).cloned().collect();
     if found.problems.len() > LISTED {
         lines.push(format!("and {} more", found.problems.len() - LISTED));
@@ -38,5 +46,20 @@ pub fn run(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
     };
     lines.push(format!("{verdict}: {} parts, {} rows, {} bytes read", found.parts, found.rows, found.bytes));
     print(&lines.join("\n"))?;
-    Ok(ExitCode::from(if found.problems.is_empty() { 0 } else { exit::UNVERIFIED }))
+    Ok(code)
+}
+
+/// What was found, all of it, for a program.
+fn object(out: &str, found: &Verification) -> serde_json::Value {
+    let Verification { parts, rows, bytes, failed, problems, remarks } = found;
+    serde_json::json!({
+        "output": out,
+        "holds": problems.is_empty(),
+        "parts": parts,
+        "rows": rows,
+        "bytes": bytes,
+        "too_many_errors": failed,
+        "problems": problems,
+        "remarks": remarks,
+    })
 }

@@ -25,7 +25,7 @@ use super::part::{
 };
 use super::run_record::RUN;
 use super::upload::STAGING;
-use crate::error::{SinkError, StorageError};
+use crate::error::{SinkError, StorageError, parquet_words};
 use crate::items::{ShardFormat, ShardRef};
 use crate::plan::hex;
 use crate::report::{PartReport, Tally};
@@ -394,7 +394,7 @@ async fn footer(
 ) -> object_store::Result<ParquetMetaData> {
     const TAIL: usize = 8;
     let tail = end.last_chunk::<TAIL>().ok_or_else(|| damaged("it is too short".to_owned()))?;
-    let tail = FooterTail::try_new(tail).map_err(|error| damaged(error.to_string()))?;
+    let tail = FooterTail::try_new(tail).map_err(|error| damaged(parquet_words(&error)))?;
     let length = tail.metadata_length() + TAIL;
     let start = bytes.checked_sub(length as u64).ok_or_else(|| damaged("it is cut short".to_owned()))?;
     if length > end.len() {
@@ -404,7 +404,7 @@ async fn footer(
     let footer = footer.ok_or_else(|| damaged("it is cut short".to_owned()))?;
     // the Parquet library meets some damaged footers with a panic
     match catch_unwind(|| ParquetMetaDataReader::decode_metadata(footer)) {
-        Ok(decoded) => decoded.map_err(|error| damaged(error.to_string())),
+        Ok(decoded) => decoded.map_err(|error| damaged(parquet_words(&error))),
         Err(_) => Err(damaged("its footer cannot be understood".to_owned())),
     }
 }

@@ -4,6 +4,8 @@
 //! - Every other byte becomes `\\xHH`. A backslash stays itself unless it would read as such an escape; then it is
 //!   escaped. So different names are different texts, and a text leads back to its name.
 
+use object_store::path;
+
 /// `name` as text.
 pub fn escaped(name: &[u8]) -> String {
     let mut text = String::with_capacity(name.len());
@@ -29,6 +31,22 @@ pub fn escaped(name: &[u8]) -> String {
         rest = &rest[valid.len() + invalid..];
     }
     text
+}
+
+/// Why no store can be asked for a name.
+pub fn unaddressable(error: &path::Error) -> String {
+    let name = match error {
+        path::Error::EmptySegment { path } | path::Error::BadSegment { path, .. } => path,
+        _ => return "is no name that a store can be asked for".to_owned(),
+    };
+    match name.chars().find(|c| c.is_control()) {
+        Some(c) => {
+            format!("holds the control character {c:?}, which no name may hold that a store is asked for")
+        }
+        None => {
+            "has an empty part, or one of dots alone, in its name, for which no store can be asked".to_owned()
+        }
+    }
 }
 
 /// Whether `bytes` begin as an escape does.
@@ -83,6 +101,16 @@ mod tests {
         for (name, text) in cases {
             assert_eq!(escaped(name), text);
             assert_eq!(unescaped(text), name);
+        }
+    }
+
+    #[test]
+    fn a_name_that_no_store_can_be_asked_for_is_told_why() {
+        for (name, expected) in
+            [("a/b\tc", "character '\\t'"), ("a\0", "'\\0'"), ("a//b", "an empty part"), ("a/../b", "dots")]
+        {
+            let told = unaddressable(&path::Path::parse(name).expect_err("not addressable"));
+            assert!(told.contains(expected), "{name:?}: {told}");
         }
     }
 

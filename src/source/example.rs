@@ -185,7 +185,8 @@ fn next_field(rest: &mut Bytes) -> Result<Option<Field>, Malformed> {
     if rest.is_empty() {
         return Ok(None);
     }
-    let (tag, wire_type) = decode_key(rest).map_err(|error| error.to_string())?;
+    let (tag, wire_type) =
+        decode_key(rest).map_err(|_| "what should be the number of a field is none".to_owned())?;
     let content = match wire_type {
         WireType::Varint => Content::Integer(varint(rest)?),
         WireType::LengthDelimited => {
@@ -197,7 +198,7 @@ fn next_field(rest: &mut Bytes) -> Result<Option<Field>, Malformed> {
         }
         _ => {
             let skipped = skip_field(wire_type, tag, rest, DecodeContext::default());
-            skipped.map_err(|error| error.to_string())?;
+            skipped.map_err(|_| format!("field {tag} is cut short or damaged"))?;
             Content::Other
         }
     };
@@ -205,7 +206,7 @@ fn next_field(rest: &mut Bytes) -> Result<Option<Field>, Malformed> {
 }
 
 fn varint(rest: &mut Bytes) -> Result<u64, Malformed> {
-    decode_varint(rest).map_err(|error| error.to_string())
+    decode_varint(rest).map_err(|_| "a number is cut short or too long".to_owned())
 }
 
 /// The messages whole, to write what is read here.

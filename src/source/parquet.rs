@@ -26,7 +26,7 @@ use ::parquet::file::reader::ChunkReader;
 use arrow::array::Array;
 use bytes::Bytes;
 
-use crate::error::ReadError;
+use crate::error::{ReadError, parquet_words};
 use crate::items::{RawRecord, Rejected, Status};
 
 use super::compression::{FREE_BYTES, MAX_RATIO};
@@ -220,7 +220,7 @@ fn column_chunks(metadata: &ParquetMetaData, columns: &Columns) -> Vec<Chunk> {
 }
 
 fn corrupt(place: &str, error: &dyn std::error::Error) -> ReadError {
-    ReadError::Corrupt(format!("{place}: {error}"))
+    ReadError::Corrupt(format!("{place}: {}", parquet_words(error)))
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use ::parquet::file::metadata::{FooterTail, ParquetMetaData, ParquetMetaDataRead
 use ::parquet::file::reader::ChunkReader;
 use bytes::Bytes;
 
-use crate::error::ReadError;
+use crate::error::{ReadError, parquet_words};
 
 use super::column_windows::PIECE_BYTES;
 use super::format::ReadOptions;
@@ -73,7 +73,7 @@ pub(super) fn check_columns(reader: &impl ChunkReader, options: &ReadOptions) ->
 }
 
 fn corrupt(error: &dyn std::error::Error) -> ReadError {
-    ReadError::Corrupt(format!("footer: {error}"))
+    ReadError::Corrupt(format!("footer: {}", parquet_words(error)))
 }
 
 fn bytes_of(reader: &impl ChunkReader) -> Result<Bytes, ReadError> {

@@ -32,6 +32,8 @@ use ::parquet::errors::{ParquetError, Result};
 use ::parquet::file::reader::{ChunkReader, Length};
 use bytes::Bytes;
 
+use crate::error::parquet_words;
+
 use super::column_windows::PIECE_BYTES;
 use super::compression::{FREE_BYTES, MAX_RATIO};
 use super::parquet_deltas;
@@ -329,7 +331,9 @@ const BROTLI_BUFFER_BYTES: usize = 64 << 10;
 
 /// `packed`, which must unpack to exactly `length` bytes.
 fn unpacked(codec: Compression, packed: &[u8], length: usize) -> Result<Cow<'_, [u8]>> {
-    let failed = |error: &dyn std::error::Error| ParquetError::General(format!("unpacking a page: {error}"));
+    let failed = |error: &dyn std::error::Error| {
+        ParquetError::General(format!("unpacking a page: {}", parquet_words(error)))
+    };
     let read = |reader: &mut dyn Read| -> Result<Vec<u8>> {
         let mut unpacked = Vec::with_capacity(length);
         // one byte more, to see that there is none

@@ -36,6 +36,7 @@ use crate::shown::{is_signed, looks_like_uri, names_container};
 use super::answer_length::ObjectRead;
 use super::disk::Disk;
 use super::environment;
+use super::escape::unaddressable;
 use super::http_checks::CheckedConnector;
 use super::object::{Object, version_of};
 use super::others::{LastRead, gives_another};
@@ -366,7 +367,7 @@ impl Address {
         if !bucket.chars().all(is_name) {
             return Err("names no bucket: its name has letters, digits, '-', '_' and '.' only".to_owned());
         }
-        let path = Path::parse(key).map_err(|error| error.to_string())?;
+        let path = Path::parse(key).map_err(|error| unaddressable(&error))?;
         let root = format!("{scheme}://{bucket}/");
         Ok(Self { uri: uri.to_owned(), service, kind: StoreKind::Bucket, root, path })
     }
@@ -375,7 +376,7 @@ impl Address {
         let absolute = absolute_path(FilePath::new(path))
             .map_err(|error| format!("cannot be made an absolute path: {error}"))?;
         let absolute = absolute.to_str().ok_or("the path is not valid UTF-8")?;
-        let path = Path::parse(absolute).map_err(|error| error.to_string())?;
+        let path = Path::parse(absolute).map_err(|error| unaddressable(&error))?;
         if path.filename().is_some_and(is_staged_name) {
             return Err("a name that ends in # and digits is that of a file still being written".to_owned());
         }
@@ -397,7 +398,7 @@ impl Address {
         {
             return Err(format!("{lost} in a name is not supported: it cannot be asked for as it stands"));
         }
-        let path = Path::from_url_path(url.path()).map_err(|error| error.to_string())?;
+        let path = Path::from_url_path(url.path()).map_err(|error| unaddressable(&error))?;
         let root = url[..url::Position::BeforePath].to_owned() + "/";
         Ok(Self { uri: uri.to_owned(), service: Service::Http, kind: StoreKind::Http, root, path })
     }

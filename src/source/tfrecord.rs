@@ -17,7 +17,7 @@ use bytes::Bytes;
 
 use crate::error::ReadError;
 use crate::items::{RawRecord, Rejected, Status};
-use crate::sniff;
+use crate::sniff::{self, masked_crc};
 
 use super::example::{self, Found, Value};
 use super::format::{ReadOptions, image_content};
@@ -185,12 +185,6 @@ fn checked_length(header: &[u8; HEADER_BYTES]) -> Option<u64> {
     let (length, crc) = header.split_first_chunk()?;
     let crc = u32::from_le_bytes(*crc.first_chunk()?);
     (masked_crc(length) == crc).then(|| u64::from_le_bytes(*length))
-}
-
-/// CRC32C as TFRecord stores it: rotated and offset, so that a checksum over data that holds
-/// checksums stays sound.
-fn masked_crc(data: &[u8]) -> u32 {
-    crc32c::crc32c(data).rotate_right(15).wrapping_add(0xa282_ead8)
 }
 
 #[cfg(test)]

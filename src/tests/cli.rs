@@ -13,6 +13,8 @@ mod scores;
 #[path = "cli/shells.rs"]
 mod shells;
 mod support;
+#[path = "cli/words.rs"]
+mod words;
 
 use std::collections::BTreeMap;
 use std::fs;

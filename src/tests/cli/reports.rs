@@ -74,12 +74,85 @@ fn show_lists_failed_records_by_the_key_with_their_reasons() {
     let bench = Bench::new();
     one_bad(&bench);
     assert!(!show(&bench, &[]).contains("failed records"));
-    for args in [&["--failed"][..], &["--failed", "7"]] {
-        let shown = show(&bench, args);
+    for args in
+        [&["out", "--failed"][..], &["out", "--failed", "7"], &["--failed", "out"], &["--failed", "7", "out"]]
+    {
+        let shown = sluice().current_dir(bench.path("")).arg("show").args(args).output().expect("starts");
+        assert_code(&shown, 0);
+        let shown = stdout(&shown);
         let listed: Vec<_> = shown.lines().skip_while(|line| *line != "failed records").skip(1).collect();
         assert!(listed[0].starts_with("  in/a.tar#2  text  decode_error: "), "{shown}");
         assert!(listed.get(1).is_none_or(|line| line.is_empty()), "{shown}");
     }
+    for args in [&["--failed"][..], &["--failed", "7"], &["--failed", "out", "out"]] {
+        let refused = sluice().current_dir(bench.path("")).arg("show").args(args).output().expect("starts");
+        assert_code(&refused, 2);
+    }
+}
+
+#[test]
+fn show_tells_what_an_unfinished_run_has_skipped() {
+    let bench = Bench::new();
+    for (id, bytes) in images(0, 2) {
+        fs::write(bench.path(&format!("in/{id}.png")), bytes).expect("an image");
+    }
+    fs::write(bench.path("in/img-00000.json"), "{}").expect("a companion");
+    assert_code(&bench.run("out", &[]), 0);
+    for mark in ["out/_SUCCESS", "out/_manifest.json"] {
+        fs::remove_file(bench.path(mark)).expect("a file");
+    }
+    assert!(
+        show(&bench, &[]).contains("skipped so far 1 that are no images: 1 json"),
+        "{}",
+        show(&bench, &[])
+    );
+    assert_eq!(object(&show(&bench, &["--json"]))["run"]["skipped"]["json"], 1);
+}
+
+#[test]
+fn verify_is_json_for_programs() {
+    let bench = Bench::new();
+    one_bad(&bench);
+    let verify = |code| {
+        let verified =
+            sluice().current_dir(bench.path("")).args(["verify", "out", "--json"]).output().expect("starts");
+        assert_code(&verified, code);
+        object(&stdout(&verified))
+    };
+    let holds = verify(0);
+    assert_eq!((&holds["holds"], &holds["rows"], &holds["parts"]), (&true.into(), &4.into(), &2.into()));
+    assert!(holds["bytes"].as_u64() > Some(1000) && holds["too_many_errors"].is_null(), "{holds:#}");
+    assert_eq!((&holds["problems"], &holds["output"]), (&serde_json::json!([]), &"out".into()));
+    let part = parts(&bench.path("out/predictions")).remove(0);
+    fs::write(part, b"no part").expect("written");
+    let broken = verify(9);
+    assert_eq!(broken["holds"], false);
+    assert!(
+        broken["problems"][0].as_str().is_some_and(|problem| problem.contains("predictions/")),
+        "{broken:#}"
+    );
+}
+
+#[test]
+fn inspect_is_json_for_programs() {
+    let bench = Bench::new();
+    one_bad(&bench);
+    write_tfrecord(&bench.path("in/b.tfrecord"), &images(7, 2));
+    let inspected =
+        sluice().current_dir(bench.path("")).args(["inspect", "in", "--json"]).output().expect("starts");
+    assert_code(&inspected, 5);
+    let found = object(&stdout(&inspected));
+    let (tar, tfrecord) = (&found["shards"][0], &found["shards"][1]);
+    assert_eq!(
+        (&found["all_good"], &tar["records"], &tar["bad_records"]),
+        (&false.into(), &4.into(), &1.into())
+    );
+    assert_eq!((&tar["format"], &tar["shard"]), (&"webdataset".into(), &"in/a.tar".into()));
+    let bad = &tar["first_bad"];
+    assert_eq!((&bad["record_index"], &bad["status"]), (&2.into(), &"decode_error".into()));
+    assert!(bad["error"].is_string() && bad["image_id"] == "text", "{bad:#}");
+    assert_eq!((&tfrecord["records"], &tfrecord["first_bad"]), (&2.into(), &serde_json::Value::Null));
+    assert!(tfrecord["image_bytes"]["med"].as_u64() > Some(10), "{tfrecord:#}");
 }
 
 #[test]

@@ -1,0 +1,58 @@
+//! What is wrong is told in words of our own: what, with which thing.
+
+use super::*;
+
+/// Reasons of the rows of `input`, in order.
+fn reasons(bench: &Bench, input: &str) -> Vec<String> {
+    let args = ["--input", input, "--set", "output.max_error_rate=1", "--set", "output.max_damaged_shards=9"];
+    let run = bench.run("out", &[&args[..], &["--overwrite"]].concat());
+    assert_code(&run, 0);
+    let told = stderr(&run) + &stdout(&run);
+    for words in
+        ["Parquet error", "argument error", "External:", "EOF:", "Protobuf", "Error parsing Path", "illegal"]
+    {
+        assert!(!told.contains(words), "{told}");
+    }
+    bench.rows("out").into_iter().map(|row| row.error.unwrap_or_default()).collect()
+}
+
+#[test]
+fn what_is_wrong_with_a_line_of_a_manifest_is_told() {
+    let bench = Bench::new();
+    write_tfrecord(
+        &bench.path("a.tfrecord"),
+        &[("a".to_owned(), [b"\xff\xd8\xff\xe0\0\x10JFIF\0", &[7; 99][..]].concat())],
+    );
+    fs::write(bench.path("list.txt"), "in/a.png\tcat\nin/\0b.png\na.tfrecord\n").expect("a manifest");
+    let told = reasons(&bench, "list.txt");
+    assert!(told[0].contains("holds the control character '\\t'"), "{told:?}");
+    assert!(told[1].contains("holds the control character '\\0'"), "{told:?}");
+    assert!(told[2].contains("it is a TFRecord file"), "{told:?}");
+}
+
+#[test]
+fn what_is_wrong_with_a_shard_is_told_without_the_words_of_a_library() {
+    let bench = Bench::new();
+    let path = bench.path("a.parquet");
+    write_parquet(&path, &images(0, 9));
+    let whole = fs::read(&path).expect("Parquet");
+    let mut expected = 0;
+    for at in (4..whole.len() - 8).step_by(whole.len() / 40) {
+        let mut damaged = whole.clone();
+        damaged[at] ^= 0x55;
+        fs::write(&path, damaged).expect("written");
+        let told = reasons(&bench, "a.parquet");
+        expected +=
+            told.iter().filter(|reason| reason.contains("row ") || reason.contains("footer: ")).count();
+    }
+    assert!(expected > 2, "the damage was not where it hurts: {expected}");
+    let path = bench.path("a.tfrecord");
+    for example in [&[0x0a, 0xff][..], &[0xff; 12], &[0x0b, 0x0a], &[0x00, 0x01], &[0x0f, 1]] {
+        let length = (example.len() as u64).to_le_bytes();
+        let crc =
+            |bytes: &[u8]| crc32c::crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8).to_le_bytes();
+        fs::write(&path, [&length[..], &crc(&length), example, &crc(example)].concat()).expect("written");
+        let told = reasons(&bench, "a.tfrecord");
+        assert!(told[0].contains("tf.Example"), "{told:?}");
+    }
+}
