@@ -83,9 +83,16 @@ pub struct StoredSummary {
     pub rows: u64,
     pub rows_by_status: Tally,
     #[serde(default)]
+    pub shards: u64,
+    #[serde(default)]
+    pub damaged_shards: u64,
+    #[serde(default)]
     pub empty_shards: u64,
     #[serde(default)]
     pub skipped: Skipped,
+    /// Builds of 27 November 2026 and before do not tell it apart.
+    #[serde(default)]
+    pub skipped_by_listing: Option<Skipped>,
 }
 
 /// The attempt that has come to its end.

@@ -226,6 +226,8 @@ pub struct Summary {
     pub empty_shards: u64,
     /// What the input holds that is no record, by kind.
     pub skipped: Skipped,
+    /// Of these, what the listing of the input has found that is in no shard.
+    pub skipped_by_listing: Skipped,
     /// The shard that was cut short by an interruption.
     pub unfinished_shard: Option<String>,
     /// Rows of that shard that are kept for the next attempt; not among `rows`.
@@ -266,6 +268,7 @@ impl Summary {
             damaged_shards: output.damaged_shards(),
             empty_shards: output.empty_shards(),
             skipped: output.skipped(),
+            skipped_by_listing: output.skipped_by_listing.clone(),
             unfinished_shard: output.unfinished_shard.clone(),
             checkpointed_rows: output.checkpointed_rows,
             batches: output.latency_ms.len() as u64,

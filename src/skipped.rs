@@ -24,12 +24,14 @@ impl Skipped {
 
     pub fn add(&mut self, other: &Self) {
         for (kind, count) in &other.0 {
-            *self.0.entry(kind.clone()).or_default() += count;
+            let sum = self.0.entry(kind.clone()).or_default();
+            *sum = sum.saturating_add(*count);
         }
     }
 
+    /// All of them; what a damaged footer says may be too much to count.
     pub fn total(&self) -> u64 {
-        self.0.values().sum()
+        self.0.values().fold(0, |sum, count| sum.saturating_add(*count))
     }
 
     pub fn of(&self, kind: &str) -> u64 {

@@ -5,8 +5,8 @@
 //!   held against that.
 //! - Each part is read: its rows are those of one shard, one for each record from 0 on, and as many of
 //!   each status as its footer and the manifest say.
-//! - The parts are those of the shards 0, 1, 2, …, no shard has two, and they add up to the summary. No
-//!   batch is there twice.
+//! - The parts are those of the shards 0, 1, 2, …, no shard has two, and they add up to the summary: rows by status,
+//!   shards that ended early or have no record, and what is skipped. No batch is there twice.
 //! - What an attempt stored that lost the race to finish the run is no fault: its batches and notes are
 //!   told, and that is all.
 //! - These are checksums, not signatures: whoever edits a part, the manifest and `_SUCCESS` so that they
@@ -27,7 +27,7 @@ use crate::error::{Error, SinkError, SourceError, StorageError, parquet_words};
 use crate::finish::{StoredManifest, StoredSummary, sha256_of};
 use crate::items::{ObjectRef, Status};
 use crate::plan::hex;
-use crate::report::{Outcome, PartReport, Tally};
+use crate::report::{Outcome, OutputReport, PartReport, Tally};
 use crate::retry::may_get_better;
 use crate::sink::{Holdings, MANIFEST, Output, RUN, RunRecord, SUCCESS, shard_index, success_of};
 use crate::source::{ColumnWindows, Stores};
@@ -181,6 +181,7 @@ impl Verification {
         if tally != manifest.summary.rows_by_status || tally.rows() != manifest.summary.rows {
             self.problem(MANIFEST, "its summary counts other rows than its parts hold");
         }
+        self.counts(&manifest);
         let mut batch_ids = HashSet::new();
         for part in &manifest.batches {
             self.parts += 1;
@@ -193,6 +194,22 @@ impl Verification {
             }
         }
         self.strays(stores, output, holdings, &manifest, &mut batch_ids)
+    }
+
+    /// What the summary counts of shards and of what is skipped is what the parts' footers say, which the manifest
+    /// repeats.
+    fn counts(&mut self, manifest: &StoredManifest) {
+        let said = &manifest.summary;
+        let Some(skipped_by_listing) = said.skipped_by_listing.clone() else { return };
+        let counted =
+            OutputReport { parts: manifest.parts.clone(), skipped_by_listing, ..OutputReport::default() };
+        let of_shards = (counted.parts.len() as u64, counted.damaged_shards(), counted.empty_shards());
+        if of_shards != (said.shards, said.damaged_shards, said.empty_shards) {
+            self.problem(MANIFEST, "its summary counts other shards than it has parts");
+        }
+        if counted.skipped() != said.skipped {
+            self.problem(MANIFEST, "its summary counts other things as skipped than its parts do");
+        }
     }
 
     /// `_run.json` is what the manifest lists, of this run, and its hash is that of what it says.

@@ -83,6 +83,42 @@ fn too_many_errors_leave_an_output_that_verify_accepts_and_that_says_so() {
 }
 
 #[test]
+fn a_summary_that_counts_otherwise_than_its_parts_does_not_hold() {
+    let bench = Bench::new();
+    half_bad(&bench);
+    write_tar(&bench.path("in/c.tar"), &[]);
+    fs::write(bench.path("in/.hidden"), b"x").expect("a file");
+    for name in ["in/d.tar", "in/e.tar"] {
+        let mut tar = tar::Builder::new(fs::File::create(bench.path(name)).expect("a tar"));
+        let mut header = tar::Header::new_gnu();
+        header.set_size(2);
+        tar.append_data(&mut header, "a.json", &b"{}"[..]).expect("a member");
+        tar.finish().expect("a tar");
+    }
+    assert_code(&bench.run("out", &[]), 5);
+    assert_verified(&bench, "out", "too many errors");
+    let manifest = bench.manifest("out");
+    let summary = &manifest["summary"];
+    assert_eq!((&summary["empty_shards"], &summary["skipped_by_listing"]["hidden"]), (&3.into(), &1.into()));
+    assert_eq!(summary["skipped"], serde_json::json!({"hidden": 1, "json": 2}));
+    for (at, value, words) in [
+        ("/summary/empty_shards", 2, "counts other shards"),
+        ("/summary/damaged_shards", 1, "counts other shards"),
+        ("/summary/shards", 6, "counts other shards"),
+        ("/summary/skipped/json", 1, "counts other things as skipped"),
+        ("/summary/skipped/hidden", 2, "counts other things as skipped"),
+        ("/summary/skipped_by_listing/hidden", u64::MAX, "counts other things as skipped"),
+    ] {
+        let mut changed = manifest.clone();
+        *changed.pointer_mut(at).expect(at) = value.into();
+        fs::write(bench.path("out/_manifest.json"), changed.to_string()).expect("a manifest");
+        let verified = ask("verify", &bench.path("out"));
+        assert_code(&verified, 9);
+        assert!(stdout(&verified).contains(words), "{at}: {}", stdout(&verified));
+    }
+}
+
+#[test]
 fn a_run_with_too_many_errors_can_be_overwritten_and_loses_nothing_when_its_manifest_is_gone() {
     let bench = Bench::new();
     half_bad(&bench);
