@@ -80,7 +80,7 @@ impl StorageError {
 
     /// Whether bytes have come that are not those of the object.
     pub fn is_wrong_checksum(&self) -> bool {
-        self.is_caused_by::<WrongChecksum>()
+        wrong_checksum(&self.source).is_some()
     }
 
     /// Whether a connection failed, or an answer on its way.
@@ -131,6 +131,18 @@ pub(crate) fn lacks_open_files(error: &(dyn std::error::Error + 'static)) -> boo
 pub struct WrongChecksum {
     pub found: u32,
     pub expected: u32,
+}
+
+/// The checksums, where bytes have come that are not those of the object.
+pub(crate) fn wrong_checksum(error: &object_store::Error) -> Option<WrongChecksum> {
+    let mut cause: Option<&dyn std::error::Error> = Some(error);
+    while let Some(error) = cause {
+        if let Some(wrong) = error.downcast_ref() {
+            return Some(*wrong);
+        }
+        cause = error.source();
+    }
+    None
 }
 
 /// No request to a server has reached it so far. `advice` is empty, or `; ` and what to do.

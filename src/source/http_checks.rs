@@ -66,15 +66,14 @@ struct Checked {
     /// When a request first reached nobody.
     unreached_since: OnceLock<Instant>,
     outage: Outage,
-    /// Objects whose last answer was whole and wrong, until that is told.
+    /// Objects of which an answer was whole and wrong.
     wrong: WrongAnswers,
 }
 
 /// By path of the request.
 type WrongAnswers = Arc<Mutex<HashMap<String, WrongChecksum>>>;
 
-/// Objects that are read at once are far fewer; what is left behind by reads that were given up is
-/// forgotten.
+/// Objects that are read at once are far fewer; those of earlier are forgotten.
 const MAX_WRONG_ANSWERS: usize = 256;
 
 impl Checked {
@@ -135,10 +134,13 @@ impl HttpService for Checked {
         let lists_folder = request.method().as_str() == "PROPFIND";
         let uri = request.uri().clone();
         if is_get && asks_for_nothing(request.headers()) {
-            let wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner).remove(uri.path());
-            if let Some(wrong) = wrong {
-                return Err(HttpError::new(HttpErrorKind::Decode, wrong));
-            }
+            // it stays there for whoever else reads the object at the moment
+            let wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner).get(uri.path()).copied();
+            let broken = || std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
+            return Err(match wrong {
+                Some(wrong) => HttpError::new(HttpErrorKind::Decode, wrong),
+                None => HttpError::new(HttpErrorKind::Decode, broken()),
+            });
         }
         let answer = self.inner.execute(request).await.map_err(|error| self.no_answer(&uri, error));
         let answer = answer.map_err(|error| self.given_up(error));

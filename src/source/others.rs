@@ -1,7 +1,7 @@
 //! Whether a store gives other objects, where one of them has failed and may be at fault alone.
 //!
-//! - The object that was read last is asked for once more, then those beside the failed one: what is read together with
-//!   it, or where nothing has been read yet, the first ones in its folder.
+//! - Those asked for are the object that was read last, and some beside the failed one: what is read together with it, or
+//!   the first ones in its folder.
 //! - A store that gives the beginning of none of them within [`ASKED_WITHIN`] counts as one that fails.
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,7 +12,10 @@ use object_store::GetOptions;
 use object_store::list::PaginatedListOptions;
 use object_store::path::Path;
 
+use crate::error::wrong_checksum;
+
 use super::answer_length::ObjectRead;
+use super::http_checks::ObjectCrc32c;
 use super::store::Location;
 
 /// How long others are asked for: some tries for a store that refuses one request in a while.
@@ -38,33 +41,62 @@ impl LastRead {
     }
 }
 
+/// How much of another object has to come.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Given {
+    Beginning,
+    /// All of it, with the checksum that its store tells.
+    Checked,
+}
+
 /// Whether the store of `failed` gives another object. `beside` are paths of others in that store.
-pub(super) async fn gives_another(failed: &Location, beside: Vec<Path>) -> bool {
+pub(super) async fn gives_another(failed: &Location, beside: Vec<Path>, given: Given) -> bool {
     let asked = async {
-        let last = failed.last_read.get();
-        let beside = if last.is_none() && beside.is_empty() { listed_beside(failed).await } else { beside };
-        let others = last.into_iter().chain(beside.into_iter().take(ASKED_FOR));
+        let beside = if beside.is_empty() { listed_beside(failed).await } else { beside };
+        let others = failed.last_read.get().into_iter().chain(beside.into_iter().take(ASKED_FOR));
         // all at once: some may be in the same trouble, and be waited for
-        let given = others.filter(|other| *other != failed.path).map(|other| is_given(failed, other));
+        let given = others.filter(|other| *other != failed.path).map(|other| is_given(failed, other, given));
         stream::iter(given).buffer_unordered(ASKED_FOR + 1).any(std::future::ready).await
     };
     tokio::time::timeout(ASKED_WITHIN, asked).await.unwrap_or(false)
 }
 
-/// Whether the beginning of an object comes. All of it is asked for: not every server gives a part.
-async fn is_given(failed: &Location, path: Path) -> bool {
+/// Whether an object comes. All of it is asked for: not every server gives a part.
+async fn is_given(failed: &Location, path: Path, given: Given) -> bool {
     let extensions = ObjectRead { most_bytes: BEGINNING_BYTES }.extensions();
     let whole = GetOptions { extensions, ..GetOptions::default() };
     let Ok(answer) = failed.store.get_opts(&path, whole).await else { return false };
-    let (mut pieces, mut bytes) = (answer.into_stream(), 0);
-    while bytes < BEGINNING_BYTES {
+    let told = answer.extensions.get::<ObjectCrc32c>().copied();
+    let (mut pieces, mut bytes, mut crc32c) = (answer.into_stream(), 0, 0);
+    while given == Given::Checked || bytes < BEGINNING_BYTES {
         match pieces.next().await {
-            Some(Ok(piece)) => bytes += piece.len() as u64,
+            Some(Ok(piece)) => {
+                bytes += piece.len() as u64;
+                crc32c = crc32c::crc32c_append(crc32c, &piece);
+            }
             Some(Err(_)) => return false,
             None => break,
         }
     }
-    true
+    given == Given::Beginning || told == Some(ObjectCrc32c(crc32c))
+}
+
+/// Whether all bytes of the object come with the checksum `found` once more. What is garbled on its way is garbled in
+/// another way each time.
+pub(super) async fn comes_again_as(location: &Location, found: u32) -> bool {
+    let extensions = ObjectRead { most_bytes: u64::MAX }.extensions();
+    let whole = GetOptions { extensions, ..GetOptions::default() };
+    let Ok(answer) = location.store.get_opts(&location.path, whole).await else { return false };
+    let (mut pieces, mut crc32c) = (answer.into_stream(), 0);
+    while let Some(piece) = pieces.next().await {
+        match piece {
+            Ok(piece) => crc32c = crc32c::crc32c_append(crc32c, &piece),
+            // all has come by then
+            Err(error) if wrong_checksum(&error).is_some() => break,
+            Err(_) => return false,
+        }
+    }
+    crc32c == found
 }
 
 /// The first objects in the folder of `failed`; none where its store cannot be listed.

@@ -12,7 +12,7 @@ use std::io;
 
 use object_store::client::{HttpError, HttpErrorKind};
 
-use crate::error::{NoAnswer, WrongChecksum};
+use crate::error::{NoAnswer, WrongChecksum, lacks_open_files};
 use crate::retry::{cause, was_repeated};
 
 use super::outage::GivenUp;
@@ -67,7 +67,9 @@ pub(super) fn own_trouble(error: &object_store::Error) -> Option<String> {
 /// These are refusals, server errors and broken answers that have lasted as long as they were waited for, and endless
 /// redirects.
 pub(super) fn may_be_own(error: &object_store::Error) -> Option<String> {
-    let object_store::Error::Generic { .. } = error else { return None };
+    if !matches!(error, object_store::Error::Generic { .. }) || lacks_open_files(error) {
+        return None;
+    }
     let mut is_broken = false;
     let mut link: Option<&dyn StdError> = Some(error);
     while let Some(error) = link {

@@ -28,7 +28,7 @@ use tokio::runtime::Handle;
 use url::Url;
 
 use crate::config::StorageSection;
-use crate::error::{SourceError, StorageError};
+use crate::error::{SourceError, StorageError, wrong_checksum};
 use crate::items::ObjectRef;
 use crate::retry::again;
 use crate::shown::{is_signed, looks_like_uri, names_container};
@@ -39,7 +39,7 @@ use super::environment;
 use super::escape::unaddressable;
 use super::http_checks::CheckedConnector;
 use super::object::{Object, version_of};
-use super::others::{LastRead, gives_another};
+use super::others::{Given, LastRead, comes_again_as, gives_another};
 use super::own_trouble::{is_refused_at_once, may_be_own, own_trouble};
 use super::standard_input::{STANDARD_INPUT, Spooled};
 
@@ -208,14 +208,21 @@ impl Stores {
         if let Some(what) = own_trouble(error) {
             return Some(what);
         }
+        let beside = beside.filter_map(|uri| self.resolve(uri).ok());
+        let beside = beside.filter(|other| other.root == location.root).map(|other| other.path).collect();
+        if let Some(wrong) = wrong_checksum(error) {
+            let is_stored_so = self.wait(location.kind, async {
+                (location.kind == StoreKind::Http || gives_another(location, beside, Given::Checked).await)
+                    && comes_again_as(location, wrong.found).await
+            });
+            return is_stored_so.then(|| format!("{wrong}, each time"));
+        }
         let what = may_be_own(error)?;
         // of one server's refusal others know nothing: a manifest may name any number of them
         if location.kind == StoreKind::Http && is_refused_at_once(error) {
             return Some(what);
         }
-        let beside = beside.filter_map(|uri| self.resolve(uri).ok());
-        let beside = beside.filter(|other| other.root == location.root).map(|other| other.path).collect();
-        self.wait(location.kind, gives_another(location, beside)).then_some(what)
+        self.wait(location.kind, gives_another(location, beside, Given::Beginning)).then_some(what)
     }
 
     pub(crate) fn runtime(&self) -> &Handle {

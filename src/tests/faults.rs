@@ -310,6 +310,7 @@ fn an_object_that_is_served_oddly_is_read_or_costs_its_row() {
         (Oddity::Refused(500, "InternalError"), false),
         (Oddity::NoContent, false),
         (Oddity::Redirected, false),
+        (Oddity::OtherChecksum, false),
     ];
     let count = oddities.len() as u32 + 1;
     for (id, bytes) in images(0, count) {
@@ -353,6 +354,7 @@ fn an_object_is_not_taken_for_the_only_one_that_cannot_be_read_where_none_can() 
         (Oddity::Refused(400, "ExpiredToken"), "ExpiredToken"),
         (Oddity::Refused(500, "InternalError"), "500 Internal Server Error"),
         (Oddity::Redirected, "too many redirects"),
+        (Oddity::OtherChecksum, "arrived with the checksum"),
     ] {
         cloud.gcs.serve_all_oddly("data", oddity);
         for input in ["gs://data", "gs://data/*.png", "gs://data/a.tar"] {
@@ -388,6 +390,7 @@ fn a_container_that_is_served_oddly_is_read_or_is_a_damaged_shard() {
         (Oddity::Refused(500, "InternalError"), false),
         (Oddity::NoContent, false),
         (Oddity::Redirected, false),
+        (Oddity::OtherChecksum, false),
     ] {
         let is_packed = matches!(oddity, Oddity::Gzip | Oddity::Labelled | Oddity::AlwaysUnpacked);
         cloud.gcs.put("data", "a.tar", if is_packed { gzip(&tar) } else { tar.clone() });
@@ -431,11 +434,31 @@ fn a_container_that_is_served_oddly_is_read_or_is_a_damaged_shard() {
             if is_read && !(kind == "web" && oddity == Oddity::Gzip) {
                 assert_eq!(scores(of_tar), scores(&expected[..IMAGES as usize]), "{oddity:?}, {kind}");
             } else {
-                let [row] = of_tar else { panic!("{oddity:?}, {kind}: {of_tar:?}") };
-                assert_eq!(row.status, "corrupt_record", "{oddity:?}, {kind}");
+                let Some((end, before)) = of_tar.split_last() else { panic!("{oddity:?}, {kind}") };
+                assert_eq!(end.status, "corrupt_record", "{oddity:?}, {kind}");
+                assert!(before.is_empty(), "{oddity:?}, {kind}: {before:?}");
             }
         }
     }
+}
+
+/// Its checksum can be compared only when all of its ranges have come, and its rows with them.
+#[test]
+fn a_long_container_that_never_has_its_checksum_is_a_damaged_shard() {
+    let cloud = Cloud::new();
+    let long = cloud.bench.path("long.tar");
+    write_tar(&long, &[images(0, IMAGES), vec![("long".to_owned(), vec![7; 5 << 20])]].concat());
+    cloud.gcs.put("data", "a.tar", std::fs::read(&long).expect("a tar"));
+    cloud.gcs.serve_oddly("data", "a.tar", Oddity::OtherChecksum);
+    let lenient = ["--set", "output.max_error_rate=1", "--set", "output.max_damaged_shards=1"];
+    assert_code(&cloud.command("out").args(lenient).output().expect("starts"), 0);
+    cloud.assert_verified("out");
+    let rows = cloud.rows("out");
+    let (of_tar, others) = rows.split_at(rows.len() - 3 * IMAGES as usize);
+    assert!(others.iter().all(|row| row.status == "ok"));
+    let end = &of_tar[IMAGES as usize + 1];
+    assert_eq!((of_tar.len(), end.status.as_str()), (IMAGES as usize + 2, "corrupt_record"));
+    assert!(end.error.as_deref().is_some_and(|error| error.contains("each time")), "{end:?}");
 }
 
 #[test]
