@@ -41,6 +41,8 @@ mod webp_lossy_tables;
 mod damage;
 #[cfg(test)]
 mod parity;
+#[cfg(test)]
+mod scoring_version;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 

@@ -1,0 +1,114 @@
+//! Digests of what a few images become, kept in `fixtures/scoring.json`: whoever changes pixels or statuses is told to
+//! raise [`SCORING_VERSION`].
+//!
+//! - An image for each decoder, and two that are refused, through two `[preprocess]` sections. Pixels are those of
+//!   integer arithmetic, and normalised values are rounded step by step, so that every CPU has the same bits.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::*;
+use crate::plan::{SCORING_VERSION, hex};
+
+/// Set to anything, it has the test write the digests instead of comparing them.
+const WRITE: &str = "SLUICE_WRITE_SCORING_DIGESTS";
+
+/// Files of `fixtures/codecs`.
+const IMAGES: [&str; 13] = [
+    "rgb.jpg",
+    "progressive.jpg",
+    "cmyk_adobe.jpg",
+    "lossless.jpg",
+    "rgba.png",
+    "gray_16.png",
+    "lossy_alpha.webp",
+    "lossless.webp",
+    "palette.gif",
+    "rgb.bmp",
+    "lzw.tif",
+    "cut.bmp",
+    "data_cut.webp",
+];
+
+const SECTIONS: [(&str, &str); 2] = [
+    ("defaults", "resize = { width = 13, height = 11 }"),
+    (
+        "all keys",
+        "resize = { width = 17, height = 15, fit = 'contain', filter = 'lanczos3' }
+        crop = { width = 12, height = 14 }
+        color = 'bgr'
+        scale = 0.017
+        mean = [1.5, 2.5, 3.5]
+        std = [0.3, 0.7, 1.1]
+        layout = 'nhwc'
+        background = [9, 8, 7]
+        jpeg_round_trip = 75",
+    ),
+];
+
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    scoring_version: u32,
+    /// Of each image in each section SHA-256 over its tensor row, or why it has none.
+    digests: BTreeMap<String, String>,
+}
+
+fn fixture() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/scoring.json")
+}
+
+fn digests() -> BTreeMap<String, String> {
+    let mut digests = BTreeMap::new();
+    for (section, text) in SECTIONS {
+        let decoder = Decoder::new(&toml::from_str(text).expect(section), 1 << 20, PixelElement::F32);
+        for name in IMAGES {
+            let image = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/codecs").join(name);
+            let image = std::fs::read(image).expect(name);
+            let digest = match decoder.decode(&image, &mut Scratch::default()) {
+                Ok((_, Pixels::F32(row))) => {
+                    let bytes: Vec<u8> = row.iter().flat_map(|value| value.to_le_bytes()).collect();
+                    hex(&Sha256::digest(bytes))
+                }
+                Ok(_) => unreachable!("f32 was asked for"),
+                Err(rejected) => rejected.status.as_str().to_owned(),
+            };
+            digests.insert(format!("{name}, {section}"), digest);
+        }
+    }
+    digests
+}
+
+#[test]
+fn images_become_what_their_scoring_version_says() {
+    let found = digests();
+    let kept: Option<Kept> = std::fs::read(fixture())
+        .ok()
+        .map(|kept| serde_json::from_slice(&kept).expect("fixtures/scoring.json"));
+    let other = |kept: &Kept| {
+        let differs = |(name, digest): (&String, &String)| {
+            kept.digests.get(name).is_some_and(|kept| kept != digest).then(|| name.clone())
+        };
+        found.iter().filter_map(differs).collect::<Vec<_>>()
+    };
+    let changed = kept.as_ref().map(other).unwrap_or_default();
+    let version = kept.as_ref().map(|kept| kept.scoring_version);
+    assert!(
+        changed.is_empty() || version != Some(SCORING_VERSION),
+        "these images get other pixels, or another status, than by scoring version {SCORING_VERSION}: {changed:?}; if \
+         that is meant, raise SCORING_VERSION in src/plan.rs, then run {WRITE}=1 cargo test --lib scoring_version"
+    );
+    if std::env::var_os(WRITE).is_some() {
+        let kept = Kept { scoring_version: SCORING_VERSION, digests: found };
+        let text = serde_json::to_string_pretty(&kept).expect("strings always serialise to JSON") + "\n";
+        return std::fs::write(fixture(), text).expect("fixtures/scoring.json");
+    }
+    let is_whole = kept.is_some_and(|kept| kept.scoring_version == SCORING_VERSION && kept.digests == found);
+    assert!(
+        is_whole,
+        "fixtures/scoring.json is of another scoring version or of other images: run {WRITE}=1 cargo test --lib \
+         scoring_version"
+    );
+}
