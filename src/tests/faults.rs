@@ -534,6 +534,61 @@ fn an_odd_entry_of_a_listing_costs_at_most_its_own_row() {
 }
 
 #[test]
+fn a_container_of_azure_is_listed_and_read_as_any_bucket() {
+    let cloud = Cloud::new();
+    cloud.gcs.put("data", "below/img-00050.png", png(50));
+    assert_code(&cloud.run("whole"), 0);
+    let expected = by_stem(&cloud.rows("whole"));
+    assert_eq!(expected.len(), 4 * IMAGES as usize + 1);
+    let run = |out: &str, input: &str, args: &[&str]| {
+        let args = [&["--input", input, "--set", "storage.retry_seconds=1"], args].concat();
+        let mut run = cloud.bench.command("run", out, &args);
+        run.env("AZURE_STORAGE_ENDPOINT", cloud.gcs.url()).env("AZURE_STORAGE_ACCOUNT_NAME", "account");
+        run.env("AZURE_STORAGE_SAS_TOKEN", "sv=2024-01-01&sig=x").output().expect("starts")
+    };
+    for page in [1000, 2, 1] {
+        cloud.gcs.set_page_size(page);
+        for (kind, input, count) in [
+            ("all", "az://data", expected.len()),
+            ("direct", "az://data/*.png", IMAGES as usize),
+            ("named", "az://data/a.tar", IMAGES as usize),
+        ] {
+            let out = format!("{kind}-{page}");
+            assert_code(&run(&out, input, &[]), 0);
+            let rows = cloud.bench.rows(&out);
+            assert_eq!(rows.len(), count, "{out}");
+            for (id, row) in by_stem(&rows) {
+                assert_eq!(row, expected[&id], "{out}");
+            }
+        }
+    }
+    cloud.gcs.set_page_size(1000);
+    for (number, (name, content)) in
+        [("Last-Modified", Some("2026")), ("Last-Modified", None), ("Content-Length", None)]
+            .into_iter()
+            .enumerate()
+    {
+        cloud.gcs.list_oddly(Some(ListingOddity::FirstHas(name, content)));
+        let out = format!("odd-{number}");
+        assert_code(&run(&out, "az://data", &[]), 0);
+        assert!(by_stem(&cloud.bench.rows(&out)) == expected, "{name} {content:?}");
+    }
+    cloud.gcs.list_oddly(None);
+    cloud.gcs.put("data", "img//odd.png", b"never read".to_vec());
+    let passed = run("passed", "az://data", &[]);
+    assert_code(&passed, 0);
+    assert!(stderr(&passed).contains("img//"), "{}", stderr(&passed));
+    assert!(by_stem(&cloud.bench.rows("passed")) == expected);
+    // one blob is in trouble, or all are
+    cloud.gcs.serve_oddly("data", "img-00030.png", Oddity::Refused(409, "BlobBeingRehydrated"));
+    assert_code(&run("one", "az://data", &["--set", "output.max_error_rate=0.5"]), 0);
+    cloud.gcs.serve_all_oddly("data", Oddity::Refused(400, "InvalidAuthenticationInfo"));
+    let refused = run("none", "az://data", &["--set", "output.max_error_rate=1"]);
+    assert_code(&refused, 3);
+    assert!(last_error(&refused).contains("InvalidAuthenticationInfo"), "{}", stderr(&refused));
+}
+
+#[test]
 fn a_page_that_is_none_does_not_end_a_listing() {
     let cloud = Cloud::new();
     cloud.gcs.set_page_size(1);

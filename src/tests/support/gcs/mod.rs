@@ -6,6 +6,7 @@
 //! - Objects live in memory. Names are listed in the order of their bytes, in pages.
 #![allow(dead_code, reason = "each test binary uses some of it")]
 
+mod azure;
 pub mod faults;
 mod http;
 mod lies;
@@ -389,6 +390,9 @@ impl State {
         }
         let upload = request.parameter("uploadId");
         match (request.method.as_str(), upload) {
+            ("GET", _) if key.is_empty() && request.parameter("comp") == Some("list") => {
+                self.list_azure(bucket, request)
+            }
             ("GET", _) if key.is_empty() => {
                 self.age_listing(bucket);
                 self.list(bucket, request)
