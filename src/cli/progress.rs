@@ -16,14 +16,26 @@ const BAR_INTERVAL: Duration = Duration::from_millis(200);
 const LINE_INTERVAL: Duration = Duration::from_secs(30);
 /// The rate shown is that of this much of the past, so that it follows what is going on.
 const RATE_WINDOW: Duration = Duration::from_secs(10);
-/// A run that is over before needs no estimate, for which the input is listed once more.
+/// A run that is over before needs no estimate, for which the input is listed once more. One that goes on where another
+/// has stopped is estimated at once.
 const COUNT_AFTER: Duration = Duration::from_secs(5);
 
 /// The one place that writes to the terminal while a run goes on.
 #[derive(Debug, Clone)]
 pub struct Progress {
-    bar: Option<ProgressBar>,
+    bar: Option<Bar>,
 }
+
+/// A line on the terminal.
+#[derive(Debug, Clone)]
+struct Bar {
+    line: ProgressBar,
+    /// How it looks when it is known how much there is to do; until then it has words alone.
+    with_share: &'static str,
+}
+
+/// How a line without a bar looks.
+const WORDS: &str = "{msg}";
 
 /// How much there is to do, as far as it is known.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -48,11 +60,9 @@ impl Progress {
     pub fn detect(terminal: Terminal) -> Self {
         let template = if terminal.colors { "{bar:30.cyan} {msg}" } else { "{bar:30} {msg}" };
         let bar = terminal.moves_cursor.then(|| {
-            let bar = ProgressBar::hidden();
-            bar.set_style(
-                ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()),
-            );
-            bar
+            let line = ProgressBar::hidden();
+            line.set_style(style(WORDS));
+            Bar { line, with_share: template }
         });
         Self { bar }
     }
@@ -60,7 +70,7 @@ impl Progress {
     /// Do `work` while the bar is off the screen.
     pub fn suspend<R>(&self, work: impl FnOnce() -> R) -> R {
         match &self.bar {
-            Some(bar) => bar.suspend(work),
+            Some(bar) => bar.line.suspend(work),
             None => work(),
         }
     }
@@ -72,7 +82,7 @@ impl Progress {
         let progress = self.clone();
         let thread = std::thread::spawn(move || {
             if let Some(bar) = &progress.bar {
-                bar.set_draw_target(ProgressDrawTarget::stderr());
+                bar.line.set_draw_target(ProgressDrawTarget::stderr());
             }
             let interval = if progress.bar.is_some() { BAR_INTERVAL } else { LINE_INTERVAL };
             let started = Instant::now();
@@ -84,7 +94,7 @@ impl Progress {
                     return;
                 }
                 let now = Instant::now();
-                if now >= started + COUNT_AFTER
+                if is_worth_counting(now - started, advance.counts())
                     && let Some(count) = count.take()
                 {
                     let total = Arc::clone(&total);
@@ -102,10 +112,14 @@ impl Progress {
 
     fn show(&self, state: &State) {
         match &self.bar {
-            Some(bar) => {
-                bar.set_length(1000);
-                bar.set_position((state.done.unwrap_or_default() * 1000.0) as u64);
-                bar.set_message(state.words());
+            Some(Bar { line, with_share }) => {
+                line.set_message(state.words());
+                if let Some(done) = state.done {
+                    line.set_length(1000);
+                    line.set_position((done * 1000.0) as u64);
+                    // last, so that no bar is drawn that does not fit the words
+                    line.set_style(style(with_share));
+                }
             }
             None => tracing::info!(
                 images = state.counts.rows,
@@ -121,6 +135,15 @@ impl Progress {
     }
 }
 
+/// Whether it should be found out how much there is to do.
+fn is_worth_counting(elapsed: Duration, counts: Counts) -> bool {
+    elapsed >= COUNT_AFTER || counts.reused_rows > 0
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
 impl Drop for Watch {
     fn drop(&mut self) {
         // a display that has already gone needs no telling
@@ -129,7 +152,7 @@ impl Drop for Watch {
             let _ = thread.join();
         }
         if let Some(bar) = &self.progress.bar {
-            bar.finish_and_clear();
+            bar.line.finish_and_clear();
         }
     }
 }
@@ -238,6 +261,23 @@ mod tests {
         assert_eq!(state.words(), "300 images, 10 images/s, 1 errors, 25%, 0:01:30 left");
         let unknown = State::new(counts, Total::default(), &mut Rate::since(start), start + 30 * SECOND);
         assert_eq!(unknown.words(), "300 images, 10 images/s, 1 errors");
+    }
+
+    #[test]
+    fn a_bar_begins_with_what_earlier_attempts_have_scored() {
+        let counts = Counts { rows: 500, reused_rows: 500, ..Counts::default() };
+        assert!(is_worth_counting(Duration::ZERO, counts));
+        assert!(!is_worth_counting(SECOND, Counts { rows: 500, ..Counts::default() }));
+        let progress = Progress::detect(Terminal { colors: false, moves_cursor: true });
+        let line = || &progress.bar.as_ref().expect("a bar").line;
+        let start = Instant::now();
+        let mut rate = Rate::since(start);
+        progress.show(&State::new(counts, Total::default(), &mut rate, start));
+        assert_eq!((line().position(), line().message()), (0, "500 images, 0 images/s, 0 errors".to_owned()));
+        let total = Total { records: Some(2000), bytes: None };
+        progress.show(&State::new(counts, total, &mut rate, start + SECOND));
+        assert_eq!((line().position(), line().length()), (250, Some(1000)));
+        assert_eq!(line().message(), "500 images, 0 images/s, 0 errors, 25%");
     }
 
     #[test]
