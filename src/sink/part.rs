@@ -31,7 +31,7 @@ pub const SHARD_FORMAT: &str = "sluice.shard_format";
 pub const ROWS_BY_STATUS: &str = "sluice.rows_by_status";
 pub const DAMAGE: &str = "sluice.damage";
 
-/// Key of a segment's footer: the rows before it, as an [`super::upload::Body`].
+/// Key of every footer: the rows before it, as an [`super::upload::Body`].
 pub const BODY: &str = "sluice.body";
 pub const LABELS: &str = "sluice.labels";
 pub const SKIPPED: &str = "sluice.skipped";
@@ -95,12 +95,9 @@ impl PartWriter {
         self.finish_as(name, more, output)
     }
 
-    /// The same as a segment of a part, under the name of that: the footer says, too, what is before it.
-    pub fn finish_segment(mut self, name: String, output: &Output) -> Result<PendingPart, SinkError> {
-        let flushed = self.writer.flush().and_then(|()| Ok(self.writer.sync()?));
-        flushed.map_err(|source| encode_error(&name, output, source))?;
-        let body = self.writer.inner().body().to_string();
-        self.finish_as(name, &[(BODY, body)], output)
+    /// The same as a segment of a part, under the name of that.
+    pub fn finish_segment(self, name: String, output: &Output) -> Result<PendingPart, SinkError> {
+        self.finish_as(name, &[], output)
     }
 
     fn finish_as(
@@ -110,7 +107,10 @@ impl PartWriter {
         output: &Output,
     ) -> Result<PendingPart, SinkError> {
         let Self { mut writer, .. } = self;
-        for (key, value) in more {
+        let flushed = writer.flush().and_then(|()| Ok(writer.sync()?));
+        flushed.map_err(|source| encode_error(&name, output, source))?;
+        let body = (BODY, writer.inner().body().to_string());
+        for (key, value) in more.iter().chain([&body]) {
             writer.append_key_value_metadata(KeyValue::new((*key).to_owned(), value.clone()));
         }
         match writer.into_inner() {

@@ -20,11 +20,11 @@ use super::crashes::CRASHES;
 use super::fence::DISPLACED;
 use super::output::{MANIFEST, Output, SUCCESS};
 use super::part::{
-    ATTEMPT, DAMAGE, ROWS_BY_STATUS, RUN_ID, SHARD, SHARD_BYTES, SHARD_FORMAT, SHARD_IDENTITY, SHARD_VERSION,
-    SKIPPED,
+    ATTEMPT, BODY, DAMAGE, ROWS_BY_STATUS, RUN_ID, SHARD, SHARD_BYTES, SHARD_FORMAT, SHARD_IDENTITY,
+    SHARD_VERSION, SKIPPED,
 };
 use super::run_record::RUN;
-use super::upload::STAGING;
+use super::upload::{Body, STAGING};
 use crate::error::{SinkError, StorageError, parquet_words};
 use crate::items::{ShardFormat, ShardRef};
 use crate::plan::hex;
@@ -283,6 +283,9 @@ impl Output {
         let stored =
             again(|| async { read_object(self.store(), &path).await?.part(self.store()).await }).await;
         let report = match stored {
+            Ok(stored) if stored.is_damaged => {
+                Err("its rows are not those that its footer was written for".to_owned())
+            }
             Ok(stored) => stored.report(name, run_id),
             Err(object_store::Error::Generic { store: NO_PART, source }) => Err(source.to_string()),
             Err(source) => return Err(StorageError { uri, source }.into()),
@@ -327,6 +330,7 @@ pub(super) struct ReadObject {
     pub meta: ObjectMeta,
     pub bytes: u64,
     pub sha256: String,
+    whole: Body,
     /// Its last bytes.
     end: Bytes,
 }
@@ -336,6 +340,8 @@ pub(super) struct StoredPart {
     bytes: u64,
     sha256: String,
     metadata: ParquetMetaData,
+    /// Whether its rows are others than those for which its footer was written.
+    pub is_damaged: bool,
 }
 
 /// The end of a file in which its footer is looked for first: some thousand columns' and row groups'.
@@ -346,14 +352,14 @@ pub(super) async fn read_object(
     store: &Arc<dyn ObjectStore>,
     path: &Path,
 ) -> object_store::Result<ReadObject> {
-    let (mut bytes, mut sha256) = (0, Sha256::new());
+    let (mut whole, mut sha256) = (Body::default(), Sha256::new());
     let mut end = Vec::new();
     let object = store.get(path).await?;
     let meta = object.meta.clone();
     let mut stream = object.into_stream();
     while let Some(piece) = stream.next().await {
         let piece = piece?;
-        bytes += piece.len() as u64;
+        whole.add(&piece);
         sha256.update(&piece);
         end.extend_from_slice(&piece);
         // pieces may be small, so that it is not moved for each of them
@@ -361,14 +367,30 @@ pub(super) async fn read_object(
             end.drain(..end.len() - FOOTER_BYTES);
         }
     }
-    Ok(ReadObject { meta, bytes, sha256: hex(&sha256.finalize()), end: end.into() })
+    Ok(ReadObject { meta, bytes: whole.bytes(), sha256: hex(&sha256.finalize()), whole, end: end.into() })
 }
 
 impl ReadObject {
     /// Take it for a part.
     pub async fn part(self, store: &Arc<dyn ObjectStore>) -> object_store::Result<StoredPart> {
-        let metadata = footer(store, &self.meta.location, self.bytes, self.end).await?;
-        Ok(StoredPart { bytes: self.bytes, sha256: self.sha256, metadata })
+        let Self { meta, bytes, sha256, whole, end } = self;
+        let metadata = footer(store, &meta.location, bytes, end.clone()).await?;
+        // builds of 27 November 2026 and before say it of segments only
+        let is_damaged = match value(&metadata, BODY) {
+            None => false,
+            Some(said) => match Body::parse(&said).filter(|body| body.bytes() <= bytes) {
+                None => true,
+                Some(body) => {
+                    let at_hand = (end.len() as u64).checked_sub(bytes - body.bytes());
+                    let rest = match at_hand {
+                        Some(start) => end.slice(start as usize..),
+                        None => store.get_range(&meta.location, body.bytes()..bytes).await?,
+                    };
+                    !body.is_without(whole, &rest)
+                }
+            },
+        };
+        Ok(StoredPart { bytes, sha256, metadata, is_damaged })
     }
 }
 
@@ -423,13 +445,17 @@ fn damaged(message: String) -> object_store::Error {
     object_store::Error::Generic { store: NO_PART, source: message.into() }
 }
 
+/// What a footer says under `key`.
+fn value(metadata: &ParquetMetaData, key: &str) -> Option<String> {
+    let pairs = metadata.file_metadata().key_value_metadata().map_or(&[][..], Vec::as_slice);
+    pairs.iter().find(|pair| pair.key == key).and_then(|pair| pair.value.clone())
+}
+
 impl StoredPart {
     /// What it says of itself.
     pub fn report(self, path: String, run_id: &str) -> Result<PartReport, String> {
         let file = self.metadata.file_metadata();
-        let footer = file.key_value_metadata().map_or(&[][..], Vec::as_slice);
-        let value =
-            |key: &str| footer.iter().find(|pair| pair.key == key).and_then(|pair| pair.value.clone());
+        let value = |key: &str| value(&self.metadata, key);
         let mut report = PartReport { path, bytes: self.bytes, sha256: self.sha256, ..PartReport::default() };
         let parsed = |key: &str| value(key).ok_or_else(|| format!("its footer has no {key}"));
         let written_by = parsed(RUN_ID)?;

@@ -2,8 +2,8 @@
 //!
 //! - A part may rot on its disk. One whose bytes are not those that its attempt has noted is not taken over: whoever
 //!   begins an attempt removes it from its share and scores its shard again.
-//! - A part of an attempt that was killed before it could note it is taken for what its footer says, for nothing else
-//!   is known of it. So is one that a later attempt has stored in the place of a damaged one.
+//! - A part of an attempt that was killed before it could note it is taken for what its footer says, which has a checksum
+//!   of the rows, for nothing else is known of it. So is one that a later attempt has stored in the place of a damaged one.
 //! - Nothing is called damaged that was read once only: a store's answer may have been wrong.
 
 use std::sync::Arc;
@@ -87,9 +87,12 @@ impl Output {
             return Ok(Found::Sound(said.clone()));
         }
         let meta = object.meta.clone();
-        let report = match object.part(self.store()).await {
-            Ok(stored) => stored.report(part.name.clone(), run_id),
-            Err(Error::Generic { store: NO_PART, source }) => Err(source.to_string()),
+        let (report, is_damaged) = match object.part(self.store()).await {
+            Ok(stored) => {
+                let is_damaged = stored.is_damaged;
+                (stored.report(part.name.clone(), run_id), is_damaged)
+            }
+            Err(Error::Generic { store: NO_PART, source }) => (Err(source.to_string()), false),
             Err(error) => return Err(storage(error).into()),
         };
         // a changed number of an attempt is hardly that of one that was there
@@ -99,7 +102,7 @@ impl Output {
                 && others.any(|other| other == report.attempt)
         };
         match report {
-            Ok(report) if said.is_empty() || is_new(&report) => Ok(Found::Sound(report)),
+            Ok(report) if !is_damaged && (said.is_empty() || is_new(&report)) => Ok(Found::Sound(report)),
             Err(what) if said.is_empty() => Err(no_part(self.uri_of(&part.name), &what)),
             _ => damaged(Some(meta)),
         }
@@ -202,8 +205,14 @@ mod tests {
             assert_eq!(taken.sound.len() + taken.damaged.len(), 1);
             (taken.sound.into_iter().next(), taken.damaged)
         };
-        // nothing is known of it
+        // nothing is known of it but what it says itself
         assert_eq!(taken().0.as_ref(), Some(&first));
+        let mut rotten = bytes.clone();
+        // without rows, all before the footer is the format's four letters
+        rotten[2] ^= 1;
+        replace(&output, rotten);
+        assert_eq!(taken().0, None);
+        replace(&output, bytes.clone());
         output.replace_note(&AttemptNote { parts: vec![first.clone()], ..note }).expect("stored");
         assert_eq!(taken().0.as_ref(), Some(&first));
 

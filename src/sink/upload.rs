@@ -76,7 +76,7 @@ pub struct Body {
 }
 
 impl Body {
-    fn add(&mut self, bytes: &[u8]) {
+    pub fn add(&mut self, bytes: &[u8]) {
         self.bytes += bytes.len() as u64;
         self.crc32c = crc32c::crc32c_append(self.crc32c, bytes);
     }
@@ -85,6 +85,22 @@ impl Body {
         let mut body = Self::default();
         body.add(bytes);
         body
+    }
+
+    /// As it was written.
+    pub fn parse(said: &str) -> Option<Self> {
+        let (bytes, crc32c) = said.split_once(' ')?;
+        Some(Self { bytes: bytes.parse().ok()?, crc32c: u32::from_str_radix(crc32c, 16).ok()? })
+    }
+
+    pub fn bytes(self) -> u64 {
+        self.bytes
+    }
+
+    /// Whether it is what `whole` is without `rest`, its end.
+    pub fn is_without(self, whole: Self, rest: &[u8]) -> bool {
+        self.bytes + rest.len() as u64 == whole.bytes
+            && crc32c::crc32c_combine(self.crc32c, crc32c::crc32c(rest), rest.len()) == whole.crc32c
     }
 
     /// Whether `object` begins with the bytes of which `said` was written.

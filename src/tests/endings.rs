@@ -224,6 +224,32 @@ fn a_part_that_has_rotted_is_not_taken_over_by_a_run_that_goes_on() {
 }
 
 #[test]
+fn rows_that_have_rotted_are_not_taken_over_though_nothing_but_their_part_tells_of_them() {
+    let bench = Bench::new();
+    write_tar(&bench.path("in/a.tar"), &images(0, 40));
+    write_tar(&bench.path("in/b.tar"), &images(40, 40));
+    assert_code(&bench.run("out", &[]), 0);
+    let expected = predictions(&bench, "out");
+    // as is advised where a part of a finished run is missing: there are no notes any more
+    for name in ["out/_SUCCESS", "out/_manifest.json"] {
+        fs::remove_file(bench.path(name)).expect("a file");
+    }
+    let part = whole_parts(&bench).remove(1);
+    let at = 100;
+    rot(&part, at, &[fs::read(&part).expect("a part")[at as usize] ^ 1]);
+    let output = bench.run("out", &[]);
+    assert_code(&output, 0);
+    assert!(
+        stderr(&output).contains("removing a damaged part: its shard is scored again"),
+        "{}",
+        stderr(&output)
+    );
+    assert!(stdout(&output).contains("40 rows were there"), "{}", stdout(&output));
+    assert!(predictions(&bench, "out") == expected);
+    assert_verified(&bench, "out", "the output holds");
+}
+
+#[test]
 fn batches_that_have_rotted_are_given_up_and_the_run_ends_without_them() {
     let bench = Bench::new();
     half_bad(&bench);
