@@ -190,10 +190,11 @@ def jpegs():
     unknown = b"\xff\xee\x00\x0eAdobe\0\x64\0\0\0\0\x07"
     decodes("adobe_transform_7.jpg", rebuilt(base, lambda part: unknown if part[1] == 0xE0 else part))
 
-    # at which lengths Pillow takes a file that was cut
+    # at which lengths all pixels are there: where Pillow takes a file that was cut, and where its end marker is missing
+    lengths = lambda whole: [n for n in range(1, len(whole) + 1) if n >= len(whole) - 2 or loads(whole[:n])]
     for name in ["baseline", "progressive", "restarts", "gray", "cmyk_adobe"]:
         whole = (FOLDER / f"{name}.jpg").read_bytes()
-        cuts[f"{name}.jpg"] = [length for length in range(1, len(whole) + 1) if loads(whole[:length])]
+        cuts[f"{name}.jpg"] = lengths(whole)
     bands = np.asarray(picture(24, 17, 8).convert("YCbCr"))
     tall = saved(Image.fromarray(bands, "YCbCr"), "JPEG", quality=50, optimize=True)
     gray = Image.open(FOLDER / "gray.jpg")
@@ -203,7 +204,7 @@ def jpegs():
         small[f"gray_restarts_{name}"] = next(whole for whole in made if loads(whole[:-2]))
     for name, whole in small.items():
         put(f"{name}.jpg", whole)
-        cuts[f"{name}.jpg"] = [length for length in range(1, len(whole) + 1) if loads(whole[:length])]
+        cuts[f"{name}.jpg"] = lengths(whole)
 
 
 def loads(data):
@@ -244,6 +245,12 @@ def jpeg_variants():
     decodes("lossless.jpg", lossless_jpeg(np.asarray(small.convert("L"))))
     refuses("thirds.jpg", with_frame(jpegs_by_units[24], factors=[(3, 1), (1, 1), (2, 1)]), "sampling")
     refuses("twelve_bits.jpg", with_frame(saved(small, "JPEG"), bits=12), "samples of 12 bits")
+    whole = saved(small, "JPEG", progressive=True)
+    last_scan = whole.rindex(b"\xff\xda")
+    refuses("last_scan_missing.jpg", whole[:last_scan], "cut short")
+    refuses("no_image.jpg", b"\xff\xd8\xff\xd9", "there is no image")
+    refuses("header_cut.jpg", whole[:30], "it ends within its header")
+    refuses("jpeg_ls.jpg", with_frame(saved(small, "JPEG"), marker=0xF7), "this is a JPEG-LS")
     refuses("no_height.jpg", with_frame(saved(small, "JPEG"), size=(27, 0)), "Empty JPEG image")
 
 
@@ -252,6 +259,10 @@ def png_variants():
     size = (27, 19)
     rgb = picture(*size, 65)
     gray = np.asarray(rgb.convert("L"))[..., None]
+    [header], pixels = png_image(saved(rgb, "PNG"))
+    short = (b"IDAT", pixels[1][:-200])
+    refuses("pixels_cut.png", png_of(header, short, (b"IEND", b"")), "compressed pixels are damaged or end early")
+    refuses("depth_4_rgb.png", png(*size, 2, 4, np.asarray(rgb)), "colour type does not come with its bit depth")
     decodes("interlaced_rgb.png", png(*size, 2, 8, np.asarray(rgb), interlace=True))
     decodes("interlaced_1.png", png(*size, 0, 1, gray >> 7, interlace=True))
     for depth, colors in {1: 2, 2: 4, 4: 13}.items():
@@ -292,7 +303,7 @@ def png_variants():
     decodes("palette_unused.png", png_of(header, (b"PLTE", bytes(900)), pixels, end))
     decodes("animated.png", saved(rgb, "PNG", save_all=True, append_images=[picture(*size, 67)]))
     decodes("animated_default.png", saved(rgb, "PNG", save_all=True, append_images=[picture(*size, 67)], default_image=True))
-    refuses("data_wrong_sum.png", png_of(header, (b"IDAT", data[:-4] + bytes(4)), end), "Checksum")
+    refuses("data_wrong_sum.png", png_of(header, (b"IDAT", data[:-4] + bytes(4)), end), "do not match their checksum")
     refuses("row_missing.png", png_of(header, packed(rows[:-82]), end), "png")
     refuses("data_interrupted.png", png_of(header, (b"IDAT", data[:99]), (b"tEXt", b"a\0b"), (b"IDAT", data[99:]), end), "png")
     refuses("header_damaged.png", png_of(png_chunk(*header, checksum=1), pixels, end), "the header is damaged")
@@ -835,6 +846,10 @@ def metadata():
         ("xmp_not_announced", 8, (b"XMP ", xmp())),
     ]:
         oriented(f"{name}.webp", webp_of(webp_canvas(33, 21, flags), *lossless, chunk))
+
+    strip = [np.asarray(rgb).tobytes()]
+    for name, kind in {"byte": 1, "text": 2, "signed_byte": 6, "undefined": 7, "short": 3, "long": 4}.items():
+        oriented(f"orientation_{name}.tif", tiff_of(strip, rgb.size, 3, 2, tags={274: (kind, [6])}))
 
 
 def orientations():

@@ -130,7 +130,7 @@ def tiff_of(segments, size, channels, photometric, bits=8, compression=1, planar
     tail_at = at + (8 if big else 2) + len(fields) * (20 if big else 12) + word_bytes
     entries, tail = b"", b""
     for tag, (kind, values) in sorted(fields.items()):
-        body = struct.pack(f"{order}{len(values)}{ {1: 'B', 3: 'H', 4: 'I', 7: 'B', 16: 'Q'}[kind] }", *values)
+        body = struct.pack(f"{order}{len(values)}{ {1: 'B', 2: 'B', 3: 'H', 4: 'I', 6: 'b', 7: 'B', 16: 'Q'}[kind] }", *values)
         if len(body) > word_bytes:
             value = struct.pack(order + word, tail_at + len(tail))
             tail += body + b"\0" * (len(body) % 2)

@@ -135,7 +135,7 @@ fn what_was_decoded_before_does_not_show() {
     }
     let whole = fixture("progressive.jpg");
     let expected = decoder.decode(&whole, &mut Scratch::default()).expect("undamaged");
-    for end in (2..whole.len()).step_by(7) {
+    for end in (2..whole.len() - 2).step_by(7) {
         assert!(decoder.decode(&whole[..end], &mut scratch).is_err(), "cut at {end}");
         assert_eq!(decoder.decode(&whole, &mut scratch).as_ref(), Ok(&expected), "after a cut at {end}");
     }

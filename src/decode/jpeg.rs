@@ -4,15 +4,15 @@
 //!
 //! - Pixels equal Pillow's to the bit: accurate integer DCT, smooth chroma upsampling.
 //! - Four components are taken to be inverted, as Pillow takes them, with or without Adobe's marker.
-//! - A file that ends too early is rejected where Pillow raises "image file is truncated". Where
-//!   nothing but the end marker is missing Pillow is lenient if it happens not to need it; so are
-//!   we. Other damage that libjpeg only warns about is decoded, as Pillow decodes it.
+//! - A file that ends too early is rejected where Pillow raises "image file is truncated", unless
+//!   nothing but the end marker is missing: Pillow is lenient if it happens not to look for it, we
+//!   always are. Other damage that libjpeg only warns about is decoded, as Pillow decodes it.
 //! - Samples have 8 bits and images 1, 3 or 4 components, as Pillow wants them.
 
 use turbojpeg::{Colorspace, DecompressHeader, Decompressor, Image, PixelFormat, ScalingFactor};
 
 use super::buffer::Buffer;
-use super::jpeg_markers::{self, Markers};
+use super::jpeg_markers;
 use super::jpeg_work;
 use super::orientation::Orientation;
 use super::samples::{self, Model};
@@ -66,8 +66,13 @@ pub(super) fn decode(
 
     let factor =
         scaling(&header, orientation.stored_window(request.window(size, orientation)).resized, request);
-    let source =
-        Source { jpeg, markers: &markers, scans: work.scans.max(1), scaled: header.scaled(factor), factor };
+    let source = Source {
+        jpeg,
+        restarts: markers.restarts,
+        scans: work.scans.max(1),
+        scaled: header.scaled(factor),
+        factor,
+    };
     let scaled = source.scaled;
     let pixels = scaled.width * scaled.height;
     match header.colorspace {
@@ -113,7 +118,7 @@ fn scaling(header: &DecompressHeader, target: (u32, u32), request: &Request) -> 
 /// A JPEG whose header is known, and how it is to be decoded.
 struct Source<'a> {
     jpeg: &'a [u8],
-    markers: &'a Markers<'a>,
+    restarts: bool,
     scans: u32,
     scaled: DecompressHeader,
     factor: ScalingFactor,
@@ -136,20 +141,15 @@ impl Source<'_> {
         let Err(first) = self.run(self.jpeg, format, output) else { return Ok(()) };
         let cut_short = || damaged("jpeg: image is cut short");
         if first.starts_with(END_OF_FILE) {
-            // The end was met, but was it before the last row was complete? Pillow cares for nothing
-            // else. Rows that wait for several scans are never complete without the end marker.
-            if self.markers.several_scans {
-                return Err(cut_short());
-            }
-            // An end marker where a restart marker is missing gives a warning of its own.
+            // An end marker in its place gives no warning if nothing else is missing, or one about bytes
+            // before it that nobody needed; those may also lie where a restart marker is missing.
             let ended = [self.jpeg, &[0xff, 0xd9]].concat();
-            if self.markers.restarts && self.run(&ended, format, output).is_err() {
-                return Err(cut_short());
-            }
-            // A byte behind the end that is found to be in the way of the end marker was not needed.
-            let padded = [self.jpeg, &[0, 0xff, 0xd9]].concat();
-            let untouched = self.run(&padded, format, output).is_err_and(|warning| is_left_over(&warning));
-            return if untouched { Ok(()) } else { Err(cut_short()) };
+            let is_whole = match self.run(&ended, format, output) {
+                Ok(()) => true,
+                Err(warning) => is_left_over(&warning) && !self.restarts,
+            };
+            let is_whole = is_whole && jpeg_markers::has_all_scans(self.jpeg);
+            return if is_whole { Ok(()) } else { Err(cut_short()) };
         }
         if !is_warning(&first) {
             return Err(damaged(first));
@@ -193,10 +193,20 @@ fn is_left_over(warning: &str) -> bool {
 
 fn message(error: turbojpeg::Error) -> String {
     match error {
+        turbojpeg::Error::TurboJpegError(message) if message.ends_with(JPEG_LS_MARKER) => {
+            "jpeg: this is a JPEG-LS; convert it to JPEG, PNG or WebP".into()
+        }
         turbojpeg::Error::TurboJpegError(message) => message,
+        // no size: tables alone, or a file that ends before its image begins
+        turbojpeg::Error::IntegerOverflow(_) => {
+            "jpeg: there is no image, or it ends within its header".into()
+        }
         other => other.to_string(),
     }
 }
+
+/// What libjpeg says of a frame of JPEG-LS.
+const JPEG_LS_MARKER: &str = "Unsupported marker type 0xf7";
 
 #[cfg(test)]
 mod tests {

@@ -1,7 +1,7 @@
 //! The segments of a JPEG.
 //!
-//! Comes in: a whole JPEG. Goes out: what libjpeg does not tell (EXIF, XMP, how the scans are
-//! laid out), and a copy with a tidy header for files whose header libjpeg only warns about.
+//! Comes in: a whole JPEG. Goes out: what libjpeg does not tell (EXIF, XMP, whether the scans hold
+//! all of the image), and a copy with a tidy header for files whose header libjpeg only warns about.
 //!
 //! - Marker syntax: ITU-T T.81, annex B. Reading is as lenient as libjpeg's: bytes between
 //!   segments are passed over.
@@ -14,6 +14,8 @@ use super::orientation::EXIF_PREFIX;
 const SOI: u8 = 0xd8;
 const EOI: u8 = 0xd9;
 pub(super) const SOS: u8 = 0xda;
+const PROGRESSIVE_FRAME: u8 = 0xc2;
+const FIRST_ARITHMETIC_FRAME: u8 = 0xc9;
 const DRI: u8 = 0xdd;
 const APP0: u8 = 0xe0;
 const APP1: u8 = 0xe1;
@@ -32,9 +34,6 @@ pub(super) struct Markers<'a> {
     pub xmp: Option<&'a [u8]>,
     /// Bits of a sample and number of colour components.
     pub frame: Option<(u8, u8)>,
-    /// The first scan holds only some of the components, or only some of their bits, so that no
-    /// row is complete before the last scan has been read.
-    pub several_scans: bool,
     /// The scan is cut into stretches by restart markers.
     pub restarts: bool,
 }
@@ -51,17 +50,51 @@ pub(super) fn read(jpeg: &[u8]) -> Markers<'_> {
             },
             marker if is_frame(marker) => {
                 markers.frame = segment.payload.first().copied().zip(segment.payload.get(5).copied());
-                markers.several_scans |= matches!(marker, 0xc2 | 0xca);
             }
             DRI => markers.restarts = segment.payload != [0, 0],
-            SOS => {
-                let in_scan = segment.payload.first().copied().unwrap_or(0);
-                markers.several_scans |= markers.frame.is_some_and(|(_, components)| in_scan < components);
-            }
             _ => {}
         }
     }
     markers
+}
+
+/// Whether the Huffman-coded scans of `jpeg` cover every bit of every coefficient of every component.
+///
+/// A decoder can tell whether such a scan is cut short. It cannot where the coding is arithmetic,
+/// whose data may leave out zeros at their end.
+pub(super) fn has_all_scans(jpeg: &[u8]) -> bool {
+    let mut is_progressive = false;
+    // identifier, and a bit for each coefficient that is there in full
+    let mut components: Vec<(u8, u64)> = Vec::new();
+    for Segment { marker, payload } in Segments::with_scans(jpeg) {
+        if is_frame(marker) && components.is_empty() {
+            if marker >= FIRST_ARITHMETIC_FRAME {
+                return false;
+            }
+            is_progressive = marker == PROGRESSIVE_FRAME;
+            components
+                .extend(payload.get(6..).into_iter().flat_map(|all| all.chunks(3)).map(|one| (one[0], 0)));
+        } else if marker == SOS {
+            let Some((&count, rest)) = payload.split_first() else { return false };
+            let Some((named, [first, last, approximation])) = rest
+                .split_at_checked(2 * usize::from(count))
+                .and_then(|(named, rest)| Some((named, rest.first_chunk::<3>()?)))
+            else {
+                return false;
+            };
+            let sent = match (is_progressive, approximation & 15) {
+                (false, _) => u64::MAX,
+                (true, 0) => (*first..=*last.min(&63)).fold(0, |sent, coefficient| sent | 1 << coefficient),
+                (true, _) => 0,
+            };
+            for (_, of_component) in
+                components.iter_mut().filter(|(id, _)| named.chunks(2).any(|name| name[0] == *id))
+            {
+                *of_component |= sent;
+            }
+        }
+    }
+    !components.is_empty() && components.iter().all(|&(_, sent)| sent == u64::MAX)
 }
 
 /// A copy of `jpeg` without what libjpeg warns about in a header: bytes between segments, metadata
@@ -199,7 +232,6 @@ mod tests {
         let jpeg = untidy();
         let markers = read(&jpeg);
         assert_eq!(markers.exif.as_deref(), Some(&b"Exif\0\0II"[..]));
-        assert!(markers.several_scans);
     }
 
     #[test]

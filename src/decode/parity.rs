@@ -92,7 +92,7 @@ fn every_orientation_is_turned_upright_as_pillow_does() {
 }
 
 #[test]
-fn a_jpeg_cut_anywhere_is_refused_where_pillow_refuses_it() {
+fn a_jpeg_cut_anywhere_is_decoded_only_if_all_of_its_pixels_are_there() {
     let mut scratch = Scratch::default();
     for (name, lengths) in fixtures().lengths_that_load {
         let whole = bytes(&name);
@@ -101,6 +101,10 @@ fn a_jpeg_cut_anywhere_is_refused_where_pillow_refuses_it() {
         let got: Vec<usize> =
             (1..=whole.len()).filter(|&end| decoder.decode(&whole[..end], &mut scratch).is_ok()).collect();
         assert_eq!(got, lengths, "{name}");
+        let complete = decoder.decode(&whole, &mut Scratch::default());
+        for end in lengths {
+            assert_eq!(decoder.decode(&whole[..end], &mut scratch), complete, "{name} cut at {end}");
+        }
     }
 }
 

@@ -8,7 +8,7 @@
 
 use std::io::Cursor;
 
-use png::{ColorType, DecodeOptions, Decoder, Transformations};
+use png::{ColorType, DecodeOptions, Decoder, DecodingError, Transformations};
 
 use super::buffer::Buffer;
 use super::orientation::Orientation;
@@ -24,7 +24,7 @@ pub(super) fn decode(
     raw: &mut Buffer,
     rgb: &mut Buffer,
 ) -> Result<Decoded, Rejected> {
-    let broken = |error| damaged(format!("png: {error}"));
+    let broken = |error: &str| damaged(format!("png: {error}"));
     let (width, height) = png_chunks::size(bytes).ok_or_else(|| broken("the header is cut short"))?;
     request.admit(ImageHeader { format: ImageFormat::Png, width, height })?;
     let image = png_chunks::read(bytes).map_err(broken)?;
@@ -33,8 +33,22 @@ pub(super) fn decode(
         Orientation::from_metadata(metadata.exif.as_deref(), metadata.xmp.as_deref())
     });
     let plain = image.plain(request.background.is_some());
-    unpack(plain, &image, request.background, raw, rgb).map_err(|error| damaged(format!("png: {error}")))?;
+    unpack(plain, &image, request.background, raw, rgb).map_err(|error| broken(&plainly(&error)))?;
     Ok(Decoded::whole(image.size, orientation))
+}
+
+/// What is wrong with a PNG, where the decoder says it in Rust.
+fn plainly(error: &DecodingError) -> String {
+    let message = error.to_string();
+    if message.ends_with("WrongChecksum") {
+        "the compressed pixels do not match their checksum".into()
+    } else if message.starts_with("Corrupt deflate stream") {
+        "the compressed pixels are damaged or end early".into()
+    } else if message.starts_with("Invalid color/depth combination") {
+        "the header's colour type does not come with its bit depth".into()
+    } else {
+        message
+    }
 }
 
 /// Decode `plain`, the copy of `image`.
@@ -44,7 +58,7 @@ fn unpack(
     background: Option<[u8; 3]>,
     raw: &mut Buffer,
     rgb: &mut Buffer,
-) -> Result<(), png::DecodingError> {
+) -> Result<(), DecodingError> {
     let mut options = DecodeOptions::default();
     options.set_ignore_adler32(false);
     options.set_ignore_crc(true);

@@ -25,6 +25,8 @@ pub(super) struct Values<'a> {
     bytes: &'a [u8],
     value_bytes: usize,
     big_endian: bool,
+    /// Text or bytes without a meaning of their own.
+    is_text: bool,
 }
 
 impl<'a> Directory<'a> {
@@ -76,7 +78,8 @@ impl<'a> Directory<'a> {
         let entries = (0..self.entries).rev().map(|index| self.entries_at + index * self.entry_bytes());
         let found =
             entries.filter(|&entry| self.unsigned(entry, 2) == Some(u64::from(tag))).find_map(|entry| {
-                let value_bytes = match self.unsigned(entry + 2, 2)? {
+                let kind = self.unsigned(entry + 2, 2)?;
+                let value_bytes = match kind {
                     1 | 2 | 6 | 7 => 1,
                     3 | 8 => 2,
                     4 | 9 | 11 | 13 => 4,
@@ -87,7 +90,12 @@ impl<'a> Directory<'a> {
                 let bytes = self.stored(entry, count, value_bytes);
                 Some(
                     bytes
-                        .map(|bytes| Values { bytes, value_bytes, big_endian: self.big_endian })
+                        .map(|bytes| Values {
+                            bytes,
+                            value_bytes,
+                            big_endian: self.big_endian,
+                            is_text: matches!(kind, 1 | 2 | 7),
+                        })
                         .ok_or(count),
                 )
             });
@@ -121,6 +129,13 @@ impl<'a> Directory<'a> {
     /// The first value of a tag that the pixels do not need: a broken one is as good as missing.
     pub(super) fn metadata_number(&self, tag: u16) -> Option<u64> {
         self.number(tag).ok().flatten()
+    }
+
+    /// The first value of a tag that the pixels do not need, if it is a number: text and bytes are none,
+    /// whatever they hold.
+    pub(super) fn metadata_value(&self, tag: u16) -> Option<Option<u64>> {
+        let values = self.values(tag).ok().flatten()?;
+        Some((!values.is_text).then(|| values.get(0)).flatten())
     }
 
     /// The bytes of a tag's values. Fails as `values` does.

@@ -142,8 +142,8 @@ fn admit(layout: &Layout, max_pixels: u64) -> Result<(), Rejected> {
 }
 
 fn orientation(directory: &Directory) -> Orientation {
-    match directory.metadata_number(tag::ORIENTATION) {
-        Some(value) => Orientation::from_tag(u32::try_from(value).unwrap_or(0)),
+    match directory.metadata_value(tag::ORIENTATION) {
+        Some(value) => Orientation::from_tag(value.and_then(|value| u32::try_from(value).ok()).unwrap_or(0)),
         None => Orientation::from_metadata(None, directory.bytes(tag::XMP).ok().flatten()),
     }
 }
