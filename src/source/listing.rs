@@ -259,10 +259,12 @@ impl ShardList {
             InputFormat::Files | InputFormat::Manifest => ShardFormat::Files,
         };
         match by_name {
+            // who asks for files asks for each of them
+            Rule::Skip(naming::UNDERSCORE) if self.format == InputFormat::Files => Rule::Image,
             Rule::Skip(_) => by_name,
+            _ if self.format == InputFormat::Files => Rule::Image,
             Rule::Sidecar(naming::UNDERSCORE) if format == ShardFormat::Files => by_name,
             Rule::Sidecar(naming::UNDERSCORE) => Rule::Skip(naming::UNDERSCORE),
-            _ if self.format == InputFormat::Files => Rule::Image,
             _ if self.format == InputFormat::Manifest => Rule::Manifest,
             _ => Rule::Container(format),
         }
