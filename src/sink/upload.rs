@@ -353,7 +353,8 @@ async fn create_small(
     if !staging.always {
         return first_at(store, path, staging, || retry::create(store, path, content.clone())).await;
     }
-    store.put(&staging.path, content).await?;
+    // on a disk whoever has finished the run may remove the folder just now
+    again(|| store.put(&staging.path, content.clone())).await?;
     publish(store, staging, path).await
 }
 
@@ -405,12 +406,20 @@ fn created(path: &Path, first: bool) -> object_store::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use object_store::ObjectStoreExt;
+    use std::sync::atomic::AtomicUsize;
+    use std::sync::atomic::Ordering::Relaxed;
+
+    use futures_util::stream::BoxStream;
     use object_store::memory::InMemory;
+    use object_store::{
+        CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStoreExt,
+        PutMultipartOptions, PutOptions, PutResult,
+    };
+
+    use super::*;
 
     fn runtime() -> tokio::runtime::Runtime {
-        tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().expect("runtime")
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_time().build().expect("runtime")
     }
 
     #[test]
@@ -441,6 +450,75 @@ mod tests {
     fn start(runtime: &tokio::runtime::Runtime, store: &Arc<dyn ObjectStore>, always: bool) -> Upload {
         let staging = Staging { path: Path::from("staged"), always, fence: None };
         Upload::start(runtime.handle(), Arc::clone(store), staging)
+    }
+
+    /// A store whose folder of staged objects is removed while the first one is put there.
+    #[derive(Debug, Default)]
+    struct TidiedUp {
+        inner: InMemory,
+        puts: AtomicUsize,
+    }
+
+    impl std::fmt::Display for TidiedUp {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("a store that is tidied up")
+        }
+    }
+
+    #[async_trait::async_trait]
+    impl ObjectStore for TidiedUp {
+        async fn put_opts(
+            &self,
+            location: &Path,
+            payload: PutPayload,
+            options: PutOptions,
+        ) -> object_store::Result<PutResult> {
+            if self.puts.fetch_add(1, Relaxed) == 0 {
+                let source = io::Error::from(io::ErrorKind::NotFound).into();
+                return Err(object_store::Error::Generic { store: "test", source });
+            }
+            self.inner.put_opts(location, payload, options).await
+        }
+
+        async fn put_multipart_opts(
+            &self,
+            location: &Path,
+            options: PutMultipartOptions,
+        ) -> object_store::Result<Box<dyn MultipartUpload>> {
+            self.inner.put_multipart_opts(location, options).await
+        }
+
+        async fn get_opts(&self, location: &Path, options: GetOptions) -> object_store::Result<GetResult> {
+            self.inner.get_opts(location, options).await
+        }
+
+        fn delete_stream(
+            &self,
+            locations: BoxStream<'static, object_store::Result<Path>>,
+        ) -> BoxStream<'static, object_store::Result<Path>> {
+            self.inner.delete_stream(locations)
+        }
+
+        fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
+            self.inner.list(prefix)
+        }
+
+        async fn list_with_delimiter(&self, prefix: Option<&Path>) -> object_store::Result<ListResult> {
+            self.inner.list_with_delimiter(prefix).await
+        }
+
+        async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> object_store::Result<()> {
+            self.inner.copy_opts(from, to, options).await
+        }
+    }
+
+    #[test]
+    fn a_small_object_is_staged_again_when_its_folder_is_removed_meanwhile() {
+        let runtime = runtime();
+        let store: Arc<dyn ObjectStore> = Arc::new(TidiedUp::default());
+        let mut upload = start(&runtime, &store, true);
+        upload.write_all(b"rows").expect("task alive");
+        assert!(!upload.finish(Path::from("a")).wait(runtime.handle()).expect("stored").was_there);
     }
 
     #[test]
