@@ -35,6 +35,7 @@ use sluice::config::{Overrides, PipelineFile};
 use sluice::error::ConfigError;
 use sluice::limits::{check_stack, open_files, reserve_threads};
 use sluice::plan::Plan;
+use sluice::shown::{message_without_secrets, printable};
 
 use logging::LogFormat;
 use progress::Progress;
@@ -129,7 +130,10 @@ pub fn main() -> ExitCode {
 #[inline(never)]
 fn parse_and_run() -> ExitCode {
     // clap exits with 2 on a usage error, as the exit codes promise
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return refused(&error),
+    };
     survive_file_size_limits();
     let terminal = terminal::Terminal::detect();
     let progress = Progress::detect(terminal);
@@ -144,6 +148,19 @@ fn parse_and_run() -> ExitCode {
             ExitCode::from(exit::code_of_any(&error))
         }
     }
+}
+
+/// Tell what is wrong with the arguments, or print the help that they ask for.
+fn refused(error: &clap::Error) -> ExitCode {
+    let text = error.render().to_string();
+    let shown = message_without_secrets(&text);
+    let shown = printable(&shown);
+    if !error.use_stderr() || shown == text {
+        error.exit();
+    }
+    // who cannot be told sees the exit code
+    let _ = write!(io::stderr(), "{shown}");
+    ExitCode::from(exit::USAGE)
 }
 
 /// Threads of any command: stores, signals, progress.

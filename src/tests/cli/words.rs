@@ -56,3 +56,20 @@ fn what_is_wrong_with_a_shard_is_told_without_the_words_of_a_library() {
         assert!(told[0].contains("tf.Example"), "{told:?}");
     }
 }
+
+#[test]
+fn arguments_that_are_refused_are_shown_without_secrets_and_escapes() {
+    for args in [
+        &["show", "a", "https://me:very-secret@h/x"][..],
+        &["show", "a", "--rows", "https://h/x?sid=very-secret"],
+        &["diff", "a", "b", "c\u{1b}[31m"],
+    ] {
+        let refused = sluice().args(args).output().expect("starts");
+        assert_code(&refused, 2);
+        let said = stdout(&refused) + &stderr(&refused);
+        assert!(
+            !said.contains("very-secret") && !said.contains('\u{1b}') && said.contains("error: "),
+            "{said}"
+        );
+    }
+}
