@@ -11,10 +11,11 @@ mod explain;
 
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::error::ConfigError;
 use crate::regular_file::read_text;
+use crate::shown::without_secrets;
 
 /// A pipeline file, section by section.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -76,12 +77,21 @@ impl Default for InputSection {
     }
 }
 
-/// A string or a list of strings.
+/// A URI or a list of URIs. Signed ones are written without their signatures.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum OneOrMany {
-    One(String),
-    Many(Vec<String>),
+    One(#[serde(serialize_with = "uri_without_secrets")] String),
+    Many(#[serde(serialize_with = "uris_without_secrets")] Vec<String>),
+}
+
+fn uri_without_secrets<S: Serializer>(uri: &str, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&without_secrets(uri))
+}
+
+/// Write URIs as a manifest stores them.
+pub(crate) fn uris_without_secrets<S: Serializer>(uris: &[String], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(uris.iter().map(|uri| without_secrets(uri)))
 }
 
 impl OneOrMany {

@@ -31,7 +31,8 @@ pub const SCORING_VERSION: u32 = 2;
 #[derive(Debug, Clone, Serialize)]
 pub struct Plan {
     pub name: String,
-    /// Input URIs, at least one, in the order given.
+    /// Input URIs, at least one, in the order given. Signed ones are stored without their signatures.
+    #[serde(serialize_with = "crate::config::uris_without_secrets")]
     pub inputs: Vec<String>,
     pub input: InputSection,
     pub preprocess: PreprocessSection,

@@ -64,6 +64,11 @@ impl Output {
     pub fn open(stores: &Stores, uri: &str) -> Result<Self, SinkError> {
         let refused = |message| SinkError::Uri { uri: uri.to_owned(), message };
         let location = stores.resolve(uri).map_err(|error| refused(error.to_string()))?;
+        if location.is_one_object() {
+            return Err(refused(
+                "an output is a folder; its address has no query, and no %2F, %2B or %3B".to_owned(),
+            ));
+        }
         let local = location.local_path();
         if let Some(path) = local.as_ref().filter(|path| path.exists() && !path.is_dir()) {
             return Err(refused(format!("{} is a file, not a folder", path.display())));

@@ -35,6 +35,7 @@ use super::error_bodies::reduced;
 use super::listing_answers::Listing;
 use super::listing_entries::MendEntries;
 use super::outage::{GivenUp, Outage};
+use super::web::AsWritten;
 
 /// Checksum of a whole object (CRC-32C, Castagnoli), as its store told it beside a range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,7 +71,7 @@ struct Checked {
     wrong: WrongAnswers,
 }
 
-/// By path of the request.
+/// By path and query of the request.
 type WrongAnswers = Arc<Mutex<HashMap<String, WrongChecksum>>>;
 
 /// Objects that are read at once are far fewer; those of earlier are forgotten.
@@ -125,6 +126,12 @@ impl Checked {
 #[async_trait::async_trait]
 impl HttpService for Checked {
     async fn call(&self, mut request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        if let Some(AsWritten(written)) = request.extensions().get().cloned() {
+            let mut parts = request.uri().clone().into_parts();
+            parts.path_and_query = Some(written);
+            *request.uri_mut() =
+                Uri::from_parts(parts).map_err(|error| HttpError::new(HttpErrorKind::Unknown, error))?;
+        }
         let read = request.extensions().get::<ObjectRead>().copied();
         let is_to_be_mended = request.extensions().get::<MendEntries>().is_some();
         if let Some(encoding) = self.connector.accept_encoding.filter(|_| read.is_some()) {
@@ -135,7 +142,8 @@ impl HttpService for Checked {
         let uri = request.uri().clone();
         if is_get && asks_for_nothing(request.headers()) {
             // it stays there for whoever else reads the object at the moment
-            let wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner).get(uri.path()).copied();
+            let wrong =
+                self.wrong.lock().unwrap_or_else(PoisonError::into_inner).get(&address(&uri)).copied();
             let broken = || std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
             return Err(match wrong {
                 Some(wrong) => HttpError::new(HttpErrorKind::Decode, wrong),
@@ -178,8 +186,8 @@ impl HttpService for Checked {
             response.extensions_mut().insert(ObjectCrc32c(expected));
             if status == StatusCode::OK {
                 let wrong = Arc::clone(&self.wrong);
-                let path = uri.path().to_owned();
-                let body = |inner| CheckedBody { inner, found: 0, expected, path, wrong, ended: false };
+                let object = address(&uri);
+                let body = |inner| CheckedBody { inner, found: 0, expected, object, wrong, ended: false };
                 response = response.map(|inner| HttpResponseBody::new(body(inner)));
             }
         }
@@ -193,6 +201,11 @@ impl HttpService for Checked {
             _ => Ok(response),
         }
     }
+}
+
+/// Path and query.
+fn address(uri: &Uri) -> String {
+    uri.path_and_query().map_or_else(String::new, ToString::to_string)
 }
 
 /// Whether `object_store` can read the date: it refuses an object whose date is none, and not one without a date.
@@ -287,7 +300,7 @@ struct CheckedBody {
     found: u32,
     expected: u32,
     /// Of the object, for `wrong`.
-    path: String,
+    object: String,
     wrong: WrongAnswers,
     ended: bool,
 }
@@ -313,7 +326,7 @@ impl Body for CheckedBody {
             if wrong.len() >= MAX_WRONG_ANSWERS {
                 wrong.clear();
             }
-            wrong.insert(self.path.clone(), error);
+            wrong.insert(self.object.clone(), error);
             return Poll::Ready(Some(Err(HttpError::new(HttpErrorKind::Decode, error))));
         }
         Poll::Ready(frame)

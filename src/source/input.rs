@@ -15,7 +15,7 @@ use globset::{GlobBuilder, GlobMatcher};
 use crate::error::{SourceError, StorageError};
 use crate::items::ObjectRef;
 
-use super::naming::{self, Rule, is_hidden};
+use super::naming::{self, Rule, is_hidden, is_web_address};
 use super::own_trouble::is_refused_at_once;
 use super::standard_input::STANDARD_INPUT;
 use super::store::{Location, StoreKind, Stores};
@@ -100,8 +100,9 @@ impl Input {
         let key_start = uri.find("://").map_or(0, |scheme| scheme + 3);
         let first_glob = uri[key_start..].find(GLOB_CHARACTERS).map(|at| key_start + at);
         let refused = |message: &str| SourceError::Uri { uri: uri.to_owned(), message: message.to_owned() };
-        let is_web = ["http://", "https://"].iter().any(|scheme| uri.starts_with(scheme));
-        if is_web && (uri.ends_with('/') || uri.contains('*')) {
+        let is_web = is_web_address(uri);
+        let is_plain = !uri.contains('?');
+        if is_web && is_plain && (uri.ends_with('/') || uri.contains('*')) {
             return Err(refused(
                 "a web server cannot be listed; name each object, or list them in a manifest",
             ));

@@ -24,6 +24,7 @@ use bytes::Bytes;
 use crate::config::{InputFormat, InputSection};
 use crate::error::SourceError;
 use crate::items::{ManifestEntry, ObjectRef, ShardContent, ShardFormat, ShardRef};
+use crate::shown::without_secrets;
 use crate::sniff::{self, Content};
 
 use super::companions::{self, is_image};
@@ -431,7 +432,8 @@ impl ShardList {
     fn push(&mut self, name: String, format: ShardFormat, content: ShardContent) {
         self.ready.push_back(ShardRef {
             index: self.next_index,
-            name,
+            // names are stored, and addresses may be signed
+            name: without_secrets(&name).into_owned(),
             format,
             content,
             resume_at: 0,

@@ -59,6 +59,7 @@ mod store;
 mod stream;
 mod tfrecord;
 mod thrift;
+mod web;
 mod webdataset;
 
 pub use column_windows::ColumnWindows;

@@ -185,11 +185,24 @@ fn is_underscored(name: &str) -> bool {
 }
 
 fn segments(name: &str) -> impl Iterator<Item = &str> {
-    name.split('/')
+    without_query(name).split('/')
 }
 
 fn base(name: &str) -> &str {
+    let name = without_query(name);
     name.rsplit('/').next().unwrap_or(name)
+}
+
+/// The address of a web server without its query; any other name may have question marks.
+fn without_query(name: &str) -> &str {
+    let end = if is_web_address(name) { name.find('?') } else { None };
+    &name[..end.unwrap_or(name.len())]
+}
+
+/// Whether `name` begins with `http://` or `https://`, in any case.
+pub fn is_web_address(name: &str) -> bool {
+    let scheme = name.split_once("://").map(|(scheme, _)| scheme);
+    scheme.is_some_and(|scheme| ["http", "https"].iter().any(|web| scheme.eq_ignore_ascii_case(web)))
 }
 
 /// What follows the last dot of a base name, if that is anything.

@@ -42,6 +42,7 @@ use super::object::{Object, version_of};
 use super::others::{Given, LastRead, comes_again_as, gives_another};
 use super::own_trouble::{is_refused_at_once, may_be_own, own_trouble};
 use super::standard_input::{STANDARD_INPUT, Spooled};
+use super::web::{self, WebServer};
 
 /// What kind of store a URI leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -100,6 +101,11 @@ impl Location {
     /// What stands before the path: `gs://bucket/`, `https://host/`, `/`.
     pub fn root(&self) -> &str {
         &self.root
+    }
+
+    /// Whether this is an address of a web server with a query, or the like: one object and never a folder.
+    pub fn is_one_object(&self) -> bool {
+        self.kind == StoreKind::Http && web::is_as_written(&self.path)
     }
 
     /// Where the object lies on this machine; `None` in any other store.
@@ -396,16 +402,10 @@ impl Address {
         if !url.username().is_empty() || url.password().is_some() {
             return Err(CREDENTIALS.to_owned());
         }
-        if url.query().is_some() || url.fragment().is_some() {
-            return Err("a query or fragment is not supported; percent-encode ? and # in names".to_owned());
+        if url.fragment().is_some() {
+            return Err("a fragment is not supported; percent-encode # in names".to_owned());
         }
-        // they would be sent as they are, which is another address, and `+` is a space to some
-        if let Some(lost) =
-            ["%2f", "%2b", "%3b"].into_iter().find(|code| url.path().to_lowercase().contains(code))
-        {
-            return Err(format!("{lost} in a name is not supported: it cannot be asked for as it stands"));
-        }
-        let path = Path::from_url_path(url.path()).map_err(|error| unaddressable(&error))?;
+        let path = web::path_of(&url)?;
         let root = url[..url::Position::BeforePath].to_owned() + "/";
         Ok(Self { uri: uri.to_owned(), service: Service::Http, kind: StoreKind::Http, root, path })
     }
@@ -475,7 +475,7 @@ impl Address {
                 let builder = HttpBuilder::new().with_url(&self.root).with_retry(retry);
                 let builder = builder.with_http_connector(connector);
                 let builder = builder.with_config(ClientConfigKey::Timeout, timeout);
-                unlisted(builder.with_config(ClientConfigKey::AllowHttp, "true").build()?)
+                unlisted(WebServer(builder.with_config(ClientConfigKey::AllowHttp, "true").build()?))
             }
         })
     }
@@ -628,8 +628,7 @@ pub(super) mod tests {
             ("ftp://h/x", "scheme ftp is not supported"),
             ("gs:///x", "names no bucket"),
             ("s3://my bucket/x", "names no bucket"),
-            ("https://h/x?sig=1", "query"),
-            ("https://h/a%2Fb.jpg", "%2f in a name is not supported"),
+            ("https://h/x#y", "fragment"),
             ("https://me:secret@h/x", "credentials"),
             ("s3://AKIA:secret@b/x", "credentials"),
             ("s3://AKIA:sec/ret@b/x", "credentials"),

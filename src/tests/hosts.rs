@@ -264,11 +264,12 @@ fn secrets_of_addresses_are_shown_and_stored_nowhere() {
     ];
     for address in addresses.iter().filter(|address| address.contains("very-secret")) {
         for command in ["run", "check"] {
-            let refused = bench.command(command, "out", &["--input", address]).output().expect("starts");
+            let args = ["--input", address, "--set", "storage.retry_seconds=0.1"];
+            let refused = bench.command(command, "out", &args).output().expect("starts");
             assert_code(&refused, 3);
             assert!(!said(&refused).contains("very-secret"), "{address}: {}", said(&refused));
         }
-        let mut run = bench.command("run", address, &[]);
+        let mut run = bench.command("run", address, &["--set", "storage.retry_seconds=0.1"]);
         let refused = run.output().expect("starts");
         assert!(!refused.status.success() && !said(&refused).contains("very-secret"), "{}", said(&refused));
     }
@@ -285,6 +286,56 @@ fn secrets_of_addresses_are_shown_and_stored_nowhere() {
         assert!(!bytes.windows(11).any(|window| window == b"very-secret"), "{file}");
     }
     assert!(!format!("{rows:?}{}", said(&scored)).contains("very-secret"), "{rows:?}");
+}
+
+#[test]
+fn objects_of_web_servers_are_asked_for_by_their_addresses_as_written() {
+    let bench = Bench::new();
+    let mut pictures = images(0, 5).into_iter().map(|(_, bytes)| bytes);
+    let tar = bench.path("whole.tar");
+    write_tar(&tar, &images(5, 3));
+    let server = servers::objects_by_address(vec![
+        ("/d?id=1", pictures.next().expect("five")),
+        ("/d?id=2", pictures.next().expect("five")),
+        ("/d", pictures.next().expect("five")),
+        ("/a%2Fb%2bc.png", pictures.next().expect("five")),
+        (
+            "/e.png?X-Amz-Credential=A%2Fus&u=http://h//x&X-Amz-Signature=very-secret",
+            pictures.next().expect("five"),
+        ),
+        ("/t.tar?Signature=very-secret", fs::read(&tar).expect("a tar")),
+    ]);
+    let list = ["/d?id=1", "/d?id=2", "/d", "/a%2Fb%2bc.png", "/d?id=3", "/a/b+c.png"]
+        .map(|address| format!("{server}{address}\n"))
+        .concat()
+        + &format!("{server}/e.png?X-Amz-Credential=A%2Fus&u=http://h//x&X-Amz-Signature=very-secret\n");
+    fs::write(bench.path("list.txt"), &list).expect("a manifest");
+    let scored = bench.run("out", &["--input", "list.txt", "--set", "output.max_error_rate=1"]);
+    assert_code(&scored, 0);
+    let rows = bench.rows("out");
+    let status = |end: &str| {
+        rows.iter()
+            .find(|row| row.image_id.ends_with(end))
+            .unwrap_or_else(|| panic!("{end}: {rows:?}"))
+            .status
+            .as_str()
+    };
+    assert_eq!(rows.len(), 7);
+    assert_eq!(rows.iter().filter(|row| row.status == "ok").count(), 5, "{rows:?}");
+    assert_eq!((status("id=3"), status("b+c.png")), ("read_error", "read_error"));
+    let all: std::collections::BTreeSet<_> = rows.iter().filter_map(|row| row.score_bits.clone()).collect();
+    assert_eq!(all.len(), 5, "each is another picture: {rows:?}");
+    // a container, named by its signed address
+    let signed = format!("{server}/t.tar?Signature=very-secret");
+    assert_code(&bench.run("tar", &["--input", &signed]), 0);
+    assert_eq!(bench.rows("tar").len(), 3);
+    for file in files_below(&bench.path("out")).into_iter().chain(files_below(&bench.path("tar"))) {
+        let bytes = fs::read(&file).expect("a file");
+        assert!(!bytes.windows(11).any(|window| window == b"very-secret"), "{file}");
+    }
+    // an output is a folder
+    let refused = bench.run(&format!("{server}/out?x=1"), &["--input", "whole.tar"]);
+    assert!(!refused.status.success() && stderr(&refused).contains("has no query"), "{}", stderr(&refused));
 }
 
 #[test]

@@ -174,6 +174,49 @@ pub fn counting(status: u16, body: String) -> (String, Arc<AtomicUsize>) {
     (format!("http://{address}"), requests)
 }
 
+/// A web server with these objects, each by its path and query as they are sent. Any other address is not found.
+pub fn objects_by_address(objects: Vec<(&'static str, Vec<u8>)>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address");
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            // a client that goes away in the middle is none of our business
+            let _ = answer_by_address(&stream, &objects);
+        }
+    });
+    format!("http://{address}")
+}
+
+fn answer_by_address(mut stream: &TcpStream, objects: &[(&'static str, Vec<u8>)]) -> std::io::Result<()> {
+    let head: Vec<String> =
+        BufReader::new(stream).lines().map_while(Result::ok).take_while(|line| !line.is_empty()).collect();
+    let mut request = head.first().map_or("", String::as_str).split(' ');
+    let (method, target) = (request.next().unwrap_or_default(), request.next().unwrap_or_default());
+    let Some((_, object)) = objects.iter().find(|(address, _)| *address == target) else {
+        return stream.write_all(b"HTTP/1.1 404 No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    };
+    let range = head.iter().find_map(|line| {
+        let (name, range) = line.split_once(": bytes=")?;
+        let (first, last) = range.split_once('-')?;
+        let last = last.parse().unwrap_or(usize::MAX).min(object.len() - 1);
+        name.eq_ignore_ascii_case("range").then(|| Some((first.parse::<usize>().ok()?, last)))?
+    });
+    let (status, content_range, bytes) = match range {
+        Some((first, last)) => {
+            let stated = format!("Content-Range: bytes {first}-{last}/{}\r\n", object.len());
+            (206, stated, &object[first..=last])
+        }
+        None => (200, String::new(), &object[..]),
+    };
+    let length = bytes.len();
+    write!(
+        stream,
+        "HTTP/1.1 {status} So\r\n{content_range}Content-Length: {length}\r\nETag: \"{}\"\r\nConnection: close\r\n\r\n",
+        object.len()
+    )?;
+    if method == "GET" { stream.write_all(bytes) } else { Ok(()) }
+}
+
 /// An address that nobody listens at.
 pub fn nobody() -> String {
     format!("http://127.0.0.1:{}", free_ports(1)[0])

@@ -1,0 +1,135 @@
+//! Web servers as an object store: `HttpStore`, and addresses that no path of an object store can hold.
+//!
+//! - `object_store` makes an address of a path. A path has no query, and in it `%2F` is a slash and `%2B` a plus sign.
+//!   An address with any of these becomes a path of one segment: a mark, and the address as it is written.
+//! - Such a path can be read and nothing else: it is no folder.
+
+use std::fmt;
+
+use async_trait::async_trait;
+use futures_util::stream::BoxStream;
+use http::uri::PathAndQuery;
+use object_store::http::HttpStore;
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+};
+use url::{Position, Url};
+
+use super::escape::unaddressable;
+
+/// Begins a path that is an address as it is written. Private-use characters have no place in names.
+const MARK: char = '\u{e000}';
+
+/// What a path would lose: `object_store` decodes it and encodes it in another way.
+const LOST: [&str; 4] = ["%2f", "%2b", "%3b", "%ee%80%80"];
+
+/// The path that stands for `url`; an error says why none can.
+pub(super) fn path_of(url: &Url) -> std::result::Result<Path, String> {
+    let name = url.path().to_ascii_lowercase();
+    if url.query().is_none() && !LOST.iter().any(|code| name.contains(code)) {
+        return Path::from_url_path(url.path()).map_err(|error| unaddressable(&error));
+    }
+    let written = &url[Position::BeforePath..Position::AfterQuery];
+    written.parse::<PathAndQuery>().map_err(|error| format!("cannot be asked for: {error}"))?;
+    let segment = format!("{MARK}{}", written.replace('%', "%25").replace('/', "%2F"));
+    Path::parse(segment).map_err(|error| unaddressable(&error))
+}
+
+/// Marks a request for an address as it is written, whatever its path has become.
+#[derive(Debug, Clone)]
+pub(super) struct AsWritten(pub PathAndQuery);
+
+/// The address that `path` holds as it is written, if it is such a path.
+fn as_written(path: &Path) -> Option<AsWritten> {
+    let written = path.as_ref().strip_prefix(MARK)?.replace("%2F", "/").replace("%25", "%");
+    written.parse().ok().map(AsWritten)
+}
+
+/// Whether `path` is an address that can be read and nothing else.
+pub(super) fn is_as_written(path: &Path) -> bool {
+    path.as_ref().starts_with(MARK)
+}
+
+/// One web server.
+#[derive(Debug)]
+pub(super) struct WebServer(pub HttpStore);
+
+impl fmt::Display for WebServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+#[async_trait]
+impl ObjectStore for WebServer {
+    async fn get_opts(&self, location: &Path, mut options: GetOptions) -> Result<GetResult> {
+        let Some(written) = as_written(location) else { return self.0.get_opts(location, options).await };
+        // messages of `object_store` name this path, without the query
+        let shown = Path::from_url_path(written.0.path()).unwrap_or_default();
+        options.extensions.insert(written);
+        self.0.get_opts(&shown, options).await
+    }
+
+    async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+        self.0.put_opts(location, payload, options).await
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        location: &Path,
+        options: PutMultipartOptions,
+    ) -> Result<Box<dyn MultipartUpload>> {
+        self.0.put_multipart_opts(location, options).await
+    }
+
+    fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        self.0.delete_stream(locations)
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.0.list(prefix)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.0.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.0.copy_opts(from, to, options).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(url: &str) -> Path {
+        path_of(&Url::parse(url).expect(url)).expect(url)
+    }
+
+    #[test]
+    fn an_address_that_a_path_would_change_is_kept_as_it_is_written() {
+        for written in [
+            "/a.jpg?",
+            "/a.jpg?x=1&y=%2F/z//%25",
+            "/?id=5",
+            "/a%2Fb.jpg",
+            "/a%2bb%20c.jpg",
+            "/a.jpg?X-Amz-Credential=A%2F2026%2Fs3&X-Amz-Signature=0f",
+            "/%EE%80%80a.jpg",
+        ] {
+            let kept = as_written(&path(&format!("https://h{written}"))).expect(written);
+            assert_eq!(kept.0.as_str(), written);
+        }
+    }
+
+    #[test]
+    fn every_other_address_is_a_path_of_its_own_name() {
+        for (url, expected) in [("https://h/a%20b.jpg", "a b.jpg"), ("https://h/a%3Fb.jpg", "a?b.jpg")] {
+            assert_eq!(path(url).as_ref(), expected);
+            assert!(!is_as_written(&path(url)));
+        }
+    }
+}
