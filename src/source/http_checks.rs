@@ -34,7 +34,7 @@ use super::answer_length::{ObjectRead, bounded, limited_words};
 use super::error_bodies::reduced;
 use super::listing_answers::Listing;
 use super::listing_entries::MendEntries;
-use super::outage::{GivenUp, Outage};
+use super::outage::{AskedOnce, GivenUp, Outage};
 use super::web::AsWritten;
 
 /// Checksum of a whole object (CRC-32C, Castagnoli), as its store told it beside a range.
@@ -133,6 +133,7 @@ impl HttpService for Checked {
                 Uri::from_parts(parts).map_err(|error| HttpError::new(HttpErrorKind::Unknown, error))?;
         }
         let read = request.extensions().get::<ObjectRead>().copied();
+        let is_asked_once = request.extensions().get::<AskedOnce>().is_some();
         let is_to_be_mended = request.extensions().get::<MendEntries>().is_some();
         if let Some(encoding) = self.connector.accept_encoding.filter(|_| read.is_some()) {
             request.headers_mut().insert(http::header::ACCEPT_ENCODING, HeaderValue::from_static(encoding));
@@ -158,10 +159,15 @@ impl HttpService for Checked {
             {
                 HttpError::new(HttpErrorKind::Request, error)
             }
+            _ if is_asked_once => HttpError::new(HttpErrorKind::Unknown, error),
             _ => error,
         })?;
         self.has_answered.store(true, Relaxed);
         let status = response.status();
+        if is_asked_once && is_for_the_moment(status) {
+            let error = std::io::Error::other(status.to_string());
+            return Err(HttpError::new(HttpErrorKind::Unknown, error));
+        }
         if lists_folder && is_unknown_method(status) {
             // `object_store` would repeat it, or take it for an empty folder
             return Err(HttpError::new(HttpErrorKind::Unknown, NoListing { status }));

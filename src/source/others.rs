@@ -2,8 +2,10 @@
 //!
 //! - Those asked for are the object that was read last, and some beside the failed one: what is read together with it, or
 //!   the first ones in its folder.
-//! - A store that gives the beginning of none of them within [`ASKED_WITHIN`] counts as one that fails.
+//! - What is not given within [`ASKED_WITHIN`] is not given. A store that gives too little ([`Proof`]) counts as one that
+//!   fails.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -16,6 +18,7 @@ use crate::error::wrong_checksum;
 
 use super::answer_length::ObjectRead;
 use super::http_checks::ObjectCrc32c;
+use super::outage::AskedOnce;
 use super::store::Location;
 
 /// How long others are asked for: some tries for a store that refuses one request in a while.
@@ -41,34 +44,51 @@ impl LastRead {
     }
 }
 
-/// How much of another object has to come.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Given {
-    Beginning,
-    /// All of it, with the checksum that its store tells.
+/// What has to be given for a store to be sound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Proof {
+    /// The beginning of one of the others.
+    One,
+    /// The beginnings of most of them, each asked for once: of a store that fails now and then some objects come, too.
+    Most,
+    /// All of one of them, with the checksum that its store tells.
     Checked,
 }
 
-/// Whether the store of `failed` gives another object. `beside` are paths of others in that store.
-pub(super) async fn gives_another(failed: &Location, beside: Vec<Path>, given: Given) -> bool {
-    let asked = async {
+/// Whether the store of `failed` gives others. `beside` are paths of others in that store.
+pub(super) async fn gives_others(failed: &Location, beside: Vec<Path>, proof: Proof) -> bool {
+    let (mut asked, mut given) = (0, 0);
+    let ask = async {
         let beside = if beside.is_empty() { listed_beside(failed).await } else { beside };
         let others = failed.last_read.get().into_iter().chain(beside.into_iter().take(ASKED_FOR));
+        let others: HashSet<_> = others.filter(|other| *other != failed.path).collect();
+        asked = others.len();
         // all at once: some may be in the same trouble, and be waited for
-        let given = others.filter(|other| *other != failed.path).map(|other| is_given(failed, other, given));
-        stream::iter(given).buffer_unordered(ASKED_FOR + 1).any(std::future::ready).await
+        let answers = others.into_iter().map(|other| is_given(failed, other, proof));
+        let mut answers = stream::iter(answers).buffer_unordered(ASKED_FOR + 1);
+        while let Some(is_given) = answers.next().await {
+            given += usize::from(is_given);
+            if proof != Proof::Most && is_given {
+                break;
+            }
+        }
     };
-    tokio::time::timeout(ASKED_WITHIN, asked).await.unwrap_or(false)
+    // what has not come by then is not given
+    let _ = tokio::time::timeout(ASKED_WITHIN, ask).await;
+    if proof == Proof::Most { 2 * given > asked } else { given > 0 }
 }
 
 /// Whether an object comes. All of it is asked for: not every server gives a part.
-async fn is_given(failed: &Location, path: Path, given: Given) -> bool {
-    let extensions = ObjectRead { most_bytes: BEGINNING_BYTES }.extensions();
+async fn is_given(failed: &Location, path: Path, proof: Proof) -> bool {
+    let mut extensions = ObjectRead { most_bytes: BEGINNING_BYTES }.extensions();
+    if proof == Proof::Most {
+        extensions.insert(AskedOnce);
+    }
     let whole = GetOptions { extensions, ..GetOptions::default() };
     let Ok(answer) = failed.store.get_opts(&path, whole).await else { return false };
     let told = answer.extensions.get::<ObjectCrc32c>().copied();
     let (mut pieces, mut bytes, mut crc32c) = (answer.into_stream(), 0, 0);
-    while given == Given::Checked || bytes < BEGINNING_BYTES {
+    while proof == Proof::Checked || bytes < BEGINNING_BYTES {
         match pieces.next().await {
             Some(Ok(piece)) => {
                 bytes += piece.len() as u64;
@@ -78,7 +98,7 @@ async fn is_given(failed: &Location, path: Path, given: Given) -> bool {
             None => break,
         }
     }
-    given == Given::Beginning || told == Some(ObjectCrc32c(crc32c))
+    proof != Proof::Checked || told == Some(ObjectCrc32c(crc32c))
 }
 
 /// Whether all bytes of the object come with the checksum `found` once more. What is garbled on its way is garbled in

@@ -7,6 +7,10 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+/// Marks a request that is made once, whatever comes of it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct AskedOnce;
+
 /// What a client knows of its server.
 #[derive(Debug)]
 pub(super) struct Outage {

@@ -3,7 +3,7 @@
 //! - Such an object costs its row, or its shard: every attempt would end at it otherwise.
 //! - Some answers say that of themselves ([`own_trouble`]). Others may be about the object or about the store
 //!   ([`may_be_own`]): an object whose key for decryption is disabled is refused with the status of an expired token. They
-//!   are the object's own if its store still gives another object ([`super::others`]).
+//!   are the object's own if its store still gives others ([`super::others`]).
 //! - What is denied, missing, replaced, garbled on its way or not answered at all is judged elsewhere: it is about the
 //!   store, or about the input.
 

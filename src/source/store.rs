@@ -39,7 +39,7 @@ use super::environment;
 use super::escape::unaddressable;
 use super::http_checks::CheckedConnector;
 use super::object::{Object, version_of};
-use super::others::{Given, LastRead, comes_again_as, gives_another};
+use super::others::{LastRead, Proof, comes_again_as, gives_others};
 use super::own_trouble::{is_refused_at_once, may_be_own, own_trouble};
 use super::standard_input::{STANDARD_INPUT, Spooled};
 use super::web::{self, WebServer};
@@ -218,17 +218,18 @@ impl Stores {
         let beside = beside.filter(|other| other.root == location.root).map(|other| other.path).collect();
         if let Some(wrong) = wrong_checksum(error) {
             let is_stored_so = self.wait(location.kind, async {
-                (location.kind == StoreKind::Http || gives_another(location, beside, Given::Checked).await)
+                (location.kind == StoreKind::Http || gives_others(location, beside, Proof::Checked).await)
                     && comes_again_as(location, wrong.found).await
             });
             return is_stored_so.then(|| format!("{wrong}, each time"));
         }
         let what = may_be_own(error)?;
+        let proof = if is_refused_at_once(error) { Proof::One } else { Proof::Most };
         // of one server's refusal others know nothing: a manifest may name any number of them
-        if location.kind == StoreKind::Http && is_refused_at_once(error) {
+        if location.kind == StoreKind::Http && proof == Proof::One {
             return Some(what);
         }
-        self.wait(location.kind, gives_another(location, beside, Given::Beginning)).then_some(what)
+        self.wait(location.kind, gives_others(location, beside, proof)).then_some(what)
     }
 
     pub(crate) fn runtime(&self) -> &Handle {

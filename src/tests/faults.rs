@@ -307,10 +307,10 @@ fn an_object_that_is_served_oddly_is_read_or_costs_its_row() {
         (Oddity::Refused(410, "Gone"), false),
         (Oddity::Refused(421, "Misdirected"), false),
         (Oddity::Refused(451, "LegallyRestricted"), false),
-        (Oddity::Refused(500, "InternalError"), false),
         (Oddity::NoContent, false),
         (Oddity::Redirected, false),
         (Oddity::OtherChecksum, false),
+        (Oddity::Refused(500, "InternalError"), false),
     ];
     let count = oddities.len() as u32 + 1;
     for (id, bytes) in images(0, count) {
@@ -365,6 +365,16 @@ fn an_object_is_not_taken_for_the_only_one_that_cannot_be_read_where_none_can() 
             assert!(last_error(&output).contains(words), "{oddity:?}: {}", stderr(&output));
         }
     }
+    // nor where most cannot
+    cloud.gcs.serve_as_usual();
+    for number in 31..30 + IMAGES {
+        cloud.gcs.serve_oddly("data", &format!("img-{number:05}.png"), Oddity::Refused(503, "SlowDown"));
+    }
+    let args = [&["--input", "gs://data/*.png"][..], &quick].concat();
+    let mut run = cloud.bench.command("run", "gs://out/none", &args);
+    let output = run.env("STORAGE_EMULATOR_HOST", cloud.gcs.url()).output().expect("starts");
+    assert_code(&output, 3);
+    assert!(last_error(&output).contains("SlowDown"), "{}", stderr(&output));
     cloud.gcs.serve_as_usual();
     assert_code(&cloud.run("none"), 0);
     assert!(cloud.rows("none").iter().all(|row| row.status == "ok"));
