@@ -178,6 +178,16 @@ impl<'a> Segments<'a> {
     pub(super) fn with_scans(jpeg: &'a [u8]) -> Self {
         Self { with_scans: true, ..Self::new(jpeg) }
     }
+
+    /// Where the next marker is looked for.
+    pub(super) fn at(&self) -> usize {
+        self.at
+    }
+
+    /// Bytes up to the end of the last segment; all of the file if the next one cannot be read.
+    pub(super) fn read_bytes(&self) -> &'a [u8] {
+        if self.ended { &self.jpeg[..self.at] } else { self.jpeg }
+    }
 }
 
 impl<'a> Iterator for Segments<'a> {
@@ -206,6 +216,7 @@ impl<'a> Iterator for Segments<'a> {
             payload = self.jpeg.get(at + 2..at + usize::from(length))?;
             at += usize::from(length);
         } else if marker == EOI {
+            (self.at, self.ended) = (at, true);
             return None;
         }
         self.at = at;

@@ -56,6 +56,12 @@ impl<'a> Frame<'a> {
         })
     }
 
+    /// A scan of the components that are `named`.
+    fn scan_ns(&self, named: &[[u8; 2]], coefficients: u64) -> u64 {
+        let each = if self.arithmetic { ARITHMETIC_COEFFICIENT_NS } else { HUFFMAN_COEFFICIENT_NS };
+        SCAN_NS + self.blocks(named) * (BLOCK_NS + coefficients * each)
+    }
+
     /// Whether a scan of so many components is the only one.
     fn is_whole(&self, components: usize) -> bool {
         !self.progressive && components >= self.components.len()
@@ -78,7 +84,9 @@ impl<'a> Frame<'a> {
 pub(super) fn estimate(jpeg: &[u8]) -> Work {
     let mut work = Work { scans: 0, nanoseconds: 0 };
     let mut frame = None;
-    for segment in Segments::with_scans(jpeg) {
+    let mut segments = Segments::with_scans(jpeg);
+    let mut first_data_at = None;
+    while let Some(segment) = segments.next() {
         if is_frame(segment.marker) {
             frame = frame.or(Frame::read(segment.marker, segment.payload));
         }
@@ -91,16 +99,31 @@ pub(super) fn estimate(jpeg: &[u8]) -> Work {
             Some(&[first, last]) if frame.progressive => u64::from(last.saturating_sub(first)) + 1,
             _ => COEFFICIENTS,
         };
-        let each = if frame.arithmetic { ARITHMETIC_COEFFICIENT_NS } else { HUFFMAN_COEFFICIENT_NS };
         work.scans += 1;
-        work.nanoseconds += SCAN_NS + frame.blocks(named) * (BLOCK_NS + coefficients * each);
+        work.nanoseconds += frame.scan_ns(named, coefficients);
         if frame.is_whole(named.len()) {
+            first_data_at = None;
             break;
         }
+        first_data_at.get_or_insert(segments.at());
+    }
+    if let (Some(at), Some(frame)) = (first_data_at, &frame) {
+        // Damage may look like the marker of a segment that holds the scans behind it. The decoder may find them.
+        let behind_first = scan_markers(segments.read_bytes().get(at..).unwrap_or_default());
+        let hidden = (1 + behind_first).saturating_sub(work.scans);
+        let all: Vec<_> = frame.components.iter().map(|&[id, ..]| [id, 0]).collect();
+        work.scans += hidden;
+        work.nanoseconds += u64::from(hidden) * frame.scan_ns(&all, COEFFICIENTS);
     }
     let pixels = frame.map_or(0, |frame| frame.pixels);
     work.nanoseconds = 2 * (work.nanoseconds + jpeg.len() as u64 * BYTE_NS) + pixels * PIXEL_NS;
     work
+}
+
+/// Starts of scans in `bytes`, whatever lies around them. Entropy-coded data has none.
+fn scan_markers(bytes: &[u8]) -> u32 {
+    let found = bytes.windows(2).filter(|pair| *pair == [0xff, SOS]).count();
+    u32::try_from(found).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]
@@ -119,6 +142,18 @@ mod tests {
 
     fn seconds(jpeg: &[u8]) -> f64 {
         estimate(jpeg).nanoseconds as f64 / 1e9
+    }
+
+    #[test]
+    fn scans_behind_a_stray_marker_are_counted() {
+        let jpeg = gray(0xc2, &[(0, 0), (1, 63), (1, 63)]);
+        let first = jpeg.windows(2).position(|pair| pair == [0xff, SOS]).expect("a scan");
+        let mut damaged = jpeg.clone();
+        // the marker of a segment of 20 bytes, in the data of the first scan
+        damaged.splice(first + 10..first + 10, [0xff, 0x05, 0, 20]);
+        let (whole, damaged) = (estimate(&jpeg), estimate(&damaged));
+        assert_eq!((whole.scans, damaged.scans), (3, 3));
+        assert!(damaged.nanoseconds >= whole.nanoseconds);
     }
 
     #[test]

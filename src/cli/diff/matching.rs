@@ -1,11 +1,11 @@
 //! Which record of one output is which of the other.
 //!
 //! - Rows of shards that belong together are matched by `image_id`, those that share one in their order.
-//! - What is left over, as of shards that were put together anew, is matched by `image_id` over the whole outputs. An
-//!   id that is only a record's place in its shard says nothing there.
+//! - What is left over, as of shards that were put together anew, is matched by `image_id` over the whole outputs. Ids
+//!   that may be no more than a record's place in its shard say nothing there where several rows share one.
 //! - Where the two inputs lie in different folders, addresses are compared without them.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 use super::row::Row;
 
@@ -64,9 +64,10 @@ pub struct Matched {
 pub fn match_all(a: Vec<Row>, b: Vec<Row>) -> Matched {
     let mut matched = Matched::default();
     let mut tagged = Tagged::default();
+    let numbers_are_names = [&a, &b].into_iter().all(|rows| tells_apart(rows));
     for (side, rows) in [(Side::A, a), (Side::B, b)] {
         for row in rows {
-            let tag = row.is_named().then(|| row.image_id.clone());
+            let tag = (numbers_are_names || row.is_named()).then(|| row.image_id.clone());
             tagged.add(side, tag, row);
         }
     }
@@ -89,6 +90,12 @@ pub fn match_all(a: Vec<Row>, b: Vec<Row>) -> Matched {
     b.sort_by(by_key);
     matched.pairs.sort_by(|x, y| by_key(&x.0, &y.0));
     Matched { only_a: a, only_b: b, ..matched }
+}
+
+/// Whether ids that may be no more than places in a shard belong to one row each.
+fn tells_apart(rows: &[Row]) -> bool {
+    let mut seen = HashSet::new();
+    rows.iter().filter(|row| !row.is_named()).all(|row| seen.insert(&row.image_id))
 }
 
 /// Shard and number of a row.
@@ -236,9 +243,20 @@ mod tests {
     #[test]
     fn names_find_each_other_across_shards_and_places_do_not() {
         let a = vec![row("s", 0, "cat"), row("s", 1, "1"), row("s", 2, "twice"), row("s", 3, "twice")];
-        let b = vec![row("t", 5, "cat"), row("u", 1, "1"), row("t", 6, "twice")];
+        let b = vec![row("t", 5, "cat"), row("u", 1, "1"), row("v", 1, "1"), row("t", 6, "twice")];
         let matched = match_all(a, b);
-        assert_eq!(keys(&matched), (vec![("s#0", "t#5")], vec!["s#1", "s#2", "s#3"], vec!["t#6", "u#1"]));
+        assert_eq!(
+            keys(&matched),
+            (vec![("s#0", "t#5")], vec!["s#1", "s#2", "s#3"], vec!["t#6", "u#1", "v#1"])
+        );
+    }
+
+    #[test]
+    fn numbers_that_belong_to_one_record_each_are_names() {
+        let a = vec![row("s", 0, "0"), row("s", 1, "1"), row("s", 2, "cat")];
+        let b = vec![row("t", 0, "0"), row("u", 1, "1"), row("u", 2, "cat")];
+        let matched = match_all(a, b);
+        assert_eq!(keys(&matched), (vec![("s#0", "t#0"), ("s#1", "u#1"), ("s#2", "u#2")], vec![], vec![]));
     }
 
     #[test]
