@@ -104,13 +104,33 @@ pub(super) fn has_feature_lists(mut example: Bytes) -> bool {
     false
 }
 
+/// Whether the message is a `tf.SequenceExample` with a list of this name.
+pub(super) fn has_feature_list(example: Bytes, name: &str) -> bool {
+    let mut is_there = false;
+    // what can be read of the lists counts
+    let _ = each_entry(example, FEATURE_LISTS, |key, _, _| {
+        is_there |= key == name.as_bytes();
+        Ok(())
+    });
+    is_there
+}
+
 /// Hand each feature to `take`: its name, what it holds, and how often its entry says what it holds, which is once.
 fn each_feature(
+    example: Bytes,
+    take: impl FnMut(Bytes, Bytes, u64) -> Result<(), Malformed>,
+) -> Result<(), Malformed> {
+    each_entry(example, FEATURES, take)
+}
+
+/// The same for the entries of the map `field_of_map`: features, or lists of them.
+fn each_entry(
     mut example: Bytes,
+    field_of_map: u32,
     mut take: impl FnMut(Bytes, Bytes, u64) -> Result<(), Malformed>,
 ) -> Result<(), Malformed> {
     while let Some(field) = next_field(&mut example)? {
-        let Some(mut features) = field.message(FEATURES)? else { continue };
+        let Some(mut features) = field.message(field_of_map)? else { continue };
         while let Some(field) = next_field(&mut features)? {
             let Some(mut entry) = field.message(FEATURE)? else { continue };
             let (mut key, mut value, mut values) = (Bytes::new(), Bytes::new(), 0);

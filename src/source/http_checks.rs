@@ -151,6 +151,7 @@ impl HttpService for Checked {
                 None => HttpError::new(HttpErrorKind::Decode, broken()),
             });
         }
+        let asks_for_all = is_get && !request.headers().contains_key(http::header::RANGE);
         let answer = self.inner.execute(request).await.map_err(|error| self.no_answer(&uri, error));
         let answer = answer.map_err(|error| self.given_up(error));
         let mut response = answer.map_err(|error| match error.kind() {
@@ -199,6 +200,10 @@ impl HttpService for Checked {
         }
         if !is_get {
             return Ok(limited_words(response));
+        }
+        if asks_for_all && status == StatusCode::PARTIAL_CONTENT {
+            let part = std::io::Error::other("its server sent a part of it where all of it was asked for");
+            return Err(HttpError::new(HttpErrorKind::Decode, part));
         }
         let listing = Listing::of(&uri).filter(|_| read.is_none());
         let response = bounded(response, read, listing.is_some()).await?;
@@ -394,6 +399,24 @@ mod tests {
 
     fn wait<T>(future: impl Future<Output = T>) -> T {
         tokio::runtime::Builder::new_current_thread().build().expect("runtime").block_on(future)
+    }
+
+    #[test]
+    fn a_part_that_nobody_has_asked_for_is_no_object() {
+        let part = || {
+            let body = Bytes::from("part").into();
+            Ok(http::Response::builder()
+                .status(206)
+                .header("Content-Range", "bytes 0-3/9")
+                .body(body)
+                .expect("one"))
+        };
+        let server = checked(vec![part(), part()]);
+        let error = wait(server.call(get("http://h/a"))).expect_err("a part");
+        assert!(format!("{:?}", error).contains("a part of it"), "{error:?}");
+        let mut of_range = get("http://h/a");
+        of_range.headers_mut().insert(http::header::RANGE, HeaderValue::from_static("bytes=0-3"));
+        assert_eq!(wait(server.call(of_range)).expect("a part").status(), 206);
     }
 
     #[test]

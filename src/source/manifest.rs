@@ -9,9 +9,10 @@
 //! - A line that cannot be understood is an error that names it: a manifest is the operator's
 //!   file, not data.
 
-use std::collections::HashMap;
+use std::fmt;
 use std::io::{BufRead, Read};
 
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::error::SourceError;
@@ -75,10 +76,18 @@ impl<R: BufRead> ManifestEntries<R> {
 
     /// `uri` and `id` of a JSON object; what else it holds is left alone.
     fn json(&self, text: &str) -> Result<(String, Option<String>), SourceError> {
-        let line: HashMap<String, Box<RawValue>> = serde_json::from_str(text).map_err(|error| {
+        let Fields(line) = serde_json::from_str(text).map_err(|error| {
             self.error(&format!("begins as a JSON object and is none: see its column {}", error.column()))
         })?;
-        let value = |key| line.get(key).map(|raw| (raw.get(), raw.get().as_bytes()[0]));
+        for key in ["uri", "id"] {
+            if line.iter().filter(|(name, _)| name == key).count() > 1 {
+                return Err(self.error(&format!("has more than one {key}")));
+            }
+        }
+        let value = |key| {
+            let (_, raw) = line.iter().find(|(name, _)| name == key)?;
+            Some((raw.get(), raw.get().as_bytes()[0]))
+        };
         let string =
             |raw| serde_json::from_str(raw).map_err(|_| self.error("holds a string that is no Unicode"));
         let uri = match value("uri") {
@@ -114,6 +123,31 @@ impl<R: BufRead> ManifestEntries<R> {
 /// Whether a line is a comment: `# …`, `#` alone or `## …`.
 fn is_comment(line: &str) -> bool {
     line.starts_with('#') && line.trim_start_matches('#').chars().next().is_none_or(char::is_whitespace)
+}
+
+/// The fields of a JSON object as they stand there, those of one name too.
+struct Fields(Vec<(String, Box<RawValue>)>);
+
+impl<'de> Deserialize<'de> for Fields {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Collect;
+        impl<'de> Visitor<'de> for Collect {
+            type Value = Fields;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
+                let mut fields = Vec::new();
+                while let Some(field) = map.next_entry()? {
+                    fields.push(field);
+                }
+                Ok(Fields(fields))
+            }
+        }
+        deserializer.deserialize_map(Collect)
+    }
 }
 
 #[cfg(test)]
@@ -173,8 +207,10 @@ mod tests {
     #[test]
     fn a_line_that_cannot_be_understood_is_named() {
         let long = [b"a.jpg\n".to_vec(), vec![b'x'; 70_000]].concat();
-        let cases: [(&[u8], &str); 8] = [
+        let cases: [(&[u8], &str); 10] = [
             (b"a.jpg\n{\"url\": \"b.jpg\"}", "line 2 has no uri"),
+            (b"{\"uri\": \"a.jpg\", \"uri\": \"b.jpg\"}", "line 1 has more than one uri"),
+            (b"{\"uri\": \"a.jpg\", \"id\": 1, \"id\": 1}", "line 1 has more than one id"),
             (b"{\"uri\": 7}", "line 1 has a uri that is no string"),
             (b"{\"uri\": \"\\ud800\"}", "line 1 holds a string that is no Unicode"),
             (b"{\"uri\": \"a\", \"id\": []}", "an id that is neither a string nor a number"),

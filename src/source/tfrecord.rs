@@ -138,6 +138,11 @@ impl<R: Read> TfRecords<R> {
                 let message = format!("feature {key} holds {count} values, expected one image");
                 Err(Rejected::new(Status::CorruptRecord, message))
             }
+            Some(Found { value: Value::Bytes(..), .. }) if example::has_feature_list(data.clone(), key) => {
+                let message =
+                    format!("the record is a tf.SequenceExample with a list {key}, expected one image");
+                Err(Rejected::new(Status::CorruptRecord, message))
+            }
             Some(Found { value: Value::Bytes(bytes, _), .. }) => {
                 image_content(detached(bytes, data.len()), self.options.max_image_bytes)
             }
@@ -408,6 +413,21 @@ pub(super) mod tests {
             "{}",
             reason.error
         );
+    }
+
+    #[test]
+    fn images_in_a_list_beside_the_context_are_not_passed_over() {
+        let context = example(vec![("image/encoded", bytes_feature(b"image"))]);
+        let list = |name: &str| {
+            let entry = [&[0x0a, name.len() as u8][..], name.as_bytes(), &[0x12, 0]].concat();
+            let map = [&[0x0a, entry.len() as u8][..], &entry].concat();
+            [&context[..], &[0x12, map.len() as u8], &map].concat()
+        };
+        let found = read(&[frame(&list("image/encoded")), frame(&list("audio"))].concat());
+        let reason = found[0].as_ref().expect("a record").content.as_ref().expect_err("several");
+        assert_eq!(reason.status, Status::CorruptRecord);
+        assert!(reason.error.contains("tf.SequenceExample with a list image/encoded"), "{}", reason.error);
+        assert_eq!(status(&found[1]), Status::Ok);
     }
 
     #[test]
