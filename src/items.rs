@@ -229,11 +229,16 @@ pub struct Rejected {
 }
 
 impl Rejected {
-    /// The secrets of addresses in `error` are left out: it is stored.
+    /// `error` is stored: without the secrets of addresses, and with control characters spelled out.
     pub fn new(status: Status, error: impl Into<String>) -> Self {
         let mut error = error.into();
         if let Cow::Owned(shown) = message_without_secrets(&error) {
             error = shown;
+        }
+        if error.contains(char::is_control) {
+            let spelled =
+                |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+            error = error.chars().map(spelled).collect();
         }
         Self { status, error, header: None }
     }

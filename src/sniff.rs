@@ -340,11 +340,19 @@ fn damaged(head: &[u8]) -> Option<&'static str> {
         return Some("a JPEG that is damaged behind its first two bytes");
     }
     const INSIDE: [(&[u8], &str); 3] = [
-        (b"\xff\xd8\xff\xe0\0\x10JFIF", "a JPEG with other bytes before it"),
-        (b"\xff\xd8\xff\xe1", "a JPEG with other bytes before it"),
-        (b"\x89PNG\r\n\x1a\n", "a PNG with other bytes before it"),
+        (b"\xff\xd8\xff\xe0\0\x10JFIF", JPEG_INSIDE),
+        (b"\xff\xd8\xff\xe1", JPEG_INSIDE),
+        (b"\x89PNG\r\n\x1a\n", PNG_INSIDE),
     ];
     INSIDE.iter().find(|(magic, _)| find(head, magic).is_some()).map(|(_, name)| *name)
+}
+
+const JPEG_INSIDE: &str = "a JPEG with other bytes before it";
+const PNG_INSIDE: &str = "a PNG with other bytes before it";
+
+/// Whether a name that was found here rests on an image somewhere inside, and not on the first bytes.
+pub fn is_of_inside(name: &str) -> bool {
+    [JPEG_INSIDE, PNG_INSIDE].contains(&name)
 }
 
 fn is_svg(head: &[u8]) -> bool {

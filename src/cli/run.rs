@@ -29,7 +29,7 @@ pub struct RunArgs {
     #[command(flatten)]
     pipeline: PipelineArgs,
     /// Stop after this many records.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     limit: Option<u64>,
     /// An input without a record is fine: succeed with no rows.
     #[arg(long)]

@@ -125,6 +125,7 @@ fn wanted(key: &str, expected: &str) -> String {
             };
         }
         expected if expected.contains('`') => return one_of(expected),
+        "string only" => "a string",
         expected if is_jargon(expected) => "another kind of value",
         expected => expected,
     };
@@ -330,6 +331,7 @@ mod tests {
             ),
             ("input.uri", "[1]", "input.uri: is a list, expected a URI or a list of URIs, each a string"),
             ("engine.batch_size", "2.5", "engine.batch_size: is 2.5, expected a whole number, 0 or more"),
+            ("preprocess.layout", "3", "preprocess.layout: is 3, expected a string"),
             ("engine.tf32", "1", "engine.tf32: is 1, expected true or false"),
             ("engine", "[]", "engine: is a list, expected a section [engine]"),
         ] {

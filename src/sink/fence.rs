@@ -131,7 +131,7 @@ impl Fence {
             }
             if is_holder {
                 if look == 0 {
-                    tracing::warn!(path = %meta.location, "{why}");
+                    tracing::warn!(name = meta.location.filename().unwrap_or_default(), "{why}");
                 }
                 for path in before.into_iter().chain([&meta.location]) {
                     match store.delete(path).await {

@@ -99,8 +99,9 @@ fn unpacked_within<'a>(
     };
     if let Some(what) = Some(&head).filter(|_| compression == Compression::None).and_then(|head| unread(head))
     {
-        let message =
-            format!("it is {what}, which is not read; expected it plain, or packed by gzip or zstd");
+        let message = format!(
+            "it is {what}, which is not read; expected it plain, or packed by gzip or zstd (a TFRecord also by zlib)"
+        );
         return Err(io::Error::new(io::ErrorKind::Unsupported, message));
     }
     let whole = Cursor::new(head).chain(reader);

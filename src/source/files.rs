@@ -208,6 +208,13 @@ impl FileRecords {
         let location = match self.stores.resolve(&entry.object.uri) {
             Ok(location) => location,
             Err(SourceError::Storage(error)) => return settled(entry, Answer::Failed(error)),
+            // a store cannot be asked for every name that a disk may have
+            Err(_) if is_local_file(&entry.object.uri) => {
+                let path = PathBuf::from(&entry.object.uri);
+                let fetch = fetch_file(path, entry.clone(), self.max_image_bytes, gate);
+                let answer = Answer::Coming(runtime.spawn(fetch));
+                return InFlight { entry, kind: Some(StoreKind::Local), turn, answer };
+            }
             Err(error) => {
                 let rejected = Rejected::new(Status::ReadError, error.to_string());
                 return settled(entry, Answer::Rejected(rejected));
@@ -317,6 +324,11 @@ async fn fetch(
 /// How long the answer says that it is.
 pub(super) fn told_size(answer: &GetResult) -> Option<u64> {
     answer.extensions.get::<LengthUnknown>().is_none().then_some(answer.meta.size)
+}
+
+/// Whether `uri` is the path of a file with control characters in its name.
+fn is_local_file(uri: &str) -> bool {
+    uri.contains(char::is_control) && !uri.contains("://") && std::path::Path::new(uri).is_file()
 }
 
 /// The same for a file under a name that no store can address.

@@ -19,6 +19,7 @@ use crate::error::SourceError;
 use crate::items::{ManifestEntry, ObjectRef};
 use crate::shown::{looks_like_uri, without_secrets};
 
+use super::escape::escaped;
 use super::naming;
 use super::skips::Skips;
 
@@ -70,7 +71,7 @@ impl<R: BufRead> ManifestEntries<R> {
             return Err(self.error("names no uri"));
         }
         let uri = self.absolute(uri);
-        let image_id = id.unwrap_or_else(|| without_secrets(&uri).into_owned());
+        let image_id = id.unwrap_or_else(|| escaped(without_secrets(&uri).as_bytes()));
         Ok(ManifestEntry::new(ObjectRef { uri, size_bytes: None, version: None }, image_id))
     }
 

@@ -74,7 +74,8 @@ impl<R: Read> TfRecords<R> {
             if index == 0 {
                 head.extend(self.stream.read_bytes(sniff::HEAD_BYTES as u64).map_err(failed)?);
             }
-            return Err(match sniff::name(&head) {
+            // images inside are what a damaged TFRecord has, too
+            return Err(match sniff::name(&head).filter(|name| !sniff::is_of_inside(name)) {
                 Some(name) if index == 0 => ReadError::Corrupt(format!("not a TFRecord file: it is {name}")),
                 _ => corrupt(
                     "the checksum of the record's length does not hold, so the next record cannot be found",

@@ -417,3 +417,33 @@ fn packings_and_records_that_are_not_read_are_named() {
     assert_code(&wrong, 3);
     assert!(stderr(&wrong).contains("no feature photo; the record has: image/encoded"), "{}", stderr(&wrong));
 }
+
+#[test]
+fn a_name_with_control_characters_is_read_from_a_folder_and_from_a_manifest_under_one_id() {
+    let bench = Bench::new();
+    for (name, (_, bytes)) in ["tab\t.png", "esc\u{1b}.png", "plain.png"].iter().zip(images(0, 3)) {
+        fs::write(bench.path(&format!("in/{name}")), bytes).expect("an image");
+    }
+    let lines = r#"{"uri": "in/tab\t.png"}
+{"uri": "in/esc\u001b.png"}
+{"uri": "in/gone\t.png"}
+in/plain.png
+"#;
+    fs::write(bench.path("list.jsonl"), lines).expect("a manifest");
+    assert_code(&bench.run("folder", &["--input", "in"]), 0);
+    let named = bench.run("named", &["--input", "list.jsonl", "--set", "output.max_error_rate=1"]);
+    assert_code(&named, 0);
+    let ids = |out: &str| -> Vec<String> {
+        let rows = bench.rows(out).into_iter().filter(|row| row.status == "ok");
+        rows.map(|row| row.image_id.rsplit('/').next().expect("a name").to_owned()).collect()
+    };
+    let (mut folder, mut listed) = (ids("folder"), ids("named"));
+    folder.sort();
+    listed.sort();
+    assert_eq!(folder, listed);
+    let rows = bench.rows("named");
+    let gone = rows.iter().find(|row| row.status != "ok").expect("one is missing");
+    for text in [&gone.image_id, gone.error.as_ref().expect("a reason")] {
+        assert!(!text.contains('\t') && text.contains("gone"), "{text:?}");
+    }
+}

@@ -23,6 +23,14 @@ use super::{exit, storage_runtime};
 use matching::{Matched, Side, Waiting, match_all, moved};
 use row::{COLUMNS, Row};
 
+/// A difference that is allowed.
+fn tolerance(text: &str) -> Result<f32, &'static str> {
+    match text.parse() {
+        Ok(number) if number >= 0.0 => Ok(number),
+        _ => Err("expected a number, 0 or more"),
+    }
+}
+
 /// Arguments of `sluice diff`.
 #[derive(Debug, Args)]
 pub struct DiffArgs {
@@ -31,7 +39,7 @@ pub struct DiffArgs {
     /// Output folder of another run over the same images.
     b: String,
     /// Difference of a score that is none.
-    #[arg(long, value_name = "SCORE", default_value_t = 0.0)]
+    #[arg(long, value_name = "SCORE", default_value_t = 0.0, value_parser = tolerance)]
     tolerance: f32,
     /// Let images be missing in one of them, as after runs with --limit.
     #[arg(long)]
