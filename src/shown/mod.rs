@@ -3,7 +3,7 @@
 //! Comes in: URIs, messages of stores, names of objects. Goes out: the same text where it is harmless.
 //!
 //! - Of a URI everything before the host's `@` is left out, and the value of each parameter that is a secret
-//!   by its name ([`parameters`]), wherever it stands: behind `?`, `&`, `;` or `#`, in any spelling.
+//!   by its name (`parameters`), wherever it stands: behind `?`, `&`, `;` or `#`, in any spelling.
 //! - `user:password@host` counts without a scheme as well, and where a file's path should stand. Digits of a hash replace
 //!   it there, since it may be a name.
 //! - In a bucket `@`, `?` and `=` belong to names. Only what stores call a signature is a secret there.

@@ -192,7 +192,7 @@ impl Output {
     }
 
     /// What parts say of themselves: those that are in a note by the note, the others by being read. Good enough to look
-    /// at an output; a manifest lists what was read, see [`Output::take_over`].
+    /// at an output; a manifest lists what was read, see `Output::take_over`.
     pub fn reports<'a>(
         &self,
         held: impl Iterator<Item = &'a Held>,
