@@ -248,6 +248,7 @@ def jpeg_variants():
     whole = saved(small, "JPEG", progressive=True)
     last_scan = whole.rindex(b"\xff\xda")
     refuses("last_scan_missing.jpg", whole[:last_scan], "cut short")
+    refuses("last_scan_zeros.jpg", whole[:last_scan + 20] + bytes(40), "cut short")
     refuses("no_image.jpg", b"\xff\xd8\xff\xd9", "there is no image")
     refuses("header_cut.jpg", whole[:30], "it ends within its header")
     refuses("jpeg_ls.jpg", with_frame(saved(small, "JPEG"), marker=0xF7), "this is a JPEG-LS")

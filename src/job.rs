@@ -27,8 +27,8 @@ use crate::report::{OutputReport, rfc3339};
 use crate::resume::{Done, Remaining, Share};
 use crate::shown::without_secrets;
 use crate::sink::{
-    AttemptNote, Checkpoints, Crashes, Holdings, Output, ParquetSink, RunIdentity, RunRecord, SCHEMA_VERSION,
-    Sink, TakenOver,
+    AttemptNote, Checkpoints, Crashes, DamagedPart, Holdings, Output, ParquetSink, RunIdentity, RunRecord,
+    SCHEMA_VERSION, Sink, TakenOver,
 };
 use crate::source::{ReadOptions, ShardList, Stores, check_fit, input_around, open_shard_in_turn};
 
@@ -268,6 +268,9 @@ impl Job {
         let own = own.map(|(_, part)| part);
         let TakenOver { sound: reused, damaged } =
             output.take_over(own, &claim.notes, &claim.record.run_id)?;
+        if damaged.iter().any(DamagedPart::is_there) && !output.is_finished(&claim.record.run_id)? {
+            output.unmark_done(share.shard_index, share.num_shards)?;
+        }
         let holdings = output.without_damaged(claim.holdings, &damaged, &claim.record.run_id)?;
         meters.advance.reuse(&reused);
         let reused_rows: u64 = reused.iter().filter_map(|part| part.rows).sum();

@@ -26,9 +26,15 @@ const LEAST_RUN_BYTES: u64 = 512 << 20;
 /// Address space that any command takes beside its threads': for what it reads.
 const LEAST_COMMAND_BYTES: u64 = 128 << 20;
 
-/// Address space that a thread takes: its stack, and the 64 MiB that glibc's allocator sets apart for each thread that
-/// calls it. That allocator takes them while it can, and leaves nothing to others: their next allocation ends the process.
-const BYTES_PER_THREAD: u64 = 66 << 20;
+/// Address space that glibc's allocator sets apart for a thread that calls it, and for at most so many threads a core.
+/// It takes that while it can, and leaves nothing to others: their next allocation ends the process.
+const ARENA_BYTES: u64 = 64 << 20;
+const ARENAS_PER_CORE: usize = 8;
+
+fn arenas_bytes(threads: usize) -> u64 {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    threads.min(ARENAS_PER_CORE * cores) as u64 * ARENA_BYTES
+}
 
 fn threads(plan: &Plan) -> usize {
     let decode = threads_or_cores(plan.preprocess.threads);
@@ -77,8 +83,12 @@ pub fn open_files() -> Result<(), Error> {
 /// See that `needed` files can be opened beside those that are.
 fn check_open_files(needed: u64) -> Result<(), Error> {
     let Some(limit) = getrlimit(Resource::Nofile).current else { return Ok(()) };
-    // a folder that cannot be opened is one file too many
-    let open = std::fs::read_dir("/proc/self/fd").map_or(limit, |open| open.count() as u64);
+    let open = match std::fs::read_dir("/proc/self/fd") {
+        Ok(open) => open.count() as u64,
+        // one file was too many
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => limit,
+        Err(_) => 0,
+    };
     if limit.saturating_sub(open) >= needed { Ok(()) } else { Err(Error::OpenFiles { limit, open, needed }) }
 }
 
@@ -130,11 +140,11 @@ pub fn check_memory(plan: &Plan) -> Result<(), Error> {
 /// See that memory is left for so many `bytes` and so many `threads`.
 fn check_free_bytes(bytes: u64, threads: usize) -> Result<(), Error> {
     let limits = [
-        (Resource::As, "the address space", "ulimit -v", "VmSize:", BYTES_PER_THREAD),
-        (Resource::Data, "memory for data", "ulimit -d", "VmData:", THREAD_STACK_BYTES),
+        (Resource::As, "the address space", "ulimit -v", "VmSize:", arenas_bytes(threads)),
+        (Resource::Data, "memory for data", "ulimit -d", "VmData:", 0),
     ];
-    for (resource, what, option, taken, bytes_per_thread) in limits {
-        let needed_bytes = bytes + threads as u64 * bytes_per_thread;
+    for (resource, what, option, taken, set_apart_bytes) in limits {
+        let needed_bytes = bytes + set_apart_bytes + threads as u64 * THREAD_STACK_BYTES;
         let Some(limit_bytes) = getrlimit(resource).current else { continue };
         let Some(taken_bytes) = taken_bytes(taken) else { continue };
         if limit_bytes.saturating_sub(taken_bytes) < needed_bytes {

@@ -69,6 +69,7 @@ pub(super) fn decode(
     let source = Source {
         jpeg,
         restarts: markers.restarts,
+        several_scans: markers.several_scans,
         scans: work.scans.max(1),
         scaled: header.scaled(factor),
         factor,
@@ -119,6 +120,7 @@ fn scaling(header: &DecompressHeader, target: (u32, u32), request: &Request) -> 
 struct Source<'a> {
     jpeg: &'a [u8],
     restarts: bool,
+    several_scans: bool,
     scans: u32,
     scaled: DecompressHeader,
     factor: ScalingFactor,
@@ -142,11 +144,12 @@ impl Source<'_> {
         let cut_short = || damaged("jpeg: image is cut short");
         if first.starts_with(END_OF_FILE) {
             // An end marker in its place gives no warning if nothing else is missing, or one about bytes
-            // before it that nobody needed; those may also lie where a restart marker is missing.
+            // before it that nobody needed; those may also lie where a restart marker or the rest of a
+            // later scan is missing.
             let ended = [self.jpeg, &[0xff, 0xd9]].concat();
             let is_whole = match self.run(&ended, format, output) {
                 Ok(()) => true,
-                Err(warning) => is_left_over(&warning) && !self.restarts,
+                Err(warning) => is_left_over(&warning) && !self.restarts && !self.several_scans,
             };
             let is_whole = is_whole && jpeg_markers::has_all_scans(self.jpeg);
             return if is_whole { Ok(()) } else { Err(cut_short()) };

@@ -16,6 +16,7 @@ const EOI: u8 = 0xd9;
 pub(super) const SOS: u8 = 0xda;
 const PROGRESSIVE_FRAME: u8 = 0xc2;
 const FIRST_ARITHMETIC_FRAME: u8 = 0xc9;
+const PROGRESSIVE_ARITHMETIC_FRAME: u8 = 0xca;
 const DRI: u8 = 0xdd;
 const APP0: u8 = 0xe0;
 const APP1: u8 = 0xe1;
@@ -34,7 +35,9 @@ pub(super) struct Markers<'a> {
     pub xmp: Option<&'a [u8]>,
     /// Bits of a sample and number of colour components.
     pub frame: Option<(u8, u8)>,
-    /// The scan is cut into stretches by restart markers.
+    /// The first scan is not the only one.
+    pub several_scans: bool,
+    /// The first scan is cut into stretches by restart markers.
     pub restarts: bool,
 }
 
@@ -50,6 +53,11 @@ pub(super) fn read(jpeg: &[u8]) -> Markers<'_> {
             },
             marker if is_frame(marker) => {
                 markers.frame = segment.payload.first().copied().zip(segment.payload.get(5).copied());
+                markers.several_scans |= matches!(marker, PROGRESSIVE_FRAME | PROGRESSIVE_ARITHMETIC_FRAME);
+            }
+            SOS => {
+                let in_scan = segment.payload.first().copied().unwrap_or(0);
+                markers.several_scans |= markers.frame.is_some_and(|(_, components)| in_scan < components);
             }
             DRI => markers.restarts = segment.payload != [0, 0],
             _ => {}

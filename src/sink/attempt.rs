@@ -107,7 +107,7 @@ impl AttemptNote {
     }
 
     /// What `bytes` say, if they are as they were stored.
-    fn parse(bytes: &[u8]) -> Result<Self, String> {
+    pub(super) fn parse(bytes: &[u8]) -> Result<Self, String> {
         let note: Self = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
         if note.sha256 == note.checksum() {
             Ok(note)

@@ -44,7 +44,7 @@ pub use parquet_sink::{PARTS_BYTES, PENDING_PARTS, ParquetSink, RunIdentity};
 pub use run_record::{RUN, RunRecord};
 pub use schema::{BATCHES, PREDICTIONS, SCHEMA_VERSION};
 pub use stored::{Held, Holdings, part_name, part_name_of, shard_index, shard_of_part, short_identity};
-pub(crate) use taken_over::TakenOver;
+pub(crate) use taken_over::{DamagedPart, TakenOver};
 
 use crate::report::OutputReport;
 

@@ -4,13 +4,14 @@
 //!   which version; its footer says how many rows of which status it has.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::ops::Range;
 use std::panic::catch_unwind;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt};
 use object_store::path::Path;
-use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
+use object_store::{GetOptions, ObjectMeta, ObjectStore, ObjectStoreExt};
 use parquet::file::metadata::{FooterTail, ParquetMetaData, ParquetMetaDataReader};
 use sha2::{Digest, Sha256};
 
@@ -319,6 +320,11 @@ impl Output {
         self.remove(&segments)
     }
 
+    /// Take back that a worker has done its share: something of it must be scored again.
+    pub fn unmark_done(&self, shard_index: u32, num_shards: u32) -> Result<(), SinkError> {
+        self.remove(&[done_name(shard_index, num_shards)])
+    }
+
     /// Say that a worker has done its share.
     pub fn mark_done(&self, shard_index: u32, num_shards: u32) -> Result<(), SinkError> {
         self.create(&done_name(shard_index, num_shards), b"done\n".to_vec()).map(drop)
@@ -347,27 +353,59 @@ pub(super) struct StoredPart {
 /// The end of a file in which its footer is looked for first: some thousand columns' and row groups'.
 const FOOTER_BYTES: usize = 256 << 10;
 
-/// Read every byte of an object.
+/// Bytes asked for at once. A store's patience is that of a request, and several objects share the line.
+const WINDOW_BYTES: u64 = 1 << 20;
+
+/// Read every byte of an object; anew if it is replaced meanwhile.
 pub(super) async fn read_object(
     store: &Arc<dyn ObjectStore>,
     path: &Path,
 ) -> object_store::Result<ReadObject> {
+    const REPLACED: usize = 3;
+    for _ in 0..REPLACED {
+        match read_version(store, path).await {
+            Err(object_store::Error::Precondition { .. }) => {}
+            read => return read,
+        }
+    }
+    read_version(store, path).await
+}
+
+async fn read_version(store: &Arc<dyn ObjectStore>, path: &Path) -> object_store::Result<ReadObject> {
     let (mut whole, mut sha256) = (Body::default(), Sha256::new());
     let mut end = Vec::new();
-    let object = store.get(path).await?;
-    let meta = object.meta.clone();
-    let mut stream = object.into_stream();
-    while let Some(piece) = stream.next().await {
-        let piece = piece?;
-        whole.add(&piece);
-        sha256.update(&piece);
-        end.extend_from_slice(&piece);
-        // pieces may be small, so that it is not moved for each of them
-        if end.len() > 2 * FOOTER_BYTES {
+    let meta = again(|| store.head(path)).await?;
+    while whole.bytes() < meta.size {
+        let range = whole.bytes()..meta.size.min(whole.bytes() + WINDOW_BYTES);
+        let window = again(|| read_window(store, &meta, range.clone())).await?;
+        whole.add(&window);
+        sha256.update(&window);
+        end.extend_from_slice(&window);
+        // it is not moved for each window
+        if end.len() > 2 * FOOTER_BYTES + WINDOW_BYTES as usize {
             end.drain(..end.len() - FOOTER_BYTES);
         }
     }
-    Ok(ReadObject { meta, bytes: whole.bytes(), sha256: hex(&sha256.finalize()), whole, end: end.into() })
+    Ok(ReadObject { bytes: whole.bytes(), meta, sha256: hex(&sha256.finalize()), whole, end: end.into() })
+}
+
+/// The bytes `range` of the version `meta` of an object.
+async fn read_window(
+    store: &Arc<dyn ObjectStore>,
+    meta: &ObjectMeta,
+    range: Range<u64>,
+) -> object_store::Result<Bytes> {
+    let options = GetOptions {
+        range: Some(range.clone().into()),
+        if_match: meta.e_tag.clone(),
+        ..GetOptions::default()
+    };
+    let window = store.get_opts(&meta.location, options).await?.bytes().await?;
+    if window.len() as u64 == range.end - range.start {
+        return Ok(window);
+    }
+    let message = format!("{} bytes came, not {}", window.len(), range.end - range.start);
+    Err(object_store::Error::Generic { store: "read", source: message.into() })
 }
 
 impl ReadObject {

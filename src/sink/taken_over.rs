@@ -11,9 +11,9 @@ use std::sync::Arc;
 use futures_util::{StreamExt, TryStreamExt};
 use object_store::{Error, ObjectMeta};
 
-use super::attempt::Notes;
+use super::attempt::{AttemptNote, Notes, attempt_name};
 use super::output::Output;
-use super::stored::{Held, Holdings, NO_PART, READS, no_part, read_object};
+use super::stored::{Held, Holdings, NO_PART, READS, batches_attempt, no_part, read_object};
 use crate::error::{SinkError, StorageError};
 use crate::report::PartReport;
 use crate::retry::again;
@@ -32,6 +32,13 @@ pub struct DamagedPart {
     pub name: String,
     /// The version that was read; `None` where there is nothing any more.
     meta: Option<ObjectMeta>,
+}
+
+impl DamagedPart {
+    /// Whether it was still there when it was read.
+    pub fn is_there(&self) -> bool {
+        self.meta.is_some()
+    }
 }
 
 /// What one look at a part has found.
@@ -95,17 +102,33 @@ impl Output {
             Err(Error::Generic { store: NO_PART, source }) => (Err(source.to_string()), false),
             Err(error) => return Err(storage(error).into()),
         };
-        // a changed number of an attempt is hardly that of one that was there
-        let is_new = |report: &PartReport| {
-            let mut others = notes.attempts.iter().map(|note| Some(note.attempt));
-            said.iter().all(|said| said.attempt != report.attempt)
-                && others.any(|other| other == report.attempt)
-        };
         match report {
-            Ok(report) if !is_damaged && (said.is_empty() || is_new(&report)) => Ok(Found::Sound(report)),
-            Err(what) if said.is_empty() => Err(no_part(self.uri_of(&part.name), &what)),
+            Ok(_) if is_damaged => damaged(Some(meta)),
+            Ok(report) if said.is_empty() || self.is_stored_anew(&report, said, run_id).await? => {
+                Ok(Found::Sound(report))
+            }
+            // whose batches they were is known of no part that rots; predictions may be somebody's file
+            Err(what) if said.is_empty() && batches_attempt(&part.name).is_none() => {
+                Err(no_part(self.uri_of(&part.name), &what))
+            }
             _ => damaged(Some(meta)),
         }
+    }
+
+    /// Whether a part that is not what is `said` of it is of an attempt of which nothing is said. That attempt may have
+    /// begun after the notes were read, so its note is looked up by its name: a changed number is hardly that of one.
+    async fn is_stored_anew(
+        &self,
+        report: &PartReport,
+        said: &[PartReport],
+        run_id: &str,
+    ) -> Result<bool, SinkError> {
+        let Some(attempt) = report.attempt.filter(|_| said.iter().all(|said| said.attempt != report.attempt))
+        else {
+            return Ok(false);
+        };
+        let note = self.read_if_there(&attempt_name(attempt)).await?;
+        Ok(note.and_then(|bytes| AttemptNote::parse(&bytes).ok()).is_some_and(|note| note.run_id == run_id))
     }
 
     /// `holdings` without the `damaged` parts, which are removed: whoever scores their shards again stores them under
@@ -133,13 +156,17 @@ impl Output {
         let fence = self.fence(run_id);
         for DamagedPart { name, meta } in damaged {
             let Some(meta) = meta else { continue };
+            // what a manifest lists is verified as it is
+            if self.is_finished(run_id)? {
+                break;
+            }
             let uri = self.uri_of(name);
             match self.runtime().block_on(fence.remove_damaged(self.store(), meta, why)) {
                 Ok(true) => {}
                 Ok(false) => {
                     self.refuse_another(run_id)?;
                     let message =
-                        "is damaged, and another attempt is about to remove it; run again".to_owned();
+                        "is damaged, and another attempt is about to remove it; run again, after 15 minutes if that one was killed".to_owned();
                     return Err(SinkError::Uri { uri, message });
                 }
                 Err(source) => return Err(StorageError { uri, source }.into()),
@@ -154,9 +181,9 @@ mod tests {
     use object_store::memory::InMemory;
     use object_store::path::Path;
 
+    use super::super::RunRecord;
     use super::super::part::{ATTEMPT, PartWriter, ROWS_BY_STATUS, SHARD, SHARD_FORMAT, SHARD_IDENTITY};
     use super::super::schema::BATCHES;
-    use super::super::{AttemptNote, RunRecord};
     use super::*;
 
     const PART: &str = "predictions/part-000000-0123456789ab.parquet";
@@ -229,9 +256,22 @@ mod tests {
         let holdings = output.holdings().expect("a list");
         let left = output.without_damaged(holdings, &damaged, "mine").expect("removed");
         assert_eq!(left.predictions.len(), 0);
+        let before = output.notes(&output.holdings().expect("a list"), "mine").expect("readable");
         assert_eq!(claim().attempt, 1);
         let second = store(&output, "mine", "1");
         assert!(second != first);
-        assert_eq!(taken().0, Some(second));
+        assert_eq!(taken().0.as_ref(), Some(&second));
+        // whoever has read the notes before that attempt began takes its part for no damaged one either
+        let holdings = output.holdings().expect("a list");
+        let seen = output.take_over(holdings.predictions.values(), &before, "mine").expect("ours");
+        assert_eq!((seen.sound, seen.damaged.len()), (vec![second], 0));
+        // of batches that cannot be read nobody can tell whose they are, and no run has to wait for somebody who can
+        let name = "batches/part-000000-000000-000000.parquet";
+        output.create(name, b"PAR1 rotten PAR1".to_vec()).expect("stored");
+        let holdings = output.holdings().expect("a list");
+        let seen = output.take_over(holdings.batches.iter(), &before, "mine").expect("readable");
+        assert_eq!((seen.sound.len(), seen.damaged.len()), (0, 1));
+        output.remove_damaged(&seen.damaged, "mine", "removing a damaged part").expect("removed");
+        assert_eq!(output.holdings().expect("a list").batches.len(), 0);
     }
 }

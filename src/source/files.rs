@@ -33,6 +33,7 @@ use super::format::{image_content, too_large};
 use super::http_checks::ObjectCrc32c;
 use super::object::{check_unchanged, condition, version_of};
 use super::odd_file::OddFile;
+use super::own_trouble::is_about_credentials;
 use super::skips::Skips;
 use super::store::{Location, StoreKind, Stores};
 
@@ -385,6 +386,7 @@ pub(super) fn object_fault(
         object_store::Error::PermissionDenied { .. } if listed && kind == Some(StoreKind::Bucket) => {
             return None;
         }
+        object_store::Error::PermissionDenied { .. } if is_about_credentials(error) => return None,
         object_store::Error::PermissionDenied { .. } => return said("permission denied"),
         object_store::Error::Precondition { .. } => return said("replaced since it was listed"),
         _ => {}

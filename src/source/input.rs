@@ -10,10 +10,12 @@
 
 use std::collections::HashSet;
 
+use futures_util::StreamExt;
 use globset::{GlobBuilder, GlobMatcher};
 
 use crate::error::{SourceError, StorageError};
 use crate::items::ObjectRef;
+use crate::shown::without_secrets;
 
 use super::naming::{self, Rule, is_hidden, is_web_address};
 use super::own_trouble::is_refused_at_once;
@@ -128,6 +130,10 @@ impl Input {
             StoreKind::Local => Shape::Object(stores.head(&location)?),
             StoreKind::Bucket | StoreKind::Http => match stores.head(&location) {
                 Err(error) if location.kind == StoreKind::Bucket && error.is_not_found() => Shape::Folder,
+                // not every store answers politely where there is a folder and no object
+                Err(error) if is_refused_at_once(&error.source) && holds_objects(stores, &location) => {
+                    Shape::Folder
+                }
                 // its trouble is told when it is read: other inputs have nothing to do with it
                 Err(error) if is_refused_at_once(&error.source) => {
                     Shape::Object(ObjectRef { uri: location.uri.clone(), size_bytes: None, version: None })
@@ -278,6 +284,12 @@ fn folder_matchers(pattern: &str) -> Vec<GlobMatcher> {
     matchers.map_while(|glob| glob.ok().map(|glob| glob.compile_matcher())).collect()
 }
 
+/// Whether something lies below `location` in its bucket.
+fn holds_objects(stores: &Stores, location: &Location) -> bool {
+    let first = async { location.store.list(Some(&location.path)).next().await };
+    location.kind == StoreKind::Bucket && matches!(stores.wait(location.kind, first), Some(Ok(_)))
+}
+
 fn with_slash(mut folder: String) -> String {
     if !folder.is_empty() && !folder.ends_with('/') {
         folder.push('/');
@@ -287,7 +299,7 @@ fn with_slash(mut folder: String) -> String {
 
 /// Refuse inputs of which two are the same, in whatever spelling.
 pub(super) fn refuse_repeated(inputs: &[Input]) -> Result<(), SourceError> {
-    let mut seen = HashSet::new();
+    let (mut seen, mut names) = (HashSet::new(), HashSet::new());
     for input in inputs {
         let pattern = match &input.shape {
             Shape::Glob(glob) => glob.matcher.glob().glob(),
@@ -295,6 +307,10 @@ pub(super) fn refuse_repeated(inputs: &[Input]) -> Result<(), SourceError> {
         };
         if !seen.insert((input.location.id(), pattern)) {
             let message = "is given twice".to_owned();
+            return Err(SourceError::Uri { uri: input.uri.clone(), message });
+        }
+        if !names.insert((without_secrets(&input.uri), pattern)) {
+            let message = "is given twice, but for a secret, of which no name may tell".to_owned();
             return Err(SourceError::Uri { uri: input.uri.clone(), message });
         }
     }

@@ -30,6 +30,7 @@ use crate::sniff::{self, Content};
 use super::companions::{self, is_image};
 use super::compression::decompressed;
 use super::detect::{SNIFF_BYTES, by_bytes};
+use super::escape::escaped;
 use super::input::{Earlier, Input, refuse_repeated};
 use super::manifest::ManifestEntries;
 use super::names::{Found, Listed, Names, names};
@@ -178,7 +179,9 @@ impl ShardList {
                     return Ok(());
                 }
                 let rule = self.named_rule(&object)?;
-                self.add(rule, ManifestEntry::new(object.clone(), object.uri))
+                // ids are stored, and addresses may be signed
+                let image_id = escaped(without_secrets(&object.uri).as_bytes());
+                self.add(rule, ManifestEntry::new(object, image_id))
             }
             Listed::Found(found) => self.take_found(found),
         }
@@ -301,7 +304,9 @@ impl ShardList {
         let head = match self.head_of(object) {
             // what it is cannot be told; its row says why
             Err(SourceError::Storage(error))
-                if is_refused_at_once(&error.source) && !naming::is_manifest(&object.uri) =>
+                if is_refused_at_once(&error.source)
+                    && !naming::is_manifest(&object.uri)
+                    && self.is_its_own_trouble(object, &error.source) =>
             {
                 return Ok(Rule::Image);
             }
@@ -326,6 +331,12 @@ impl ShardList {
                 Err(SourceError::Uri { uri: object.uri.clone(), message })
             }
         }
+    }
+
+    /// Whether it is this object alone that its store refuses.
+    fn is_its_own_trouble(&self, object: &ObjectRef, error: &object_store::Error) -> bool {
+        let location = self.stores.resolve(&object.uri).ok();
+        location.and_then(|at| self.stores.trouble_of(&at, std::iter::empty(), error)).is_some()
     }
 
     /// The first bytes of an object.

@@ -112,7 +112,7 @@ impl<R: BufRead> ManifestEntries<R> {
         if uri.starts_with('/') || uri.contains("://") || looks_like_uri(&uri) {
             return uri;
         }
-        let folder = self.uri.rfind('/').map_or("", |slash| &self.uri[..=slash]);
+        let folder = naming::without_query(&self.uri).rfind('/').map_or("", |slash| &self.uri[..=slash]);
         format!("{folder}{uri}")
     }
 

@@ -194,7 +194,7 @@ fn base(name: &str) -> &str {
 }
 
 /// The address of a web server without its query; any other name may have question marks.
-fn without_query(name: &str) -> &str {
+pub fn without_query(name: &str) -> &str {
     let end = if is_web_address(name) { name.find('?') } else { None };
     &name[..end.unwrap_or(name.len())]
 }

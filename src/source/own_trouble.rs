@@ -1,7 +1,7 @@
 //! Whether an object alone is at fault when its store refuses it, or answers what cannot be used.
 //!
 //! - Such an object costs its row, or its shard: every attempt would end at it otherwise.
-//! - Some answers say that of themselves ([`own_trouble`]). Others may be about the object or about the store
+//! - Some answers say that of themselves ([`own_trouble`]): their form is wrong. Others may be about the object or about the store
 //!   ([`may_be_own`]): an object whose key for decryption is disabled is refused with the status of an expired token. They
 //!   are the object's own if its store still gives others ([`super::others`]).
 //! - What is denied, missing, replaced, garbled on its way or not answered at all is judged elsewhere: it is about the
@@ -17,12 +17,26 @@ use crate::retry::{cause, was_repeated};
 
 use super::outage::GivenUp;
 
-/// Statuses that are about the object that was asked for: what cannot be had in this form, is gone for good, or is
-/// withheld by law.
-const STATUSES: [&str; 8] = ["405", "406", "409", "410", "415", "416", "422", "451"];
-
 /// Statuses that are about credentials, the input, or the pace of requests.
 const STATUSES_OF_STORE: [&str; 7] = ["401", "403", "404", "407", "408", "412", "429"];
+
+/// What stores answer where credentials are wrong or have run out, or a request came too late, with whatever status.
+const CODES_OF_STORE: [&str; 8] = [
+    "ExpiredToken",
+    "InvalidAccessKeyId",
+    "InvalidToken",
+    "RequestTimeTooSkewed",
+    "RequestTimeout",
+    "SignatureDoesNotMatch",
+    "TokenRefreshRequired",
+    "AuthenticationFailed",
+];
+
+/// Whether `error` is about credentials or time, and so about every object of a store.
+pub(super) fn is_about_credentials(error: &object_store::Error) -> bool {
+    let said = error.to_string();
+    CODES_OF_STORE.iter().any(|code| said.contains(code))
+}
 
 /// How `object_store` words a status; its type cannot be named.
 const STATUS: &str = "status code: ";
@@ -48,11 +62,8 @@ pub(super) fn own_trouble(error: &object_store::Error) -> Option<String> {
                 }
                 link = error.source();
             }
-            let is_about_it = match said.split_once(STATUS) {
-                Some((_, status)) => STATUSES.iter().any(|known| status.starts_with(known)),
-                None => !said.contains(REDIRECT),
-            };
-            is_about_it.then(|| cause(error))
+            let is_about_store = said.contains(STATUS) || said.contains(REDIRECT);
+            (!is_about_store).then(|| cause(error))
         }
         object_store::Error::AlreadyExists { .. } | object_store::Error::NotModified { .. } => {
             Some(cause(error))
@@ -67,7 +78,8 @@ pub(super) fn own_trouble(error: &object_store::Error) -> Option<String> {
 /// These are refusals, server errors and broken answers that have lasted as long as they were waited for, and endless
 /// redirects.
 pub(super) fn may_be_own(error: &object_store::Error) -> Option<String> {
-    if !matches!(error, object_store::Error::Generic { .. }) || lacks_open_files(error) {
+    let is_unclear = matches!(error, object_store::Error::Generic { .. });
+    if !is_unclear || lacks_open_files(error) || is_about_credentials(error) {
         return None;
     }
     let mut is_broken = false;
@@ -90,6 +102,21 @@ pub(super) fn may_be_own(error: &object_store::Error) -> Option<String> {
     (is_broken || is_refused).then(|| cause(error))
 }
 
+/// Whether an answer did not come in time: the line may be slow, for large objects above all.
+pub(super) fn is_late(error: &object_store::Error) -> bool {
+    let mut link: Option<&dyn StdError> = Some(error);
+    while let Some(error) = link {
+        if error
+            .downcast_ref::<HttpError>()
+            .is_some_and(|error| matches!(error.kind(), HttpErrorKind::Timeout))
+        {
+            return true;
+        }
+        link = error.source();
+    }
+    false
+}
+
 /// Whether the object has been refused, or answered in a way that cannot be used, and nothing was waited for.
 pub(super) fn is_refused_at_once(error: &object_store::Error) -> bool {
     own_trouble(error).is_some() || (may_be_own(error).is_some() && !was_repeated(error))
@@ -110,22 +137,19 @@ mod tests {
         for own in [
             "Content-Length Header missing from response",
             "Received non-partial response when range requested",
-            "Server returned non-2xx status code: 410 Gone: ",
-            "Server returned non-2xx status code: 416 Range Not Satisfiable: InvalidRange",
             "20 bytes came for the 10 at 0",
         ] {
             assert_eq!(own_trouble(&generic(own)).as_deref(), Some(own));
         }
         for store in [
             "Server returned non-2xx status code: 503 Busy: ",
+            "Server returned non-2xx status code: 405 Method Not Allowed: ",
+            "Server returned non-2xx status code: 416 Range Not Satisfiable: InvalidRange",
             "Server returned non-2xx status code: 400 Bad Request: ExpiredToken",
             "Received redirect without LOCATION, this normally indicates an incorrectly configured region",
         ] {
             assert_eq!(own_trouble(&generic(store)), None, "{store}");
         }
-        assert!(
-            own_trouble(&generic("Server returned non-2xx status code: 405 Method Not Allowed: ")).is_some()
-        );
         assert_eq!(own_trouble(&generic(io::Error::from(io::ErrorKind::StorageFull))), None);
         assert_eq!(own_trouble(&generic(WrongChecksum { found: 1, expected: 2 })), None);
         let broken =
@@ -139,7 +163,9 @@ mod tests {
     #[test]
     fn what_may_be_about_an_object_or_its_store_is_told_from_what_is_about_the_store() {
         let status = |status: &str| generic(format!("Server returned non-2xx status code: {status}: "));
-        for unclear in ["400 Bad Request", "402 Payment Required", "421 Misdirected Request", "500 Busy"] {
+        for unclear in
+            ["400 Bad Request", "402 Payment Required", "405 Method Not Allowed", "410 Gone", "500 Busy"]
+        {
             assert!(may_be_own(&status(unclear)).is_some(), "{unclear}");
         }
         for store in

@@ -40,7 +40,7 @@ use super::escape::unaddressable;
 use super::http_checks::CheckedConnector;
 use super::object::{Object, version_of};
 use super::others::{LastRead, Proof, comes_again_as, gives_others};
-use super::own_trouble::{is_refused_at_once, may_be_own, own_trouble};
+use super::own_trouble::{is_late, is_refused_at_once, may_be_own, own_trouble};
 use super::standard_input::{STANDARD_INPUT, Spooled};
 use super::web::{self, WebServer};
 
@@ -224,7 +224,7 @@ impl Stores {
             return is_stored_so.then(|| format!("{wrong}, each time"));
         }
         let what = may_be_own(error)?;
-        let proof = if is_refused_at_once(error) { Proof::One } else { Proof::Most };
+        let proof = if is_refused_at_once(error) && !is_late(error) { Proof::One } else { Proof::Most };
         // of one server's refusal others know nothing: a manifest may name any number of them
         if location.kind == StoreKind::Http && proof == Proof::One {
             return Some(what);

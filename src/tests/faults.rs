@@ -381,6 +381,33 @@ fn an_object_is_not_taken_for_the_only_one_that_cannot_be_read_where_none_can() 
 }
 
 #[test]
+fn a_name_that_is_refused_is_a_folder_if_something_lies_below_it_and_no_image_while_nothing_is_served() {
+    let cloud = Cloud::new();
+    for (number, (_, bytes)) in (0..).zip(images(90, 2)) {
+        cloud.gcs.put("data", &format!("day/{number}.png"), bytes);
+    }
+    let run = |input: &str, out: &str| {
+        let args = ["--input", input, "--set", "storage.retry_seconds=1", "--set", "output.max_error_rate=1"];
+        let mut run = cloud.bench.command("run", out, &args);
+        run.env("STORAGE_EMULATOR_HOST", cloud.gcs.url()).output().expect("starts")
+    };
+    for code in [400, 405] {
+        cloud.gcs.serve_oddly("data", "day", Oddity::Refused(code, "NotHere"));
+        let out = format!("day-{code}");
+        assert_code(&run("gs://data/day", &out), 0);
+        let rows = cloud.bench.rows(&out);
+        assert_eq!((rows.len(), rows.iter().all(|row| row.status == "ok")), (2, true), "{rows:?}");
+    }
+    // whatever it is, it is not alone
+    cloud.gcs.serve_as_usual();
+    cloud.gcs.put("data", "unnamed", b"a shard or an image".to_vec());
+    cloud.gcs.serve_all_oddly("data", Oddity::Refused(400, "ExpiredToken"));
+    let output = run("gs://data/unnamed", "unnamed");
+    assert_code(&output, 3);
+    assert!(last_error(&output).contains("ExpiredToken"), "{}", stderr(&output));
+}
+
+#[test]
 fn a_container_that_is_served_oddly_is_read_or_is_a_damaged_shard() {
     let cloud = Cloud::new();
     assert_code(&cloud.run("whole"), 0);

@@ -329,7 +329,15 @@ fn objects_of_web_servers_are_asked_for_by_their_addresses_as_written() {
     let signed = format!("{server}/t.tar?Signature=very-secret");
     assert_code(&bench.run("tar", &["--input", &signed]), 0);
     assert_eq!(bench.rows("tar").len(), 3);
-    for file in files_below(&bench.path("out")).into_iter().chain(files_below(&bench.path("tar"))) {
+    // an image, named by its signed address; and one that differs from another in a password only
+    let signed = format!("{server}/e.png?X-Amz-Credential=A%2Fus&u=http://h//x&X-Amz-Signature=very-secret");
+    assert_code(&bench.run("one", &["--input", &signed]), 0);
+    assert_eq!(bench.rows("one").len(), 1);
+    let twice = ["very-secret", "another"].map(|password| format!("{server}/p.tar?pw={password}"));
+    let refused = bench.run("twice", &["--input", &twice[0], "--input", &twice[1]]);
+    assert_code(&refused, 3);
+    assert!(!said(&refused).contains("very-secret"), "{}", said(&refused));
+    for file in ["out", "tar", "one"].iter().flat_map(|out| files_below(&bench.path(out))) {
         let bytes = fs::read(&file).expect("a file");
         assert!(!bytes.windows(11).any(|window| window == b"very-secret"), "{file}");
     }
