@@ -263,7 +263,7 @@ def png_variants():
     [header], pixels = png_image(saved(rgb, "PNG"))
     short = (b"IDAT", pixels[1][:-200])
     refuses("pixels_cut.png", png_of(header, short, (b"IEND", b"")), "compressed pixels are damaged or end early")
-    refuses("depth_4_rgb.png", png(*size, 2, 4, np.asarray(rgb)), "colour type does not come with its bit depth")
+    refuses("depth_4_rgb.png", png(*size, 2, 4, np.asarray(rgb)), "colour type and a bit depth that PNG does not allow")
     decodes("interlaced_rgb.png", png(*size, 2, 8, np.asarray(rgb), interlace=True))
     decodes("interlaced_1.png", png(*size, 0, 1, gray >> 7, interlace=True))
     for depth, colors in {1: 2, 2: 4, 4: 13}.items():

@@ -20,14 +20,14 @@ use crate::source::REQUESTS_IN_FLIGHT;
 /// Threads of a run beside those that its plan counts: stages, stores, signals, progress.
 const OTHER_THREADS: usize = 24;
 
-/// Address space that a run takes beside the engine's and its threads', at the least: for buffers.
+/// The least address space that a run's buffers take, beside engine and threads.
 const LEAST_RUN_BYTES: u64 = 512 << 20;
 
-/// Address space that any command takes beside its threads': for what it reads.
+/// Address space that any command takes for what it reads, beside its threads.
 const LEAST_COMMAND_BYTES: u64 = 128 << 20;
 
-/// Address space that glibc's allocator sets apart for a thread that calls it, and for at most so many threads a core.
-/// It takes that while it can, and leaves nothing to others: their next allocation ends the process.
+/// Address space that glibc's allocator reserves for each thread that calls it, up to so many threads per core. It
+/// reserves as long as it can; if nothing is left, the next allocation of anybody else ends the process.
 const ARENA_BYTES: u64 = 64 << 20;
 const ARENAS_PER_CORE: usize = 8;
 
@@ -85,7 +85,7 @@ fn check_open_files(needed: u64) -> Result<(), Error> {
     let Some(limit) = getrlimit(Resource::Nofile).current else { return Ok(()) };
     let open = match std::fs::read_dir("/proc/self/fd") {
         Ok(open) => open.count() as u64,
-        // one file was too many
+        // the limit is reached already
         Err(error) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => limit,
         Err(_) => 0,
     };

@@ -5,8 +5,8 @@
 //! - Pixels equal Pillow's to the bit: accurate integer DCT, smooth chroma upsampling.
 //! - Four components are taken to be inverted, as Pillow takes them, with or without Adobe's marker.
 //! - A file that ends too early is rejected where Pillow raises "image file is truncated", unless
-//!   nothing but the end marker is missing: Pillow is lenient if it happens not to look for it, we
-//!   always are. Other damage that libjpeg only warns about is decoded, as Pillow decodes it.
+//!   only the end marker is missing. Pillow accepts such a file if its decoder happens not to look for
+//!   the marker; we always accept it. Other damage that libjpeg only warns about is decoded, as Pillow decodes it.
 //! - Samples have 8 bits and images 1, 3 or 4 components, as Pillow wants them.
 
 use turbojpeg::{Colorspace, DecompressHeader, Decompressor, Image, PixelFormat, ScalingFactor};
@@ -143,9 +143,9 @@ impl Source<'_> {
         let Err(first) = self.run(self.jpeg, format, output) else { return Ok(()) };
         let cut_short = || damaged("jpeg: image is cut short");
         if first.starts_with(END_OF_FILE) {
-            // An end marker in its place gives no warning if nothing else is missing, or one about bytes
-            // before it that nobody needed; those may also lie where a restart marker or the rest of a
-            // later scan is missing.
+            // Append an end marker and decode again. If nothing else is missing, libjpeg gives no warning, or
+            // one about unused bytes before the marker. With restart markers or several scans, that second
+            // warning can also mean missing data, so it does not count there.
             let ended = [self.jpeg, &[0xff, 0xd9]].concat();
             let is_whole = match self.run(&ended, format, output) {
                 Ok(()) => true,
@@ -200,7 +200,7 @@ fn message(error: turbojpeg::Error) -> String {
             "jpeg: this is a JPEG-LS; convert it to JPEG, PNG or WebP".into()
         }
         turbojpeg::Error::TurboJpegError(message) => message,
-        // no size: tables alone, or a file that ends before its image begins
+        // libjpeg found no size: the file holds tables only, or ends before its frame header
         turbojpeg::Error::IntegerOverflow(_) => {
             "jpeg: there is no image, or it ends within its header".into()
         }

@@ -37,7 +37,7 @@ pub(super) fn decode(
     Ok(Decoded::whole(image.size, orientation))
 }
 
-/// What is wrong with a PNG, where the decoder says it in Rust.
+/// The decoder's message, in plain words where it prints Rust types.
 fn plainly(error: &DecodingError) -> String {
     let message = error.to_string();
     if message.ends_with("WrongChecksum") {
@@ -45,7 +45,7 @@ fn plainly(error: &DecodingError) -> String {
     } else if message.starts_with("Corrupt deflate stream") {
         "the compressed pixels are damaged or end early".into()
     } else if message.starts_with("Invalid color/depth combination") {
-        "the header's colour type does not come with its bit depth".into()
+        "the header combines a colour type and a bit depth that PNG does not allow".into()
     } else {
         message
     }

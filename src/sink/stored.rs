@@ -353,7 +353,7 @@ pub(super) struct StoredPart {
 /// The end of a file in which its footer is looked for first: some thousand columns' and row groups'.
 const FOOTER_BYTES: usize = 256 << 10;
 
-/// Bytes asked for at once. A store's patience is that of a request, and several objects share the line.
+/// Bytes per request. Time limits apply to a request, and several objects share the line.
 const WINDOW_BYTES: u64 = 1 << 20;
 
 /// Read every byte of an object; anew if it is replaced meanwhile.

@@ -107,7 +107,7 @@ impl Output {
             Ok(report) if said.is_empty() || self.is_stored_anew(&report, said, run_id).await? => {
                 Ok(Found::Sound(report))
             }
-            // whose batches they were is known of no part that rots; predictions may be somebody's file
+            // An unreadable batches part is given up. An unreadable predictions part may be somebody's own file.
             Err(what) if said.is_empty() && batches_attempt(&part.name).is_none() => {
                 Err(no_part(self.uri_of(&part.name), &what))
             }
@@ -115,8 +115,9 @@ impl Output {
         }
     }
 
-    /// Whether a part that is not what is `said` of it is of an attempt of which nothing is said. That attempt may have
-    /// begun after the notes were read, so its note is looked up by its name: a changed number is hardly that of one.
+    /// Whether a part that differs from its notes was stored by an attempt that none of them names. That attempt may
+    /// have begun after the notes were read, so its own note is looked up by name. If the number in the footer is
+    /// itself damaged, no such note exists.
     async fn is_stored_anew(
         &self,
         report: &PartReport,
@@ -156,7 +157,7 @@ impl Output {
         let fence = self.fence(run_id);
         for DamagedPart { name, meta } in damaged {
             let Some(meta) = meta else { continue };
-            // what a manifest lists is verified as it is
+            // a finished run keeps all that its manifest lists
             if self.is_finished(run_id)? {
                 break;
             }
@@ -261,11 +262,11 @@ mod tests {
         let second = store(&output, "mine", "1");
         assert!(second != first);
         assert_eq!(taken().0.as_ref(), Some(&second));
-        // whoever has read the notes before that attempt began takes its part for no damaged one either
+        // the part is sound also to an attempt that read the notes before this one began
         let holdings = output.holdings().expect("a list");
         let seen = output.take_over(holdings.predictions.values(), &before, "mine").expect("ours");
         assert_eq!((seen.sound, seen.damaged.len()), (vec![second], 0));
-        // of batches that cannot be read nobody can tell whose they are, and no run has to wait for somebody who can
+        // an unreadable batches part without a note does not block the run
         let name = "batches/part-000000-000000-000000.parquet";
         output.create(name, b"PAR1 rotten PAR1".to_vec()).expect("stored");
         let holdings = output.holdings().expect("a list");

@@ -130,7 +130,7 @@ impl Input {
             StoreKind::Local => Shape::Object(stores.head(&location)?),
             StoreKind::Bucket | StoreKind::Http => match stores.head(&location) {
                 Err(error) if location.kind == StoreKind::Bucket && error.is_not_found() => Shape::Folder,
-                // not every store answers politely where there is a folder and no object
+                // some stores refuse the name of a prefix instead of answering "not found"
                 Err(error) if is_refused_at_once(&error.source) && holds_objects(stores, &location) => {
                     Shape::Folder
                 }
@@ -310,7 +310,7 @@ pub(super) fn refuse_repeated(inputs: &[Input]) -> Result<(), SourceError> {
             return Err(SourceError::Uri { uri: input.uri.clone(), message });
         }
         if !names.insert((without_secrets(&input.uri), pattern)) {
-            let message = "is given twice, but for a secret, of which no name may tell".to_owned();
+            let message = "differs from another input only in a secret, which names do not show".to_owned();
             return Err(SourceError::Uri { uri: input.uri.clone(), message });
         }
     }

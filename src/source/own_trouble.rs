@@ -1,9 +1,9 @@
 //! Whether an object alone is at fault when its store refuses it, or answers what cannot be used.
 //!
 //! - Such an object costs its row, or its shard: every attempt would end at it otherwise.
-//! - Some answers say that of themselves ([`own_trouble`]): their form is wrong. Others may be about the object or about the store
-//!   ([`may_be_own`]): an object whose key for decryption is disabled is refused with the status of an expired token. They
-//!   are the object's own if its store still gives others ([`super::others`]).
+//! - An answer of the wrong form is about the object ([`own_trouble`]). Most refusals may be about the object or about the
+//!   store ([`may_be_own`]): a disabled decryption key and an expired token give the same status. They count as the
+//!   object's own if its store still serves others ([`super::others`]).
 //! - What is denied, missing, replaced, garbled on its way or not answered at all is judged elsewhere: it is about the
 //!   store, or about the input.
 
@@ -20,7 +20,7 @@ use super::outage::GivenUp;
 /// Statuses that are about credentials, the input, or the pace of requests.
 const STATUSES_OF_STORE: [&str; 7] = ["401", "403", "404", "407", "408", "412", "429"];
 
-/// What stores answer where credentials are wrong or have run out, or a request came too late, with whatever status.
+/// Error codes of stores for wrong or expired credentials and late requests, whatever the status.
 const CODES_OF_STORE: [&str; 8] = [
     "ExpiredToken",
     "InvalidAccessKeyId",
@@ -102,7 +102,7 @@ pub(super) fn may_be_own(error: &object_store::Error) -> Option<String> {
     (is_broken || is_refused).then(|| cause(error))
 }
 
-/// Whether an answer did not come in time: the line may be slow, for large objects above all.
+/// Whether an answer did not come in time. The line may be slow, which large objects show first.
 pub(super) fn is_late(error: &object_store::Error) -> bool {
     let mut link: Option<&dyn StdError> = Some(error);
     while let Some(error) = link {
@@ -124,7 +124,10 @@ pub(super) fn is_refused_at_once(error: &object_store::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::files::object_fault;
+    use super::super::store::StoreKind;
     use super::*;
+    use crate::items::ObjectRef;
     use object_store::Error;
     use object_store::client::HttpErrorKind;
 
@@ -180,6 +183,25 @@ mod tests {
         assert_eq!(may_be_own(&generic(HttpError::new(HttpErrorKind::Unknown, given_up))), None);
         assert_eq!(may_be_own(&generic(WrongChecksum { found: 1, expected: 2 })), None);
         assert_eq!(may_be_own(&generic(io::Error::from(io::ErrorKind::StorageFull))), None);
+    }
+
+    #[test]
+    fn wrong_credentials_are_never_an_objects_own_trouble() {
+        for code in CODES_OF_STORE {
+            let refused = generic(format!("Server returned non-2xx status code: 400 Bad Request: {code}"));
+            assert_eq!((own_trouble(&refused), may_be_own(&refused)), (None, None), "{code}");
+            let denied =
+                Error::PermissionDenied { path: "a".to_owned(), source: format!("403 {code}").into() };
+            let object = ObjectRef { uri: "s3://b/a".to_owned(), size_bytes: None, version: None };
+            assert_eq!(object_fault(&denied, &object, Some(StoreKind::Bucket)), None, "{code}");
+        }
+    }
+
+    #[test]
+    fn a_late_answer_is_told_from_a_broken_one() {
+        let broken = |kind| generic(HttpError::new(kind, io::Error::from(io::ErrorKind::ConnectionReset)));
+        assert!(is_late(&broken(HttpErrorKind::Timeout)));
+        assert!(!is_late(&broken(HttpErrorKind::Interrupted)));
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Web servers as an object store: `HttpStore`, and addresses that no path of an object store can hold.
 //!
-//! - `object_store` makes an address of a path. A path has no query, and in it `%2F` is a slash and `%2B` a plus sign.
-//!   An address with any of these becomes a path of one segment: a mark, and the address as it is written.
-//! - Such a path can be read and nothing else: it is no folder.
+//! - `object_store` builds addresses from paths. A path has no query, and `%2F` in it becomes a slash, `%2B` a plus sign.
+//!   An address with any of these becomes a path of one segment: a mark, then the address as written.
+//! - Such a path can only be read; it is never a folder.
 
 use std::fmt;
 
@@ -22,7 +22,7 @@ use super::escape::unaddressable;
 /// Begins a path that is an address as it is written. Private-use characters have no place in names.
 const MARK: char = '\u{e000}';
 
-/// What a path would lose: `object_store` decodes it and encodes it in another way.
+/// Codes that a path would lose: `object_store` decodes them and encodes them differently.
 const LOST: [&str; 4] = ["%2f", "%2b", "%3b", "%ee%80%80"];
 
 /// The path that stands for `url`; an error says why none can.

@@ -339,7 +339,7 @@ fn objects_of_web_servers_are_asked_for_by_their_addresses_as_written() {
     let refused = bench.run("twice", &["--input", &twice[0], "--input", &twice[1]]);
     assert_code(&refused, 3);
     let words = said(&refused);
-    assert!(words.contains("but for a secret") && !words.contains("very-secret"), "{words}");
+    assert!(words.contains("only in a secret") && !words.contains("very-secret"), "{words}");
     for file in ["out", "tar", "one"].iter().flat_map(|out| files_below(&bench.path(out))) {
         let bytes = fs::read(&file).expect("a file");
         assert!(!bytes.windows(11).any(|window| window == b"very-secret"), "{file}");
