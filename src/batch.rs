@@ -138,14 +138,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn shard(index: u64) -> Arc<ShardRef> {
-        Arc::new(ShardRef {
-            index,
-            name: format!("s{index}"),
-            format: ShardFormat::Files,
-            content: ShardContent::Objects(Vec::new()),
-            resume_at: 0,
-            crashed: Default::default(),
-        })
+        let content = ShardContent::Objects(Vec::new());
+        Arc::new(ShardRef::new(index, format!("s{index}"), ShardFormat::Files, content))
     }
 
     fn meta(shard: &Arc<ShardRef>, record_index: u64) -> RecordMeta {

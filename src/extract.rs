@@ -154,14 +154,7 @@ fn find_shard(
     };
     let place = shard_index(&part.path).unwrap_or_default();
     let format = part.format.unwrap_or(ShardFormat::Files);
-    let shard = |content| ShardRef {
-        index: place,
-        name: part.shard.clone(),
-        format,
-        content,
-        resume_at: 0,
-        crashed: Default::default(),
-    };
+    let shard = |content| ShardRef::new(place, &part.shard, format, content);
     if format != ShardFormat::Files {
         let object = stores.head(&stores.resolve(&part.shard)?).map_err(SourceError::from)?;
         let is_same_version = object.version.is_some();

@@ -117,6 +117,11 @@ pub struct CrashNotes {
 }
 
 impl ShardRef {
+    /// A shard that no attempt has begun.
+    pub fn new(index: u64, name: impl Into<String>, format: ShardFormat, content: ShardContent) -> Self {
+        Self { index, name: name.into(), format, content, resume_at: 0, crashed: CrashNotes::default() }
+    }
+
     /// SHA-256 (hex) over what the shard is made of: names, sizes and versions of its objects, as far
     /// as the listing tells them. Another one means another input.
     pub fn identity(&self) -> String {

@@ -208,15 +208,7 @@ mod tests {
     fn shard(index: u64, name: &str, version: &str) -> ShardRef {
         let object =
             ObjectRef { uri: name.to_owned(), size_bytes: Some(7), version: Some(version.to_owned()) };
-        let content = ShardContent::Container(object);
-        ShardRef {
-            index,
-            name: name.to_owned(),
-            format: ShardFormat::Webdataset,
-            content,
-            resume_at: 0,
-            crashed: Default::default(),
-        }
+        ShardRef::new(index, name, ShardFormat::Webdataset, ShardContent::Container(object))
     }
 
     fn three() -> [ShardRef; 3] {

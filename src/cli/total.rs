@@ -55,8 +55,7 @@ mod tests {
     }
 
     fn shard(index: u64, content: ShardContent) -> Result<ShardRef, SourceError> {
-        let (name, format) = (index.to_string(), ShardFormat::Files);
-        Ok(ShardRef { index, name, format, content, resume_at: 0, crashed: Default::default() })
+        Ok(ShardRef::new(index, index.to_string(), ShardFormat::Files, content))
     }
 
     fn container(index: u64, bytes: u64) -> Result<ShardRef, SourceError> {

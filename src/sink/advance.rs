@@ -93,14 +93,8 @@ mod tests {
 
     fn shard(size_bytes: u64, resume_at: u64) -> ShardRef {
         let object = ObjectRef { uri: "a.tar".to_owned(), size_bytes: Some(size_bytes), version: None };
-        ShardRef {
-            index: 0,
-            name: "a.tar".to_owned(),
-            format: ShardFormat::Webdataset,
-            content: ShardContent::Container(object),
-            resume_at,
-            crashed: Default::default(),
-        }
+        let content = ShardContent::Container(object);
+        ShardRef { resume_at, ..ShardRef::new(0, "a.tar", ShardFormat::Webdataset, content) }
     }
 
     #[test]
@@ -118,11 +112,9 @@ mod tests {
 
     #[test]
     fn sizes_that_no_store_can_hold_are_counted_as_the_most_there_is() {
-        let entry = |bytes| ManifestEntry {
-            image_id: "a".to_owned(),
-            sidecar: None,
-            path: None,
-            object: ObjectRef { uri: "a.jpg".to_owned(), size_bytes: Some(bytes), version: None },
+        let entry = |bytes| {
+            let object = ObjectRef { uri: "a.jpg".to_owned(), size_bytes: Some(bytes), version: None };
+            ManifestEntry::new(object, "a".to_owned())
         };
         let content = ShardContent::Objects(vec![entry(u64::MAX), entry(1)]);
         let advance = Advance::default();

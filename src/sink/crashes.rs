@@ -120,15 +120,8 @@ mod tests {
     #[test]
     fn a_notes_name_says_which_record_it_is_of() {
         let part = "predictions/part-000003-0123456789ab.parquet";
-        let shard = ShardRef {
-            index: 3,
-            name: "a.tar".to_owned(),
-            format: ShardFormat::Webdataset,
-            content: ShardContent::Objects(Vec::new()),
-            resume_at: 0,
-            crashed: CrashNotes::default(),
-        };
-        let shard = Arc::new(shard);
+        let content = ShardContent::Objects(Vec::new());
+        let shard = Arc::new(ShardRef::new(3, "a.tar", ShardFormat::Webdataset, content));
         let note = |record_index, image_id: Option<&str>| {
             let image_id = image_id.map(str::to_owned);
             let crash = Crash { shard: Arc::clone(&shard), record_index, image_id, signal: 11 };

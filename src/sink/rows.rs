@@ -346,16 +346,8 @@ mod tests {
 
     fn meta(record_index: u64) -> RecordMeta {
         let content = ShardContent::Objects(Vec::new());
-        let shard = ShardRef {
-            index: 0,
-            name: "s".into(),
-            format: ShardFormat::Files,
-            content,
-            resume_at: 0,
-            crashed: Default::default(),
-        };
         RecordMeta {
-            shard: Arc::new(shard),
+            shard: Arc::new(ShardRef::new(0, "s", ShardFormat::Files, content)),
             record_index,
             image_id: "i".into(),
             member: None,

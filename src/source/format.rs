@@ -310,14 +310,7 @@ mod tests {
 
     fn container(uri: &str, format: ShardFormat) -> ShardRef {
         let object = ObjectRef { uri: uri.to_owned(), size_bytes: None, version: None };
-        ShardRef {
-            index: 0,
-            name: uri.to_owned(),
-            format,
-            content: ShardContent::Container(object),
-            resume_at: 0,
-            crashed: Default::default(),
-        }
+        ShardRef::new(0, uri, format, ShardContent::Container(object))
     }
 
     #[test]

@@ -441,15 +441,9 @@ impl ShardList {
     }
 
     fn push(&mut self, name: String, format: ShardFormat, content: ShardContent) {
-        self.ready.push_back(ShardRef {
-            index: self.next_index,
-            // names are stored, and addresses may be signed
-            name: without_secrets(&name).into_owned(),
-            format,
-            content,
-            resume_at: 0,
-            crashed: Default::default(),
-        });
+        // names are stored, and addresses may be signed
+        let name = without_secrets(&name);
+        self.ready.push_back(ShardRef::new(self.next_index, name, format, content));
         self.next_index += 1;
     }
 

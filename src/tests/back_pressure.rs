@@ -50,14 +50,7 @@ fn shape() -> BatchShape {
 
 fn shard(index: u64) -> ShardRef {
     let content = ShardContent::Objects(Vec::new());
-    ShardRef {
-        index,
-        name: format!("shard-{index}"),
-        format: ShardFormat::Files,
-        content,
-        resume_at: 0,
-        crashed: Default::default(),
-    }
+    ShardRef::new(index, format!("shard-{index}"), ShardFormat::Files, content)
 }
 
 /// One black pixel.

@@ -40,7 +40,7 @@ pub type Read = (String, Result<usize, String>);
 pub fn shard(bytes: &[u8], format: ShardFormat) -> (Vec<Read>, Option<ReadError>) {
     let uri = file(bytes).to_str().expect("UTF-8").to_owned();
     let content = ShardContent::Container(ObjectRef { uri: uri.clone(), size_bytes: None, version: None });
-    let shard = ShardRef { index: 0, name: uri, format, content, resume_at: 0, crashed: Default::default() };
+    let shard = ShardRef::new(0, uri, format, content);
     let options = ReadOptions {
         image_key: None,
         id_key: None,
