@@ -97,24 +97,6 @@ fn a_jpeg_that_would_keep_a_core_busy_is_refused_by_its_scans() {
     assert_eq!(rejected.error, "image may take 347 s of a core to decode, limit is 200");
 }
 
-#[test]
-fn a_webp_is_refused_by_the_code_tables_that_it_asks_for() {
-    let decoder = decoder(&format!("{SMALL}\nmax_pixels = 1000000"));
-    let webp = |groups| {
-        // an image of 64 × 64 pixels
-        let header = [0x2f, 63, 0xc0, 0x0f, 0];
-        let data = [&header[..], &webp_codes::tests::with_groups(groups)].concat();
-        let size = (data.len() as u32).to_le_bytes();
-        [b"RIFF\0\0\0\0WEBPVP8L".as_slice(), &size, &data].concat()
-    };
-    let rejected = refused(&decoder, &webp(3000));
-    assert_eq!(rejected.status, Status::DecodeError);
-    assert_eq!(rejected.error, "webp: code tables may take 62 MiB, limit is 16");
-    // fewer of them are made, and the file ends before its pixels
-    let rejected = refused(&decoder, &webp(700));
-    assert!(rejected.error.contains("orrupt"), "{}", rejected.error);
-}
-
 /// Images without a table of their own, after which a decoder must not have learned one either.
 #[test]
 fn what_was_decoded_before_does_not_show() {

@@ -19,23 +19,15 @@ mod buffer;
 mod geometry;
 mod gif;
 mod jpeg;
-mod jpeg_markers;
-mod jpeg_round_trip;
-mod jpeg_work;
 mod lzw;
 mod orientation;
 mod png;
-mod png_chunks;
 mod resample;
 mod samples;
 mod stage;
 mod tensor;
 mod tiff;
 mod webp;
-mod webp_chunks;
-mod webp_codes;
-mod webp_lossy;
-mod webp_lossy_tables;
 
 #[cfg(test)]
 mod damage;
@@ -48,7 +40,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use self::buffer::Buffer;
 use self::geometry::{Geometry, Placement, Window};
-use self::jpeg_round_trip::JpegRoundTrip;
+use self::jpeg::round_trip::JpegRoundTrip;
 use self::orientation::Orientation;
 use self::resample::{FirstPass, Resampler, Source};
 pub use self::stage::{Ending, run, thread_pool};

@@ -16,6 +16,7 @@
 //!   clips to nonsense, CIE L*a*b*, uncompressed YCbCr, LZMA and JPEG as it was before TIFF 6.0.
 //! - A raw camera file is refused: the image that a TIFF reader finds in it is a thumbnail.
 
+mod compression;
 mod directory;
 mod fax;
 mod jpeg;

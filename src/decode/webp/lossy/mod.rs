@@ -8,7 +8,11 @@
 //!   pixels are not made.
 //! - A partition ends early if a byte behind its last one is needed, as in libwebp.
 
-use super::webp_lossy_tables::{BLOCK_MODES, CONSTANT_STEPS, STEPS, TOKENS, TokenProbabilities, UPDATES};
+mod bool_decoder;
+mod tables;
+
+use self::bool_decoder::BoolDecoder;
+use self::tables::{BLOCK_MODES, CONSTANT_STEPS, STEPS, TOKENS, TokenProbabilities, UPDATES};
 
 /// Frame tag, start code and sides.
 const HEADER_BYTES: usize = 10;
@@ -38,23 +42,13 @@ const SEGMENTS: [i8; 6] = [2, 4, 0, -1, -2, -3];
 
 /// Band of each coefficient in the order of the file.
 const BANDS: [usize; 16] = [0, 1, 2, 3, 6, 4, 5, 6, 6, 6, 6, 6, 6, 6, 6, 7];
-/// The least value of each category of large coefficients, and the probabilities of the bits on top.
-const CATEGORIES: [(u32, &[u8]); 6] = [
-    (5, &[159]),
-    (7, &[165, 145]),
-    (11, &[173, 148, 140]),
-    (19, &[176, 155, 140, 135]),
-    (35, &[180, 157, 141, 134, 130]),
-    (67, &[254, 254, 243, 230, 196, 177, 153, 140, 133, 130, 129]),
-];
-
 /// Read all of `bitstream`, an image of `size` pixels; an error says what is wrong with it.
 pub(super) fn check(bitstream: &[u8], size: (u32, u32)) -> Result<(), &'static str> {
     let tag = bitstream.first_chunk::<3>().ok_or(EARLY_END)?;
     let first_bytes = (u32::from_le_bytes([tag[0], tag[1], tag[2], 0]) >> 5) as usize;
     let (first, rest) =
         bitstream.get(HEADER_BYTES..).and_then(|data| data.split_at_checked(first_bytes)).ok_or(EARLY_END)?;
-    let mut bits = Bits::new(first);
+    let mut bits = BoolDecoder::new(first);
     let header = Header::read(&mut bits);
     let mut partitions = partitions(rest, header.partitions).ok_or(EARLY_END)?;
     let (columns, rows) = (size.0.div_ceil(16), size.1.div_ceil(16));
@@ -83,16 +77,16 @@ pub(super) fn check(bitstream: &[u8], size: (u32, u32)) -> Result<(), &'static s
 }
 
 /// The partitions of coefficients: a table of the lengths of all but the last, then their bytes.
-fn partitions(data: &[u8], count: usize) -> Option<Vec<Bits<'_>>> {
+fn partitions(data: &[u8], count: usize) -> Option<Vec<BoolDecoder<'_>>> {
     let (lengths, mut rest) = data.split_at_checked(3 * (count - 1))?;
     let mut partitions = Vec::with_capacity(count);
     for length in lengths.as_chunks::<3>().0 {
         let length = u32::from_le_bytes([length[0], length[1], length[2], 0]);
         let (partition, behind) = rest.split_at_checked(length as usize)?;
-        partitions.push(Bits::new(partition));
+        partitions.push(BoolDecoder::new(partition));
         rest = behind;
     }
-    partitions.push(Bits::new(rest));
+    partitions.push(BoolDecoder::new(rest));
     Some(partitions)
 }
 
@@ -116,7 +110,7 @@ struct Header {
 }
 
 impl Header {
-    fn read(bits: &mut Bits) -> Self {
+    fn read(bits: &mut BoolDecoder) -> Self {
         // colour space and clamping
         bits.literal(2);
         let mut segments = None;
@@ -171,7 +165,7 @@ impl Header {
     }
 
     /// Segment of a macroblock, whether it has no coefficients, and its luma mode.
-    fn read_modes(&self, bits: &mut Bits, above: &mut Beside, left: &mut Beside) -> (usize, bool, u8) {
+    fn read_modes(&self, bits: &mut BoolDecoder, above: &mut Beside, left: &mut Beside) -> (usize, bool, u8) {
         let segment = self.segments.map_or(0, |probabilities| bits.tree(&SEGMENTS, &probabilities));
         let skipped = self.skip.is_some_and(|probability| bits.read(probability));
         let luma_mode = bits.tree(&LUMA_MODES, &LUMA_MODE_PROBABILITIES);
@@ -226,7 +220,7 @@ impl Beside {
 
 /// Reads the coefficients of a macroblock.
 struct Blocks<'a, 'b> {
-    tokens: &'a mut Bits<'b>,
+    tokens: &'a mut BoolDecoder<'b>,
     probabilities: &'a TokenProbabilities,
     above: &'a mut Beside,
     left: &'a mut Beside,
@@ -310,132 +304,16 @@ impl Blocks<'_, '_> {
     }
 }
 
-/// Bits of known probabilities, arithmetically coded: RFC 6386, section 7.
-struct Bits<'a> {
-    bytes: &'a [u8],
-    value: u64,
-    range: u32,
-    /// Bits of `value` below the 8 that are compared; negative if there are fewer than 8.
-    spare: i32,
-    /// A byte behind the last one was needed.
-    past_end: bool,
-}
-
-impl<'a> Bits<'a> {
-    fn new(bytes: &'a [u8]) -> Self {
-        Self { bytes, value: 0, range: 255, spare: -8, past_end: false }
-    }
-
-    fn load(&mut self) {
-        if let Some((bytes, rest)) = self.bytes.split_first_chunk::<4>() {
-            self.value = self.value << 32 | u64::from(u32::from_be_bytes(*bytes));
-            self.spare += 32;
-            self.bytes = rest;
-            return;
-        }
-        let byte = match self.bytes.split_first() {
-            Some((&byte, rest)) => {
-                self.bytes = rest;
-                byte
-            }
-            None => {
-                self.past_end = true;
-                0
-            }
-        };
-        self.value = self.value << 8 | u64::from(byte);
-        self.spare += 8;
-    }
-
-    /// A bit that is unset with a probability of `probability` / 256.
-    fn read(&mut self, probability: u8) -> bool {
-        if self.spare < 0 {
-            self.load();
-        }
-        let split = 1 + (((self.range - 1) * u32::from(probability)) >> 8);
-        let shifted = u64::from(split) << self.spare;
-        let set = self.value >= shifted;
-        if set {
-            self.value -= shifted;
-            self.range -= split;
-        } else {
-            self.range = split;
-        }
-        let shift = self.range.leading_zeros() - 24;
-        self.range <<= shift;
-        self.spare -= shift as i32;
-        set
-    }
-
-    fn flag(&mut self) -> bool {
-        self.read(128)
-    }
-
-    fn literal(&mut self, bits: u32) -> u32 {
-        (0..bits).fold(0, |value, _| value << 1 | u32::from(self.flag()))
-    }
-
-    /// A number of so many bits and a sign, or 0 if a flag says that there is none.
-    fn signed(&mut self, bits: u32) -> i32 {
-        if !self.flag() {
-            return 0;
-        }
-        let value = self.literal(bits) as i32;
-        if self.flag() { -value } else { value }
-    }
-
-    /// Differences that only the loop filter needs.
-    fn skip_signed(&mut self, count: usize) {
-        for _ in 0..count {
-            self.signed(6);
-        }
-    }
-
-    /// A leaf of `tree`: pairs of branches, each the place of another pair or a negated leaf.
-    fn tree(&mut self, tree: &[i8], probabilities: &[u8]) -> u8 {
-        let mut at = 0;
-        loop {
-            let branch = tree[at + usize::from(self.read(probabilities[at / 2]))];
-            if branch <= 0 {
-                return branch.unsigned_abs();
-            }
-            at = branch as usize;
-        }
-    }
-
-    /// A coefficient that is not 0, without its step and sign.
-    fn value(&mut self, probabilities: &[u8; 11]) -> u32 {
-        if !self.read(probabilities[2]) {
-            return 1;
-        }
-        if !self.read(probabilities[3]) {
-            if !self.read(probabilities[4]) {
-                return 2;
-            }
-            return 3 + u32::from(self.read(probabilities[5]));
-        }
-        let category = if !self.read(probabilities[6]) {
-            usize::from(self.read(probabilities[7]))
-        } else if !self.read(probabilities[8]) {
-            2 + usize::from(self.read(probabilities[9]))
-        } else {
-            4 + usize::from(self.read(probabilities[10]))
-        };
-        let (least, extra) = CATEGORIES[category];
-        least + extra.iter().fold(0, |value, &bit| value << 1 | u32::from(self.read(bit)))
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::chunks;
     use super::*;
-    use crate::decode::webp_chunks;
 
     const SIZE: (u32, u32) = (27, 19);
 
     fn bitstream() -> Vec<u8> {
         let webp = std::fs::read("fixtures/codecs/lossy.webp").expect("a fixture");
-        let frame = webp_chunks::read(&webp).expect("sound").frame;
+        let frame = chunks::read(&webp).expect("sound").frame;
         assert_eq!(frame.size, SIZE);
         frame.lossy_data().expect("lossy").to_vec()
     }

@@ -10,7 +10,7 @@ use turbojpeg::{Compressor, Decompressor, Image, OutputBuf, PixelFormat, Subsamp
 
 /// Compressor, decompressor and memory of one thread.
 #[derive(Debug, Default)]
-pub(super) struct JpegRoundTrip {
+pub(in crate::decode) struct JpegRoundTrip {
     codecs: Option<(Compressor, Decompressor)>,
     jpeg: Vec<u8>,
 }
@@ -20,7 +20,7 @@ impl JpegRoundTrip {
     ///
     /// # Panics
     /// When libjpeg-turbo refuses valid pixels, or what it has just written: it is out of memory.
-    pub(super) fn apply(&mut self, pixels: &mut [u8], (width, height): (u32, u32), quality: u8) {
+    pub(in crate::decode) fn apply(&mut self, pixels: &mut [u8], (width, height): (u32, u32), quality: u8) {
         self.try_apply(pixels, (width as usize, height as usize), quality)
             .expect("libjpeg-turbo reads what it writes");
     }

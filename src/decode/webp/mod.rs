@@ -5,6 +5,10 @@
 //! - The decoder builds whatever code tables a lossless bitstream asks for, so they are counted first.
 //! - It takes some damaged lossy bitstreams for sound ones, so they are read beforehand.
 
+mod chunks;
+mod lossy;
+mod prefix_codes;
+
 use std::io::Cursor;
 
 use image::codecs::webp::WebPDecoder;
@@ -13,7 +17,7 @@ use image::{ColorType, ImageDecoder};
 use super::buffer::Buffer;
 use super::orientation::Orientation;
 use super::samples::{self, Model};
-use super::{Decoded, Request, damaged, rgb_bytes, webp_chunks, webp_codes, webp_lossy};
+use super::{Decoded, Request, damaged, rgb_bytes};
 use crate::items::{ImageFormat, ImageHeader, Rejected};
 
 /// Part of [`MAX_BYTES_PER_PIXEL`](super::Decoder::MAX_BYTES_PER_PIXEL) that lossless data may use for its code tables. Pixels need
@@ -30,12 +34,12 @@ pub(super) fn decode(
     raw: &mut Buffer,
     rgb: &mut Buffer,
 ) -> Result<Decoded, Rejected> {
-    let webp = webp_chunks::read(bytes).map_err(|error| damaged(format!("webp: {error}")))?;
+    let webp = chunks::read(bytes).map_err(|error| damaged(format!("webp: {error}")))?;
     request.admit(ImageHeader { format: ImageFormat::Webp, width: webp.canvas.0, height: webp.canvas.1 })?;
     let orientation = request.orientation(|| Orientation::from_metadata(webp.exif, webp.xmp));
 
     if let Some(data) = webp.frame.lossless_data() {
-        let bytes = webp_codes::table_bytes(data, webp.frame.size)
+        let bytes = prefix_codes::table_bytes(data, webp.frame.size)
             .ok_or_else(|| damaged("webp: the codes of the lossless data are damaged"))?;
         let limit = (request.max_pixels * TABLE_BYTES_PER_PIXEL).max(MIN_TABLE_BYTES);
         if bytes > limit {
@@ -45,7 +49,7 @@ pub(super) fn decode(
     }
 
     if let Some(data) = webp.frame.lossy_data() {
-        webp_lossy::check(data, webp.frame.size).map_err(|error| damaged(format!("webp: {error}")))?;
+        lossy::check(data, webp.frame.size).map_err(|error| damaged(format!("webp: {error}")))?;
     }
 
     let broken = |error| damaged(format!("webp: {error}"));
@@ -75,4 +79,31 @@ pub(super) fn decode(
         samples::to_rgb(samples, model, background, &mut row[columns.clone()]);
     }
     Ok(Decoded::whole(webp.canvas, orientation))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Decoder, Scratch};
+    use super::prefix_codes;
+    use crate::items::{PixelElement, Status};
+
+    #[test]
+    fn a_lossless_image_is_refused_by_the_code_tables_that_it_asks_for() {
+        let section = "resize = { width = 8, height = 8 }\nmax_pixels = 1000000";
+        let decoder = Decoder::new(&toml::from_str(section).expect("section"), 1 << 20, PixelElement::U8);
+        let refusal = |groups| {
+            // an image of 64×64 pixels
+            let header = [0x2f, 63, 0xc0, 0x0f, 0];
+            let data = [&header[..], &prefix_codes::tests::with_groups(groups)].concat();
+            let size = (data.len() as u32).to_le_bytes();
+            let webp = [b"RIFF\0\0\0\0WEBPVP8L".as_slice(), &size, &data].concat();
+            decoder.decode(&webp, &mut Scratch::default()).expect_err("must be refused")
+        };
+        let rejected = refusal(3000);
+        assert_eq!(rejected.status, Status::DecodeError);
+        assert_eq!(rejected.error, "webp: code tables may take 62 MiB, limit is 16");
+        // fewer tables are within the limit, but the file ends before its pixels
+        let rejected = refusal(700);
+        assert!(rejected.error.contains("orrupt"), "{}", rejected.error);
+    }
 }

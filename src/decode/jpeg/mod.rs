@@ -9,11 +9,13 @@
 //!   the marker; we always accept it. Other damage that libjpeg only warns about is decoded, as Pillow decodes it.
 //! - Samples have 8 bits and images 1, 3 or 4 components, as Pillow wants them.
 
+mod markers;
+pub(super) mod round_trip;
+mod work;
+
 use turbojpeg::{Colorspace, DecompressHeader, Decompressor, Image, PixelFormat, ScalingFactor};
 
 use super::buffer::Buffer;
-use super::jpeg_markers;
-use super::jpeg_work;
 use super::orientation::Orientation;
 use super::samples::{self, Model};
 use super::{Decoded, Request, damaged};
@@ -39,7 +41,7 @@ pub(super) fn decode(
     raw: &mut Buffer,
     rgb: &mut Buffer,
 ) -> Result<Decoded, Rejected> {
-    let markers = jpeg_markers::read(jpeg);
+    let markers = markers::read(jpeg);
     match markers.frame {
         Some((8, 1 | 3 | 4)) | None => {}
         Some((8, components)) => {
@@ -51,7 +53,7 @@ pub(super) fn decode(
     let (jpeg, header) = match read_header(jpeg) {
         Ok(header) => (jpeg, header),
         Err(warning) if is_warning(&warning) => {
-            tidy = jpeg_markers::tidied(jpeg);
+            tidy = markers::tidied(jpeg);
             let header = read_header(&tidy).map_err(damaged)?;
             (tidy.as_slice(), header)
         }
@@ -59,7 +61,7 @@ pub(super) fn decode(
     };
     let size = (side(header.width)?, side(header.height)?);
     request.admit(ImageHeader { format: ImageFormat::Jpeg, width: size.0, height: size.1 })?;
-    let work = jpeg_work::estimate(jpeg);
+    let work = work::estimate(jpeg);
     request.admit_work(work.nanoseconds)?;
     let orientation =
         request.orientation(|| Orientation::from_metadata(markers.exif.as_deref(), markers.xmp));
@@ -151,7 +153,7 @@ impl Source<'_> {
                 Ok(()) => true,
                 Err(warning) => is_left_over(&warning) && !self.restarts && !self.several_scans,
             };
-            let is_whole = is_whole && jpeg_markers::has_all_scans(self.jpeg);
+            let is_whole = is_whole && markers::has_all_scans(self.jpeg);
             return if is_whole { Ok(()) } else { Err(cut_short()) };
         }
         if !is_warning(&first) {
@@ -226,7 +228,7 @@ mod tests {
                 Image { pixels: &mut pixels[..], width, pitch: width * 3, height, format: PixelFormat::RGB };
             decompressor.decompress(&jpeg, image)
         };
-        let counted = jpeg_work::estimate(&jpeg).scans;
+        let counted = work::estimate(&jpeg).scans;
         assert!(decoded(counted).is_ok());
         let message = message(decoded(counted - 1).expect_err("one scan too many"));
         assert!(message.contains("scan"), "{message}");

@@ -9,7 +9,7 @@
 
 use std::borrow::Cow;
 
-use super::orientation::EXIF_PREFIX;
+use super::super::orientation::EXIF_PREFIX;
 
 const SOI: u8 = 0xd8;
 const EOI: u8 = 0xd9;

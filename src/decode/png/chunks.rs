@@ -9,11 +9,7 @@
 //! - The checksum inside the image data proves the pixels; those of its chunks are not looked at,
 //!   as in Pillow.
 
-use std::borrow::Cow;
-use std::io::{ErrorKind, Read};
-
 use flate2::Crc;
-use flate2::read::ZlibDecoder;
 
 /// What a PNG holds up to the end of its image data.
 #[derive(Debug)]
@@ -28,14 +24,7 @@ pub(super) struct Png<'a> {
     /// Consecutive `IDAT` chunks: other ones behind them are not part of the image.
     data: Vec<&'a [u8]>,
     /// Where the image data ends.
-    rest_at: usize,
-}
-
-/// EXIF and XMP, as Pillow finds them.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Metadata<'a> {
-    pub exif: Option<Cow<'a, [u8]>>,
-    pub xmp: Option<Cow<'a, [u8]>>,
+    pub rest_at: usize,
 }
 
 const SIGNATURE_BYTES: usize = 8;
@@ -45,12 +34,6 @@ const HEADER_BYTES: usize = 13;
 pub(super) const GRAY: u8 = 0;
 pub(super) const TRUECOLOR: u8 = 2;
 pub(super) const INDEXED: u8 = 3;
-
-/// Longest text that is unpacked, as in Pillow.
-const MAX_TEXT_BYTES: u64 = 1 << 20;
-
-const RAW_EXIF_KEY: &[u8] = b"Raw profile type exif";
-const XMP_KEY: &[u8] = b"XML:com.adobe.xmp";
 
 /// Width and height of `png`, if it begins with a header.
 pub(super) fn size(png: &[u8]) -> Option<(u32, u32)> {
@@ -159,124 +142,40 @@ fn push(png: &mut Vec<u8>, name: &[u8; 4], parts: &[&[u8]]) {
     png.extend([0; 4]);
 }
 
-/// The metadata before and behind the image data, the last of each kind. What cannot be read is
-/// left out: before the image data whatever has a wrong checksum, which Pillow checks only there.
-pub(super) fn metadata<'a>(png: &'a [u8], image: &Png) -> Metadata<'a> {
-    let (mut exif, mut raw_exif, mut text_xmp, mut xmp) = (None, None, None, None);
-    for chunk in Chunks::new(png) {
-        if chunk.name == b"IEND" || !chunk.has_name() || chunk.is_cut {
-            break;
-        }
-        if !matches!(chunk.name, b"eXIf" | b"tEXt" | b"zTXt" | b"iTXt")
-            || (chunk.at < image.rest_at && !chunk.is_sound())
-        {
-            continue;
-        }
-        if chunk.name == b"eXIf" {
-            exif = Some(Cow::Borrowed(chunk.payload));
-            continue;
-        }
-        match (chunk.text(), chunk.name) {
-            (Some((b"exif", block)), b"tEXt") => exif = Some(block),
-            (Some((RAW_EXIF_KEY, hex)), _) => raw_exif = Some(hex),
-            (Some((XMP_KEY, packet)), b"iTXt") => {
-                text_xmp = std::str::from_utf8(&packet).is_ok().then(|| packet.clone()).or(text_xmp);
-                xmp = Some(packet);
-            }
-            (Some((XMP_KEY, packet)), _) => text_xmp = Some(packet),
-            _ => {}
-        }
-    }
-    let raw_exif = || raw_exif.as_deref().map(|text| Cow::Owned(unhex(text).unwrap_or_default()));
-    Metadata {
-        exif: exif.or_else(raw_exif),
-        xmp: text_xmp.filter(|packet: &Cow<[u8]>| !packet.is_empty()).or(xmp),
-    }
-}
-
-/// The bytes of ImageMagick's text profiles: an empty line, a name, a length, then hexadecimal digits.
-fn unhex(text: &[u8]) -> Option<Vec<u8>> {
-    let lines = text.split(|&byte| byte == b'\n').skip(3);
-    let digits: Vec<u8> = lines.flatten().copied().collect();
-    let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
-    let mut rest = digits.trim_ascii_start();
-    let mut bytes = Vec::with_capacity(rest.len() / 2);
-    // white space may stand between bytes, but not inside of one
-    while let Some((&[high, low], after)) = rest.split_first_chunk() {
-        bytes.push(digit(high)? << 4 | digit(low)?);
-        rest = after.trim_ascii_start();
-    }
-    rest.is_empty().then_some(bytes)
-}
-
-struct Chunk<'a> {
-    name: &'a [u8],
+pub(super) struct Chunk<'a> {
+    pub name: &'a [u8],
     /// What is there of it.
-    payload: &'a [u8],
+    pub payload: &'a [u8],
     /// The file ends inside the payload.
-    is_cut: bool,
+    pub is_cut: bool,
     /// Where the chunk begins.
-    at: usize,
+    pub at: usize,
     checksum: Option<u32>,
 }
 
 impl<'a> Chunk<'a> {
     /// Whether the name is one that a chunk can have.
-    fn has_name(&self) -> bool {
+    pub(super) fn has_name(&self) -> bool {
         self.name.iter().all(|&byte| byte.is_ascii_alphanumeric() || byte == b'_')
     }
 
     /// Whether the checksum is there and right.
-    fn is_sound(&self) -> bool {
+    pub(super) fn is_sound(&self) -> bool {
         let mut crc = Crc::new();
         crc.update(self.name);
         crc.update(self.payload);
         self.checksum == Some(crc.sum())
     }
-
-    /// Keyword and text of one of the three kinds of text chunks, if it is a keyword of ours.
-    fn text(&self) -> Option<(&'a [u8], Cow<'a, [u8]>)> {
-        let mut parts = self.payload.splitn(2, |&byte| byte == 0);
-        let keyword = parts.next().filter(|keyword| [b"exif", RAW_EXIF_KEY, XMP_KEY].contains(keyword))?;
-        let rest = parts.next()?;
-        let text = match self.name {
-            b"tEXt" => Cow::Borrowed(rest),
-            // a method of compression, of which there is one
-            b"zTXt" => Cow::Owned(rest.strip_prefix(&[0]).and_then(inflate).unwrap_or_default()),
-            _ => {
-                // compressed or not, the method, then language and translated keyword
-                let (&[compressed, method], rest) = rest.split_first_chunk::<2>()?;
-                let text = rest.splitn(3, |&byte| byte == 0).nth(2)?;
-                match (compressed, method) {
-                    (0, _) => Cow::Borrowed(text),
-                    (_, 0) => Cow::Owned(inflate(text)?),
-                    _ => return None,
-                }
-            }
-        };
-        Some((keyword, text))
-    }
-}
-
-/// Unpacked zlib data, or what there is of it where it ends early; `None` if it is damaged or too long.
-fn inflate(packed: &[u8]) -> Option<Vec<u8>> {
-    let mut unpacked = Vec::new();
-    match ZlibDecoder::new(packed).take(MAX_TEXT_BYTES + 1).read_to_end(&mut unpacked) {
-        Ok(_) => {}
-        Err(error) if error.kind() == ErrorKind::UnexpectedEof => {}
-        Err(_) => return None,
-    }
-    (unpacked.len() as u64 <= MAX_TEXT_BYTES).then_some(unpacked)
 }
 
 /// Iterates over chunks, the last of which may be cut short.
-struct Chunks<'a> {
+pub(super) struct Chunks<'a> {
     png: &'a [u8],
     at: usize,
 }
 
 impl<'a> Chunks<'a> {
-    fn new(png: &'a [u8]) -> Self {
+    pub(super) fn new(png: &'a [u8]) -> Self {
         Self { png, at: SIGNATURE_BYTES }
     }
 }
@@ -300,12 +199,10 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io::Write;
-
+pub(super) mod tests {
     use super::*;
 
-    fn chunk(name: &[u8; 4], payload: &[u8]) -> Vec<u8> {
+    pub(in crate::decode::png) fn chunk(name: &[u8; 4], payload: &[u8]) -> Vec<u8> {
         let mut bytes = Vec::new();
         push(&mut bytes, name, &[payload]);
         let mut crc = Crc::new();
@@ -315,18 +212,12 @@ mod tests {
         bytes
     }
 
-    fn header(depth: u8, color: u8) -> Vec<u8> {
+    pub(in crate::decode::png) fn header(depth: u8, color: u8) -> Vec<u8> {
         chunk(b"IHDR", &[0, 0, 0, 3, 0, 0, 0, 2, depth, color, 0, 0, 0])
     }
 
-    fn png(chunks: &[Vec<u8>]) -> Vec<u8> {
+    pub(in crate::decode::png) fn png(chunks: &[Vec<u8>]) -> Vec<u8> {
         [b"\x89PNG\r\n\x1a\n".to_vec(), chunks.concat()].concat()
-    }
-
-    fn deflated(bytes: &[u8]) -> Vec<u8> {
-        let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::best());
-        encoder.write_all(bytes).expect("to memory");
-        encoder.finish().expect("to memory")
     }
 
     #[test]
@@ -387,73 +278,5 @@ mod tests {
         };
         assert!(read(&frame(3)).is_ok());
         assert_eq!(read(&frame(2)).err(), Some("the first frame does not cover the canvas"));
-    }
-
-    /// Metadata of a file with chunks before and behind its image data.
-    fn found(before: &[Vec<u8>], behind: &[Vec<u8>]) -> (Option<Vec<u8>>, Option<Vec<u8>>) {
-        let parts =
-            [&[header(8, GRAY)], before, &[chunk(b"IDAT", b"x")], behind, &[chunk(b"IEND", b"")]].concat();
-        let file = png(&parts);
-        let metadata = metadata(&file, &read(&file).expect("sound"));
-        (metadata.exif.map(Cow::into_owned), metadata.xmp.map(Cow::into_owned))
-    }
-
-    #[test]
-    fn exif_is_found_in_its_own_chunk_and_in_texts_before_and_behind_the_pixels() {
-        let own = |payload: &[u8]| chunk(b"eXIf", payload);
-        let raw = b"\nexif\n   3\n4949\n2a\n".as_slice();
-        let text = |name: &[u8; 4], between: &[u8], text: &[u8]| {
-            chunk(name, &[RAW_EXIF_KEY, b"\0", between, text].concat())
-        };
-        let plain = text(b"tEXt", b"", raw);
-        assert_eq!(found(&[own(b"a")], &[own(b"b")]).0, Some(b"b".to_vec()));
-        assert_eq!(found(&[own(b"a"), plain.clone()], &[]).0, Some(b"a".to_vec()));
-        let packed = deflated(raw);
-        for profile in [
-            plain,
-            text(b"zTXt", b"\0", &packed),
-            text(b"iTXt", b"\0\0\0\0", raw),
-            text(b"iTXt", b"\x01\0de\0\0", &packed),
-        ] {
-            assert_eq!(found(std::slice::from_ref(&profile), &[]).0, Some(b"II*".to_vec()));
-            assert_eq!(found(&[], &[profile]).0, Some(b"II*".to_vec()));
-        }
-        let damaged = [text(b"zTXt", b"\0", b"no zlib"), text(b"tEXt", b"", b"\nexif\n 1\nxy\n")];
-        for profile in damaged {
-            assert_eq!(found(&[profile], &[]).0, Some(vec![]));
-        }
-        let endless = deflated(&vec![b'0'; MAX_TEXT_BYTES as usize + 1]);
-        assert_eq!(found(&[text(b"iTXt", b"\x01\0\0\0", &endless)], &[]).0, None);
-    }
-
-    #[test]
-    fn a_wrong_checksum_counts_before_the_pixels_alone() {
-        let mut damaged = chunk(b"eXIf", b"a");
-        damaged[12] ^= 1;
-        assert_eq!(found(&[damaged.clone()], &[]).0, None);
-        assert_eq!(found(&[], &[damaged]).0, Some(b"a".to_vec()));
-    }
-
-    #[test]
-    fn xmp_as_readable_text_wins() {
-        let packet = |text: &[u8]| chunk(b"iTXt", &[XMP_KEY, b"\0\0\0\0\0", text].concat());
-        let other = chunk(b"tEXt", &[XMP_KEY, b"\0c"].concat());
-        assert_eq!(found(&[packet(b"a")], &[packet(b"b")]).1, Some(b"b".to_vec()));
-        assert_eq!(found(&[packet(b"\xff")], &[]).1, Some(b"\xff".to_vec()));
-        assert_eq!(found(&[other], &[packet(b"\xff")]).1, Some(b"c".to_vec()));
-    }
-
-    #[test]
-    fn a_file_cut_anywhere_is_read_without_panic() {
-        let text = chunk(b"iTXt", &[XMP_KEY, b"\0\x01\0\0\0", &deflated(b"<a/>")].concat());
-        let parts = [header(8, INDEXED), chunk(b"PLTE", b"abc"), text.clone(), chunk(b"IDAT", b"x"), text];
-        let whole = png(&parts);
-        for end in 0..whole.len() {
-            size(&whole[..end]);
-            if let Ok(image) = read(&whole[..end]) {
-                metadata(&whole[..end], &image);
-                image.plain(true);
-            }
-        }
     }
 }

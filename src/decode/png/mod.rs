@@ -6,13 +6,16 @@
 //! - A transparent colour is compared with 8 bits of each sample, as in Pillow, and matters only over
 //!   a background.
 
+mod chunks;
+mod metadata;
+
 use std::io::Cursor;
 
 use png::{ColorType, DecodeOptions, Decoder, DecodingError, Transformations};
 
+use self::chunks::{GRAY, Png, TRUECOLOR};
 use super::buffer::Buffer;
 use super::orientation::Orientation;
-use super::png_chunks::{self, GRAY, Png, TRUECOLOR};
 use super::samples::{self, Model};
 use super::{Decoded, Request, damaged, rgb_bytes};
 use crate::items::{ImageFormat, ImageHeader, Rejected};
@@ -25,11 +28,11 @@ pub(super) fn decode(
     rgb: &mut Buffer,
 ) -> Result<Decoded, Rejected> {
     let broken = |error: &str| damaged(format!("png: {error}"));
-    let (width, height) = png_chunks::size(bytes).ok_or_else(|| broken("the header is cut short"))?;
+    let (width, height) = chunks::size(bytes).ok_or_else(|| broken("the header is cut short"))?;
     request.admit(ImageHeader { format: ImageFormat::Png, width, height })?;
-    let image = png_chunks::read(bytes).map_err(broken)?;
+    let image = chunks::read(bytes).map_err(broken)?;
     let orientation = request.orientation(|| {
-        let metadata = png_chunks::metadata(bytes, &image);
+        let metadata = metadata::read(bytes, &image);
         Orientation::from_metadata(metadata.exif.as_deref(), metadata.xmp.as_deref())
     });
     let plain = image.plain(request.background.is_some());
