@@ -13,13 +13,12 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::Value;
 
+use crate::commit::{MANIFEST, Output, RUN, RunRecord, RunState, part_name, shard_index};
 use crate::config::{InputFormat, InputSection};
 use crate::error::{Error, ReadError, SinkError, SourceError};
 use crate::items::{ManifestEntry, ObjectRef, ShardContent, ShardFormat, ShardRef, Status};
 use crate::report::PartReport;
-use crate::sink::{MANIFEST, Output, RUN, RunRecord, part_name, shard_index};
 use crate::source::{ColumnWindows, ReadOptions, Stores, list_shards, open_shard};
-use crate::state::RunState;
 
 /// Longest image, bytes, whatever the run's own limit: a `too_large` row has an image, too.
 const MAX_IMAGE_BYTES: u64 = 1 << 31;
@@ -47,8 +46,8 @@ struct Row {
 /// no image.
 pub fn extract(stores: &Stores, out: &str, key: &str) -> Result<Extracted, Error> {
     let output = Output::open(stores, out).map_err(SinkError::of_reading)?;
-    let holdings = output.holdings().map_err(SinkError::of_reading)?;
-    if !holdings.begun {
+    let listing = output.list().map_err(SinkError::of_reading)?;
+    if !listing.begun {
         let message = "there is no output of a run".to_owned();
         return Err(SourceError::NoInput { uri: out.to_owned(), message }.into());
     }
@@ -59,8 +58,8 @@ pub fn extract(stores: &Stores, out: &str, key: &str) -> Result<Extracted, Error
         .and_then(|(shard, index)| Some((shard, index.parse::<u64>().ok()?)))
         .ok_or_else(|| refuse("is no key: expected SHARD#RECORD_INDEX, as in the column key"))?;
     let record: RunRecord = json(&output, RUN)?;
-    let notes = output.notes(&holdings, &record.run_id)?;
-    let parts = output.reports(holdings.predictions.values(), &notes, &record.run_id)?;
+    let notes = output.notes(&listing, &record.run_id)?;
+    let parts = output.reports(listing.predictions.values(), &notes, &record.run_id)?;
     let part = parts.into_iter().find(|part| part.shard == shard);
     let part = part.ok_or_else(|| refuse("no part of the output holds a row of that shard"))?;
     let row = read_row(stores, &output, &part, index)?.ok_or_else(|| refuse("the output has no such row"))?;

@@ -14,22 +14,21 @@ use std::time::{Duration, Instant, SystemTime};
 use chrono::{DateTime, Utc};
 use tokio::runtime::Handle;
 
+use crate::commit::{
+    AttemptNote, Checkpoints, Crashes, DamagedPart, Done, Ending, Output, OutputListing, Remaining,
+    RunRecord, RunReport, SCHEMA_VERSION, Share, TakenOver,
+};
 use crate::decode::Decoder;
 use crate::engine::{self, Engine};
 use crate::error::{Error, SinkError, SourceError};
-use crate::finish::{Ending, RunReport};
 use crate::flow::StopSignal;
 use crate::items::{self, BatchBuffer, ShardRef, Status};
 use crate::limits::check_memory;
 use crate::pipeline::{Bounds, MemoryBound, Meters, Stages, warm_up};
 use crate::plan::{Plan, threads_or_cores};
 use crate::report::{OutputReport, rfc3339};
-use crate::resume::{Done, Remaining, Share};
 use crate::shown::without_secrets;
-use crate::sink::{
-    AttemptNote, Checkpoints, Crashes, DamagedPart, Holdings, Output, ParquetSink, RunIdentity, RunRecord,
-    SCHEMA_VERSION, Sink, TakenOver,
-};
+use crate::sink::{ParquetSink, RunIdentity, Sink};
 use crate::source::{ReadOptions, ShardList, Stores, check_fit, input_around, open_shard_in_turn};
 
 /// How a run is done, as opposed to what it computes.
@@ -57,7 +56,7 @@ pub struct Checked {
     pub memory: MemoryBound,
     output: Output,
     /// What the output held before.
-    holdings: Holdings,
+    listing: OutputListing,
     /// Whether that is this run, finished.
     is_finished: bool,
     engines: Vec<Box<dyn Engine>>,
@@ -82,11 +81,11 @@ impl Checked {
         let output = Output::open(&stores, &plan.output.uri)?;
         refuse_output_inside_input(&stores, &plan)?;
         let model_sha256 = engine::hash_model(&plan.model.path)?;
-        let holdings = output.holdings()?;
+        let listing = output.list()?;
         let mut is_finished = false;
         if !options.overwrite
             && let Some(record) =
-                output.run_in(&holdings, &run_record(&plan, &model_sha256, options.limit), false)?
+                output.run_in(&listing, &run_record(&plan, &model_sha256, options.limit), false)?
         {
             is_finished = output.is_finished(&record.run_id)?;
         }
@@ -112,7 +111,7 @@ impl Checked {
             model_sha256,
             bounds,
             output,
-            holdings,
+            listing,
             is_finished,
             engines,
             decode_threads,
@@ -198,13 +197,13 @@ impl Job {
         self,
         shards: impl Iterator<Item = Result<ShardRef, SourceError>>,
     ) -> Result<(), Error> {
-        let Checked { output, holdings, .. } = self.checked;
+        let Checked { output, listing, .. } = self.checked;
         let manifest = output.manifest()?;
-        let wrong = output.not_as_listed(&holdings, manifest.parts.iter().chain(&manifest.batches))?;
+        let wrong = output.not_as_listed(&listing, manifest.parts.iter().chain(&manifest.batches))?;
         if !wrong.is_empty() {
             return Err(SinkError::Incomplete { uri: output.uri().to_owned(), wrong }.into());
         }
-        let strays = holdings.beside(&manifest.parts);
+        let strays = listing.beside(&manifest.parts);
         if let Some(first) = strays.first() {
             tracing::warn!(parts = strays.len(), first, "removing parts that the manifest lacks");
             output.remove(&strays)?;
@@ -219,7 +218,7 @@ impl Job {
             None => {
                 // listing the input may have taken long
                 output.refuse_another(&manifest.run_id)?;
-                Ok(output.tidy(&holdings.passing().collect::<Vec<_>>())?)
+                Ok(output.tidy(&listing.passing().collect::<Vec<_>>())?)
             }
             Some(shard) => {
                 let message = "it has come since the run was finished".to_owned();
@@ -242,7 +241,7 @@ impl Job {
         first.as_ref().map_or(Ok(()), |shard| check_fit(&stores, shard, &read_options))?;
         if options.overwrite {
             // what has come since the plan was checked goes, too
-            output.overwrite(output.holdings()?)?;
+            output.overwrite(output.list()?)?;
         }
         let share = options.share;
         let record = run_record(&plan, &checked.model_sha256, options.limit);
@@ -264,14 +263,14 @@ impl Job {
             let (begun_by, here) = (&claim.record.sluice_version, env!("CARGO_PKG_VERSION"));
             tracing::info!(begun_by, here, "resuming a run of another version of sluice, which scores alike");
         }
-        let own = claim.holdings.predictions.iter().filter(|(index, _)| share.takes(**index));
+        let own = claim.listing.predictions.iter().filter(|(index, _)| share.takes(**index));
         let own = own.map(|(_, part)| part);
         let TakenOver { sound: reused, damaged } =
             output.take_over(own, &claim.notes, &claim.record.run_id)?;
         if damaged.iter().any(DamagedPart::is_there) && !output.is_finished(&claim.record.run_id)? {
             output.unmark_done(share.shard_index, share.num_shards)?;
         }
-        let holdings = output.without_damaged(claim.holdings, &damaged, &claim.record.run_id)?;
+        let listing = output.without_damaged(claim.listing, &damaged, &claim.record.run_id)?;
         meters.advance.reuse(&reused);
         let reused_rows: u64 = reused.iter().filter_map(|part| part.rows).sum();
         tracing::info!(
@@ -294,7 +293,7 @@ impl Job {
             Some(_) => Checkpoints::default(),
         };
         let gone_on_from = checkpoints.clone();
-        let done = Done::new(&holdings, &reused);
+        let done = Done::new(&listing, &reused);
         let shards = first.map(Ok).into_iter().chain(shards);
         let mut remaining = Remaining::new(shards, done, checkpoints.clone(), claim.crashes, share);
         let note = claim.note.clone();

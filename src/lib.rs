@@ -6,7 +6,7 @@
 //! 2. [`decode`] turns encoded bytes into tensor rows on a rayon pool.
 //! 3. [`batch`] groups rows into batches of exactly `batch_size`, across shards.
 //! 4. [`engine`] runs the model on each batch.
-//! 5. [`sink`] writes one Parquet part per shard, and one row per batch.
+//! 5. [`sink`] writes one Parquet part per shard, and one row per batch; [`commit`] publishes them.
 //!
 //! [`items`] holds what travels, [`flow`] the bounded channels it travels through, and
 //! [`pipeline`] alone knows all stages. A pipeline file becomes a [`config::PipelineFile`] as
@@ -33,6 +33,7 @@
 
 pub mod batch;
 pub mod bench;
+pub mod commit;
 pub mod config;
 pub mod crash;
 pub mod decode;
@@ -40,7 +41,6 @@ pub mod doctor;
 pub mod engine;
 pub mod error;
 pub mod extract;
-pub mod finish;
 pub mod flow;
 pub mod items;
 pub mod job;
@@ -49,12 +49,9 @@ pub mod pipeline;
 pub mod plan;
 mod regular_file;
 pub mod report;
-pub mod resume;
 pub mod retry;
 pub mod shown;
 pub mod sink;
 pub mod skipped;
 pub mod sniff;
 pub mod source;
-pub mod state;
-pub mod verify;

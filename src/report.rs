@@ -11,7 +11,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::flow::StageShare;
 use crate::items::{ShardFormat, Status};
-use crate::sink::shard_index;
 use crate::skipped::Skipped;
 
 /// A time as reports say it: RFC 3339, UTC, milliseconds.
@@ -124,14 +123,13 @@ pub struct OutputReport {
 }
 
 impl OutputReport {
-    /// With predictions parts that other attempts have stored.
+    /// With predictions parts that other attempts have stored, behind its own.
     pub fn with(mut self, predictions: Vec<PartReport>) -> Self {
         for rows in predictions.iter().filter_map(|part| part.rows_by_status.as_ref()) {
             self.reused.add(rows);
             self.tally.add(rows);
         }
         self.parts.extend(predictions);
-        self.parts.sort_by_key(|part| shard_index(&part.path));
         self
     }
 

@@ -7,14 +7,13 @@ use std::time::Duration;
 
 use clap::Args;
 use signal_hook::consts::{SIGINT, SIGTERM};
+use sluice::commit::{Output, Share};
 use sluice::crash::{CrashWatch, leave, signal_name};
 use sluice::error::{ConfigError, Error};
 use sluice::flow::StopSignal;
 use sluice::job::{Job, JobOptions};
 use sluice::limits::check_limits;
 use sluice::report::Outcome;
-use sluice::resume::Share;
-use sluice::sink::Output;
 use sluice::source::list_shards;
 
 use super::logging::LogFormat;

@@ -5,8 +5,8 @@
 //!   every worker would score everything.
 
 use clap::Args;
+use sluice::commit::Share;
 use sluice::error::ConfigError;
-use sluice::resume::Share;
 
 /// Flags of a run that several workers share.
 #[derive(Debug, Clone, Default, Args)]

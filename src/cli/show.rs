@@ -8,15 +8,14 @@ use anyhow::Context;
 use arrow::array::AsArray;
 use arrow::datatypes::Float64Type;
 use clap::Args;
-use sluice::error::{ConfigError, Error, SinkError, SourceError};
-use sluice::finish::StoredManifest;
-use sluice::report::Latency;
-use sluice::sink::{
-    AttemptNote, BATCHES, Checkpoints, Holdings, MANIFEST, Output, PREDICTIONS, RUN, RunRecord,
+use sluice::commit::{
+    AttemptNote, Checkpoints, MANIFEST, Output, OutputListing, RUN, RunRecord, RunState, StoredManifest,
 };
+use sluice::error::{ConfigError, Error, SinkError, SourceError};
+use sluice::report::Latency;
+use sluice::sink::{BATCHES, PREDICTIONS};
 use sluice::skipped::Skipped;
 use sluice::source::Stores;
-use sluice::state::RunState;
 
 use super::parts::{open, parts};
 use super::print::{print, print_json};
@@ -74,12 +73,12 @@ pub fn run(args: &ShowArgs) -> anyhow::Result<ExitCode> {
     let (mut predictions, mut latency_ms) = (Predictions::listing(args.rows, failed), Vec::new());
     let mut passed = Skipped::default();
     let output = Output::open(&stores, out).map_err(SinkError::of_reading)?;
-    let holdings = output.holdings().map_err(SinkError::of_reading)?;
-    if holdings.anything().is_none() {
+    let listing = output.list().map_err(SinkError::of_reading)?;
+    if listing.anything().is_none() {
         let message = "there is no output of a run".to_owned();
         return Err(Error::from(SourceError::NoInput { uri: out.to_owned(), message }).into());
     }
-    for part in parts(&stores, &format!("{out}/predictions"), holdings.begun)? {
+    for part in parts(&stores, &format!("{out}/predictions"), listing.begun)? {
         predictions.parts += 1;
         let mut batches = open(&stores, &part, &PREDICTIONS, &COLUMNS)?;
         if let Some(reason) = batches.footer("sluice.damage") {
@@ -103,7 +102,7 @@ pub fn run(args: &ShowArgs) -> anyhow::Result<ExitCode> {
     if args.json {
         let mut object = predictions.to_json();
         object["output"] = out.into();
-        object["run"] = run_json(&output, &holdings, &passed)?;
+        object["run"] = run_json(&output, &listing, &passed)?;
         object["batches"] = latency_ms.len().into();
         object["latency_ms"] = serde_json::json!(latency);
         print_json(&object)?;
@@ -112,7 +111,7 @@ pub fn run(args: &ShowArgs) -> anyhow::Result<ExitCode> {
     let mut lines = match output.state().map_err(SinkError::of_reading)? {
         RunState::Succeeded(said) => ended("succeeded", &said),
         RunState::Failed(said) => ended("too many errors, no _SUCCESS", &said),
-        RunState::Unfinished => unfinished(&output, &holdings, &passed)?,
+        RunState::Unfinished => unfinished(&output, &listing, &passed)?,
     };
     lines.extend(predictions.lines());
     if let Some(latency) = latency {
@@ -128,7 +127,7 @@ pub fn run(args: &ShowArgs) -> anyhow::Result<ExitCode> {
 
 /// The run for a program: its manifest without the lists of parts, or its record, what attempts have noted, and what
 /// the shards that have ended hold that is no record, `passed`.
-fn run_json(output: &Output, holdings: &Holdings, passed: &Skipped) -> anyhow::Result<serde_json::Value> {
+fn run_json(output: &Output, listing: &OutputListing, passed: &Skipped) -> anyhow::Result<serde_json::Value> {
     let read = |name: &str| -> anyhow::Result<serde_json::Value> {
         serde_json::from_slice(&output.read(name)?)
             .with_context(|| format!("{} cannot be read", output.uri_of(name)))
@@ -137,7 +136,7 @@ fn run_json(output: &Output, holdings: &Holdings, passed: &Skipped) -> anyhow::R
     let (word, mut run) = match state {
         RunState::Succeeded(_) => ("succeeded", read(MANIFEST)?),
         RunState::Failed(_) => ("too_many_errors", read(MANIFEST)?),
-        RunState::Unfinished if holdings.begun => ("unfinished", read(RUN)?),
+        RunState::Unfinished if listing.begun => ("unfinished", read(RUN)?),
         RunState::Unfinished => return Ok(serde_json::json!({ "state": "none" })),
     };
     if let Some(run) = run.as_object_mut() {
@@ -147,14 +146,14 @@ fn run_json(output: &Output, holdings: &Holdings, passed: &Skipped) -> anyhow::R
         run.insert("state".to_owned(), word.into());
         let run_id = run.get("run_id").and_then(|run_id| run_id.as_str()).unwrap_or_default().to_owned();
         if matches!(state, RunState::Unfinished) {
-            let notes = output.notes(holdings, &run_id)?.attempts;
+            let notes = output.notes(listing, &run_id)?.attempts;
             let notes: Vec<_> = notes.iter().map(AttemptNote::in_short).collect();
             run.insert("attempts".to_owned(), serde_json::json!(notes));
             run.insert(
                 "checkpointed_rows".to_owned(),
-                checkpointed(holdings, &run_id).iter().sum::<u64>().into(),
+                checkpointed(listing, &run_id).iter().sum::<u64>().into(),
             );
-            run.insert("crashed_records".to_owned(), holdings.crashes.len().into());
+            run.insert("crashed_records".to_owned(), listing.crashes.len().into());
             run.insert("skipped".to_owned(), serde_json::json!(passed));
         }
     }
@@ -162,8 +161,8 @@ fn run_json(output: &Output, holdings: &Holdings, passed: &Skipped) -> anyhow::R
 }
 
 /// Rows in checkpoints of each shard that has not ended.
-fn checkpointed(holdings: &Holdings, run_id: &str) -> Vec<u64> {
-    let checkpoints = Checkpoints::of(&holdings.segments, run_id);
+fn checkpointed(listing: &OutputListing, run_id: &str) -> Vec<u64> {
+    let checkpoints = Checkpoints::of(&listing.segments, run_id);
     checkpoints.parts().map(|part| checkpoints.records(part)).filter(|&rows| rows > 0).collect()
 }
 
@@ -178,20 +177,20 @@ fn ended(how: &str, said: &StoredManifest) -> Vec<String> {
 }
 
 /// How far a run has come that is not finished.
-fn unfinished(output: &Output, holdings: &Holdings, passed: &Skipped) -> anyhow::Result<Vec<String>> {
-    if !holdings.begun {
+fn unfinished(output: &Output, listing: &OutputListing, passed: &Skipped) -> anyhow::Result<Vec<String>> {
+    if !listing.begun {
         return Ok(vec![format!("no run: there is no {RUN}")]);
     }
     let record: RunRecord = serde_json::from_slice(&output.read(RUN)?)
         .with_context(|| format!("{} cannot be read", output.uri_of(RUN)))?;
     let mut lines = vec![format!("unfinished: run {}, begun {}", record.run_id, record.started_at)];
-    let notes = output.notes(holdings, &record.run_id)?.attempts;
+    let notes = output.notes(listing, &record.run_id)?.attempts;
     let hidden = notes.len().saturating_sub(LISTED);
     if hidden > 0 {
         lines.push(format!("  {hidden} earlier attempts"));
     }
     lines.extend(notes[hidden..].iter().map(attempt));
-    let open = checkpointed(holdings, &record.run_id);
+    let open = checkpointed(listing, &record.run_id);
     if !open.is_empty() {
         let rows: u64 = open.iter().sum();
         lines.push(format!(
@@ -200,8 +199,8 @@ fn unfinished(output: &Output, holdings: &Holdings, passed: &Skipped) -> anyhow:
         ));
     }
     lines.extend(skipped(passed).map(|skipped| format!("  skipped so far {skipped}")));
-    if !holdings.crashes.is_empty() {
-        lines.push(format!("  decoders or readers have crashed on {} records", holdings.crashes.len()));
+    if !listing.crashes.is_empty() {
+        lines.push(format!("  decoders or readers have crashed on {} records", listing.crashes.len()));
     }
     Ok(lines)
 }

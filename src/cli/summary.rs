@@ -1,7 +1,7 @@
 //! The end of a run, for a person to read, or as one JSON object on one line for a program.
 
 use serde_json::{Value, json};
-use sluice::finish::RunReport;
+use sluice::commit::RunReport;
 use sluice::report::{Outcome, Summary};
 use sluice::skipped::Skipped;
 

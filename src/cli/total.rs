@@ -1,9 +1,9 @@
 //! How much a worker has to do, for its progress display: the input is listed once more, beside the run.
 
+use sluice::commit::Share;
 use sluice::error::SourceError;
 use sluice::items::{ShardContent, ShardRef};
 use sluice::plan::Plan;
-use sluice::resume::Share;
 use sluice::source::{Stores, list_shards};
 
 use super::progress::Total;

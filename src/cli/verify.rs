@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Args;
-use sluice::verify::{Verification, verify};
+use sluice::commit::{Verification, verify};
 
 use super::print::{print, print_json};
 use super::{exit, storage_runtime};

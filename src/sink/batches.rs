@@ -5,15 +5,15 @@
 
 use std::time::{Duration, Instant};
 
+use crate::commit::{Output, PLAN, SCHEMA, SCHEMA_VERSION};
 use crate::error::SinkError;
 use crate::items::Outcome;
 use crate::report::PartReport;
 
-use super::output::Output;
 use super::parquet_sink::RunIdentity;
-use super::part::{PLAN, PartWriter, SCHEMA};
+use super::part::PartWriter;
 use super::rows::BatchRows;
-use super::schema::{BATCHES, SCHEMA_VERSION};
+use super::schema::BATCHES;
 
 /// Time that one part is of: what a killed attempt may lose of its latencies, and few files a night.
 const PART_OF: Duration = Duration::from_secs(600);

@@ -13,38 +13,16 @@ use crate::flow::{Halt, Receiver, Slot, StageMeter, StopSignal};
 use crate::items::{Inferred, Outcome};
 
 mod advance;
-mod attempt;
 mod batches;
-mod checkpoint;
-mod claim;
-mod crashes;
-mod fence;
-mod in_the_way;
-mod kept;
-mod named;
 mod open_part;
-mod output;
 mod parquet_sink;
 mod part;
 mod rows;
-mod run_record;
 mod schema;
-mod stored;
-mod taken_over;
-mod upload;
 
 pub use advance::{Advance, Counts};
-pub use attempt::{AttemptNote, Notes, attempt_name};
-pub use checkpoint::{Checkpoints, Segment};
-pub use claim::Claim;
-pub use crashes::Crashes;
-pub(crate) use fence::success_of;
-pub use output::{MANIFEST, Output, SUCCESS, json};
 pub use parquet_sink::{PARTS_BYTES, PENDING_PARTS, ParquetSink, RunIdentity};
-pub use run_record::{RUN, RunRecord};
-pub use schema::{BATCHES, PREDICTIONS, SCHEMA_VERSION};
-pub use stored::{Held, Holdings, part_name, part_name_of, shard_index, shard_of_part, short_identity};
-pub(crate) use taken_over::{DamagedPart, TakenOver};
+pub use schema::{BATCHES, PREDICTIONS};
 
 use crate::report::OutputReport;
 

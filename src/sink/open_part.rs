@@ -10,20 +10,17 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 
+use crate::commit::{
+    ATTEMPT, DAMAGE, LABELS, Output, PLAN, ROWS_BY_STATUS, SCHEMA, SCHEMA_VERSION, SHARD, SHARD_BYTES,
+    SHARD_FORMAT, SHARD_IDENTITY, SHARD_VERSION, SKIPPED, Segment, part_name, read_segment,
+};
 use crate::error::SinkError;
 use crate::items::{ShardEnd, ShardRef, Status};
 use crate::report::{PartReport, Tally};
 
-use super::checkpoint::Segment;
-use super::kept::read_segment;
-use super::output::Output;
 use super::parquet_sink::RunIdentity;
-use super::part::{
-    ATTEMPT, DAMAGE, LABELS, PLAN, PartWriter, PendingPart, ROWS_BY_STATUS, SCHEMA, SHARD, SHARD_BYTES,
-    SHARD_FORMAT, SHARD_IDENTITY, SHARD_VERSION, SKIPPED,
-};
-use super::schema::{PREDICTIONS, SCHEMA_VERSION};
-use super::stored::part_name;
+use super::part::{PartWriter, PendingPart};
+use super::schema::PREDICTIONS;
 
 /// A part that is not whole yet.
 #[derive(Debug)]

@@ -5,6 +5,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use crate::commit::{
+    AttemptNote, Checkpoints, Output, READ_BYTES, Segment, Stored, UPLOAD_BYTES, part_name, shard_index,
+};
 use crate::error::SinkError;
 use crate::items::{Entry, Inferred, Outcome, RecordMeta, ShardEnd, ShardRef, Status};
 use crate::plan::Plan;
@@ -12,16 +15,11 @@ use crate::report::{OutputReport, PartReport, rfc3339};
 
 use super::Sink;
 use super::advance::Advance;
-use super::attempt::AttemptNote;
 use super::batches::BatchesWriter;
-use super::checkpoint::{Checkpoints, Segment};
 use super::open_part::{ClosedPart, OpenPart};
-use super::output::Output;
 use super::part::PendingPart;
 use super::rows::{BYTES_PER_ENCODE, PredictionRows, RunColumns};
 use super::schema::ROW_GROUP_BYTES;
-use super::stored::{part_name, shard_index};
-use super::upload::{Stored, UPLOAD_BYTES};
 
 /// Finished parts that may wait for the store's acknowledgement. A bucket takes some 100 ms for
 /// it; eight in flight keep shards of 20 images flowing at 1,500 images/s.
@@ -38,7 +36,8 @@ const SEGMENT_BYTES: usize = 64 << 20;
 pub const PARTS_BYTES: u64 = (PENDING_PARTS as u64 + 3) * UPLOAD_BYTES
     + 3 * ROW_GROUP_BYTES as u64
     + SEGMENT_BYTES as u64
-    + 4 * BYTES_PER_ENCODE as u64;
+    + 3 * BYTES_PER_ENCODE as u64
+    + READ_BYTES as u64;
 
 /// Times as long as a note takes to be written that its attempt does other things before it writes the next one. Parts
 /// that are in no note are read by who needs to know of them.

@@ -6,35 +6,10 @@ use parquet::arrow::ArrowWriter;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::KeyValue;
 
+use crate::commit::{BODY, Output, PendingUpload, RUN_ID, Stored, Upload};
 use crate::error::{SinkError, StorageError};
 
-use super::output::Output;
 use super::schema::writer_properties;
-use super::upload::{PendingUpload, Stored, Upload};
-
-/// Keys of every part's footer: the version of its columns, the run, and SHA-256 over what determines
-/// the predictions.
-pub const SCHEMA: &str = "sluice.schema_version";
-pub const RUN_ID: &str = "sluice.run_id";
-pub const PLAN: &str = "sluice.plan_sha256";
-
-/// Keys of a predictions part's footer: the number of the attempt that has stored it, the name of its shard, the
-/// shard's identity, version (ETag or generation), size and format, its rows by status as JSON, why the shard ended early
-/// if it did, what it holds that is no record by kind as JSON if there is any, and the class names in output order as a
-/// JSON array, if the model has any.
-pub const ATTEMPT: &str = "sluice.attempt";
-pub const SHARD: &str = "sluice.shard";
-pub const SHARD_IDENTITY: &str = "sluice.shard_identity";
-pub const SHARD_VERSION: &str = "sluice.shard_version";
-pub const SHARD_BYTES: &str = "sluice.shard_bytes";
-pub const SHARD_FORMAT: &str = "sluice.shard_format";
-pub const ROWS_BY_STATUS: &str = "sluice.rows_by_status";
-pub const DAMAGE: &str = "sluice.damage";
-
-/// Key of every footer: the rows before it, as an [`super::upload::Body`].
-pub const BODY: &str = "sluice.body";
-pub const LABELS: &str = "sluice.labels";
-pub const SKIPPED: &str = "sluice.skipped";
 
 /// A file being written. Dropped unfinished, it never becomes visible.
 #[derive(Debug)]

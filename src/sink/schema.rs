@@ -12,9 +12,6 @@ use parquet::file::metadata::KeyValue;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
 
-/// Raised whenever a column is added, removed or changes its meaning.
-pub const SCHEMA_VERSION: &str = "2";
-
 /// Rows of a row group, and its encoded bytes: enough for readers to skip by statistics and to
 /// read in parallel, little enough that a writer's buffer stays small beside the pixel queues.
 const ROW_GROUP_ROWS: usize = 131_072;

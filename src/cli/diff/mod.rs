@@ -12,9 +12,10 @@ use std::process::ExitCode;
 
 use clap::Args;
 use serde::Serialize;
+use sluice::commit::Output;
 use sluice::error::Error;
 use sluice::items::{ObjectRef, Status};
-use sluice::sink::{Output, PREDICTIONS};
+use sluice::sink::PREDICTIONS;
 use sluice::source::Stores;
 
 use super::parts::{Batches, open, parts};

@@ -1,9 +1,9 @@
 //! What a run counts for its progress display, seen through the library.
 
+use sluice::commit::Share;
 use sluice::config::{Overrides, PipelineFile};
 use sluice::job::{Job, JobOptions};
 use sluice::plan::Plan;
-use sluice::resume::Share;
 use sluice::sink::Counts;
 use sluice::source::list_shards;
 

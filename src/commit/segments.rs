@@ -10,21 +10,23 @@ use arrow::datatypes::Int64Type;
 use bytes::Bytes;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
-use super::checkpoint::{Checkpoints, Segment};
+use super::checkpoints::{Checkpoints, Segment};
+use super::footer::BODY;
+use super::names::shard_index;
 use super::output::Output;
-use super::part::BODY;
-use super::rows::BYTES_PER_ENCODE;
-use super::stored::shard_index;
 use super::upload::Body;
 use crate::error::SinkError;
 use crate::items::Status;
 use crate::report::Tally;
 
+/// Bytes of rows decoded at once from a segment.
+pub(crate) const READ_BYTES: usize = 8 << 20;
+
 /// Pass the rows of `file`, which is `segment`'s, to `take`, and count them.
 ///
 /// # Errors
 /// What is wrong with it, or with `take`.
-pub(super) fn read_segment<E>(
+pub(crate) fn read_segment<E>(
     file: Bytes,
     segment: &Segment,
     damaged: impl Fn(String) -> E,
@@ -41,7 +43,7 @@ pub(super) fn read_segment<E>(
     let groups = builder.metadata().row_groups().iter();
     let most =
         groups.map(|group| group.total_byte_size().max(0) / group.num_rows().max(1)).max().unwrap_or(0);
-    let at_once = (BYTES_PER_ENCODE as i64 / most.max(1)).clamp(1, 1024) as usize;
+    let at_once = (READ_BYTES as i64 / most.max(1)).clamp(1, 1024) as usize;
     let rows = builder.with_batch_size(at_once).build().map_err(|error| damaged(error.to_string()))?;
     let (mut next, mut tally) = (segment.from, Tally::default());
     for rows in rows {

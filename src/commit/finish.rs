@@ -15,15 +15,15 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::resume::{Listed, Share};
+use super::{
+    AttemptNote, MANIFEST, Notes, ObjectEntry, Output, OutputListing, RUN, RunRecord, SCHEMA_VERSION,
+    TakenOver, json, shard_index,
+};
 use crate::error::{Error, SinkError, SourceError};
 use crate::flow::StageShare;
 use crate::plan::{Plan, hex};
 use crate::report::{Outcome, OutputReport, PartReport, Summary, Tally, rfc3339};
-use crate::resume::{Listed, Share};
-use crate::sink::{
-    AttemptNote, Held, Holdings, MANIFEST, Notes, Output, RUN, RunRecord, SCHEMA_VERSION, TakenOver, json,
-    shard_index,
-};
 use crate::skipped::Skipped;
 
 /// What a run leaves behind, as its manifest says it.
@@ -129,7 +129,7 @@ impl Ending<'_> {
             // who finishes a run tidies up behind whoever still wrote
             Err(Error::Sink(error)) if self.output.was_finished(&self.record.run_id) => {
                 tracing::debug!(%error, "something of this attempt was removed");
-                self.end_behind_another(&self.output.holdings()?)
+                self.end_behind_another(&self.output.list()?)
             }
             done => done,
         }
@@ -139,25 +139,25 @@ impl Ending<'_> {
         self.note.parts.clone_from(&self.written.parts);
         self.note.batches.clone_from(&self.written.batches);
         self.note.rows = self.written.tally.rows();
-        let share = self.written.clone().with(self.reused.clone());
+        let share = in_input_order(self.written.clone().with(self.reused.clone()));
         let (output, run_id) = (self.output, &self.record.run_id);
         output.refuse_another(run_id)?;
         if self.written.drained {
-            let holdings = output.holdings()?;
+            let listing = output.list()?;
             if output.is_finished(run_id)? {
-                return self.end_behind_another(&holdings);
+                return self.end_behind_another(&listing);
             }
             return Ok(self.end(&share, Outcome::Interrupted)?);
         }
         let Share { shard_index, num_shards } = self.share;
         output.mark_done(shard_index, num_shards)?;
-        let mut holdings = output.holdings()?;
+        let mut listing = output.list()?;
         // what this attempt has stored is there, whatever the listing says
-        holdings.done.insert((shard_index, num_shards));
-        let unmarked = output.first_unmarked(&mut holdings, num_shards)?;
+        listing.done.insert((shard_index, num_shards));
+        let unmarked = output.first_unmarked(&mut listing, num_shards)?;
         // whoever finishes a run removes the marks behind `_SUCCESS`
         if output.is_finished(run_id)? {
-            return self.end_behind_another(&holdings);
+            return self.end_behind_another(&listing);
         }
         if let Some(index) = unmarked {
             tracing::info!("worker {index} of {num_shards} has not done its share yet");
@@ -165,18 +165,18 @@ impl Ending<'_> {
         }
         if num_shards > 1 {
             // a list is not of one moment: a part may have come to a place that was listed already, and its worker's mark before it was listed
-            holdings = output.holdings()?;
+            listing = output.list()?;
         }
-        output.remove_others_manifest(run_id)?;
-        output.add_unlisted_attempts(&mut holdings, self.note.attempt)?;
-        let notes = output.notes(&holdings, run_id)?;
-        output.add_unlisted_batches(&mut holdings, &notes)?;
-        output.add_unlisted_parts(&mut holdings, self.listed.parts())?;
-        let parts = holdings.predictions.values().chain(&holdings.batches).cloned();
-        let parts = parts.chain(holdings.doubled_parts()).collect();
-        let holdings = output.without_others(holdings, parts, &notes, run_id)?;
-        self.listed.compare(&holdings, self.record.limit.is_some(), num_shards)?;
-        self.complete(&holdings, notes)
+        output.remove_foreign_manifest(run_id)?;
+        output.add_unlisted_attempts(&mut listing, self.note.attempt)?;
+        let notes = output.notes(&listing, run_id)?;
+        output.add_unlisted_batches(&mut listing, &notes)?;
+        output.add_unlisted_parts(&mut listing, self.listed.parts())?;
+        let parts = listing.predictions.values().chain(&listing.batches).cloned();
+        let parts = parts.chain(listing.duplicate_parts()).collect();
+        let listing = output.without_others(listing, parts, &notes, run_id)?;
+        self.listed.compare(&listing, self.record.limit.is_some(), num_shards)?;
+        self.complete(&listing, notes)
     }
 
     /// The run is finished already: remove what this attempt has left since.
@@ -184,11 +184,11 @@ impl Ending<'_> {
     /// # Errors
     /// When this attempt has scored a shard that the finished run does not know. Its part is removed: no
     /// manifest will ever list it.
-    fn end_behind_another(&self, holdings: &Holdings) -> Result<RunReport, Error> {
+    fn end_behind_another(&self, listing: &OutputListing) -> Result<RunReport, Error> {
         let manifest = self.output.manifest()?;
         tracing::info!("another attempt has finished the run");
-        self.tidy(holdings);
-        let strays = holdings.beside(&manifest.parts);
+        self.tidy(listing);
+        let strays = listing.beside(&manifest.parts);
         if !strays.is_empty() {
             self.output.refuse_another(&self.record.run_id)?;
             self.output.remove(&strays)?;
@@ -202,20 +202,20 @@ impl Ending<'_> {
     }
 
     /// Remove what only a run under way has a use for. The run is finished whether that succeeds or not.
-    fn tidy(&self, holdings: &Holdings) {
-        if let Err(error) = self.output.tidy(&holdings.passing().collect::<Vec<_>>()) {
+    fn tidy(&self, listing: &OutputListing) {
+        if let Err(error) = self.output.tidy(&listing.passing().collect::<Vec<_>>()) {
             tracing::warn!(%error, "the run is finished, but notes and checkpoints of it are left");
         }
     }
 
     /// All parts are there: write the manifest, and if there are few enough errors `_SUCCESS`.
-    fn complete(&mut self, holdings: &Holdings, notes: Notes) -> Result<RunReport, Error> {
+    fn complete(&mut self, listing: &OutputListing, notes: Notes) -> Result<RunReport, Error> {
         let (output, run_id) = (self.output, &self.record.run_id);
-        let whole = self.whole(self.predictions(holdings, &notes)?);
+        let whole = self.whole(self.predictions(listing, &notes)?);
         self.refuse_empty(&whole)?;
         let outcome = self.outcome(&whole);
         let mut report = self.report(&whole, outcome);
-        report.batches = self.batches(holdings, &notes)?;
+        report.batches = self.batches(listing, &notes)?;
         let others = notes.attempts.into_iter().filter(|note| note.attempt != self.note.attempt);
         report.attempts.extend(others.map(|note| note.in_short()));
         report.attempts.sort_by_key(|note| note.attempt);
@@ -236,8 +236,8 @@ impl Ending<'_> {
             // what the same run needs, begun again with higher limits, stays
             return Ok(self.end(&whole, outcome)?);
         }
-        match output.holdings() {
-            Ok(holdings) => self.tidy(&holdings),
+        match output.list() {
+            Ok(listing) => self.tidy(&listing),
             Err(error) => {
                 tracing::warn!(%error, "the run is finished, but what it has left cannot be listed")
             }
@@ -249,9 +249,9 @@ impl Ending<'_> {
     ///
     /// # Errors
     /// [`SinkError::Damaged`], for the shard of such a part is another worker's, or the time to score it again is over.
-    fn predictions(&self, holdings: &Holdings, notes: &Notes) -> Result<Vec<PartReport>, SinkError> {
+    fn predictions(&self, listing: &OutputListing, notes: &Notes) -> Result<Vec<PartReport>, SinkError> {
         let known = self.written.parts.iter().chain(&self.reused);
-        let (mut parts, others) = split(holdings.predictions.values(), known, notes);
+        let (mut parts, others) = split(listing.predictions.values(), known, notes);
         let TakenOver { sound, damaged } =
             self.output.take_over(others.into_iter(), notes, &self.record.run_id)?;
         if let Some(part) = damaged.into_iter().next() {
@@ -265,9 +265,9 @@ impl Ending<'_> {
     }
 
     /// The batches parts of the run. What is damaged is removed: nothing but latencies is lost.
-    fn batches(&self, holdings: &Holdings, notes: &Notes) -> Result<Vec<PartReport>, SinkError> {
+    fn batches(&self, listing: &OutputListing, notes: &Notes) -> Result<Vec<PartReport>, SinkError> {
         let (output, run_id) = (self.output, &self.record.run_id);
-        let (mut parts, others) = split(holdings.batches.iter(), self.written.batches.iter(), notes);
+        let (mut parts, others) = split(listing.batches.iter(), self.written.batches.iter(), notes);
         let TakenOver { sound, damaged } = output.take_over(others.into_iter(), notes, run_id)?;
         output.remove_damaged(&damaged, run_id, "removing a damaged part: its batches are lost")?;
         parts.extend(sound);
@@ -283,7 +283,7 @@ impl Ending<'_> {
         }
         if self.share.num_shards == 1 {
             self.output.refuse_another(&self.record.run_id)?;
-            self.output.clear(self.output.holdings()?)?;
+            self.output.clear(self.output.list()?)?;
         }
         let (shards, skipped) = (whole.parts.len(), whole.skipped());
         let skipped = match skipped.total() {
@@ -307,7 +307,7 @@ impl Ending<'_> {
             .iter()
             .filter_map(|part| part.rows_by_status.as_ref())
             .for_each(|rows| whole.tally.add(rows));
-        whole.with(others)
+        in_input_order(whole.with(others))
     }
 
     fn outcome(&self, whole: &OutputReport) -> Outcome {
@@ -353,13 +353,18 @@ impl Ending<'_> {
     }
 }
 
+fn in_input_order(mut report: OutputReport) -> OutputReport {
+    report.parts.sort_by_key(|part| shard_index(&part.path));
+    report
+}
+
 /// Of the parts `held`, what is known of those that are among the `known` ones and of which no note says anything else;
 /// and the others.
 fn split<'a>(
-    held: impl Iterator<Item = &'a Held>,
+    held: impl Iterator<Item = &'a ObjectEntry>,
     known: impl Iterator<Item = &'a PartReport>,
     notes: &Notes,
-) -> (Vec<PartReport>, Vec<&'a Held>) {
+) -> (Vec<PartReport>, Vec<&'a ObjectEntry>) {
     let known: HashMap<_, _> = known.map(|part| (&part.path, part)).collect();
     let (mut parts, mut others) = (Vec::new(), Vec::new());
     for held in held {

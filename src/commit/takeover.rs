@@ -11,9 +11,11 @@ use std::sync::Arc;
 use futures_util::{StreamExt, TryStreamExt};
 use object_store::{Error, ObjectMeta};
 
-use super::attempt::{AttemptNote, Notes, attempt_name};
+use super::attempts::{AttemptNote, Notes, attempt_name};
+use super::listing::{ObjectEntry, OutputListing};
+use super::names::batches_attempt;
 use super::output::Output;
-use super::stored::{Held, Holdings, NO_PART, READS, batches_attempt, no_part, read_object};
+use super::stored_part::{NO_PART, READS, no_part, read_object};
 use crate::error::{SinkError, StorageError};
 use crate::report::PartReport;
 use crate::retry::again;
@@ -54,11 +56,11 @@ impl Output {
     /// Those of the store, and when something of which no note tells is no part of the run `run_id`.
     pub(crate) fn take_over<'a>(
         &self,
-        held: impl Iterator<Item = &'a Held>,
+        held: impl Iterator<Item = &'a ObjectEntry>,
         notes: &Notes,
         run_id: &str,
     ) -> Result<TakenOver, SinkError> {
-        let look = |part: &'a Held| async {
+        let look = |part: &'a ObjectEntry| async {
             match self.look_at(part, notes, run_id).await? {
                 Found::Damaged(DamagedPart { meta: Some(_), .. }) => self.look_at(part, notes, run_id).await,
                 found => Ok(found),
@@ -76,7 +78,7 @@ impl Output {
         Ok(taken)
     }
 
-    async fn look_at(&self, part: &Held, notes: &Notes, run_id: &str) -> Result<Found, SinkError> {
+    async fn look_at(&self, part: &ObjectEntry, notes: &Notes, run_id: &str) -> Result<Found, SinkError> {
         let said = notes.said_of(&part.name);
         let (store, path) = (Arc::clone(self.store()), self.path_of(&part.name));
         // in a task of its own, for hashing keeps a core busy
@@ -132,19 +134,19 @@ impl Output {
         Ok(note.and_then(|bytes| AttemptNote::parse(&bytes).ok()).is_some_and(|note| note.run_id == run_id))
     }
 
-    /// `holdings` without the `damaged` parts, which are removed: whoever scores their shards again stores them under
+    /// `listing` without the `damaged` parts, which are removed: whoever scores their shards again stores them under
     /// the same names. If another attempt has finished the run meanwhile, all of them stay.
     pub(crate) fn without_damaged(
         &self,
-        holdings: Holdings,
+        listing: OutputListing,
         damaged: &[DamagedPart],
         run_id: &str,
-    ) -> Result<Holdings, SinkError> {
+    ) -> Result<OutputListing, SinkError> {
         if damaged.is_empty() || self.is_finished(run_id)? {
-            return Ok(holdings);
+            return Ok(listing);
         }
         self.remove_damaged(damaged, run_id, "removing a damaged part: its shard is scored again")?;
-        Ok(holdings.without(&damaged.iter().map(|part| part.name.clone()).collect()))
+        Ok(listing.without(&damaged.iter().map(|part| part.name.clone()).collect()))
     }
 
     /// Remove `damaged` parts, and warn `why`.
@@ -183,8 +185,8 @@ mod tests {
     use object_store::path::Path;
 
     use super::super::RunRecord;
-    use super::super::part::{ATTEMPT, PartWriter, ROWS_BY_STATUS, SHARD, SHARD_FORMAT, SHARD_IDENTITY};
-    use super::super::schema::BATCHES;
+    use super::super::footer::{ATTEMPT, ROWS_BY_STATUS, SHARD, SHARD_FORMAT, SHARD_IDENTITY};
+    use super::super::testing::store_part;
     use super::*;
 
     const PART: &str = "predictions/part-000000-0123456789ab.parquet";
@@ -198,9 +200,7 @@ mod tests {
             (SHARD_FORMAT, "webdataset"),
             (ROWS_BY_STATUS, "{}"),
         ];
-        let part = PartWriter::create(output, run_id, PART.to_owned(), &BATCHES, &footer);
-        let part = part.expect("begun").finish(&[], output).expect("encoded");
-        assert!(!part.wait(output).expect("stored").1.was_there);
+        assert!(!store_part(output, run_id, PART, &footer).was_there);
         output.read_back_one(PART, run_id).expect("sound")
     }
 
@@ -227,9 +227,9 @@ mod tests {
         let first = store(&output, "mine", "0");
         let bytes = output.read(PART).expect("stored").to_vec();
         let taken = || {
-            let holdings = output.holdings().expect("a list");
-            let notes = output.notes(&holdings, "mine").expect("readable");
-            let taken = output.take_over(holdings.predictions.values(), &notes, "mine").expect("ours");
+            let listing = output.list().expect("a list");
+            let notes = output.notes(&listing, "mine").expect("readable");
+            let taken = output.take_over(listing.predictions.values(), &notes, "mine").expect("ours");
             assert_eq!(taken.sound.len() + taken.damaged.len(), 1);
             (taken.sound.into_iter().next(), taken.damaged)
         };
@@ -254,25 +254,25 @@ mod tests {
         let (sound, damaged) = taken();
         assert_eq!(sound, None);
 
-        let holdings = output.holdings().expect("a list");
-        let left = output.without_damaged(holdings, &damaged, "mine").expect("removed");
+        let listing = output.list().expect("a list");
+        let left = output.without_damaged(listing, &damaged, "mine").expect("removed");
         assert_eq!(left.predictions.len(), 0);
-        let before = output.notes(&output.holdings().expect("a list"), "mine").expect("readable");
+        let before = output.notes(&output.list().expect("a list"), "mine").expect("readable");
         assert_eq!(claim().attempt, 1);
         let second = store(&output, "mine", "1");
         assert!(second != first);
         assert_eq!(taken().0.as_ref(), Some(&second));
         // the part is sound also to an attempt that read the notes before this one began
-        let holdings = output.holdings().expect("a list");
-        let seen = output.take_over(holdings.predictions.values(), &before, "mine").expect("ours");
+        let listing = output.list().expect("a list");
+        let seen = output.take_over(listing.predictions.values(), &before, "mine").expect("ours");
         assert_eq!((seen.sound, seen.damaged.len()), (vec![second], 0));
         // an unreadable batches part without a note does not block the run
         let name = "batches/part-000000-000000-000000.parquet";
         output.create(name, b"PAR1 rotten PAR1".to_vec()).expect("stored");
-        let holdings = output.holdings().expect("a list");
-        let seen = output.take_over(holdings.batches.iter(), &before, "mine").expect("readable");
+        let listing = output.list().expect("a list");
+        let seen = output.take_over(listing.batches.iter(), &before, "mine").expect("readable");
         assert_eq!((seen.sound.len(), seen.damaged.len()), (0, 1));
         output.remove_damaged(&seen.damaged, "mine", "removing a damaged part").expect("removed");
-        assert_eq!(output.holdings().expect("a list").batches.len(), 0);
+        assert_eq!(output.list().expect("a list").batches.len(), 0);
     }
 }

@@ -9,12 +9,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use super::{
+    Checkpoints, Crashes, ObjectEntry, OutputListing, part_name, part_name_of, shard_index, shard_of_part,
+    short_identity,
+};
 use crate::error::SourceError;
 use crate::items::ShardRef;
 use crate::report::PartReport;
-use crate::sink::{
-    Checkpoints, Crashes, Held, Holdings, part_name, part_name_of, shard_index, shard_of_part, short_identity,
-};
 
 /// The part of a run's shards that one worker scores.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,28 +42,28 @@ impl Share {
 /// What a listing is compared with.
 #[derive(Debug, Default)]
 pub struct Done {
-    parts: BTreeMap<u64, Held>,
+    parts: BTreeMap<u64, ObjectEntry>,
     /// Shards by the paths of their parts, as far as they are known.
     shards: HashMap<String, String>,
 }
 
 impl Done {
-    /// The parts of `holdings`; `known` say which shards some of them are of.
-    pub fn new(holdings: &Holdings, known: &[PartReport]) -> Self {
+    /// The parts of `listing`; `known` say which shards some of them are of.
+    pub fn new(listing: &OutputListing, known: &[PartReport]) -> Self {
         let shards = known.iter().map(|part| (part.path.clone(), part.shard.clone())).collect();
-        Self { parts: holdings.predictions.clone(), shards }
+        Self { parts: listing.predictions.clone(), shards }
     }
 
     /// The parts that a manifest lists.
     pub fn listed(parts: &[PartReport]) -> Self {
-        let held = |part: &PartReport| Held { name: part.path.clone(), bytes: part.bytes };
+        let held = |part: &PartReport| ObjectEntry { name: part.path.clone(), bytes: part.bytes };
         let placed = parts.iter().filter_map(|part| Some((shard_index(&part.path)?, held(part))));
         let shards = parts.iter().map(|part| (part.path.clone(), part.shard.clone())).collect();
         Self { parts: placed.collect(), shards }
     }
 
     /// The shard of a part, or the part's own path.
-    fn shard_of(&self, part: &Held) -> String {
+    fn shard_of(&self, part: &ObjectEntry) -> String {
         self.shards.get(&part.name).unwrap_or(&part.name).clone()
     }
 }
@@ -86,18 +87,18 @@ impl Listed {
         (0..).zip(&self.identities).map(|(place, &identity)| part_name_of(place, identity))
     }
 
-    /// That the parts of `holdings` are those of the shards listed, one for each: other workers, and
+    /// That the parts of `listing` are those of the shards listed, one for each: other workers, and
     /// attempts before, may have listed another input. With `limited`, one for each of the first shards.
     ///
     /// # Errors
     /// [`SourceError::Changed`], with a part's or a shard's place.
-    pub fn compare(&self, holdings: &Holdings, limited: bool, workers: u32) -> Result<(), SourceError> {
+    pub fn compare(&self, listing: &OutputListing, limited: bool, workers: u32) -> Result<(), SourceError> {
         let changed =
             |shard: String, message: &str| Err(SourceError::Changed { shard, message: message.to_owned() });
-        if let Some(part) = holdings.doubled.first() {
+        if let Some(part) = listing.duplicates.first() {
             return changed(part.clone(), "beside it is a part of the same shard in another version");
         }
-        for (place, held) in (0..).zip(holdings.predictions.values()) {
+        for (place, held) in (0..).zip(listing.predictions.values()) {
             let part = shard_of_part(&held.name);
             let missing = part.is_none_or(|(index, _)| index != place);
             let Some(&listed) = self.identities.get(place as usize) else {
@@ -113,7 +114,7 @@ impl Listed {
                 return changed(held.name.clone(), "that part is of another shard than is in its place now");
             }
         }
-        let parts = holdings.predictions.len();
+        let parts = listing.predictions.len();
         if limited || parts == self.identities.len() {
             Ok(())
         } else {
@@ -151,7 +152,7 @@ impl<I: Iterator<Item = Result<ShardRef, SourceError>>> Remaining<I> {
     }
 
     /// What is wrong with `shard`, whose place the part `done` has.
-    fn compare(&self, shard: &ShardRef, done: &Held) -> Result<(), SourceError> {
+    fn compare(&self, shard: &ShardRef, done: &ObjectEntry) -> Result<(), SourceError> {
         if done.name == part_name(shard) {
             return Ok(());
         }
@@ -201,9 +202,9 @@ impl<I: Iterator<Item = Result<ShardRef, SourceError>>> Iterator for Remaining<I
 
 #[cfg(test)]
 mod tests {
+    use super::super::Segment;
     use super::*;
     use crate::items::{ObjectRef, ShardContent, ShardFormat};
-    use crate::sink::Segment;
 
     fn shard(index: u64, name: &str, version: &str) -> ShardRef {
         let object =
@@ -216,7 +217,7 @@ mod tests {
     }
 
     fn done(shards: &[ShardRef]) -> Done {
-        let held = |shard: &ShardRef| (shard.index, Held { name: part_name(shard), bytes: 7 });
+        let held = |shard: &ShardRef| (shard.index, ObjectEntry { name: part_name(shard), bytes: 7 });
         let shard_of = |shard: &ShardRef| (part_name(shard), shard.name.clone());
         Done { parts: shards.iter().map(held).collect(), shards: shards.iter().map(shard_of).collect() }
     }
@@ -269,12 +270,12 @@ mod tests {
             identities: shards.iter().map(short_identity).collect(),
             ended,
         };
-        let holdings = |shards: &[ShardRef]| {
-            let held = |shard: &ShardRef| (shard.index, Held { name: part_name(shard), bytes: 7 });
-            Holdings { predictions: shards.iter().map(held).collect(), ..Holdings::default() }
+        let listing = |shards: &[ShardRef]| {
+            let held = |shard: &ShardRef| (shard.index, ObjectEntry { name: part_name(shard), bytes: 7 });
+            OutputListing { predictions: shards.iter().map(held).collect(), ..OutputListing::default() }
         };
         let compare = |list: &[ShardRef], parts: &[ShardRef]| {
-            let compared = listed(list, true).compare(&holdings(parts), false, 2);
+            let compared = listed(list, true).compare(&listing(parts), false, 2);
             compared.map_err(|error| error.to_string())
         };
         let shards = three();
@@ -290,15 +291,15 @@ mod tests {
             assert!(message.contains(&format!("shard {late} ")), "{message}");
             assert!(message.contains(&format!("run worker {worker} again")), "{message}");
         }
-        let mut doubled = holdings(&shards);
-        doubled.doubled.push(part_name(&shard(1, "b.tar", "2")));
+        let mut doubled = listing(&shards);
+        doubled.duplicates.push(part_name(&shard(1, "b.tar", "2")));
         let message =
             listed(&shards, true).compare(&doubled, false, 1).expect_err("two versions").to_string();
         assert!(message.contains("another version"), "{message}");
         // a limit ends somewhere, and the listing with it or later
-        assert!(listed(&shards, true).compare(&holdings(&shards[..2]), true, 1).is_ok());
-        assert!(listed(&shards[..2], false).compare(&holdings(&shards), true, 1).is_ok());
-        assert!(listed(&shards, false).compare(&holdings(&theirs), true, 1).is_err());
+        assert!(listed(&shards, true).compare(&listing(&shards[..2]), true, 1).is_ok());
+        assert!(listed(&shards[..2], false).compare(&listing(&shards), true, 1).is_ok());
+        assert!(listed(&shards, false).compare(&listing(&theirs), true, 1).is_err());
     }
 
     #[test]

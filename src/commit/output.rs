@@ -13,17 +13,20 @@ use futures_util::StreamExt;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use serde::Serialize;
+use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
 
 use crate::error::{SinkError, StorageError};
+use crate::plan::hex;
+use crate::report::PartReport;
 use crate::retry::again;
 use crate::source::{Stores, is_staged_name};
 
-use super::attempt::ATTEMPTS;
-use super::checkpoint::CHECKPOINTS;
+use super::attempts::ATTEMPTS;
+use super::checkpoints::CHECKPOINTS;
 use super::crashes::CRASHES;
 use super::fence::DISPLACED;
-use super::stored::WORKERS;
+use super::names::WORKERS;
 use super::upload::{STAGING, Staging, Upload, create, replace};
 
 /// Name of the list of parts, at the output's root.
@@ -144,6 +147,13 @@ impl Output {
         }
     }
 
+    /// Size and SHA-256 of a small object.
+    pub fn digest(&self, name: &str) -> Result<PartReport, SinkError> {
+        let bytes = self.read(name)?;
+        let sha256 = hex(&Sha256::digest(&bytes));
+        Ok(PartReport { path: name.to_owned(), bytes: bytes.len() as u64, sha256, ..PartReport::default() })
+    }
+
     /// Remove objects; what is not there is removed already.
     pub fn remove(&self, names: &[String]) -> Result<(), SinkError> {
         let paths: Vec<_> = names.iter().map(|name| self.path_of(name)).collect();
@@ -187,7 +197,7 @@ impl Output {
     }
 
     /// Begin a part of the run `run_id`.
-    pub(super) fn start_upload(&self, run_id: &str) -> Upload {
+    pub(crate) fn start_upload(&self, run_id: &str) -> Upload {
         let staging = Staging { fence: Some(self.fence(run_id)), ..self.staging() };
         Upload::start(&self.runtime, Arc::clone(&self.store), staging)
     }
@@ -231,7 +241,7 @@ impl Output {
         found
     }
 
-    pub(super) fn path_of(&self, name: &str) -> Path {
+    pub(crate) fn path_of(&self, name: &str) -> Path {
         name.split('/').fold(self.root.clone(), |path, segment| path.join(segment))
     }
 }

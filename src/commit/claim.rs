@@ -5,12 +5,13 @@
 //! - An output of another run is refused with the first difference, one with anything else in it, too.
 //! - Each attempt creates a note with its number, which sets its batches apart from those of others.
 
-use super::attempt::{ATTEMPTS, AttemptNote, MAX_ATTEMPT, Notes, attempt_name};
-use super::checkpoint::Checkpoints;
+use super::attempts::{ATTEMPTS, AttemptNote, MAX_ATTEMPT, Notes, attempt_name};
+use super::checkpoints::Checkpoints;
 use super::crashes::Crashes;
+use super::listing::OutputListing;
+use super::names::batches_attempt;
 use super::output::{Output, json};
-use super::run_record::{RUN, RunRecord};
-use super::stored::{Holdings, batches_attempt};
+use super::record::{RUN, RunRecord};
 use crate::error::SinkError;
 
 /// Attempts that may have begun and are in no listing yet: more than workers are ever started together.
@@ -24,7 +25,7 @@ pub struct Claim {
     /// Of this attempt, as it was created.
     pub note: AttemptNote,
     /// What was there.
-    pub holdings: Holdings,
+    pub listing: OutputListing,
     /// What earlier attempts have noted.
     pub notes: Notes,
     /// Rows of shards that had not ended.
@@ -34,22 +35,22 @@ pub struct Claim {
 }
 
 impl Output {
-    /// Whether `wanted` may be written where `holdings` lie: the run that is there, if it is the same. With
+    /// Whether `wanted` may be written where `listing` lie: the run that is there, if it is the same. With
     /// `overwrite`, what is left of a run without a record is no obstacle.
     ///
     /// # Errors
     /// [`SinkError::OtherRun`] and [`SinkError::Occupied`].
     pub fn run_in(
         &self,
-        holdings: &Holdings,
+        listing: &OutputListing,
         wanted: &RunRecord,
         overwrite: bool,
     ) -> Result<Option<RunRecord>, SinkError> {
         // a listing may be behind
         match self.read_if_any(RUN)? {
             Some(record) => self.recorded(&record, wanted).map(Some),
-            None if overwrite && holdings.stranger.is_none() => Ok(None),
-            None => match holdings.anything().filter(|what| what != RUN) {
+            None if overwrite && listing.foreign.is_none() => Ok(None),
+            None => match listing.anything().filter(|what| what != RUN) {
                 None => Ok(None),
                 Some(what) => Err(SinkError::Occupied { uri: self.uri().to_owned(), what }),
             },
@@ -75,24 +76,24 @@ impl Output {
         note: &AttemptNote,
         overwrite: bool,
     ) -> Result<Claim, SinkError> {
-        let holdings = self.holdings()?;
-        let record = match self.run_in(&holdings, wanted, overwrite)? {
+        let listing = self.list()?;
+        let record = match self.run_in(&listing, wanted, overwrite)? {
             Some(record) => record,
             None if self.create(RUN, json(wanted))? => wanted.clone(),
             None => self.recorded(&self.read(RUN)?, wanted)?,
         };
         // an attempt whose note was removed may have left batches
-        let batches = holdings.batches.iter().filter_map(|held| batches_attempt(&held.name));
-        let taken = holdings.attempts.iter().copied().chain(batches).max();
+        let batches = listing.batches.iter().filter_map(|held| batches_attempt(&held.name));
+        let taken = listing.attempts.iter().copied().chain(batches).max();
         let first = taken.map_or(0, |last| last + 1);
         let note = AttemptNote { run_id: record.run_id.clone(), ..note.clone() };
         let note = self.claim_number(note, first)?;
-        let notes = self.notes(&holdings, &record.run_id)?;
+        let notes = self.notes(&listing, &record.run_id)?;
         let is_finished = self.is_finished(&record.run_id)?;
-        let holdings = if is_finished { holdings } else { self.vacated(holdings, &record, &note, &notes)? };
-        let checkpoints = Checkpoints::of(&holdings.segments, &record.run_id);
-        let crashes = Crashes::of(&holdings.crashes, &record.run_id);
-        Ok(Claim { record, note, holdings, notes, checkpoints, crashes })
+        let listing = if is_finished { listing } else { self.vacated(listing, &record, &note, &notes)? };
+        let checkpoints = Checkpoints::of(&listing.segments, &record.run_id);
+        let crashes = Crashes::of(&listing.crashes, &record.run_id);
+        Ok(Claim { record, note, listing, notes, checkpoints, crashes })
     }
 
     /// Create `note` under the first free number from `first` on: others may have taken some since the output was
@@ -111,22 +112,22 @@ impl Output {
         Err(SinkError::Uri { uri: self.uri_of(ATTEMPTS), message })
     }
 
-    /// `holdings` without what another run has left in the share that `note` is of: other workers see to theirs.
+    /// `listing` without what another run has left in the share that `note` is of: other workers see to theirs.
     fn vacated(
         &self,
-        holdings: Holdings,
+        listing: OutputListing,
         record: &RunRecord,
         note: &AttemptNote,
         notes: &Notes,
-    ) -> Result<Holdings, SinkError> {
-        self.remove_others_manifest(&record.run_id)?;
+    ) -> Result<OutputListing, SinkError> {
+        self.remove_foreign_manifest(&record.run_id)?;
         let is_own = |index: u64| index % u64::from(note.num_shards) == u64::from(note.shard_index);
         let own =
-            holdings.predictions.iter().filter(|(index, _)| is_own(**index)).map(|(_, held)| held.clone());
-        let own = own.chain(holdings.doubled_parts()).collect();
-        let holdings = self.without_others(holdings, own, notes, &record.run_id)?;
-        match holdings.doubled.first() {
-            None => Ok(holdings),
+            listing.predictions.iter().filter(|(index, _)| is_own(**index)).map(|(_, held)| held.clone());
+        let own = own.chain(listing.duplicate_parts()).collect();
+        let listing = self.without_others(listing, own, notes, &record.run_id)?;
+        match listing.duplicates.first() {
+            None => Ok(listing),
             Some(part) => {
                 let difference = format!("{part} is of another version of its shard than the part beside it");
                 Err(SinkError::OtherRun { uri: self.uri().to_owned(), difference })
@@ -139,12 +140,12 @@ impl Output {
     ///
     /// # Errors
     /// [`SinkError::Occupied`] where something lies that is nothing of ours.
-    pub fn clear(&self, holdings: Holdings) -> Result<(), SinkError> {
-        self.refuse_strangers(&holdings)?;
-        let passing: Vec<_> = holdings.passing().collect();
-        let parts = holdings.predictions.into_values().chain(holdings.batches).map(|held| held.name);
+    pub fn clear(&self, listing: OutputListing) -> Result<(), SinkError> {
+        self.refuse_foreign(&listing)?;
+        let passing: Vec<_> = listing.passing().collect();
+        let parts = listing.predictions.into_values().chain(listing.batches).map(|held| held.name);
         self.remove(&[super::SUCCESS, super::MANIFEST].map(str::to_owned))?;
-        self.remove(&parts.chain(holdings.doubled).collect::<Vec<_>>())?;
+        self.remove(&parts.chain(listing.duplicates).collect::<Vec<_>>())?;
         self.tidy(&passing)?;
         self.remove(&[RUN.to_owned()])
     }
@@ -153,8 +154,8 @@ impl Output {
     ///
     /// # Errors
     /// [`SinkError::Occupied`].
-    pub(super) fn refuse_strangers(&self, holdings: &Holdings) -> Result<(), SinkError> {
-        match holdings.stranger.clone() {
+    pub(super) fn refuse_foreign(&self, listing: &OutputListing) -> Result<(), SinkError> {
+        match listing.foreign.clone() {
             None => Ok(()),
             Some(what) => Err(SinkError::Occupied { uri: self.uri().to_owned(), what }),
         }
@@ -224,8 +225,8 @@ mod tests {
         let refused = claim(&record("third", 9)).expect_err("another plan");
         assert!(refused.to_string().contains("width was 8, is 9"), "{refused}");
 
-        output.clear(output.holdings().expect("a list")).expect("all of it is ours");
-        assert_eq!(output.holdings().expect("a list"), Holdings::default());
+        output.clear(output.list().expect("a list")).expect("all of it is ours");
+        assert_eq!(output.list().expect("a list"), OutputListing::default());
         assert_eq!(claim(&record("third", 9)).expect("empty again").note.attempt, 0);
     }
 
@@ -239,7 +240,7 @@ mod tests {
         assert!(refused.to_string().contains("predictions/theirs.csv"), "{refused}");
         let refused = output.claim(&record("first", 8), &note, true).expect_err("occupied");
         assert!(refused.to_string().contains("predictions/theirs.csv"), "{refused}");
-        let refused = output.clear(output.holdings().expect("a list")).expect_err("occupied");
+        let refused = output.clear(output.list().expect("a list")).expect_err("occupied");
         assert!(refused.to_string().contains("predictions/theirs.csv"), "{refused}");
         assert!(!output.create("predictions/theirs.csv", b"y".to_vec()).expect("it is still there"));
     }

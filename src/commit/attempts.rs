@@ -12,13 +12,15 @@ use futures_util::{StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::finish::StoredManifest;
+use super::listing::{ObjectEntry, OutputListing};
+use super::names::shard_index;
 use super::output::{Output, json, random_name};
-use super::stored::{Held, Holdings, READS, shard_index};
+use super::state::RunState;
+use super::stored_part::READS;
 use crate::error::SinkError;
-use crate::finish::StoredManifest;
 use crate::plan::hex;
 use crate::report::{Outcome, PartReport, rfc3339};
-use crate::state::RunState;
 
 /// Name of the note of an attempt.
 pub fn attempt_name(number: u32) -> String {
@@ -151,7 +153,7 @@ impl Notes {
     }
 
     /// What is said of a part that is there, where nothing else is.
-    fn of_part(&self, held: &Held) -> Option<&PartReport> {
+    fn of_part(&self, held: &ObjectEntry) -> Option<&PartReport> {
         match self.said_of(&held.name) {
             [said] if said.bytes == held.bytes => Some(said),
             _ => None,
@@ -159,7 +161,7 @@ impl Notes {
     }
 
     /// Whether that part is one that somebody tells of.
-    pub fn know(&self, held: &Held) -> bool {
+    pub fn know(&self, held: &ObjectEntry) -> bool {
         self.of_part(held).is_some()
     }
 }
@@ -172,7 +174,7 @@ impl Output {
 
     /// Read the notes of all attempts at the run `run_id`. Those of another, which was removed while
     /// somebody was still at it, are passed over.
-    pub fn notes(&self, holdings: &Holdings, run_id: &str) -> Result<Notes, SinkError> {
+    pub fn notes(&self, listing: &OutputListing, run_id: &str) -> Result<Notes, SinkError> {
         let read = |&number: &u32| async move {
             let name = attempt_name(number);
             let note: Option<AttemptNote> = self.read_if_there(&name).await?.and_then(|bytes| {
@@ -181,7 +183,7 @@ impl Output {
             });
             Ok::<_, SinkError>(note)
         };
-        let reading = futures_util::stream::iter(&holdings.attempts).map(read).buffered(READS).try_collect();
+        let reading = futures_util::stream::iter(&listing.attempts).map(read).buffered(READS).try_collect();
         let notes: Vec<Option<AttemptNote>> = self.runtime().block_on(reading)?;
         let of_this_run = notes.into_iter().flatten().filter(|note| note.run_id == run_id);
         let manifest = match self.state()? {
@@ -195,7 +197,7 @@ impl Output {
     /// at an output; a manifest lists what was read, see `Output::take_over`.
     pub fn reports<'a>(
         &self,
-        held: impl Iterator<Item = &'a Held>,
+        held: impl Iterator<Item = &'a ObjectEntry>,
         notes: &Notes,
         run_id: &str,
     ) -> Result<Vec<PartReport>, SinkError> {

@@ -11,10 +11,11 @@
 //!   that very version, before the other one is created.
 //! - `_SUCCESS` is read first. Whoever reads the manifest first may see one that has given way since.
 
+use super::fence::success_of;
+use super::finish::{StoredManifest, sha256_of};
+use super::{MANIFEST, Output, SUCCESS};
 use crate::error::SinkError;
-use crate::finish::{StoredManifest, sha256_of};
 use crate::report::Outcome;
-use crate::sink::{MANIFEST, Output, SUCCESS, success_of};
 
 /// See the table above.
 #[derive(Debug)]

@@ -23,13 +23,14 @@ use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchR
 use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
 
+use super::fence::success_of;
+use super::finish::{StoredManifest, StoredSummary, sha256_of};
+use super::{MANIFEST, Output, OutputListing, RUN, RunRecord, SUCCESS, shard_index};
 use crate::error::{Error, SinkError, SourceError, StorageError, parquet_words};
-use crate::finish::{StoredManifest, StoredSummary, sha256_of};
 use crate::items::{ObjectRef, Status};
 use crate::plan::hex;
 use crate::report::{Outcome, OutputReport, PartReport, Tally};
 use crate::retry::may_get_better;
-use crate::sink::{Holdings, MANIFEST, Output, RUN, RunRecord, SUCCESS, shard_index, success_of};
 use crate::source::{ColumnWindows, Stores};
 
 /// What was found.
@@ -54,16 +55,16 @@ pub struct Verification {
 pub fn verify(uri: &str, runtime: &Handle) -> Result<Verification, Error> {
     let stores = Stores::new(runtime.clone());
     let output = Output::open(&stores, uri).map_err(SinkError::of_reading)?;
-    let holdings = output.holdings().map_err(SinkError::of_reading)?;
+    let listing = output.list().map_err(SinkError::of_reading)?;
     let begun = looked_at(output.read_if_any(RUN))?.is_ok_and(|record| record.is_some());
     // a listing may be behind
-    if holdings.anything().is_none() && !begun {
+    if listing.anything().is_none() && !begun {
         let message = "there is no output of a run".to_owned();
         return Err(SourceError::NoInput { uri: uri.to_owned(), message }.into());
     }
     let mut found = Verification::default();
-    if let Some(manifest) = found.manifest(&output, &holdings, begun)? {
-        found.check(&stores, &output, holdings, manifest)?;
+    if let Some(manifest) = found.manifest(&output, &listing, begun)? {
+        found.check(&stores, &output, listing, manifest)?;
     }
     Ok(found)
 }
@@ -100,7 +101,7 @@ impl Verification {
     fn manifest(
         &mut self,
         output: &Output,
-        holdings: &Holdings,
+        listing: &OutputListing,
         begun: bool,
     ) -> Result<Option<StoredManifest>, Error> {
         let success = looked_at(output.read_if_any(SUCCESS))?;
@@ -108,7 +109,7 @@ impl Verification {
         let (success, manifest) = match (success, manifest) {
             (Ok(success), Ok(Some(manifest))) => (success, manifest),
             (Ok(None), Ok(None)) => {
-                let parts = holdings.predictions.len();
+                let parts = listing.predictions.len();
                 let told =
                     if begun { "the run is under way or was interrupted, run it again" } else { "no run" };
                 let what = format!("it is missing: {told}; {parts} shards have a part");
@@ -155,7 +156,7 @@ impl Verification {
         &mut self,
         stores: &Stores,
         output: &Output,
-        holdings: Holdings,
+        listing: OutputListing,
         manifest: StoredManifest,
     ) -> Result<(), Error> {
         self.record(output, &manifest)?;
@@ -193,7 +194,7 @@ impl Verification {
                 }
             }
         }
-        self.strays(stores, output, holdings, &manifest, &mut batch_ids)
+        self.strays(stores, output, listing, &manifest, &mut batch_ids)
     }
 
     /// What the summary counts of shards and of what is skipped is what the parts' footers say, which the manifest
@@ -282,20 +283,20 @@ impl Verification {
         &mut self,
         stores: &Stores,
         output: &Output,
-        holdings: Holdings,
+        listing: OutputListing,
         manifest: &StoredManifest,
         batch_ids: &mut HashSet<i64>,
     ) -> Result<(), Error> {
         let all = manifest.parts.iter().chain(&manifest.batches);
         let listed: HashSet<_> = all.map(|part| part.path.as_str()).collect();
-        let passing: Vec<_> = holdings.passing().collect();
-        let parts = holdings.predictions.into_values().map(|held| held.name).chain(holdings.doubled);
-        let strangers = parts.chain(holdings.stranger).filter(|name| !listed.contains(name.as_str()));
+        let passing: Vec<_> = listing.passing().collect();
+        let parts = listing.predictions.into_values().map(|held| held.name).chain(listing.duplicates);
+        let strangers = parts.chain(listing.foreign).filter(|name| !listed.contains(name.as_str()));
         for name in strangers.chain(output.unlisted()) {
             self.problem(&name, "it is not in the manifest");
         }
         let late = |name: &str| format!("{name}: of an attempt that did not finish the run");
-        for name in holdings.batches.into_iter().map(|held| held.name) {
+        for name in listing.batches.into_iter().map(|held| held.name) {
             if listed.contains(name.as_str()) {
                 continue;
             }

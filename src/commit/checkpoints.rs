@@ -10,6 +10,9 @@ use std::collections::{BTreeMap, HashMap};
 
 use sha2::{Digest, Sha256};
 
+use super::names::shard_index;
+use super::output::Output;
+use crate::error::SinkError;
 use crate::plan::hex;
 
 /// Folder of segments, below the output.
@@ -107,6 +110,27 @@ impl Checkpoints {
     /// Names of the parts that are not whole yet.
     pub fn parts(&self) -> impl Iterator<Item = &String> {
         self.0.keys()
+    }
+}
+
+impl Output {
+    /// Remove what checkpoints hold of the `shards` in those places of the input: what `attempt` at the run `run_id`
+    /// has stored, and what it went on from. Those of others at the same shards are theirs.
+    pub fn discard_checkpoints(
+        &self,
+        shards: &[u64],
+        attempt: u32,
+        run_id: &str,
+        gone_on_from: &Checkpoints,
+    ) -> Result<(), SinkError> {
+        let mut segments = self.list()?.segments;
+        segments.retain(|name| {
+            Segment::parse(name).is_some_and(|(part, segment)| {
+                shard_index(&part).is_some_and(|shard| shards.contains(&shard))
+                    && (segment.is_of(attempt, run_id) || gone_on_from.chain(&part).contains(&segment))
+            })
+        });
+        self.remove(&segments)
     }
 }
 

@@ -19,14 +19,15 @@ use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 use sha2::{Digest, Sha256};
 
-use super::attempt::Notes;
+use super::attempts::Notes;
+use super::finish::{StoredManifest, sha256_of};
+use super::footer::RUN_ID;
+use super::listing::{ObjectEntry, OutputListing};
 use super::output::{MANIFEST, Output, SUCCESS, random_name};
-use super::part::RUN_ID;
-use super::run_record::{RUN, RunRecord};
-use super::stored::{Held, Holdings, NO_PART, READS, read_footer};
+use super::record::{RUN, RunRecord};
+use super::stored_part::{NO_PART, READS, read_footer};
 use super::upload::holds;
 use crate::error::{SinkError, StorageError};
-use crate::finish::{StoredManifest, sha256_of};
 use crate::plan::hex;
 use crate::report::Outcome;
 use crate::retry::{self, again};
@@ -183,15 +184,15 @@ impl Output {
         Fence::new(run_id, self.root().clone())
     }
 
-    /// `holdings` without what another run than `run_id` has left among `parts`, which is removed. What `notes`
+    /// `listing` without what another run than `run_id` has left among `parts`, which is removed. What `notes`
     /// know is this run's.
     pub(crate) fn without_others(
         &self,
-        holdings: Holdings,
-        parts: Vec<Held>,
+        listing: OutputListing,
+        parts: Vec<ObjectEntry>,
         notes: &Notes,
         run_id: &str,
-    ) -> Result<Holdings, SinkError> {
+    ) -> Result<OutputListing, SinkError> {
         let fence = self.fence(run_id);
         let unknown: Vec<_> = parts.into_iter().filter(|part| !notes.know(part)).collect();
         let displacing = futures_util::stream::iter(unknown).map(|part| {
@@ -205,11 +206,11 @@ impl Output {
         });
         let displaced: Vec<_> = self.runtime().block_on(displacing.buffered(READS).try_collect())?;
         // not listed again: what has come since is not known to be this run's
-        Ok(holdings.without(&displaced.into_iter().flatten().collect()))
+        Ok(listing.without(&displaced.into_iter().flatten().collect()))
     }
 
     /// Remove the manifest of another run than `run_id`, and the `_SUCCESS` beside it.
-    pub(crate) fn remove_others_manifest(&self, run_id: &str) -> Result<(), SinkError> {
+    pub(crate) fn remove_foreign_manifest(&self, run_id: &str) -> Result<(), SinkError> {
         self.remove_manifest_if(run_id, |theirs| theirs.run_id != run_id, true).map(drop)
     }
 
@@ -301,10 +302,9 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::sink::AttemptNote;
-    use crate::sink::part::PartWriter;
-    use crate::sink::schema::BATCHES;
-    use crate::sink::upload::Stored;
+    use crate::commit::attempts::AttemptNote;
+    use crate::commit::testing::store_part;
+    use crate::commit::upload::Stored;
 
     const PARTS: [&str; 2] =
         ["predictions/part-000007-0123456789ab.parquet", "batches/part-000000-000000-000000.parquet"];
@@ -322,8 +322,7 @@ mod tests {
     }
 
     fn store(output: &Output, run_id: &str, name: &str) -> Stored {
-        let part = PartWriter::create(output, run_id, name.to_owned(), &BATCHES, &[]).expect("begun");
-        part.finish(&[], output).expect("encoded").wait(output).expect("stored").1
+        store_part(output, run_id, name, &[])
     }
 
     /// Outputs in a store and on a disk, of the run `mine`.
@@ -368,21 +367,21 @@ mod tests {
             finish(output, "theirs");
             assert!(!output.is_finished("mine").expect("readable"), "it is theirs");
             let claim = output.claim(&record("mine"), &AttemptNote::begun(0, 1), false).expect("mine");
-            assert_eq!(claim.holdings.predictions.keys().collect::<Vec<_>>(), [&3]);
-            assert_eq!(claim.holdings.doubled, [""; 0]);
+            assert_eq!(claim.listing.predictions.keys().collect::<Vec<_>>(), [&3]);
+            assert_eq!(claim.listing.duplicates, [""; 0]);
             // who finishes the run sees to all the rest
-            let batches = claim.holdings.batches.clone();
+            let batches = claim.listing.batches.clone();
             assert_eq!(batches.len(), 1);
-            let left = output.without_others(claim.holdings, batches, &claim.notes, "mine").expect("mine");
+            let left = output.without_others(claim.listing, batches, &claim.notes, "mine").expect("mine");
             assert_eq!(left.batches, []);
-            let left = output.holdings().expect("a list");
+            let left = output.list().expect("a list");
             assert!(left.begun && !left.listed && !left.finished);
             finish(output, "mine");
             assert!(output.was_finished("mine") && !output.was_finished("theirs"));
             output.take_manifest_back("theirs").expect("not theirs");
             assert!(output.was_finished("mine"));
             output.take_manifest_back("mine").expect("mine");
-            assert!(!output.was_finished("mine") && !output.holdings().expect("a list").listed);
+            assert!(!output.was_finished("mine") && !output.list().expect("a list").listed);
         });
     }
 
@@ -399,7 +398,7 @@ mod tests {
             let gone = output.runtime().block_on(fence.remove_once(output.store(), &seen, None, LEFT_BEHIND));
             assert!(gone.expect("it was removed"));
             assert_eq!(output.digest(PARTS[0]).expect("stored").sha256, mine.sha256);
-            output.tidy(&output.holdings().expect("a list").passing().collect::<Vec<_>>()).expect("removed");
+            output.tidy(&output.list().expect("a list").passing().collect::<Vec<_>>()).expect("removed");
             let gone = output.runtime().block_on(fence.remove_once(output.store(), &seen, None, LEFT_BEHIND));
             assert!(gone.expect("it was removed"));
             assert_eq!(output.digest(PARTS[0]).expect("stored").sha256, mine.sha256);

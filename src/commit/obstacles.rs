@@ -10,10 +10,11 @@ use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
-use super::checkpoint::CHECKPOINTS;
+use super::checkpoints::CHECKPOINTS;
 use super::crashes::CRASHES;
+use super::listing::OutputListing;
+use super::names::{is_folder, lies_in};
 use super::output::Output;
-use super::stored::{Holdings, is_folder, lies_in};
 use crate::error::{SinkError, StorageError};
 
 /// Something that is in the way.
@@ -61,7 +62,7 @@ fn look(folder: &Path, prefix: &str, found: &mut Vec<InTheWay>) -> io::Result<()
             // what is a file is listed
             Ok(meta) if meta.is_file() => {}
             Ok(meta) if meta.is_dir() && holds_files(&name) => look(&path, &format!("{name}/"), found)?,
-            _ if holds_files(&name) || Holdings::of(&name).stranger.is_none() => {
+            _ if holds_files(&name) || OutputListing::of(&name).foreign.is_none() => {
                 found.push(InTheWay { name, path, kind: entry.file_type()? });
             }
             _ => {}
@@ -76,8 +77,8 @@ impl Output {
     /// # Errors
     /// [`SinkError::Occupied`], and then nothing is removed, where something lies that is nothing of ours, or is in the
     /// way and may hold something.
-    pub fn overwrite(&self, holdings: Holdings) -> Result<(), SinkError> {
-        self.refuse_strangers(&holdings)?;
+    pub fn overwrite(&self, listing: OutputListing) -> Result<(), SinkError> {
+        self.refuse_foreign(&listing)?;
         if let Some(local) = self.local() {
             let failed = |name: &str, error: io::Error| {
                 let source = object_store::Error::Generic { store: "folder", source: error.into() };
@@ -99,7 +100,7 @@ impl Output {
                 thing.remove().map_err(|error| failed(&thing.name, error))?;
             }
         }
-        self.clear(holdings)
+        self.clear(listing)
     }
 }
 
@@ -114,7 +115,7 @@ mod tests {
     use rustix::fs::{CWD, FileType, Mode, mknodat};
 
     use super::super::output::{MANIFEST, SUCCESS};
-    use super::super::run_record::RUN;
+    use super::super::record::RUN;
     use super::*;
 
     const FILES: [&str; 6] = [
@@ -143,7 +144,7 @@ mod tests {
         assert!(output.create("_workers/000000-of-000001", b"x".to_vec()).expect("stored"));
         fs::create_dir_all(local.join(name).parent().expect("a folder")).expect("folders");
         make(&local.join(name));
-        let done = output.overwrite(output.holdings().expect("a list"));
+        let done = output.overwrite(output.list().expect("a list"));
         (folder, done.map_err(|error| error.to_string()))
     }
 

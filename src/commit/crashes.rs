@@ -11,9 +11,9 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
-use super::checkpoint::run_tag;
+use super::checkpoints::run_tag;
+use super::names::part_name;
 use super::output::{Output, json};
-use super::stored::part_name;
 use crate::crash::Crash;
 use crate::error::SinkError;
 use crate::items::CrashNotes;
