@@ -18,7 +18,8 @@ use crate::config::{InputFormat, InputSection};
 use crate::error::{Error, ReadError, SinkError, SourceError};
 use crate::items::{ManifestEntry, ObjectRef, ShardContent, ShardFormat, ShardRef, Status};
 use crate::report::PartReport;
-use crate::source::{ColumnWindows, ReadOptions, Stores, list_shards, open_shard};
+use crate::source::{ReadOptions, list_shards, open_shard};
+use crate::store::{ColumnWindows, Stores};
 
 /// Longest image, bytes, whatever the run's own limit: a `too_large` row has an image, too.
 const MAX_IMAGE_BYTES: u64 = 1 << 31;

@@ -29,7 +29,8 @@ use crate::plan::{Plan, threads_or_cores};
 use crate::report::{OutputReport, rfc3339};
 use crate::shown::without_secrets;
 use crate::sink::{ParquetSink, RunIdentity, Sink};
-use crate::source::{ReadOptions, ShardList, Stores, check_fit, input_around, open_shard_in_turn};
+use crate::source::{ReadOptions, ShardList, check_fit, input_around, open_shard_in_turn};
+use crate::store::Stores;
 
 /// How a run is done, as opposed to what it computes.
 #[derive(Debug, Clone, Default)]

@@ -378,6 +378,16 @@ fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
     bytes.windows(wanted.len()).position(|window| window == wanted)
 }
 
+/// Whether `head` may begin a zlib stream (RFC 1950, 2.2): deflate with a window of up to 32 KiB, no dictionary, and a
+/// sum that holds.
+pub(crate) fn is_zlib(head: &[u8]) -> bool {
+    const DICTIONARY: u8 = 0x20;
+    matches!(head, [method, flags, ..] if method & 0xf == 8
+        && method >> 4 <= 7
+        && flags & DICTIONARY == 0
+        && u16::from_be_bytes([*method, *flags]) % 31 == 0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

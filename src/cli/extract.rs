@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Args;
 use sluice::error::{ConfigError, Error, SinkError};
 use sluice::extract::extract;
-use sluice::source::Stores;
+use sluice::store::Stores;
 
 use super::print::print_as_is;
 use super::storage_runtime;

@@ -9,7 +9,8 @@ use sluice::decode::{Decoder, Scratch};
 use sluice::error::{Error, ReadError, SourceError};
 use sluice::items::{PixelElement, RawRecord, Rejected, ShardRef};
 use sluice::skipped::Skipped;
-use sluice::source::{ReadOptions, Stores, list_shards, open_shard};
+use sluice::source::{ReadOptions, list_shards, open_shard};
+use sluice::store::Stores;
 
 use super::print::{print, print_json};
 use super::summary::skipped;

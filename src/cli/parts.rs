@@ -13,7 +13,8 @@ use sluice::config::{InputFormat, InputSection};
 use sluice::error::{Error, SourceError, parquet_words};
 use sluice::items::{ObjectRef, ShardContent};
 use sluice::skipped::Skipped;
-use sluice::source::{ColumnWindows, Stores, list_shards};
+use sluice::source::list_shards;
+use sluice::store::{ColumnWindows, Stores};
 
 /// The Parquet files of one folder, in order; it `may_be_empty` where a run had nothing to write.
 pub fn parts(stores: &Stores, folder: &str, may_be_empty: bool) -> Result<Vec<ObjectRef>, Error> {

@@ -15,7 +15,7 @@ use sluice::error::{ConfigError, Error, SinkError, SourceError};
 use sluice::report::Latency;
 use sluice::sink::{BATCHES, PREDICTIONS};
 use sluice::skipped::Skipped;
-use sluice::source::Stores;
+use sluice::store::Stores;
 
 use super::parts::{open, parts};
 use super::print::{print, print_json};

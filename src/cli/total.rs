@@ -4,7 +4,8 @@ use sluice::commit::Share;
 use sluice::error::SourceError;
 use sluice::items::{ShardContent, ShardRef};
 use sluice::plan::Plan;
-use sluice::source::{Stores, list_shards};
+use sluice::source::list_shards;
+use sluice::store::Stores;
 
 use super::progress::Total;
 

@@ -30,7 +30,7 @@ use super::upload::holds;
 use crate::error::{SinkError, StorageError};
 use crate::plan::hex;
 use crate::report::Outcome;
-use crate::retry::{self, again};
+use crate::store::retry::{self, again};
 
 /// Folder of tokens, below the output.
 pub(super) const DISPLACED: &str = "_displaced";

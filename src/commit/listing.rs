@@ -14,8 +14,8 @@ use super::record::RUN;
 use super::upload::STAGING;
 use crate::error::{SinkError, StorageError};
 use crate::report::PartReport;
-use crate::retry::again;
-use crate::source::Ascending;
+use crate::store::Ascending;
+use crate::store::retry::again;
 
 /// An object of an output.
 #[derive(Debug, Clone, PartialEq, Eq)]

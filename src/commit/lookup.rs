@@ -17,7 +17,7 @@ use super::output::Output;
 use super::stored_part::READS;
 use crate::error::{SinkError, StorageError};
 use crate::report::PartReport;
-use crate::retry::again;
+use crate::store::retry::again;
 
 impl Output {
     /// Size of each of the objects `names`, in their order; `None` where there is none.

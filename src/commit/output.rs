@@ -19,8 +19,8 @@ use tokio::runtime::Handle;
 use crate::error::{SinkError, StorageError};
 use crate::plan::hex;
 use crate::report::PartReport;
-use crate::retry::again;
-use crate::source::{Stores, is_staged_name};
+use crate::store::retry::again;
+use crate::store::{Stores, is_staged_name};
 
 use super::attempts::ATTEMPTS;
 use super::checkpoints::CHECKPOINTS;

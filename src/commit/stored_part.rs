@@ -24,7 +24,7 @@ use crate::error::{SinkError, StorageError, parquet_words};
 use crate::items::ShardFormat;
 use crate::plan::hex;
 use crate::report::{PartReport, Tally};
-use crate::retry::again;
+use crate::store::retry::again;
 
 /// Small objects asked for at once.
 pub(super) const READS: usize = 32;

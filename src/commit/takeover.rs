@@ -18,7 +18,7 @@ use super::output::Output;
 use super::stored_part::{NO_PART, READS, no_part, read_object};
 use crate::error::{SinkError, StorageError};
 use crate::report::PartReport;
-use crate::retry::again;
+use crate::store::retry::again;
 
 /// Parts of other attempts.
 #[derive(Debug, Default)]

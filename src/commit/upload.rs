@@ -24,7 +24,7 @@ use tokio::task::JoinHandle;
 
 use super::fence::Fence;
 use crate::plan::hex;
-use crate::retry::{self, again};
+use crate::store::retry::{self, again};
 
 /// Bytes handed to the task at a time, and how many such pieces may wait: 4 MiB in all keep a
 /// fast store busy while the next row group is being encoded.

@@ -30,8 +30,8 @@ use crate::error::{Error, SinkError, SourceError, StorageError, parquet_words};
 use crate::items::{ObjectRef, Status};
 use crate::plan::hex;
 use crate::report::{Outcome, OutputReport, PartReport, Tally};
-use crate::retry::may_get_better;
-use crate::source::{ColumnWindows, Stores};
+use crate::store::retry::may_get_better;
+use crate::store::{ColumnWindows, Stores};
 
 /// What was found.
 #[derive(Debug, Default, PartialEq, Eq)]

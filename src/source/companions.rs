@@ -11,16 +11,14 @@ use object_store::{GetOptions, GetRange};
 
 use crate::error::{SourceError, StorageError};
 use crate::items::{ManifestEntry, ObjectRef};
-use crate::retry::again;
 use crate::sniff::{self, Content};
+use crate::store::retry::again;
 
-use super::answer_length::ObjectRead;
-use super::content_encoding::Encoding;
-use super::files::{object_fault, told_size};
-use super::object::{check_unchanged, condition};
 use super::odd_file::OddFile;
-use super::own_trouble::{may_be_own, own_trouble};
-use super::store::{Location, Stores};
+use crate::store::{
+    Encoding, Location, ObjectRead, Stores, check_unchanged, condition, may_be_own, object_fault,
+    own_trouble, told_size,
+};
 
 /// First bytes by which an image is told.
 pub(super) const HEAD_BYTES: u64 = sniff::HEAD_BYTES as u64;

@@ -13,6 +13,9 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use flate2::bufread::{GzDecoder, ZlibDecoder};
 
+use crate::sniff::is_zlib;
+use crate::store::ZSTD_WINDOW_LOG_MAX;
+
 /// Longest magic number below, bytes.
 const MAGIC_BYTES: usize = 4;
 
@@ -22,10 +25,6 @@ pub(super) const HEAD_BYTES: usize = 512;
 /// Compressed bytes handed to a decoder at once. The sources behind hold megabytes; this only
 /// amortises the call.
 const BUFFER_BYTES: usize = 64 << 10;
-
-/// Largest zstd window, as a power of two: what `zstd --long` uses and its command line accepts
-/// by default. A frame header may ask for up to 2 TiB, which nothing in an image shard justifies.
-pub(super) const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 
 /// Times its packed size that a file may unpack to, once that is more than [`FREE_BYTES`]. Encoded images hardly
 /// shrink at all, and uncompressed bitmaps of drawings 50 times; gzip can pack a thousand bytes into one,
@@ -146,16 +145,6 @@ fn unread(head: &[u8]) -> Option<&'static str> {
         return Some("bzip2 data");
     }
     MAGICS.iter().find(|(magic, _)| head.starts_with(magic)).map(|(_, name)| *name)
-}
-
-/// Whether `head` may begin a zlib stream (RFC 1950, 2.2): deflate with a window of up to 32 KiB, no dictionary, and a
-/// sum that holds.
-pub(super) fn is_zlib(head: &[u8]) -> bool {
-    const DICTIONARY: u8 = 0x20;
-    matches!(head, [method, flags, ..] if method & 0xf == 8
-        && method >> 4 <= 7
-        && flags & DICTIONARY == 0
-        && u16::from_be_bytes([*method, *flags]) % 31 == 0)
 }
 
 /// A decoder of one stream.

@@ -9,8 +9,9 @@ use std::io::Read;
 
 use crate::items::ShardFormat;
 pub use crate::sniff::image_format;
+use crate::sniff::is_zlib;
 
-use super::compression::{Compression, decompressed, decompressed_records, is_zlib};
+use super::compression::{Compression, decompressed, decompressed_records};
 use super::{members, tfrecord};
 
 /// First bytes that [`by_bytes`] wants to see. A zstd frame gives nothing before its first block of

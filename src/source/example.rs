@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 use bytes::{Buf, Bytes};
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 
-use super::escape::escaped;
+use crate::store::escaped;
 
 /// `Example.features`, `Features.feature`, and the parts of an entry of that map.
 const FEATURES: u32 = 1;

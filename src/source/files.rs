@@ -13,29 +13,26 @@
 //! - What is stored packed for the way (Content-Encoding, as `gsutil -z` does it) is unpacked, up to the limit, too.
 
 use std::collections::VecDeque;
-use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use object_store::{GetOptions, GetResult};
+use object_store::GetOptions;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 
 use crate::error::{ReadError, SourceError, StorageError, WrongChecksum, lacks_open_files};
-use crate::items::{ManifestEntry, ObjectRef, RawRecord, Rejected, Status};
-use crate::retry::{again, cause};
+use crate::items::{ManifestEntry, RawRecord, Rejected, Status};
+use crate::store::retry::{again, cause};
 
-use super::answer_length::{LengthUnknown, ObjectRead, SentUnpacked};
 use super::companions::{self, HEAD_BYTES, is_image};
-use super::content_encoding::{Encoding, longer_than};
 use super::format::{image_content, too_large};
-use super::http_checks::ObjectCrc32c;
-use super::object::{check_unchanged, condition, version_of};
 use super::odd_file::OddFile;
-use super::own_trouble::is_about_credentials;
 use super::skips::Skips;
-use super::store::{Location, StoreKind, Stores};
+use crate::store::{
+    Encoding, Location, ObjectCrc32c, ObjectRead, SentUnpacked, StoreKind, Stores, check_unchanged,
+    condition, longer_than, object_fault, told_size, version_of,
+};
 
 /// Requests under way. Each is a round trip of some 50 ms to a bucket, so 32 make about 600 images
 /// a second for each shard that is read; a local disk is busy with fewer.
@@ -322,11 +319,6 @@ async fn fetch(
     })
 }
 
-/// How long the answer says that it is.
-pub(super) fn told_size(answer: &GetResult) -> Option<u64> {
-    answer.extensions.get::<LengthUnknown>().is_none().then_some(answer.meta.size)
-}
-
 /// Whether `uri` is the path of a file with control characters in its name.
 fn is_local_file(uri: &str) -> bool {
     uri.contains(char::is_control) && !uri.contains("://") && std::path::Path::new(uri).is_file()
@@ -368,62 +360,12 @@ fn unreadable(entry: &ManifestEntry, what: &str) -> Rejected {
     Rejected::new(Status::ReadError, format!("{}: {what}", entry.object.uri))
 }
 
-/// What is wrong with this object alone, in words; `None` when it is the store that fails.
-///
-/// What a listing has found is taken to be there: if its bucket or folder is gone by now, or a bucket
-/// denies it, then the others are as lost, and a run that went on would write a row of that for each.
-pub(super) fn object_fault(
-    error: &object_store::Error,
-    object: &ObjectRef,
-    kind: Option<StoreKind>,
-) -> Option<String> {
-    let said = |what: &str| Some(what.to_owned());
-    let listed = object.size_bytes.is_some();
-    match error {
-        object_store::Error::NotFound { .. } if is_bucket_gone(error) => return None,
-        object_store::Error::NotFound { .. } if listed && is_folder_gone(object, kind) => return None,
-        object_store::Error::NotFound { .. } => return said("not found"),
-        object_store::Error::PermissionDenied { .. } if listed && kind == Some(StoreKind::Bucket) => {
-            return None;
-        }
-        object_store::Error::PermissionDenied { .. } if is_about_credentials(error) => return None,
-        object_store::Error::PermissionDenied { .. } => return said("permission denied"),
-        object_store::Error::Precondition { .. } => return said("replaced since it was listed"),
-        _ => {}
-    }
-    // the local store wraps what the operating system said
-    let mut cause: Option<&dyn std::error::Error> = Some(error);
-    while let Some(error) = cause {
-        if let Some(error) = error.downcast_ref::<io::Error>() {
-            return match error.kind() {
-                io::ErrorKind::PermissionDenied => said("permission denied"),
-                io::ErrorKind::NotADirectory => said("not found"),
-                io::ErrorKind::InvalidInput => said(&error.to_string()),
-                io::ErrorKind::InvalidFilename => said("the name is too long or not valid"),
-                _ => None,
-            };
-        }
-        cause = error.source();
-    }
-    None
-}
-
-/// Whether the answer says so: Google's and Amazon's word for it, and Azure's.
-fn is_bucket_gone(error: &object_store::Error) -> bool {
-    let answer = error.to_string();
-    ["NoSuchBucket", "ContainerNotFound"].iter().any(|code| answer.contains(code))
-}
-
-fn is_folder_gone(object: &ObjectRef, kind: Option<StoreKind>) -> bool {
-    let folder = std::path::Path::new(&object.uri).parent();
-    kind == Some(StoreKind::Local) && folder.is_some_and(|folder| !folder.is_dir())
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::store::tests::local_stores;
     use super::*;
     use crate::config::StorageSection;
+    use crate::items::ObjectRef;
+    use crate::store::local_stores;
 
     fn entry(uri: String, size_bytes: Option<u64>, version: Option<&str>) -> ManifestEntry {
         let version = version.map(str::to_owned);

@@ -14,17 +14,14 @@ use crate::config::InputSection;
 use crate::error::{ReadError, SourceError, StorageError, panic_message};
 use crate::items::{RawRecord, Rejected, ShardContent, ShardFormat, ShardRef, Status};
 
-use super::column_windows::ColumnWindows;
 use super::compression::{decompressed, decompressed_records};
 use super::files::FileRecords;
-use super::object::Object;
-use super::parquet::ParquetRecords;
-use super::parquet_footer;
+use super::parquet::{self, ParquetRecords};
 use super::read_ahead::Turn;
 use super::skips::Skips;
-use super::store::Stores;
 use super::tfrecord::{self, TfRecords};
 use super::webdataset::TarRecords;
+use crate::store::{ColumnWindows, Object, Stores};
 
 /// Records of one shard in order. Ends after the first `Err`.
 pub type Records = Box<dyn Iterator<Item = Result<RawRecord, ReadError>> + Send>;
@@ -138,7 +135,7 @@ pub fn check_fit(stores: &Stores, shard: &ShardRef, options: &ReadOptions) -> Re
     let ShardContent::Container(object) = &shard.content else { return Ok(()) };
     let Ok(object) = stores.open(object) else { return Ok(()) };
     let checked = guarded(shard.format, || match shard.format {
-        ShardFormat::Parquet => parquet_footer::check_columns(&ColumnWindows::new(object), options),
+        ShardFormat::Parquet => parquet::check_columns(&ColumnWindows::new(object), options),
         format => check_records(&object, format, options),
     });
     match checked {
@@ -299,10 +296,10 @@ fn unreadable(stores: &Stores, error: SourceError) -> ReadError {
 
 #[cfg(test)]
 mod tests {
-    use super::super::store::tests::local_stores;
     use super::super::{tfrecord, webdataset};
     use super::*;
     use crate::items::ObjectRef;
+    use crate::store::local_stores;
 
     fn options() -> ReadOptions {
         ReadOptions { image_key: None, id_key: None, max_image_bytes: 8 << 20, max_page_bytes: 1 << 20 }

@@ -18,9 +18,7 @@ use crate::items::ObjectRef;
 use crate::shown::without_secrets;
 
 use super::naming::{self, Rule, is_hidden, is_web_address};
-use super::own_trouble::is_refused_at_once;
-use super::standard_input::STANDARD_INPUT;
-use super::store::{Location, StoreKind, Stores};
+use crate::store::{Location, STANDARD_INPUT, StoreKind, Stores, is_refused_at_once};
 
 /// Characters that make a pattern of a name.
 const GLOB_CHARACTERS: [char; 4] = ['*', '?', '[', '{'];
@@ -319,8 +317,8 @@ pub(super) fn refuse_repeated(inputs: &[Input]) -> Result<(), SourceError> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::store::tests::local_stores;
     use super::*;
+    use crate::store::local_stores;
 
     #[test]
     fn globs_keep_inside_folders_unless_told_otherwise() {

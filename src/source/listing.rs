@@ -30,16 +30,12 @@ use crate::sniff::{self, Content};
 use super::companions::{self, is_image};
 use super::compression::decompressed;
 use super::detect::{SNIFF_BYTES, by_bytes};
-use super::escape::escaped;
 use super::input::{Earlier, Input, refuse_repeated};
 use super::manifest::ManifestEntries;
 use super::names::{Found, Listed, Names, names};
 use super::naming::{self, Rule};
-use super::object::Object;
-use super::own_trouble::is_refused_at_once;
 use super::skips::{SkipWarnings, Skips};
-use super::standard_input::STANDARD_INPUT;
-use super::store::{StoreKind, Stores};
+use crate::store::{Object, STANDARD_INPUT, StoreKind, Stores, escaped, is_refused_at_once};
 
 /// Companions of images that go into one virtual shard, for each image that it may hold.
 const SIDECARS_PER_IMAGE: usize = 4;

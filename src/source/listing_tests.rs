@@ -1,11 +1,11 @@
 use super::super::compression::tests::gzip;
 use super::super::format::{ReadOptions, open_shard};
 use super::super::input::Folder as Judged;
-use super::super::store::tests::local_stores;
 use super::super::webdataset;
 use super::*;
 use crate::items::{RawRecord, Status};
 use crate::skipped::Skipped;
+use crate::store::local_stores;
 use bytes::Bytes;
 
 fn section(settings: &str) -> InputSection {

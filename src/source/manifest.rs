@@ -19,9 +19,9 @@ use crate::error::SourceError;
 use crate::items::{ManifestEntry, ObjectRef};
 use crate::shown::{looks_like_uri, without_secrets};
 
-use super::escape::escaped;
 use super::naming;
 use super::skips::Skips;
+use crate::store::escaped;
 
 /// Longest line, bytes: several times the longest object name of any store, and short enough that
 /// a file that is no text at all is refused before it is taken into memory.

@@ -19,8 +19,8 @@ use tar::{EntryType, Header};
 use crate::error::ReadError;
 use crate::sniff;
 
-use super::escape::escaped;
 use super::stream::Stream;
+use crate::store::escaped;
 
 /// Everything in a tar archive comes in blocks of this many bytes.
 pub(super) const BLOCK_BYTES: usize = 512;

@@ -18,71 +18,44 @@
 //!
 //! Knows nothing of pixels: an image is a run of bytes no longer than `max_image_bytes`.
 
-mod answer_length;
-mod column_windows;
 mod companions;
 mod compression;
-mod content_encoding;
 pub mod detect;
-mod disk;
-mod environment;
-mod error_bodies;
-mod escape;
 mod example;
 mod files;
 mod format;
-mod http_checks;
 mod input;
 mod listing;
-mod listing_answers;
-mod listing_entries;
 mod manifest;
 mod members;
 mod names;
 mod naming;
-mod object;
 mod odd_file;
-mod others;
-mod outage;
-mod own_trouble;
 mod parquet;
-mod parquet_columns;
-mod parquet_deltas;
-mod parquet_footer;
-mod parquet_pages;
-mod parquet_schema;
-mod ranges_seen;
 mod read_ahead;
 mod skips;
-mod standard_input;
-mod store;
 mod stream;
 mod tfrecord;
-mod thrift;
-mod web;
 mod webdataset;
 
-pub use column_windows::ColumnWindows;
+use crate::store::{BYTES_IN_FLIGHT, WINDOWS_BYTES};
+
 pub use detect::SNIFF_BYTES;
 pub(crate) use files::REQUESTS_IN_FLIGHT;
 pub use format::{OpenedShard, ReadOptions, Records, check_fit, open_shard, open_shard_in_turn};
 pub use input::input_around;
 pub use listing::{ShardList, list_shards};
-pub(crate) use names::Ascending;
-pub use object::{Object, ObjectReader};
-pub use parquet_pages::parquet_pages_bytes;
+pub use parquet::parquet_pages_bytes;
 pub use read_ahead::{ReadAhead, Turn, run};
 pub use skips::Skips;
-pub use store::{Location, StoreKind, Stores, is_staged_name};
 
 /// What one shard reader holds at the most, beside the record it is putting together: loose images
 /// under way, what has arrived of a container and a zstd window, or of a Parquet file its metadata, windows and pages. Not
 /// counted are the long pages of the one Parquet file whose turn it is: [`parquet_pages_bytes`].
 pub const READER_BYTES: u64 = {
-    let container = object::BYTES_IN_FLIGHT + compression::WINDOW_BYTES + webdataset::IDS_BYTES;
-    let pages =
-        parquet_footer::METADATA_BYTES + column_windows::WINDOWS_BYTES + parquet_pages::AHEAD_PAGES_BYTES;
-    let parquet = if parquet_footer::READING_BYTES > pages { parquet_footer::READING_BYTES } else { pages };
+    let container = BYTES_IN_FLIGHT + compression::WINDOW_BYTES + webdataset::IDS_BYTES;
+    let pages = parquet::METADATA_BYTES + WINDOWS_BYTES + parquet::AHEAD_PAGES_BYTES;
+    let parquet = if parquet::READING_BYTES > pages { parquet::READING_BYTES } else { pages };
     let most = if parquet > container { parquet } else { container };
     if files::BYTES_IN_FLIGHT > most { files::BYTES_IN_FLIGHT } else { most }
 };

@@ -13,10 +13,8 @@
 use std::collections::HashSet;
 use std::fs::Metadata;
 use std::io::ErrorKind;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::UNIX_EPOCH;
 
 use object_store::ObjectMeta;
 use object_store::list::{PaginatedListOptions, PaginatedListStore};
@@ -25,14 +23,14 @@ use walkdir::{DirEntry, WalkDir};
 
 use crate::error::{SourceError, StorageError};
 use crate::items::ObjectRef;
-use crate::retry::again;
+use crate::store::retry::again;
 
-use super::escape::escaped;
 use super::input::{Folder, FolderRules, Input, Shape};
-use super::listing_entries::{MendEntries, UNTOLD_BYTES};
 use super::naming;
-use super::object::version_of;
-use super::store::{StoreKind, Stores, is_staged_name};
+use crate::store::{
+    Ascending, MendEntries, StoreKind, Stores, UNTOLD_BYTES, escaped, is_staged_name, local_version,
+    version_of,
+};
 
 /// One name found, relative to its input's folder.
 pub(super) struct Found {
@@ -195,13 +193,6 @@ fn is_loop(error: &walkdir::Error) -> bool {
     error.io_error().and_then(std::io::Error::raw_os_error) == Some(libc::ELOOP)
 }
 
-/// The version that `LocalFileSystem` makes of a file's inode, time and size, without looking at it again.
-pub(super) fn local_version(metadata: &Metadata) -> String {
-    let since_1970 = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-    let micros = since_1970.unwrap_or_default().as_micros();
-    format!("\"{:x}-{micros:x}-{:x}\"", metadata.ino(), metadata.len())
-}
-
 /// Names of a bucket, page by page.
 struct Pages {
     stores: Stores,
@@ -328,65 +319,6 @@ impl Pages {
 /// Pages in a row that hold no key, which stores send where much was removed.
 const MAX_EMPTY_PAGES: usize = 10_000;
 
-/// Sees to it that keys ascend, so that none comes twice, whatever the tokens of its store lead to.
-///
-/// Stores list in the order of bytes, and those that keep folders folder by folder, as if a slash came before every
-/// other character. One listing keeps one of the orders from its start to its end.
-#[derive(Debug)]
-pub(crate) struct Ascending {
-    last: Option<String>,
-    by_bytes: bool,
-    by_folders: bool,
-}
-
-impl Default for Ascending {
-    fn default() -> Self {
-        Self { last: None, by_bytes: true, by_folders: true }
-    }
-}
-
-impl Ascending {
-    /// Take note of the next key, of an object of so many bytes; whether it is a folder marker.
-    ///
-    /// `object_store` takes the slash off the end of a key. Consoles show a folder by an object of no bytes, `a/`, which
-    /// comes behind `a` and `a-b` and is called `a` here.
-    ///
-    /// # Errors
-    /// What is wrong with it.
-    pub fn accept(&mut self, key: &str, bytes: u64) -> Result<bool, String> {
-        let slashed = format!("{key}/");
-        let (accepted, is_marker) = match self.orders(key) {
-            (false, false) => (self.orders(&slashed), true),
-            orders => (orders, false),
-        };
-        match accepted {
-            (false, false) => return Err(self.refusal(key)),
-            _ if is_marker && bytes > 0 => {
-                let what = self.refusal(key);
-                return Err(format!("{what}; or it is {slashed:?}, which cannot be asked for by that name"));
-            }
-            (by_bytes, by_folders) => (self.by_bytes, self.by_folders) = (by_bytes, by_folders),
-        }
-        self.last = Some(if is_marker { slashed } else { key.to_owned() });
-        Ok(is_marker)
-    }
-
-    /// Whether `key` may come next, by bytes and by folders.
-    fn orders(&self, key: &str) -> (bool, bool) {
-        let Some(last) = &self.last else { return (true, true) };
-        (self.by_bytes && last.as_str() < key, self.by_folders && last.split('/').lt(key.split('/')))
-    }
-
-    fn refusal(&self, key: &str) -> String {
-        match &self.last {
-            Some(last) if last.trim_end_matches('/') != key => {
-                format!("it names {key:?} behind {last:?}, and keys must ascend")
-            }
-            _ => format!("it names {key:?} twice"),
-        }
-    }
-}
-
 /// The key that made a page fail.
 fn odd_key(error: &object_store::Error) -> Option<&str> {
     match error {
@@ -448,8 +380,8 @@ mod tests {
     use object_store::list::PaginatedListResult;
     use object_store::{ListResult, ObjectStoreExt};
 
-    use super::super::store::tests::local_stores;
     use super::*;
+    use crate::store::local_stores;
 
     #[test]
     fn a_walk_tells_the_versions_that_the_store_knows() {
@@ -541,43 +473,6 @@ mod tests {
                 Listed::Named(_) => panic!("a bucket only finds names"),
             })
             .collect()
-    }
-
-    #[test]
-    fn keys_ascend_by_bytes_or_by_folders_and_never_come_twice() {
-        let accepted = |keys: &[&str]| {
-            let mut order = Ascending::default();
-            keys.iter().try_for_each(|key| order.accept(key, 1).map(drop)).is_ok()
-        };
-        assert!(accepted(&["a", "a-b/c", "a/b", "b"]));
-        assert!(accepted(&["a", "a/b", "a-b/c", "b"]), "folder by folder");
-        for keys in [&["a", "a"][..], &["b", "a"], &["a-b/c", "a/b", "a-b/d"], &["a/b", "a-b/c", "a/c"]] {
-            assert!(!accepted(keys), "{keys:?}");
-        }
-    }
-
-    #[test]
-    fn folder_markers_are_told_from_keys_that_come_twice() {
-        let markers = |keys: &[(&str, u64)]| {
-            let mut order = Ascending::default();
-            keys.iter().map(|&(key, bytes)| order.accept(key, bytes)).collect::<Result<Vec<_>, _>>()
-        };
-        // as `a/` is listed, behind `a` or what sorts between the two
-        assert_eq!(markers(&[("a", 7), ("a", 0), ("a/b", 7)]), Ok(vec![false, true, false]));
-        assert_eq!(markers(&[("a", 0), ("a", 0), ("a/b", 7)]), Ok(vec![false, true, false]));
-        assert_eq!(markers(&[("a-b", 7), ("a", 0), ("a/b", 7)]), Ok(vec![false, true, false]));
-        assert_eq!(markers(&[("a", 7), ("a-b/c", 7), ("a", 0)]), Ok(vec![false, false, true]));
-        for keys in [
-            &[("a", 7), ("a", 0), ("a", 0)][..],
-            &[("a-b", 7), ("a", 0), ("a", 0)],
-            &[("a/b", 7), ("a", 0)],
-            &[("b", 7), ("a", 0)],
-        ] {
-            assert!(markers(keys).is_err(), "{keys:?}");
-        }
-        // which of the two it is nobody can tell
-        let refused = markers(&[("a", 7), ("a", 1)]).expect_err("bytes");
-        assert!(refused.contains("\"a\" twice") && refused.contains("\"a/\""), "{refused}");
     }
 
     /// A store with one answer for each token.

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 
-use super::names::local_version;
+use crate::store::local_version;
 
 /// Such a file.
 pub(super) struct OddFile {

@@ -16,7 +16,7 @@ use sluice::commit::Output;
 use sluice::error::Error;
 use sluice::items::{ObjectRef, Status};
 use sluice::sink::PREDICTIONS;
-use sluice::source::Stores;
+use sluice::store::Stores;
 
 use super::parts::{Batches, open, parts};
 use super::print::{print, print_json};

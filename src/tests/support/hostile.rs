@@ -11,7 +11,8 @@ use sluice::decode::{Decoder, Scratch};
 use sluice::error::ReadError;
 use sluice::items::{ObjectRef, PixelElement, Pixels, RawRecord, ShardContent, ShardFormat, ShardRef};
 use sluice::plan::Plan;
-use sluice::source::{ReadOptions, Stores, open_shard};
+use sluice::source::{ReadOptions, open_shard};
+use sluice::store::Stores;
 
 /// Small, so that limits are met.
 const MAX_IMAGE_BYTES: u64 = 1 << 16;

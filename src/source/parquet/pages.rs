@@ -9,7 +9,7 @@
 //!   unpacked here first, into nothing, and no further than the limit. The other codecs fill a buffer of
 //!   the length that the header says.
 //! - The library makes room for as many delta-encoded lengths as a page claims to have. They are counted
-//!   first, see `parquet_deltas`.
+//!   first, see `deltas`.
 //! - While one page is unpacked its predecessor and its dictionary are still held, so a column takes [`PAGES_HELD`]
 //!   times the longest page. Pages beyond [`AHEAD_PAGE_BYTES`] wait for their shard's turn, so that of all shards
 //!   read ahead one alone holds such pages.
@@ -34,11 +34,11 @@ use bytes::Bytes;
 
 use crate::error::parquet_words;
 
-use super::column_windows::PIECE_BYTES;
-use super::compression::{FREE_BYTES, MAX_RATIO};
-use super::parquet_deltas;
-use super::read_ahead::Turn;
+use super::deltas;
 use super::thrift::{Compact, FALSE, I32, STRUCT, malformed};
+use crate::source::compression::{FREE_BYTES, MAX_RATIO};
+use crate::source::read_ahead::Turn;
+use crate::store::PIECE_BYTES;
 
 /// Times the longest page that a column takes: its dictionary, the page before, and the next one packed and unpacked.
 const PAGES_HELD: u64 = 4;
@@ -54,7 +54,7 @@ const AHEAD_PAGE_BYTES: u64 = 8 << 20;
 const MAX_TEXT_PAGE_BYTES: u64 = 32 << 20;
 
 /// What each reader holds of pages before it is its shard's turn.
-pub(super) const AHEAD_PAGES_BYTES: u64 = PAGES_HELD * (1 + TEXT_COLUMNS) * AHEAD_PAGE_BYTES;
+pub(in crate::source) const AHEAD_PAGES_BYTES: u64 = PAGES_HELD * (1 + TEXT_COLUMNS) * AHEAD_PAGE_BYTES;
 
 /// What the one reader whose turn it is may hold of pages.
 pub fn parquet_pages_bytes(max_page_bytes: u64) -> u64 {
@@ -243,7 +243,7 @@ impl<R: ChunkReader> CheckedPages<R> {
         let values = after_levels(&values, levels, header).map_err(ParquetError::General)?;
         // lengths and the page are held together
         let room = self.max_page_bytes - header.unpacked_bytes.min(self.max_page_bytes);
-        parquet_deltas::check(values, lists, header.values, room).map_err(|what| self.too_long(&what))
+        deltas::check(values, lists, header.values, room).map_err(|what| self.too_long(&what))
     }
 }
 
@@ -549,8 +549,8 @@ fn numbers<const N: usize, R: Read>(compact: &mut Compact<R>) -> io::Result<([u6
 
 #[cfg(test)]
 mod tests {
-    use super::super::compression::tests::gzip;
     use super::*;
+    use crate::source::compression::tests::gzip;
 
     fn number(value: i32) -> Vec<u8> {
         let mut coded = ((value << 1) ^ (value >> 31)) as u32;
@@ -637,7 +637,7 @@ mod tests {
     fn what_pages_unpack_to_is_held_against_the_files_size() {
         let images: arrow::array::ArrayRef =
             Arc::new(arrow::array::BinaryArray::from_vec(vec![&[7; 1000]; 3]));
-        let file = super::super::parquet::tests::file(vec![("image", images)]);
+        let file = super::super::tests::file(vec![("image", images)]);
         let fetched = |already: u64| {
             let pages = CheckedPages::new(file.clone(), 1 << 20, None);
             let chunk = Chunk {

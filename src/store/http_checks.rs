@@ -39,7 +39,7 @@ use super::web::AsWritten;
 
 /// Checksum of a whole object (CRC-32C, Castagnoli), as its store told it beside a range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct ObjectCrc32c(pub u32);
+pub(crate) struct ObjectCrc32c(pub u32);
 
 /// Makes clients that check. A store has one for its objects, and one for its credentials where those
 /// come from a server.

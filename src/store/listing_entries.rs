@@ -13,10 +13,10 @@ use chrono::{DateTime, NaiveDateTime, Utc};
 
 /// Marks a request for a listing whose dates do not matter.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct MendEntries;
+pub(crate) struct MendEntries;
 
 /// The size of an object of which the listing tells none.
-pub(super) const UNTOLD_BYTES: u64 = u64::MAX;
+pub(crate) const UNTOLD_BYTES: u64 = u64::MAX;
 
 /// An element of each entry that `object_store` cannot do without.
 struct Field {

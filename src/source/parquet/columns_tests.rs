@@ -6,8 +6,8 @@ use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{Field as ArrowField, Int32Type};
 use bytes::Bytes;
 
-use super::super::parquet::ParquetRecords;
-use super::super::parquet::tests::file;
+use super::super::ParquetRecords;
+use super::super::tests::file;
 use super::*;
 use crate::items::{RawRecord, Status};
 

@@ -13,7 +13,7 @@ pub const STANDARD_INPUT: &str = "-";
 
 /// What has come from standard input.
 #[derive(Debug)]
-pub(super) struct Spooled(File);
+pub(crate) struct Spooled(File);
 
 impl Spooled {
     /// Read standard input to its end.

@@ -15,8 +15,8 @@ use arrow::datatypes::{
 
 use crate::error::ReadError;
 
-use super::format::ReadOptions;
-use super::parquet_schema::{Field, Kind};
+use super::schema::{Field, Kind};
+use crate::source::format::ReadOptions;
 
 /// The image column where no `image_key` is given and there are several.
 const DEFAULT_IMAGE_COLUMN: &str = "image";
@@ -309,5 +309,5 @@ fn named_id<'a>(schema: &'a Field, key: &str) -> Result<Vec<&'a Field>, String> 
 }
 
 #[cfg(test)]
-#[path = "parquet_columns_tests.rs"]
+#[path = "columns_tests.rs"]
 mod tests;

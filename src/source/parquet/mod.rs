@@ -6,12 +6,12 @@
 //!   string child `path`. Only the leaf columns needed are read.
 //! - Rows are decoded [`BATCH_ROWS`] at a time, row group after row group. The Parquet format
 //!   makes a page the smallest unit that can be unpacked, so a shard holds one page of images and one
-//!   dictionary at a time, of at most `max_page_bytes` each, see `parquet_pages`.
+//!   dictionary at a time, of at most `max_page_bytes` each, see `pages`.
 //! - Rows may be copies of one value of a dictionary, or nulls that take no bytes: what they come to is held
 //!   against the file's size, as what unpacks is.
 //! - As many rows are read as the footer counts: pages that lack some would end a row group early, or pair
 //!   images with the ids of other rows. Where pages carry checksums, they are checked.
-//! - The library gets a footer of the columns alone that are read, see `parquet_footer`.
+//! - The library gets a footer of the columns alone that are read, see `footer`.
 //! - Types follow the Parquet schema alone; the Arrow schema that some writers embed would only
 //!   bring more names for the same bytes.
 
@@ -26,15 +26,26 @@ use ::parquet::file::reader::ChunkReader;
 use arrow::array::Array;
 use bytes::Bytes;
 
+mod columns;
+mod deltas;
+mod footer;
+mod pages;
+mod schema;
+mod thrift;
+
+pub(super) use footer::{METADATA_BYTES, READING_BYTES, check_columns};
+pub(super) use pages::AHEAD_PAGES_BYTES;
+pub use pages::parquet_pages_bytes;
+
 use crate::error::{ReadError, parquet_words};
 use crate::items::{RawRecord, Rejected, Status};
 
-use super::compression::{FREE_BYTES, MAX_RATIO};
 use super::format::{ReadOptions, image_content, too_large};
-use super::parquet_columns::{Columns, Values};
-use super::parquet_footer::{self, Footer};
-use super::parquet_pages::{CheckedPages, Chunk};
 use super::read_ahead::Turn;
+use crate::source::compression::{FREE_BYTES, MAX_RATIO};
+use columns::{Columns, Values};
+use footer::Footer;
+use pages::{CheckedPages, Chunk};
 
 /// Rows decoded at once. They are copied out of their page, and where a dictionary holds one long value any
 /// number of rows may be copies of it: more than one would multiply what a page may take. A batch costs
@@ -82,7 +93,7 @@ impl ParquetRecords {
     ) -> Result<Self, ReadError> {
         let file_bytes = reader.len();
         let reader = CheckedPages::new(reader, options.max_page_bytes, turn.cloned());
-        let Footer { metadata, columns } = parquet_footer::read(&reader, options)?;
+        let Footer { metadata, columns } = footer::read(&reader, options)?;
         let skip_arrow = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
         let metadata = ArrowReaderMetadata::try_new(Arc::new(metadata), skip_arrow)
             .map_err(|error| corrupt("footer", &error))?;
@@ -224,5 +235,4 @@ fn corrupt(place: &str, error: &dyn std::error::Error) -> ReadError {
 }
 
 #[cfg(test)]
-#[path = "parquet_tests.rs"]
 pub(super) mod tests;

@@ -19,11 +19,11 @@ use bytes::Bytes;
 
 use crate::error::{ReadError, parquet_words};
 
-use super::column_windows::PIECE_BYTES;
-use super::format::ReadOptions;
-use super::parquet_columns::Columns;
-use super::parquet_schema::{FIELD_BYTES, Field, MAX_FIELDS};
+use super::columns::Columns;
+use super::schema::{FIELD_BYTES, Field, MAX_FIELDS};
 use super::thrift::{BINARY, Compact, CompactWriter, I32, I64, LIST, STRUCT, malformed};
+use crate::source::format::ReadOptions;
+use crate::store::PIECE_BYTES;
 
 /// Longest footer. A column takes some 200 bytes of it in each row group, so this is a hundred columns in three
 /// thousand row groups. It is held while it is cut down.
@@ -33,11 +33,11 @@ pub(super) const MAX_FOOTER_BYTES: u64 = 64 << 20;
 const MAX_ROW_GROUPS: u64 = 32_767;
 
 /// What is kept of a footer: of each row group some 200 bytes, and of each of three columns some 500.
-pub(super) const METADATA_BYTES: u64 = MAX_ROW_GROUPS * 1900;
+pub(in crate::source) const METADATA_BYTES: u64 = MAX_ROW_GROUPS * 1900;
 
 /// What is held while a footer is cut down: the last piece of it that was fetched, itself, its schema as a tree, what is
 /// kept of it, and that as the library has it.
-pub(super) const READING_BYTES: u64 =
+pub(in crate::source) const READING_BYTES: u64 =
     PIECE_BYTES + MAX_FOOTER_BYTES + MAX_FIELDS * FIELD_BYTES + MAX_ROW_GROUPS * 300 + METADATA_BYTES;
 
 /// Bytes after the footer: its length and the magic word.
@@ -67,7 +67,10 @@ pub(super) fn read(reader: &impl ChunkReader, options: &ReadOptions) -> Result<F
 ///
 /// # Errors
 /// As [`read`].
-pub(super) fn check_columns(reader: &impl ChunkReader, options: &ReadOptions) -> Result<(), ReadError> {
+pub(in crate::source) fn check_columns(
+    reader: &impl ChunkReader,
+    options: &ReadOptions,
+) -> Result<(), ReadError> {
     let parts = Parts::find(&bytes_of(reader)?).map_err(|error| corrupt(&error))?;
     Columns::find(&parts.schema, options).map(drop)
 }
@@ -296,5 +299,5 @@ fn keep_column_metadata(compact: &mut Compact<&[u8]>, out: &mut CompactWriter) -
 }
 
 #[cfg(test)]
-#[path = "parquet_footer_tests.rs"]
+#[path = "footer_tests.rs"]
 mod tests;

@@ -12,8 +12,8 @@ use std::io;
 
 use object_store::client::{HttpError, HttpErrorKind};
 
+use super::retry::{cause, was_repeated};
 use crate::error::{NoAnswer, WrongChecksum, lacks_open_files};
-use crate::retry::{cause, was_repeated};
 
 use super::outage::GivenUp;
 
@@ -21,7 +21,7 @@ use super::outage::GivenUp;
 const STATUSES_OF_STORE: [&str; 7] = ["401", "403", "404", "407", "408", "412", "429"];
 
 /// Error codes of stores for wrong or expired credentials and late requests, whatever the status.
-const CODES_OF_STORE: [&str; 8] = [
+pub(super) const CODES_OF_STORE: [&str; 8] = [
     "ExpiredToken",
     "InvalidAccessKeyId",
     "InvalidToken",
@@ -48,7 +48,7 @@ const REDIRECT: &str = "Received redirect";
 const ARCHIVED: [&str; 2] = ["InvalidObjectState", "BlobArchived"];
 
 /// What is wrong with the object, in words; `None` if it may not be the object.
-pub(super) fn own_trouble(error: &object_store::Error) -> Option<String> {
+pub(crate) fn own_trouble(error: &object_store::Error) -> Option<String> {
     let said = error.to_string();
     if ARCHIVED.iter().any(|code| said.contains(code)) {
         return Some("it is in an archive, from which it must first be restored".to_owned());
@@ -77,7 +77,7 @@ pub(super) fn own_trouble(error: &object_store::Error) -> Option<String> {
 ///
 /// These are refusals, server errors and broken answers that have lasted as long as they were waited for, and endless
 /// redirects.
-pub(super) fn may_be_own(error: &object_store::Error) -> Option<String> {
+pub(crate) fn may_be_own(error: &object_store::Error) -> Option<String> {
     let is_unclear = matches!(error, object_store::Error::Generic { .. });
     if !is_unclear || lacks_open_files(error) || is_about_credentials(error) {
         return None;
@@ -118,16 +118,13 @@ pub(super) fn is_late(error: &object_store::Error) -> bool {
 }
 
 /// Whether the object has been refused, or answered in a way that cannot be used, and nothing was waited for.
-pub(super) fn is_refused_at_once(error: &object_store::Error) -> bool {
+pub(crate) fn is_refused_at_once(error: &object_store::Error) -> bool {
     own_trouble(error).is_some() || (may_be_own(error).is_some() && !was_repeated(error))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::files::object_fault;
-    use super::super::store::StoreKind;
     use super::*;
-    use crate::items::ObjectRef;
     use object_store::Error;
     use object_store::client::HttpErrorKind;
 
@@ -190,10 +187,6 @@ mod tests {
         for code in CODES_OF_STORE {
             let refused = generic(format!("Server returned non-2xx status code: 400 Bad Request: {code}"));
             assert_eq!((own_trouble(&refused), may_be_own(&refused)), (None, None), "{code}");
-            let denied =
-                Error::PermissionDenied { path: "a".to_owned(), source: format!("403 {code}").into() };
-            let object = ObjectRef { uri: "s3://b/a".to_owned(), size_bytes: None, version: None };
-            assert_eq!(object_fault(&denied, &object, Some(StoreKind::Bucket)), None, "{code}");
         }
     }
 

@@ -14,6 +14,7 @@ use futures_util::StreamExt;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body::{Body, Frame};
+use object_store::GetResult;
 use object_store::client::{HttpError, HttpErrorKind, HttpResponse, HttpResponseBody};
 
 /// Longest answer that is not an object, bytes: a page of a thousand names, each of 1,024 characters that XML writes
@@ -22,19 +23,19 @@ const ANSWER_BYTES_MAX: u64 = 64 << 20;
 
 /// Marks a request for an object: no more than so many bytes of it are of use.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct ObjectRead {
+pub(crate) struct ObjectRead {
     pub most_bytes: u64,
 }
 
 /// Marks an answer whose server did not say how long it is: the length that it seems to have is no more than the
 /// most that its reader would take.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct LengthUnknown;
+pub(crate) struct LengthUnknown;
 
 /// Marks an answer whose server has unpacked what it stores: neither the length nor the checksum of the stored object is
 /// its own.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct SentUnpacked;
+pub(crate) struct SentUnpacked;
 
 impl ObjectRead {
     /// To be sent along with a request.
@@ -147,6 +148,11 @@ impl Body for LimitedBody {
             Err(frame) => frame,
         })))
     }
+}
+
+/// How long the answer says that it is.
+pub(crate) fn told_size(answer: &GetResult) -> Option<u64> {
+    answer.extensions.get::<LengthUnknown>().is_none().then_some(answer.meta.size)
 }
 
 #[cfg(test)]

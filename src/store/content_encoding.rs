@@ -11,13 +11,15 @@ use bytes::Bytes;
 use object_store::{Attribute, Attributes};
 
 use crate::items::{Rejected, Status};
-use crate::sniff::{self, image_format};
+use crate::sniff::{self, image_format, is_zlib};
 
-use super::compression::is_zlib;
+/// Largest zstd window, as a power of two: what `zstd --long` uses and its command line accepts
+/// by default. A frame header may ask for up to 2 TiB, which nothing in an image shard justifies.
+pub(crate) const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 
 /// How bytes of an object are packed, outermost last.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct Encoding(Vec<Coding>);
+pub(crate) struct Encoding(Vec<Coding>);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Coding {
@@ -143,12 +145,12 @@ const BUFFER_BYTES: usize = 8 << 10;
 
 fn zstd(packed: &[u8], most: u64, unpacked: &mut Vec<u8>) -> io::Result<usize> {
     let mut decoder = zstd::stream::read::Decoder::new(packed)?;
-    decoder.window_log_max(super::compression::ZSTD_WINDOW_LOG_MAX)?;
+    decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
     decoder.take(most).read_to_end(unpacked)
 }
 
 /// An image of unknown length that is too long.
-pub(super) fn longer_than(max_image_bytes: u64) -> Rejected {
+pub(crate) fn longer_than(max_image_bytes: u64) -> Rejected {
     Rejected::new(Status::TooLarge, format!("image is longer than the limit of {max_image_bytes} bytes"))
 }
 

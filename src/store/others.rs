@@ -19,7 +19,7 @@ use crate::error::wrong_checksum;
 use super::answer_length::ObjectRead;
 use super::http_checks::ObjectCrc32c;
 use super::outage::AskedOnce;
-use super::store::Location;
+use super::stores::Location;
 
 /// How long others are asked for: some tries for a store that refuses one request in a while.
 const ASKED_WITHIN: Duration = Duration::from_secs(10);
@@ -32,7 +32,7 @@ const BEGINNING_BYTES: u64 = 1 << 20;
 
 /// The object that was read last from a store.
 #[derive(Clone, Default)]
-pub(super) struct LastRead(Arc<Mutex<Option<Path>>>);
+pub(crate) struct LastRead(Arc<Mutex<Option<Path>>>);
 
 impl LastRead {
     pub fn set(&self, path: &Path) {

@@ -27,10 +27,10 @@ use object_store::{BackoffConfig, GetOptions, ObjectMeta, ObjectStore, RetryConf
 use tokio::runtime::Handle;
 use url::Url;
 
+use super::retry::again;
 use crate::config::StorageSection;
 use crate::error::{SourceError, StorageError, wrong_checksum};
 use crate::items::ObjectRef;
-use crate::retry::again;
 use crate::shown::{is_signed, looks_like_uri, names_container};
 
 use super::answer_length::ObjectRead;
@@ -38,10 +38,11 @@ use super::disk::Disk;
 use super::environment;
 use super::escape::unaddressable;
 use super::http_checks::CheckedConnector;
-use super::object::{Object, version_of};
+use super::object::Object;
 use super::others::{LastRead, Proof, comes_again_as, gives_others};
 use super::own_trouble::{is_late, is_refused_at_once, may_be_own, own_trouble};
 use super::standard_input::{STANDARD_INPUT, Spooled};
+use super::version::version_of;
 use super::web::{self, WebServer};
 
 /// What kind of store a URI leads to.
@@ -89,7 +90,7 @@ pub struct Location {
     root: String,
     /// Listing by pages and by a prefix that need not end at a slash; buckets only.
     pages: Option<Arc<dyn PaginatedListStore>>,
-    pub(super) last_read: LastRead,
+    pub(crate) last_read: LastRead,
 }
 
 impl Location {
@@ -113,11 +114,11 @@ impl Location {
         (self.kind == StoreKind::Local).then(|| PathBuf::from(format!("/{}", self.path)))
     }
 
-    pub(super) fn pages(&self) -> Option<&Arc<dyn PaginatedListStore>> {
+    pub(crate) fn pages(&self) -> Option<&Arc<dyn PaginatedListStore>> {
         self.pages.as_ref()
     }
 
-    pub(super) fn error(&self, source: object_store::Error) -> StorageError {
+    pub(crate) fn error(&self, source: object_store::Error) -> StorageError {
         StorageError { uri: self.uri.clone(), source }
     }
 }
@@ -167,7 +168,7 @@ impl Stores {
     ///
     /// # Errors
     /// When it cannot be read, or there is no room for a copy.
-    pub(super) fn spool_standard_input(&self) -> Result<(), SourceError> {
+    pub(crate) fn spool_standard_input(&self) -> Result<(), SourceError> {
         let spooled =
             self.shared.standard_input.get_or_init(|| Spooled::read().map_err(|error| error.to_string()));
         match spooled {
@@ -205,7 +206,7 @@ impl Stores {
 
     /// What is wrong with the object at `location` alone, in words; `None` when it is the store that fails. `beside` are
     /// URIs of objects that are read together with it.
-    pub(super) fn trouble_of<'a>(
+    pub(crate) fn trouble_of<'a>(
         &self,
         location: &Location,
         beside: impl Iterator<Item = &'a str>,
@@ -240,7 +241,7 @@ impl Stores {
     ///
     /// Outside a runtime the local store does its work in the first poll, so nothing has to be
     /// handed to another thread and back.
-    pub(super) fn wait<T>(&self, kind: StoreKind, future: impl Future<Output = T>) -> T {
+    pub(crate) fn wait<T>(&self, kind: StoreKind, future: impl Future<Output = T>) -> T {
         let mut future = pin!(future);
         if kind == StoreKind::Local
             && Handle::try_current().is_err()
@@ -588,7 +589,7 @@ pub fn is_staged_name(name: &str) -> bool {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
 
     /// Stores on a runtime of their own, which the caller keeps alive.

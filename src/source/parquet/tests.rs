@@ -1,6 +1,6 @@
-use super::super::format::guarded;
 use super::*;
 use crate::items::ShardFormat;
+use crate::source::format::guarded;
 use ::parquet::arrow::ArrowWriter;
 use ::parquet::basic::{Compression, Encoding};
 use ::parquet::file::properties::{

@@ -26,11 +26,11 @@ const WINDOW_BYTES: u64 = 8 << 20;
 const WINDOWS: usize = 4;
 
 /// What the windows hold.
-pub(super) const WINDOWS_BYTES: u64 = WINDOWS as u64 * WINDOW_BYTES;
+pub(crate) const WINDOWS_BYTES: u64 = WINDOWS as u64 * WINDOW_BYTES;
 
 /// Of a page longer than a window, what is fetched at once: its pieces are put together in one place, beside which only
 /// the last one is held.
-pub(super) const PIECE_BYTES: u64 = 32 << 20;
+pub(crate) const PIECE_BYTES: u64 = 32 << 20;
 
 /// A page header is some tens of bytes, longer only with statistics.
 const HEADER_BUFFER_BYTES: usize = 512;
@@ -180,7 +180,7 @@ impl Read for WindowReader {
 
 #[cfg(test)]
 mod tests {
-    use super::super::store::tests::local_stores;
+    use super::super::stores::tests::local_stores;
     use super::*;
     use crate::items::ObjectRef;
 

@@ -1,0 +1,105 @@
+//! The order in which a store lists its keys.
+//!
+//! Comes in: the keys of one listing, one after another. Goes out: an error for a key that does not ascend, and which keys
+//! are folder markers.
+
+/// Sees to it that keys ascend, so that none comes twice, whatever the tokens of its store lead to.
+///
+/// Stores list in the order of bytes, and those that keep folders folder by folder, as if a slash came before every
+/// other character. One listing keeps one of the orders from its start to its end.
+#[derive(Debug)]
+pub(crate) struct Ascending {
+    last: Option<String>,
+    by_bytes: bool,
+    by_folders: bool,
+}
+
+impl Default for Ascending {
+    fn default() -> Self {
+        Self { last: None, by_bytes: true, by_folders: true }
+    }
+}
+
+impl Ascending {
+    /// Take note of the next key, of an object of so many bytes; whether it is a folder marker.
+    ///
+    /// `object_store` takes the slash off the end of a key. Consoles show a folder by an object of no bytes, `a/`, which
+    /// comes behind `a` and `a-b` and is called `a` here.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn accept(&mut self, key: &str, bytes: u64) -> Result<bool, String> {
+        let slashed = format!("{key}/");
+        let (accepted, is_marker) = match self.orders(key) {
+            (false, false) => (self.orders(&slashed), true),
+            orders => (orders, false),
+        };
+        match accepted {
+            (false, false) => return Err(self.refusal(key)),
+            _ if is_marker && bytes > 0 => {
+                let what = self.refusal(key);
+                return Err(format!("{what}; or it is {slashed:?}, which cannot be asked for by that name"));
+            }
+            (by_bytes, by_folders) => (self.by_bytes, self.by_folders) = (by_bytes, by_folders),
+        }
+        self.last = Some(if is_marker { slashed } else { key.to_owned() });
+        Ok(is_marker)
+    }
+
+    /// Whether `key` may come next, by bytes and by folders.
+    fn orders(&self, key: &str) -> (bool, bool) {
+        let Some(last) = &self.last else { return (true, true) };
+        (self.by_bytes && last.as_str() < key, self.by_folders && last.split('/').lt(key.split('/')))
+    }
+
+    fn refusal(&self, key: &str) -> String {
+        match &self.last {
+            Some(last) if last.trim_end_matches('/') != key => {
+                format!("it names {key:?} behind {last:?}, and keys must ascend")
+            }
+            _ => format!("it names {key:?} twice"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_ascend_by_bytes_or_by_folders_and_never_come_twice() {
+        let accepted = |keys: &[&str]| {
+            let mut order = Ascending::default();
+            keys.iter().try_for_each(|key| order.accept(key, 1).map(drop)).is_ok()
+        };
+        assert!(accepted(&["a", "a-b/c", "a/b", "b"]));
+        assert!(accepted(&["a", "a/b", "a-b/c", "b"]), "folder by folder");
+        for keys in [&["a", "a"][..], &["b", "a"], &["a-b/c", "a/b", "a-b/d"], &["a/b", "a-b/c", "a/c"]] {
+            assert!(!accepted(keys), "{keys:?}");
+        }
+    }
+
+    #[test]
+    fn folder_markers_are_told_from_keys_that_come_twice() {
+        let markers = |keys: &[(&str, u64)]| {
+            let mut order = Ascending::default();
+            keys.iter().map(|&(key, bytes)| order.accept(key, bytes)).collect::<Result<Vec<_>, _>>()
+        };
+        // as `a/` is listed, behind `a` or what sorts between the two
+        assert_eq!(markers(&[("a", 7), ("a", 0), ("a/b", 7)]), Ok(vec![false, true, false]));
+        assert_eq!(markers(&[("a", 0), ("a", 0), ("a/b", 7)]), Ok(vec![false, true, false]));
+        assert_eq!(markers(&[("a-b", 7), ("a", 0), ("a/b", 7)]), Ok(vec![false, true, false]));
+        assert_eq!(markers(&[("a", 7), ("a-b/c", 7), ("a", 0)]), Ok(vec![false, false, true]));
+        for keys in [
+            &[("a", 7), ("a", 0), ("a", 0)][..],
+            &[("a-b", 7), ("a", 0), ("a", 0)],
+            &[("a/b", 7), ("a", 0)],
+            &[("b", 7), ("a", 0)],
+        ] {
+            assert!(markers(keys).is_err(), "{keys:?}");
+        }
+        // which of the two it is nobody can tell
+        let refused = markers(&[("a", 7), ("a", 1)]).expect_err("bytes");
+        assert!(refused.contains("\"a\" twice") && refused.contains("\"a/\""), "{refused}");
+    }
+}

@@ -1,0 +1,55 @@
+//! Object stores: buckets, web servers and this machine's disk.
+//!
+//! ```text
+//! URI ─ Stores::resolve ─→ Location      ObjectRef ─ Stores::open ─→ Object ─→ bytes
+//! ```
+//!
+//! Comes in: URIs as an operator writes them, and objects that a listing found. Goes out: [`Location`]s, [`Object`]s whose
+//! bytes are read by ranges, pages of a listing, and objects that are created only where there is none.
+//!
+//! - Callers are plain blocking threads. tokio carries the requests and nothing else.
+//! - Every read is conditional on the version that was seen before, where the store knows conditions.
+//! - Every request is repeated for as long as repeating it may help ([`retry`]), and no longer.
+//!
+//! Knows nothing of shards, records and images.
+
+mod answer_length;
+mod ascending;
+mod column_windows;
+mod content_encoding;
+mod disk;
+mod environment;
+mod error_bodies;
+mod escape;
+mod http_checks;
+mod listing_answers;
+mod listing_entries;
+mod object;
+mod object_fault;
+mod others;
+mod outage;
+mod own_trouble;
+mod ranges_seen;
+pub mod retry;
+mod standard_input;
+mod stores;
+mod version;
+mod web;
+
+pub(crate) use answer_length::{ObjectRead, SentUnpacked, told_size};
+pub(crate) use ascending::Ascending;
+pub use column_windows::ColumnWindows;
+pub(crate) use column_windows::{PIECE_BYTES, WINDOWS_BYTES};
+pub(crate) use content_encoding::{Encoding, ZSTD_WINDOW_LOG_MAX, longer_than};
+pub(crate) use escape::escaped;
+pub(crate) use http_checks::ObjectCrc32c;
+pub(crate) use listing_entries::{MendEntries, UNTOLD_BYTES};
+pub(crate) use object::BYTES_IN_FLIGHT;
+pub use object::{Object, ObjectReader};
+pub(crate) use object_fault::object_fault;
+pub(crate) use own_trouble::{is_refused_at_once, may_be_own, own_trouble};
+pub(crate) use standard_input::STANDARD_INPUT;
+#[cfg(test)]
+pub(crate) use stores::tests::local_stores;
+pub use stores::{Location, StoreKind, Stores, is_staged_name};
+pub(crate) use version::{check_unchanged, condition, local_version, version_of};
