@@ -324,7 +324,7 @@ pub(crate) fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use arrow::error::ArrowError;
+    use arrow_schema::ArrowError;
     use object_store::client::{HttpError, HttpErrorKind};
     use parquet::errors::ParquetError;
 

@@ -6,8 +6,9 @@
 //!   of the part. Where the store tells no versions, the length of the image alone can be compared.
 //! - A list of loose images is found by listing the run's input once more.
 
-use arrow::array::{Array, AsArray};
-use arrow::datatypes::Int64Type;
+use arrow_array::Array;
+use arrow_array::cast::AsArray;
+use arrow_array::types::Int64Type;
 use bytes::Bytes;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;

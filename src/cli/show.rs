@@ -5,8 +5,8 @@ mod predictions;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use arrow::array::AsArray;
-use arrow::datatypes::Float64Type;
+use arrow_array::cast::AsArray;
+use arrow_array::types::Float64Type;
 use clap::Args;
 use sluice::commit::{
     AttemptNote, Checkpoints, MANIFEST, Output, OutputListing, RUN, RunRecord, RunState, StoredManifest,

@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow_array::RecordBatch;
 
 use crate::commit::{
     ATTEMPT, DAMAGE, LABELS, Output, PLAN, ROWS_BY_STATUS, SCHEMA, SCHEMA_VERSION, SHARD, SHARD_BYTES,

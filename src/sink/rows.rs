@@ -8,12 +8,13 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use arrow::array::{
-    BooleanBuilder, Float32Builder, Float64Builder, Int32Builder, Int64Builder, ListBuilder, RecordBatch,
-    StringBuilder, TimestampMicrosecondBuilder,
+use arrow_array::RecordBatch;
+use arrow_array::builder::{
+    BooleanBuilder, Float32Builder, Float64Builder, Int32Builder, Int64Builder, ListBuilder, StringBuilder,
+    TimestampMicrosecondBuilder,
 };
-use arrow::datatypes::{DataType, Field};
-use arrow::error::ArrowError;
+use arrow_schema::ArrowError;
+use arrow_schema::{DataType, Field};
 
 use crate::items::{Outcome, RecordMeta, Rejected, Status};
 use crate::plan::ScoresKept;
@@ -332,8 +333,9 @@ pub fn microseconds(time: SystemTime) -> i64 {
 mod tests {
     use super::*;
     use crate::items::{ShardContent, ShardFormat, ShardRef};
-    use arrow::array::{Array, AsArray};
-    use arrow::datatypes::{Float32Type, Int32Type, Int64Type};
+    use arrow_array::Array;
+    use arrow_array::cast::AsArray;
+    use arrow_array::types::{Float32Type, Int32Type, Int64Type};
 
     fn rows(scores: ScoresKept) -> PredictionRows {
         PredictionRows::new(Arc::new(RunColumns {

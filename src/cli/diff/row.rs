@@ -1,7 +1,8 @@
 //! One record of an output, and how far two of them differ.
 
-use arrow::array::{Array, AsArray, RecordBatch};
-use arrow::datatypes::{Float32Type, Int32Type, Int64Type};
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Float32Type, Int32Type, Int64Type};
+use arrow_array::{Array, RecordBatch};
 
 /// Columns that are compared, or that say what is.
 pub const COLUMNS: [&str; 9] = [

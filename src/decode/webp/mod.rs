@@ -11,8 +11,7 @@ mod prefix_codes;
 
 use std::io::Cursor;
 
-use image::codecs::webp::WebPDecoder;
-use image::{ColorType, ImageDecoder};
+use image_webp::{DecodingError, WebPDecoder};
 
 use super::buffer::Buffer;
 use super::orientation::Orientation;
@@ -52,14 +51,18 @@ pub(super) fn decode(
         lossy::check(data, webp.frame.size).map_err(|error| damaged(format!("webp: {error}")))?;
     }
 
-    let broken = |error| damaged(format!("webp: {error}"));
+    let broken = |error| match error {
+        DecodingError::IoError(error) => damaged(format!("webp: {error}")),
+        // outputs are compared between versions, so the prefix of the reason stays the same
+        error => damaged(format!("webp: Format error decoding WebP: {error}")),
+    };
     let still = webp.frame.still(webp.has_alpha);
-    let decoder = WebPDecoder::new(Cursor::new(still)).map_err(broken)?;
+    let mut decoder = WebPDecoder::new(Cursor::new(still)).map_err(broken)?;
     let size = decoder.dimensions();
     if size != webp.frame.size {
         return Err(damaged("webp: the chunks disagree about the size"));
     }
-    let model = if decoder.color_type() == ColorType::Rgba8 { Model::Rgba } else { Model::Rgb };
+    let model = if decoder.has_alpha() { Model::Rgba } else { Model::Rgb };
     let canvas = rgb.take(rgb_bytes(webp.canvas));
     if model == Model::Rgb && size == webp.canvas {
         decoder.read_image(canvas).map_err(broken)?;

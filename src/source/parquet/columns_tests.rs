@@ -1,9 +1,10 @@
-use arrow::array::{
+use arrow_array::types::Int32Type;
+use arrow_array::{
     BinaryArray, Date32Array, Decimal128Array, DictionaryArray, FixedSizeBinaryArray, Int8Array, Int64Array,
     ListArray, StructArray, TimestampMicrosecondArray, UInt64Array,
 };
-use arrow::buffer::OffsetBuffer;
-use arrow::datatypes::{Field as ArrowField, Int32Type};
+use arrow_buffer::OffsetBuffer;
+use arrow_schema::Field as ArrowField;
 use bytes::Bytes;
 
 use super::super::ParquetRecords;

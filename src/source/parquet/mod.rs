@@ -23,7 +23,7 @@ use ::parquet::arrow::arrow_reader::{
 };
 use ::parquet::file::metadata::ParquetMetaData;
 use ::parquet::file::reader::ChunkReader;
-use arrow::array::Array;
+use arrow_array::Array;
 use bytes::Bytes;
 
 mod columns;

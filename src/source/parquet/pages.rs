@@ -635,8 +635,7 @@ mod tests {
 
     #[test]
     fn what_pages_unpack_to_is_held_against_the_files_size() {
-        let images: arrow::array::ArrayRef =
-            Arc::new(arrow::array::BinaryArray::from_vec(vec![&[7; 1000]; 3]));
+        let images: arrow_array::ArrayRef = Arc::new(arrow_array::BinaryArray::from_vec(vec![&[7; 1000]; 3]));
         let file = super::super::tests::file(vec![("image", images)]);
         let fetched = |already: u64| {
             let pages = CheckedPages::new(file.clone(), 1 << 20, None);

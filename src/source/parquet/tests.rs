@@ -6,11 +6,11 @@ use ::parquet::basic::{Compression, Encoding};
 use ::parquet::file::properties::{
     EnabledStatistics, WriterProperties, WriterPropertiesBuilder, WriterVersion,
 };
-use arrow::array::{
+use arrow_array::{
     ArrayRef, BinaryArray, Int64Array, LargeBinaryArray, RecordBatch, StringArray, StructArray,
 };
-use arrow::buffer::NullBuffer;
-use arrow::datatypes::{DataType, Field};
+use arrow_buffer::NullBuffer;
+use arrow_schema::{DataType, Field};
 use proptest::prelude::*;
 
 pub(crate) fn file(columns: Vec<(&str, ArrayRef)>) -> Bytes {

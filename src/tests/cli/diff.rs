@@ -91,7 +91,7 @@ fn what_differs_is_listed() {
 
 #[test]
 fn what_is_no_part_of_an_output_is_refused_with_the_reason() {
-    use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
+    use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray};
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 2));
     assert_code(&bench.run("good", &[]), 0);

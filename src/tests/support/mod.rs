@@ -11,9 +11,10 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
-use arrow::array::{Array, AsArray};
-use arrow::datatypes::{Float32Type, Int32Type, Int64Type};
-use arrow::util::display::array_value_to_string;
+use arrow_array::Array;
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Float32Type, Int32Type, Int64Type};
+use arrow_cast::display::array_value_to_string;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -309,8 +310,8 @@ pub fn stdout(output: &Output) -> String {
 
 /// Write a Parquet file with Hugging Face's image struct and an id column.
 pub fn write_parquet(path: &Path, records: &[(String, Vec<u8>)]) {
-    use arrow::array::{ArrayRef, BinaryArray, RecordBatch, StringArray, StructArray};
-    use arrow::datatypes::{DataType, Field};
+    use arrow_array::{ArrayRef, BinaryArray, RecordBatch, StringArray, StructArray};
+    use arrow_schema::{DataType, Field};
     use std::sync::Arc;
 
     let bytes: ArrayRef = Arc::new(BinaryArray::from_iter_values(records.iter().map(|record| &record.1)));
