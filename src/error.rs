@@ -1,13 +1,53 @@
 //! Typed errors of the library: broken machinery and unusable plans, never bad records.
 //!
 //! - A record that cannot be scored is a [`crate::items::Rejected`] row, not an error.
+//! - Every error says whether a retry helps: [`Error::retry`].
 //! - Messages are lower case and name the thing and the limit.
 
 use std::path::PathBuf;
 
 use crate::shown::{message_without_secrets, without_secrets};
 
-/// Why a run could not be done.
+/// Whether the same call, or the same command, may succeed when it is made again.
+///
+/// | error | retry |
+/// | --- | --- |
+/// | [`Error::Config`] | never |
+/// | [`Error::Threads`], [`Error::Memory`], [`Error::OpenFiles`], [`Error::Stack`] | never: limits come with the job |
+/// | [`Error::StagePanicked`], [`SinkError::Encode`] | again, a few times: a bug that may depend on timing |
+/// | [`SourceError::Uri`] | never: the address, or what it names, is wrong |
+/// | [`SourceError::NoInput`] | again, once there is input |
+/// | [`SourceError::Changed`], [`SourceError::Late`] | never: the message says what to do |
+/// | [`SourceError::Garbled`] | again |
+/// | [`SourceError::Storage`], [`SinkError::Storage`] | again; never where the store cannot do what was asked |
+/// | [`EngineError::RuntimeMissing`], [`EngineError::Provider`], [`EngineError::Device`] | elsewhere |
+/// | [`EngineError::Memory`], [`EngineError::WarmUp`], [`EngineError::Inference`] | elsewhere |
+/// | [`EngineError::ModelFile`], [`EngineError::Cache`] | elsewhere: a disk of this host fails, or lacks the file |
+/// | [`EngineError::Load`], [`EngineError::Mismatch`] | never: it is the model |
+/// | [`EngineError::Passport`] | never: the engine must be built again |
+/// | every other [`SinkError`] | never: the message says what to do |
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retry {
+    /// It fails in the same way everywhere until the pipeline file, the input, the output or a limit is changed.
+    Never,
+    /// This host fails or lacks something; another host may not.
+    Elsewhere,
+    /// It may succeed here, now or later, with nothing changed.
+    Again,
+}
+
+impl Retry {
+    /// The word for it in logs: `never`, `elsewhere` or `again`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Never => "never",
+            Self::Elsewhere => "elsewhere",
+            Self::Again => "again",
+        }
+    }
+}
+
+/// Why a run failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
@@ -19,24 +59,40 @@ pub enum Error {
     #[error(transparent)]
     Sink(#[from] SinkError),
     #[error(
-        "cannot start {threads} threads: {message}; the system allows this process too few of them (ulimit -u, the \
-         container's pids limit) or too little address space (ulimit -v)"
+        "cannot start {threads} threads: {message}; the limit on threads (ulimit -u, the container's pids limit) or on \
+         address space (ulimit -v) is too low"
     )]
     Threads { threads: usize, message: String },
     #[error(
-        "{what} is limited to {limit_mib} MiB ({option}), of which {taken_mib} MiB are taken before anything is read; at \
-         least {needed_mib} MiB more are needed"
+        "{what} is limited to {limit_mib} MiB ({option}); {taken_mib} MiB of it are in use before anything is read, and \
+         at least {needed_mib} MiB more are needed"
     )]
     Memory { what: &'static str, option: &'static str, limit_mib: u64, taken_mib: u64, needed_mib: u64 },
     #[error(
-        "this process may have {limit} files and connections open at once (ulimit -n), and has {open}; at least {needed} \
-         more are needed"
+        "this process may open {limit} files and connections at once (ulimit -n) and has {open} open; at least \
+         {needed} more are needed"
     )]
     OpenFiles { limit: u64, open: u64, needed: u64 },
     #[error("the stack is limited to {limit_kib} KiB (ulimit -s), at least {needed_kib} KiB are needed")]
     Stack { limit_kib: u64, needed_kib: u64 },
     #[error("the {stage} stage panicked: {message}")]
     StagePanicked { stage: &'static str, message: String },
+}
+
+impl Error {
+    /// Whether a retry helps.
+    pub fn retry(&self) -> Retry {
+        match self {
+            Self::Config(_) => Retry::Never,
+            Self::Source(error) => error.retry(),
+            Self::Engine(error) => error.retry(),
+            Self::Sink(error) => error.retry(),
+            Self::Threads { .. } | Self::Memory { .. } | Self::OpenFiles { .. } | Self::Stack { .. } => {
+                Retry::Never
+            }
+            Self::StagePanicked { .. } => Retry::Again,
+        }
+    }
 }
 
 /// The pipeline file, or a flag that overrides it, cannot be used.
@@ -64,7 +120,7 @@ impl ConfigError {
     }
 }
 
-/// An object store said no, or did not answer.
+/// An object store refused a request, or did not answer.
 #[derive(Debug, thiserror::Error)]
 #[error("{}: {}", without_secrets(uri), message_without_secrets(&plain_words(source)))]
 pub struct StorageError {
@@ -73,17 +129,30 @@ pub struct StorageError {
 }
 
 impl StorageError {
-    /// Whether the object or its bucket is not there, as opposed to denied or unreachable.
+    /// Whether a retry helps. A grant may come, and an object may appear, without a change to the request.
+    pub fn retry(&self) -> Retry {
+        use object_store::Error as E;
+        let is_request_wrong = matches!(
+            self.source,
+            E::InvalidPath { .. }
+                | E::NotSupported { .. }
+                | E::NotImplemented { .. }
+                | E::UnknownConfigurationKey { .. }
+        );
+        if is_request_wrong || self.is_caused_by::<NoListing>() { Retry::Never } else { Retry::Again }
+    }
+
+    /// Whether the object or its bucket does not exist, as opposed to denied or unreachable.
     pub fn is_not_found(&self) -> bool {
         matches!(self.source, object_store::Error::NotFound { .. })
     }
 
-    /// Whether bytes have come that are not those of the object.
+    /// Whether the bytes received have another checksum than the object.
     pub fn is_wrong_checksum(&self) -> bool {
         wrong_checksum(&self.source).is_some()
     }
 
-    /// Whether a connection failed, or an answer on its way.
+    /// Whether a connection failed, or broke off in the middle of an answer.
     pub(crate) fn is_of_a_connection(&self) -> bool {
         self.is_caused_by::<object_store::client::HttpError>()
     }
@@ -100,19 +169,19 @@ impl StorageError {
     }
 }
 
-/// What a store said, without the library's own word for where it was said ("Generic S3 error").
+/// The store's message without the client library's prefix ("Generic S3 error").
 fn plain_words(error: &object_store::Error) -> String {
     let said = match error {
         object_store::Error::Generic { source, .. } => source.to_string(),
         other => other.to_string(),
     };
     if lacks_open_files(error) {
-        return format!("{said}; this process may have too few files open at once (ulimit -n)");
+        return format!("{said}; the limit on open files (ulimit -n) is too low");
     }
     said
 }
 
-/// Whether the system has refused to open one more file or connection: nothing is wrong with what was asked for.
+/// Whether the system refused to open one more file or connection; the request itself was fine.
 pub(crate) fn lacks_open_files(error: &(dyn std::error::Error + 'static)) -> bool {
     let mut cause = Some(error);
     while let Some(error) = cause {
@@ -125,15 +194,15 @@ pub(crate) fn lacks_open_files(error: &(dyn std::error::Error + 'static)) -> boo
     false
 }
 
-/// Bytes that have come are not those that the store has. CRC-32C.
+/// The bytes received have another checksum (CRC-32C) than the store reports.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
-#[error("its bytes have arrived with the checksum {found:08x}, those in the store have {expected:08x}")]
+#[error("checksum mismatch: the bytes received have {found:08x}, the store reports {expected:08x}")]
 pub struct WrongChecksum {
     pub found: u32,
     pub expected: u32,
 }
 
-/// The checksums, where bytes have come that are not those of the object.
+/// The two checksums, if `error` is about a mismatch.
 pub(crate) fn wrong_checksum(error: &object_store::Error) -> Option<WrongChecksum> {
     let mut cause: Option<&dyn std::error::Error> = Some(error);
     while let Some(error) = cause {
@@ -145,7 +214,7 @@ pub(crate) fn wrong_checksum(error: &object_store::Error) -> Option<WrongChecksu
     None
 }
 
-/// No request to a server has reached it so far. `advice` is empty, or `; ` and what to do.
+/// No request has reached the server so far. `advice` is empty, or `; ` and what to do.
 #[derive(Debug, thiserror::Error)]
 #[error("nothing answers at {host} ({source}){advice}")]
 pub struct NoAnswer {
@@ -154,9 +223,9 @@ pub struct NoAnswer {
     pub source: object_store::client::HttpError,
 }
 
-/// A web server does not know the request that lists a folder.
+/// A web server does not support the request that lists a folder.
 #[derive(Debug, thiserror::Error)]
-#[error("the server cannot list what it holds: it answers PROPFIND (WebDAV) with {status}")]
+#[error("the server cannot list folders: it answers PROPFIND (WebDAV) with {status}")]
 pub struct NoListing {
     pub status: http::StatusCode,
 }
@@ -169,31 +238,43 @@ pub enum SourceError {
     #[error("input {} holds nothing to score: {message}", without_secrets(uri))]
     NoInput { uri: String, message: String },
     #[error(
-        "the input is not the one that this output was begun with: {shard}: {message}; choose another output, or start anew with --overwrite"
+        "the input has changed since this output was begun: {shard}: {message}; choose another output, or start over with --overwrite"
     )]
     Changed { shard: String, message: String },
     #[error(
-        "shard {place} of the input has come since worker {worker} has done its share; run worker {worker} again"
+        "shard {place} of the input was added after worker {worker} finished its share; run worker {worker} again"
     )]
     Late { place: u64, worker: u32 },
-    /// What has been scored of the shards in those places of the input may be wrong. `error` is of the first.
+    /// Bytes of these shards, by place in the input, had a wrong checksum: rows scored from them may be wrong. `error`
+    /// is that of the first shard.
     #[error("cannot read input {error}")]
     Garbled { shards: Vec<u64>, error: StorageError },
     #[error("cannot read input {0}")]
     Storage(#[from] StorageError),
 }
 
+impl SourceError {
+    /// Whether a retry helps.
+    pub fn retry(&self) -> Retry {
+        match self {
+            Self::Uri { .. } | Self::Changed { .. } | Self::Late { .. } => Retry::Never,
+            Self::NoInput { .. } | Self::Garbled { .. } => Retry::Again,
+            Self::Storage(error) => error.retry(),
+        }
+    }
+}
+
 /// Why a shard reader stopped before the end of its shard.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// The store failed: the run cannot go on, and nothing is known about the data.
+    /// The store failed: the run cannot continue, and nothing is known about the data.
     #[error(transparent)]
     Storage(#[from] StorageError),
     /// The data itself is damaged from here on; an unknown number of records is lost.
     #[error("{0}")]
     Corrupt(String),
-    /// The data is sound, but it is not what the pipeline file says, or is packed in a way that is not read. Names the
-    /// key, or what to do.
+    /// The data is sound, but it does not match the pipeline file, or has a compression that is not supported. The
+    /// message names the key, or what to do.
     #[error("{0}")]
     Config(String),
 }
@@ -215,9 +296,9 @@ pub enum EngineError {
     Memory { ordinal: usize, batch_size: usize, message: String, advice: String },
     #[error("{device}: {message}")]
     Device { ordinal: usize, device: String, message: String },
-    #[error("the engine {path} cannot be used here: {message}; build it again: {rebuild}")]
+    #[error("the engine {path} does not work on this host: {message}; build it again: {rebuild}")]
     Passport { path: PathBuf, message: String, rebuild: String },
-    #[error("cannot keep engines: {message}")]
+    #[error("cannot cache the built engine: {message}")]
     Cache { message: String },
     #[error("the warm-up batch of {batch_size} rows failed: {message}")]
     WarmUp { batch_size: usize, ordinal: Option<usize>, message: String },
@@ -226,18 +307,33 @@ pub enum EngineError {
 }
 
 impl EngineError {
-    /// Whether a GPU or its provider cannot be had, as opposed to a model that cannot be used.
+    /// Whether a retry helps.
+    pub fn retry(&self) -> Retry {
+        match self {
+            Self::Load { .. } | Self::Mismatch { .. } | Self::Passport { .. } => Retry::Never,
+            Self::RuntimeMissing(_)
+            | Self::ModelFile { .. }
+            | Self::Provider { .. }
+            | Self::Memory { .. }
+            | Self::Device { .. }
+            | Self::Cache { .. }
+            | Self::WarmUp { .. }
+            | Self::Inference { .. } => Retry::Elsewhere,
+        }
+    }
+
+    /// Whether the host lacks a GPU or its provider, as opposed to a model that is unusable.
     pub(crate) fn is_for_want_of_a_gpu(&self) -> bool {
         match self {
             Self::RuntimeMissing(_) => true,
-            // a GPU that is too small is there
+            // a GPU that is too small is still a GPU
             Self::Provider { message, .. } => !is_out_of_memory(message),
             _ => false,
         }
     }
 }
 
-/// Whether a message of CUDA, TensorRT or ONNX Runtime says that memory was missing.
+/// Whether a message of CUDA, TensorRT or ONNX Runtime says that memory ran out.
 pub(crate) fn is_out_of_memory(message: &str) -> bool {
     let message = message.to_lowercase();
     ["out of memory", "outofmemory", "out_of_memory", "could not be allocated", "failed to allocate"]
@@ -245,7 +341,7 @@ pub(crate) fn is_out_of_memory(message: &str) -> bool {
         .any(|words| message.contains(words))
 }
 
-/// Output could not be written, or must not be.
+/// The output cannot be written, or must not be.
 #[derive(Debug, thiserror::Error)]
 pub enum SinkError {
     #[error("output {}: {}", without_secrets(uri), message_without_secrets(message))]
@@ -253,19 +349,19 @@ pub enum SinkError {
     #[error("output {uri} already holds {what}; choose another output or remove it")]
     Occupied { uri: String, what: String },
     #[error(
-        "output {uri} holds another run: {difference}; choose another output, or start anew with --overwrite"
+        "output {uri} holds another run: {difference}; choose another output, or start over with --overwrite"
     )]
     OtherRun { uri: String, difference: String },
-    /// A finished run lacks some of what it has written.
+    /// A finished run lacks some of its files.
     #[error(
-        "output {} holds this run, finished, but not all of it: {}; remove its _SUCCESS and _manifest.json, and what has another size, and run again: only what is missing is scored; or start anew with --overwrite",
+        "output {} holds this run, finished but incomplete: {}; remove its _SUCCESS and _manifest.json, and every file that has another size, then run again, which scores only what is missing; or start over with --overwrite",
         without_secrets(uri),
         wrong.join(", ")
     )]
     Incomplete { uri: String, wrong: Vec<String> },
-    /// A part has other bytes than its attempt has stored, and this attempt cannot score its shard again.
+    /// A part has other bytes than its attempt stored, and its shard belongs to another worker.
     #[error(
-        "output {} is damaged: it is not what its attempt has stored; run worker {worker} again, which removes it and scores its shard again",
+        "output {} is damaged: its bytes are not those that its attempt stored; run worker {worker} again, which removes it and scores its shard again",
         without_secrets(uri)
     )]
     Damaged { uri: String, worker: u64 },
@@ -276,7 +372,20 @@ pub enum SinkError {
 }
 
 impl SinkError {
-    /// The error of a command that only reads an output.
+    /// Whether a retry helps.
+    pub fn retry(&self) -> Retry {
+        match self {
+            Self::Uri { .. }
+            | Self::Occupied { .. }
+            | Self::OtherRun { .. }
+            | Self::Incomplete { .. }
+            | Self::Damaged { .. } => Retry::Never,
+            Self::Storage(error) => error.retry(),
+            Self::Encode { .. } => Retry::Again,
+        }
+    }
+
+    /// The same error for a command that only reads an output: there, an output is input.
     #[must_use]
     pub fn of_reading(self) -> Error {
         match self {
@@ -287,8 +396,7 @@ impl SinkError {
     }
 }
 
-/// What the libraries say that read Parquet, without their own words for the kind of their errors, which they may put
-/// before each other.
+/// A message of the Parquet and Arrow libraries without their prefixes, which they may nest ("Arrow: EOF: ").
 pub fn parquet_words(error: &dyn std::error::Error) -> String {
     const KINDS: [&str; 12] = [
         "Parquet error: ",
@@ -331,7 +439,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_parquet_only_what_is_wrong_is_told() {
+    fn parquet_messages_lose_every_prefix_of_the_libraries() {
         let ended = ParquetError::EOF("the page ends early".to_owned());
         let nested = ArrowError::from(ParquetError::External(Box::new(ended)));
         assert_eq!(parquet_words(&nested), "the page ends early");
@@ -342,7 +450,7 @@ mod tests {
     }
 
     #[test]
-    fn who_lacks_open_files_is_told_of_the_limit() {
+    fn a_lack_of_open_files_names_the_limit() {
         for (code, expected) in [(libc::EMFILE, true), (libc::ENFILE, true), (libc::EIO, false)] {
             let refused = std::io::Error::from_raw_os_error(code);
             let refused = HttpError::new(HttpErrorKind::Connect, refused);

@@ -1,52 +1,112 @@
 //! Exit codes, so that a scheduler knows what to do next.
+//!
+//! - [`CODES`] is the one table: `--help` prints it, and a test compares the README's table with it.
+//! - The code of an error allows the retry that the error itself asks for ([`Error::retry`]).
 
-use sluice::error::{EngineError, Error, SinkError, SourceError};
+use sluice::error::{EngineError, Error, Retry, SinkError, SourceError};
 
 use super::print::StandardOutput;
 
-/// Something that should not happen: report it.
+/// Success.
+pub const DONE: u8 = 0;
+/// A bug, or a system call that failed unexpectedly.
 pub const FAILED: u8 = 1;
-/// Usage or pipeline file, or a machine that allows a process too little. Do not retry.
+/// Arguments, the pipeline file, or a limit on this process.
 pub const USAGE: u8 = 2;
 /// Input missing, denied or unreadable.
 pub const INPUT: u8 = 3;
-/// Model or engine unusable. Do not retry.
+/// Model or engine unusable on this host.
 pub const ENGINE: u8 = 4;
-/// More rejected rows or damaged shards than allowed; the output is whole, without `_SUCCESS`. `inspect`, `diff`:
-/// something is bad, or differs.
+/// More rejected rows or damaged shards than allowed. `inspect`: the shard is damaged. `diff`: the outputs differ.
 pub const TOO_MANY_ERRORS: u8 = 5;
-/// Output occupied by another run, denied, or not writable; also standard output.
+/// Output occupied, incomplete, denied or not writable; also standard output.
 pub const OUTPUT: u8 = 6;
-/// A built engine that does not fit this host or is damaged: build it again. Do not retry.
+/// A built engine is damaged or does not fit this host.
 pub const PASSPORT: u8 = 7;
-/// An engine failed in the middle of a run: a GPU is gone, say. Another host may do.
+/// An engine failed in the middle of a run.
 pub const INFERENCE: u8 = 8;
-/// `verify`: the output is not what its run has written.
+/// `verify`: the output is not as its run wrote it.
 pub const UNVERIFIED: u8 = 9;
-/// A native decoder or a shard's reader crashed. The record is noted in the output, and the next attempt goes on
-/// without it, or takes the shard as damaged from there on.
+/// A decoder or a shard's reader crashed; the output holds a note of the record.
 pub const CRASHED: u8 = 10;
-/// Interrupted: 128 + SIGINT, as shells count it.
+/// 128 + SIGINT, as shells count it.
 pub const INTERRUPTED: u8 = 130;
-/// Interrupted: 128 + SIGTERM.
+/// 128 + SIGTERM.
 pub const TERMINATED: u8 = 143;
 
-/// What `--help` says about them.
-pub const HELP: &str = "Exit codes:
-  0    done
-  1    internal failure
-  2    usage or pipeline file; too few threads or open files, or too little memory, by a limit of this process
-  3    input missing, denied or unreadable
-  4    model or engine unusable
-  5    run: more errors or damaged shards than the pipeline allows; output whole, no _SUCCESS
-       inspect: something in the shard is bad; diff: the outputs differ
-  6    output (or standard output) occupied, not whole any more, denied or not writable
-  7    a built engine does not fit this host or is damaged: build it again
-  8    an engine failed in the middle of a run, as when a GPU is gone: another host may do
-  9    verify: the output is not what its run has written
-  10   a decoder or a shard's reader crashed: the record is named, and a retry goes on without it
-  130  interrupted (SIGINT)
-  143  interrupted (SIGTERM)";
+/// What one exit code means.
+pub struct ExitCode {
+    pub code: u8,
+    /// Lines of `--help`.
+    meaning: &'static [&'static str],
+    /// The retries that errors with this code may ask for; empty for success.
+    retries: &'static [Retry],
+}
+
+/// Every exit code, in order.
+pub const CODES: [ExitCode; 13] = {
+    use Retry::{Again, Elsewhere, Never};
+    const fn entry(code: u8, retries: &'static [Retry], meaning: &'static [&'static str]) -> ExitCode {
+        ExitCode { code, meaning, retries }
+    }
+    [
+        entry(DONE, &[], &["done"]),
+        entry(FAILED, &[Again], &["internal failure: please report it"]),
+        entry(
+            USAGE,
+            &[Never],
+            &["arguments, pipeline file, or a limit on threads, files or memory (ulimit)"],
+        ),
+        entry(INPUT, &[Again, Never], &["input missing, denied or unreadable"]),
+        entry(ENGINE, &[Elsewhere, Never], &["model or engine unusable on this host"]),
+        entry(
+            TOO_MANY_ERRORS,
+            &[Never],
+            &[
+                "run: more errors or damaged shards than the pipeline allows;",
+                "     the output is complete, without _SUCCESS",
+                "inspect: the shard is damaged; diff: the outputs differ",
+            ],
+        ),
+        entry(
+            OUTPUT,
+            &[Again, Never],
+            &["output (or standard output) occupied, incomplete, denied or not writable"],
+        ),
+        entry(PASSPORT, &[Never], &["a built engine is damaged or does not fit this host: build it again"]),
+        entry(INFERENCE, &[Elsewhere], &["an engine failed in the middle of a run, for example a lost GPU"]),
+        entry(UNVERIFIED, &[Never], &["verify: the output is not as its run wrote it"]),
+        entry(
+            CRASHED,
+            &[Again],
+            &["a decoder or a shard's reader crashed: the next attempt skips the record"],
+        ),
+        entry(INTERRUPTED, &[Again], &["interrupted (SIGINT): the next attempt resumes"]),
+        entry(TERMINATED, &[Again], &["terminated (SIGTERM): the next attempt resumes"]),
+    ]
+};
+
+impl ExitCode {
+    /// When a retry helps: `again or never`; empty for success.
+    fn retry(&self) -> String {
+        self.retries.iter().map(|retry| retry.as_str()).collect::<Vec<_>>().join(" or ")
+    }
+}
+
+/// The table for `--help`.
+pub fn help() -> String {
+    let mut lines =
+        vec!["Exit codes, and whether a retry helps (here again, elsewhere, or never):".to_owned()];
+    for code in &CODES {
+        let mut number = code.code.to_string();
+        let mut retry = code.retry();
+        for meaning in code.meaning {
+            lines.push(format!("  {number:<5}{retry:<20}{meaning}"));
+            (number, retry) = (String::new(), String::new());
+        }
+    }
+    lines.join("\n")
+}
 
 /// The exit code of a failed command.
 pub fn code_of_any(error: &anyhow::Error) -> u8 {
@@ -56,11 +116,19 @@ pub fn code_of_any(error: &anyhow::Error) -> u8 {
     error.downcast_ref().map_or(FAILED, code_of)
 }
 
+/// Whether a retry of a failed command helps.
+pub fn retry_of_any(error: &anyhow::Error) -> Retry {
+    error.downcast_ref().map_or(Retry::Again, Error::retry)
+}
+
 /// The exit code of a failed run.
 pub fn code_of(error: &Error) -> u8 {
     match error {
-        Error::Config(_) => USAGE,
-        Error::Threads { .. } | Error::Memory { .. } | Error::OpenFiles { .. } | Error::Stack { .. } => USAGE,
+        Error::Config(_)
+        | Error::Threads { .. }
+        | Error::Memory { .. }
+        | Error::OpenFiles { .. }
+        | Error::Stack { .. } => USAGE,
         Error::Source(SourceError::Changed { .. } | SourceError::Late { .. }) => OUTPUT,
         Error::Source(_) => INPUT,
         Error::Engine(EngineError::Passport { .. }) => PASSPORT,
@@ -73,16 +141,131 @@ pub fn code_of(error: &Error) -> u8 {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+
+    use sluice::error::{ConfigError, StorageError};
+
     use super::*;
 
+    fn text() -> String {
+        "x".to_owned()
+    }
+
+    fn storage(source: object_store::Error) -> StorageError {
+        StorageError { uri: text(), source }
+    }
+
+    fn unreachable() -> StorageError {
+        storage(object_store::Error::Generic { store: "test", source: "reset".into() })
+    }
+
+    fn unsupported() -> StorageError {
+        storage(object_store::Error::NotImplemented { operation: text(), implementer: text() })
+    }
+
+    /// Every kind of error, with its exit code and its retry.
+    fn errors() -> Vec<(Error, u8, Retry)> {
+        use Retry::{Again, Elsewhere, Never};
+        let (path, io) = (|| "a".into(), || io::Error::other("x"));
+        let config = [
+            ConfigError::Read { path: path(), source: io() },
+            ConfigError::Syntax { path: path(), line: 1, column: 1, message: text() },
+            ConfigError::UnknownKey { key: text(), nearest: None },
+            ConfigError::Invalid { key: text(), message: text() },
+            ConfigError::Argument { argument: "--x", message: text() },
+            ConfigError::Set { argument: text(), message: text() },
+            ConfigError::Labels { path: path(), source: io() },
+        ];
+        let limits = [
+            Error::Threads { threads: 1, message: text() },
+            Error::Memory { what: "x", option: "x", limit_mib: 1, taken_mib: 1, needed_mib: 1 },
+            Error::OpenFiles { limit: 1, open: 1, needed: 1 },
+            Error::Stack { limit_kib: 1, needed_kib: 2 },
+        ];
+        let source = [
+            (SourceError::Uri { uri: text(), message: text() }, INPUT, Never),
+            (SourceError::NoInput { uri: text(), message: text() }, INPUT, Again),
+            (SourceError::Changed { shard: text(), message: text() }, OUTPUT, Never),
+            (SourceError::Late { place: 1, worker: 0 }, OUTPUT, Never),
+            (SourceError::Garbled { shards: vec![1], error: unreachable() }, INPUT, Again),
+            (SourceError::Storage(unreachable()), INPUT, Again),
+            (SourceError::Storage(unsupported()), INPUT, Never),
+        ];
+        let engine = [
+            (EngineError::RuntimeMissing(text()), ENGINE, Elsewhere),
+            (EngineError::ModelFile { path: path(), source: io() }, ENGINE, Elsewhere),
+            (EngineError::Load { path: path(), message: text() }, ENGINE, Never),
+            (EngineError::Mismatch { path: path(), message: text() }, ENGINE, Never),
+            (EngineError::Provider { provider: "x", message: text() }, ENGINE, Elsewhere),
+            (
+                EngineError::Memory { ordinal: 0, batch_size: 1, message: text(), advice: text() },
+                ENGINE,
+                Elsewhere,
+            ),
+            (EngineError::Device { ordinal: 0, device: text(), message: text() }, ENGINE, Elsewhere),
+            (EngineError::Passport { path: path(), message: text(), rebuild: text() }, PASSPORT, Never),
+            (EngineError::Cache { message: text() }, ENGINE, Elsewhere),
+            (EngineError::WarmUp { batch_size: 1, ordinal: None, message: text() }, ENGINE, Elsewhere),
+            (EngineError::Inference { batch_id: 7, message: text() }, INFERENCE, Elsewhere),
+        ];
+        let encode = parquet::errors::ParquetError::General(text());
+        let sink = [
+            (SinkError::Uri { uri: text(), message: text() }, OUTPUT, Never),
+            (SinkError::Occupied { uri: text(), what: text() }, OUTPUT, Never),
+            (SinkError::OtherRun { uri: text(), difference: text() }, OUTPUT, Never),
+            (SinkError::Incomplete { uri: text(), wrong: vec![text()] }, OUTPUT, Never),
+            (SinkError::Damaged { uri: text(), worker: 1 }, OUTPUT, Never),
+            (SinkError::Storage(unreachable()), OUTPUT, Again),
+            (SinkError::Storage(unsupported()), OUTPUT, Never),
+            (SinkError::Encode { part: text(), source: encode }, FAILED, Again),
+        ];
+        let mut errors = vec![(Error::StagePanicked { stage: "sink", message: text() }, FAILED, Again)];
+        errors.extend(config.map(|error| (error.into(), USAGE, Never)));
+        errors.extend(limits.map(|error| (error, USAGE, Never)));
+        errors.extend(source.map(|(error, code, retry)| (error.into(), code, retry)));
+        errors.extend(engine.map(|(error, code, retry)| (error.into(), code, retry)));
+        errors.extend(sink.map(|(error, code, retry)| (error.into(), code, retry)));
+        errors
+    }
+
     #[test]
-    fn an_engine_that_fails_in_the_middle_is_told_from_one_that_cannot_be_had() {
-        let message = String::new;
-        let failed = EngineError::Inference { batch_id: 7, message: message() };
-        assert_eq!(code_of(&Error::Engine(failed)), 8);
-        let device = EngineError::Device { ordinal: 0, device: "GPU 0".to_owned(), message: message() };
-        assert_eq!(code_of(&Error::Engine(device)), 4);
-        let passport = EngineError::Passport { path: "a".into(), message: message(), rebuild: message() };
-        assert_eq!(code_of(&Error::Engine(passport)), 7);
+    fn every_error_has_its_code_and_its_retry() {
+        for (error, code, retry) in errors() {
+            assert_eq!((code_of(&error), error.retry()), (code, retry), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn a_code_allows_exactly_the_retries_of_its_errors() {
+        for entry in &CODES {
+            let of_code = || errors().into_iter().filter(|(_, code, _)| *code == entry.code);
+            for (error, _, retry) in of_code() {
+                assert!(entry.retries.contains(&retry), "{}: {error:?}", entry.code);
+            }
+            let is_found =
+                |retry: &Retry| of_code().next().is_none() || of_code().any(|(_, _, found)| found == *retry);
+            assert!(entry.retries.iter().all(is_found), "{}", entry.code);
+        }
+    }
+
+    #[test]
+    fn the_readme_has_the_same_table() {
+        let readme = include_str!("../../README.md");
+        let rows = readme.lines().filter_map(|line| {
+            let (codes, rest) = line.strip_prefix("| ")?.split_once(" | ")?;
+            let codes: Result<Vec<u8>, _> = codes.split(", ").map(str::parse).collect();
+            let (_, advice) = rest.strip_suffix('|')?.rsplit_once(" | ")?;
+            Some((codes.ok()?, advice.trim()))
+        });
+        let mut found = Vec::new();
+        for (codes, advice) in rows {
+            for code in codes {
+                let entry = CODES.iter().find(|entry| entry.code == code).expect("a known exit code");
+                let words = advice.split([':', ',', ';']).next().unwrap_or_default();
+                assert_eq!(words, entry.retry(), "{code}: {advice}");
+                found.push(code);
+            }
+        }
+        assert_eq!(found, CODES.map(|entry| entry.code));
     }
 }

@@ -2,7 +2,7 @@
 
 /// Below the list of commands.
 pub fn of_sluice() -> String {
-    format!("{EXAMPLES}\n\n{}\n\n{ENVIRONMENT}", super::exit::HELP)
+    format!("{EXAMPLES}\n\n{}\n\n{ENVIRONMENT}", super::exit::help())
 }
 
 const EXAMPLES: &str = "Examples:

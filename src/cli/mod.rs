@@ -144,7 +144,7 @@ fn parse_and_run() -> ExitCode {
     match result {
         Ok(code) => code,
         Err(error) => {
-            tracing::error!("{}", told(&error));
+            tracing::error!(retry = %exit::retry_of_any(&error).as_str(), "{}", told(&error));
             ExitCode::from(exit::code_of_any(&error))
         }
     }

@@ -210,7 +210,7 @@ fn bytes_that_are_not_those_of_the_store_are_never_scored() {
     cloud.gcs.schedule((0..10_000).map(|number| (number, Fault::WrongBytes)));
     let output = cloud.run("out");
     assert_code(&output, 3);
-    assert!(last_error(&output).contains("arrived with the checksum"), "{}", stderr(&output));
+    assert!(last_error(&output).contains("checksum mismatch"), "{}", stderr(&output));
     cloud.gcs.schedule([]);
     assert_code(&cloud.run("out"), 0);
     assert!(cloud.rows("out") == expected);
@@ -354,7 +354,7 @@ fn an_object_is_not_taken_for_the_only_one_that_cannot_be_read_where_none_can() 
         (Oddity::Refused(400, "ExpiredToken"), "ExpiredToken"),
         (Oddity::Refused(500, "InternalError"), "500 Internal Server Error"),
         (Oddity::Redirected, "too many redirects"),
-        (Oddity::OtherChecksum, "arrived with the checksum"),
+        (Oddity::OtherChecksum, "checksum mismatch"),
     ] {
         cloud.gcs.serve_all_oddly("data", oddity);
         for input in ["gs://data", "gs://data/*.png", "gs://data/a.tar"] {
