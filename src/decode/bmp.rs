@@ -1,14 +1,12 @@
 //! BMP: bitmaps of Windows and OS/2.
 //!
-//! - As Pillow reads them: where the header says nothing of the pixels' place they follow the
-//!   palette; a colour index behind the palette is black, or a gray where the palette counts up
-//!   through the grays; 5 and 6 bits become 8 by multiplication and rounding down; run lengths are
-//!   taken as its decoder takes them.
+//! - As in Pillow, pixels without a stated offset follow the palette; a colour index past the palette
+//!   is black, or a gray if the palette is the grays from 0 up; 5- and 6-bit channels are scaled to 8
+//!   bits by multiplication and rounding down; run-length data is read as its decoder reads it.
 //! - The padding of the last row may be missing.
-//! - Otherwise than Pillow: a palette of black and white, or of grays, is a palette at any number of
-//!   bits (Pillow reads its pixels as if they had 1 or 8 bits), and channel masks that Pillow does
-//!   not know are followed.
-//! - Not supported: JPEG, PNG and Huffman data inside.
+//! - Unlike in Pillow, a palette of black and white, or of grays, applies at any bit depth (Pillow reads
+//!   the pixels as if they had 1 or 8 bits), and channel masks that Pillow does not know are supported.
+//! - Embedded JPEG, PNG and Huffman data is not supported.
 
 use super::buffer::Buffer;
 use super::orientation::Orientation;
@@ -24,7 +22,7 @@ const RLE4: u32 = 2;
 const BIT_FIELDS: u32 = 3;
 const ALPHA_BIT_FIELDS: u32 = 6;
 
-/// Decode a BMP into `rgb`, by way of colour indices in `raw`.
+/// Decode a BMP into `rgb`; `raw` holds the colour indices of run-length data.
 pub(super) fn decode(
     bytes: &[u8],
     request: &mut Request,
@@ -39,21 +37,22 @@ pub(super) fn decode(
     let pixels = bytes.get(header.pixels_at..).unwrap_or(&[]);
 
     let rgb = rgb.take(width * height * 3);
-    let place = |row: usize| if header.top_down { row } else { height - 1 - row };
-    let mut put = |row: usize, fill: &dyn Fn(&mut [u8])| {
-        let start = place(row) * width * 3;
-        fill(&mut rgb[start..start + width * 3]);
+    // `row` counts rows in the order in which they are stored
+    let mut write_row = |row: usize, write: &dyn Fn(&mut [u8])| {
+        let row = if header.top_down { row } else { height - 1 - row };
+        let start = row * width * 3;
+        write(&mut rgb[start..start + width * 3]);
     };
     if let RLE8 | RLE4 = header.compression {
         let Layout::Indexed(colors) = layout else {
-            return Err(damaged(format!("bmp: run lengths of {} bits are not supported", header.bits)));
+            return Err(damaged(format!("bmp: run-length data of {} bits is not supported", header.bits)));
         };
         let indices = raw.take(width * height);
         let is_odd = header.pixels_at % 2 != 0;
         unpack_runs(pixels, is_odd, header.compression == RLE4, width, indices)
             .ok_or_else(|| damaged("bmp: image is cut short"))?;
         for (row, indices) in indices.chunks_exact(width).enumerate() {
-            put(row, &|rgb| samples::look_up(indices, &colors, rgb));
+            write_row(row, &|rgb| samples::look_up(indices, &colors, rgb));
         }
         return Ok(Decoded::whole(header.size, Orientation::UPRIGHT));
     }
@@ -64,12 +63,12 @@ pub(super) fn decode(
         let start = row * stride;
         let stored = pixels
             .get(start..start + row_bits.div_ceil(8))
-            .ok_or_else(|| damaged(format!("bmp: image is cut short, {row} of {height} rows are there")))?;
+            .ok_or_else(|| damaged(format!("bmp: image is cut short after {row} of {height} rows")))?;
         match &layout {
             Layout::Indexed(colors) => {
-                put(row, &|rgb| expand(stored, usize::from(header.bits), colors, rgb));
+                write_row(row, &|rgb| expand(stored, usize::from(header.bits), colors, rgb));
             }
-            Layout::Masks(masks) => put(row, &|rgb| {
+            Layout::Masks(masks) => write_row(row, &|rgb| {
                 let bytes = usize::from(header.bits / 8);
                 for (pixel, out) in stored.chunks_exact(bytes).zip(rgb.chunks_exact_mut(3)) {
                     out.copy_from_slice(&masks.color(pixel, request.background));
@@ -80,22 +79,22 @@ pub(super) fn decode(
     Ok(Decoded::whole(header.size, Orientation::UPRIGHT))
 }
 
-/// The file's header, as checked.
+/// The checked header of the file.
 struct Header {
     size: (u32, u32),
     top_down: bool,
     bits: u16,
     compression: u32,
-    /// Red, green, blue and alpha; all zero where the header has none.
+    /// Red, green, blue and alpha; all zero if the header has no masks.
     masks: [u32; 4],
-    /// Where the palette lies, and how many bytes each of its colours takes.
+    /// Offset of the palette, and the bytes of each of its colours.
     palette_at: usize,
     color_bytes: usize,
     colors: usize,
     pixels_at: usize,
 }
 
-/// What the bits of a pixel mean.
+/// How the bits of a pixel are interpreted.
 enum Layout {
     Indexed(Box<[[u8; 3]; 256]>),
     Masks(Masks),
@@ -123,7 +122,7 @@ impl Header {
             (top_down, bits, compression, stated_colors, color_bytes) = (false, u16_at(24)?, RAW, 0, 3);
         } else {
             let height = u32_at(22)?;
-            // a negative height that is not absurd
+            // a negative height down to -2^24, as in Pillow
             top_down = height >> 24 == 0xff;
             size = (u32_at(18)?, if top_down { height.wrapping_neg() } else { height });
             (bits, compression, stated_colors, color_bytes) =
@@ -175,7 +174,7 @@ impl Header {
             (32, true, [0, 0, 0, 0]) => [0xff_0000, 0xff00, 0xff, 0xff00_0000],
             (_, false, _) => [0xff_0000, 0xff00, 0xff, 0],
             (32, true, masks) => masks,
-            // alpha in 16 bits is not read
+            // alpha of 16-bit pixels is ignored
             (_, true, [red, green, blue, _]) => [red, green, blue, 0],
         };
         let masks = Masks::new(masks).ok_or_else(|| {
@@ -185,7 +184,8 @@ impl Header {
         Ok(Layout::Masks(masks))
     }
 
-    /// The palette as far as it is there; black behind it, unless it counts up through the grays.
+    /// The palette, which may be truncated. Indices past its end are black, or grays if the palette is
+    /// the grays from 0 up.
     fn palette(&self, bytes: &[u8]) -> [[u8; 3]; 256] {
         let stored = bytes.get(self.palette_at..).unwrap_or(&[]).chunks_exact(self.color_bytes);
         let grays: [[u8; 3]; 256] = std::array::from_fn(|index| [index as u8; 3]);
@@ -200,13 +200,13 @@ impl Header {
     }
 }
 
-/// Where the channels of a pixel of 16, 24 or 32 bits lie.
+/// Bit positions of the channels of a pixel of 16, 24 or 32 bits.
 struct Masks {
     channels: [Channel; 3],
     alpha: Option<Channel>,
 }
 
-/// Adjacent bits.
+/// The contiguous bits of a channel.
 #[derive(Clone, Copy)]
 struct Channel {
     shift: u32,
@@ -217,11 +217,11 @@ impl Channel {
     fn new(mask: u32) -> Option<Self> {
         let shift = mask.trailing_zeros();
         let bits = mask.count_ones();
-        let adjacent = mask != 0 && 32 - mask.leading_zeros() - shift == bits;
-        adjacent.then_some(Self { shift, bits })
+        let contiguous = mask != 0 && 32 - mask.leading_zeros() - shift == bits;
+        contiguous.then_some(Self { shift, bits })
     }
 
-    /// Its value over the whole range of a byte.
+    /// The channel's value in `pixel`, scaled to the range of a byte.
     fn value(self, pixel: u32) -> u8 {
         let largest = ((1_u64 << self.bits) - 1) as u32;
         let value = pixel >> self.shift & largest;
@@ -239,7 +239,7 @@ impl Masks {
         Some(Self { channels, alpha })
     }
 
-    /// RGB of one pixel, over the background if it has alpha.
+    /// RGB of one pixel, composited over the background if it has alpha.
     fn color(&self, pixel: &[u8], background: Option<[u8; 3]>) -> [u8; 3] {
         let mut bytes = [0; 4];
         bytes[..pixel.len()].copy_from_slice(pixel);
@@ -252,7 +252,7 @@ impl Masks {
     }
 }
 
-/// Indices of 1, 4 or 8 bits, the first one in the highest bits of a byte, to RGB.
+/// Convert indices of 1, 4 or 8 bits to RGB; the first index is in the most significant bits of a byte.
 fn expand(stored: &[u8], bits: usize, colors: &[[u8; 3]; 256], rgb: &mut [u8]) {
     if bits == 8 {
         return samples::look_up(stored, colors, rgb);
@@ -265,11 +265,14 @@ fn expand(stored: &[u8], bits: usize, colors: &[[u8; 3]; 256], rgb: &mut [u8]) {
     }
 }
 
-/// Run lengths to indices, row after row from the first one stored; what is skipped, or left out
-/// behind the code that ends the bitmap, is index 0. `None` where the data ends before either, or
-/// where pixels are left out and a run was longer than its row, so that their place is unknown.
-/// `starts_odd`: whether the data begins at an odd place of the file, as a stretch without runs is
-/// padded to an even one.
+/// Decode run-length data to indices, row by row in stored order. Pixels that a delta skips, or that
+/// are missing at the end-of-bitmap code, have index 0.
+///
+/// Returns `None` if the data ends before the last pixel and the end-of-bitmap code, or if pixels are
+/// missing and a run exceeded its row, so that the position of the missing pixels is unknown.
+///
+/// `starts_odd` is whether the data begins at an odd offset of the file: a literal run is padded to an
+/// even offset.
 fn unpack_runs(
     data: &[u8],
     starts_odd: bool,
@@ -279,7 +282,7 @@ fn unpack_runs(
 ) -> Option<()> {
     indices.fill(0);
     let (mut at, mut done, mut column) = (0, 0, 0);
-    let mut cut_off = false;
+    let mut row_exceeded = false;
     let pair = |at: usize| data.get(at..)?.first_chunk::<2>().copied();
     while done < indices.len() {
         let [count, value] = pair(at)?;
@@ -289,17 +292,17 @@ fn unpack_runs(
                 done = done.next_multiple_of(width);
                 column = 0;
             }
-            (0, 1) => return (!cut_off).then_some(()),
+            (0, 1) => return (!row_exceeded).then_some(()),
             (0, 2) => {
                 let [right, up] = pair(at)?;
                 at += 2;
                 done += usize::from(right) + usize::from(up) * width;
                 column = done % width;
             }
-            (0, stretch) => {
-                let stretch = usize::from(stretch);
+            (0, literals) => {
+                let literals = usize::from(literals);
                 let stored = data.get(at..)?;
-                for index in 0..stretch.min(indices.len() - done) {
+                for index in 0..literals.min(indices.len() - done) {
                     indices[done] = if four_bits {
                         stored.get(index / 2)? >> (4 - index % 2 * 4) & 0xf
                     } else {
@@ -307,13 +310,13 @@ fn unpack_runs(
                     };
                     done += 1;
                 }
-                column += stretch;
-                at += if four_bits { stretch.div_ceil(2) } else { stretch };
+                column += literals;
+                at += if four_bits { literals.div_ceil(2) } else { literals };
                 at += (at + usize::from(starts_odd)) % 2;
             }
             (count, value) => {
                 let room = width.saturating_sub(column).min(indices.len() - done);
-                cut_off |= usize::from(count) > room;
+                row_exceeded |= usize::from(count) > room;
                 let count = usize::from(count).min(room);
                 for (index, pixel) in indices[done..done + count].iter_mut().enumerate() {
                     *pixel = if four_bits { value >> (4 - index % 2 * 4) & 0xf } else { value };
@@ -336,8 +339,8 @@ mod tests {
     }
 
     #[test]
-    fn runs_stretches_skips_and_ends_are_followed() {
-        // a run of 2, a stretch of 3 and its padding, the row's end, 1 right, a run, the end
+    fn runs_literals_deltas_and_end_codes_are_decoded() {
+        // a run of 2, 3 literals and their padding, end of row, delta 1 right, a run, end of bitmap
         let data = [2, 7, 0, 3, 1, 2, 3, 0, 0, 0, 0, 2, 1, 0, 2, 8, 0, 1];
         let expected = [7, 7, 1, 2, 3, 0, 8, 8, 0, 0];
         assert_eq!(unpacked(&data, false, 5, 10).as_deref(), Some(&expected[..]));
@@ -346,7 +349,11 @@ mod tests {
             unpacked(&[5, 0x12, 0, 3, 0x34, 0x50, 0, 1], true, 8, 8),
             Some(vec![1, 2, 1, 2, 1, 3, 4, 5])
         );
-        assert_eq!(unpacked(&[9, 1, 0, 1], false, 2, 4), None, "where the rest belongs is unknown");
+        assert_eq!(
+            unpacked(&[9, 1, 0, 1], false, 2, 4),
+            None,
+            "the position of the missing pixels is unknown"
+        );
         assert_eq!(
             unpacked(&[9, 1, 0, 0, 2, 2], false, 2, 4),
             Some(vec![1, 1, 2, 2]),
@@ -355,10 +362,10 @@ mod tests {
     }
 
     #[test]
-    fn channels_fill_a_byte() {
-        let five = Channel::new(0x3e0).expect("adjacent");
+    fn channels_are_scaled_to_a_byte() {
+        let five = Channel::new(0x3e0).expect("contiguous");
         assert_eq!((five.value(0x3e0), five.value(0x60), five.value(0)), (255, 24, 0));
-        assert_eq!(Channel::new(0xffc0_0000).expect("adjacent").value(0x8000_0000), 0x80);
+        assert_eq!(Channel::new(0xffc0_0000).expect("contiguous").value(0x8000_0000), 0x80);
         assert!(Channel::new(0x5).is_none() && Channel::new(0).is_none());
     }
 }

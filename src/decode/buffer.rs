@@ -1,35 +1,35 @@
-//! Memory that is used again for the next image.
+//! Memory that is reused for the next image.
 //!
-//! - Growing is the only time it is cleared; what it holds otherwise is left from the last image.
+//! - It is cleared only when it grows; otherwise it still holds bytes of the previous image.
 
-/// Largest buffer kept for the next image: a 16-megapixel photo in RGB. One of the rare larger
-/// images gives its memory back, so that what a thread holds between images stays bounded.
+/// Largest buffer kept for the next image: a 16-megapixel photo in RGB. The memory of larger images,
+/// which are rare, is freed, so that a thread holds a bounded amount between images.
 const KEPT_BYTES: usize = 48 << 20;
 
-/// Bytes without meaning of their own.
+/// A growable buffer of bytes.
 #[derive(Debug, Default)]
 pub(super) struct Buffer(Vec<u8>);
 
 impl Buffer {
-    /// `length` bytes with any content.
+    /// `length` bytes with unspecified content.
     pub(super) fn take(&mut self, length: usize) -> &mut [u8] {
         if self.0.len() < length {
-            // nothing is worth copying to the new place
+            // the old content need not be copied to the new allocation
             self.0.clear();
             self.0.resize(length, 0);
         }
         &mut self.0[..length]
     }
 
-    /// The first `length` bytes of what was written last.
+    /// The first `length` bytes, as last written.
     ///
     /// # Panics
-    /// When fewer were ever taken.
+    /// If `take` was never called with at least `length`.
     pub(super) fn written(&self, length: usize) -> &[u8] {
         &self.0[..length]
     }
 
-    /// Free the memory if it is more than is worth keeping.
+    /// Free the memory if it exceeds [`KEPT_BYTES`].
     pub(super) fn trim(&mut self) {
         if self.0.capacity() > KEPT_BYTES {
             *self = Self::default();
@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_ordinary_sizes_are_kept() {
+    fn a_very_large_buffer_is_freed_between_images() {
         let mut buffer = Buffer::default();
         buffer.take(1000);
         buffer.trim();

@@ -1,4 +1,4 @@
-//! Images that are damaged, hostile or too large: what [`Decoder::decode`] promises of them.
+//! Tests of [`Decoder::decode`] with images that are damaged, hostile or too large.
 
 use proptest::prelude::*;
 
@@ -32,7 +32,7 @@ fn png_header(width: u32, height: u32) -> Vec<u8> {
 }
 
 #[test]
-fn an_empty_image_and_text_are_told_apart() {
+fn an_empty_image_and_text_have_different_reasons() {
     let empty = refused(&decoder(SMALL), b"");
     assert_eq!((empty.status, empty.error.as_str()), (Status::Empty, "image is zero bytes long"));
     let text = refused(&decoder(SMALL), b"hello, world");
@@ -41,7 +41,7 @@ fn an_empty_image_and_text_are_told_apart() {
 }
 
 #[test]
-fn a_huge_header_is_refused_by_its_size() {
+fn a_huge_image_is_refused_by_the_size_in_its_header() {
     let rejected = refused(&decoder(SMALL), &png_header(60_000, 60_000));
     assert_eq!(rejected.status, Status::TooLarge);
     assert_eq!(rejected.error, "image is 60000×60000 pixels, limit is 100 megapixels");
@@ -50,7 +50,7 @@ fn a_huge_header_is_refused_by_its_size() {
 }
 
 #[test]
-fn every_format_is_held_to_the_pixel_limit() {
+fn the_pixel_limit_applies_to_every_format() {
     let decoder = decoder(&format!("{SMALL}\nmax_pixels = 500"));
     for name in
         ["baseline.jpg", "rgb.png", "lossy.webp", "animated.webp", "palette.gif", "rgb.bmp", "raw.tif"]
@@ -63,7 +63,7 @@ fn every_format_is_held_to_the_pixel_limit() {
 }
 
 #[test]
-fn too_many_bytes_are_refused_unread() {
+fn a_file_above_the_byte_limit_is_refused_without_reading_it() {
     let decoder = Decoder::new(&section(SMALL), 100, PixelElement::U8);
     let rejected = refused(&decoder, &fixture("baseline.jpg"));
     assert_eq!((rejected.status, rejected.header), (Status::TooLarge, None));
@@ -71,14 +71,14 @@ fn too_many_bytes_are_refused_unread() {
 }
 
 #[test]
-fn a_side_of_zero_is_an_error_and_keeps_the_header() {
+fn a_side_of_zero_is_an_error_and_the_header_is_reported() {
     let rejected = refused(&decoder(SMALL), &png_header(0, 5));
     assert_eq!(rejected.error, "image is 0×5 pixels, a side is zero");
     assert_eq!(rejected.header.map(|header| header.height), Some(5));
 }
 
-/// A gray JPEG of 10,000 × 10,000 pixels with arithmetic coding: a frame, and scans of all coefficients
-/// with one byte of data each.
+/// A gray JPEG of 10,000×10,000 pixels with arithmetic coding: a frame header, and scans of all
+/// coefficients with one byte of data each.
 fn many_scans(scans: usize) -> Vec<u8> {
     let frame = [0xff, 0xca, 0, 11, 8, 0x27, 0x10, 0x27, 0x10, 1, 1, 0x11, 0];
     let scan = [0xff, 0xda, 0, 8, 1, 1, 0, 1, 63, 0, 0x55];
@@ -86,24 +86,24 @@ fn many_scans(scans: usize) -> Vec<u8> {
 }
 
 #[test]
-fn a_jpeg_that_would_keep_a_core_busy_is_refused_by_its_scans() {
+fn a_jpeg_with_too_many_scans_is_refused_by_its_estimated_work() {
     let rejected = refused(&decoder(SMALL), &many_scans(29));
     assert_eq!(rejected.status, Status::TooLarge);
-    assert_eq!(rejected.error, "image may take 347 s of a core to decode, limit is 20");
+    assert_eq!(rejected.error, "image may take 347 s of CPU time to decode, limit is 20");
     let header = ImageHeader { format: ImageFormat::Jpeg, width: 10_000, height: 10_000 };
     assert_eq!(rejected.header, Some(header));
-    // who allows ten times the pixels allows ten times the work
+    // ten times the pixel limit allows ten times the work
     let rejected = refused(&decoder(&format!("{SMALL}\nmax_pixels = 1000000000")), &many_scans(29));
-    assert_eq!(rejected.error, "image may take 347 s of a core to decode, limit is 200");
+    assert_eq!(rejected.error, "image may take 347 s of CPU time to decode, limit is 200");
 }
 
-/// Images without a table of their own, after which a decoder must not have learned one either.
+/// A JPEG without tables must not be decoded with the tables of an earlier image.
 #[test]
-fn what_was_decoded_before_does_not_show() {
+fn earlier_images_do_not_affect_the_result() {
     let mut without_tables = fixture("baseline.jpg");
     for at in 0..without_tables.len() - 1 {
         if without_tables[at] == 0xff && matches!(without_tables[at + 1], 0xdb | 0xc4) {
-            // the tables become a comment
+            // turn the table segments into comments
             without_tables[at + 1] = 0xfe;
         }
     }
@@ -124,7 +124,7 @@ fn what_was_decoded_before_does_not_show() {
 }
 
 #[test]
-fn a_jpeg_whose_metadata_has_no_proper_length_keeps_its_pixels() {
+fn a_jpeg_decodes_although_a_metadata_segment_has_an_invalid_length() {
     let decoder = decoder(SMALL);
     let whole = fixture("baseline.jpg");
     assert_eq!(whole[2..6], [0xff, 0xe0, 0, 16], "JFIF comes first");
@@ -140,7 +140,7 @@ fn a_jpeg_whose_metadata_has_no_proper_length_keeps_its_pixels() {
 }
 
 #[test]
-fn a_scaled_decode_stays_close_and_never_enlarges() {
+fn a_scaled_decode_is_close_to_the_full_one_and_never_enlarges() {
     let mut scratch = Scratch::default();
     let image = fixture("orientation_6.jpg");
     for (size, tolerance) in [("width = 5, height = 8", 12), ("width = 20, height = 30", 0)] {
@@ -156,12 +156,12 @@ fn a_scaled_decode_stays_close_and_never_enlarges() {
         let sum: u32 = full.iter().zip(scaled.iter()).map(|(a, b)| u32::from(a.abs_diff(*b))).sum();
         let mean = sum / full.len() as u32;
         assert!(mean <= tolerance, "{size}: off by {mean} on average");
-        assert_eq!(tolerance == 0, full == scaled, "{size}: half the size is the least worth it");
+        assert_eq!(tolerance == 0, full == scaled, "{size}: only a reduction to half or less is scaled");
     }
 }
 
 #[test]
-fn the_message_of_a_caught_panic_is_kept() {
+fn the_message_of_a_caught_panic_is_reported() {
     let cases: [(Box<dyn std::any::Any + Send>, &str); 3] = [
         (Box::new("a &str"), "a &str"),
         (Box::new(String::from("a String")), "a String"),
@@ -172,7 +172,7 @@ fn the_message_of_a_caught_panic_is_kept() {
     }
 }
 
-const KINDS: [&str; 47] = [
+const FIXTURES: [&str; 47] = [
     "baseline.jpg",
     "progressive.jpg",
     "restarts.jpg",
@@ -222,14 +222,14 @@ const KINDS: [&str; 47] = [
     "big.tif",
 ];
 
-/// Options that lead through the most code.
+/// Options that exercise the most code.
 const THOROUGH: &str = "resize = { width = 9, height = 7, fit = 'cover', filter = 'lanczos3' }
     background = [1, 2, 3]
     scaled_decode = true
     max_pixels = 100000";
 
-/// Decode, and look at nothing but the promises: a row of the right length or a refusal that is
-/// not due to a panic of ours.
+/// Decode, and check the result in general: a row of the right length, or a rejection that is not
+/// due to a panic.
 fn try_decode(bytes: &[u8]) -> Result<(), TestCaseError> {
     match decoder(THOROUGH).decode(bytes, &mut Scratch::default()) {
         Ok((_, Pixels::U8(row))) => prop_assert_eq!(row.len(), 9 * 7 * 3),
@@ -247,8 +247,8 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(600))]
 
     #[test]
-    fn random_bytes_behind_any_magic_never_panic(
-        magic in prop::sample::select(KINDS.to_vec()),
+    fn random_bytes_after_any_magic_number_never_panic(
+        magic in prop::sample::select(FIXTURES.to_vec()),
         kept in 2..40_usize,
         rest in prop::collection::vec(any::<u8>(), 0..300),
     ) {
@@ -259,8 +259,8 @@ proptest! {
     }
 
     #[test]
-    fn changed_and_cut_images_never_panic(
-        name in prop::sample::select(KINDS.to_vec()),
+    fn altered_and_truncated_images_never_panic(
+        name in prop::sample::select(FIXTURES.to_vec()),
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
         end in any::<prop::sample::Index>(),
         cut in any::<bool>(),

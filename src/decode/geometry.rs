@@ -1,8 +1,8 @@
-//! Sizes and places: from the upright source's size to the tensor's.
+//! Sizes and offsets: from the size of the upright source to that of the tensor.
 //!
-//! - `stretch`: the target, aspect ratio ignored.
+//! - `stretch`: resize to the target, ignoring the aspect ratio.
 //! - `cover`: torchvision's `Resize` of the shorter side and `CenterCrop`, for any target: the side
-//!   that needs the larger scale becomes exactly the target, the other one is rounded down.
+//!   that needs the larger scale becomes exactly the target, and the other is rounded down.
 //! - `contain`: Pillow's `ImageOps.pad` with its default centring.
 //! - Offsets round halves to even, as Python's `round` does.
 
@@ -13,9 +13,9 @@ use crate::config::{Fit, PreprocessSection, Size};
 pub(super) struct Window {
     /// Size of the whole image after the resize.
     pub resized: (u32, u32),
-    /// Top left corner of what is kept of it.
+    /// Top left corner of the part that is kept.
     pub cut: (u32, u32),
-    /// Size of what is kept of it.
+    /// Size of the part that is kept.
     pub kept: (u32, u32),
 }
 
@@ -23,11 +23,11 @@ pub(super) struct Window {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Placement {
     pub window: Window,
-    /// Where the kept part lies in the tensor; what it leaves free is background.
+    /// Offset of the kept part in the tensor; the rest of the tensor is background.
     pub at: (u32, u32),
 }
 
-/// The geometry section of the pipeline, ready to be asked about images.
+/// The resize and crop of the pipeline, for images of any size.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Geometry {
     target: (u32, u32),
@@ -53,7 +53,7 @@ impl Geometry {
             Fit::Cover => cover(source, self.target),
             Fit::Contain => contain(source, self.target),
         };
-        // Two crops about the centre: to the target, and from the target to the tensor.
+        // two centre crops: to the target, and from the target to the tensor
         let (cut_x, kept_x, at_x) = place_side(resized.0, self.target.0, self.tensor.0);
         let (cut_y, kept_y, at_y) = place_side(resized.1, self.target.1, self.tensor.1);
         let window = Window { resized, cut: (cut_x, cut_y), kept: (kept_x, kept_y) };
@@ -61,16 +61,16 @@ impl Geometry {
     }
 }
 
-/// Offset of the cut, length kept, offset in the tensor.
+/// Offset of the crop, length kept, offset in the tensor.
 fn place_side(resized: u32, target: u32, tensor: u32) -> (u32, u32, u32) {
     if resized < target {
-        // letterbox; the plan allows no crop after it
+        // letterbox; the plan has refused a crop after it
         return (0, resized, half(target - resized));
     }
     (half(resized - target) + half(target - tensor), tensor, 0)
 }
 
-/// Half of `length`, halves to even.
+/// Half of `length`, rounded half to even.
 fn half(length: u32) -> u32 {
     length / 2 + u32::from(length % 4 == 3)
 }
@@ -78,7 +78,7 @@ fn half(length: u32) -> u32 {
 fn cover((width, height): (u32, u32), (target_width, target_height): (u32, u32)) -> (u32, u32) {
     let across = u64::from(target_width) * u64::from(height);
     let down = u64::from(target_height) * u64::from(width);
-    // at most `u32::MAX` times 16,384 over 1, so it is cut off where it does not fit
+    // may be up to `u32::MAX` × 16,384, so it saturates
     let narrow = |side: u64| u32::try_from(side).unwrap_or(u32::MAX);
     if across >= down {
         (target_width, target_height.max(narrow(across / u64::from(width))))
@@ -90,7 +90,7 @@ fn cover((width, height): (u32, u32), (target_width, target_height): (u32, u32))
 fn contain((width, height): (u32, u32), (target_width, target_height): (u32, u32)) -> (u32, u32) {
     let (w, h) = (f64::from(width), f64::from(height));
     let (tw, th) = (f64::from(target_width), f64::from(target_height));
-    // Order of operations and rounding are Pillow's; a side never vanishes, where Pillow gives up.
+    // Order of operations and rounding are Pillow's. A side is at least 1, where Pillow raises an error.
     if w / h > tw / th {
         (target_width, ((h / w * tw).round_ties_even() as u32).clamp(1, target_height))
     } else {
@@ -135,7 +135,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_kept_lies_inside_both_images(
+        fn the_kept_part_lies_inside_the_resized_image_and_the_tensor(
             source in (1..5000_u32, 1..5000_u32),
             target in (1..600_u32, 1..600_u32),
             crop in (1..600_u32, 1..600_u32),

@@ -1,10 +1,9 @@
 //! GIF: the first frame on its canvas.
 //!
-//! - As Pillow: the canvas grows to hold the frame; what the frame leaves free has the transparent
-//!   colour, else colour 0. A colour index behind the palette is black; without a palette, and with
-//!   one that counts up through the grays, an index is a gray.
-//! - Nothing behind the last pixel is looked at: neither the end of the data nor the file's trailer
-//!   is missed.
+//! - As in Pillow, the canvas grows to hold the frame; the area outside the frame has the transparent
+//!   colour, else colour 0. A colour index past the palette is black. Without a palette, or with one
+//!   that is the grays from 0 up, an index is a gray.
+//! - Nothing after the last pixel is read: the end code and the trailer may be missing.
 //! - Work is linear in the bytes of the file and the pixels of the frame.
 
 use super::buffer::Buffer;
@@ -18,10 +17,10 @@ const IMAGE: u8 = b',';
 const TRAILER: u8 = b';';
 const GRAPHIC_CONTROL: u8 = 0xf9;
 
-/// Codes for data of more bits do not fit the table.
+/// Largest LZW minimum code size: codes of wider data do not fit the table.
 const MAX_DATA_BITS: u8 = 12;
 
-/// Decode the first frame of `bytes` into `rgb`, by way of colour indices in `raw`.
+/// Decode the first frame of `bytes` into `rgb`; `raw` holds its colour indices.
 pub(super) fn decode(
     bytes: &[u8],
     request: &mut Request,
@@ -59,15 +58,15 @@ pub(super) fn decode(
         Ending::BadCode => return Err(damaged("gif: the pixels are damaged")),
         Ending::EndCode | Ending::OutOfData => {
             let pixels = indices.len();
-            return Err(damaged(format!("gif: {written} of {pixels} pixels are there")));
+            return Err(damaged(format!("gif: holds {written} of {pixels} pixels")));
         }
     }
 
     let (width, height) = (size.0 as usize, size.1 as usize);
     let rgb = rgb.take(width * height * 3);
     if (frame_width, frame_height) != (width, height) {
-        let free = colors[usize::from(transparent.unwrap_or(0))];
-        rgb.chunks_exact_mut(3).for_each(|pixel| pixel.copy_from_slice(&free));
+        let fill = colors[usize::from(transparent.unwrap_or(0))];
+        rgb.chunks_exact_mut(3).for_each(|pixel| pixel.copy_from_slice(&fill));
     }
     let rows = rows_in_order(frame_height, interlaced);
     for (row, indices) in rows.zip(indices.chunks_exact(frame_width)) {
@@ -77,27 +76,28 @@ pub(super) fn decode(
     Ok(Decoded::whole(size, Orientation::UPRIGHT))
 }
 
-/// What is stored of the first frame.
+/// The first frame as stored.
 struct Frame<'a> {
     screen: (u16, u16),
-    /// Where its top left corner lies on the screen.
+    /// Position of its top left corner on the screen.
     corner: (u16, u16),
     extent: (u16, u16),
     interlaced: bool,
-    /// Its own palette, else the file's.
+    /// The local palette, else the global one.
     palette: &'a [u8],
     transparent: Option<u8>,
+    /// LZW minimum code size.
     data_bits: u8,
-    /// Sub-blocks of LZW codes, and whatever follows them.
+    /// Sub-blocks of LZW codes, and the rest of the file.
     data: &'a [u8],
 }
 
-/// Read up to the first frame. A byte that begins no block is passed over, as Pillow does.
+/// Read up to the data of the first frame. A byte that begins no block is skipped, as in Pillow.
 fn first_frame(bytes: &[u8]) -> Option<Frame<'_>> {
     let mut rest = Reader(bytes.get(6..)?);
     let screen = (rest.u16()?, rest.u16()?);
     let flags = rest.u8()?;
-    // colour of the background, aspect ratio
+    // background colour, aspect ratio
     rest.take(2)?;
     let mut palette: &[u8] = &[];
     if flags & 0x80 != 0 {
@@ -160,7 +160,7 @@ fn colors_of(palette: &[u8]) -> [[u8; 3]; 256] {
     colors
 }
 
-/// Rows in the order in which they are stored.
+/// Row numbers in the order in which rows are stored.
 fn rows_in_order(height: usize, interlaced: bool) -> impl Iterator<Item = usize> {
     let passes: &[(usize, usize)] = if interlaced { &[(0, 8), (4, 8), (2, 4), (1, 2)] } else { &[(0, 1)] };
     passes.iter().flat_map(move |&(first, step)| (first..height).step_by(step))
@@ -183,14 +183,14 @@ impl<'a> Reader<'a> {
         self.take(2).map(|bytes| u16::from_le_bytes([bytes[0], bytes[1]]))
     }
 
-    /// An empty one ends a sequence.
+    /// The next sub-block; an empty one ends the sequence.
     fn sub_block(&mut self) -> Option<&'a [u8]> {
         let length = self.u8()?;
         self.take(usize::from(length))
     }
 }
 
-/// The bytes of a sequence of sub-blocks, as far as they are there.
+/// Iterates over the bytes of a sequence of sub-blocks, which may be truncated.
 struct SubBlocks<'a> {
     block: std::slice::Iter<'a, u8>,
     rest: &'a [u8],

@@ -1,46 +1,44 @@
 //! LZW in the dialects of GIF and TIFF.
 //!
-//! Comes in: packed codes. Goes out: bytes, until the caller's buffer is full.
+//! Input: packed codes. Output: bytes, until the caller's buffer is full.
 //!
-//! - A string of the table is a place in the output: an entry is the string before it and the byte
-//!   that follows it there.
-//! - Work is linear in the codes read and the bytes written; the table is 24 KiB, whatever the data.
-//! - What is accepted is what Pillow's decoders accept: GIF's specification, appendix F; TIFF 6.0,
-//!   section 13.
+//! - A table entry refers to a string in the output: the previous string and the byte that follows it.
+//! - Work is linear in the codes read and the bytes written; the table always takes 24 KiB.
+//! - Accepts what Pillow's decoders accept: GIF specification, appendix F; TIFF 6.0, section 13.
 
 /// Codes have at most 12 bits.
 const MAX_CODE_BITS: u32 = 12;
 
 const TABLE_ENTRIES: usize = 1 << MAX_CODE_BITS;
 
-/// How codes are packed, and when they grow.
+/// How codes are packed, and when their width grows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Dialect {
     /// Least significant bit first.
     Gif,
-    /// Most significant bit first; codes grow one code early.
+    /// Most significant bit first; the width grows one code early.
     Tiff,
-    /// TIFF as it was written before its specification: packed as in a GIF.
+    /// TIFF from before its specification: packed as in a GIF.
     OldTiff,
 }
 
-/// Why decoding came to an end.
+/// Why decoding ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ending {
     /// The output is full.
     Full,
-    /// The code that ends the data was met first.
+    /// The end-of-information code came first.
     EndCode,
-    /// There are no more codes.
+    /// The data ended first.
     OutOfData,
-    /// A code has no meaning.
+    /// A code is not in the table.
     BadCode,
 }
 
-/// One table, used again for each stream.
+/// An LZW table, reused for each stream.
 pub(super) struct Lzw {
     pub(super) dialect: Dialect,
-    /// Where in the output the string of a code begins.
+    /// Offset in the output of each code's string.
     starts: Box<[u32; TABLE_ENTRIES]>,
     lengths: Box<[u16; TABLE_ENTRIES]>,
 }
@@ -50,8 +48,8 @@ impl Lzw {
         Self { dialect, starts: Box::new([0; TABLE_ENTRIES]), lengths: Box::new([0; TABLE_ENTRIES]) }
     }
 
-    /// Decode `codes` of data of `data_bits` bits (8 in a TIFF, at most 12 in a GIF) into `output`,
-    /// of less than 4 GiB. Returns the bytes written.
+    /// Decode `codes` of `data_bits`-bit data (8 in a TIFF, at most 12 in a GIF) into `output`, which
+    /// is shorter than 4 GiB. Returns the number of bytes written, and why decoding ended.
     pub(super) fn decode(
         &mut self,
         data_bits: u32,
@@ -64,7 +62,7 @@ impl Lzw {
         let end = clear + 1;
         let mut next = clear + 2;
         let mut code_bits = data_bits + 1;
-        // start and length of the string before this one
+        // start and length of the previous string
         let mut before: Option<(usize, usize)> = None;
         let (mut buffer, mut buffered_bits) = (0_u32, 0_u32);
         let mut written = 0;
@@ -104,7 +102,7 @@ impl Lzw {
             } else {
                 let Some((previous, previous_length)) = before else { return (written, Ending::BadCode) };
                 let (from, length) = match code {
-                    // the string before, and its own first byte, which is the next one written
+                    // the previous string followed by its own first byte
                     _ if code == next => (previous, previous_length + 1),
                     _ if code < next => {
                         (self.starts[code as usize] as usize, usize::from(self.lengths[code as usize]))
@@ -151,7 +149,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_was_encoded_comes_back(
+        fn decoding_restores_the_encoded_bytes(
             data in prop::collection::vec(0..4_u8, 0..9000),
             noise in prop::collection::vec(any::<u8>(), 0..9000),
         ) {

@@ -1,18 +1,18 @@
 //! Encoded bytes to tensor rows: decode, turn upright, resize, crop, normalise.
 //!
-//! Comes in: the bytes of one image. Goes out: its header and its pixels, or a [`Rejected`] that
-//! says why there are none. No threads and no queues here; the stage around this brings them.
+//! Input: the bytes of one image. Output: its header and its pixels, or a [`Rejected`] with the
+//! reason. The decoder itself has no threads and no queues; the [`stage`](run) around it does.
 //!
-//! - Pure: the result depends on the bytes and the `[preprocess]` section only, never on what a
-//!   [`Scratch`] was used for before.
-//! - Pixels are those of Python's Pillow 12 (`convert("RGB")`, `ImageOps.exif_transpose`,
-//!   `resize`): to the bit, decoded and resized. `fixtures/codecs` holds the proof.
-//! - Sizes are judged by the header, before memory is taken for pixels. The most that one image
-//!   can take is [`Decoder::MAX_BYTES_PER_PIXEL`] for each pixel of `max_pixels`.
-//! - So is work: a codec that may look at its pixels more than once estimates what the file asks for
-//!   before it begins, and `MAX_DECODE_SECONDS` is the limit. Never by a clock: an image is refused
-//!   on every machine or on none.
-//! - A panic inside a codec is that image's failure.
+//! - Pure: the result depends only on the bytes and the `[preprocess]` section, never on earlier
+//!   uses of a [`Scratch`].
+//! - Decoded and resized pixels equal those of Python's Pillow 12 (`convert("RGB")`,
+//!   `ImageOps.exif_transpose`, `resize`) bit for bit. The tests compare them by `fixtures/codecs`.
+//! - The size limit is checked against the header, before any memory is allocated for pixels. One
+//!   image takes at most [`Decoder::MAX_BYTES_PER_PIXEL`] for each pixel of `max_pixels`.
+//! - The work limit is checked before decoding, too: a codec that may visit its pixels more than once
+//!   estimates the cost of the file, and `MAX_DECODE_SECONDS` is the limit. No clock is involved, so
+//!   an image is refused on every machine or on none.
+//! - A panic inside a codec rejects that image only.
 
 mod bmp;
 mod buffer;
@@ -50,12 +50,12 @@ use crate::error::panic_message;
 use crate::items::{ImageFormat, ImageHeader, PixelElement, Pixels, Rejected, Status};
 use crate::sniff;
 
-/// Longest side of an image, in pixels: far beyond any camera's or scanner's. What resizing keeps
-/// for each pixel of a side (weights, a few rows) stays below 100 MB with it.
+/// Longest side of an image, in pixels: far beyond any camera or scanner. It keeps the memory that
+/// resizing takes for each pixel of a side (weights, a few rows) below 100 MB.
 const MAX_SIDE: u32 = 1 << 20;
 
-/// What one image may take of one core, decoding and resizing together. Estimates are made for a core
-/// of 2020 and for the worst content that the headers allow, so that an ordinary image stays far below.
+/// CPU time that one image may take, decoding and resizing together. Estimates assume a core of 2020
+/// and the worst content that the headers allow, so ordinary images stay far below the limit.
 const MAX_DECODE_SECONDS: u64 = 20;
 
 /// Turns encoded bytes into tensor rows; shared by all threads.
@@ -72,22 +72,22 @@ pub struct Decoder {
     max_image_bytes: u64,
 }
 
-/// Memory of one thread, used again for each image.
+/// Memory of one decode thread, reused for each image.
 #[derive(Debug, Default)]
 pub struct Scratch {
     resampler: Resampler,
-    /// Samples as stored, where they are not RGB of 8 bits.
+    /// Samples as stored, unless they are 8-bit RGB.
     raw: Buffer,
     /// The decoded image.
     rgb: Buffer,
     /// The window of the resized image.
     resized: Buffer,
-    /// An image turned upright.
+    /// The image after its EXIF orientation is applied.
     upright: Buffer,
     round_trip: JpegRoundTrip,
 }
 
-/// What a codec is asked for, and where it notes what it has learned.
+/// The pipeline's settings for a codec, and the header that the codec reports back.
 struct Request<'a> {
     geometry: &'a Geometry,
     orientation: config::Orientation,
@@ -97,27 +97,27 @@ struct Request<'a> {
     header: Option<ImageHeader>,
 }
 
-/// What a codec says of the RGB pixels it has written.
+/// Describes the RGB pixels that a codec has written.
 #[derive(Debug, Clone, Copy)]
 struct Decoded {
-    /// Pixels written.
+    /// Width and height of the written image.
     size: (u32, u32),
-    /// Width and height they stand for; less than `size` by a fraction after a scaled decode.
+    /// Exact width and height before rounding up to `size`; they differ after a scaled decode only.
     extent: (f64, f64),
-    /// Pixels stored in the file.
+    /// Width and height of the image in the file.
     stored: (u32, u32),
     orientation: Orientation,
 }
 
 impl Decoded {
-    /// All pixels that are stored.
+    /// The image at its full stored size.
     fn whole(size: (u32, u32), orientation: Orientation) -> Self {
         Self { size, extent: (f64::from(size.0), f64::from(size.1)), stored: size, orientation }
     }
 }
 
 impl Request<'_> {
-    /// Take note of the header, and refuse an image by it.
+    /// Record the header, and reject the image if its size is beyond a limit.
     fn admit(&mut self, header: ImageHeader) -> Result<(), Rejected> {
         self.header = Some(header);
         let ImageHeader { width, height, .. } = header;
@@ -139,8 +139,8 @@ impl Request<'_> {
         Ok(())
     }
 
-    /// Refuse an image that may keep a core busy for more than [`MAX_DECODE_SECONDS`], or for more by as
-    /// much as `max_pixels` is above its default.
+    /// Reject an image whose decoding may take more than [`MAX_DECODE_SECONDS`] of CPU time. The limit
+    /// grows with `max_pixels` above its default.
     fn admit_work(&self, nanoseconds: u64) -> Result<(), Rejected> {
         let scaled = self.max_pixels.saturating_mul(MAX_DECODE_SECONDS) / config::DEFAULT_MAX_PIXELS;
         let limit = scaled.max(MAX_DECODE_SECONDS);
@@ -148,11 +148,11 @@ impl Request<'_> {
         if seconds < limit {
             return Ok(());
         }
-        let error = format!("image may take {seconds} s of a core to decode, limit is {limit}");
+        let error = format!("image may take {seconds} s of CPU time to decode, limit is {limit}");
         Err(Rejected::new(Status::TooLarge, error))
     }
 
-    /// The orientation to apply; `read` is only called where one is wanted.
+    /// The orientation to apply; `read` is called only if the pipeline applies EXIF orientation.
     fn orientation(&self, read: impl FnOnce() -> Orientation) -> Orientation {
         match self.orientation {
             config::Orientation::Apply => read(),
@@ -160,23 +160,23 @@ impl Request<'_> {
         }
     }
 
-    /// The window wanted of an image of `stored` pixels, upright.
+    /// The window, in upright coordinates, that the tensor needs of an image of `stored` pixels.
     fn window(&self, stored: (u32, u32), orientation: Orientation) -> Window {
         self.geometry.place(orientation.upright_size(stored)).window
     }
 }
 
 impl Decoder {
-    /// Upper bound of what decoding takes for each pixel of an image, beside the tensor: 8 bytes
-    /// of 16-bit RGBA samples and 3 of RGB, and as much again inside a codec.
+    /// Upper bound of the memory that decoding takes for each pixel of an image, besides the tensor:
+    /// 8 bytes of 16-bit RGBA samples and 3 of RGB, and as much again inside a codec.
     pub const MAX_BYTES_PER_PIXEL: u64 = 22;
 
-    /// What decoding takes besides, however few pixels an image may have: a tile of a TIFF, which may
-    /// be larger than the image, the window of zstd data, tables.
+    /// Upper bound of the memory that decoding takes regardless of the number of pixels: a TIFF tile,
+    /// which may be larger than the image, the zstd window, and tables.
     pub const CODEC_BYTES: u64 = 24 << 20;
 
-    /// A decoder for one pipeline. Images of more than `max_image_bytes` are refused; `element`
-    /// is what the engine takes.
+    /// A decoder for one pipeline. Images longer than `max_image_bytes` are rejected; `element` is the
+    /// element type that the engine takes.
     pub fn new(preprocess: &PreprocessSection, max_image_bytes: u64, element: PixelElement) -> Self {
         let geometry = Geometry::new(preprocess);
         Self {
@@ -192,8 +192,10 @@ impl Decoder {
         }
     }
 
-    /// Header and tensor row of one encoded image. A refused image carries its header as far as
-    /// one was read.
+    /// Decodes one image to its header and its tensor row.
+    ///
+    /// # Errors
+    /// A [`Rejected`] with the reason, and with the header if it could be read.
     pub fn decode(&self, bytes: &[u8], scratch: &mut Scratch) -> Result<(ImageHeader, Pixels), Rejected> {
         if bytes.is_empty() {
             return Err(Rejected::new(Status::Empty, "image is zero bytes long"));
@@ -212,7 +214,7 @@ impl Decoder {
             max_pixels: self.max_pixels,
             header: None,
         };
-        // A panic may leave a codec's state half changed, so the scratch is not used again.
+        // a panic may leave a codec's state inconsistent, so the scratch is replaced
         let caught = catch_unwind(AssertUnwindSafe(|| self.decode_as(format, bytes, &mut request, scratch)));
         let result = caught.unwrap_or_else(|panic| {
             *scratch = Scratch::default();
@@ -220,7 +222,7 @@ impl Decoder {
         });
         match (result, request.header) {
             (Ok(pixels), Some(header)) => Ok((header, pixels)),
-            (Ok(_), None) => unreachable!("every codec has its header admitted first"),
+            (Ok(_), None) => unreachable!("every codec calls Request::admit before it decodes"),
             (Err(rejected), header) => Err(Rejected { header, ..rejected }),
         }
     }
@@ -248,7 +250,7 @@ impl Decoder {
         Ok(pixels)
     }
 
-    /// Resize, turn upright, crop and normalise what lies in `scratch.rgb`.
+    /// Resize, turn upright, crop and normalise the image in `scratch.rgb`.
     fn finish(&self, decoded: Decoded, scratch: &mut Scratch) -> Pixels {
         let Scratch { resampler, rgb, resized, upright, round_trip, .. } = scratch;
         let Decoded { size, extent, stored, orientation } = decoded;
@@ -270,8 +272,8 @@ impl Decoder {
             resampler.resample(source, place.window, self.filter, FirstPass::Width, resized);
             return self.write(resized, place, round_trip);
         }
-        // Turning the small image is cheaper, and the same: the filter is symmetric, and the
-        // passes change places where rows become columns.
+        // Turning the small image is cheaper and gives the same pixels: the filter is symmetric, and
+        // the two passes are swapped if rows become columns.
         let window = orientation.stored_window(place.window);
         let first = if orientation.swaps_sides() { FirstPass::Height } else { FirstPass::Width };
         let resized = resized.take(kept_bytes);
@@ -289,8 +291,8 @@ impl Decoder {
     }
 }
 
-/// Whether a filter gives a mirrored image the mirrored result. Nearest and box do not where a
-/// source pixel lies exactly on the edge between two resized ones.
+/// Whether filtering a mirrored image gives the mirrored result. Nearest and box do not if a source
+/// pixel lies exactly on the edge between two resized pixels.
 fn is_symmetric(filter: Filter) -> bool {
     !matches!(filter, Filter::Nearest | Filter::Box)
 }

@@ -1,25 +1,25 @@
 //! EXIF orientation: reading it, and turning pixels upright.
 //!
-//! - Read as Pillow's `Image.getexif` does: the EXIF tag 274, else `tiff:Orientation` in XMP. A tag
-//!   whose value is none of 1..8 wins over XMP, too, and means upright.
-//! - Metadata that cannot be read means upright: it is no reason to refuse the pixels.
+//! - Read as by Pillow's `Image.getexif`: the EXIF tag 274, else `tiff:Orientation` in XMP. A tag with
+//!   a value outside 1..=8 also takes precedence over XMP, and means upright.
+//! - Unreadable metadata means upright; it is no reason to reject the image.
 //! - Applied as Pillow's `ImageOps.exif_transpose` does.
 
 use super::geometry::Window;
 
-/// EXIF orientation 1..8: which way the stored rows and columns run.
+/// EXIF orientation 1..=8: the direction of the stored rows and columns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Orientation(u8);
 
 const ORIENTATION_TAG: u16 = 274;
 
-/// What stands before the TIFF structure in a JPEG's segment, and in some chunks of WebP.
+/// Prefix of the TIFF structure in a JPEG's APP1 segment, and in the EXIF chunks of some WebP files.
 pub(super) const EXIF_PREFIX: &[u8] = b"Exif\0\0";
 
 impl Orientation {
     pub(super) const UPRIGHT: Self = Self(1);
 
-    /// From a tag's value; anything unknown is upright.
+    /// From the value of the tag; an unknown value means upright.
     pub(super) fn from_tag(value: u32) -> Self {
         match value {
             1..=8 => Self(value as u8),
@@ -39,7 +39,7 @@ impl Orientation {
         }
     }
 
-    /// Whether width and height change places.
+    /// Whether width and height are swapped.
     pub(super) fn swaps_sides(self) -> bool {
         self.0 >= 5
     }
@@ -49,12 +49,12 @@ impl Orientation {
         if self.swaps_sides() { (height, width) } else { (width, height) }
     }
 
-    /// The window of the stored image that holds `upright`, a window of the upright one.
+    /// The window of the stored image that corresponds to `upright`, a window of the upright image.
     pub(super) fn stored_window(self, upright: Window) -> Window {
         let swap = |(a, b): (u32, u32)| if self.swaps_sides() { (b, a) } else { (a, b) };
         let mut stored =
             Window { resized: swap(upright.resized), cut: swap(upright.cut), kept: swap(upright.kept) };
-        // whether stored columns and rows run against the upright ones
+        // whether stored columns and rows run in the opposite direction
         let (columns_reversed, rows_reversed) = match self.0 {
             2 => (true, false),
             3 | 7 => (true, true),
@@ -71,10 +71,10 @@ impl Orientation {
         stored
     }
 
-    /// Write the upright image of RGB `stored`, which is `width` × `height`, to `upright`.
+    /// Turn the RGB image `stored` of `width` × `height` pixels upright, and write it to `upright`.
     ///
     /// # Panics
-    /// When either slice is not width × height × 3 long.
+    /// If either slice is not width × height × 3 bytes long.
     pub(super) fn apply(self, stored: &[u8], (width, height): (u32, u32), upright: &mut [u8]) {
         let (width, height) = (width as isize, height as isize);
         assert_eq!(stored.len() as isize, width * height * 3, "stored image of the stated size");
@@ -83,7 +83,7 @@ impl Orientation {
             return;
         }
         let last = width * height - 1;
-        // which stored pixel comes first, and the way to the next one right of it and below it
+        // index of the first stored pixel, and the steps to the next pixel to the right and below
         let (first, right, down) = match self.0 {
             2 => (width - 1, -1, width),
             3 => (last, -1, -width),
@@ -111,17 +111,17 @@ impl Orientation {
 /// What a metadata block says about the orientation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Tag {
-    /// The block has no such tag, so another one may be asked.
+    /// The block has no such tag, so other metadata is consulted.
     Absent,
-    /// The tag's value; 0 where it is none that an orientation can have.
+    /// The value of the tag; 0 if it is not a valid orientation.
     Value(u32),
 }
 
-/// Tag 274 of the first directory of a TIFF structure, with any number of `Exif\0\0` before it.
+/// Tag 274 of the first IFD of a TIFF structure, after any number of `Exif\0\0` prefixes.
 ///
-/// - The last entry of several counts, as in a dictionary.
-/// - Entries are read up to the first whose value lies outside of the block.
-/// - A block that is no TIFF structure has the value 0: nothing else is asked then.
+/// - If there are several entries, the last one counts, as in a Python dictionary.
+/// - Reading stops at the first entry whose value lies outside the block.
+/// - A block that is not a TIFF structure gives the value 0, so that no other metadata is consulted.
 fn orientation_in_exif(exif: &[u8]) -> Tag {
     let mut tiff = exif;
     while let Some(rest) = tiff.strip_prefix(EXIF_PREFIX) {
@@ -131,7 +131,7 @@ fn orientation_in_exif(exif: &[u8]) -> Tag {
         return Tag::Absent;
     }
     let big_endian = match tiff.get(..4) {
-        // those but the first of each are wrong, and read all the same
+        // only the first pattern of each is valid; Pillow accepts the others, too
         Some(b"II*\0" | b"II\0*") => false,
         Some(b"MM\0*" | b"MM*\0" | b"MM\0+") => true,
         _ => return Tag::Value(0),
@@ -186,7 +186,7 @@ impl Fields<'_> {
         found
     }
 
-    /// The first number at `at`, if it is one of 0..=8. Text and bytes are no numbers, whatever they hold.
+    /// The number at `at`, if it is one of 0..=8. Text and byte fields are not numbers.
     fn number(&self, kind: u16, at: usize) -> Option<u32> {
         let value = match kind {
             3 => f64::from(self.u16_at(at)?),
@@ -211,7 +211,7 @@ impl Fields<'_> {
 /// Bytes of a directory entry: tag, kind, count and value.
 const ENTRY_BYTES: usize = 12;
 
-/// Bytes of one value of a field type of TIFF 6.0, of IFD (13) and of BigTIFF's LONG8 (16).
+/// Bytes of one value, for the field types of TIFF 6.0, IFD (13) and BigTIFF's LONG8 (16).
 fn bytes_of_kind(kind: u16) -> Option<usize> {
     match kind {
         1 | 2 | 6 | 7 => Some(1),
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn the_tag_is_found_behind_others_and_wins_over_xmp() {
+    fn the_tag_is_found_after_other_tags_and_takes_precedence_over_xmp() {
         let xmp = br#"<rdf tiff:Orientation="3">"#;
         let block = exif(274, 3, [0, 6, 0, 0]);
         assert_eq!(Orientation::from_metadata(Some(&block), Some(xmp)), Orientation(6));
@@ -285,8 +285,9 @@ mod tests {
             assert_eq!(names, expected, "orientation {value}");
         }
     }
+
     #[test]
-    fn a_window_can_be_cut_before_or_after_turning_upright() {
+    fn cropping_a_window_before_or_after_turning_upright_gives_the_same_pixels() {
         let (width, height) = (5, 4);
         let stored: Vec<u8> = (0..width * height).flat_map(|at| [at as u8; 3]).collect();
         for value in 1..=8 {

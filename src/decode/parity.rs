@@ -1,5 +1,5 @@
-//! Pixels compared with Pillow's: every case of `fixtures/codecs/cases.json`, which
-//! `scripts/codec_fixtures.py` makes.
+//! Compares pixels with Pillow's, for every case of `fixtures/codecs/cases.json`, which
+//! `scripts/codec_fixtures.py` writes.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use super::*;
 struct Fixtures {
     cases: Vec<Case>,
     lengths_that_load: BTreeMap<String, Vec<usize>>,
-    /// Images, and a part of the reason why each is refused.
+    /// For each image that must be rejected, a part of the reason.
     refused: BTreeMap<String, String>,
 }
 
@@ -37,7 +37,7 @@ fn fixtures() -> Fixtures {
     serde_json::from_slice(&bytes("cases.json")).expect("cases.json")
 }
 
-/// Largest difference, and how many bytes differ.
+/// The largest difference of a byte, and the number of bytes that differ.
 fn difference(case: &Case, scratch: &mut Scratch) -> Result<(u8, usize), String> {
     let decoder = Decoder::new(&case.preprocess, 1 << 20, PixelElement::U8);
     let (_, pixels) = decoder.decode(&bytes(&case.input), scratch).map_err(|rejected| rejected.error)?;
@@ -67,7 +67,7 @@ fn check(group: &str) {
 }
 
 #[test]
-fn every_format_and_mode_decodes_to_the_pixels_of_pillow() {
+fn every_format_and_mode_decodes_to_the_same_pixels_as_pillow() {
     check("decode");
 }
 
@@ -77,12 +77,12 @@ fn alpha_is_composited_as_pillow_does() {
 }
 
 #[test]
-fn every_filter_gives_the_pixels_of_pillow() {
+fn every_filter_gives_the_same_pixels_as_pillow() {
     check("resize");
 }
 
 #[test]
-fn every_fit_and_crop_gives_the_pixels_of_pillow() {
+fn every_fit_and_crop_gives_the_same_pixels_as_pillow() {
     check("fit");
 }
 
@@ -92,7 +92,7 @@ fn every_orientation_is_turned_upright_as_pillow_does() {
 }
 
 #[test]
-fn a_jpeg_cut_anywhere_is_decoded_only_if_all_of_its_pixels_are_there() {
+fn a_truncated_jpeg_is_decoded_only_if_no_pixel_is_missing() {
     let mut scratch = Scratch::default();
     for (name, lengths) in fixtures().lengths_that_load {
         let whole = bytes(&name);
@@ -109,7 +109,7 @@ fn a_jpeg_cut_anywhere_is_decoded_only_if_all_of_its_pixels_are_there() {
 }
 
 #[test]
-fn what_is_not_supported_or_not_whole_is_refused_by_its_reason() {
+fn an_unsupported_or_incomplete_image_is_refused_with_its_reason() {
     let section = "resize = { width = 8, height = 8 }";
     let decoder = Decoder::new(&toml::from_str(section).expect("section"), 1 << 20, PixelElement::U8);
     for (name, reason) in fixtures().refused {

@@ -1,9 +1,9 @@
 //! Decoded samples of any colour model to 8-bit RGB, as Pillow's `convert("RGB")` does it.
 //!
-//! Comes in: interleaved samples of 8 bits. Goes out: RGB, alpha dropped or composited.
+//! Input: interleaved 8-bit samples. Output: RGB, with alpha dropped or composited.
 //!
-//! - Dropping alpha keeps the colour that is stored below it, also of transparent pixels.
-//! - Formulas are integer arithmetic and equal Pillow's to the bit (`Convert.c`,
+//! - Dropping alpha keeps the stored colour, even of fully transparent pixels.
+//! - Formulas use integer arithmetic and equal Pillow's bit for bit (`Convert.c`,
 //!   `AlphaComposite.c` over an opaque background).
 
 /// What the samples of one pixel mean.
@@ -15,7 +15,7 @@ pub(super) enum Model {
     Rgba,
     /// 0 is no ink.
     Cmyk,
-    /// 255 is no ink, as Adobe writes JPEGs and Pillow takes all four-component JPEGs to be.
+    /// 255 is no ink: Adobe writes JPEGs so, and Pillow assumes it of every four-component JPEG.
     InvertedCmyk,
 }
 
@@ -33,7 +33,7 @@ impl Model {
 /// Convert `samples`, pixel by pixel, into `rgb`.
 ///
 /// # Panics
-/// When the two do not hold the same number of pixels.
+/// If the two slices do not hold the same number of pixels.
 pub(super) fn to_rgb(samples: &[u8], model: Model, background: Option<[u8; 3]>, rgb: &mut [u8]) {
     let pixels = samples.chunks_exact(model.samples());
     assert_eq!(pixels.len() * 3, rgb.len(), "one RGB pixel for every decoded one");
@@ -59,7 +59,7 @@ pub(super) fn to_rgb(samples: &[u8], model: Model, background: Option<[u8; 3]>, 
 /// The colour of each index.
 ///
 /// # Panics
-/// When the two do not hold the same number of pixels.
+/// If the two slices do not hold the same number of pixels.
 pub(super) fn look_up(indices: &[u8], colors: &[[u8; 3]; 256], rgb: &mut [u8]) {
     assert_eq!(indices.len() * 3, rgb.len(), "one RGB pixel for every index");
     for (pixel, &index) in rgb.chunks_exact_mut(3).zip(indices) {
@@ -67,7 +67,7 @@ pub(super) fn look_up(indices: &[u8], colors: &[[u8; 3]; 256], rgb: &mut [u8]) {
     }
 }
 
-/// `color` with `alpha` over an opaque background, or just the colour where there is none.
+/// `color` with `alpha` composited over an opaque background, or `color` itself without a background.
 pub(super) fn over(color: [u8; 3], alpha: u8, background: Option<[u8; 3]>) -> [u8; 3] {
     let Some(background) = background else { return color };
     let alpha = u32::from(alpha);
@@ -86,7 +86,7 @@ fn cmyk(inks: [u8; 3], black: u8) -> [u8; 3] {
     inks.map(|ink| (light - divide_by_255(u32::from(ink) * light + 128)) as u8)
 }
 
-/// `value / 255` for a value that already has its rounding term added.
+/// `value / 255`, for a value that includes its rounding term.
 fn divide_by_255(value: u32) -> u32 {
     ((value >> 8) + value) >> 8
 }

@@ -1,8 +1,8 @@
-//! Digests of what a few images become, kept in `fixtures/scoring.json`: whoever changes pixels or statuses is told to
-//! raise [`SCORING_VERSION`].
+//! A test that fails if pixels or statuses change without a new [`SCORING_VERSION`]: it compares the tensor
+//! rows of a few images with the digests in `fixtures/scoring.json`.
 //!
-//! - An image for each decoder, and two that are refused, through two `[preprocess]` sections. Pixels are those of
-//!   integer arithmetic, and normalised values are rounded step by step, so that every CPU has the same bits.
+//! - The images, one for each decoder and two that are rejected, are decoded with two `[preprocess]` sections. Pixels
+//!   come from integer arithmetic, and normalised values are rounded step by step, so every CPU gives the same bits.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use super::*;
 use crate::plan::{SCORING_VERSION, hex};
 
-/// Set to anything, it has the test write the digests instead of comparing them.
+/// If this variable is set, the test writes the digests instead of comparing them.
 const WRITE: &str = "SLUICE_WRITE_SCORING_DIGESTS";
 
 /// Files of `fixtures/codecs`.
@@ -52,7 +52,7 @@ const SECTIONS: [(&str, &str); 2] = [
 #[derive(Serialize, Deserialize)]
 struct Kept {
     scoring_version: u32,
-    /// Of each image in each section SHA-256 over its tensor row, or why it has none.
+    /// For each image and section, the SHA-256 of its tensor row, or its status if it is rejected.
     digests: BTreeMap<String, String>,
 }
 
@@ -82,7 +82,7 @@ fn digests() -> BTreeMap<String, String> {
 }
 
 #[test]
-fn images_become_what_their_scoring_version_says() {
+fn pixels_and_statuses_change_only_with_the_scoring_version() {
     let found = digests();
     let kept: Option<Kept> = std::fs::read(fixture())
         .ok()
@@ -97,18 +97,19 @@ fn images_become_what_their_scoring_version_says() {
     let version = kept.as_ref().map(|kept| kept.scoring_version);
     assert!(
         changed.is_empty() || version != Some(SCORING_VERSION),
-        "these images get other pixels, or another status, than by scoring version {SCORING_VERSION}: {changed:?}; if \
-         that is meant, raise SCORING_VERSION in src/plan.rs, then run {WRITE}=1 cargo test --lib scoring_version"
+        "the pixels or statuses of these images differ from scoring version {SCORING_VERSION}: {changed:?}; if \
+         that is intended, raise SCORING_VERSION in src/plan.rs, then run {WRITE}=1 cargo test --lib scoring_version"
     );
     if std::env::var_os(WRITE).is_some() {
         let kept = Kept { scoring_version: SCORING_VERSION, digests: found };
         let text = serde_json::to_string_pretty(&kept).expect("strings always serialise to JSON") + "\n";
         return std::fs::write(fixture(), text).expect("fixtures/scoring.json");
     }
-    let is_whole = kept.is_some_and(|kept| kept.scoring_version == SCORING_VERSION && kept.digests == found);
+    let is_current =
+        kept.is_some_and(|kept| kept.scoring_version == SCORING_VERSION && kept.digests == found);
     assert!(
-        is_whole,
-        "fixtures/scoring.json is of another scoring version or of other images: run {WRITE}=1 cargo test --lib \
+        is_current,
+        "fixtures/scoring.json is for another scoring version or other images: run {WRITE}=1 cargo test --lib \
          scoring_version"
     );
 }

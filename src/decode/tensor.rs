@@ -1,9 +1,9 @@
 //! Resized RGB pixels to one row of the engine's input tensor.
 //!
-//! - Channel order, layout and normalisation are applied here, unless the engine asks for RGB bytes
-//!   and does that itself.
-//! - `f32` elements equal `(pixel * scale - mean) / std`, each step rounded to `f32`: the table
-//!   holds the result for each of the 256 values a channel can have.
+//! - Channel order, layout and normalisation are applied here, unless the engine takes RGB bytes and
+//!   applies them itself.
+//! - `f32` elements equal `(pixel * scale - mean) / std`, each step rounded to `f32`. A table holds
+//!   the result for each of the 256 values of a channel.
 
 use super::geometry::Placement;
 use crate::config::{Color, Layout, PreprocessSection};
@@ -15,12 +15,12 @@ pub(super) struct TensorWriter {
     /// Width and height.
     size: (u32, u32),
     layout: Layout,
-    /// For each channel of the tensor, the RGB channel it comes from.
+    /// For each channel of the tensor, its RGB channel.
     order: [usize; 3],
-    /// Colour of the bars, as RGB.
+    /// Colour of the letterbox bars, as RGB.
     bars: [u8; 3],
-    /// For each channel of the tensor, the normalised value of each pixel value; `None` leaves
-    /// pixels as they are.
+    /// For each channel of the tensor, the normalised value of each pixel value; `None` copies pixels
+    /// unchanged.
     normalised: Option<Box<[[f32; 256]; 3]>>,
 }
 
@@ -45,7 +45,7 @@ impl TensorWriter {
         Self { size, layout, order, bars, normalised }
     }
 
-    /// The tensor row of an image: `rgb`, the kept part of its window, at its place.
+    /// The tensor row of an image: `rgb` is the kept part of its window, and `place` says where it goes.
     pub(super) fn write(&self, rgb: &[u8], place: Placement) -> Pixels {
         match &self.normalised {
             None if self.is_copy(place) => Pixels::U8(rgb.to_vec()),
@@ -56,7 +56,7 @@ impl TensorWriter {
         }
     }
 
-    /// Whether the tensor row is the image itself.
+    /// Whether the tensor row equals the RGB bytes of the image.
     fn is_copy(&self, place: Placement) -> bool {
         place.window.kept == self.size && self.order == [0, 1, 2] && self.layout == Layout::Nhwc
     }
@@ -69,7 +69,7 @@ impl TensorWriter {
         let covered = (kept_width, kept_height) == (width, height);
         let [first, second, third] = self.order;
         let rgb_rows = rgb.chunks_exact(kept_width * 3);
-        // filled by hand: memory that an allocator zeroes comes as fresh pages, at a fault each
+        // not `vec![0; …]`: zeroed memory comes as fresh pages, each of which costs a page fault
         let mut row = Vec::with_capacity(width * height * 3);
         row.resize(width * height * 3, bars[0]);
         match self.layout {
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn layouts_and_orders_hold_the_same_pixels() {
+    fn every_layout_and_channel_order_holds_the_same_pixels() {
         let cases = [
             (Color::Rgb, Layout::Nhwc, [7, 8, 9, 7, 8, 9, 1, 2, 3, 4, 5, 6]),
             (Color::Bgr, Layout::Nhwc, [9, 8, 7, 9, 8, 7, 3, 2, 1, 6, 5, 4]),
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_that_fills_the_row_is_the_row() {
+    fn an_image_that_fills_the_tensor_is_copied() {
         let window = Window { resized: (2, 2), cut: (0, 0), kept: (2, 2) };
         let rgb: [u8; 12] = std::array::from_fn(|index| index as u8);
         for element in [PixelElement::U8, PixelElement::Rgb8] {
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn normalisation_uses_the_mean_and_std_of_the_tensors_channel() {
+    fn mean_and_std_are_in_the_channel_order_of_the_tensor() {
         let mut section = preprocess(Color::Bgr, Layout::Nhwc);
         section.scale = 1.0 / 255.0;
         section.mean = [0.485, 0.456, 0.406];

@@ -1,11 +1,11 @@
-//! The segments of a JPEG.
+//! The marker segments of a JPEG.
 //!
-//! Comes in: a whole JPEG. Goes out: what libjpeg does not tell (EXIF, XMP, whether the scans hold
-//! all of the image), and a copy with a tidy header for files whose header libjpeg only warns about.
+//! Input: a whole JPEG. Output: what libjpeg does not report (EXIF, XMP, whether the scans hold the
+//! whole image), and a copy with a clean header for files whose header libjpeg warns about.
 //!
 //! - Marker syntax: ITU-T T.81, annex B. Reading is as lenient as libjpeg's: bytes between
-//!   segments are passed over.
-//! - Nothing here looks at entropy-coded data.
+//!   segments are skipped.
+//! - Entropy-coded data is never decoded.
 
 use std::borrow::Cow;
 
@@ -26,28 +26,28 @@ const COM: u8 = 0xfe;
 
 const XMP_PREFIX: &[u8] = b"http://ns.adobe.com/xap/1.0/\0";
 
-/// What the header of a JPEG tells beyond its size and colours.
+/// What the header of a JPEG says besides its size and colour space.
 #[derive(Debug, Default)]
 pub(super) struct Markers<'a> {
-    /// The EXIF segments, put together: a long block is continued in the next one.
+    /// The EXIF segments, joined: a long block continues in the next segment.
     pub exif: Option<Cow<'a, [u8]>>,
     /// XML packet of the last XMP segment.
     pub xmp: Option<&'a [u8]>,
-    /// Bits of a sample and number of colour components.
+    /// Bits per sample and number of colour components.
     pub frame: Option<(u8, u8)>,
-    /// The first scan is not the only one.
+    /// There is more than one scan.
     pub several_scans: bool,
-    /// The first scan is cut into stretches by restart markers.
+    /// A restart interval is defined.
     pub restarts: bool,
 }
 
-/// Read the segments of `jpeg` up to its first scan, as far as they can be followed.
+/// Read the segments of `jpeg` up to its first scan, or up to the first that cannot be read.
 pub(super) fn read(jpeg: &[u8]) -> Markers<'_> {
     let mut markers = Markers::default();
     for segment in Segments::new(jpeg) {
         match segment.marker {
             APP1 => match (segment.payload.strip_prefix(EXIF_PREFIX), &mut markers.exif) {
-                (Some(block), Some(begun)) => begun.to_mut().extend(block),
+                (Some(block), Some(exif)) => exif.to_mut().extend(block),
                 (Some(_), exif) => *exif = Some(Cow::Borrowed(segment.payload)),
                 (None, _) => markers.xmp = segment.payload.strip_prefix(XMP_PREFIX).or(markers.xmp),
             },
@@ -68,11 +68,11 @@ pub(super) fn read(jpeg: &[u8]) -> Markers<'_> {
 
 /// Whether the Huffman-coded scans of `jpeg` cover every bit of every coefficient of every component.
 ///
-/// A decoder can tell whether such a scan is cut short. It cannot where the coding is arithmetic,
-/// whose data may leave out zeros at their end.
+/// A decoder can tell whether such a scan is truncated. With arithmetic coding it cannot, since an
+/// encoder may omit trailing zero bytes; the answer is then no.
 pub(super) fn has_all_scans(jpeg: &[u8]) -> bool {
     let mut is_progressive = false;
-    // identifier, and a bit for each coefficient that is there in full
+    // identifier, and a bit for each coefficient that is complete
     let mut components: Vec<(u8, u64)> = Vec::new();
     for Segment { marker, payload } in Segments::with_scans(jpeg) {
         if is_frame(marker) && components.is_empty() {
@@ -105,12 +105,12 @@ pub(super) fn has_all_scans(jpeg: &[u8]) -> bool {
     !components.is_empty() && components.iter().all(|&(_, sent)| sent == u64::MAX)
 }
 
-/// A copy of `jpeg` without what libjpeg warns about in a header: bytes between segments, metadata
-/// with a length below 2 (the bytes behind it then lie between segments), a JFIF
-/// version other than 1, an Adobe transform of unknown meaning, ICC profiles that do not fit
-/// together. libjpeg decodes such files, and takes the values that are written here, but turbojpeg
-/// refuses a header with a warning. Segments that do not matter for the pixels are left out.
-pub(super) fn tidied(jpeg: &[u8]) -> Vec<u8> {
+/// A copy of `jpeg` without the parts of the header that libjpeg warns about: bytes between segments,
+/// metadata segments with a length below 2 (whose content then lies between segments), a JFIF version
+/// other than 1, an unknown Adobe transform, inconsistent ICC profile segments. libjpeg decodes such
+/// files, and assumes the values that the copy states, but turbojpeg fails if a header causes a warning.
+/// Segments that do not affect the pixels are left out.
+pub(super) fn with_clean_header(jpeg: &[u8]) -> Vec<u8> {
     let components = read(jpeg).frame.map_or(0, |(_, components)| components);
     let mut copy = Vec::with_capacity(jpeg.len());
     copy.extend([0xff, SOI]);
@@ -124,17 +124,18 @@ pub(super) fn tidied(jpeg: &[u8]) -> Vec<u8> {
         if !has_payload(segment.marker) {
             continue;
         }
-        // the length was read from these two bytes
+        // cannot overflow: the length was read from a u16
         copy.extend((segment.payload.len() as u16 + 2).to_be_bytes());
         copy.extend(segment.payload);
         let payload = &mut copy[payload_at..];
         match segment.marker {
             APP0 if payload.starts_with(b"JFIF\0") && payload.len() > 5 => payload[5] = 1,
             APP14 if payload.starts_with(b"Adobe") && payload.len() > 11 => {
-                // 0 is no transform; YCCK is libjpeg's guess for four components, else YCbCr
-                let guess = if components == 4 { 2 } else { 1 };
+                // 0 is no transform; for unknown values libjpeg assumes YCCK (2) with four components,
+                // else YCbCr (1)
+                let assumed = if components == 4 { 2 } else { 1 };
                 if payload[11] != 0 {
-                    payload[11] = guess;
+                    payload[11] = assumed;
                 }
             }
             _ => {}
@@ -144,12 +145,12 @@ pub(super) fn tidied(jpeg: &[u8]) -> Vec<u8> {
     copy
 }
 
-/// Start-of-frame markers; 0xc4, 0xc8 and 0xcc lie among them and mean something else.
+/// Whether this is a start-of-frame marker; 0xc4, 0xc8 and 0xcc in the same range are others.
 pub(super) fn is_frame(marker: u8) -> bool {
     matches!(marker, 0xc0..=0xcf) && !matches!(marker, 0xc4 | 0xc8 | 0xcc)
 }
 
-/// Applications' segments and comments.
+/// Application segments and comments.
 fn is_metadata(marker: u8) -> bool {
     matches!(marker, APP0..=APP15 | COM)
 }
@@ -158,20 +159,20 @@ fn has_payload(marker: u8) -> bool {
     !matches!(marker, 0x01 | 0xd0..=0xd9)
 }
 
-/// One marker with what follows it.
+/// A marker and its payload.
 pub(super) struct Segment<'a> {
     pub marker: u8,
-    /// Without the two bytes of length; empty for markers that stand alone.
+    /// Without the two length bytes; empty for markers without a segment.
     pub payload: &'a [u8],
 }
 
 /// Iterates over segments.
 pub(super) struct Segments<'a> {
     jpeg: &'a [u8],
-    /// Where the next marker is looked for.
+    /// Offset from which the next marker is searched.
     at: usize,
-    /// Goes on behind the first start of scan. Entropy-coded data is passed over like any bytes
-    /// between segments; its restart markers are segments.
+    /// Continue after the first start of scan. Entropy-coded data is skipped like any bytes between
+    /// segments; its restart markers are returned as segments.
     with_scans: bool,
     ended: bool,
 }
@@ -187,7 +188,7 @@ impl<'a> Segments<'a> {
         Self { with_scans: true, ..Self::new(jpeg) }
     }
 
-    /// Where the next marker is looked for.
+    /// Offset from which the next marker is searched.
     pub(super) fn at(&self) -> usize {
         self.at
     }
@@ -219,7 +220,7 @@ impl<'a> Iterator for Segments<'a> {
         let mut payload: &[u8] = &[];
         if has_payload(marker) {
             let length = u16::from_be_bytes([*self.jpeg.get(at)?, *self.jpeg.get(at + 1)?]);
-            // metadata whose length does not even count itself is empty for libjpeg
+            // libjpeg takes metadata with an invalid length for empty
             let length = if is_metadata(marker) { length.max(2) } else { length };
             payload = self.jpeg.get(at + 2..at + usize::from(length))?;
             at += usize::from(length);
@@ -238,7 +239,7 @@ mod tests {
     use super::*;
 
     /// SOI, JFIF 7.0, two stray bytes, EXIF, fill bytes before a frame of 3 components, a scan of 1.
-    fn untidy() -> Vec<u8> {
+    fn unclean_header() -> Vec<u8> {
         let mut jpeg = b"\xff\xd8\xff\xe0\0\x10JFIF\0\x07\0\0\0\x01\0\x01\0\0xy".to_vec();
         jpeg.extend(b"\xff\xe1\0\x0aExif\0\0II");
         jpeg.extend(b"\xff\xff\xff\xc0\0\x11\x08\0\x08\0\x08\x03\x01\x11\0\x02\x11\0\x03\x11\0");
@@ -247,14 +248,14 @@ mod tests {
     }
 
     #[test]
-    fn exif_and_the_number_of_scans_are_read_past_stray_bytes() {
-        let jpeg = untidy();
+    fn exif_is_read_past_stray_bytes() {
+        let jpeg = unclean_header();
         let markers = read(&jpeg);
         assert_eq!(markers.exif.as_deref(), Some(&b"Exif\0\0II"[..]));
     }
 
     #[test]
-    fn exif_goes_on_in_the_next_segment_and_the_last_xmp_counts() {
+    fn exif_continues_in_the_next_segment_and_the_last_xmp_counts() {
         let segment = |payload: &[u8]| [&[0xff, APP1, 0, payload.len() as u8 + 2], payload].concat();
         let xmp = |packet: &[u8]| segment(&[XMP_PREFIX, packet].concat());
         let parts =
@@ -266,18 +267,18 @@ mod tests {
     }
 
     #[test]
-    fn a_tidied_copy_differs_only_in_its_header() {
-        let tidy = tidied(&untidy());
-        assert!(!tidy.windows(2).any(|pair| pair == b"xy"));
-        assert_eq!(tidy[11], 1, "JFIF major version");
-        assert!(tidy.ends_with(b"data\xff\xd9"));
-        assert_eq!(tidied(&tidy), tidy);
+    fn a_copy_with_a_clean_header_differs_only_in_its_header() {
+        let clean = with_clean_header(&unclean_header());
+        assert!(!clean.windows(2).any(|pair| pair == b"xy"));
+        assert_eq!(clean[11], 1, "JFIF major version");
+        assert!(clean.ends_with(b"data\xff\xd9"));
+        assert_eq!(with_clean_header(&clean), clean);
     }
 
     #[test]
-    fn metadata_without_a_proper_length_is_empty_and_other_segments_end_the_header() {
+    fn metadata_with_an_invalid_length_is_empty_and_other_segments_end_the_header() {
         let jpeg = |marker: u8, length: u8| {
-            let mut jpeg = untidy();
+            let mut jpeg = unclean_header();
             jpeg.splice(2..2, [0xff, marker, 0, length, b'z']);
             jpeg
         };
@@ -285,7 +286,7 @@ mod tests {
             let jpeg = jpeg(marker, length);
             let markers = read(&jpeg);
             assert_eq!(markers.exif.as_deref(), Some(&b"Exif\0\0II"[..]), "{marker:x} {length}");
-            assert!(!tidied(&jpeg).contains(&b'z'), "{marker:x} {length}");
+            assert!(!with_clean_header(&jpeg).contains(&b'z'), "{marker:x} {length}");
         }
         for length in [0, 1] {
             assert_eq!(read(&jpeg(0xdb, length)).frame, None, "quantization table, {length}");
@@ -293,11 +294,11 @@ mod tests {
     }
 
     #[test]
-    fn a_header_cut_anywhere_is_read_without_panic() {
-        let jpeg = untidy();
+    fn a_header_truncated_anywhere_never_panics() {
+        let jpeg = unclean_header();
         for end in 2..jpeg.len() {
             read(&jpeg[..end]);
-            tidied(&jpeg[..end]);
+            with_clean_header(&jpeg[..end]);
         }
     }
 }

@@ -1,13 +1,13 @@
 //! JPEG through libjpeg-turbo.
 //!
-//! Comes in: a whole JPEG. Goes out: RGB, full size or DCT-scaled.
+//! Input: a whole JPEG. Output: RGB, full size or DCT-scaled.
 //!
-//! - Pixels equal Pillow's to the bit: accurate integer DCT, smooth chroma upsampling.
-//! - Four components are taken to be inverted, as Pillow takes them, with or without Adobe's marker.
-//! - A file that ends too early is rejected where Pillow raises "image file is truncated", unless
-//!   only the end marker is missing. Pillow accepts such a file if its decoder happens not to look for
-//!   the marker; we always accept it. Other damage that libjpeg only warns about is decoded, as Pillow decodes it.
-//! - Samples have 8 bits and images 1, 3 or 4 components, as Pillow wants them.
+//! - Pixels equal Pillow's bit for bit: accurate integer DCT, smooth chroma upsampling.
+//! - Four components are assumed to be inverted, as in Pillow, with or without an Adobe segment.
+//! - A truncated file is rejected if Pillow raises "image file is truncated", unless only the end
+//!   marker is missing. Pillow accepts such a file if its decoder happens not to look for the marker;
+//!   this decoder always accepts it. Other damage that libjpeg only warns about is decoded, as in Pillow.
+//! - Samples must have 8 bits, and images 1, 3 or 4 components, as in Pillow.
 
 mod markers;
 pub(super) mod round_trip;
@@ -21,9 +21,9 @@ use super::samples::{self, Model};
 use super::{Decoded, Request, damaged};
 use crate::items::{ImageFormat, ImageHeader, Rejected};
 
-/// A decompressor that has seen no image, for one of at most so many scans. libjpeg keeps quantization
-/// and Huffman tables from one image to the next, so a damaged one would be decoded by the tables of
-/// whichever came before it. A new decompressor costs some microseconds.
+/// A new decompressor, for an image of at most `scans` scans. A reused one would keep quantization and
+/// Huffman tables, so a damaged image would be decoded with the tables of the image before it. Creating
+/// one costs a few microseconds.
 fn decompressor(scans: u32) -> Result<Decompressor, turbojpeg::Error> {
     let mut created = Decompressor::new()?;
     created.set_scan_limit(scans)?;
@@ -34,7 +34,7 @@ fn read_header(jpeg: &[u8]) -> Result<DecompressHeader, String> {
     decompressor(1).and_then(|mut decompressor| decompressor.read_header(jpeg)).map_err(message)
 }
 
-/// Decode `jpeg` into `rgb`, by way of `raw` where libjpeg gives no RGB.
+/// Decode `jpeg` into `rgb`; `raw` holds the samples where libjpeg does not convert to RGB.
 pub(super) fn decode(
     jpeg: &[u8],
     request: &mut Request,
@@ -49,13 +49,13 @@ pub(super) fn decode(
         }
         Some((bits, _)) => return Err(damaged(format!("jpeg: samples of {bits} bits are not supported"))),
     }
-    let tidy;
+    let clean;
     let (jpeg, header) = match read_header(jpeg) {
         Ok(header) => (jpeg, header),
         Err(warning) if is_warning(&warning) => {
-            tidy = markers::tidied(jpeg);
-            let header = read_header(&tidy).map_err(damaged)?;
-            (tidy.as_slice(), header)
+            clean = markers::with_clean_header(jpeg);
+            let header = read_header(&clean).map_err(damaged)?;
+            (clean.as_slice(), header)
         }
         Err(error) => return Err(damaged(error)),
     };
@@ -84,7 +84,7 @@ pub(super) fn decode(
             source.decompress(PixelFormat::CMYK, inks)?;
             samples::to_rgb(inks, Model::InvertedCmyk, None, rgb.take(pixels * 3));
         }
-        // libjpeg converts no colours of a lossless image
+        // libjpeg does not convert the colours of a lossless image
         Colorspace::Gray if header.is_lossless => {
             let gray = raw.take(pixels);
             source.decompress(PixelFormat::GRAY, gray)?;
@@ -118,7 +118,7 @@ fn scaling(header: &DecompressHeader, target: (u32, u32), request: &Request) -> 
     factors.into_iter().find(enough).unwrap_or(ScalingFactor::ONE)
 }
 
-/// A JPEG whose header is known, and how it is to be decoded.
+/// A JPEG with its header, and the parameters to decode it with.
 struct Source<'a> {
     jpeg: &'a [u8],
     restarts: bool,
@@ -137,10 +137,10 @@ impl Source<'_> {
         decompressor.decompress(jpeg, image).map_err(message)
     }
 
-    /// Decompress, and tell harmless warnings from a file that is cut short.
+    /// Decompress, and distinguish harmless warnings from a truncated file.
     ///
-    /// turbojpeg reports a warning as an error whose text is that of the *first* warning; the pixels
-    /// are complete all the same.
+    /// turbojpeg reports a warning as an error with the text of the *first* warning, although the
+    /// decoder has written all pixels.
     fn decompress(&self, format: PixelFormat, output: &mut [u8]) -> Result<(), Rejected> {
         let Err(first) = self.run(self.jpeg, format, output) else { return Ok(()) };
         let cut_short = || damaged("jpeg: image is cut short");
@@ -159,8 +159,8 @@ impl Source<'_> {
         if !is_warning(&first) {
             return Err(damaged(first));
         }
-        // Another warning came first, so one about the end would not show. A second frame header
-        // behind the file's end is fatal to whoever reads that far.
+        // Another warning came first and hides one about a premature end. Appended frame headers are a
+        // fatal error for a decoder that reads past the end of the file.
         let trapped = [self.jpeg, &[0xff, 0xc0].repeat(TRAP_MARKERS)].concat();
         match self.run(&trapped, format, output) {
             Err(error) if !is_warning(&error) => Err(cut_short()),
@@ -169,14 +169,13 @@ impl Source<'_> {
     }
 }
 
-/// Repetitions of the marker behind a damaged file: more bytes than the longest segment that the
-/// file's last bytes could begin.
+/// Frame markers appended to a damaged file: more bytes than the longest marker segment that the last
+/// bytes of the file could begin.
 const TRAP_MARKERS: usize = 33_000;
 
 const END_OF_FILE: &str = "Premature end of JPEG file";
 
-/// How the texts of libjpeg's warnings begin (`JWRN_*` in its `jerror.h`). Everything else it
-/// says is fatal.
+/// Prefixes of libjpeg's warnings (`JWRN_*` in its `jerror.h`). Every other message is an error.
 const WARNINGS: [&str; 7] = [
     "Corrupt JPEG data: ",
     END_OF_FILE,
@@ -210,7 +209,7 @@ fn message(error: turbojpeg::Error) -> String {
     }
 }
 
-/// What libjpeg says of a frame of JPEG-LS.
+/// End of libjpeg's error for a JPEG-LS frame.
 const JPEG_LS_MARKER: &str = "Unsupported marker type 0xf7";
 
 #[cfg(test)]
@@ -218,7 +217,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn more_scans_than_were_counted_end_the_decoding() {
+    fn decoding_stops_at_a_scan_beyond_the_limit() {
         let jpeg = std::fs::read("fixtures/codecs/progressive.jpg").expect("a fixture");
         let decoded = |scans: u32| {
             let mut decompressor = decompressor(scans)?;

@@ -1,10 +1,10 @@
-//! Pixels to JPEG and back, for models whose reference code does that to every image.
+//! Compresses pixels to JPEG and decompresses them, for models whose reference code does so.
 //!
-//! Yahoo's open_nsfw resizes with one library and hands over to the next by way of a JPEG in
-//! memory; its scores are those of the pixels that came back.
+//! The reference code of Yahoo's open_nsfw resizes with one library and passes the image to the next
+//! as a JPEG in memory; its scores are those of the decompressed pixels.
 //!
-//! - What Pillow's `save(format="JPEG", quality=…)` and `open` do, to the bit: 4:2:0 chroma, the
-//!   accurate integer DCT, standard Huffman tables.
+//! - Pixels equal those of Pillow's `save(format="JPEG", quality=…)` and `open` bit for bit: 4:2:0
+//!   chroma subsampling, the accurate integer DCT, standard Huffman tables.
 
 use turbojpeg::{Compressor, Decompressor, Image, OutputBuf, PixelFormat, Subsamp};
 
@@ -16,13 +16,14 @@ pub(in crate::decode) struct JpegRoundTrip {
 }
 
 impl JpegRoundTrip {
-    /// Replace the RGB `pixels` of `size` by what a JPEG of `quality` (1 to 100) keeps of them.
+    /// Replace the RGB `pixels`, of `width` × `height`, by the pixels of a JPEG of `quality` (1 to 100)
+    /// made from them.
     ///
     /// # Panics
-    /// When libjpeg-turbo refuses valid pixels, or what it has just written: it is out of memory.
+    /// If libjpeg-turbo fails to compress the pixels, or to read what it has written: it is out of memory.
     pub(in crate::decode) fn apply(&mut self, pixels: &mut [u8], (width, height): (u32, u32), quality: u8) {
         self.try_apply(pixels, (width as usize, height as usize), quality)
-            .expect("libjpeg-turbo reads what it writes");
+            .expect("libjpeg-turbo has memory, and reads what it writes");
     }
 
     fn try_apply(
@@ -51,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pixels_come_back_lossy_and_the_same_each_time() {
+    fn a_round_trip_is_lossy_and_repeatable() {
         let size = (31, 17);
         let pixels: Vec<u8> =
             (0..31 * 17 * 3).map(|at| (at % 93 / 3 * 4 + at / 93 * 3 + at % 3 * 20) as u8).collect();
@@ -63,7 +64,7 @@ mod tests {
         };
         let (low, high) = (round_trip(10), round_trip(75));
         assert_ne!(high, pixels, "something is lost");
-        assert_eq!(round_trip(75), high, "what was done before does not show");
+        assert_eq!(round_trip(75), high, "earlier round trips have no effect");
         let error =
             |changed: &[u8]| pixels.iter().zip(changed).map(|(a, b)| u64::from(a.abs_diff(*b))).sum::<u64>();
         assert!(error(&high) < error(&low), "a higher quality keeps more");

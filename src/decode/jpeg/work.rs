@@ -1,41 +1,40 @@
-//! How long a JPEG may keep a core busy, told by its markers.
+//! Estimates the CPU time that decoding a JPEG may take, from its markers.
 //!
-//! - Each scan may visit every block of its components, however few bytes it has. The estimate takes
-//!   the worst content for each coefficient, and takes the file to be decoded twice: one that turns
-//!   out to be damaged is.
+//! - Each scan may visit every block of its components, however few bytes it has. The estimate assumes
+//!   the worst content for each coefficient, and that the file is decoded twice, as a damaged one is.
 //! - Costs were measured on a core of 2020 at 3 GHz, and rounded up.
 
 use super::markers::{SOS, Segments, is_frame};
 
-/// One pixel through inverse DCT, colour conversion and resizing.
+/// One pixel: inverse DCT, colour conversion and resizing.
 const PIXEL_NS: u64 = 30;
 
 /// One byte of entropy-coded data.
 const BYTE_NS: u64 = 20;
 
-/// The start of a scan: its tables.
+/// The start of a scan: building its tables.
 const SCAN_NS: u64 = 20_000;
 
-/// One block of a scan, whatever is in it.
+/// One block of a scan, whatever its content.
 const BLOCK_NS: u64 = 20;
 
-/// One coefficient of a block, where what costs more is paid for in bytes.
+/// One Huffman-coded coefficient of a block, in addition to the cost of its bytes.
 const HUFFMAN_COEFFICIENT_NS: u64 = 1;
 
-/// One coefficient by arithmetic coding: some 30 decisions, none of which needs a byte.
+/// One arithmetic-coded coefficient: some 30 binary decisions, which may take no byte at all.
 const ARITHMETIC_COEFFICIENT_NS: u64 = 60;
 
 const COEFFICIENTS: u64 = 64;
 
-/// What the scans of a JPEG ask for.
+/// The work that the scans of a JPEG cause.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Work {
     pub scans: u32,
-    /// Of one core, at most.
+    /// CPU time, at most.
     pub nanoseconds: u64,
 }
 
-/// What a start-of-frame segment says.
+/// The fields of a start-of-frame segment.
 struct Frame<'a> {
     pixels: u64,
     arithmetic: bool,
@@ -56,13 +55,13 @@ impl<'a> Frame<'a> {
         })
     }
 
-    /// A scan of the components that are `named`.
+    /// Cost of a scan of the components `named`.
     fn scan_ns(&self, named: &[[u8; 2]], coefficients: u64) -> u64 {
         let each = if self.arithmetic { ARITHMETIC_COEFFICIENT_NS } else { HUFFMAN_COEFFICIENT_NS };
         SCAN_NS + self.blocks(named) * (BLOCK_NS + coefficients * each)
     }
 
-    /// Whether a scan of so many components is the only one.
+    /// Whether a scan of so many components holds the whole image.
     fn is_whole(&self, components: usize) -> bool {
         !self.progressive && components >= self.components.len()
     }
@@ -75,12 +74,12 @@ impl<'a> Frame<'a> {
         let share =
             self.components.iter().filter(|component| named.iter().any(|name| name[0] == component[0]));
         let samples: u64 = share.map(factors).map(|(wide, high)| wide * high).sum();
-        // a factor of zero is an error to the decoder
+        // the decoder rejects a sampling factor of zero
         self.pixels.div_ceil(COEFFICIENTS) * samples / unit.max(1)
     }
 }
 
-/// The work that the scans of `jpeg` may be.
+/// Estimate the work that the scans of `jpeg` may cause.
 pub(super) fn estimate(jpeg: &[u8]) -> Work {
     let mut work = Work { scans: 0, nanoseconds: 0 };
     let mut frame = None;
@@ -108,7 +107,8 @@ pub(super) fn estimate(jpeg: &[u8]) -> Work {
         first_data_at.get_or_insert(segments.at());
     }
     if let (Some(at), Some(frame)) = (first_data_at, &frame) {
-        // Damage may look like the marker of a segment that holds the scans behind it. The decoder may find them.
+        // Damage may look like the marker of a segment that contains the scans after it. The decoder may
+        // still find them.
         let behind_first = scan_markers(segments.read_bytes().get(at..).unwrap_or_default());
         let hidden = (1 + behind_first).saturating_sub(work.scans);
         let all: Vec<_> = frame.components.iter().map(|&[id, ..]| [id, 0]).collect();
@@ -120,7 +120,7 @@ pub(super) fn estimate(jpeg: &[u8]) -> Work {
     work
 }
 
-/// Starts of scans in `bytes`, whatever lies around them. Entropy-coded data has none.
+/// Start-of-scan markers in `bytes`, wherever they are. Entropy-coded data cannot contain one.
 fn scan_markers(bytes: &[u8]) -> u32 {
     let found = bytes.windows(2).filter(|pair| *pair == [0xff, SOS]).count();
     u32::try_from(found).unwrap_or(u32::MAX)
@@ -130,7 +130,7 @@ fn scan_markers(bytes: &[u8]) -> u32 {
 mod tests {
     use super::*;
 
-    /// Gray JPEGs of 10,000 × 10,000 pixels: a frame and scans of the stated coefficients, each with
+    /// A gray JPEG of 10,000×10,000 pixels: a frame header and scans of these coefficients, each with
     /// hardly any data.
     fn gray(marker: u8, scans: &[(u8, u8)]) -> Vec<u8> {
         let mut jpeg = vec![0xff, 0xd8, 0xff, marker, 0, 11, 8, 0x27, 0x10, 0x27, 0x10, 1, 7, 0x11, 0];
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn scans_behind_a_stray_marker_are_counted() {
+    fn scans_after_a_stray_marker_are_counted() {
         let jpeg = gray(0xc2, &[(0, 0), (1, 63), (1, 63)]);
         let first = jpeg.windows(2).position(|pair| pair == [0xff, SOS]).expect("a scan");
         let mut damaged = jpeg.clone();
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn every_scan_counts_by_the_coefficients_that_it_names() {
+    fn the_cost_of_a_scan_depends_on_its_coefficients() {
         let blocks = 1_562_500;
         let jpeg = gray(0xc2, &[(0, 0), (1, 63)]);
         let scans = 2 * SCAN_NS + blocks * (2 * BLOCK_NS + 64 * HUFFMAN_COEFFICIENT_NS);
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn ordinary_scans_are_far_below_the_limit_and_hostile_ones_above() {
+    fn ordinary_files_are_far_below_the_limit_and_hostile_ones_above() {
         let limit = super::super::super::MAX_DECODE_SECONDS as f64;
         let script = [(0, 0), (1, 5), (6, 63), (1, 63), (0, 0), (1, 63)];
         assert!(seconds(&gray(0xc2, &script)) < limit / 3.0);
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn markers_cut_anywhere_are_read_without_panic() {
+    fn a_file_truncated_anywhere_never_panics() {
         let jpeg = gray(0xca, &[(0, 0), (1, 63)]);
         for end in 0..jpeg.len() {
             estimate(&jpeg[..end]);

@@ -1,17 +1,17 @@
-//! The chunks of a PNG: what its pixels need, and what is said about its orientation.
+//! The chunks of a PNG that its pixels need.
 //!
-//! Comes in: a whole PNG. Goes out: header, palette, transparency and image data, and a PNG of
-//! nothing but those for the decoder.
+//! Input: a whole PNG. Output: header, palette, transparency and image data, and a PNG of only those
+//! for the decoder.
 //!
-//! - Chunk layout: PNG specification, third edition, section 5; APNG's chunks are in it.
-//! - What the pixels need is read strictly up to the image data. Chunks of other kinds are passed
-//!   over, damaged or not, and the file may end anywhere behind the image data.
-//! - The checksum inside the image data proves the pixels; those of its chunks are not looked at,
+//! - Chunk layout: PNG specification, third edition, section 5, which includes APNG.
+//! - Chunks that the pixels need are read strictly, up to the end of the image data. Other chunks are
+//!   skipped, damaged or not, and the file may end anywhere after the image data.
+//! - The Adler-32 inside the image data verifies the pixels; the CRCs of the IDAT chunks are ignored,
 //!   as in Pillow.
 
 use flate2::Crc;
 
-/// What a PNG holds up to the end of its image data.
+/// The content of a PNG up to the end of its image data.
 #[derive(Debug)]
 pub(super) struct Png<'a> {
     pub size: (u32, u32),
@@ -19,11 +19,11 @@ pub(super) struct Png<'a> {
     pub color: u8,
     interlaced: bool,
     palette: &'a [u8],
-    /// Content of the `tRNS` chunk: alpha by index, or one colour that is transparent.
+    /// Content of the `tRNS` chunk: alpha of each palette entry, or one transparent colour.
     pub transparency: Option<&'a [u8]>,
-    /// Consecutive `IDAT` chunks: other ones behind them are not part of the image.
+    /// The first run of consecutive `IDAT` chunks; later ones are not part of the image.
     data: Vec<&'a [u8]>,
-    /// Where the image data ends.
+    /// Offset of the first chunk after the image data.
     pub rest_at: usize,
 }
 
@@ -35,13 +35,13 @@ pub(super) const GRAY: u8 = 0;
 pub(super) const TRUECOLOR: u8 = 2;
 pub(super) const INDEXED: u8 = 3;
 
-/// Width and height of `png`, if it begins with a header.
+/// Width and height of `png`, if its first chunk is a header.
 pub(super) fn size(png: &[u8]) -> Option<(u32, u32)> {
     let header = Chunks::new(png).next().filter(|chunk| chunk.name == b"IHDR")?.payload;
     Some((u32_at(header, 0)?, u32_at(header, 4)?))
 }
 
-/// Read the chunks of `png` up to the end of its image data; an error says what is wrong with them.
+/// Read the chunks of `png` up to the end of its image data. The error is the reason for rejection.
 pub(super) fn read(png: &[u8]) -> Result<Png<'_>, &'static str> {
     let mut chunks = Chunks::new(png);
     let header = chunks.next().filter(|chunk| chunk.name == b"IHDR").ok_or("the header is missing")?;
@@ -96,7 +96,8 @@ pub(super) fn read(png: &[u8]) -> Result<Png<'_>, &'static str> {
     Ok(read)
 }
 
-/// Whether an animation's frame is as large as the canvas; one that is cut short says nothing.
+/// Whether an animation's frame is as large as the canvas; missing fields of a truncated `fcTL` chunk
+/// count as equal.
 fn covers(frame_control: &[u8], size: (u32, u32)) -> bool {
     let field = |at| u32_at(frame_control, at);
     [field(4), field(8), field(12), field(16)]
@@ -106,8 +107,8 @@ fn covers(frame_control: &[u8], size: (u32, u32)) -> bool {
 }
 
 impl Png<'_> {
-    /// A PNG of the chunks that the pixels need, and `transparency` if it goes by index. What a
-    /// palette lacks is black, as in Pillow.
+    /// A PNG of only the chunks that the pixels need, optionally with the alpha of palette entries.
+    /// Missing palette entries are black, as in Pillow.
     pub(super) fn plain(&self, with_transparency: bool) -> Vec<u8> {
         let length: usize = self.data.iter().map(|data| data.len()).sum();
         let mut png = b"\x89PNG\r\n\x1a\n".to_vec();
@@ -133,7 +134,7 @@ impl Png<'_> {
     }
 }
 
-/// Append a chunk whose checksum is not looked at.
+/// Append a chunk with a zero checksum, which the decoder ignores.
 fn push(png: &mut Vec<u8>, name: &[u8; 4], parts: &[&[u8]]) {
     let length: usize = parts.iter().map(|part| part.len()).sum();
     png.extend((length as u32).to_be_bytes());
@@ -144,22 +145,22 @@ fn push(png: &mut Vec<u8>, name: &[u8; 4], parts: &[&[u8]]) {
 
 pub(super) struct Chunk<'a> {
     pub name: &'a [u8],
-    /// What is there of it.
+    /// The payload, up to the end of the file.
     pub payload: &'a [u8],
     /// The file ends inside the payload.
     pub is_cut: bool,
-    /// Where the chunk begins.
+    /// Offset of the chunk in the file.
     pub at: usize,
     checksum: Option<u32>,
 }
 
 impl<'a> Chunk<'a> {
-    /// Whether the name is one that a chunk can have.
+    /// Whether the name consists of characters that Pillow accepts in chunk names.
     pub(super) fn has_name(&self) -> bool {
         self.name.iter().all(|&byte| byte.is_ascii_alphanumeric() || byte == b'_')
     }
 
-    /// Whether the checksum is there and right.
+    /// Whether the CRC is present and correct.
     pub(super) fn is_sound(&self) -> bool {
         let mut crc = Crc::new();
         crc.update(self.name);
@@ -168,7 +169,7 @@ impl<'a> Chunk<'a> {
     }
 }
 
-/// Iterates over chunks, the last of which may be cut short.
+/// Iterates over chunks, the last of which may be truncated.
 pub(super) struct Chunks<'a> {
     png: &'a [u8],
     at: usize,
@@ -221,9 +222,9 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn only_the_first_run_of_image_data_and_what_its_pixels_need_is_kept() {
+    fn only_the_first_run_of_image_data_and_chunks_that_its_pixels_need_are_kept() {
         let data = |payload: &[u8]| chunk(b"IDAT", payload);
-        let other = chunk(b"ABCD", b"a critical chunk of no kind that we know");
+        let other = chunk(b"ABCD", b"an unknown critical chunk");
         let parts =
             [other.clone(), data(b"ab"), data(b""), data(b"c"), other, data(b"d"), chunk(b"IEND", b"")];
         let file = png(&[vec![header(8, GRAY)], parts.to_vec()].concat());
@@ -232,7 +233,7 @@ pub(super) mod tests {
         let plain = read.plain(true);
         assert_eq!(
             super::read(&{
-                // as written, checksums are zero
+                // the copy has zero checksums
                 let mut sound = plain.clone();
                 sound.splice(8..33, header(8, GRAY));
                 sound
@@ -247,7 +248,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_palette_is_filled_up_with_black() {
+    fn missing_palette_entries_are_black() {
         let parts =
             [header(2, INDEXED), chunk(b"PLTE", b"abcdefg"), chunk(b"tRNS", &[9; 9]), chunk(b"IDAT", b"x")];
         let file = png(&parts);
@@ -262,7 +263,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn damage_to_what_the_pixels_need_is_an_error() {
+    fn damage_to_chunks_that_the_pixels_need_is_an_error() {
         let sound = [header(8, INDEXED), chunk(b"PLTE", b"abc"), chunk(b"IDAT", b"x")];
         assert!(read(&png(&sound)).is_ok());
         for damaged in 0..2 {

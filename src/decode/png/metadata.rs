@@ -1,4 +1,7 @@
 //! The metadata of a PNG that may hold its orientation: EXIF and XMP, in chunks of their own or as text.
+//!
+//! - Metadata is searched before and after the image data, as by Pillow; the last of each kind counts.
+//! - Unreadable metadata is ignored: it is no reason to reject the image.
 
 use std::borrow::Cow;
 use std::io::{ErrorKind, Read};
@@ -14,14 +17,14 @@ pub(super) struct Metadata<'a> {
     pub xmp: Option<Cow<'a, [u8]>>,
 }
 
-/// Longest text that is unpacked, as in Pillow.
+/// Limit of a decompressed text, as in Pillow.
 const MAX_TEXT_BYTES: u64 = 1 << 20;
 
 const RAW_EXIF_KEY: &[u8] = b"Raw profile type exif";
 const XMP_KEY: &[u8] = b"XML:com.adobe.xmp";
 
-/// The metadata before and behind the image data, the last of each kind. What cannot be read is
-/// left out: before the image data whatever has a wrong checksum, which Pillow checks only there.
+/// The metadata before and after the image data. A chunk with a wrong CRC is ignored before the image
+/// data only, since Pillow checks CRCs only there.
 pub(super) fn read<'a>(png: &'a [u8], image: &Png) -> Metadata<'a> {
     let (mut exif, mut raw_exif, mut text_xmp, mut xmp) = (None, None, None, None);
     for chunk in Chunks::new(png) {
@@ -55,17 +58,17 @@ pub(super) fn read<'a>(png: &'a [u8], image: &Png) -> Metadata<'a> {
     }
 }
 
-/// Keyword and text of one of the three kinds of text chunks, if it is a keyword of ours.
+/// Keyword and text of a `tEXt`, `zTXt` or `iTXt` chunk, if the keyword is one for EXIF or XMP.
 fn text<'a>(chunk: &Chunk<'a>) -> Option<(&'a [u8], Cow<'a, [u8]>)> {
     let mut parts = chunk.payload.splitn(2, |&byte| byte == 0);
     let keyword = parts.next().filter(|keyword| [b"exif", RAW_EXIF_KEY, XMP_KEY].contains(keyword))?;
     let rest = parts.next()?;
     let text = match chunk.name {
         b"tEXt" => Cow::Borrowed(rest),
-        // a method of compression, of which there is one
+        // the text follows the compression method, of which only 0 is defined
         b"zTXt" => Cow::Owned(rest.strip_prefix(&[0]).and_then(inflate).unwrap_or_default()),
         _ => {
-            // compressed or not, the method, then language and translated keyword
+            // compression flag and method, then language tag and translated keyword
             let (&[compressed, method], rest) = rest.split_first_chunk::<2>()?;
             let text = rest.splitn(3, |&byte| byte == 0).nth(2)?;
             match (compressed, method) {
@@ -78,7 +81,7 @@ fn text<'a>(chunk: &Chunk<'a>) -> Option<(&'a [u8], Cow<'a, [u8]>)> {
     Some((keyword, text))
 }
 
-/// Unpacked zlib data, or what there is of it where it ends early; `None` if it is damaged or too long.
+/// Decompressed zlib data, up to its premature end if it has one; `None` if it is damaged or too long.
 fn inflate(packed: &[u8]) -> Option<Vec<u8>> {
     let mut unpacked = Vec::new();
     match ZlibDecoder::new(packed).take(MAX_TEXT_BYTES + 1).read_to_end(&mut unpacked) {
@@ -89,14 +92,14 @@ fn inflate(packed: &[u8]) -> Option<Vec<u8>> {
     (unpacked.len() as u64 <= MAX_TEXT_BYTES).then_some(unpacked)
 }
 
-/// The bytes of ImageMagick's text profiles: an empty line, a name, a length, then hexadecimal digits.
+/// The bytes of an ImageMagick raw profile: an empty line, a name, a length, then hexadecimal digits.
 fn unhex(text: &[u8]) -> Option<Vec<u8>> {
     let lines = text.split(|&byte| byte == b'\n').skip(3);
     let digits: Vec<u8> = lines.flatten().copied().collect();
     let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
     let mut rest = digits.trim_ascii_start();
     let mut bytes = Vec::with_capacity(rest.len() / 2);
-    // white space may stand between bytes, but not inside of one
+    // white space may separate bytes, but not the two digits of a byte
     while let Some((&[high, low], after)) = rest.split_first_chunk() {
         bytes.push(digit(high)? << 4 | digit(low)?);
         rest = after.trim_ascii_start();
@@ -118,17 +121,17 @@ mod tests {
         encoder.finish().expect("to memory")
     }
 
-    /// Metadata of a file with chunks before and behind its image data.
-    fn found(before: &[Vec<u8>], behind: &[Vec<u8>]) -> (Option<Vec<u8>>, Option<Vec<u8>>) {
+    /// EXIF and XMP of a file with these chunks before and after its image data.
+    fn found(before: &[Vec<u8>], after: &[Vec<u8>]) -> (Option<Vec<u8>>, Option<Vec<u8>>) {
         let parts =
-            [&[header(8, GRAY)], before, &[chunk(b"IDAT", b"x")], behind, &[chunk(b"IEND", b"")]].concat();
+            [&[header(8, GRAY)], before, &[chunk(b"IDAT", b"x")], after, &[chunk(b"IEND", b"")]].concat();
         let file = png(&parts);
         let metadata = super::read(&file, &read(&file).expect("sound"));
         (metadata.exif.map(Cow::into_owned), metadata.xmp.map(Cow::into_owned))
     }
 
     #[test]
-    fn exif_is_found_in_its_own_chunk_and_in_texts_before_and_behind_the_pixels() {
+    fn exif_is_found_in_its_own_chunk_and_in_texts_before_and_after_the_pixels() {
         let own = |payload: &[u8]| chunk(b"eXIf", payload);
         let raw = b"\nexif\n   3\n4949\n2a\n".as_slice();
         let text = |name: &[u8; 4], between: &[u8], text: &[u8]| {
@@ -156,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_checksum_counts_before_the_pixels_alone() {
+    fn a_wrong_checksum_counts_only_before_the_pixels() {
         let mut damaged = chunk(b"eXIf", b"a");
         damaged[12] ^= 1;
         assert_eq!(found(&[damaged.clone()], &[]).0, None);
@@ -164,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn xmp_as_readable_text_wins() {
+    fn xmp_that_is_valid_utf_8_takes_precedence() {
         let packet = |text: &[u8]| chunk(b"iTXt", &[XMP_KEY, b"\0\0\0\0\0", text].concat());
         let other = chunk(b"tEXt", &[XMP_KEY, b"\0c"].concat());
         assert_eq!(found(&[packet(b"a")], &[packet(b"b")]).1, Some(b"b".to_vec()));
@@ -173,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_cut_anywhere_is_read_without_panic() {
+    fn a_file_truncated_anywhere_never_panics() {
         let text = chunk(b"iTXt", &[XMP_KEY, b"\0\x01\0\0\0", &deflated(b"<a/>")].concat());
         let parts = [header(8, INDEXED), chunk(b"PLTE", b"abc"), text.clone(), chunk(b"IDAT", b"x"), text];
         let whole = png(&parts);

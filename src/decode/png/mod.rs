@@ -1,10 +1,10 @@
 //! PNG through the `png` crate: the default image.
 //!
-//! - Pixels count, and nothing else: they are decoded from a copy that holds what they need alone. A
-//!   file that ends behind its last row is whole; one whose image data has a wrong checksum is not.
-//! - Samples of 16 bits become their high byte.
-//! - A transparent colour is compared with 8 bits of each sample, as in Pillow, and matters only over
-//!   a background.
+//! - Only the pixels count: they are decoded from a copy that holds only the chunks they need. A file
+//!   that ends right after its last row is complete; one with a wrong Adler-32 in its image data is not.
+//! - 16-bit samples are reduced to their high byte.
+//! - A transparent colour is compared with 8 bits of each sample, as in Pillow, and only if there is a
+//!   background.
 
 mod chunks;
 mod metadata;
@@ -20,7 +20,7 @@ use super::samples::{self, Model};
 use super::{Decoded, Request, damaged, rgb_bytes};
 use crate::items::{ImageFormat, ImageHeader, Rejected};
 
-/// Decode a PNG into `rgb`, by way of its samples in `raw`.
+/// Decode a PNG into `rgb`; `raw` holds its samples if they are not RGB.
 pub(super) fn decode(
     bytes: &[u8],
     request: &mut Request,
@@ -36,12 +36,12 @@ pub(super) fn decode(
         Orientation::from_metadata(metadata.exif.as_deref(), metadata.xmp.as_deref())
     });
     let plain = image.plain(request.background.is_some());
-    unpack(plain, &image, request.background, raw, rgb).map_err(|error| broken(&plainly(&error)))?;
+    unpack(plain, &image, request.background, raw, rgb).map_err(|error| broken(&reason(&error)))?;
     Ok(Decoded::whole(image.size, orientation))
 }
 
-/// The decoder's message, in plain words where it prints Rust types.
-fn plainly(error: &DecodingError) -> String {
+/// The decoder's message, reworded where it prints Rust types.
+fn reason(error: &DecodingError) -> String {
     let message = error.to_string();
     if message.ends_with("WrongChecksum") {
         "the compressed pixels do not match their checksum".into()
@@ -54,7 +54,7 @@ fn plainly(error: &DecodingError) -> String {
     }
 }
 
-/// Decode `plain`, the copy of `image`.
+/// Decode `plain`, the reduced copy of `image`.
 fn unpack(
     plain: Vec<u8>,
     image: &Png,
@@ -72,7 +72,7 @@ fn unpack(
         ColorType::Grayscale => Model::Gray,
         ColorType::GrayscaleAlpha => Model::GrayAlpha,
         ColorType::Rgba => Model::Rgba,
-        // a palette is expanded
+        // the transformation expands palettes
         ColorType::Rgb | ColorType::Indexed => Model::Rgb,
     };
     let rgb = rgb.take(rgb_bytes(image.size));
@@ -90,8 +90,7 @@ fn unpack(
     Ok(())
 }
 
-/// The one colour that is transparent, in RGB. Gray of 16 bits has none: the conversion to 8 bits
-/// loses it in Pillow.
+/// The transparent colour, in RGB. 16-bit gray has none: Pillow's conversion to 8 bits loses it.
 fn transparent_color(image: &Png) -> Option<[u8; 3]> {
     let key = image.transparency?;
     match (image.color, image.depth) {

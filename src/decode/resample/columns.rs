@@ -1,4 +1,4 @@
-//! The pass along the columns: each resized row is a weighted sum of whole source rows.
+//! The vertical pass: each resized row is a weighted sum of source rows.
 
 use pulp::{Arch, NullaryFnOnce};
 
@@ -10,11 +10,11 @@ pub(super) fn shrink_columns(pixels: &[u8], width: usize, first_row: usize, down
     Arch::new().dispatch(ShrinkColumns { pixels, row_bytes: width * RGB, first_row, down, out });
 }
 
-/// Bytes of a row that are summed up at once: four registers of eight sums.
+/// Bytes of a row that are summed at once: four registers of eight sums.
 const BLOCK: usize = 32;
 
-/// A type and not a closure, because only this way the loops are sure to be inlined into the
-/// function that `pulp` compiles for the instruction set.
+/// A type rather than a closure: only then are the loops reliably inlined into the function that
+/// `pulp` compiles for the instruction set.
 struct ShrinkColumns<'a> {
     pixels: &'a [u8],
     row_bytes: usize,

@@ -1,14 +1,13 @@
-//! RGB pixels to another size, bit for bit as Pillow's `Image.resize` does it.
+//! Resizes RGB images, bit for bit as Pillow's `Image.resize` does.
 //!
-//! Comes in: an RGB image and the window of the resized image that is wanted. Goes out: that
-//! window.
+//! Input: an RGB image, and the wanted window of the resized image. Output: that window.
 //!
 //! - The arithmetic is Pillow's: coefficients in double precision, rounded to 22 fractional bits;
-//!   32-bit sums; two passes with 8-bit pixels between them, along the rows first unless the image is more than a
-//!   hundred times as tall as wide. A model reacts
-//!   to a difference of 1 in a few pixels by a thousandth of a score, which is why no resampling
-//!   library serves here: `fast_image_resize` has coefficients of 16 bits.
-//! - Only the window is computed: an extreme aspect ratio with `cover` costs no more than another.
+//!   32-bit sums; two passes with 8-bit pixels between them, horizontally first unless the image is
+//!   more than a hundred times as tall as wide. A difference of 1 in a few pixels changes a model's
+//!   score by about 0.001. No resampling library fits, therefore: `fast_image_resize` has 16-bit
+//!   coefficients.
+//! - Only the window is computed, so an extreme aspect ratio with `cover` costs no more than others.
 //! - The inner loops are safe Rust; `pulp` picks the instruction set at run time.
 
 mod columns;
@@ -22,12 +21,12 @@ use super::buffer::Buffer;
 use super::geometry::Window;
 use crate::config::Filter;
 
-/// Which direction the first of the two passes shrinks.
+/// Which side the first of the two passes resizes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum FirstPass {
-    /// Along the rows, as Pillow does with all but very tall images.
+    /// The horizontal pass is first, as in Pillow for all but very tall images.
     Width,
-    /// Along the columns, for an image that is transposed afterwards.
+    /// The vertical pass is first, for an image that is transposed afterwards.
     Height,
 }
 
@@ -40,18 +39,18 @@ impl FirstPass {
     }
 }
 
-/// An RGB image, and how much of it counts.
+/// An RGB image, and the part of it that is resized.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Source<'a> {
     pub pixels: &'a [u8],
-    /// Pixels.
+    /// Width and height in pixels.
     pub size: (u32, u32),
-    /// Width and height that are mapped to the resized image, in pixels. Below `size` by less
-    /// than 1 where a scaled JPEG decode rounded up.
+    /// Width and height that map to the resized image, in pixels. Less than `size`, by less than 1, if
+    /// a scaled JPEG decode rounded up.
     pub extent: (f64, f64),
 }
 
-/// The resizer of one thread with its memory.
+/// The resizer of one thread, with its memory.
 #[derive(Debug, Default)]
 pub(super) struct Resampler {
     /// The image between the two passes.
@@ -61,15 +60,16 @@ pub(super) struct Resampler {
     down: Weights,
 }
 
-/// Beyond this no intermediate image may outgrow the source: far more than models take, and no
-/// more than a 20-megapixel photo itself.
+/// An intermediate image larger than this must not be larger than the source. It is far more than
+/// models take, and about the size of a 20-megapixel photo.
 const LARGE_BYTES: u64 = 64 << 20;
 
 /// Channels of a pixel.
 const RGB: usize = 3;
 
 impl Resampler {
-    /// Write `window` of the resized `source` to `out`, `kept` width × height × 3 bytes.
+    /// Write `window` of the resized `source` to `out`, which holds `window.kept` width × height × 3
+    /// bytes.
     pub(super) fn resample(
         &mut self,
         source: Source<'_>,
@@ -102,7 +102,7 @@ impl Resampler {
             (false, false) => {
                 match first_pass(first, source.size, window) {
                     FirstPass::Width => {
-                        // rows that no result looks at are not filtered
+                        // source rows that no resized row needs are not filtered
                         let needed = down.reach();
                         let part = between.take(needed.len() * kept_width * RGB);
                         let from = &pixels[needed.start * width * RGB..needed.end * width * RGB];
@@ -121,11 +121,11 @@ impl Resampler {
     }
 }
 
-/// How many times as tall as wide an image is that Pillow shrinks along its columns first.
+/// Pillow resizes an image more than so many times as tall as wide vertically first.
 const TALL: u64 = 100;
 
-/// The pass that Pillow begins with, where `wanted` tells how the source lies: `Width` if it is upright. An order that
-/// would blow a sliver up to an image far larger than source and result is turned round.
+/// The first pass that Pillow would choose; `wanted` is `Width` if the source is upright, and `Height` if it is
+/// transposed. The order is reversed if the intermediate image of a sliver would be far larger than source and result.
 fn first_pass(wanted: FirstPass, size: (u32, u32), Window { resized, kept, .. }: Window) -> FirstPass {
     let (height, width, resized_height) = match wanted {
         FirstPass::Width => (size.1, size.0, resized.1),
@@ -141,8 +141,8 @@ fn first_pass(wanted: FirstPass, size: (u32, u32), Window { resized, kept, .. }:
     if bytes(between) > bytes(size).max(LARGE_BYTES) { wanted.other() } else { wanted }
 }
 
-/// The source pixel below the centre of each resized one. Positions are summed up as Pillow sums
-/// them, so that they fall on the same side of a pixel's edge.
+/// Copy the source pixel at the centre of each resized pixel. Positions are accumulated as in Pillow, so
+/// that rounding puts them on the same side of a pixel edge.
 fn nearest(source: Source, scale: (f64, f64), window: Window, out: &mut [u8]) {
     let columns = nearest_positions(scale.0, window.cut.0, window.kept.0, source.size.0);
     let rows = nearest_positions(scale.1, window.cut.1, window.kept.1, source.size.1);
@@ -156,8 +156,8 @@ fn nearest(source: Source, scale: (f64, f64), window: Window, out: &mut [u8]) {
 }
 
 fn nearest_positions(scale: f64, cut: u32, kept: u32, length: u32) -> Vec<usize> {
-    // nobody counts up to millions for a sliver, where the last bit is the least of all worries
-    let skipped = if cut > MOST_SUMMED { cut } else { 0 };
+    // beyond the limit the position is multiplied, which may differ from the sum in the last bit
+    let skipped = if cut > MAX_ACCUMULATED { cut } else { 0 };
     let mut position = scale * (f64::from(skipped) + 0.5);
     let mut positions = Vec::with_capacity(kept as usize);
     for index in skipped..cut + kept {
@@ -169,8 +169,8 @@ fn nearest_positions(scale: f64, cut: u32, kept: u32, length: u32) -> Vec<usize>
     positions
 }
 
-/// Positions that are summed up one by one, a millisecond's work at the most.
-const MOST_SUMMED: u32 = 1 << 20;
+/// Limit of the positions that are accumulated one by one: at most a millisecond of work.
+const MAX_ACCUMULATED: u32 = 1 << 20;
 
 #[cfg(test)]
 mod tests {
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_size_is_a_copy() {
+    fn resizing_to_the_same_size_is_a_copy() {
         let pixels = noise((13, 9));
         for filter in FILTERS {
             let window = Window { resized: (13, 9), cut: (0, 0), kept: (13, 9) };
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn a_window_equals_the_same_part_of_the_whole() {
+    fn a_window_equals_the_same_part_of_the_whole_resized_image() {
         let size = (61, 47);
         let pixels = noise(size);
         for filter in FILTERS {
@@ -227,7 +227,7 @@ mod tests {
         }
     }
 
-    /// CRC-32C of what `Image.resize` of Pillow 12.3 makes of the same noise.
+    /// CRC-32C of the result of Pillow 12.3's `Image.resize` for the same noise.
     const CRCS: [(Filter, u32); 4] = [
         (Filter::Box, 0x1fac_fba8),
         (Filter::Bilinear, 0xa871_3e17),
@@ -236,7 +236,7 @@ mod tests {
     ];
 
     #[test]
-    fn a_very_tall_image_is_shrunk_along_its_columns_first_as_pillow_does_it() {
+    fn a_very_tall_image_is_resized_vertically_first_as_in_pillow() {
         let (size, resized) = ((2, 210), (3, 50));
         let upright = noise(size);
         let turned: Vec<u8> = (0..2)
@@ -247,7 +247,7 @@ mod tests {
             let window = Window { resized, cut: (0, 0), kept: resized };
             let out = resample(&upright, size, window, filter);
             assert_eq!(crc32c::crc32c(&out), expected, "{filter:?}");
-            // stored on its side, it is shrunk as if it were upright
+            // the transposed image gives the same pixels
             let window = Window { resized: (50, 3), cut: (0, 0), kept: (50, 3) };
             let source = Source { pixels: &turned, size: (210, 2), extent: (210.0, 2.0) };
             let mut on_its_side = vec![0; out.len()];

@@ -1,19 +1,17 @@
-//! The weights of a filter: which source pixels each resized position is made of, and how much of
-//! each.
+//! The weights of a filter: for each resized position, its source pixels and their coefficients.
 //!
-//! - Coefficients are computed in double precision and rounded to 22 fractional bits, as Pillow
-//!   does it.
+//! - Coefficients are computed in double precision and rounded to 22 fractional bits, as in Pillow.
 
 use std::f64::consts::PI;
 use std::ops::Range;
 
 use crate::config::Filter;
 
-/// Fractional bits of a coefficient: 32 of a sum, less 8 of a pixel, less 2 for filters whose
-/// coefficients exceed 1 or overshoot.
+/// Fractional bits of a coefficient: 32 of a sum, less 8 of a pixel, less 2 for filters with negative
+/// lobes, whose sums may exceed the range of a pixel.
 pub(super) const FRACTION_BITS: u32 = 32 - 8 - 2;
 
-/// A sum starts at one half, so that cutting the fraction off rounds.
+/// A sum starts at one half, so that truncating the fraction rounds.
 pub(super) const HALF: i32 = 1 << (FRACTION_BITS - 1);
 
 #[inline(always)]
@@ -21,7 +19,7 @@ pub(super) fn to_pixel(sum: i32) -> u8 {
     (sum >> FRACTION_BITS).clamp(0, 255) as u8
 }
 
-/// A filter of Pillow's: how far it reaches at scale 1, and its value there.
+/// One of Pillow's filters: its support at scale 1, and its function.
 pub(super) struct Kernel {
     support: f64,
     value: fn(f64) -> f64,
@@ -59,13 +57,13 @@ fn sinc(x: f64) -> f64 {
     if x == 0.0 { 1.0 } else { (x * PI).sin() / (x * PI) }
 }
 
-/// For each resized position along one side: where its source pixels start, and their weights.
+/// For each resized position along one side: its first source pixel, and the weights from there on.
 #[derive(Debug, Default)]
 pub(super) struct Weights {
     starts: Vec<usize>,
-    /// `taps` for each position; what a position does not need is zero at its end.
+    /// `taps` weights for each position, padded with zeros.
     weights: Vec<i32>,
-    /// Weights that each position really has.
+    /// Number of weights of each position, without the padding.
     lengths: Vec<usize>,
     taps: usize,
     /// One position's weights before rounding.
@@ -73,8 +71,8 @@ pub(super) struct Weights {
 }
 
 impl Weights {
-    /// Weights of the resized positions `wanted`, each `scale` source pixels apart; the source has
-    /// `length` pixels, of which `extent` are mapped.
+    /// Compute the weights of the resized positions `wanted`, which are `scale` source pixels apart. The
+    /// source has `length` pixels, of which `extent` map to the resized image.
     pub(super) fn set(
         &mut self,
         kernel: &Kernel,
@@ -106,25 +104,25 @@ impl Weights {
         }
     }
 
-    /// Resized positions.
+    /// Number of resized positions.
     pub(super) fn len(&self) -> usize {
         self.starts.len()
     }
 
-    /// Each position's first source pixel, and the weights of it and of those that follow.
+    /// Each position's first source pixel, and the weights of that pixel and its successors.
     pub(super) fn positions(&self) -> impl Iterator<Item = (usize, &[i32])> {
         let weights = self.weights.chunks_exact(self.taps).zip(&self.lengths);
         self.starts.iter().copied().zip(weights.map(|(weights, &length)| &weights[..length]))
     }
 
-    /// Source pixels that any position looks at.
+    /// The range of source pixels that any position needs.
     pub(super) fn reach(&self) -> Range<usize> {
         let end = self.starts.iter().zip(&self.lengths).map(|(start, length)| start + length).max();
         self.starts.first().copied().unwrap_or(0)..end.unwrap_or(0)
     }
 }
 
-/// Halves are rounded away from zero.
+/// Rounds halves away from zero.
 fn fixed_point(weight: f64) -> i32 {
     let scaled = weight * f64::from(1 << FRACTION_BITS);
     (if weight < 0.0 { scaled - 0.5 } else { scaled + 0.5 }) as i32

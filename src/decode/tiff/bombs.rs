@@ -1,4 +1,4 @@
-//! Small files that ask for much memory or work.
+//! Tests with small files that demand much memory or work.
 
 use std::io::Write;
 
@@ -11,7 +11,7 @@ use crate::items::{PixelElement, Status};
 pub(super) const LONG: u16 = 4;
 pub(super) const SHORT: u16 = 3;
 
-/// A little-endian TIFF of one-byte gray whose directory follows `data`.
+/// A little-endian TIFF whose IFD, with these fields, follows `data`.
 pub(super) fn tiff(data: &[u8], fields: &[(u16, u16, &[u32])]) -> Vec<u8> {
     let mut bytes = b"II*\0".to_vec();
     bytes.extend((8 + data.len() as u32).to_le_bytes());
@@ -35,7 +35,7 @@ pub(super) fn tiff(data: &[u8], fields: &[(u16, u16, &[u32])]) -> Vec<u8> {
     bytes
 }
 
-/// An image of `side` pixels square in tiles, all of which are what `data` holds.
+/// A gray image of `side`×`side` pixels in tiles, all of which refer to `data`.
 pub(super) fn tiled(side: u32, (width, height): (u32, u32), compression: u32, data: &[u8]) -> Vec<u8> {
     let tiles = side.div_ceil(width) as usize * side.div_ceil(height) as usize;
     let (offsets, counts) = (vec![8; tiles], vec![data.len() as u32; tiles]);
@@ -72,7 +72,7 @@ pub(super) fn refusal(bytes: &[u8]) -> (Status, String) {
 }
 
 #[test]
-fn a_tile_of_more_pixels_than_an_image_may_have_is_too_large() {
+fn a_tile_with_more_pixels_than_an_image_may_have_is_too_large() {
     let (status, error) = refusal(&tiled(64, (1 << 20, 1 << 12), 1, &[0; 100]));
     assert_eq!(status, Status::TooLarge);
     assert_eq!(error, "tile is 1048576×4096 pixels, limit is 4000000 pixels");
@@ -82,29 +82,29 @@ fn a_tile_of_more_pixels_than_an_image_may_have_is_too_large() {
 fn tiles_that_reach_far_beyond_the_image_are_too_large() {
     let (status, error) = refusal(&tiled(1900, (1 << 20, 2), 8, &deflated(&[0; 1 << 21])));
     assert_eq!(status, Status::TooLarge);
-    assert_eq!(error, "image is 1900×1900 pixels in tiles that are 1048576 pixels wide together");
+    assert_eq!(error, "image is 1900×1900 pixels in tiles with a total width of 1048576 pixels");
 }
 
 #[test]
-fn an_image_cut_into_dust_is_too_large() {
+fn an_image_in_too_many_tiny_tiles_is_too_large() {
     let (status, error) = refusal(&tiled(1900, (1, 2), 8, &deflated(&[0; 2])));
     assert_eq!(status, Status::TooLarge);
     assert_eq!(error, "image is cut into 1805000 tiles, limit is 262144");
 }
 
 #[test]
-fn tiles_that_all_name_one_long_stream_are_refused_after_some_reads_of_it() {
-    // blocks that hold nothing, before the 256 bytes of a tile: 5 bytes each
+fn tiles_that_all_refer_to_one_long_stream_are_refused_after_a_few_reads() {
+    // empty stored blocks of 5 bytes each, before the 256 bytes of a tile
     let nothing = [0, 0, 0, 0xff, 0xff].repeat(20_000);
     let tile = deflated(&[7; 256]);
     let stream = [&tile[..2], &nothing, &tile[2..]].concat();
     decode(&tiled(16, (16, 16), 8, &stream)).expect("one tile is fine");
     let (status, error) = refusal(&tiled(800, (16, 16), 8, &stream));
     assert_eq!(status, Status::DecodeError);
-    assert_eq!(error, "tiff: tiles name the same parts of the file too often");
+    assert_eq!(error, "tiff: tiles refer to the same parts of the file too often");
 }
 
 #[test]
-fn blank_tiles_may_be_one() {
-    decode(&tiled(1900, (64, 64), 8, &deflated(&[255; 64 * 64]))).expect("tiles that are alike");
+fn blank_tiles_may_share_one_stream() {
+    decode(&tiled(1900, (64, 64), 8, &deflated(&[255; 64 * 64]))).expect("identical tiles");
 }

@@ -7,14 +7,15 @@ use zstd::stream::raw::{Decoder as ZstdDecoder, Operation};
 
 use super::super::lzw::{Dialect, Lzw};
 
-/// Bytes of the checksum at the end of a zstd frame.
+/// Bytes of the optional checksum at the end of a zstd frame.
 const ZSTD_CHECKSUM_BYTES: usize = 4;
 
 fn too_short(written: usize, wanted: usize) -> String {
     format!("holds {written} of {wanted} bytes")
 }
 
-/// Damage that makes a stream longer can take its end from it, and so its checksum.
+/// A stream that is longer than its strip or tile, and has no end: damage may have removed the end, and
+/// with it the checksum.
 fn too_long_without_end(room: usize) -> String {
     format!("holds more than {room} bytes and does not end")
 }
@@ -26,7 +27,7 @@ pub(super) fn unpack_bits(stream: &[u8], output: &mut [u8]) -> Result<usize, Str
         let count = *stream.get(at).ok_or_else(|| too_short(written, wanted))? as i8;
         at += 1;
         match count {
-            // nothing, by definition
+            // no operation, by definition
             i8::MIN => {}
             0.. => {
                 let length = (count as usize + 1).min(wanted - written);
@@ -48,7 +49,7 @@ pub(super) fn unpack_bits(stream: &[u8], output: &mut [u8]) -> Result<usize, Str
 }
 
 pub(super) fn decode_lzw(lzw: &mut Lzw, stream: &[u8], output: &mut [u8]) -> Result<usize, String> {
-    // The first code is the one that clears the table; packed in the old order its low byte is 0.
+    // The first code is the clear code. In the old bit order, its first byte is 0.
     let dialect = match stream {
         [0, second, ..] if second & 1 != 0 => Dialect::OldTiff,
         _ => Dialect::Tiff,
@@ -63,8 +64,8 @@ pub(super) fn decode_lzw(lzw: &mut Lzw, stream: &[u8], output: &mut [u8]) -> Res
     }
 }
 
-/// Fill at least the first `wanted` bytes of `output`, the rest as far as it is there. The stream is
-/// followed to its checksum, but not beyond as many bytes again as `output` holds.
+/// Fill at least the first `wanted` bytes of `output`, and the rest as far as the stream goes. The
+/// stream is then read on to its checksum, but to no more than twice the length of `output`.
 pub(super) fn inflate(
     inflater: &mut Decompress,
     stream: &[u8],
@@ -98,8 +99,8 @@ pub(super) fn inflate(
     }
 }
 
-/// As `inflate` does, for the frames of zstd data: the one that holds the last byte of `output` is
-/// followed to its end.
+/// As `inflate`, for zstd data, which may consist of several frames: the frame that holds the last
+/// byte of `output` is read to its end.
 pub(super) fn decompress_zstd(
     decoder: &mut ZstdDecoder,
     stream: &[u8],
@@ -119,7 +120,7 @@ pub(super) fn decompress_zstd(
         if is_at_end && written < wanted {
             return Err(too_short(written, wanted));
         }
-        // of what is as long as it should be, only the checksum may be missing
+        // of a frame of the right length, only the checksum may be missing
         let allowed = output.len() - usize::from(status.remaining > ZSTD_CHECKSUM_BYTES);
         if is_at_end && !has_ended && written > allowed {
             return Err(too_long_without_end(output.len()));
@@ -135,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn packed_bits_are_literals_and_runs() {
+    fn packbits_data_holds_literals_and_runs() {
         let mut output = [0; 6];
         assert_eq!(unpack_bits(&[1, 7, 8, 0x80, 0xfd, 9], &mut output), Ok(6));
         assert_eq!(output, [7, 8, 9, 9, 9, 9]);

@@ -1,5 +1,5 @@
-//! Tests: damage that the file itself proves is refused, and bytes that only its end lacks are not
-//! missed.
+//! Tests of damaged files: damage that a checksum or a length proves is rejected, and a missing end
+//! that no pixel needs is tolerated.
 
 use std::io::Write;
 
@@ -22,14 +22,14 @@ fn zstd_with_checksum(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().expect("to memory")
 }
 
-/// A file whose only tile, 16 pixels square, is `stream`; the image is `side` pixels square.
+/// A file whose only tile, of 16×16 pixels, is `stream`; the image has `side`×`side` pixels.
 fn tile(side: u32, compression: u32, stream: &[u8]) -> Vec<u8> {
     tiled(side, (16, 16), compression, stream)
 }
 
 #[test]
-fn a_wrong_checksum_is_refused_and_a_missing_one_is_not() {
-    // a tile that is the image, one of which a part is seen, and one that holds more than a tile
+fn a_wrong_checksum_is_refused_and_a_missing_one_is_tolerated() {
+    // a tile as large as the image, one larger than the image, and a stream longer than its tile
     for (side, length) in [(16, 256), (11, 256), (16, 300)] {
         let content = samples(length);
         let streams =
@@ -49,14 +49,14 @@ fn a_wrong_checksum_is_refused_and_a_missing_one_is_not() {
                 let (status, error) = refusal(&tile(side, compression, &wrong));
                 assert_eq!(status, Status::DecodeError);
                 assert!(error.starts_with("tiff: tile 0: ") && error.contains(reason), "{error}");
-                assert!(!error.contains("holds"), "all bytes are there: {error}");
+                assert!(!error.contains("holds"), "no byte is missing: {error}");
             }
         }
     }
 }
 
 #[test]
-fn no_flipped_bit_of_checked_data_changes_a_pixel() {
+fn a_flipped_bit_in_data_with_a_checksum_never_changes_a_pixel() {
     let content = samples(256);
     let section = "resize = { width = 16, height = 16 }";
     let decoder = Decoder::new(&toml::from_str(section).expect("section"), 1 << 20, PixelElement::U8);
@@ -90,14 +90,14 @@ fn no_flipped_bit_of_checked_data_changes_a_pixel() {
 }
 
 #[test]
-fn a_stream_far_longer_than_its_tile_is_not_followed_to_its_end() {
+fn a_stream_far_longer_than_its_tile_is_not_read_to_its_end() {
     let mut stream = deflated(&[7; 1 << 20]);
     let last = stream.len() - 1;
     stream[last] ^= 1;
     decode(&tile(16, DEFLATE, &stream)).expect("its first 256 bytes");
 }
 
-/// One-byte pixels, 4 in a row, with `tail` as the last tag's values.
+/// A file of 4×4 one-byte pixels whose last field is `tag` with the values `tail`.
 fn four_rows(compression: u32, photometric: u32, data: &[u8], (tag, tail): (u16, &[u32])) -> Vec<u8> {
     let (offsets, counts) = ([8, 12, 16, 20], [4; 4]);
     let one_strip = [data.len() as u32];
@@ -120,19 +120,19 @@ fn four_rows(compression: u32, photometric: u32, data: &[u8], (tag, tail): (u16,
     tiff(data, &fields)
 }
 
-/// Decode `whole`, then what is left of it when each of the last `bytes` bytes is cut off.
+/// Check that `whole` decodes, and that it is refused with 1 to `bytes` bytes cut off its end.
 fn refused_when_cut(whole: &[u8], tag: u16, bytes: usize) {
     decode(whole).expect("a sound file");
     for cut in 1..=bytes {
         let (status, error) = refusal(&whole[..whole.len() - cut]);
         assert_eq!(status, Status::DecodeError);
         let expected = format!("tiff: tag {tag} states ");
-        assert!(error.starts_with(&expected) && error.ends_with("behind the end of the file"), "{error}");
+        assert!(error.starts_with(&expected) && error.ends_with("past the end of the file"), "{error}");
     }
 }
 
 #[test]
-fn values_that_the_pixels_need_are_refused_when_they_are_cut_short() {
+fn a_truncated_tag_that_the_pixels_need_is_refused() {
     let pixels = samples(16);
     let colors: Vec<u32> = (0..768).map(|value| value * 85).collect();
     refused_when_cut(&four_rows(1, 3, &pixels, (320, &colors)), 320, 3 * 256 * 4);
@@ -144,7 +144,7 @@ fn values_that_the_pixels_need_are_refused_when_they_are_cut_short() {
 }
 
 #[test]
-fn values_that_the_pixels_do_not_need_may_be_cut_short() {
+fn a_truncated_tag_that_the_pixels_do_not_need_is_tolerated() {
     let pixels = samples(16);
     let colors: Vec<u32> = (0..768).collect();
     for whole in [
@@ -153,16 +153,16 @@ fn values_that_the_pixels_do_not_need_may_be_cut_short() {
         four_rows(DEFLATE, 1, &deflated(&pixels), (700, &[0, 0, 0])),
     ] {
         decode(&whole).expect("a sound file");
-        decode(&whole[..whole.len() - 5]).expect("whole pixels");
+        decode(&whole[..whole.len() - 5]).expect("complete pixels");
     }
 }
 
 #[test]
-fn compressed_pixels_behind_a_directory_that_is_cut_are_refused() {
-    // the predictor is the last entry: 12 bytes, followed by the 4 of the next directory's place
+fn compressed_pixels_with_a_truncated_directory_are_refused() {
+    // the predictor is the last entry: 12 bytes, followed by the 4-byte offset of the next IFD
     let whole = four_rows(DEFLATE, 1, &deflated(&samples(16)), (317, &[2]));
     decode(&whole).expect("a sound file");
-    decode(&whole[..whole.len() - 4]).expect("the entries are all there");
+    decode(&whole[..whole.len() - 4]).expect("no entry is missing");
     let (status, error) = refusal(&whole[..whole.len() - 5]);
     assert_eq!((status, error.as_str()), (Status::DecodeError, "tiff: the directory is cut short"));
 }
@@ -170,7 +170,7 @@ fn compressed_pixels_behind_a_directory_that_is_cut_are_refused() {
 #[test]
 fn compressed_pixels_that_are_neither_chunky_nor_planar_are_refused() {
     let pixels = samples(16);
-    decode(&four_rows(1, 1, &pixels, (284, &[513]))).expect("as Pillow takes it");
+    decode(&four_rows(1, 1, &pixels, (284, &[513]))).expect("accepted, as by Pillow");
     let (status, error) = refusal(&four_rows(DEFLATE, 1, &deflated(&pixels), (284, &[513])));
     assert_eq!(status, Status::DecodeError);
     assert_eq!(error, "tiff: planar configuration 513 is not supported");

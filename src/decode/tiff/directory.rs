@@ -1,21 +1,20 @@
-//! The first image file directory of a TIFF.
+//! The first image file directory (IFD) of a TIFF.
 //!
-//! - Classic and BigTIFF, both byte orders, and the two spellings of the magic number that Pillow
-//!   takes besides.
-//! - Values are read where they lie, when they are asked for: nothing is allocated for a count that
-//!   the file states.
-//! - A tag whose values reach behind the end of the file is an error where the pixels need it, and
-//!   as good as missing where they do not.
+//! - Classic TIFF and BigTIFF, both byte orders, and the two invalid spellings of the magic number
+//!   that Pillow accepts.
+//! - Values are read from the file on demand; nothing is allocated for a count that the file states.
+//! - A tag whose values reach past the end of the file is an error if the pixels need it, and counts
+//!   as missing otherwise.
 
 /// A directory inside the bytes of a file.
 pub(super) struct Directory<'a> {
     bytes: &'a [u8],
     pub(super) big_endian: bool,
     big: bool,
-    /// Where the first entry lies, and how many there are.
+    /// Offset of the first entry, and the number of entries.
     entries_at: usize,
     entries: usize,
-    /// The file ends before the last entry does.
+    /// The file ends before the last entry.
     pub(super) is_cut: bool,
 }
 
@@ -25,7 +24,7 @@ pub(super) struct Values<'a> {
     bytes: &'a [u8],
     value_bytes: usize,
     big_endian: bool,
-    /// Text or bytes without a meaning of their own.
+    /// The field type is text or bytes, not a number.
     is_text: bool,
 }
 
@@ -42,9 +41,9 @@ impl<'a> Directory<'a> {
             Some((at.checked_add(count_bytes)?, count))
         });
         let Some((entries_at, stated)) = found else {
-            return Err("the directory lies behind the end of the file".to_owned());
+            return Err("the directory lies past the end of the file".to_owned());
         };
-        // a directory that is cut short has fewer entries
+        // a truncated directory has fewer entries than stated
         let room = bytes.len().saturating_sub(entries_at) / directory.entry_bytes();
         directory.entries_at = entries_at;
         let stated = usize::try_from(stated).unwrap_or(usize::MAX);
@@ -57,7 +56,7 @@ impl<'a> Directory<'a> {
         if self.big { 20 } else { 12 }
     }
 
-    /// Bytes of an offset or of a value that lies in the entry itself.
+    /// Bytes of an offset, or of a value stored in the entry itself.
     fn word_bytes(&self) -> usize {
         if self.big { 8 } else { 4 }
     }
@@ -70,10 +69,10 @@ impl<'a> Directory<'a> {
         unsigned(self.bytes.get(at..at.checked_add(length)?)?, self.big_endian)
     }
 
-    /// The values of a tag, or `None` where the file does not have it. Of several entries the last
-    /// counts, as in Pillow.
+    /// The values of a tag, or `None` if the file does not have it. If there are several entries, the
+    /// last one counts, as in Pillow.
     ///
-    /// Fails where not all values that the entry states lie inside the file.
+    /// Fails if the values reach past the end of the file.
     pub(super) fn values(&self, tag: u16) -> Result<Option<Values<'a>>, String> {
         let entries = (0..self.entries).rev().map(|index| self.entries_at + index * self.entry_bytes());
         let found =
@@ -99,12 +98,12 @@ impl<'a> Directory<'a> {
                         .ok_or(count),
                 )
             });
-        found.transpose().map_err(|count| {
-            format!("tag {tag} states {count} values, which reach behind the end of the file")
-        })
+        found
+            .transpose()
+            .map_err(|count| format!("tag {tag} states {count} values, which reach past the end of the file"))
     }
 
-    /// The bytes of `count` values of the entry that lies at `entry`, if all of them are there.
+    /// The bytes of the `count` values of the entry at offset `entry`, unless they are truncated.
     fn stored(&self, entry: usize, count: u64, value_bytes: usize) -> Option<&'a [u8]> {
         let length = usize::try_from(count).ok()?.checked_mul(value_bytes)?;
         let value_at = entry + 4 + self.word_bytes();
@@ -116,7 +115,7 @@ impl<'a> Directory<'a> {
         self.bytes.get(start..start.checked_add(length)?)
     }
 
-    /// Whether the tag is there, be its values whole or not.
+    /// Whether the file has the tag, even if its values are truncated.
     pub(super) fn has(&self, tag: u16) -> bool {
         !matches!(self.values(tag), Ok(None))
     }
@@ -126,13 +125,13 @@ impl<'a> Directory<'a> {
         Ok(self.values(tag)?.and_then(|values| values.get(0)))
     }
 
-    /// The first value of a tag that the pixels do not need: a broken one is as good as missing.
+    /// The first value of a tag that the pixels do not need; a truncated tag counts as missing.
     pub(super) fn metadata_number(&self, tag: u16) -> Option<u64> {
         self.number(tag).ok().flatten()
     }
 
-    /// The first value of a tag that the pixels do not need, if it is a number: text and bytes are none,
-    /// whatever they hold.
+    /// As `metadata_number`, but tells a missing tag, `None`, from one whose type is text or bytes,
+    /// `Some(None)`.
     pub(super) fn metadata_value(&self, tag: u16) -> Option<Option<u64>> {
         let values = self.values(tag).ok().flatten()?;
         Some((!values.is_text).then(|| values.get(0)).flatten())
@@ -189,18 +188,18 @@ mod tests {
     }
 
     #[test]
-    fn values_are_read_in_either_byte_order_and_only_if_all_are_there() {
+    fn values_are_read_in_either_byte_order_and_only_if_none_is_missing() {
         for big_endian in [false, true] {
             let bytes = file(big_endian);
             let directory = Directory::first(&bytes).expect("a directory");
             assert_eq!(directory.number(256), Ok(Some(70_000)));
-            let bits = directory.values(258).expect("whole").expect("there");
+            let bits = directory.values(258).expect("complete").expect("present");
             assert_eq!((bits.len(), bits.iter().collect::<Vec<_>>()), (3, vec![8, 8, 16]));
             assert!(!directory.has(257));
             let cut = Directory::first(&bytes[..bytes.len() - 1]).expect("a directory");
             assert_eq!(
                 cut.values(258).map(|_| ()),
-                Err("tag 258 states 3 values, which reach behind the end of the file".to_owned())
+                Err("tag 258 states 3 values, which reach past the end of the file".to_owned())
             );
             assert!(cut.has(258) && !cut.is_cut);
             assert_eq!(cut.metadata_number(258), None);

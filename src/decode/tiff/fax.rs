@@ -1,9 +1,9 @@
 //! CCITT fax data: runs of white and black pixels.
 //!
-//! Comes in: codes of ITU-T T.4 (Group 3, in one or two dimensions) or T.6 (Group 4), or runs alone
-//! (TIFF 6.0, section 10). Goes out: rows of bits, 1 where it is black.
+//! Input: codes of ITU-T T.4 (Group 3, one- or two-dimensional) or T.6 (Group 4), or modified Huffman
+//! runs (TIFF 6.0, section 10). Output: rows of bits, 1 for black.
 //!
-//! - A row that does not add up to the width, or a code without meaning, is damage.
+//! - A row whose runs do not add up to its width, or an invalid code, is damage.
 //! - Work is linear in the codes read and the rows written.
 
 use fax::BitReader;
@@ -12,26 +12,29 @@ use fax::maps::{self, Mode};
 /// How rows are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Scheme {
-    /// Runs alone; each row takes a multiple of so many bytes.
+    /// Modified Huffman: runs without end-of-line codes. Each row is padded to a multiple of so many
+    /// bytes.
     Runs {
         row_multiple_bytes: usize,
     },
-    /// Rows with a code between them; in two dimensions, a bit says how each one is stored.
+    /// Rows separated by end-of-line codes. In two-dimensional coding, a bit after each code says
+    /// whether the next row is one-dimensional.
     Group3 {
         two_dimensional: bool,
     },
     Group4,
 }
 
-/// Zero bits before the one that ends the code between rows; more of them fill up.
+/// Zero bits before the 1 of an end-of-line code; further zero bits are fill.
 const END_OF_LINE_ZEROS: u8 = 11;
 
-/// Runs of no length that a row may have: one at its beginning, and few where an encoder is odd.
-/// Without a limit a row could hold as many as the file has room for.
+/// Limit of the zero-length runs of a row: encoders write one at its start, and a few write more.
+/// Without a limit, a row could have as many as the file has room for.
 const EMPTY_RUNS: usize = 16;
 
-/// Decode rows of `width` pixels into the rows of `output`, each of `row_bytes` bytes, of which the
-/// last may be shorter; what lies behind a row's end is left out. Returns the bytes of `stream` read.
+/// Decode rows of `width` pixels into the rows of `output`, each of `row_bytes` bytes; pixels past the
+/// end of a row of `output`, whose last row may be shorter, are dropped. Returns the bytes of `stream`
+/// read.
 pub(super) fn decode(
     scheme: Scheme,
     stream: &[u8],
@@ -50,7 +53,7 @@ pub(super) fn decode(
                 read
             }
             Scheme::Group3 { two_dimensional } => reader.group_3_row(two_dimensional),
-            Scheme::Group4 => reader.differences(),
+            Scheme::Group4 => reader.two_dimensional_row(),
         };
         read.ok_or_else(|| format!("fax data is damaged or ends at row {row} of {rows}"))?;
         paint(&reader.changes, width, out);
@@ -62,9 +65,9 @@ pub(super) fn decode(
 struct Rows<'a> {
     bits: Bits<'a>,
     width: usize,
-    /// Where the row above changes its colour, beginning with white.
+    /// The changing elements of the row above: where its colour changes, starting with white.
     reference: Vec<usize>,
-    /// The same of this row.
+    /// The changing elements of this row.
     changes: Vec<usize>,
 }
 
@@ -83,20 +86,21 @@ impl Rows<'_> {
             }
             lines_ended += 1;
         }
-        // Two in a row begin the end of the page. Without one nothing says that a row begins here.
+        // Two consecutive codes start the return-to-control sequence, which ends the page. Without a
+        // code no row starts here.
         match lines_ended {
             1 if one_dimensional => self.runs(),
-            1 => self.differences(),
+            1 => self.two_dimensional_row(),
             _ => None,
         }
     }
 
-    /// A row of runs, white and black by turns.
+    /// A row of alternating white and black runs.
     fn runs(&mut self) -> Option<()> {
         self.changes.clear();
         let mut at = 0;
         let mut is_black = false;
-        while at < self.width && self.changes.len() <= self.most_changes() {
+        while at < self.width && self.changes.len() <= self.max_changes() {
             at += self.run(is_black)?;
             self.changes.push(at);
             is_black = !is_black;
@@ -104,16 +108,16 @@ impl Rows<'_> {
         (at == self.width).then_some(())
     }
 
-    /// A row that is told by its differences from the one above (T.6, 2.2).
-    fn differences(&mut self) -> Option<()> {
+    /// A row coded relative to the row above (T.6, 2.2).
+    fn two_dimensional_row(&mut self) -> Option<()> {
         self.changes.clear();
-        // before the first pixel, so that a change at it lies to the right
+        // `None` is before the first pixel, so that a change at pixel 0 lies to its right
         let mut at: Option<usize> = None;
         let mut is_black = false;
-        // the first change of the row above to the right of `at`
+        // index of the first change of the row above to the right of `at`
         let mut above = 0;
         while at.unwrap_or(0) < self.width {
-            if self.changes.len() > self.most_changes() {
+            if self.changes.len() > self.max_changes() {
                 return None;
             }
             while self.reference.get(above).is_some_and(|&change| at.is_some_and(|at| change <= at)) {
@@ -147,12 +151,13 @@ impl Rows<'_> {
         Some(())
     }
 
-    /// Changes that a row may have: one at each pixel, and some runs without length.
-    fn most_changes(&self) -> usize {
+    /// Limit of the changes of a row: one at each pixel, and some zero-length runs.
+    fn max_changes(&self) -> usize {
         self.width + EMPTY_RUNS
     }
 
-    /// The length of a run: any number of codes for multiples of 64, and one for what is left.
+    /// The length of a run: any number of make-up codes, which are multiples of 64, and a terminating
+    /// code.
     fn run(&mut self, is_black: bool) -> Option<usize> {
         let mut length = 0;
         loop {
@@ -171,7 +176,7 @@ impl Rows<'_> {
     }
 }
 
-/// Set the bits of the black runs of a row, which begins with white.
+/// Set the bits of the black runs of a row, which starts with white.
 fn paint(changes: &[usize], width: usize, row: &mut [u8]) {
     row.fill(0);
     let width = width.min(row.len() * 8);
@@ -196,7 +201,7 @@ fn paint(changes: &[usize], width: usize, row: &mut [u8]) {
     }
 }
 
-/// Bits, the most significant one of a byte first; zeros follow the last one.
+/// Reads bits, the most significant bit of each byte first; zeros follow the last byte.
 struct Bits<'a> {
     bytes: &'a [u8],
     /// Bits consumed.
@@ -204,7 +209,7 @@ struct Bits<'a> {
 }
 
 impl Bits<'_> {
-    /// Go on to a multiple of so many bytes.
+    /// Skip to the next multiple of so many bytes.
     fn align(&mut self, bytes: usize) {
         self.at = self.at.next_multiple_of(8 * bytes);
     }
@@ -235,7 +240,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn black_runs_are_painted_whole() {
+    fn every_bit_of_a_black_run_is_set() {
         for (start, end) in [(0, 1), (3, 5), (7, 8), (7, 9), (0, 24), (5, 23), (8, 16)] {
             let mut row = [0x55; 3];
             paint(&[start, end], 24, &mut row);
@@ -245,12 +250,12 @@ mod tests {
         }
         let mut row = [0; 2];
         paint(&[10], 12, &mut row);
-        assert_eq!(row, [0, 0x30], "black up to the end of the row");
+        assert_eq!(row, [0, 0x30], "black to the end of the row");
     }
 
     #[test]
-    fn a_row_of_runs_without_length_comes_to_an_end() {
-        // white and black of no length by turns, 8 and 10 bits: 00110101 0000110111
+    fn a_row_of_zero_length_runs_ends() {
+        // alternating zero-length white and black runs, 8 and 10 bits: 00110101 0000110111
         let empty = [0x35, 0x0d, 0xcd, 0x43, 0x73, 0x50, 0xdc, 0xd4, 0x37].repeat(1000);
         let mut output = [0; 4];
         let scheme = Scheme::Runs { row_multiple_bytes: 1 };

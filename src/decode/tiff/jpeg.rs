@@ -1,9 +1,9 @@
-//! JPEG inside a strip or tile: an abbreviated stream whose tables may lie in a tag of their own
+//! JPEG inside a strip or tile: an abbreviated stream, whose tables may be in the tag `JPEGTables`
 //! (TIFF Technical Note 2).
 //!
-//! - What the samples mean is the TIFF's business: the stream's own markers about it are left out,
-//!   and one that says what the TIFF says is put in their place.
-//! - Sequential coding of 8 bits only, which is all that the note allows.
+//! - The TIFF defines the colour space: the stream's own APPn segments are dropped, and an Adobe
+//!   segment with the TIFF's colour space replaces them.
+//! - Only sequential coding of 8-bit samples, which is all that the note allows.
 
 use std::ops::RangeInclusive;
 
@@ -12,22 +12,22 @@ use turbojpeg::{Decompressor, Image, PixelFormat};
 const SOI: u8 = 0xd8;
 const EOI: u8 = 0xd9;
 const SOS: u8 = 0xda;
-/// Baseline and extended sequential, both with Huffman codes.
+/// SOF0 and SOF1: baseline and extended sequential, both with Huffman coding.
 const SEQUENTIAL: [u8; 2] = [0xc0, 0xc1];
 
-/// Scans that a stream may have: one for each component, and room to spare.
+/// Limit of the scans of a stream: one for each component, with room to spare.
 const MAX_SCANS: u32 = 8;
 
-/// What a stream must hold.
+/// The image that a stream must hold.
 pub(super) struct Shape {
     pub(super) width: usize,
     pub(super) rows: RangeInclusive<usize>,
     pub(super) components: usize,
-    /// The components become RGB; otherwise they are taken as they are.
+    /// The components are YCbCr and are converted to RGB; otherwise they are copied.
     pub(super) is_ycbcr: bool,
 }
 
-/// Decode `stream` into the first bytes of `output`, rows of `shape.width` pixels. Returns the bytes
+/// Decode `stream` into the first bytes of `output`, in rows of `shape.width` pixels. Returns the bytes
 /// read.
 pub(super) fn decode(
     tables: &[u8],
@@ -36,14 +36,15 @@ pub(super) fn decode(
     output: &mut [u8],
 ) -> Result<usize, String> {
     let mut jpeg = vec![0xff, SOI];
-    // Adobe's marker: version 100, no flags, the transformation
+    // Adobe segment: version 100, no flags, the colour transform
     jpeg.extend([0xff, 0xee, 0, 14]);
     jpeg.extend(b"Adobe\0\x64\0\0\0\0");
     jpeg.push(u8::from(shape.is_ycbcr));
     let mut frame = None;
     copy(tables, &mut jpeg, &mut frame);
     copy(stream, &mut jpeg, &mut frame);
-    // The pixels may be whole without it. Where they are not, it is met too early, which is told.
+    // The stream's own end marker may be missing. If pixels are missing as well, libjpeg warns about a
+    // premature end marker.
     jpeg.extend([0xff, EOI]);
     let frame = frame.ok_or("its JPEG data has no frame header")?;
     if !SEQUENTIAL.contains(&frame.marker) || frame.bits != 8 {
@@ -73,7 +74,7 @@ pub(super) fn decode(
     });
     match result {
         Ok(()) => Ok(tables.len() + stream.len()),
-        // the pixels are whole
+        // no pixel is missing
         Err(error) if error.to_string().ends_with("extraneous bytes before marker 0xd9") => {
             Ok(tables.len() + stream.len())
         }
@@ -81,7 +82,7 @@ pub(super) fn decode(
     }
 }
 
-/// What a frame header says.
+/// The fields of a frame header.
 struct Frame {
     marker: u8,
     bits: u8,
@@ -90,8 +91,8 @@ struct Frame {
     components: usize,
 }
 
-/// Append the segments of `stream` to `jpeg`, and all that follows the first scan's header; leave out
-/// its beginning and end, and application data and comments.
+/// Append the marker segments of `stream` to `jpeg`, and everything from the first SOS on; leave out
+/// SOI and EOI, application segments and comments. `frame` is set to the frame header.
 fn copy(stream: &[u8], jpeg: &mut Vec<u8>, frame: &mut Option<Frame>) {
     let mut rest = stream;
     while let Some(start) = rest.iter().position(|&byte| byte == 0xff) {

@@ -1,16 +1,16 @@
-//! How the pixels of a TIFF lie in its strips or tiles, and what their samples mean.
+//! How the pixels of a TIFF are arranged in strips or tiles, and what their samples mean.
 //!
-//! - Combinations are those of Pillow's table `OPEN_INFO`, and a few more whose meaning the
-//!   specification leaves no doubt about: gray with alpha in 16 bits, gray with a sample that means
-//!   nothing, planar samples of 16 bits without compression.
+//! - The supported combinations are those of Pillow's table `OPEN_INFO`, and a few more whose meaning
+//!   is unambiguous in the specification: 16-bit gray with alpha, gray with an extra sample without a
+//!   meaning, and planar 16-bit samples without compression.
 
 use super::directory::Directory;
 use super::tag;
 
-/// Samples of a pixel that are read.
+/// Limit of the samples per pixel.
 const MAX_SAMPLES: u64 = 6;
 
-/// `Compression` of no compression.
+/// Values of the tag `Compression`.
 pub(super) const UNCOMPRESSED: u64 = 1;
 pub(super) const OLD_JPEG: u64 = 6;
 pub(super) const JPEG: u64 = 7;
@@ -25,16 +25,16 @@ pub(super) enum Color {
     Palette,
     PaletteAlpha,
     Rgb,
-    /// Only inside JPEG, whose decoder makes it RGB.
+    /// Only inside JPEG, whose decoder converts it to RGB.
     YCbCr,
     Rgba,
-    /// Colours are multiplied by alpha.
+    /// Colours are multiplied by alpha (associated alpha).
     PremultipliedRgba,
     Cmyk,
 }
 
 impl Color {
-    /// Samples that matter.
+    /// Samples that the conversion to RGB reads.
     pub(super) fn samples(self) -> usize {
         match self {
             Self::Gray { .. } | Self::Palette => 1,
@@ -45,10 +45,10 @@ impl Color {
     }
 }
 
-/// One strip or tile as it is seen: the part of the image that it covers.
+/// The part of the image that one strip or tile covers.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Part {
-    /// Its place among those of one plane.
+    /// Index of the strip or tile within its plane.
     index: usize,
     pub(super) left: usize,
     pub(super) top: usize,
@@ -65,36 +65,35 @@ pub(super) struct Layout {
     pub(super) color: Color,
     pub(super) bits: usize,
     pub(super) big_endian: bool,
-    /// Samples of a pixel that lie together.
-    pub(super) samples_together: usize,
-    /// Planes of one sample each that are stored, and those that are wanted; 1 where all samples lie
-    /// together.
+    /// Interleaved samples of a pixel; 1 in a planar image.
+    pub(super) interleaved_samples: usize,
+    /// Planes in the file, and planes that are read; 1 in a chunky image.
     planes: usize,
     pub(super) planes_read: usize,
     pub(super) tiled: bool,
-    /// Pixels of a strip or tile, those outside the image included.
+    /// Pixels of a strip or tile, including those outside the image.
     pub(super) segment_width: usize,
     pub(super) segment_height: usize,
-    /// Strips or tiles of a plane.
+    /// Strips or tiles of a plane, horizontally and vertically.
     pub(super) across: usize,
     pub(super) down: usize,
 }
 
 impl Layout {
-    /// Of an image whose sides are not zero.
+    /// Read the layout of an image whose sides are not zero.
     pub(super) fn read(directory: &Directory, (width, height): (u32, u32)) -> Result<Self, String> {
         let (width, height) = (width as usize, height as usize);
         let number = |tag, default| Ok::<_, String>(directory.number(tag)?.unwrap_or(default));
         let compression = number(tag::COMPRESSION, UNCOMPRESSED)?;
         if directory.is_cut && compression != UNCOMPRESSED {
-            // one of the entries that are missing may say how to decompress
+            // a missing entry may affect decompression
             return Err("the directory is cut short".to_owned());
         }
         let photometric = number(tag::PHOTOMETRIC, 0)?;
         let planar = match number(tag::PLANAR_CONFIGURATION, 1)? {
             2 => true,
             1 => false,
-            // libtiff, which Pillow leaves compressed pixels to, refuses the file
+            // libtiff, which Pillow uses for compressed pixels, rejects the file
             other if compression != UNCOMPRESSED => {
                 return Err(format!("planar configuration {other} is not supported"));
             }
@@ -109,11 +108,11 @@ impl Layout {
         let mut color = color(directory, photometric, samples, bits)?;
         if color == Color::Rgba && !directory.has(tag::EXTRA_SAMPLES) && planar && compression != UNCOMPRESSED
         {
-            // libtiff calls such a sample unspecified, and Pillow divides by it in planes alone
+            // libtiff treats such a sample as unspecified, and Pillow divides by it in planar images only
             color = Color::PremultipliedRgba;
         }
         if color == (Color::Gray { white_is_zero: true }) && bits == 16 && directory.big_endian {
-            return Err("16-bit gray of which 0 is white is not supported in this byte order".to_owned());
+            return Err("big-endian 16-bit gray with 0 as white is not supported".to_owned());
         }
         if color == Color::YCbCr && (!matches!(compression, JPEG | OLD_JPEG) || planar) {
             return Err("YCbCr is supported inside JPEG only".to_owned());
@@ -147,7 +146,7 @@ impl Layout {
             color,
             bits,
             big_endian: directory.big_endian,
-            samples_together: if planar { 1 } else { samples },
+            interleaved_samples: if planar { 1 } else { samples },
             planes: if planar { samples } else { 1 },
             planes_read: if planar { color.samples() } else { 1 },
             tiled,
@@ -158,19 +157,19 @@ impl Layout {
         })
     }
 
-    /// Strips or tiles that are stored.
+    /// Strips or tiles in the file.
     pub(super) fn segments(&self) -> usize {
         self.across * self.down * self.planes
     }
 
-    /// Whether a single strip or tile is exactly the image.
+    /// Whether a single strip or tile is exactly as large as the image.
     pub(super) fn one_covers_the_image(&self) -> bool {
         self.planes == 1 && (self.segment_width, self.segment_height) == (self.width, self.height)
     }
 
     /// Bytes of a row of `pixels` pixels of one plane.
     pub(super) fn row_bytes(&self, pixels: usize) -> usize {
-        (pixels * self.samples_together * self.bits).div_ceil(8)
+        (pixels * self.interleaved_samples * self.bits).div_ceil(8)
     }
 
     /// Bytes of a row of a strip or tile.
@@ -188,7 +187,7 @@ impl Layout {
         self.plane_bytes() * self.planes_read
     }
 
-    /// What the strips or tiles of one plane cover, in the order in which they are listed.
+    /// The parts of the image that the strips or tiles of one plane cover, in the order of their tables.
     pub(super) fn parts(&self) -> impl Iterator<Item = Part> {
         let (across, down) = (self.across, self.down);
         (0..across * down).map(move |index| {
@@ -204,20 +203,20 @@ impl Layout {
         })
     }
 
-    /// Where a part's strip or tile of one plane stands in the tables.
+    /// Index, in the tables of offsets and byte counts, of the strip or tile that covers `part` in `plane`.
     pub(super) fn segment_index(&self, part: Part, plane: usize) -> usize {
         plane * self.across * self.down + part.index
     }
 }
 
-/// Bits of each sample; all of them have as many.
+/// Bits of each sample, which must be the same for all of them.
 fn bits(directory: &Directory, samples: usize) -> Result<usize, String> {
     let Some(stated) = directory.values(tag::BITS_PER_SAMPLE)? else { return Ok(1) };
     let first = stated.get(0).unwrap_or(1);
-    // one value stands for all samples, values beyond the samples for nothing
+    // a single value applies to all samples, and excess values are ignored
     let unlike = stated.iter().take(samples).find(|bits| *bits != first);
     if stated.len() != 1 && (stated.len() < samples || unlike.is_some()) {
-        return Err("samples of different numbers of bits are not supported".to_owned());
+        return Err("samples of different bit depths are not supported".to_owned());
     }
     match first {
         1 | 2 | 4 | 8 | 16 => Ok(first as usize),
@@ -238,7 +237,7 @@ fn color(directory: &Directory, photometric: u64, samples: usize, bits: usize) -
     for format in formats.iter().flat_map(|formats| formats.iter().take(samples)) {
         match format {
             UNSIGNED => {}
-            // Pillow takes signed bytes of gray for unsigned ones
+            // Pillow reads signed 8-bit gray as unsigned
             SIGNED if (photometric, samples, bits) == (BLACK_IS_ZERO, 1, 8) => {}
             SIGNED => return Err("signed samples are not supported".to_owned()),
             3 => return Err(format!("floating-point samples ({bits} bits) are not supported")),
@@ -247,17 +246,19 @@ fn color(directory: &Directory, photometric: u64, samples: usize, bits: usize) -
     }
     let extra = directory.values(tag::EXTRA_SAMPLES)?;
     let extra = |index: usize| extra.as_ref().and_then(|extra| extra.get(index));
-    // what the first sample behind the colours means: nothing, premultiplied alpha, alpha (Corel
-    // Draw writes 999)
+    // Meaning of the first extra sample: unspecified (0), associated alpha (1), unassociated alpha (2,
+    // or 999, which CorelDRAW writes). `Some(true)` is associated alpha.
     let alpha = |colors: usize| match (samples.checked_sub(colors), extra(0)) {
         (None, _) => Err(format!("{samples} samples a pixel are too few")),
         (Some(0), _) => Ok(None),
         (Some(_), Some(0)) => Ok(None),
         (Some(_), Some(1)) => Ok(Some(true)),
         (Some(_), Some(2 | 999)) => Ok(Some(false)),
-        // four samples of RGB are taken to have alpha
+        // a single undeclared extra sample is taken for alpha
         (Some(1), None) => Ok(Some(false)),
-        (Some(_), None) => Err(format!("{samples} samples a pixel without their meaning are not supported")),
+        (Some(_), None) => {
+            Err(format!("{samples} samples a pixel, some without a meaning, are not supported"))
+        }
         (Some(_), Some(other)) => Err(format!("extra samples of kind {other} are not supported")),
     };
     let color = match photometric {
@@ -266,7 +267,12 @@ fn color(directory: &Directory, photometric: u64, samples: usize, bits: usize) -
             match alpha(1)? {
                 None => gray,
                 Some(false) if photometric == BLACK_IS_ZERO => Color::GrayAlpha,
-                Some(_) => return Err("gray that is premultiplied or inverted is not supported".to_owned()),
+                Some(_) => {
+                    return Err(
+                        "gray with premultiplied alpha, or inverted gray with alpha, is not supported"
+                            .to_owned(),
+                    );
+                }
             }
         }
         RGB => match alpha(3)? {

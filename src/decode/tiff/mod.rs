@@ -1,20 +1,21 @@
 //! TIFF: the first image of the file.
 //!
 //! ```text
-//! Directory ─ Layout ─→ Segments ─ one strip or tile at a time ─→ rows ─→ RGB
+//! Directory ─ Layout ─→ Segments ─ one strip or tile at a time ─→ Rows ─→ RGB
 //! ```
 //!
-//! - Pixels are those of Pillow: gray of 1, 2, 4, 8 and 16 bits, palettes of up to 8 bits, RGB and
-//!   CMYK of 8 and 16 bits, YCbCr inside JPEG; alpha of either kind and samples that mean nothing;
-//!   strips or tiles, chunky or planar; uncompressed, LZW, Deflate, PackBits, CCITT fax, JPEG, zstd.
-//! - Memory beside the RGB image: one strip or tile, which may hold no more pixels than an image.
-//! - Work is linear in the pixels and the file: a tile's pixels outside the image count, and parts of
-//!   the file that several strips or tiles name count as often as they are read.
-//! - Turned upright whatever the pipeline says of EXIF: the tag is part of TIFF itself, and Pillow
-//!   turns a TIFF as it is loaded.
-//! - What Pillow refuses is refused; so are floating point, signed and 32-bit samples, which it
-//!   clips to nonsense, CIE L*a*b*, uncompressed YCbCr, LZMA and JPEG as it was before TIFF 6.0.
-//! - A raw camera file is refused: the image that a TIFF reader finds in it is a thumbnail.
+//! - Pixels equal Pillow's. Supported are gray of 1, 2, 4, 8 and 16 bits, palettes of up to 8 bits,
+//!   RGB and CMYK of 8 and 16 bits, and YCbCr inside JPEG; associated and unassociated alpha, and
+//!   extra samples without a meaning; strips or tiles, chunky or planar; uncompressed, LZW, Deflate,
+//!   PackBits, CCITT fax, JPEG and zstd data.
+//! - Memory besides the RGB image: one strip or tile, which may have no more pixels than an image.
+//! - Work is linear in the pixels and the file size. Pixels of a tile outside the image count as
+//!   pixels, and bytes that several strips or tiles share count each time they are read.
+//! - The orientation is always applied, whatever the pipeline says about EXIF: the tag is part of
+//!   TIFF itself, and Pillow applies it when it loads a TIFF.
+//! - Rejected is what Pillow rejects, and also floating-point, signed and 32-bit samples, which
+//!   Pillow clips to wrong values, CIE L*a*b*, uncompressed YCbCr, LZMA and old-style JPEG.
+//! - A raw camera file is rejected: the image that a TIFF reader finds in it is a thumbnail.
 
 mod compression;
 mod directory;
@@ -67,18 +68,18 @@ mod tag {
     pub(super) const DNG_VERSION: u16 = 50706;
 }
 
-/// Pixels that a strip or tile may hold however low `max_pixels` is: software writes tiles of up to
-/// 1,024 pixels square.
+/// Pixels that a strip or tile may have even if `max_pixels` is lower: common software writes tiles
+/// of up to 1,024×1,024 pixels.
 const ALLOWED_SEGMENT_PIXELS: u64 = 1 << 20;
 
-/// How many times as many pixels as an image's the tiles of one may hold.
+/// Limit of the pixels of all tiles, padding included, as a multiple of the pixels an image may have.
 const ALLOWED_PADDING: u64 = 2;
 
-/// Strips or tiles that an image may be cut into: 100 megapixels in tiles of 32 pixels square, or
-/// the rows of a long scan. Each one costs a decoder that begins anew.
+/// Limit of the strips or tiles of an image: enough for 100 megapixels in tiles of 32×32 pixels, or
+/// for the rows of a long scan. Each strip or tile costs a restart of the decoder.
 const MAX_SEGMENTS: u64 = 1 << 18;
 
-/// Decode the first image of `bytes` into `rgb`, by way of its strips or tiles in `raw`.
+/// Decode the first image of `bytes` into `rgb`; `raw` holds one strip or tile at a time.
 pub(super) fn decode(
     bytes: &[u8],
     request: &mut Request,
@@ -90,7 +91,7 @@ pub(super) fn decode(
     let side = |tag, name: &str| {
         let length = directory.number(tag).map_err(broken)?;
         let length = length.ok_or_else(|| damaged(format!("tiff: {name} is missing")))?;
-        // what is beyond all sides is refused as too large
+        // a value beyond u32 is rejected as too large
         Ok(u32::try_from(length).unwrap_or(u32::MAX))
     };
     let size = (side(tag::IMAGE_WIDTH, "the width")?, side(tag::IMAGE_LENGTH, "the height")?);
@@ -119,7 +120,7 @@ pub(super) fn decode(
     Ok(Decoded::whole(size, orientation(&directory)))
 }
 
-/// Refuse strips and tiles that would take more memory or time than the image's pixels account for.
+/// Reject strips and tiles that take far more memory or time than the pixels of the image need.
 fn admit(layout: &Layout, max_pixels: u64) -> Result<(), Rejected> {
     let limit = max_pixels.max(ALLOWED_SEGMENT_PIXELS);
     let (width, height) = (layout.segment_width as u64, layout.segment_height as u64);
@@ -131,7 +132,7 @@ fn admit(layout: &Layout, max_pixels: u64) -> Result<(), Rejected> {
     let across = layout.across as u64 * width;
     if across.saturating_mul(layout.height as u64) > limit * ALLOWED_PADDING {
         return refused(format!(
-            "image is {}×{} pixels in tiles that are {across} pixels wide together",
+            "image is {}×{} pixels in tiles with a total width of {across} pixels",
             layout.width, layout.height
         ));
     }
@@ -149,7 +150,7 @@ fn orientation(directory: &Directory) -> Orientation {
     }
 }
 
-/// Raw camera files are TIFFs whose first image is a small preview of what the camera took.
+/// What kind of raw camera file this is, if it is one: a TIFF whose first image is a small preview.
 fn raw_camera_file(directory: &Directory) -> Option<&'static str> {
     if directory.has(tag::DNG_VERSION) {
         return Some("it is a raw camera file (DNG)");

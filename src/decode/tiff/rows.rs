@@ -1,36 +1,36 @@
-//! Rows of samples to RGB.
+//! Converts rows of samples to RGB.
 
 use super::super::samples::{self, Model};
 use super::directory::Directory;
 use super::layout::{Color, Layout};
 use super::tag;
 
-/// What turns the rows of one image into RGB, with the memory that it takes.
+/// Converts the rows of one image, and owns the memory for it.
 pub(super) struct Rows<'a> {
     layout: &'a Layout,
     background: Option<[u8; 3]>,
-    colors: Option<Box<[[u8; 3]; 256]>>,
-    /// The samples that matter, 8 bits each, of one row.
+    palette: Option<Box<[[u8; 3]; 256]>>,
+    /// One row: the samples of each pixel that the conversion reads, 8 bits each.
     row: Vec<u8>,
 }
 
 impl<'a> Rows<'a> {
-    /// Fails where a palette is missing or cut short.
+    /// Fails if a palette is missing or truncated.
     pub(super) fn new(
         directory: &Directory,
         layout: &'a Layout,
         background: Option<[u8; 3]>,
     ) -> Result<Self, String> {
-        let colors = match layout.color {
+        let palette = match layout.color {
             Color::Palette | Color::PaletteAlpha => Some(palette(directory)?),
             _ => None,
         };
         let row = vec![0; layout.width.min(layout.segment_width) * layout.color.samples()];
-        Ok(Self { layout, background, colors, row })
+        Ok(Self { layout, background, palette, row })
     }
 
-    /// Turn the first `width` pixels of row `row` of a strip or tile, all of whose planes lie in
-    /// `stored`, into RGB.
+    /// Convert the first `width` pixels of row `row` of a strip or tile to RGB; `stored` holds all of
+    /// its planes.
     pub(super) fn convert(&mut self, stored: &[u8], row: usize, width: usize, rgb: &mut [u8]) {
         let layout = self.layout;
         let wanted = layout.color.samples();
@@ -42,17 +42,17 @@ impl<'a> Rows<'a> {
                 let start = plane * layout.plane_bytes() + start;
                 narrow(layout, &stored[start..start + layout.row_bytes(width)], 1, plane, wanted, samples);
             }
-        } else if layout.bits == 8 && layout.samples_together == wanted {
+        } else if layout.bits == 8 && layout.interleaved_samples == wanted {
             samples.copy_from_slice(chunky);
         } else if layout.bits < 8 {
-            expand(chunky, layout.bits, self.colors.is_some(), samples);
+            expand(chunky, layout.bits, self.palette.is_some(), samples);
         } else {
             for sample in 0..wanted {
                 let sample_bytes = layout.bits / 8;
                 narrow(
                     layout,
                     &chunky[sample * sample_bytes..],
-                    layout.samples_together,
+                    layout.interleaved_samples,
                     sample,
                     wanted,
                     samples,
@@ -66,7 +66,7 @@ impl<'a> Rows<'a> {
         let samples = &mut self.row[..width * self.layout.color.samples()];
         let model = match self.layout.color {
             Color::Gray { white_is_zero } => {
-                // Pillow inverts gray of 16 bits nowhere
+                // Pillow never inverts 16-bit gray
                 if white_is_zero && self.layout.bits <= 8 {
                     samples.iter_mut().for_each(|sample| *sample = !*sample);
                 }
@@ -81,10 +81,10 @@ impl<'a> Rows<'a> {
             }
             Color::Cmyk => Model::Cmyk,
             Color::Palette | Color::PaletteAlpha => {
-                let colors = self.colors.as_ref().expect("a palette, which new() has seen to");
+                let palette = self.palette.as_ref().expect("new() reads the palette");
                 let pixels = samples.chunks_exact(self.layout.color.samples());
                 for (pixel, out) in pixels.zip(rgb.chunks_exact_mut(3)) {
-                    let color = colors[usize::from(pixel[0])];
+                    let color = palette[usize::from(pixel[0])];
                     out.copy_from_slice(&match pixel {
                         [_, alpha] => samples::over(color, *alpha, self.background),
                         _ => color,
@@ -97,8 +97,8 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// Every `step`-th sample of `stored`, beginning with the first, as bytes: sample `sample` of the
-/// `wanted` ones of each pixel of `row`. Of 16 bits the high byte is kept.
+/// Copy every `step`-th sample of `stored` to sample `sample` of each pixel of `row`, which has `wanted`
+/// samples per pixel. Of a 16-bit sample the high byte is kept.
 fn narrow(layout: &Layout, stored: &[u8], step: usize, sample: usize, wanted: usize, row: &mut [u8]) {
     let sample_bytes = layout.bits / 8;
     let high = if sample_bytes == 2 && !layout.big_endian { 1 } else { 0 };
@@ -108,7 +108,8 @@ fn narrow(layout: &Layout, stored: &[u8], step: usize, sample: usize, wanted: us
     }
 }
 
-/// Samples of 1, 2 or 4 bits to bytes: over the full range, or as they are where they are indices.
+/// Unpack samples of 1, 2 or 4 bits to bytes: scaled to the full range, or unchanged if they are
+/// palette indices.
 fn expand(packed: &[u8], bits: usize, are_indices: bool, row: &mut [u8]) {
     let largest = (1_u8 << bits) - 1;
     let factor = if are_indices { 1 } else { 255 / largest };
@@ -118,8 +119,8 @@ fn expand(packed: &[u8], bits: usize, are_indices: bool, row: &mut [u8]) {
     }
 }
 
-/// The colour that alpha was multiplied into, rounded down and cut off at white, as Pillow's
-/// `ImagingUnpackRGBa` has it.
+/// Undo the multiplication by alpha, rounding down and clamping at 255, as Pillow's `ImagingUnpackRGBa`
+/// does.
 fn divide_by_alpha(pixel: &mut [u8]) {
     let alpha = u32::from(pixel[3]);
     for channel in &mut pixel[..3] {
@@ -130,7 +131,8 @@ fn divide_by_alpha(pixel: &mut [u8]) {
     }
 }
 
-/// The colour map: all reds, then all greens, then all blues, of 16 bits each; black behind its end.
+/// Read the colour map: all reds, then all greens, then all blues, 16 bits each. Indices past its end
+/// are black.
 fn palette(directory: &Directory) -> Result<Box<[[u8; 3]; 256]>, String> {
     let map = directory.values(tag::COLOR_MAP)?.ok_or("the palette is missing")?;
     let length = map.len() / 3;

@@ -1,10 +1,9 @@
-//! Strips and tiles: from what is stored to rows of samples.
+//! Strips and tiles: decompresses them to rows of samples.
 //!
-//! - What follows the last byte that is seen of the image may be missing. In Deflate and zstd data it
-//!   may not be wrong: the checksum at its end speaks for the pixels before it.
-//! - A strip or tile that holds less than is wanted is damage.
-//! - How often parts of the file may be read again is limited, as strips and tiles may name the same
-//!   place.
+//! - Bytes that follow the last visible pixel may be missing. In Deflate and zstd data they may not be
+//!   wrong, since the checksum at the end covers the pixels before it.
+//! - A strip or tile that holds fewer bytes than its visible pixels need is damage.
+//! - Strips and tiles may share bytes of the file; how often bytes may be read again is limited.
 
 use std::borrow::Cow;
 
@@ -19,25 +18,26 @@ use super::jpeg;
 use super::layout::{self, Color, Layout, Part};
 use super::tag;
 
-/// How often the file's bytes may be decompressed, all of them taken together.
+/// Limit of the compressed bytes that are read, as a multiple of the file's length.
 const READS_OF_THE_FILE: u64 = 2;
 
-/// Decompressed bytes for which one more compressed one may be read: blank tiles that all name one
-/// place are far smaller.
+/// One further compressed byte may be read for so many decompressed bytes: blank tiles that share one
+/// stream compress far better than that.
 const DECOMPRESSED_FOR_ONE: u64 = 8;
 
-/// Largest window of zstd data, as an exponent of 2: 8 MiB, that of its level 19.
+/// Largest window of zstd data, as an exponent of 2: 8 MiB, the window of compression level 19.
 const MAX_WINDOW_LOG: u32 = 23;
 
-/// Reads the strips or tiles of one image.
+/// Decompresses the strips or tiles of one image.
 pub(super) struct Segments<'a> {
     bytes: &'a [u8],
     layout: &'a Layout,
     offsets: Values<'a>,
     byte_counts: Option<Values<'a>>,
-    /// The least significant bit of a stored byte comes first.
+    /// Fill order 2: the least significant bit of each byte comes first.
     reversed: bool,
-    predicted: bool,
+    /// Predictor 2: each sample is stored as its difference from the one to its left.
+    differenced: bool,
     codec: Codec<'a>,
     /// Compressed bytes that may still be read.
     budget: u64,
@@ -54,7 +54,7 @@ enum Codec<'a> {
 }
 
 impl<'a> Segments<'a> {
-    /// Fails where the compression, or how it is used, is not supported.
+    /// Fails if the compression, or the way it is used, is not supported.
     pub(super) fn new(
         bytes: &'a [u8],
         directory: &Directory<'a>,
@@ -75,13 +75,13 @@ impl<'a> Segments<'a> {
             && offsets.len() > layout.segments()
             && !layout.one_covers_the_image()
         {
-            // Pillow lays what is left over what it has read
+            // Pillow decodes the excess ones over the pixels it has decoded before
             return Err(format!("{} strips or tiles are listed, not {}", offsets.len(), layout.segments()));
         }
-        let predicted = match (&codec, directory.number(tag::PREDICTOR)?.unwrap_or(1)) {
+        let differenced = match (&codec, directory.number(tag::PREDICTOR)?.unwrap_or(1)) {
             (Codec::Lzw(_) | Codec::Deflate(_) | Codec::Zstd(_), 2) => match layout.bits {
                 8 | 16 => true,
-                bits => return Err(format!("differences of {bits} bits are not supported")),
+                bits => return Err(format!("horizontal differencing of {bits} bits is not supported")),
             },
             (Codec::Lzw(_) | Codec::Deflate(_) | Codec::Zstd(_), predictor @ (0 | 3..)) => {
                 return Err(format!("predictor {predictor} is not supported"));
@@ -95,11 +95,11 @@ impl<'a> Segments<'a> {
             Codec::Uncompressed => None,
             _ => directory.values(counts)?,
         };
-        Ok(Self { bytes, layout, offsets, byte_counts, reversed, predicted, codec, budget })
+        Ok(Self { bytes, layout, offsets, byte_counts, reversed, differenced, codec, budget })
     }
 
-    /// Decode what is seen, as `part`, of the strip or tile with this index into `output`, which
-    /// holds one plane of it.
+    /// Decode the strip or tile `index` into `output`, which holds one plane of it; only the pixels of
+    /// `part`, the visible ones, are guaranteed to be written.
     pub(super) fn decode(&mut self, index: usize, part: Part, output: &mut [u8]) -> Result<(), String> {
         let row_bytes = self.layout.segment_row_bytes();
         let wanted = row_bytes * (part.height - 1) + self.layout.row_bytes(part.width);
@@ -134,7 +134,7 @@ impl<'a> Segments<'a> {
                 let shape = jpeg::Shape {
                     width: self.layout.segment_width,
                     rows: part.height..=self.layout.segment_height,
-                    components: self.layout.samples_together,
+                    components: self.layout.interleaved_samples,
                     is_ycbcr: self.layout.color == Color::YCbCr,
                 };
                 jpeg::decode(tables, stream, &shape, output)
@@ -144,9 +144,9 @@ impl<'a> Segments<'a> {
         self.budget = self
             .budget
             .checked_sub(read as u64)
-            .ok_or_else(|| format!("{name}s name the same parts of the file too often"))?;
-        if self.predicted {
-            let samples = self.layout.samples_together;
+            .ok_or_else(|| format!("{name}s refer to the same parts of the file too often"))?;
+        if self.differenced {
+            let samples = self.layout.interleaved_samples;
             for row in output[..wanted].chunks_mut(row_bytes) {
                 match (self.layout.bits, self.layout.big_endian) {
                     (8, _) => sum_bytes(row, samples),
@@ -158,11 +158,11 @@ impl<'a> Segments<'a> {
         Ok(())
     }
 
-    /// What is stored of a strip or tile, as far as it is there. Of what is not compressed the
-    /// stated length says nothing that the layout does not say.
+    /// The bytes of a strip or tile, as far as the file holds them. The byte count of uncompressed data
+    /// is ignored: the layout determines it.
     fn stored(&self, index: usize) -> Option<&'a [u8]> {
         let uncompressed = matches!(self.codec, Codec::Uncompressed);
-        // of several that cover the image Pillow takes the last
+        // if several cover the whole image, Pillow takes the last one
         let index =
             if uncompressed && self.layout.one_covers_the_image() { self.offsets.len() - 1 } else { index };
         let offset = usize::try_from(self.offsets.get(index)?).ok().filter(|offset| *offset > 0)?;
@@ -188,7 +188,7 @@ fn codec<'a>(directory: &Directory<'a>, layout: &Layout) -> Result<Codec<'a>, St
         4 => Codec::Fax(Scheme::Group4),
         5 => Codec::Lzw(Lzw::new(Dialect::Tiff)),
         layout::OLD_JPEG => {
-            return Err("JPEG as it was before TIFF 6.0 (compression 6) is not supported".to_owned());
+            return Err("old-style JPEG (compression 6) is not supported".to_owned());
         }
         layout::JPEG => Codec::Jpeg { tables: directory.bytes(tag::JPEG_TABLES)?.unwrap_or(&[]) },
         8 | 32946 => Codec::Deflate(Box::new(Decompress::new(true))),
@@ -210,9 +210,9 @@ fn codec<'a>(directory: &Directory<'a>, layout: &Layout) -> Result<Codec<'a>, St
         other => return Err(format!("compression {other} is not supported")),
     };
     match &codec {
-        Codec::Fax(_) if (layout.bits, layout.samples_together) != (1, 1) => Err(format!(
+        Codec::Fax(_) if (layout.bits, layout.interleaved_samples) != (1, 1) => Err(format!(
             "fax data of {} samples of {} bits is not supported",
-            layout.samples_together, layout.bits
+            layout.interleaved_samples, layout.bits
         )),
         Codec::Jpeg { .. } if layout.bits != 8 => {
             Err(format!("JPEG data of {} bits is not supported", layout.bits))
@@ -221,14 +221,14 @@ fn codec<'a>(directory: &Directory<'a>, layout: &Layout) -> Result<Codec<'a>, St
     }
 }
 
-/// Undo horizontal differencing of bytes.
+/// Undo horizontal differencing of 8-bit samples.
 fn sum_bytes(row: &mut [u8], samples: usize) {
     for at in samples..row.len() {
         row[at] = row[at].wrapping_add(row[at - samples]);
     }
 }
 
-/// Undo horizontal differencing of 16-bit words.
+/// Undo horizontal differencing of 16-bit samples.
 fn sum_words(row: &mut [u8], samples: usize, read: fn([u8; 2]) -> u16, write: fn(u16) -> [u8; 2]) {
     for at in (2 * samples..row.len().saturating_sub(1)).step_by(2) {
         let before = [row[at - 2 * samples], row[at - 2 * samples + 1]];
@@ -242,7 +242,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn differences_add_up_and_wrap() {
+    fn undoing_differences_wraps_around() {
         let mut bytes = [1, 2, 255, 255];
         sum_bytes(&mut bytes, 2);
         assert_eq!(bytes, [1, 2, 0, 1]);

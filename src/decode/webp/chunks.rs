@@ -1,40 +1,41 @@
-//! The chunks of a WebP: where its first frame lies, and what is said about it.
+//! The chunks of a WebP: its first frame and its metadata.
 //!
-//! Comes in: a whole WebP. Goes out: size of the canvas, the first frame and its place, metadata, and
-//! a WebP of that frame alone for the decoder.
+//! Input: a whole WebP. Output: the size of the canvas, the first frame and its position, metadata, and
+//! a WebP of only that frame for the decoder.
 //!
 //! - Container: RFC 9649, sections 2.7 (VP8X) and 2.3; bitstream headers: RFC 6386, section 9.1,
 //!   and RFC 9649, section 3.4.
-//! - Flags announce metadata and alpha as libwebp takes them: what is not announced is not looked at,
-//!   what is announced may be missing. Of a lossless still its own header says whether it has alpha.
-//! - The size in the RIFF header ends the search for metadata, but never cuts an image.
-//! - Frames behind the first one are not looked at.
+//! - The VP8X flags for metadata and alpha count as in libwebp: without the flag the chunk is ignored,
+//!   and with the flag it may be missing. For a lossless still, its bitstream header says whether it
+//!   has alpha.
+//! - The size in the RIFF header limits the search for metadata, but never truncates an image.
+//! - Frames after the first one are ignored.
 
-/// The first frame of a WebP, and what its chunks tell.
+/// The first frame of a WebP, with its canvas and metadata.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Webp<'a> {
     /// Width and height of the canvas.
     pub canvas: (u32, u32),
-    /// Place of the frame's upper left corner on the canvas.
+    /// Position of the frame's upper left corner on the canvas.
     pub corner: (u32, u32),
     pub frame: Frame<'a>,
-    /// Whether the pixels have alpha; without it all of the canvas is opaque.
+    /// Whether the pixels have alpha; without it the whole canvas is opaque.
     pub has_alpha: bool,
     pub exif: Option<&'a [u8]>,
     pub xmp: Option<&'a [u8]>,
 }
 
-/// One image: a bitstream, and for a lossy one perhaps the alpha plane beside it.
+/// One image: a bitstream, and for a lossy one optionally an alpha plane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Frame<'a> {
-    /// Width and height by the bitstream's own header.
+    /// Width and height from the bitstream's own header.
     pub size: (u32, u32),
     lossless: bool,
     bitstream: &'a [u8],
     alpha: Option<&'a [u8]>,
 }
 
-/// Bytes of an `ANMF` chunk before the chunks of its frame.
+/// Bytes of the header of an `ANMF` chunk, which the frame's chunks follow.
 const FRAME_HEADER_BYTES: usize = 16;
 
 const ANIMATION: u8 = 1 << 1;
@@ -42,18 +43,18 @@ const XMP: u8 = 1 << 2;
 const EXIF: u8 = 1 << 3;
 const ALPHA: u8 = 1 << 4;
 
-/// Signature, sides, alpha and version.
+/// Signature, width and height, alpha bit and version.
 const LOSSLESS_HEADER_BYTES: usize = 5;
 
-/// Bits of the first byte of an `ALPH` chunk, and what they are for a lossless one.
+/// Mask of the compression method in the first byte of an `ALPH` chunk, and its value for lossless data.
 const ALPHA_COMPRESSION: u8 = 3;
 const ALPHA_LOSSLESS: u8 = 1;
 
-/// Bit of a lossless bitstream's header that says whether alpha is used: bit 28 behind the signature.
+/// The alpha bit of a lossless bitstream's header: bit 28 after the signature.
 const LOSSLESS_ALPHA_BYTE: usize = 4;
 const LOSSLESS_ALPHA_BIT: u8 = 1 << 4;
 
-/// Read the chunks of `webp`; an error says what is wrong with them.
+/// Read the chunks of `webp`. The error is the reason for rejection.
 pub(super) fn read(webp: &[u8]) -> Result<Webp<'_>, &'static str> {
     let chunks = webp.get(12..).unwrap_or_default();
     let Chunk { name, payload, .. } = iterate(chunks).next().ok_or(NO_IMAGE)?;
@@ -70,13 +71,13 @@ pub(super) fn read(webp: &[u8]) -> Result<Webp<'_>, &'static str> {
                 xmp: None,
             })
         }
-        _ => Err("first chunk is no image"),
+        _ => Err("first chunk is not an image"),
     }
 }
 
 const NO_IMAGE: &str = "holds no image";
 
-/// Bytes behind the first 12 that belong to the file by its RIFF header.
+/// Bytes after the first 12 that belong to the file according to its RIFF header.
 fn riff_payload(webp: &[u8]) -> usize {
     let size = webp.get(4..8).and_then(|size| size.try_into().ok()).map_or(0, u32::from_le_bytes);
     (size as usize).saturating_sub(4)
@@ -87,9 +88,9 @@ fn read_extended<'a>(header: &[u8], chunks: &'a [u8], riff_payload: usize) -> Re
         return Err("VP8X chunk is cut short");
     };
     let canvas = (u24(&sides[..3]) + 1, u24(&sides[3..]) + 1);
-    let announced = &chunks[..riff_payload.min(chunks.len())];
+    let inside_riff = &chunks[..riff_payload.min(chunks.len())];
     let metadata = |flag: u8, wanted: &[u8; 4]| {
-        let mut found = iterate(announced).filter(|chunk| chunk.name == wanted);
+        let mut found = iterate(inside_riff).filter(|chunk| chunk.name == wanted);
         (flags & flag != 0).then(|| found.next()).flatten().map(|chunk| chunk.payload)
     };
     let (exif, xmp) = (metadata(EXIF, b"EXIF"), metadata(XMP, b"XMP "));
@@ -106,7 +107,7 @@ fn read_extended<'a>(header: &[u8], chunks: &'a [u8], riff_payload: usize) -> Re
     let place = animated.get(..FRAME_HEADER_BYTES).ok_or("frame is cut short")?;
     let corner = (u24(&place[..3]) * 2, u24(&place[3..6]) * 2);
     let frame = Frame::first(iterate(&animated[FRAME_HEADER_BYTES..]))?;
-    // the size that stands beside the place is not looked at: the bitstream knows it
+    // the size in the ANMF header is ignored in favour of the bitstream's own
     let size = frame.size;
     if corner.0 + size.0 > canvas.0 || corner.1 + size.1 > canvas.1 {
         return Err("frame is larger than the canvas");
@@ -127,14 +128,14 @@ impl<'a> Frame<'a> {
             }
         }
         let (name, bitstream, whole) = image.ok_or(NO_IMAGE)?;
-        // bytes may be missing in its middle as well as at its end
+        // a truncated bitstream may lack bytes in its middle, too
         if !whole {
             return Err("image is cut short");
         }
         let lossless = name == b"VP8L";
         let size = if lossless { lossless_size(bitstream) } else { lossy_size(bitstream) };
         let size = size.ok_or("bitstream is cut short")?;
-        // a lossless bitstream brings its own alpha
+        // a lossless bitstream contains its alpha
         Ok(Self { size, lossless, bitstream, alpha: alpha.filter(|_| !lossless) })
     }
 
@@ -142,13 +143,13 @@ impl<'a> Frame<'a> {
         self.lossless && self.bitstream[LOSSLESS_ALPHA_BYTE] & LOSSLESS_ALPHA_BIT != 0
     }
 
-    /// Lossless data without a header of its own: the image, or the alpha of a lossy one.
+    /// Lossless data without its header: the image, or the alpha plane of a lossy one.
     pub(super) fn lossless_data(&self) -> Option<&'a [u8]> {
         if self.lossless {
             return self.bitstream.get(LOSSLESS_HEADER_BYTES..);
         }
-        let (&how, data) = self.alpha?.split_first()?;
-        (how & ALPHA_COMPRESSION == ALPHA_LOSSLESS).then_some(data)
+        let (&flags, data) = self.alpha?.split_first()?;
+        (flags & ALPHA_COMPRESSION == ALPHA_LOSSLESS).then_some(data)
     }
 
     /// The lossy image.
@@ -156,7 +157,7 @@ impl<'a> Frame<'a> {
         (!self.lossless).then_some(self.bitstream)
     }
 
-    /// A WebP of nothing but this frame; with alpha only if the frame has any.
+    /// A WebP of only this frame; with alpha only if `has_alpha` and the frame has any.
     pub(super) fn still(&self, has_alpha: bool) -> Vec<u8> {
         let alpha = self.alpha.filter(|_| has_alpha);
         let mut webp = b"RIFF\0\0\0\0WEBP".to_vec();
@@ -170,7 +171,7 @@ impl<'a> Frame<'a> {
         let bitstream_at = webp.len() + 8;
         push(&mut webp, if self.lossless { b"VP8L" } else { b"VP8 " }, self.bitstream);
         if self.lossless {
-            // the bit is a hint, and decides only whether the decoder gives the alpha out
+            // the bit is a hint, and only decides whether the decoder returns alpha
             let byte = &mut webp[bitstream_at + LOSSLESS_ALPHA_BYTE];
             *byte = *byte & !LOSSLESS_ALPHA_BIT | if has_alpha { LOSSLESS_ALPHA_BIT } else { 0 };
         }
@@ -189,9 +190,9 @@ fn push(webp: &mut Vec<u8>, name: &[u8; 4], payload: &[u8]) {
 
 struct Chunk<'a> {
     name: &'a [u8; 4],
-    /// What is there of it.
+    /// The payload, up to the end of the file.
     payload: &'a [u8],
-    /// All of the payload is there.
+    /// The payload is complete.
     whole: bool,
 }
 
@@ -207,14 +208,16 @@ fn iterate(mut rest: &[u8]) -> impl Iterator<Item = Chunk<'_>> {
     })
 }
 
-/// Frame tag of 3 bytes, start code of 3 bytes, 14 bits for each side.
+/// Width and height of a lossy bitstream: they follow the frame tag and start code of 3 bytes each,
+/// with 14 bits each.
 fn lossy_size(bitstream: &[u8]) -> Option<(u32, u32)> {
     let sides = bitstream.get(6..10)?;
     let side = |at: usize| u32::from(u16::from_le_bytes([sides[at], sides[at + 1]]) & 0x3fff);
     Some((side(0), side(2)))
 }
 
-/// Signature of 1 byte, 14 bits for each side, minus 1.
+/// Width and height of a lossless bitstream: they follow the signature of 1 byte, with 14 bits each,
+/// minus 1.
 fn lossless_size(bitstream: &[u8]) -> Option<(u32, u32)> {
     let bits = u32::from_le_bytes(bitstream.get(1..5)?.try_into().ok()?);
     Some(((bits & 0x3fff) + 1, (bits >> 14 & 0x3fff) + 1))
@@ -240,7 +243,7 @@ mod tests {
         [b"RIFF".as_slice(), &size, b"WEBP", &chunks].concat()
     }
 
-    /// A `VP8X` chunk of a canvas of 256 × 1 pixels.
+    /// A `VP8X` chunk of a canvas of 256×1 pixels.
     fn canvas(flags: u8) -> Vec<u8> {
         chunk(b"VP8X", &[flags, 0, 0, 0, 255, 0, 0, 0, 0, 0])
     }
@@ -256,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn a_still_is_as_large_as_its_canvas_and_an_animated_frame_lies_on_it() {
+    fn a_still_must_equal_its_canvas_in_size_and_an_animated_frame_must_fit_on_it() {
         let file = webp(&[canvas(0), lossy(256, 1)]);
         let still = read(&file).expect("fits");
         assert_eq!((still.canvas, still.has_alpha), ((256, 1), false));
@@ -273,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_is_all_there_and_what_is_behind_it_need_not_be() {
+    fn the_image_must_be_complete_and_chunks_after_it_need_not_be() {
         let cut = Err("image is cut short");
         for image in [lossy(256, 1), chunk(b"VP8L", &[0x2f, 1, 2, 3, 4, 5])] {
             let whole = webp(std::slice::from_ref(&image));
@@ -289,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn metadata_counts_only_where_it_is_announced_and_inside_the_file() {
+    fn metadata_counts_only_with_its_flag_and_inside_the_riff_size() {
         let parts = |flags| vec![canvas(flags), lossy(256, 1), chunk(b"EXIF", b"abc"), chunk(b"XMP ", b"de")];
         let metadata = |file: &[u8]| {
             let read = read(file).expect("sound");
@@ -298,12 +301,12 @@ mod tests {
         assert_eq!(metadata(&webp(&parts(EXIF))), (Some(b"abc".to_vec()), None));
         assert_eq!(metadata(&webp(&parts(XMP))), (None, Some(b"de".to_vec())));
         assert_eq!(metadata(&webp(&parts(EXIF | XMP)[..2])), (None, None));
-        let behind = [webp(&parts(EXIF)[..2]), chunk(b"EXIF", b"abc")].concat();
-        assert_eq!(metadata(&behind), (None, None));
+        let outside = [webp(&parts(EXIF)[..2]), chunk(b"EXIF", b"abc")].concat();
+        assert_eq!(metadata(&outside), (None, None));
     }
 
     #[test]
-    fn a_frame_alone_keeps_alpha_only_if_the_file_announces_it() {
+    fn a_still_of_the_frame_has_alpha_only_if_the_file_declares_it() {
         let file = webp(&[canvas(ALPHA), chunk(b"ALPH", b"abc"), lossy(256, 1)]);
         let frame = read(&file).expect("sound").frame;
         assert_eq!(frame.still(true), file);
@@ -319,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_cut_anywhere_is_read_without_panic() {
+    fn a_file_truncated_anywhere_never_panics() {
         let still = webp(&[canvas(ALPHA), chunk(b"ALPH", b"abc"), lossy(256, 1), chunk(b"EXIF", b"abc")]);
         let lossless = webp(&[chunk(b"VP8L", &[0x2f, 1, 2, 3, 4])]);
         for whole in [still, lossless, webp(&[canvas(ANIMATION), animated(0, 256)])] {

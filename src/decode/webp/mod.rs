@@ -1,9 +1,10 @@
-//! WebP through the `image-webp` crate: the first frame, laid on its canvas.
+//! WebP through the `image-webp` crate: the first frame, placed on its canvas.
 //!
-//! - An animation's first frame replaces what is below it, whatever its blending method: so does
-//!   libwebp, which Pillow decodes with. The rest of the canvas is transparent black.
-//! - The decoder builds whatever code tables a lossless bitstream asks for, so they are counted first.
-//! - It takes some damaged lossy bitstreams for sound ones, so they are read beforehand.
+//! - The first frame of an animation replaces the canvas below it, whatever its blending method, as in
+//!   libwebp, which Pillow uses. The rest of the canvas is transparent black.
+//! - The crate builds all code tables that a lossless bitstream defines, so [`prefix_codes`] computes
+//!   their size first.
+//! - The crate accepts some damaged lossy bitstreams, so [`lossy`] checks them first.
 
 mod chunks;
 mod lossy;
@@ -19,14 +20,14 @@ use super::samples::{self, Model};
 use super::{Decoded, Request, damaged, rgb_bytes};
 use crate::items::{ImageFormat, ImageHeader, Rejected};
 
-/// Part of [`MAX_BYTES_PER_PIXEL`](super::Decoder::MAX_BYTES_PER_PIXEL) that lossless data may use for its code tables. Pixels need
-/// less than the rest: 4 bytes in the decoder, 5 more for a lossy image, and 7 for samples and RGB.
+/// Share of [`MAX_BYTES_PER_PIXEL`](super::Decoder::MAX_BYTES_PER_PIXEL) that lossless data may use for its code
+/// tables. Pixels need less than the rest: 4 bytes in the decoder, 5 more for a lossy image, and 7 for samples and RGB.
 const TABLE_BYTES_PER_PIXEL: u64 = 6;
 
-/// Code tables that any image may have: those of some hundred groups.
+/// Bytes of code tables that every image may have: enough for some hundred groups.
 const MIN_TABLE_BYTES: u64 = 16 << 20;
 
-/// Decode the first frame of a WebP into `rgb`, by way of its samples in `raw`.
+/// Decode the first frame of a WebP into `rgb`; `raw` holds its samples if they cannot be decoded in place.
 pub(super) fn decode(
     bytes: &[u8],
     request: &mut Request,
@@ -39,7 +40,7 @@ pub(super) fn decode(
 
     if let Some(data) = webp.frame.lossless_data() {
         let bytes = prefix_codes::table_bytes(data, webp.frame.size)
-            .ok_or_else(|| damaged("webp: the codes of the lossless data are damaged"))?;
+            .ok_or_else(|| damaged("webp: the prefix codes of the lossless data are damaged"))?;
         let limit = (request.max_pixels * TABLE_BYTES_PER_PIXEL).max(MIN_TABLE_BYTES);
         if bytes > limit {
             let error = format!("webp: code tables may take {} MiB, limit is {}", bytes >> 20, limit >> 20);
@@ -91,7 +92,7 @@ mod tests {
     use crate::items::{PixelElement, Status};
 
     #[test]
-    fn a_lossless_image_is_refused_by_the_code_tables_that_it_asks_for() {
+    fn a_lossless_image_is_refused_if_its_code_tables_take_too_much_memory() {
         let section = "resize = { width = 8, height = 8 }\nmax_pixels = 1000000";
         let decoder = Decoder::new(&toml::from_str(section).expect("section"), 1 << 20, PixelElement::U8);
         let refusal = |groups| {

@@ -1,49 +1,49 @@
-//! Memory that the code tables of a lossless WebP take, told before they are made.
+//! Computes how much memory the code tables of a lossless WebP take, before the decoder builds them.
 //!
-//! Comes in: a lossless bitstream. Goes out: an upper bound of the bytes that the decoder builds its
-//! prefix codes in. A few bits of a file can ask for a table of some kilobytes, 65,536 groups of five
-//! of them, so neither the file's length nor the image's size bounds them.
+//! Input: a lossless bitstream. Output: an upper bound of the bytes that the decoder's prefix codes
+//! take. A few bits of a file can define a table of several kilobytes, and there may be 65,536 groups
+//! of five tables, so neither the file's length nor the image's size bounds them.
 //!
 //! - Bitstream: RFC 9649, sections 3.5 to 3.7. Everything before the pixels is read: transforms, the
-//!   image of group numbers, and the lengths of all codes.
-//! - Pixels are not kept. A group's number is a pixel's red and green, and each pixel repeats a
-//!   literal one, so the largest literal is the largest number.
+//!   entropy image, whose pixels are group numbers, and the code lengths.
+//! - Pixels are not kept. A group number is a pixel's red and green, and every pixel is a literal or a
+//!   copy of one, so the largest literal gives the number of groups.
 
-/// What the decoder keeps for each group of codes beside their tables, the list's growth included.
+/// Memory of each group besides its tables, including the spare capacity of the list of groups.
 const GROUP_BYTES: u64 = 1024;
 
-/// Longest code that is looked up at once; for longer ones the decoder builds a tree behind the table.
+/// Longest code that the table resolves; for longer codes the decoder builds a tree.
 const TABLE_BITS: usize = 10;
 const TABLE_ENTRY_BYTES: u64 = 4;
-/// Two nodes for each code that is longer.
+/// Two tree nodes for each longer code.
 const TREE_BYTES: u64 = 32;
 
 const MAX_CODE_BITS: usize = 15;
 
-/// Symbols of the five codes of a group: green with lengths, red, blue, alpha, distance. The first grows
-/// by the colour cache.
+/// Alphabet sizes of the five codes of a group: green and lengths, red, blue, alpha, distance. The colour
+/// cache enlarges the first.
 const ALPHABETS: [usize; 5] = [256 + 24, 256, 256, 256, 40];
 const LITERALS: u16 = 256;
 const FIRST_CACHED: u16 = 256 + 24;
 
-/// Order in which the lengths of the code of code lengths are stored.
+/// Order in which the lengths of the code length code are stored.
 const LENGTHS_ORDER: [usize; 19] = [17, 18, 0, 1, 2, 3, 4, 5, 16, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
 
-/// Bytes of the tables of `bitstream`, an image of `size` pixels without the header that says so; `None`
-/// if it cannot be followed up to them, which no decoder can then.
+/// Bytes of the tables of `bitstream`, an image of `size` pixels without its header. `None` if the
+/// bitstream is damaged, so that no decoder can read it.
 pub(super) fn table_bytes(bitstream: &[u8], size: (u32, u32)) -> Option<u64> {
     let mut bits = Bits { bytes: bitstream, at: 0 };
     let mut width = size.0;
     while bits.read(1)? == 1 {
         match bits.read(2)? {
-            // predictors and colour transforms: an image of one pixel a block
+            // predictor or colour transform: an image with one pixel for each block
             0 | 1 => {
                 let block_bits = bits.read(3)? + 2;
                 read_image(&mut bits, blocks((width, size.1), block_bits))?;
             }
-            // green is subtracted
+            // subtract-green transform
             2 => {}
-            // a palette; several indices share a pixel if it is small
+            // colour-indexing transform; with a small palette, a pixel packs several indices
             _ => {
                 let colors = bits.read(8)? + 1;
                 read_image(&mut bits, u64::from(colors))?;
@@ -82,7 +82,7 @@ fn alphabets(cache_symbols: usize) -> [usize; 5] {
     alphabets
 }
 
-/// Symbols that the colour cache adds.
+/// Reads the size of the colour cache: the number of symbols that it adds.
 fn read_cache(bits: &mut Bits) -> Option<usize> {
     if bits.read(1)? == 0 {
         return Some(0);
@@ -91,7 +91,7 @@ fn read_cache(bits: &mut Bits) -> Option<usize> {
     (1..=11).contains(&cache_bits).then_some(1 << cache_bits)
 }
 
-/// Read an image of so many pixels with one group of codes; the largest red × 256 + green of it.
+/// Read an image of so many pixels with one group of codes. Returns its largest red × 256 + green.
 fn read_image(bits: &mut Bits, pixels: u64) -> Option<u32> {
     let cache_symbols = read_cache(bits)?;
     let mut codes = Vec::with_capacity(ALPHABETS.len());
@@ -119,7 +119,7 @@ fn read_image(bits: &mut Bits, pixels: u64) -> Option<u32> {
     (at == pixels).then_some(largest)
 }
 
-/// A length or a distance, by its prefix and the bits behind it.
+/// A length or a distance: its prefix code, and the extra bits.
 fn read_length(bits: &mut Bits, prefix: u16) -> Option<u64> {
     let prefix = u64::from(prefix);
     if prefix < 4 {
@@ -131,9 +131,9 @@ fn read_length(bits: &mut Bits, prefix: u16) -> Option<u64> {
 
 /// A canonical prefix code.
 struct Code {
-    /// Symbols of each length; none of length 0.
+    /// Number of symbols of each code length; 0 for length 0.
     counts: [u16; MAX_CODE_BITS + 1],
-    /// By length, then by value.
+    /// Sorted by code length, then by value.
     symbols: Vec<u16>,
 }
 
@@ -141,7 +141,7 @@ impl Code {
     fn read(bits: &mut Bits, alphabet: usize) -> Option<Self> {
         let mut lengths = vec![0; alphabet];
         if bits.read(1)? == 1 {
-            // one or two symbols, in so many words
+            // simple code: one or two symbols, stored literally
             let both = bits.read(1)? == 1;
             let first_bits = if bits.read(1)? == 1 { 8 } else { 1 };
             let first = bits.read(first_bits)? as u16;
@@ -150,16 +150,16 @@ impl Code {
             if symbols.iter().any(|&symbol| usize::from(symbol) >= alphabet) {
                 return None;
             }
-            // two equal ones take a bit, too
+            // two equal symbols also take one bit
             let mut counts = [0; MAX_CODE_BITS + 1];
             counts[1] = symbols.len() as u16;
             return Some(Self { counts, symbols });
         }
-        let mut of_lengths = vec![0; LENGTHS_ORDER.len()];
+        let mut length_code = vec![0; LENGTHS_ORDER.len()];
         for &at in &LENGTHS_ORDER[..4 + bits.read(4)? as usize] {
-            of_lengths[at] = bits.read(3)? as u8;
+            length_code[at] = bits.read(3)? as u8;
         }
-        let of_lengths = Self::of(&of_lengths)?;
+        let length_code = Self::of(&length_code)?;
         let mut left = alphabet;
         if bits.read(1)? == 1 {
             let wide = 2 + 2 * bits.read(3)?;
@@ -171,7 +171,7 @@ impl Code {
         let (mut at, mut previous) = (0, 8);
         while at < alphabet && left > 0 {
             left -= 1;
-            let (length, repeat) = match of_lengths.symbol(bits)? {
+            let (length, repeat) = match length_code.symbol(bits)? {
                 16 => (previous, 3 + bits.read(2)? as usize),
                 17 => (0, 3 + bits.read(3)? as usize),
                 18 => (0, 11 + bits.read(7)? as usize),
@@ -186,7 +186,7 @@ impl Code {
         Self::of(&lengths)
     }
 
-    /// The code of these lengths; `None` unless it is complete, or a single symbol.
+    /// The code with these lengths; `None` unless it is complete or has a single symbol.
     fn of(lengths: &[u8]) -> Option<Self> {
         let mut counts = [0; MAX_CODE_BITS + 1];
         let mut symbols: Vec<u16> =
@@ -202,10 +202,10 @@ impl Code {
 
     fn symbol(&self, bits: &mut Bits) -> Option<u16> {
         if let [only] = self.symbols[..] {
-            // takes no bit
+            // a single symbol takes no bits
             return Some(only);
         }
-        // codes of one length follow each other, and the shortest come first
+        // canonical code: codes of one length are consecutive, and shorter ones come first
         let (mut code, mut first, mut index) = (0, 0, 0);
         for length in 1..=MAX_CODE_BITS {
             code = code << 1 | bits.read(1)?;
@@ -224,25 +224,25 @@ impl Code {
             return 0;
         }
         let longest = self.counts.iter().rposition(|&count| count > 0).unwrap_or(0);
-        let behind: u64 = self.counts[TABLE_BITS + 1..].iter().map(|&count| u64::from(count)).sum();
-        (TABLE_ENTRY_BYTES << longest.min(TABLE_BITS)) + TREE_BYTES * behind.max(2)
+        let in_tree: u64 = self.counts[TABLE_BITS + 1..].iter().map(|&count| u64::from(count)).sum();
+        (TABLE_ENTRY_BYTES << longest.min(TABLE_BITS)) + TREE_BYTES * in_tree.max(2)
     }
 }
 
-/// Reads bits, the lowest of each byte first.
+/// Reads bits, the least significant bit of each byte first.
 struct Bits<'a> {
     bytes: &'a [u8],
-    /// In bits.
+    /// Position in bits.
     at: usize,
 }
 
 impl Bits<'_> {
-    /// The next `count` bits, at most 24; the first is the lowest.
+    /// The next `count` bits, at most 24; the first bit is the least significant.
     fn read(&mut self, count: u32) -> Option<u32> {
         let rest = self.bytes.get(self.at / 8..)?;
         let mut word = [0; 4];
-        let there = rest.len().min(4);
-        word[..there].copy_from_slice(&rest[..there]);
+        let length = rest.len().min(4);
+        word[..length].copy_from_slice(&rest[..length]);
         let end = self.at + count as usize;
         if end > self.bytes.len() * 8 {
             return None;
@@ -274,7 +274,7 @@ pub(super) mod tests {
 
         /// A code of 11 symbols, of lengths 1 to 10 and 10.
         fn long_code(&mut self) -> &mut Self {
-            // lengths 7 to 10 of 4 bits and 1 to 6 of 3 bits
+            // in the code length code, lengths 7 to 10 take 4 bits and 1 to 6 take 3
             let of_length = |at: usize| match at {
                 1..=6 => 3,
                 7..=10 => 4,
@@ -284,10 +284,10 @@ pub(super) mod tests {
             for at in &LENGTHS_ORDER[..14] {
                 self.write(of_length(*at), 3);
             }
-            // 11 symbols have a length: two less in four bits
+            // 11 symbols have a length: the number minus 2, in 4 bits
             self.write(1, 1).write(1, 3).write(9, 4);
             for length in (1..=10).chain([10]) {
-                // the code of a length, its highest bit first
+                // the code of a length, its most significant bit first
                 let (code, count) = if length <= 6 { (length - 1, 3) } else { (12 + length - 7, 4) };
                 for bit in (0..count).rev() {
                     self.write(code >> bit & 1, 1);
@@ -302,12 +302,12 @@ pub(super) mod tests {
         }
     }
 
-    /// A lossless bitstream without its header, of an image with so many groups of long codes.
+    /// A lossless bitstream, without its header, with so many groups of long codes.
     pub fn with_groups(groups: u32) -> Vec<u8> {
         let mut writer = Writer::default();
         // no transform, no cache, blocks of 512 pixels, no cache
         writer.write(0, 1).write(0, 1).write(1, 1).write(7, 3).write(0, 1);
-        // every block has the last group
+        // every block uses the last group
         writer.single((groups - 1) & 255).single((groups - 1) >> 8).single(0).single(0).single(0);
         for _ in 0..5 * groups {
             writer.long_code();
@@ -320,7 +320,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn every_group_counts_with_its_tables() {
+    fn every_group_adds_the_bytes_of_its_tables() {
         for groups in [1, 2, 300, 700] {
             let bytes = table_bytes(&with_groups(groups), (64, 64));
             let each = GROUP_BYTES + 5 * ((TABLE_ENTRY_BYTES << TABLE_BITS) + 2 * TREE_BYTES);
@@ -329,7 +329,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_stream_that_ends_before_its_pixels_is_no_image() {
+    fn a_bitstream_that_ends_before_its_pixels_is_damaged() {
         let whole = with_groups(2);
         for end in 0..whole.len() {
             assert_eq!(table_bytes(&whole[..end], (64, 64)), None, "cut at {end}");
@@ -337,7 +337,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_encoders_write_is_followed_and_takes_little() {
+    fn ordinary_files_need_small_tables() {
         for (name, size) in [("lossless.webp", (27, 19)), ("lossless_alpha.webp", (27, 19))] {
             let file = fixture(name);
             let at = file.windows(4).position(|name| name == b"VP8L").expect("lossless") + 8 + 5;

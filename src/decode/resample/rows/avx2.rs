@@ -1,7 +1,7 @@
-//! The row pass with AVX2: one resized column of four rows at a time.
+//! The horizontal pass with AVX2: one resized pixel in each of four rows at a time.
 //!
-//! - A register takes two pixels of a row in each half, so one pair of weights serves the three
-//!   channels of each.
+//! - A register holds two pixels of a row in each half, so one pair of weights applies to all three
+//!   channels.
 
 use std::arch::x86_64::__m256i;
 
@@ -15,7 +15,7 @@ use super::{LOW_BITS, split, with_slack};
 #[derive(Debug, Default)]
 pub(super) struct RowPass {
     taps: PackedTaps,
-    /// The last rows, with room behind them.
+    /// A copy of the last rows, padded with zeros.
     tail: Vec<u8>,
 }
 
@@ -35,16 +35,16 @@ impl RowPass {
     }
 }
 
-/// Taps of one instruction sequence: a register holds two in each half.
+/// Taps that are processed at once: a register holds two in each half.
 const TAPS: usize = 4;
 
 /// The low parts of [`TAPS`] weights, and their high parts.
 type Block = [i16; 2 * TAPS];
 
-/// The weights of all positions, split and in blocks.
+/// The weights of all positions, split into low and high parts and grouped in blocks.
 #[derive(Debug, Default)]
 struct PackedTaps {
-    /// Each position's first source byte, and the end of its blocks.
+    /// For each position, the offset of its first source byte, and the end of its blocks.
     positions: Vec<(usize, usize)>,
     blocks: Vec<Block>,
 }
@@ -66,14 +66,13 @@ impl PackedTaps {
     }
 }
 
-/// Rows filtered at once: their sums fill eight registers, and each weight is loaded once for all.
+/// Rows filtered at once: their sums take eight registers, and each weight is loaded once for all rows.
 const ROWS: usize = 4;
 
 /// Bytes of one load, of which [`TAPS`] pixels are used.
 const LOAD_BYTES: usize = 16;
 
-/// Bytes that may be loaded behind the end of a row: a position's last pixel may be the row's
-/// last, and the first of a block.
+/// Bytes that may be loaded past the end of a row: the last pixel of a row may be the first of a block.
 const SLACK_BYTES: usize = LOAD_BYTES - RGB;
 
 struct ShrinkRows<'a> {
@@ -107,10 +106,10 @@ impl NullaryFnOnce for ShrinkRows<'_> {
     }
 }
 
-/// One resized column in [`ROWS`] rows: three channels and a byte without meaning for each.
+/// One resized pixel in each of [`ROWS`] rows: three channels and an unused byte.
 #[inline(always)]
 fn filtered(simd: V3, rows: &[u8], row_bytes: usize, blocks: &[Block]) -> [u8; 4 * ROWS] {
-    /// For two pixels in each half: both reds, both greens, both blues as 16-bit samples.
+    /// Shuffle for two pixels in each half: both reds, both greens, both blues, as 16-bit samples.
     const NONE: u8 = 0x80;
     const PAIRS: [u8; 32] = {
         let mut pairs = [NONE; 32];
@@ -153,7 +152,7 @@ fn filtered(simd: V3, rows: &[u8], row_bytes: usize, blocks: &[Block]) -> [u8; 4
         let sum = sse2._mm_add_epi32(sse2._mm_add_epi32(first, second), half);
         sse2._mm_srai_epi32::<{ FRACTION_BITS as i32 }>(sum)
     });
-    // saturating at 0 and 255 on the way to bytes
+    // packing saturates at 0 and 255
     let words = (sse4_1._mm_packus_epi32(whole[0], whole[1]), sse4_1._mm_packus_epi32(whole[2], whole[3]));
     pulp::cast(sse2._mm_packus_epi16(words.0, words.1))
 }

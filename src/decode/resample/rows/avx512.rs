@@ -1,8 +1,7 @@
-//! The row pass with AVX-512: one resized column of sixteen rows at a time.
+//! The horizontal pass with AVX-512: one resized pixel in each of sixteen rows at a time.
 //!
-//! - Pixels are first put upright: a register holds one channel of two neighbours in each of
-//!   sixteen rows. A pair of taps is then one multiplication for all rows, and no sum has to be
-//!   gathered from the parts of a register.
+//! - Pixels are transposed first: a register holds one channel of two neighbouring pixels in each of
+//!   sixteen rows. A pair of taps is then one multiplication for all rows, without a horizontal sum.
 
 use std::arch::x86_64::__m512i;
 
@@ -16,9 +15,9 @@ use super::{LOW_BITS, split, with_slack};
 #[derive(Debug, Default)]
 pub(super) struct RowPass {
     taps: PairedTaps,
-    /// [`ROWS`] rows, upright.
+    /// [`ROWS`] rows, transposed.
     strip: Vec<Pair>,
-    /// The last rows, with room behind them.
+    /// A copy of the last rows, padded with zeros.
     tail: Vec<u8>,
 }
 
@@ -46,35 +45,35 @@ impl RowPass {
     }
 }
 
-/// Widest image that is put upright, in pixels: a strip of it takes 1.6 MB, and a cache holds no
-/// more. Wider ones, up to a million pixels, would take 100 MB in each thread.
+/// Widest image, in pixels, that is resized here: its strip takes 1.6 MB, and a cache holds no more.
+/// The strip of an image of a million pixels in a row would take 100 MB in each thread.
 pub(super) const WIDEST: usize = 16_384;
 
-/// Rows filtered at once: one 32-bit sum of each in a register.
+/// Rows filtered at once: a register holds one 32-bit sum of each.
 const ROWS: usize = 16;
 
 /// Two neighbouring pixels of [`ROWS`] rows: for each channel and row, two 16-bit samples.
 type Pair = [__m512i; RGB];
 
-/// Pairs that are put upright at once, and their bytes in a row.
+/// Pairs that are transposed at once, and their bytes in a row.
 const PAIRS: usize = 2;
 const STEP_BYTES: usize = PAIRS * 2 * RGB;
 
 /// Bytes of one load, of which [`STEP_BYTES`] are used.
 const LOAD_BYTES: usize = 16;
 
-/// Bytes that may be loaded behind the end of a row, whose last pixel may be a step's first.
+/// Bytes that may be loaded past the end of a row: the last pixel of a row may be the first of a step.
 const SLACK_BYTES: usize = LOAD_BYTES - RGB;
 
-/// Resized columns that are written at once.
+/// Resized pixels of a row that are written at once.
 const COLUMNS: usize = 4;
 
-/// The weights of all positions, split and in pairs that begin at even pixels.
+/// The weights of all positions, split into low and high parts, in pairs that begin at even pixels.
 #[derive(Debug, Default)]
 struct PairedTaps {
-    /// Each position's first pair of pixels, and the end of its weights.
+    /// For each position, its first pair of pixels, and the end of its weights.
     positions: Vec<(usize, usize)>,
-    /// Low parts of the weights of two pixels, and high parts, each as two 16-bit halves.
+    /// The low parts of the weights of two pixels, and their high parts, packed as two 16-bit halves.
     weights: Vec<[i32; 2]>,
 }
 
@@ -118,7 +117,7 @@ impl NullaryFnOnce for ShrinkRows<'_> {
         for (group, out) in out.chunks_mut(ROWS * out_row_bytes).enumerate() {
             let rows = with_slack(&pixels[group * ROWS * row_bytes..], wanted_bytes, tail);
             for (step, pairs) in strip.as_chunks_mut::<PAIRS>().0.iter_mut().enumerate() {
-                *pairs = upright(simd, &rows[step * STEP_BYTES..], row_bytes);
+                *pairs = transposed_pairs(simd, &rows[step * STEP_BYTES..], row_bytes);
             }
             let mut weights = 0;
             for (block, positions) in taps.positions.chunks(COLUMNS).enumerate() {
@@ -140,11 +139,11 @@ impl NullaryFnOnce for ShrinkRows<'_> {
     }
 }
 
-/// [`PAIRS`] pairs of pixels at the beginning of each row, upright.
+/// [`PAIRS`] pairs of pixels at the beginning of each row, transposed.
 #[inline(always)]
-fn upright(simd: V4, rows: &[u8], row_bytes: usize) -> [Pair; PAIRS] {
-    /// In each quarter of a register, two pixels: both reds, both greens, both blues as 16-bit
-    /// samples.
+fn transposed_pairs(simd: V4, rows: &[u8], row_bytes: usize) -> [Pair; PAIRS] {
+    /// Shuffle for two pixels in each quarter of a register: both reds, both greens, both blues, as
+    /// 16-bit samples.
     const NONE: u8 = 0x80;
     const SAMPLES: [[[u8; LOAD_BYTES]; 4]; PAIRS] = {
         let mut samples = [[[NONE; LOAD_BYTES]; 4]; PAIRS];
@@ -178,10 +177,10 @@ fn upright(simd: V4, rows: &[u8], row_bytes: usize) -> [Pair; PAIRS] {
     pairs
 }
 
-/// One resized column: for each row three channels and a zero byte.
+/// One resized pixel in each row: three channels and a zero byte.
 #[inline(always)]
 fn filtered(simd: V4, strip: &[Pair], weights: &[[i32; 2]]) -> __m512i {
-    /// In each quarter four rows' reds, greens and blues become four pixels.
+    /// Shuffle that turns, in each quarter, the reds, greens and blues of four rows into four pixels.
     const PIXELS: [[u8; 16]; 4] = [[0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15]; 4];
     let V4 { avx512f, avx512bw, .. } = simd;
     let (mut low, mut high) = ([avx512f._mm512_set1_epi32(HALF); RGB], [avx512f._mm512_setzero_si512(); RGB]);
@@ -201,21 +200,21 @@ fn filtered(simd: V4, strip: &[Pair], weights: &[[i32; 2]]) -> __m512i {
         let whole = avx512f._mm512_add_epi32(*sum, avx512f._mm512_slli_epi32::<LOW_BITS>(high));
         *sum = avx512f._mm512_srai_epi32::<FRACTION_BITS>(whole);
     }
-    // saturating at 0 and 255 on the way to bytes
+    // packing saturates at 0 and 255
     let words = avx512bw._mm512_packus_epi32(sums[0], sums[1]);
     let rest = avx512bw._mm512_packus_epi32(sums[2], avx512f._mm512_setzero_si512());
     avx512bw._mm512_shuffle_epi8(avx512bw._mm512_packus_epi16(words, rest), pulp::cast(PIXELS))
 }
 
-/// Columns of pixels, four bytes each, to rows of pixels, three bytes each.
+/// Transpose columns of four-byte pixels to rows of three-byte pixels.
 #[inline(always)]
 fn rows_of(simd: V4, columns: [__m512i; COLUMNS]) -> [[u8; COLUMNS * RGB]; ROWS] {
-    /// In each quarter four pixels close ranks.
-    const CLOSED: [[u8; 16]; 4] = [[0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, 3, 7, 11, 15]; 4];
+    /// Shuffle that drops, in each quarter, the fourth byte of each pixel.
+    const COMPACT: [[u8; 16]; 4] = [[0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, 3, 7, 11, 15]; 4];
     let mut rows = [[0; COLUMNS * RGB]; ROWS];
     for (register, pixels) in transposed(simd, columns).into_iter().enumerate() {
         let quarters: [[u8; 16]; 4] =
-            pulp::cast(simd.avx512bw._mm512_shuffle_epi8(pixels, pulp::cast(CLOSED)));
+            pulp::cast(simd.avx512bw._mm512_shuffle_epi8(pixels, pulp::cast(COMPACT)));
         for (quarter, pixels) in quarters.iter().enumerate() {
             rows[4 * quarter + register].copy_from_slice(&pixels[..COLUMNS * RGB]);
         }
@@ -223,7 +222,7 @@ fn rows_of(simd: V4, columns: [__m512i; COLUMNS]) -> [[u8; COLUMNS * RGB]; ROWS]
     rows
 }
 
-/// In each quarter, a matrix of four times four 32-bit numbers changes rows for columns.
+/// Transpose the 4×4 matrix of 32-bit numbers in each quarter.
 #[inline(always)]
 fn transposed(simd: V4, [a, b, c, d]: [__m512i; 4]) -> [__m512i; 4] {
     let V4 { avx512f, .. } = simd;

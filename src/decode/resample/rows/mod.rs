@@ -1,8 +1,8 @@
-//! The pass along the rows: each resized pixel is a weighted sum of its neighbours in one row.
+//! The horizontal pass: each resized pixel is a weighted sum of pixels in the same row.
 //!
-//! - The instructions that multiply and add two taps at once take weights of 16 bits. A weight is
-//!   therefore split into `high * 2^15 + low`; the two sums are put together at the end. Everything
-//!   wraps at 2^32, so the result is the 32-bit sum to the bit, whatever instructions are used.
+//! - The instructions that multiply and add two taps at once take 16-bit weights. A weight is therefore
+//!   split into `high * 2^15 + low`, and the two sums are combined at the end. All arithmetic wraps at
+//!   2^32, so every instruction set gives the same 32-bit sum.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -15,7 +15,7 @@ use pulp::x86::{V3, V4};
 use super::RGB;
 use super::weights::{HALF, Weights, to_pixel};
 
-/// The pass of one thread with its memory.
+/// The horizontal pass of one thread, with its memory.
 #[derive(Debug, Default)]
 pub(super) struct RowPass {
     #[cfg(target_arch = "x86_64")]
@@ -25,7 +25,7 @@ pub(super) struct RowPass {
 }
 
 impl RowPass {
-    /// Filter each row of `pixels`, `width` pixels long; `out` has as many rows.
+    /// Filter each row of `pixels`, which are `width` pixels wide; `out` has as many rows.
     pub(super) fn run(&mut self, pixels: &[u8], width: usize, across: &Weights, out: &mut [u8]) {
         let row_bytes = width * RGB;
         #[cfg(target_arch = "x86_64")]
@@ -38,7 +38,7 @@ impl RowPass {
     }
 }
 
-/// The pass without special instructions.
+/// The portable version of the pass.
 fn shrink_rows(pixels: &[u8], row_bytes: usize, across: &Weights, out: &mut [u8]) {
     for (row, out) in pixels.chunks_exact(row_bytes).zip(out.chunks_exact_mut(across.len() * RGB)) {
         for ((start, weights), pixel) in across.positions().zip(out.chunks_exact_mut(RGB)) {
@@ -53,7 +53,7 @@ fn shrink_rows(pixels: &[u8], row_bytes: usize, across: &Weights, out: &mut [u8]
     }
 }
 
-/// `from` with `wanted_bytes` to load from: where it is shorter, a copy in `tail` with zeros behind.
+/// The first `wanted_bytes` of `from`; if it is shorter, a copy in `tail`, padded with zeros.
 #[cfg(target_arch = "x86_64")]
 fn with_slack<'a>(from: &'a [u8], wanted_bytes: usize, tail: &'a mut Vec<u8>) -> &'a [u8] {
     from.get(..wanted_bytes).unwrap_or_else(|| {
@@ -64,12 +64,12 @@ fn with_slack<'a>(from: &'a [u8], wanted_bytes: usize, tail: &'a mut Vec<u8>) ->
     })
 }
 
-/// Bits of a weight in its low part; the part is positive in 16 bits with a sign.
+/// Bits of the low part of a weight: as an `i16` it is never negative.
 #[cfg(target_arch = "x86_64")]
 const LOW_BITS: u32 = 15;
 
-/// The low part of a weight, and its high part. A weight's magnitude is below 2^24, so the high
-/// part fits with room to spare.
+/// The low and the high part of a weight. A weight's magnitude is below 2^24, so the high part fits
+/// easily.
 #[cfg(target_arch = "x86_64")]
 fn split(weight: i32) -> [i16; 2] {
     [(weight & ((1 << LOW_BITS) - 1)) as i16, (weight >> LOW_BITS) as i16]
@@ -83,9 +83,8 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        /// Whatever instructions are used, the result is the same.
         #[test]
-        fn all_ways_of_summing_agree(
+        fn every_instruction_set_gives_the_same_result(
             rows in prop::collection::vec(prop::collection::vec(any::<[u8; RGB]>(), 1..150), 1..40),
             resized in 1..80_u32,
             filter in prop_oneof![
@@ -111,10 +110,10 @@ mod tests {
         }
     }
 
-    /// An image of a million pixels in a row must not leave a thread with its strip.
+    /// An image of a million pixels in a row must not leave a thread with a strip of that width.
     #[cfg(target_arch = "x86_64")]
     #[test]
-    fn the_memory_for_a_strip_is_bounded_whatever_the_width() {
+    fn the_memory_for_a_strip_is_bounded_for_any_width() {
         let kernel = Kernel::of(Filter::Bilinear).expect("a filter with a kernel");
         let mut pass = RowPass::default();
         for width in [avx512::WIDEST, avx512::WIDEST + 1, 1 << 20] {

@@ -1,6 +1,6 @@
-//! The boolean entropy decoder of VP8: RFC 6386, section 7, and the values that are coded by it.
+//! The boolean entropy decoder of VP8 (RFC 6386, section 7), and the values that it codes.
 
-/// The least value of each category of large coefficients, and the probabilities of the bits on top.
+/// The smallest value of each category of large coefficients, and the probabilities of its extra bits.
 const CATEGORIES: [(u32, &[u8]); 6] = [
     (5, &[159]),
     (7, &[165, 145]),
@@ -10,14 +10,14 @@ const CATEGORIES: [(u32, &[u8]); 6] = [
     (67, &[254, 254, 243, 230, 196, 177, 153, 140, 133, 130, 129]),
 ];
 
-/// Bits of known probabilities, arithmetically coded: RFC 6386, section 7.
+/// Decodes arithmetic-coded bits of given probabilities.
 pub(super) struct BoolDecoder<'a> {
     bytes: &'a [u8],
     value: u64,
     range: u32,
-    /// Bits of `value` below the 8 that are compared; negative if there are fewer than 8.
+    /// Bits of `value` below the 8 bits that are compared; negative if `value` has fewer than 8.
     spare: i32,
-    /// A byte behind the last one was needed.
+    /// A byte past the end was needed.
     pub(super) past_end: bool,
 }
 
@@ -47,7 +47,7 @@ impl<'a> BoolDecoder<'a> {
         self.spare += 8;
     }
 
-    /// A bit that is unset with a probability of `probability` / 256.
+    /// A bit that is 0 with a probability of `probability` / 256.
     pub(super) fn read(&mut self, probability: u8) -> bool {
         if self.spare < 0 {
             self.load();
@@ -75,7 +75,7 @@ impl<'a> BoolDecoder<'a> {
         (0..bits).fold(0, |value, _| value << 1 | u32::from(self.flag()))
     }
 
-    /// A number of so many bits and a sign, or 0 if a flag says that there is none.
+    /// An optional number: a flag, then `bits` bits and a sign; 0 if the flag is not set.
     pub(super) fn signed(&mut self, bits: u32) -> i32 {
         if !self.flag() {
             return 0;
@@ -84,14 +84,15 @@ impl<'a> BoolDecoder<'a> {
         if self.flag() { -value } else { value }
     }
 
-    /// Differences that only the loop filter needs.
+    /// Skip `count` optional numbers of 6 bits, which only the loop filter needs.
     pub(super) fn skip_signed(&mut self, count: usize) {
         for _ in 0..count {
             self.signed(6);
         }
     }
 
-    /// A leaf of `tree`: pairs of branches, each the place of another pair or a negated leaf.
+    /// A leaf of `tree`, which is a list of pairs of branches; a branch is the index of another pair, or
+    /// a negated leaf.
     pub(super) fn tree(&mut self, tree: &[i8], probabilities: &[u8]) -> u8 {
         let mut at = 0;
         loop {
@@ -103,7 +104,7 @@ impl<'a> BoolDecoder<'a> {
         }
     }
 
-    /// A coefficient that is not 0, without its step and sign.
+    /// The absolute value of a coefficient other than 0, before dequantization.
     pub(super) fn value(&mut self, probabilities: &[u8; 11]) -> u32 {
         if !self.read(probabilities[2]) {
             return 1;

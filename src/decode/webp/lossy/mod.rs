@@ -1,29 +1,29 @@
-//! Whether the lossy data of a WebP is sound, told before it is decoded.
+//! Checks the lossy data of a WebP for damage, before it is decoded.
 //!
-//! Comes in: a VP8 key frame. Goes out: nothing, or what is wrong with it. The decoder is content with
-//! data that runs out by a byte, and computes with numbers of any size, where libwebp refuses the one
-//! and cuts the other to 16 bits; pixels of such a file would be no picture's.
+//! Input: a VP8 key frame. Output: nothing, or the reason why it is damaged. The decoder accepts data
+//! that is one byte short, and coefficients of any size; libwebp rejects the former and truncates the
+//! latter to 16 bits. The pixels of such a file would be wrong.
 //!
-//! - Bitstream: RFC 6386, sections 9 (headers), 11 (modes) and 13 (coefficients). All of it is read;
-//!   pixels are not made.
-//! - A partition ends early if a byte behind its last one is needed, as in libwebp.
+//! - Bitstream: RFC 6386, sections 9 (headers), 11 (modes) and 13 (coefficients). All of it is parsed;
+//!   no pixels are computed.
+//! - A partition ends early if a byte past its last one is needed, as in libwebp.
 
 mod bool_decoder;
 mod tables;
 
 use self::bool_decoder::BoolDecoder;
-use self::tables::{BLOCK_MODES, CONSTANT_STEPS, STEPS, TOKENS, TokenProbabilities, UPDATES};
+use self::tables::{AC_FACTORS, BLOCK_MODES, DC_FACTORS, TOKENS, TokenProbabilities, UPDATES};
 
-/// Frame tag, start code and sides.
+/// Frame tag, start code, width and height.
 const HEADER_BYTES: usize = 10;
 
-/// Sum of a block's coefficients, without their signs, up to which no step of the inverse transform
-/// leaves 16 bits: it multiplies none by more than 1.71. Differences of pixels give less than 12,000.
+/// Limit of the sum of a block's absolute coefficients. Up to it, no step of the inverse transform
+/// exceeds 16 bits, since it multiplies none by more than 1.71. Real pixels give sums below 12,000.
 const MAX_BLOCK_SUM: u32 = 19_000;
 
-/// The same for the constant coefficients of a macroblock's luma, which are transformed once more: each
-/// of them becomes at most an eighth of the sum.
-const MAX_CONSTANTS_SUM: u32 = 8 * MAX_BLOCK_SUM;
+/// The same limit for a macroblock's Y2 block, which holds the DC coefficients of its luma blocks in
+/// transformed form: each DC coefficient becomes at most an eighth of the sum.
+const MAX_Y2_SUM: u32 = 8 * MAX_BLOCK_SUM;
 const MAX_COEFFICIENT: u32 = i16::MAX as u32;
 
 const EARLY_END: &str = "the lossy data ends early";
@@ -31,18 +31,24 @@ const TOO_LARGE: &str = "the lossy data holds coefficients beyond 16 bits";
 
 const LUMA_MODES: [i8; 8] = [-(BLOCKWISE as i8), 2, 4, 6, 0, -1, -2, -3];
 const LUMA_MODE_PROBABILITIES: [u8; 4] = [145, 156, 163, 128];
-/// The luma mode of a macroblock whose blocks have a mode each.
+/// The luma mode of a macroblock each of whose blocks has its own mode (`B_PRED`).
 const BLOCKWISE: u8 = 4;
-/// The block mode that stands for each of the other luma modes: constant, vertical, horizontal, plane.
+/// The block mode implied by each of the other luma modes: DC, vertical, horizontal, TrueMotion.
 const AS_BLOCK_MODE: [u8; 4] = [0, 2, 3, 1];
 const BLOCK_MODE_TREE: [i8; 18] = [0, 2, -1, 4, -2, 6, 8, 12, -3, 10, -5, -6, -4, 14, -7, 16, -8, -9];
 const CHROMA_MODES: [i8; 6] = [0, 2, -1, 4, -2, -3];
 const CHROMA_MODE_PROBABILITIES: [u8; 3] = [142, 114, 183];
 const SEGMENTS: [i8; 6] = [2, 4, 0, -1, -2, -3];
 
-/// Band of each coefficient in the order of the file.
+/// Block types, which select the token probabilities.
+const LUMA_WITHOUT_DC: usize = 0;
+const Y2: usize = 1;
+const CHROMA: usize = 2;
+const LUMA_WITH_DC: usize = 3;
+
+/// Band of each coefficient, in zigzag order.
 const BANDS: [usize; 16] = [0, 1, 2, 3, 6, 4, 5, 6, 6, 6, 6, 6, 6, 6, 6, 7];
-/// Read all of `bitstream`, an image of `size` pixels; an error says what is wrong with it.
+/// Parse all of `bitstream`, an image of `size` pixels. The error is the reason for rejection.
 pub(super) fn check(bitstream: &[u8], size: (u32, u32)) -> Result<(), &'static str> {
     let tag = bitstream.first_chunk::<3>().ok_or(EARLY_END)?;
     let first_bytes = (u32::from_le_bytes([tag[0], tag[1], tag[2], 0]) >> 5) as usize;
@@ -52,10 +58,10 @@ pub(super) fn check(bitstream: &[u8], size: (u32, u32)) -> Result<(), &'static s
     let header = Header::read(&mut bits);
     let mut partitions = partitions(rest, header.partitions).ok_or(EARLY_END)?;
     let (columns, rows) = (size.0.div_ceil(16), size.1.div_ceil(16));
-    let mut above = vec![Beside::default(); columns as usize];
+    let mut above = vec![Neighbour::default(); columns as usize];
     for row in 0..rows as usize {
         let tokens = &mut partitions[row % header.partitions];
-        let mut left = Beside::default();
+        let mut left = Neighbour::default();
         for above in &mut above {
             let (segment, skipped, luma_mode) = header.read_modes(&mut bits, above, &mut left);
             if skipped {
@@ -64,7 +70,7 @@ pub(super) fn check(bitstream: &[u8], size: (u32, u32)) -> Result<(), &'static s
                 continue;
             }
             let mut blocks = Blocks { tokens, probabilities: &header.tokens, above, left: &mut left };
-            blocks.read(&header.steps[segment], luma_mode)?;
+            blocks.read(&header.factors[segment], luma_mode)?;
             if tokens.past_end {
                 return Err(EARLY_END);
             }
@@ -76,7 +82,7 @@ pub(super) fn check(bitstream: &[u8], size: (u32, u32)) -> Result<(), &'static s
     Ok(())
 }
 
-/// The partitions of coefficients: a table of the lengths of all but the last, then their bytes.
+/// The coefficient partitions: a table of the lengths of all but the last, then their bytes.
 fn partitions(data: &[u8], count: usize) -> Option<Vec<BoolDecoder<'_>>> {
     let (lengths, mut rest) = data.split_at_checked(3 * (count - 1))?;
     let mut partitions = Vec::with_capacity(count);
@@ -90,49 +96,48 @@ fn partitions(data: &[u8], count: usize) -> Option<Vec<BoolDecoder<'_>>> {
     Some(partitions)
 }
 
-/// Steps of a segment's constant and other coefficients.
+/// Dequantization factors of a segment: for the DC and for the AC coefficients of each kind of block.
 #[derive(Clone, Copy, Default)]
-struct Steps {
+struct Factors {
     luma: [u32; 2],
-    /// Of the constant coefficients of luma, transformed once more.
-    constants: [u32; 2],
+    y2: [u32; 2],
     chroma: [u32; 2],
 }
 
 struct Header {
-    /// Probabilities of the bits of a segment's number, where macroblocks say theirs.
+    /// Probabilities of the bits of a segment number, if each macroblock states its segment.
     segments: Option<[u8; 3]>,
-    steps: [Steps; 4],
+    factors: [Factors; 4],
     partitions: usize,
     tokens: TokenProbabilities,
-    /// Probability that a macroblock has coefficients, where macroblocks say so.
+    /// Probability that a macroblock has coefficients, if macroblocks have a flag for it.
     skip: Option<u8>,
 }
 
 impl Header {
     fn read(bits: &mut BoolDecoder) -> Self {
-        // colour space and clamping
+        // colour space and clamping type
         bits.literal(2);
         let mut segments = None;
         let mut levels = None;
         if bits.flag() {
             let (map, data) = (bits.flag(), bits.flag());
-            // without data all segments have level 0
+            // without data, the quantizer level of every segment is 0
             let mut absolute = true;
-            let mut of_segments = [0; 4];
+            let mut segment_levels = [0; 4];
             if data {
                 absolute = bits.flag();
-                of_segments = std::array::from_fn(|_| bits.signed(7));
-                // loop filters
+                segment_levels = std::array::from_fn(|_| bits.signed(7));
+                // loop filter levels
                 bits.skip_signed(4);
             }
-            levels = Some((absolute, of_segments));
+            levels = Some((absolute, segment_levels));
             if map {
                 segments =
                     Some(std::array::from_fn(|_| if bits.flag() { bits.literal(8) as u8 } else { 255 }));
             }
         }
-        // the loop filter, then its adjustments
+        // loop filter type, level and sharpness, then its deltas
         bits.literal(10);
         if bits.flag() && bits.flag() {
             bits.skip_signed(8);
@@ -140,8 +145,8 @@ impl Header {
         let partitions = 1 << bits.literal(2);
         let base = bits.literal(7) as i32;
         let deltas: [i32; 5] = std::array::from_fn(|_| bits.signed(4));
-        let steps = std::array::from_fn(|segment| {
-            Steps::of(
+        let factors = std::array::from_fn(|segment| {
+            Factors::of(
                 match levels {
                     Some((true, levels)) => levels[segment],
                     Some((false, levels)) => base + levels[segment],
@@ -150,7 +155,7 @@ impl Header {
                 deltas,
             )
         });
-        // whether probabilities are kept for the next frame
+        // whether the probabilities are kept for the next frame
         bits.flag();
         let mut tokens = TOKENS;
         let probabilities = tokens.as_flattened_mut().as_flattened_mut().as_flattened_mut();
@@ -161,11 +166,16 @@ impl Header {
             }
         }
         let skip = if bits.flag() { Some(bits.literal(8) as u8) } else { None };
-        Self { segments, steps, partitions, tokens, skip }
+        Self { segments, factors, partitions, tokens, skip }
     }
 
-    /// Segment of a macroblock, whether it has no coefficients, and its luma mode.
-    fn read_modes(&self, bits: &mut BoolDecoder, above: &mut Beside, left: &mut Beside) -> (usize, bool, u8) {
+    /// Read a macroblock's segment, whether it has no coefficients, and its luma mode.
+    fn read_modes(
+        &self,
+        bits: &mut BoolDecoder,
+        above: &mut Neighbour,
+        left: &mut Neighbour,
+    ) -> (usize, bool, u8) {
         let segment = self.segments.map_or(0, |probabilities| bits.tree(&SEGMENTS, &probabilities));
         let skipped = self.skip.is_some_and(|probability| bits.read(probability));
         let luma_mode = bits.tree(&LUMA_MODES, &LUMA_MODE_PROBABILITIES);
@@ -186,35 +196,35 @@ impl Header {
     }
 }
 
-impl Steps {
-    /// Steps at `level`, with the differences that the header states for each kind.
-    fn of(level: i32, [luma, constants, constants_other, chroma, chroma_other]: [i32; 5]) -> Self {
-        let constant = |delta: i32| u32::from(CONSTANT_STEPS[(level + delta).clamp(0, 127) as usize]);
-        let other = |delta: i32| u32::from(STEPS[(level + delta).clamp(0, 127) as usize]);
+impl Factors {
+    /// Factors at the quantizer level `level`, with the header's delta for each kind.
+    fn of(level: i32, [luma_dc, y2_dc, y2_ac, chroma_dc, chroma_ac]: [i32; 5]) -> Self {
+        let dc = |delta: i32| u32::from(DC_FACTORS[(level + delta).clamp(0, 127) as usize]);
+        let ac = |delta: i32| u32::from(AC_FACTORS[(level + delta).clamp(0, 127) as usize]);
         Self {
-            luma: [constant(luma), other(0)],
-            constants: [constant(constants) * 2, (other(constants_other) * 155 / 100).max(8)],
-            chroma: [constant(chroma).min(132), other(chroma_other)],
+            luma: [dc(luma_dc), ac(0)],
+            y2: [dc(y2_dc) * 2, (ac(y2_ac) * 155 / 100).max(8)],
+            chroma: [dc(chroma_dc).min(132), ac(chroma_ac)],
         }
     }
 }
 
-/// What a macroblock leaves for the ones below it and to its right.
+/// What the macroblocks below and to the right need to know of a macroblock.
 #[derive(Clone, Copy, Default)]
-struct Beside {
+struct Neighbour {
     /// Modes of the blocks at the edge.
     modes: [u8; 4],
-    /// Whether the blocks at the edge have coefficients: luma, then both of chroma.
+    /// Whether the blocks at the edge have coefficients: four of luma, then two of each chroma plane.
     filled: [bool; 8],
-    /// Whether the constants of luma, transformed once more, have coefficients.
-    constants: bool,
+    /// Whether the last Y2 block has coefficients.
+    y2: bool,
 }
 
-impl Beside {
+impl Neighbour {
     fn skip(&mut self, luma_mode: u8) {
         self.filled = [false; 8];
-        // a macroblock without them leaves what is there
-        self.constants &= luma_mode == BLOCKWISE;
+        // a macroblock without a Y2 block does not change the flag
+        self.y2 &= luma_mode == BLOCKWISE;
     }
 }
 
@@ -222,45 +232,46 @@ impl Beside {
 struct Blocks<'a, 'b> {
     tokens: &'a mut BoolDecoder<'b>,
     probabilities: &'a TokenProbabilities,
-    above: &'a mut Beside,
-    left: &'a mut Beside,
+    above: &'a mut Neighbour,
+    left: &'a mut Neighbour,
 }
 
 impl Blocks<'_, '_> {
-    fn read(&mut self, steps: &Steps, luma_mode: u8) -> Result<(), &'static str> {
-        let (mut first, mut plane, mut constant) = (0, 3, 0);
+    fn read(&mut self, factors: &Factors, luma_mode: u8) -> Result<(), &'static str> {
+        let (mut first, mut block_type, mut dc) = (0, LUMA_WITH_DC, 0);
         if luma_mode != BLOCKWISE {
-            let context = usize::from(self.above.constants) + usize::from(self.left.constants);
-            let (filled, sum) = self.read_block(1, 0, context, steps.constants)?;
-            (self.above.constants, self.left.constants) = (filled, filled);
-            if sum > MAX_CONSTANTS_SUM {
+            let context = usize::from(self.above.y2) + usize::from(self.left.y2);
+            let (filled, sum) = self.read_block(Y2, 0, context, factors.y2)?;
+            (self.above.y2, self.left.y2) = (filled, filled);
+            if sum > MAX_Y2_SUM {
                 return Err(TOO_LARGE);
             }
-            (first, plane, constant) = (1, 0, sum.div_ceil(8));
+            (first, block_type, dc) = (1, LUMA_WITHOUT_DC, sum.div_ceil(8));
         }
-        self.read_plane(0, 4, plane, first, constant, steps.luma)?;
+        self.read_plane(0, 4, block_type, first, dc, factors.luma)?;
         for at in [4, 6] {
-            self.read_plane(at, 2, 2, 0, 0, steps.chroma)?;
+            self.read_plane(at, 2, CHROMA, 0, 0, factors.chroma)?;
         }
         Ok(())
     }
 
-    /// The blocks of a square of `side` × `side`, whose edges are kept at `at`.
+    /// Read `side` × `side` blocks of one plane, from coefficient `first` on; the flags of their
+    /// neighbours are at index `at`, and `dc` bounds a DC coefficient that comes from the Y2 block.
     fn read_plane(
         &mut self,
         at: usize,
         side: usize,
-        plane: usize,
+        block_type: usize,
         first: usize,
-        constant: u32,
-        steps: [u32; 2],
+        dc: u32,
+        factors: [u32; 2],
     ) -> Result<(), &'static str> {
         for y in at..at + side {
             for x in at..at + side {
                 let context = usize::from(self.above.filled[x]) + usize::from(self.left.filled[y]);
-                let (filled, sum) = self.read_block(plane, first, context, steps)?;
+                let (filled, sum) = self.read_block(block_type, first, context, factors)?;
                 (self.above.filled[x], self.left.filled[y]) = (filled, filled);
-                if sum + constant > MAX_BLOCK_SUM {
+                if sum + dc > MAX_BLOCK_SUM {
                     return Err(TOO_LARGE);
                 }
             }
@@ -268,25 +279,25 @@ impl Blocks<'_, '_> {
         Ok(())
     }
 
-    /// Whether a block holds anything, and the sum of its coefficients without their signs.
+    /// Read a block. Returns whether it has coefficients, and the sum of their absolute values.
     fn read_block(
         &mut self,
-        plane: usize,
+        block_type: usize,
         first: usize,
         mut context: usize,
-        steps: [u32; 2],
+        factors: [u32; 2],
     ) -> Result<(bool, u32), &'static str> {
         let bits = &mut *self.tokens;
         let mut sum = 0;
-        let mut behind_zero = false;
+        let mut after_zero = false;
         for at in first..16 {
-            let probabilities = &self.probabilities[plane][BANDS[at]][context];
-            // a block does not end behind a zero
-            if !behind_zero && !bits.read(probabilities[0]) {
+            let probabilities = &self.probabilities[block_type][BANDS[at]][context];
+            // a zero is never followed by the end of the block
+            if !after_zero && !bits.read(probabilities[0]) {
                 return Ok((at > first, sum));
             }
-            behind_zero = !bits.read(probabilities[1]);
-            if behind_zero {
+            after_zero = !bits.read(probabilities[1]);
+            if after_zero {
                 context = 0;
                 continue;
             }
@@ -294,7 +305,7 @@ impl Blocks<'_, '_> {
             context = if value == 1 { 1 } else { 2 };
             // the sign
             bits.flag();
-            let coefficient = value * steps[usize::from(at > 0)];
+            let coefficient = value * factors[usize::from(at > 0)];
             if coefficient > MAX_COEFFICIENT {
                 return Err(TOO_LARGE);
             }
@@ -319,9 +330,9 @@ mod tests {
     }
 
     #[test]
-    fn data_ends_early_if_a_byte_behind_a_partition_is_needed() {
+    fn data_ends_early_if_a_byte_past_a_partition_is_needed() {
         let whole = bitstream();
-        // the encoder fills its last bits up with two bytes more than a decoder needs
+        // the encoder flushes two bytes more than a decoder needs
         let needed = whole.len() - 2;
         for end in 0..=whole.len() {
             let expected = if end < needed { Err(EARLY_END) } else { Ok(()) };
@@ -332,12 +343,12 @@ mod tests {
         let tag = u32::from_le_bytes([whole[0], whole[1], whole[2], 0]);
         modes_cut[..3].copy_from_slice(&(tag & 0x1f | 8 << 5).to_le_bytes()[..3]);
         assert_eq!(check(&modes_cut, SIZE), Err(EARLY_END));
-        // rows of macroblocks that the data does not hold
+        // more rows of macroblocks than the data holds
         assert_eq!(check(&whole, (27, 190)), Err(EARLY_END));
     }
 
     #[test]
-    fn a_bit_can_make_coefficients_that_no_picture_has() {
+    fn a_flipped_bit_that_gives_huge_coefficients_is_detected() {
         let mut bitstream = bitstream();
         bitstream[70] ^= 1;
         assert_eq!(check(&bitstream, SIZE), Err(TOO_LARGE));

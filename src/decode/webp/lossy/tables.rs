@@ -1,9 +1,9 @@
-//! Numbers that the lossy bitstream of a WebP is coded by: RFC 6386, sections 11.5, 13.4, 13.5 and 14.1.
+//! Tables of the VP8 bitstream: RFC 6386, sections 11.5, 13.4, 13.5 and 14.1.
 
-/// Probabilities of the bits of a coefficient's token: by plane, band of the coefficient, and context.
+/// Probabilities of the bits of a coefficient token, by block type, coefficient band and context.
 pub(super) type TokenProbabilities = [[[[u8; 11]; 3]; 8]; 4];
 
-/// How probable it is that a file replaces each of them.
+/// Probability that a file does not replace the token probability at the same index.
 #[rustfmt::skip]
 pub(super) const UPDATES: TokenProbabilities = [
     [
@@ -48,7 +48,7 @@ pub(super) const UPDATES: TokenProbabilities = [
     ],
 ];
 
-/// What they are unless a file replaces them.
+/// Default token probabilities.
 #[rustfmt::skip]
 pub(super) const TOKENS: TokenProbabilities = [
     [
@@ -93,7 +93,7 @@ pub(super) const TOKENS: TokenProbabilities = [
     ],
 ];
 
-/// Probabilities of the mode of a block: by the modes of the blocks above it and to its left.
+/// Probabilities of the mode of a block, by the modes of the blocks above and to the left.
 #[rustfmt::skip]
 pub(super) const BLOCK_MODES: [[[u8; 9]; 10]; 10] = [
     [
@@ -168,9 +168,9 @@ pub(super) const BLOCK_MODES: [[[u8; 9]; 10]; 10] = [
     ],
 ];
 
-/// Steps of the constant coefficient, by index.
+/// Dequantization factors of the DC coefficient, by quantizer level.
 #[rustfmt::skip]
-pub(super) const CONSTANT_STEPS: [u8; 128] = [
+pub(super) const DC_FACTORS: [u8; 128] = [
     4, 5, 6, 7, 8, 9, 10, 10, 11, 12, 13, 14, 15, 16, 17, 17, 18, 19, 20, 20, 21, 21,
     22, 22, 23, 23, 24, 25, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 37, 38, 39,
     40, 41, 42, 43, 44, 45, 46, 46, 47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60,
@@ -179,9 +179,9 @@ pub(super) const CONSTANT_STEPS: [u8; 128] = [
     116, 118, 122, 124, 126, 128, 130, 132, 134, 136, 138, 140, 143, 145, 148, 151, 154, 157,
 ];
 
-/// Steps of the other coefficients, by index.
+/// Dequantization factors of the AC coefficients, by quantizer level.
 #[rustfmt::skip]
-pub(super) const STEPS: [u16; 128] = [
+pub(super) const AC_FACTORS: [u16; 128] = [
     4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25,
     26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45, 46, 47,
     48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 60, 62, 64, 66, 68, 70, 72, 74, 76, 78, 80,
