@@ -33,7 +33,7 @@ config
 plan
 items
 report
-sniff retry crash
+sniff crash
 store
 source decode batch engine
 limits commit

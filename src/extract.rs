@@ -20,7 +20,7 @@ use crate::error::{Error, ReadError, SinkError, SourceError};
 use crate::items::{ManifestEntry, ObjectRef, ShardContent, ShardFormat, ShardRef, Status};
 use crate::report::PartReport;
 use crate::source::{ReadOptions, list_shards, open_shard};
-use crate::store::{ColumnWindows, Stores};
+use crate::store::{ColumnWindows, Object, Stores};
 
 /// Longest image, bytes, whatever the run's own limit: a `too_large` row has an image, too.
 const MAX_IMAGE_BYTES: u64 = 1 << 31;
@@ -92,8 +92,9 @@ fn read_row(stores: &Stores, output: &Output, part: &PartReport, index: u64) -> 
     let uri = output.uri_of(&part.path);
     let damaged = |message: String| SourceError::Uri { uri: uri.clone(), message };
     let object = ObjectRef { uri: uri.clone(), size_bytes: Some(part.bytes), version: None };
-    let builder = ParquetRecordBatchReaderBuilder::try_new(ColumnWindows::new(stores.open(&object)?))
-        .map_err(|error| damaged(error.to_string()))?;
+    let builder =
+        ParquetRecordBatchReaderBuilder::try_new(ColumnWindows::new(Object::open(stores, &object)?))
+            .map_err(|error| damaged(error.to_string()))?;
     let mask = ProjectionMask::columns(builder.parquet_schema(), ["image_id", "image_bytes"]);
     let offset = usize::try_from(index).unwrap_or(usize::MAX);
     let rows = builder.with_projection(mask).with_offset(offset).with_limit(1).build();

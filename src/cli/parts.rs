@@ -14,7 +14,7 @@ use sluice::error::{Error, SourceError, parquet_words};
 use sluice::items::{ObjectRef, ShardContent};
 use sluice::skipped::Skipped;
 use sluice::source::list_shards;
-use sluice::store::{ColumnWindows, Stores};
+use sluice::store::{ColumnWindows, Object, Stores};
 
 /// The Parquet files of one folder, in order; it `may_be_empty` where a run had nothing to write.
 pub fn parts(stores: &Stores, folder: &str, may_be_empty: bool) -> Result<Vec<ObjectRef>, Error> {
@@ -43,7 +43,7 @@ pub struct Batches {
 
 /// Open the part `part` for its `columns`, which must have the types that `schema` says.
 pub fn open(stores: &Stores, part: &ObjectRef, schema: &Schema, columns: &[&str]) -> Result<Batches, Error> {
-    let object = stores.open(part)?;
+    let object = Object::open(stores, part)?;
     let opened = caught(|| {
         let builder = ParquetRecordBatchReaderBuilder::try_new(ColumnWindows::new(object))
             .map_err(|error| parquet_words(&error))?;

@@ -31,7 +31,7 @@ use crate::items::{ObjectRef, Status};
 use crate::plan::hex;
 use crate::report::{Outcome, OutputReport, PartReport, Tally};
 use crate::store::retry::may_get_better;
-use crate::store::{ColumnWindows, Stores};
+use crate::store::{ColumnWindows, Object, Stores};
 
 /// What was found.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -387,7 +387,7 @@ fn columns(
     columns: &[&str],
 ) -> Result<ParquetRecordBatchReader, String> {
     let object = ObjectRef { uri: output.uri_of(name), size_bytes: None, version: None };
-    let object = stores.open(&object).map_err(|error| error.to_string())?;
+    let object = Object::open(stores, &object).map_err(|error| error.to_string())?;
     let builder = ParquetRecordBatchReaderBuilder::try_new(ColumnWindows::new(object))
         .map_err(|error| parquet_words(&error))?;
     let mask = ProjectionMask::columns(builder.parquet_schema(), columns.iter().copied());

@@ -16,8 +16,8 @@ use crate::store::retry::again;
 
 use super::odd_file::OddFile;
 use crate::store::{
-    Encoding, Location, ObjectRead, Stores, check_unchanged, condition, may_be_own, object_fault,
-    own_trouble, told_size,
+    Encoding, Location, ObjectRead, Stores, ambiguous_fault, check_unchanged, condition, object_fault,
+    told_size, unusable_object,
 };
 
 /// First bytes by which an image is told.
@@ -44,8 +44,8 @@ pub(super) fn look_at_all(stores: &Stores, entries: &[ManifestEntry]) -> Result<
         match begins_as_image(&location, &entry.object).await {
             Err(error)
                 if object_fault(&error, &entry.object, Some(location.kind)).is_none()
-                    && own_trouble(&error).is_none()
-                    && may_be_own(&error).is_none() =>
+                    && unusable_object(&error).is_none()
+                    && ambiguous_fault(&error).is_none() =>
             {
                 Err(location.error(error))
             }
@@ -84,7 +84,7 @@ pub(super) async fn begins_as_image(location: &Location, known: &ObjectRef) -> o
     };
     let looked = match again(|| head(Some((0..end).into()))).await {
         // a server that knows no ranges, or unpacks what it stores, gives all of it
-        Err(error) if own_trouble(&error).is_some() => again(|| head(None)).await,
+        Err(error) if unusable_object(&error).is_some() => again(|| head(None)).await,
         looked => looked,
     };
     // what cannot be unpacked is left to whoever reads all of it

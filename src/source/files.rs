@@ -176,7 +176,7 @@ impl FileRecords {
     fn trouble_of(&self, entry: &ManifestEntry, error: &object_store::Error) -> Option<String> {
         let location = self.stores.resolve(&entry.object.uri).ok()?;
         let beside = self.in_flight.iter().map(|other| other.entry.object.uri.as_str());
-        self.stores.trouble_of(&location, beside, error)
+        self.stores.find_object_fault(&location, beside, error)
     }
 
     fn request_ahead(&mut self) {

@@ -104,7 +104,9 @@ fn open(
             let next = move || guarded(ShardFormat::Files, || reader.next_record());
             return Ok(OpenedShard { first_record, records: records(next), skips });
         }
-        ShardContent::Container(object) => stores.open(object).map_err(|error| unreadable(stores, error))?,
+        ShardContent::Container(object) => {
+            Object::open(stores, object).map_err(|error| unreadable(stores, error))?
+        }
     };
     let (format, skips) = (shard.format, Skips::default());
     let inner = guarded(format, || open_container(&object, format, options, &skips, turn));
@@ -133,7 +135,7 @@ pub(super) fn guarded<T>(
 /// What does not fit, and the key to set. Any other trouble is left to whoever reads the shard.
 pub fn check_fit(stores: &Stores, shard: &ShardRef, options: &ReadOptions) -> Result<(), SourceError> {
     let ShardContent::Container(object) = &shard.content else { return Ok(()) };
-    let Ok(object) = stores.open(object) else { return Ok(()) };
+    let Ok(object) = Object::open(stores, object) else { return Ok(()) };
     let checked = guarded(shard.format, || match shard.format {
         ShardFormat::Parquet => parquet::check_columns(&ColumnWindows::new(object), options),
         format => check_records(&object, format, options),
@@ -260,12 +262,12 @@ impl Iterator for Blamed {
 
 /// The store's error where there was one, also if it sent other bytes than it has; else `error`.
 fn blame(object: &Object, error: ReadError) -> ReadError {
-    let fault = object.take_fault().or_else(|| object.check(true).err());
+    let fault = object.take_error().or_else(|| object.check(true).err());
     fault.map_or(error, |fault| of_store(object, fault))
 }
 
 fn of_store(object: &Object, error: StorageError) -> ReadError {
-    let trouble = object.trouble_of(&error.source);
+    let trouble = object.find_fault(&error.source);
     trouble.map_or(ReadError::Storage(error), as_it_is_sent)
 }
 
@@ -280,7 +282,8 @@ fn unreadable(stores: &Stores, error: SourceError) -> ReadError {
     match error {
         SourceError::Storage(error) => {
             let location = stores.resolve(&error.uri).ok();
-            let trouble = location.and_then(|at| stores.trouble_of(&at, std::iter::empty(), &error.source));
+            let trouble =
+                location.and_then(|at| stores.find_object_fault(&at, std::iter::empty(), &error.source));
             trouble.map_or(ReadError::Storage(error), as_it_is_sent)
         }
         SourceError::Garbled { error, .. } => ReadError::Storage(error),

@@ -18,7 +18,7 @@ use crate::items::ObjectRef;
 use crate::shown::without_secrets;
 
 use super::naming::{self, Rule, is_hidden, is_web_address};
-use crate::store::{Location, STANDARD_INPUT, StoreKind, Stores, is_refused_at_once};
+use crate::store::{Location, STANDARD_INPUT, StoreKind, Stores, is_immediate_refusal};
 
 /// Characters that make a pattern of a name.
 const GLOB_CHARACTERS: [char; 4] = ['*', '?', '[', '{'];
@@ -129,11 +129,11 @@ impl Input {
             StoreKind::Bucket | StoreKind::Http => match stores.head(&location) {
                 Err(error) if location.kind == StoreKind::Bucket && error.is_not_found() => Shape::Folder,
                 // some stores refuse the name of a prefix instead of answering "not found"
-                Err(error) if is_refused_at_once(&error.source) && holds_objects(stores, &location) => {
+                Err(error) if is_immediate_refusal(&error.source) && holds_objects(stores, &location) => {
                     Shape::Folder
                 }
                 // its trouble is told when it is read: other inputs have nothing to do with it
-                Err(error) if is_refused_at_once(&error.source) => {
+                Err(error) if is_immediate_refusal(&error.source) => {
                     Shape::Object(ObjectRef { uri: location.uri.clone(), size_bytes: None, version: None })
                 }
                 found => Shape::Object(found?),

@@ -30,12 +30,13 @@ use crate::sniff::{self, Content};
 use super::companions::{self, is_image};
 use super::compression::decompressed;
 use super::detect::{SNIFF_BYTES, by_bytes};
+use super::found::{Found, Listed, Names};
 use super::input::{Earlier, Input, refuse_repeated};
 use super::manifest::ManifestEntries;
-use super::names::{Found, Listed, Names, names};
+use super::names::names;
 use super::naming::{self, Rule};
 use super::skips::{SkipWarnings, Skips};
-use crate::store::{Object, STANDARD_INPUT, StoreKind, Stores, escaped, is_refused_at_once};
+use crate::store::{Object, STANDARD_INPUT, StoreKind, Stores, escaped, is_immediate_refusal};
 
 /// Companions of images that go into one virtual shard, for each image that it may hold.
 const SIDECARS_PER_IMAGE: usize = 4;
@@ -162,7 +163,7 @@ impl ShardList {
 
     fn take(&mut self, listed: Listed) -> Result<(), SourceError> {
         match listed {
-            Listed::Passed(kind, name) => {
+            Listed::Skipped(kind, name) => {
                 self.skip(kind, &name);
                 Ok(())
             }
@@ -243,7 +244,7 @@ impl ShardList {
         match self.stores.head(&self.stores.resolve(uri)?) {
             Ok(_) => Ok(false),
             Err(error) if error.is_not_found() => Ok(true),
-            Err(error) if is_refused_at_once(&error.source) => Ok(false),
+            Err(error) if is_immediate_refusal(&error.source) => Ok(false),
             Err(error) => Err(error.into()),
         }
     }
@@ -300,7 +301,7 @@ impl ShardList {
         let head = match self.head_of(object) {
             // what it is cannot be told; its row says why
             Err(SourceError::Storage(error))
-                if is_refused_at_once(&error.source)
+                if is_immediate_refusal(&error.source)
                     && !naming::is_manifest(&object.uri)
                     && self.is_its_own_trouble(object, &error.source) =>
             {
@@ -332,12 +333,12 @@ impl ShardList {
     /// Whether it is this object alone that its store refuses.
     fn is_its_own_trouble(&self, object: &ObjectRef, error: &object_store::Error) -> bool {
         let location = self.stores.resolve(&object.uri).ok();
-        location.and_then(|at| self.stores.trouble_of(&at, std::iter::empty(), error)).is_some()
+        location.and_then(|at| self.stores.find_object_fault(&at, std::iter::empty(), error)).is_some()
     }
 
     /// The first bytes of an object.
     fn head_of(&self, object: &ObjectRef) -> Result<Bytes, SourceError> {
-        let opened = self.stores.open(object)?;
+        let opened = Object::open(&self.stores, object)?;
         Ok(opened.read_range(0..opened.size_bytes().min(SNIFF_BYTES))?)
     }
 
@@ -505,8 +506,8 @@ impl std::fmt::Display for Tally {
 
 impl Manifest {
     fn open(stores: &Stores, object: &ObjectRef, skips: Skips) -> Result<Self, SourceError> {
-        let opened = stores.open(object)?;
-        let content = decompressed(opened.reader()).map_err(|error| match opened.take_fault() {
+        let opened = Object::open(stores, object)?;
+        let content = decompressed(opened.reader()).map_err(|error| match opened.take_error() {
             Some(fault) => SourceError::Storage(fault),
             None => SourceError::Uri { uri: object.uri.clone(), message: error.to_string() },
         })?;
@@ -516,7 +517,7 @@ impl Manifest {
 
     fn next_entry(&mut self) -> Result<Option<(u64, ManifestEntry)>, SourceError> {
         let entry = self.entries.next_entry();
-        entry.map_err(|error| self.object.take_fault().map_or(error, SourceError::Storage))
+        entry.map_err(|error| self.object.take_error().map_or(error, SourceError::Storage))
     }
 }
 

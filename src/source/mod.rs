@@ -24,6 +24,7 @@ pub mod detect;
 mod example;
 mod files;
 mod format;
+mod found;
 mod input;
 mod listing;
 mod manifest;
@@ -36,6 +37,7 @@ mod read_ahead;
 mod skips;
 mod stream;
 mod tfrecord;
+mod walk;
 mod webdataset;
 
 use crate::store::{BYTES_IN_FLIGHT, WINDOWS_BYTES};

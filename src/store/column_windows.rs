@@ -125,7 +125,7 @@ impl ColumnWindows {
         let chunk_end = at.checked_sub(1).map(|at| state.chunks[at].end).filter(|&end| end > start);
         let ahead = (start + WINDOW_BYTES).min(chunk_end.unwrap_or(u64::MAX));
         let end = ahead.max(start + length).min(self.object.size_bytes());
-        let fetched = self.object.read_range(start..end).map_err(|error| self.object.fault(error))?;
+        let fetched = self.object.read_range(start..end).map_err(|error| self.object.remember(error))?;
         let window = Window { start, bytes: fetched };
         let bytes = window.from(start, length);
         // a window read to its end is of no more use to its own column
@@ -191,7 +191,8 @@ mod tests {
         let file = tempfile::NamedTempFile::new().expect("file");
         std::fs::write(file.path(), &content).expect("write");
         let uri = file.path().to_str().expect("UTF-8").to_owned();
-        let object = stores.open(&ObjectRef { uri, size_bytes: None, version: None }).expect("open");
+        let object =
+            Object::open(&stores, &ObjectRef { uri, size_bytes: None, version: None }).expect("open");
         let windows = ColumnWindows::new(object);
         let size = content.len();
         let chunk = WINDOW_BYTES as usize / 3;
@@ -220,7 +221,8 @@ mod tests {
         let file = tempfile::NamedTempFile::new().expect("file");
         std::fs::write(file.path(), vec![1; size as usize]).expect("write");
         let uri = file.path().to_str().expect("UTF-8").to_owned();
-        let object = stores.open(&ObjectRef { uri, size_bytes: None, version: None }).expect("open");
+        let object =
+            Object::open(&stores, &ObjectRef { uri, size_bytes: None, version: None }).expect("open");
         let windows = ColumnWindows::new(object);
         windows.get_bytes(0, 100).expect("header");
         windows.get_bytes(100, size as usize - 200).expect("page");
@@ -233,7 +235,8 @@ mod tests {
         let file = tempfile::NamedTempFile::new().expect("file");
         std::fs::write(file.path(), [1; 1000]).expect("write");
         let uri = file.path().to_str().expect("UTF-8").to_owned();
-        let object = stores.open(&ObjectRef { uri, size_bytes: None, version: None }).expect("open");
+        let object =
+            Object::open(&stores, &ObjectRef { uri, size_bytes: None, version: None }).expect("open");
         let windows = ColumnWindows::new(object);
         windows.keep_inside(vec![300..500, 4..300]);
         windows.get_bytes(10, 5).expect("inside");

@@ -4,7 +4,7 @@
 //! and how long an object is can be asked when it is read.
 //!
 //! - Only listings of inputs are mended ([`MendEntries`]): those of outputs are gone by their dates.
-//! - A date becomes the first one of Unix time, a size [`UNTOLD_BYTES`].
+//! - A date becomes the first one of Unix time, a size [`UNKNOWN_BYTES`].
 
 use std::ops::Range;
 
@@ -16,7 +16,7 @@ use chrono::{DateTime, NaiveDateTime, Utc};
 pub(crate) struct MendEntries;
 
 /// The size of an object of which the listing tells none.
-pub(crate) const UNTOLD_BYTES: u64 = u64::MAX;
+pub(crate) const UNKNOWN_BYTES: u64 = u64::MAX;
 
 /// An element of each entry that `object_store` cannot do without.
 struct Field {

@@ -13,22 +13,25 @@
 //!
 //! Knows nothing of shards, records and images.
 
+mod address;
 mod answer_length;
 mod ascending;
 mod column_windows;
+mod connect;
 mod content_encoding;
 mod disk;
 mod environment;
 mod error_bodies;
 mod escape;
+mod health;
 mod http_checks;
+mod key_pages;
 mod listing_answers;
 mod listing_entries;
+mod location;
 mod object;
-mod object_fault;
-mod others;
+mod object_errors;
 mod outage;
-mod own_trouble;
 mod ranges_seen;
 pub mod retry;
 mod standard_input;
@@ -36,6 +39,7 @@ mod stores;
 mod version;
 mod web;
 
+pub use address::is_staged_name;
 pub(crate) use answer_length::{ObjectRead, SentUnpacked, told_size};
 pub(crate) use ascending::Ascending;
 pub use column_windows::ColumnWindows;
@@ -43,13 +47,13 @@ pub(crate) use column_windows::{PIECE_BYTES, WINDOWS_BYTES};
 pub(crate) use content_encoding::{Encoding, ZSTD_WINDOW_LOG_MAX, longer_than};
 pub(crate) use escape::escaped;
 pub(crate) use http_checks::ObjectCrc32c;
-pub(crate) use listing_entries::{MendEntries, UNTOLD_BYTES};
+pub(crate) use key_pages::{KeyPages, ListedKey};
+pub use location::{Location, StoreKind};
 pub(crate) use object::BYTES_IN_FLIGHT;
 pub use object::{Object, ObjectReader};
-pub(crate) use object_fault::object_fault;
-pub(crate) use own_trouble::{is_refused_at_once, may_be_own, own_trouble};
+pub(crate) use object_errors::{ambiguous_fault, is_immediate_refusal, object_fault, unusable_object};
 pub(crate) use standard_input::STANDARD_INPUT;
+pub use stores::Stores;
 #[cfg(test)]
 pub(crate) use stores::tests::local_stores;
-pub use stores::{Location, StoreKind, Stores, is_staged_name};
 pub(crate) use version::{check_unchanged, condition, local_version, version_of};

@@ -1,14 +1,13 @@
-//! One object of a store: ranged reads and a reader that runs ahead.
+//! One object of a store: ranged reads, and a reader that fetches ahead.
 //!
-//! Comes in: a [`Location`] with the size and version that the listing or a look-up told. Goes
-//! out: bytes of that version, or the storage error.
+//! Comes in: an [`ObjectRef`] with the size and version that the listing or a look-up gave. Goes out: bytes of that
+//! version, or the storage error.
 //!
-//! - Every request is conditional on the version where one is known, so an object that is
-//!   replaced while it is read is an error and never a mixture. A web server may not know conditions, or
-//!   give no version that can be one: what its answers say of the object is compared as well.
-//! - A failed read is remembered in the object. Readers of formats only see an `io::Error` and
-//!   may wrap it as they like; [`Object::take_fault`] then tells a store that failed from data
-//!   that is damaged.
+//! - Every request is conditional on the version where one is known, so an object that is replaced while it is read is an
+//!   error and never a mixture. A web server may ignore conditions, or give no version that can be one; its answers are
+//!   therefore also compared with what is known of the object.
+//! - The object remembers the error of a failed read. Readers of formats see only an `io::Error` and may wrap it as they
+//!   like; [`Object::take_error`] then tells a store that failed from data that is damaged.
 
 use std::collections::VecDeque;
 use std::io::{self, Read};
@@ -20,27 +19,28 @@ use object_store::GetOptions;
 use tokio::task::JoinHandle;
 
 use super::retry::again;
-use crate::error::StorageError;
+use crate::error::{SourceError, StorageError};
+use crate::items::ObjectRef;
 
 use super::answer_length::{LengthUnknown, ObjectRead};
 use super::http_checks::ObjectCrc32c;
+use super::location::{Location, StoreKind};
 use super::ranges_seen::RangesSeen;
-use super::stores::{Location, Stores};
+use super::stores::Stores;
 use super::version::{check_unchanged, condition, version_of};
 
 /// One ranged read of [`ObjectReader`], bytes. At 30 ms for a request's first byte and some
 /// 100 MB/s for its stream, it takes 50 ms.
 const READ_BYTES: u64 = 2 << 20;
 
-/// Ranged reads under way besides the one being consumed: at 50 ms each, three of them bring more
-/// than one stream's 100 MB/s. An open shard so holds at most 8 MiB of raw bytes, however many are
-/// read ahead.
+/// Ranged reads in flight besides the one being consumed: at 50 ms each, three of them are faster than one stream's
+/// 100 MB/s. An open shard therefore holds at most 8 MiB of raw bytes, however many shards are read ahead.
 const READS_IN_FLIGHT: usize = 3;
 
-/// What one reader holds of an object's bytes.
+/// The most bytes of an object that one reader holds.
 pub(crate) const BYTES_IN_FLIGHT: u64 = (READS_IN_FLIGHT as u64 + 1) * READ_BYTES;
 
-/// A readable object of known size. Cheap to clone; clones share the memory of a failed read.
+/// A readable object of known size. Cheap to clone; clones share the remembered error of a failed read.
 #[derive(Clone)]
 pub struct Object {
     inner: Arc<Inner>,
@@ -51,26 +51,42 @@ struct Inner {
     stores: Stores,
     size_bytes: u64,
     version: Option<String>,
-    /// What its first answer said of it where nothing was known before.
-    told: OnceLock<Option<String>>,
-    fault: Mutex<Option<StorageError>>,
-    /// What has come of it, where its store tells a checksum.
+    /// The version in the first answer, where none was known before.
+    first_version: OnceLock<Option<String>>,
+    /// The first error of a reader.
+    error: Mutex<Option<StorageError>>,
+    /// The ranges that have arrived, where the store states a checksum.
     seen: Mutex<(Option<ObjectCrc32c>, RangesSeen)>,
 }
 
 impl Object {
-    pub(crate) fn new(location: Location, stores: Stores, size_bytes: u64, version: Option<String>) -> Self {
-        Self {
+    /// Make `object` readable. Looks it up where the listing gave no size, and on the local disk, where that is cheap, also
+    /// where it gave no version.
+    ///
+    /// # Errors
+    /// Those of [`Stores::resolve`] and [`Stores::head`].
+    pub fn open(stores: &Stores, object: &ObjectRef) -> Result<Self, SourceError> {
+        let location = stores.resolve(&object.uri)?;
+        let (size_bytes, version) = match object.size_bytes {
+            Some(size) if location.kind != StoreKind::Local || object.version.is_some() => {
+                (size, object.version.clone())
+            }
+            _ => {
+                let found = stores.head(&location)?;
+                (found.size_bytes.unwrap_or(0), found.version)
+            }
+        };
+        Ok(Self {
             inner: Arc::new(Inner {
                 location,
-                stores,
+                stores: stores.clone(),
                 size_bytes,
                 version,
-                told: OnceLock::new(),
-                fault: Mutex::default(),
+                first_version: OnceLock::new(),
+                error: Mutex::default(),
                 seen: Mutex::default(),
             }),
-        }
+        })
     }
 
     pub fn uri(&self) -> &str {
@@ -81,7 +97,7 @@ impl Object {
         self.inner.size_bytes
     }
 
-    /// Entity tag that reads are conditional on, where the store gives one.
+    /// The entity tag that reads are conditional on, where the store gives one.
     pub fn version(&self) -> Option<&str> {
         self.inner.version.as_deref()
     }
@@ -96,7 +112,7 @@ impl Object {
         fetched.map(|fetched| self.see(fetched)).map_err(|source| location.error(source))
     }
 
-    /// Take note of what has come.
+    /// Record the checksum of what has arrived.
     fn see(&self, fetched: Fetched) -> Bytes {
         if let Some(crc32c) = fetched.object_crc32c {
             let mut seen = self.inner.seen.lock().unwrap_or_else(PoisonError::into_inner);
@@ -106,8 +122,11 @@ impl Object {
         fetched.bytes
     }
 
-    /// Whether what has come are the bytes that are stored, as far as the store tells a checksum and
-    /// comparing is worth it; always if the object looks `damaged`.
+    /// Compare the bytes that have arrived with the checksum that the store states, where it states one and comparing takes
+    /// little; always if the object looks `damaged`.
+    ///
+    /// # Errors
+    /// A checksum mismatch, and those of reads.
     pub(crate) fn check(&self, damaged: bool) -> Result<(), StorageError> {
         let seen = self.inner.seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let (Some(ObjectCrc32c(expected)), ranges) = seen else { return Ok(()) };
@@ -135,20 +154,20 @@ impl Object {
         }
     }
 
-    /// The first storage error that a reader of this object met, once.
-    pub fn take_fault(&self) -> Option<StorageError> {
-        self.inner.fault.lock().unwrap_or_else(PoisonError::into_inner).take()
+    /// The first storage error of a reader of this object; `None` when it is asked for again.
+    pub fn take_error(&self) -> Option<StorageError> {
+        self.inner.error.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// Remember `error` for [`Object::take_fault`] and give readers something to stop at.
-    pub(crate) fn fault(&self, error: StorageError) -> io::Error {
+    /// Remember `error` for [`Object::take_error`]. Returns an error for the reader to stop at.
+    pub(crate) fn remember(&self, error: StorageError) -> io::Error {
         let stop = io::Error::other(error.to_string());
-        self.inner.fault.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+        self.inner.error.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
         stop
     }
 
     fn options(&self, range: Range<u64>) -> object_store::Result<GetOptions> {
-        // without a range a server that knows none can serve small objects
+        // a server without ranges can serve small objects if the request has none
         let whole = range == (0..self.inner.size_bytes);
         Ok(GetOptions {
             range: (!whole).then(|| range.clone().into()),
@@ -158,10 +177,10 @@ impl Object {
         })
     }
 
-    /// What is wrong with the object alone, in words, where reading it has failed with `error`; `None` when it is the
-    /// store that fails.
-    pub(crate) fn trouble_of(&self, error: &object_store::Error) -> Option<String> {
-        self.inner.stores.trouble_of(&self.inner.location, std::iter::empty(), error)
+    /// What is wrong with the object itself, in words, after reading it failed with `error`; `None` when the store is to
+    /// blame.
+    pub(crate) fn find_fault(&self, error: &object_store::Error) -> Option<String> {
+        self.inner.stores.find_object_fault(&self.inner.location, std::iter::empty(), error)
     }
 
     fn spawn(&self, range: Range<u64>) -> JoinHandle<object_store::Result<Fetched>> {
@@ -173,7 +192,7 @@ impl Object {
 struct Fetched {
     range: Range<u64>,
     bytes: Bytes,
-    /// Of the whole object, where the store told it.
+    /// Of the whole object, where the store states it.
     object_crc32c: Option<ObjectCrc32c>,
 }
 
@@ -181,15 +200,15 @@ async fn fetch(object: Object, range: Range<u64>) -> object_store::Result<Fetche
     let Inner { location, size_bytes, .. } = &*object.inner;
     let ask = || async {
         let answer = location.store.get_opts(&location.path, object.options(range.clone())?).await?;
-        let told = || version_of(location.kind, &answer.meta);
-        let version = object.version().or_else(|| object.inner.told.get_or_init(told).as_deref());
+        let first = || version_of(location.kind, &answer.meta);
+        let version = object.version().or_else(|| object.inner.first_version.get_or_init(first).as_deref());
         let is_sized = answer.extensions.get::<LengthUnknown>().is_none();
         check_unchanged(location.kind, &answer.meta, is_sized.then_some(*size_bytes), version)?;
         let object_crc32c = answer.extensions.get().copied();
         let bytes = answer.bytes().await?;
         let expected = range.end - range.start;
         if bytes.len() as u64 != expected {
-            let message = format!("{} bytes came for the {expected} at {}", bytes.len(), range.start);
+            let message = format!("received {} of {expected} bytes at {}", bytes.len(), range.start);
             return Err(object_store::Error::Generic { store: "read", source: message.into() });
         }
         location.last_read.set(&location.path);
@@ -198,12 +217,12 @@ async fn fetch(object: Object, range: Range<u64>) -> object_store::Result<Fetche
     again(ask).await
 }
 
-/// Reads an object front to back with requests running ahead on the runtime.
+/// Reads an object front to back while the runtime fetches the ranges ahead.
 ///
 /// Must be read on a thread that is not an async task.
 pub struct ObjectReader {
     object: Object,
-    /// What has arrived and is not consumed yet.
+    /// Bytes that have arrived and are not consumed yet.
     current: Bytes,
     /// In order of offset.
     in_flight: VecDeque<JoinHandle<object_store::Result<Fetched>>>,
@@ -231,7 +250,7 @@ impl Read for ObjectReader {
             let Some(task) = self.in_flight.pop_front() else { return Ok(0) };
             let inner = &self.object.inner;
             let fetched = inner.stores.runtime().block_on(task).unwrap_or_else(|error| Err(error.into()));
-            let fetched = fetched.map_err(|source| self.object.fault(inner.location.error(source)))?;
+            let fetched = fetched.map_err(|source| self.object.remember(inner.location.error(source)))?;
             self.current = self.object.see(fetched);
             self.request_ahead();
         }
@@ -254,14 +273,14 @@ impl Drop for ObjectReader {
 mod tests {
     use super::super::stores::tests::local_stores;
     use super::*;
-    use crate::items::ObjectRef;
 
     fn object_of(bytes: &[u8]) -> (tokio::runtime::Runtime, tempfile::NamedTempFile, Object) {
         let (runtime, stores) = local_stores();
         let file = tempfile::NamedTempFile::new().expect("file");
         std::fs::write(file.path(), bytes).expect("write");
         let uri = file.path().to_str().expect("UTF-8").to_owned();
-        let object = stores.open(&ObjectRef { uri, size_bytes: None, version: None }).expect("open");
+        let object =
+            Object::open(&stores, &ObjectRef { uri, size_bytes: None, version: None }).expect("open");
         (runtime, file, object)
     }
 
@@ -272,12 +291,12 @@ mod tests {
         let mut read = Vec::new();
         object.reader().read_to_end(&mut read).expect("read");
         assert!(read == bytes);
-        assert!(object.take_fault().is_none());
+        assert!(object.take_error().is_none());
     }
 
     #[test]
-    fn an_object_replaced_while_it_is_read_is_a_fault() {
-        // more than is under way once the first bytes have come
+    fn an_object_replaced_while_it_is_read_is_an_error() {
+        // more than is in flight once the first bytes have arrived
         let bytes = vec![7; (READS_IN_FLIGHT + 2) * READ_BYTES as usize];
         let (_runtime, file, object) = object_of(&bytes);
         let mut reader = object.reader();
@@ -286,12 +305,12 @@ mod tests {
         std::fs::write(file.path(), b"something else").expect("replace");
         // the store sees another version, or fewer bytes than were promised
         io::copy(&mut reader, &mut io::sink()).expect_err("replaced");
-        assert!(object.take_fault().is_some());
-        assert!(object.take_fault().is_none(), "a fault is taken once");
+        assert!(object.take_error().is_some());
+        assert!(object.take_error().is_none(), "an error is taken once");
     }
 
     #[test]
-    fn an_empty_object_has_no_bytes_and_no_fault() {
+    fn an_empty_object_has_no_bytes_and_no_error() {
         let (_runtime, _file, object) = object_of(b"");
         assert_eq!(object.size_bytes(), 0);
         assert_eq!(io::copy(&mut object.reader(), &mut io::sink()).expect("empty"), 0);

@@ -10,7 +10,7 @@ use std::time::UNIX_EPOCH;
 use chrono::SecondsFormat;
 use object_store::ObjectMeta;
 
-use super::stores::StoreKind;
+use super::location::StoreKind;
 
 /// Whether an answer is of the object that was seen before, as far as its size and version are known.
 ///
@@ -178,7 +178,7 @@ mod tests {
     fn a_tag_that_no_header_can_hold_is_the_objects_own_trouble() {
         for tag in ["\"a\nb\"", "\"\0\"", "\"\u{7f}\""] {
             let error = condition(Some(tag)).expect_err("not sent");
-            let said = super::super::own_trouble::own_trouble(&error).expect("of the object");
+            let said = super::super::object_errors::unusable_object(&error).expect("of the object");
             assert!(said.contains("cannot be sent") && !said.contains('\n'), "{said}");
         }
     }
