@@ -1,16 +1,42 @@
 //! sluice: batch image scoring, from shards in a bucket or on a disk to Parquet.
 //!
+//! # Glossary
+//!
+//! One word for each thing, in code, messages and pages:
+//!
+//! - **shard**: one unit of input: a TFRecord, tar or Parquet file, or a list of loose images. Its place in the input is
+//!   fixed when it is listed.
+//! - **record**: one image of a shard, or the reason why it cannot be read. It is identified by shard and position.
+//! - **row**: what the output says about one record: status, best class, scores.
+//! - **batch**: exactly `batch_size` images that an engine scores at once, across shards; the last one is padded.
+//! - **lane**: one stream of a GPU engine. Two lanes overlap the copies of one batch with the computation of another.
+//! - **part**: one Parquet file of the output. A shard's rows make one part of `predictions/`.
+//! - **output**: the folder of one run.
+//! - **run**: the scoring of one input with one plan into one output, however many processes and tries it takes.
+//! - **worker**: one of N processes that share a run. Each scores every N-th shard.
+//! - **attempt**: one process's try at a worker's share. A killed attempt is followed by another, which resumes.
+//! - **checkpoint**: the moment at which an attempt stores the rows of its unfinished shards.
+//! - **segment**: the rows of one unfinished shard that one checkpoint stored.
+//! - **manifest**: the list of all parts of a finished run. `_SUCCESS` holds its hash.
+//!
+//! # The way of the data
+//!
 //! Data walks one way, and the files are named after the way:
 //!
 //! 1. [`source`] lists shards and reads their records ahead: TFRecord, tar, Parquet, loose images.
 //! 2. [`decode`] turns encoded bytes into tensor rows on a rayon pool.
 //! 3. [`batch`] groups rows into batches of exactly `batch_size`, across shards.
 //! 4. [`engine`] runs the model on each batch.
-//! 5. [`sink`] writes one Parquet part per shard, and one row per batch; [`commit`] publishes them.
+//! 5. [`sink`] turns scores into Parquet parts, and [`commit`] publishes them.
 //!
-//! [`items`] holds what travels, [`flow`] the bounded channels it travels through, and
-//! [`pipeline`] alone knows all stages. A pipeline file becomes a [`config::PipelineFile`] as
-//! written, a [`plan::Plan`] as checked, and a [`job::Job`] that is ready to run:
+//! [`items`] has the data in order of travel, [`flow`] the bounded channels that it travels through, and [`store`] opens
+//! the object stores that both ends use. [`pipeline`] alone knows all stages.
+//!
+//! # The first call
+//!
+//! A pipeline file becomes a [`config::PipelineFile`] as written, a [`plan::Plan`] as checked, and a [`job::Job`] that is
+//! ready to run. A program must set `ORT_DISABLE_TELEMETRY=1` before it starts threads; no model is loaded otherwise.
+//! Calls block: make none of them inside an async task. Errors say whether a retry helps: [`error::Error::retry`].
 //!
 //! ```no_run
 //! use sluice::config::{Overrides, PipelineFile};
@@ -29,6 +55,10 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! # Pages
+//!
+//! [`docs`] has pages on formats, the output, operations, GPUs, the commit protocol, measurements and development.
 #![deny(unsafe_code)]
 
 pub mod batch;
@@ -37,6 +67,7 @@ pub mod commit;
 pub mod config;
 pub mod crash;
 pub mod decode;
+pub mod docs;
 pub mod doctor;
 pub mod engine;
 pub mod error;
