@@ -59,7 +59,6 @@
 //! # Pages
 //!
 //! [`docs`] has pages on formats, the output, operations, GPUs, the commit protocol, measurements and development.
-#![deny(unsafe_code)]
 
 pub mod batch;
 pub mod bench;

@@ -13,6 +13,7 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 /// before its library is loaded.
 const NO_TELEMETRY: (&str, &str) = ("ORT_DISABLE_TELEMETRY", "1");
 
+#[allow(unsafe_code, reason = "the environment has no safe setter")]
 fn main() -> ExitCode {
     // SAFETY: nothing has started a thread yet, so nobody reads the environment meanwhile.
     unsafe { std::env::set_var(NO_TELEMETRY.0, NO_TELEMETRY.1) };

@@ -239,7 +239,7 @@ impl Ending<'_> {
         match output.list() {
             Ok(listing) => self.tidy(&listing),
             Err(error) => {
-                tracing::warn!(%error, "the run is finished, but what it has left cannot be listed")
+                tracing::warn!(%error, "the run is finished, but what it has left cannot be listed");
             }
         }
         Ok(report)

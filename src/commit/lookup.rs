@@ -136,7 +136,7 @@ impl Output {
                     None => wrong.push(format!("{} is missing", part.path)),
                     Some(bytes) if bytes == part.bytes => {}
                     Some(bytes) => {
-                        wrong.push(format!("{} has {bytes} bytes, it had {}", part.path, part.bytes))
+                        wrong.push(format!("{} has {bytes} bytes, it had {}", part.path, part.bytes));
                     }
                 }
             }

@@ -458,7 +458,7 @@ pub(super) mod tests {
     #[test]
     fn damaged_data_costs_its_own_record_only() {
         let first = image_record("a", b"one");
-        let mut shard = [first.clone(), image_record("b", b"two")].concat();
+        let mut shard = [first, image_record("b", b"two")].concat();
         shard[HEADER_BYTES + 3] ^= 1;
         let found = read(&shard);
         assert_eq!(status(&found[0]), Status::CorruptRecord);

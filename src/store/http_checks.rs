@@ -413,7 +413,7 @@ mod tests {
         };
         let server = checked(vec![part(), part()]);
         let error = wait(server.call(get("http://h/a"))).expect_err("a part");
-        assert!(format!("{:?}", error).contains("a part of it"), "{error:?}");
+        assert!(format!("{error:?}").contains("a part of it"), "{error:?}");
         let mut of_range = get("http://h/a");
         of_range.headers_mut().insert(http::header::RANGE, HeaderValue::from_static("bytes=0-3"));
         assert_eq!(wait(server.call(of_range)).expect("a part").status(), 206);

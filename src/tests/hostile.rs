@@ -267,15 +267,21 @@ fn busy_thread(process: &mut Child, name: &str) -> i32 {
     }
 }
 
+/// Send a thread the signal of a fault in native code.
+#[allow(unsafe_code, reason = "no safe interface sends a signal to one thread of another process")]
+fn crash(running: &Child, thread: i32) {
+    let process = running.id().try_into().expect("a process number");
+    // SAFETY: takes no pointers
+    let sent = unsafe { libc::tgkill(process, thread, libc::SIGSEGV) };
+    assert_eq!(sent, 0, "{}", std::io::Error::last_os_error());
+}
+
 /// Let a run crash in its thread `name`, which is at work on a slow record, as a fault in native code would.
 fn crashed(bench: &Bench, name: &str, args: &[&str]) -> Output {
     let mut command = bench.command("run", "out", args);
     let mut running = command.stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("starts");
     let thread = busy_thread(&mut running, name);
-    let process = running.id().try_into().expect("a process number");
-    // SAFETY: takes no pointers
-    let sent = unsafe { libc::tgkill(process, thread, libc::SIGSEGV) };
-    assert_eq!(sent, 0, "{}", std::io::Error::last_os_error());
+    crash(&running, thread);
     running.wait_with_output().expect("a child")
 }
 
@@ -366,10 +372,8 @@ fn a_crash_outside_decoders_and_readers_is_what_it_always_was() {
     let mut command = bench.command("run", "out", &["--set", "preprocess.threads=1"]);
     let mut running = command.stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("starts");
     busy_thread(&mut running, "decode-0");
-    let process = running.id().try_into().expect("a process number");
-    // SAFETY: takes no pointers
-    let sent = unsafe { libc::tgkill(process, process, libc::SIGSEGV) };
-    assert_eq!(sent, 0, "{}", std::io::Error::last_os_error());
+    let main_thread = running.id().try_into().expect("a thread number");
+    crash(&running, main_thread);
     let output = running.wait_with_output().expect("a child");
     assert_eq!(output.status.signal(), Some(libc::SIGSEGV), "{}", stderr(&output));
     assert!(stderr(&output).contains("crashed outside decoders and readers: SIGSEGV"), "{}", stderr(&output));

@@ -41,7 +41,10 @@ fn a_wrong_checksum_is_refused_and_a_missing_one_is_tolerated() {
                 match without {
                     Ok(()) => assert_eq!(length, 256),
                     Err(rejected) => {
-                        assert_eq!(rejected.error, "tiff: tile 0: holds more than 256 bytes and does not end")
+                        assert_eq!(
+                            rejected.error,
+                            "tiff: tile 0: holds more than 256 bytes and does not end"
+                        );
                     }
                 }
                 let mut wrong = stream.clone();
@@ -76,7 +79,7 @@ fn a_flipped_bit_in_data_with_a_checksum_never_changes_a_pixel() {
                 wrong[at] ^= 1 << bit;
                 match pixels(&wrong, compression) {
                     Ok(pixels) => {
-                        assert!(pixels == expected, "compression {compression}: byte {at}, bit {bit}")
+                        assert!(pixels == expected, "compression {compression}: byte {at}, bit {bit}");
                     }
                     Err(rejected) => {
                         assert_eq!(rejected.status, Status::DecodeError);

@@ -117,7 +117,7 @@ impl trtx::LogHandler for Messages {
             }
             trtx::Severity::Warning => tracing::debug!(target: "tensorrt", "{message}"),
             trtx::Severity::Info | trtx::Severity::Verbose => {
-                tracing::trace!(target: "tensorrt", "{message}")
+                tracing::trace!(target: "tensorrt", "{message}");
             }
         }
     }

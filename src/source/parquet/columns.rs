@@ -227,7 +227,7 @@ fn listed(schema: &Field) -> String {
     match schema.children.len() {
         0 => text.push_str("no columns"),
         columns if columns > COLUMNS_LISTED => {
-            text.push_str(&format!(" and {} more", columns - COLUMNS_LISTED))
+            text.push_str(&format!(" and {} more", columns - COLUMNS_LISTED));
         }
         _ => {}
     }
