@@ -1,14 +1,14 @@
-//! The investigation's table: how long one batch takes on this host, by setup and batch size.
+//! `sluice bench`: measures how long a batch takes on this host, by setup and batch size.
 //!
-//! Comes in: a model and what to try. Goes out: one row for each setup and batch size, measured in
-//! two ways, or with the reason why the setup cannot run here.
+//! Input: a model, setups and batch sizes. Output: one row for each setup and batch size, measured in
+//! two ways, or with the reason why the setup cannot run on this host.
 //!
-//! - *Original protocol*: random float32 in ordinary memory, copied to the device memory that the engine
-//!   is bound to, run, copied out, waited for.
-//! - *Own path*: random pixels as bytes in the engine's own batch buffer, through [`Engine::infer`],
-//!   one batch after the other; and several lanes at once where a setup has them.
-//! - The first run of each engine is told apart. What it prepares before, TensorRT its kernels when
-//!   none are kept, counts as loading.
+//! - *Original protocol*: random float32 values in pageable memory are copied to the device memory that
+//!   the engine is bound to, run and copied out, each batch synchronously.
+//! - *Own path*: random pixels as bytes in the engine's own batch buffer, through [`Engine::infer`], one
+//!   batch after another; and on all lanes at once, if a setup has several.
+//! - The first run of each engine is reported separately. What an engine prepares before it, such as
+//!   TensorRT compiling kernels that are not cached, counts as loading.
 
 mod table;
 
@@ -30,12 +30,12 @@ use crate::error::{EngineError, Error};
 use crate::items::{BatchBuffer, PixelsMut};
 use crate::plan::{ModelPlan, OutputPlan, Plan, ScoresKept};
 
-/// An engine and where it runs.
+/// An engine, and the device that it runs on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Setup {
     Tensorrt,
-    /// ONNX Runtime with the TensorRT-RTX plugin where it is found, else with classic TensorRT.
+    /// ONNX Runtime with the TensorRT-RTX plugin if it is found, else with classic TensorRT.
     OnnxruntimeTensorrt,
     OnnxruntimeCuda,
     OnnxruntimeCpu,
@@ -54,7 +54,7 @@ impl Setup {
         }
     }
 
-    /// What a plan says for it.
+    /// Engine kind and provider of its plan.
     fn engine(self) -> (EngineKind, Provider) {
         match self {
             Self::Tensorrt => (EngineKind::Tensorrt, Provider::Cpu),
@@ -80,7 +80,7 @@ impl FromStr for Setup {
     fn from_str(name: &str) -> Result<Self, String> {
         Self::ALL.into_iter().find(|setup| setup.as_str() == name).ok_or_else(|| {
             let names = Self::ALL.map(Self::as_str).join(", ");
-            format!("{name} is no setup, expected one of {names}")
+            format!("{name} is not a setup, expected one of {names}")
         })
     }
 }
@@ -91,15 +91,15 @@ pub struct BenchOptions {
     pub onnx: PathBuf,
     pub setups: Vec<Setup>,
     pub batch_sizes: Vec<usize>,
-    /// Timed runs of each row, in each way, unless that takes longer than `patience`.
+    /// Timed runs of each measurement, unless they take longer than `patience`.
     pub iterations: usize,
-    /// After this long a measurement ends with fewer runs, three at least.
+    /// After this time a measurement ends with fewer runs, but at least three.
     pub patience: Duration,
-    /// GPU.
+    /// Ordinal of the GPU.
     pub device: usize,
     /// Lanes of the overlapped measurement.
     pub lanes: usize,
-    /// Whether to compare all scores with ONNX Runtime's on the CPU.
+    /// Whether to compare all scores with those of ONNX Runtime on the CPU.
     pub check: bool,
 }
 
@@ -112,52 +112,52 @@ pub struct BenchRow {
     pub outcome: BenchOutcome,
 }
 
-/// What came of it.
+/// The outcome of a row.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum BenchOutcome {
     Measured(Box<Measured>),
-    /// Why the setup cannot run here.
+    /// The setup cannot run on this host.
     Failed {
         reason: String,
     },
 }
 
-/// The figures of one row. Times are of a whole batch, in seconds.
+/// The figures of one row. Times are of a whole batch.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Measured {
-    /// What ran, in the engine's words.
+    /// The engine's description of itself.
     pub engine: String,
     /// Timed runs of the own path.
     pub iterations: usize,
-    /// Until the engine was ready, its build included.
+    /// Time until the engine was ready, including its build.
     pub load_s: f64,
-    /// The first run after that.
+    /// Time of the first run after that.
     pub first_run_s: f64,
-    /// `None` where the model's input is not float32.
+    /// `None` if the model's input is not float32.
     pub original: Option<Times>,
     pub own: Times,
-    /// Steps of a median run of the own path, by the device's clock. Milliseconds.
+    /// Steps of the median run of the own path, by the device's clock.
     pub h2d_ms: f64,
     pub compute_ms: f64,
     pub d2h_ms: f64,
     /// Images/s with all lanes at once.
     pub overlapped_images_per_second: f64,
-    /// Largest difference of a score to ONNX Runtime's on the CPU, for the same pixels.
+    /// Largest difference between a score and that of ONNX Runtime on the CPU, for the same pixels.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_difference: Option<f32>,
-    /// Rows whose best class is another one.
+    /// Rows whose best class differs from that of ONNX Runtime on the CPU.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub other_top_class: Option<usize>,
 }
 
-/// Seconds of one way to run a batch.
+/// Times of one batch, in one kind of measurement.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Times {
     pub min_s: f64,
     pub med_s: f64,
     pub max_s: f64,
-    /// At the median.
+    /// At the median time.
     pub images_per_second: f64,
 }
 
@@ -175,10 +175,10 @@ impl Times {
     }
 }
 
-/// Measure every setup at every batch size; `done` is told of each row.
+/// Measure every setup at every batch size; `done` is called with each row.
 ///
 /// # Errors
-/// When the model cannot be read. A setup that cannot run is a row with its reason.
+/// If the model cannot be read. A setup that cannot run is a row with the reason.
 pub fn run(options: &BenchOptions, mut done: impl FnMut(&BenchRow)) -> Result<Vec<BenchRow>, Error> {
     let model_sha256 = engine::hash_model(&options.onnx)?;
     let path = || options.onnx.clone();
@@ -206,7 +206,7 @@ pub fn run(options: &BenchOptions, mut done: impl FnMut(&BenchRow)) -> Result<Ve
     Ok(rows)
 }
 
-/// Scores of the bench's pixels by ONNX Runtime on the CPU.
+/// The scores of ONNX Runtime on the CPU for the benchmark's pixels.
 fn reference(plan: &Plan) -> Result<Vec<f32>, String> {
     let cpu = EngineSection { kind: EngineKind::Onnxruntime, provider: Provider::Cpu, ..plan.engine.clone() };
     let plan = Plan { engine: cpu, ..plan.clone() };
@@ -231,7 +231,7 @@ fn measure(
     engines[0].infer(buffers[0].pixels(), batch_size)?;
     let first_run_s = start.elapsed().as_secs_f64();
 
-    // the other lanes load and capture what they need, too, before anything is timed
+    // the other lanes also compile and capture what they need before anything is timed
     for (worker, engine) in engines.iter_mut().enumerate() {
         engine::warm_up(engine.as_mut(), worker).map_err(|error| error.to_string())?;
     }
@@ -259,7 +259,7 @@ fn measure(
             (Some(difference), Some(other))
         }
         Some(Err(error)) => {
-            tracing::warn!(error, "there is nothing to compare with");
+            tracing::warn!(error, "no scores to compare with: ONNX Runtime on the CPU failed");
             (None, None)
         }
     };
@@ -279,7 +279,7 @@ fn measure(
     })
 }
 
-/// One buffer of the bench's pixels for each engine.
+/// A buffer with the benchmark's pixels for each engine.
 fn buffers(engines: &mut [Box<dyn Engine>], plan: &Plan) -> Result<Vec<Box<dyn BatchBuffer>>, String> {
     let mut buffers = Vec::new();
     for engine in engines {
@@ -295,10 +295,10 @@ fn buffers(engines: &mut [Box<dyn Engine>], plan: &Plan) -> Result<Vec<Box<dyn B
     Ok(buffers)
 }
 
-/// Fewest runs that have a median worth the name.
+/// Minimum number of timed runs, for a meaningful median.
 const FEWEST_RUNS: usize = 3;
 
-/// Seconds of each timed run, after a tenth as many that are not counted.
+/// Seconds of each timed run, after a tenth as many untimed runs.
 fn timed(options: &BenchOptions, mut run: impl FnMut() -> Result<(), String>) -> Result<Vec<f64>, String> {
     let start = Instant::now();
     for _ in 0..options.iterations / 10 {
@@ -319,7 +319,7 @@ fn timed(options: &BenchOptions, mut run: impl FnMut() -> Result<(), String>) ->
     Ok(seconds)
 }
 
-/// Images/s of all engines at once, each on a thread of its own.
+/// Images/s of all engines at once, each on its own thread.
 fn overlapped(
     engines: &mut [Box<dyn Engine>],
     buffers: &mut [Box<dyn BatchBuffer>],
@@ -345,15 +345,15 @@ fn overlapped(
     Ok((runs * batch_size) as f64 / start.elapsed().as_secs_f64())
 }
 
-/// Largest difference of two scores of the same place; infinite where one of them is no number, or
-/// where there are more of one than of the other.
+/// Largest difference between scores at the same index; infinite if one of them is NaN, or if the
+/// lengths differ.
 pub fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
     let differ =
         |(a, b): (&f32, &f32)| Some((a - b).abs()).filter(|by| !by.is_nan()).unwrap_or(f32::INFINITY);
     if a.len() == b.len() { a.iter().zip(b).map(differ).fold(0.0, f32::max) } else { f32::INFINITY }
 }
 
-/// Largest difference, and rows whose best class is another.
+/// Largest difference, and the number of rows whose best classes differ.
 fn compare(scores: &[f32], expected: &[f32], rows: usize) -> (f32, usize) {
     if scores.len() != expected.len() || rows == 0 {
         return (f32::INFINITY, rows);
@@ -365,7 +365,7 @@ fn compare(scores: &[f32], expected: &[f32], rows: usize) -> (f32, usize) {
     (difference, pairs.filter(|(a, b)| best(a) != best(b)).count())
 }
 
-/// Pixels to one: what a model with weights of its own would see of a photo, in scale.
+/// Scales pixels to 0..=1, the usual range of a model's input.
 const SCALE: f32 = 1.0 / 255.0;
 
 fn preprocess(dims: &[i64]) -> Result<PreprocessSection, String> {
@@ -375,7 +375,7 @@ fn preprocess(dims: &[i64]) -> Result<PreprocessSection, String> {
         _ => return Err(format!("its input has dimensions {dims:?}, expected batches of images")),
     };
     let side = |length: i64| {
-        u32::try_from(length).ok().filter(|&side| side > 0).ok_or("its input leaves the size of images open")
+        u32::try_from(length).ok().filter(|&side| side > 0).ok_or("the image size of its input is dynamic")
     };
     let (width, height) = (side(width)?, side(height)?);
     let resize = Resize { width, height, fit: Fit::Stretch, filter: Filter::Bilinear };
@@ -416,7 +416,7 @@ fn plan(options: &BenchOptions, preprocess: &PreprocessSection, setup: Setup, ba
     }
 }
 
-/// Pixels that look random and are the same each time: Marsaglia's xorshift of 32 bits.
+/// Pseudo-random pixels, the same in every run: Marsaglia's 32-bit xorshift.
 fn pixels() -> impl Iterator<Item = u8> {
     let mut state = 2_463_534_242_u32;
     std::iter::repeat_with(move || {
@@ -427,7 +427,7 @@ fn pixels() -> impl Iterator<Item = u8> {
     })
 }
 
-/// The same pixels as the plan's tensor: RGB in height × width order, then in the plan's layout.
+/// The same pixels as a tensor in the plan's layout.
 fn tensor(plan: &Plan) -> Vec<f32> {
     let row = plan.preprocess.row_elements();
     let elements = plan.engine.batch_size * row;
@@ -451,14 +451,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_of_the_sorted_runs() {
+    fn minimum_median_and_maximum_are_those_of_the_sorted_times() {
         let times = Times::of(vec![0.3, 0.1, 0.2], 10);
         assert_eq!((times.min_s, times.med_s, times.max_s), (0.1, 0.2, 0.3));
         assert!((times.images_per_second - 50.0).abs() < 1e-9);
     }
 
     #[test]
-    fn the_layout_follows_from_the_models_input() {
+    fn the_layout_is_that_of_the_models_input() {
         let found = preprocess(&[-1, 384, 380, 3]).expect("an image");
         assert_eq!((found.layout, found.resize.height, found.resize.width), (Layout::Nhwc, 384, 380));
         assert_eq!(preprocess(&[1, 3, 8, 9]).expect("an image").layout, Layout::Nchw);
@@ -468,12 +468,12 @@ mod tests {
     #[test]
     fn scores_are_compared_row_by_row() {
         assert_eq!(compare(&[0.1, 0.9, 0.6, 0.4], &[0.1, 0.9, 0.4, 0.6], 2), (0.20000002, 1));
-        assert_eq!(compare(&[0.1], &[0.1, 0.2], 1).1, 1, "another number of scores is no agreement");
+        assert_eq!(compare(&[0.1], &[0.1, 0.2], 1).1, 1, "a different number of scores never agrees");
         assert_eq!(compare(&[f32::NAN, 0.1], &[0.3, 0.1], 1).0, f32::INFINITY);
     }
 
     #[test]
-    fn a_slow_setup_is_run_less_often_but_never_less_than_a_median_needs() {
+    fn a_slow_setup_is_run_less_often_but_at_least_three_times() {
         let options = |iterations, patience| BenchOptions {
             onnx: PathBuf::new(),
             setups: Vec::new(),

@@ -1,4 +1,4 @@
-//! The measured rows as people read them: a Markdown table, and the question answered in words.
+//! The rows of a benchmark as a Markdown table, followed by a summary in words.
 
 use std::path::Path;
 
@@ -26,7 +26,7 @@ pub fn markdown(rows: &[BenchRow], model: &Path) -> String {
         "first run s",
     ];
     if any_checked {
-        columns.extend(["largest difference to the CPU", "other top class"]);
+        columns.extend(["largest difference from the CPU", "other top class"]);
     }
     let mut lines = vec![
         format!("model {}", model.display()),
@@ -59,17 +59,16 @@ pub fn markdown(rows: &[BenchRow], model: &Path) -> String {
         };
         lines.push(format!("| {} | {batch_size} | {figures} |", setup.as_str()));
     }
-    let answers = answers(rows);
-    if !answers.is_empty() {
+    let comparisons = comparisons(rows);
+    if !comparisons.is_empty() {
         lines.push(String::new());
-        lines.extend(answers);
+        lines.extend(comparisons);
     }
     lines.join("\n")
 }
 
-/// For each batch size, how many times as fast the TensorRT engine is as the others; nothing where it
-/// did not run.
-fn answers(rows: &[BenchRow]) -> Vec<String> {
+/// For each batch size at which the TensorRT engine ran, how many times as fast it is as the others.
+fn comparisons(rows: &[BenchRow]) -> Vec<String> {
     let measured = |row: &BenchRow| match &row.outcome {
         BenchOutcome::Measured(measured) => Some(measured.clone()),
         BenchOutcome::Failed { .. } => None,
@@ -87,7 +86,7 @@ fn answers(rows: &[BenchRow]) -> Vec<String> {
         ))
     };
     let engines = rows.iter().filter(|row| row.setup == Setup::Tensorrt);
-    let answer = |row: &BenchRow| {
+    let comparison = |row: &BenchRow| {
         let engine = measured(row)?;
         let others =
             rows.iter().filter(|other| other.setup != row.setup && other.batch_size == row.batch_size);
@@ -95,7 +94,7 @@ fn answers(rows: &[BenchRow]) -> Vec<String> {
         (!others.is_empty())
             .then(|| format!("A batch of {}: a TensorRT engine runs {}.", row.batch_size, others.join(", ")))
     };
-    engines.filter_map(answer).collect()
+    engines.filter_map(comparison).collect()
 }
 
 #[cfg(test)]
@@ -103,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_setup_that_cannot_run_keeps_its_row() {
+    fn a_setup_that_cannot_run_has_a_row_with_the_reason() {
         let outcome = BenchOutcome::Failed { reason: "no driver".to_owned() };
         let row = BenchRow { setup: Setup::Tensorrt, batch_size: 10, outcome };
         let table = markdown(std::slice::from_ref(&row), Path::new("m.onnx"));
@@ -113,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn the_question_is_answered_for_each_batch_size() {
+    fn tensorrt_is_compared_with_the_others_at_each_batch_size() {
         let times = |med_s| Times { min_s: med_s, med_s, max_s: med_s, images_per_second: 10.0 / med_s };
         let row = |setup, original: f64, own| BenchRow {
             setup,
@@ -135,11 +134,11 @@ mod tests {
         };
         let rows = [row(Setup::Tensorrt, 4.0, 2.0), row(Setup::OnnxruntimeCuda, 6.0, 5.0)];
         assert_eq!(
-            answers(&rows),
+            comparisons(&rows),
             [
                 "A batch of 10: a TensorRT engine runs 2.50 times as fast as onnxruntime-cuda (1.50 by the original protocol)."
             ]
         );
-        assert!(answers(&rows[1..]).is_empty() && answers(&rows[..1]).is_empty());
+        assert!(comparisons(&rows[1..]).is_empty() && comparisons(&rows[..1]).is_empty());
     }
 }

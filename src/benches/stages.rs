@@ -1,8 +1,8 @@
-//! What each half of the work costs alone: decoding, and running the model.
+//! Measures decoding and inference separately.
 //!
 //! `cargo bench --bench stages -- --pipeline FILE --images DIR` prints one JSON object of
-//! images/s. `scripts/bench.sh` compares them with the whole job and with the peers; it asks for
-//! few figures and short rounds at a time, so that what it compares is measured side by side.
+//! images/s. `scripts/bench.sh` compares the figures with those of the whole job and of the peers; it
+//! measures few figures in short rounds at a time, so that compared figures are measured side by side.
 
 use std::hint::black_box;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use sluice::engine::{Engine, OnnxRuntime};
 use sluice::items::{BatchBuffer, PixelElement, Pixels};
 use sluice::plan::Plan;
 
-/// The same as the binary's: the two are compared.
+/// The same allocator as the binary's, because the two are compared.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
@@ -27,13 +27,13 @@ struct Args {
     /// Folder of encoded images.
     #[arg(long)]
     images: PathBuf,
-    /// What to measure; everything if left out.
+    /// Figures to measure; all if left out.
     #[arg(long, value_enum)]
     figures: Vec<Figure>,
-    /// Each figure is the median of this many rounds …
+    /// Number of rounds, of which each figure is the median.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// … each at least this long.
+    /// Minimum length of a round.
     #[arg(long, default_value_t = 2.0)]
     seconds: f64,
     /// `cargo bench` passes this.
@@ -81,7 +81,7 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Images that are used: enough to be of every kind, and a second's work at most.
+/// Limit of the images: enough for variety, and about a second of work.
 const SAMPLE: usize = 128;
 
 fn read_images(folder: &Path) -> anyhow::Result<Vec<Vec<u8>>> {
@@ -114,7 +114,7 @@ fn decode_rate(
     Ok(clock.median_rate(pass))
 }
 
-/// Median images/s of the engine on one batch of real pixels.
+/// Median images/s of the engine on a batch of real images.
 fn inference_rate(plan: &Plan, images: &[Vec<u8>], clock: Clock) -> anyhow::Result<f64> {
     let mut engine = OnnxRuntime::load(plan)?;
     let decoder = Decoder::new(&plan.preprocess, u64::MAX, PixelElement::F32);
@@ -132,7 +132,7 @@ fn inference_rate(plan: &Plan, images: &[Vec<u8>], clock: Clock) -> anyhow::Resu
     }))
 }
 
-/// How long to measure.
+/// Number and length of the rounds of a measurement.
 #[derive(Debug, Clone, Copy)]
 struct Clock {
     rounds: usize,
@@ -140,7 +140,7 @@ struct Clock {
 }
 
 impl Clock {
-    /// Median images/s of a pass that tells how many images it did.
+    /// Median images/s of `pass`, which returns the number of images it has processed.
     fn median_rate(self, mut pass: impl FnMut() -> usize) -> f64 {
         pass();
         let mut rates: Vec<f64> = (0..self.rounds.max(1))

@@ -1,8 +1,8 @@
-//! An engine on a GPU: one lane of a device, whatever runs the model there.
+//! An engine on a GPU: one lane of a device, with any [`Runner`].
 //!
-//! - Pixels arrive as RGB bytes in pinned memory; what the pipeline asks of them beyond the resize is
-//!   done on the GPU.
-//! - Each device has several lanes, each an engine of its own to the rest of the pipeline: while one
+//! - Pixels arrive as RGB bytes in pinned memory; everything after the resize, such as normalisation
+//!   and layout, happens on the GPU.
+//! - Each device has several lanes, and the pipeline sees each as an engine of its own: while one lane
 //!   copies, another computes.
 
 use std::sync::Arc;
@@ -26,35 +26,35 @@ pub struct GpuEngine<R> {
     classes: usize,
 }
 
-/// What runs a model.
+/// The runtime that runs a model.
 #[derive(Debug)]
 pub struct Software {
-    /// For the manifest; the device is named behind it.
+    /// Name for the manifest, which is followed by the device.
     pub name: String,
-    /// Whether the CPU does what the GPU cannot.
+    /// Whether parts of the model run on the CPU.
     pub partly_on_cpu: bool,
 }
 
-/// Name and dimensions, batch first and below zero where dynamic, of a model's input or output.
+/// Name and dimensions of a model's input or output: batch first, negative if dynamic.
 pub type Tensor<'a> = (&'a str, &'a [i64]);
 
-/// Scores of one row, if the model fits the plan.
+/// Check that the model fits the plan. Returns the number of scores in a row.
 ///
 /// # Errors
-/// What does not fit. The length of a row must be fixed, for its memory is taken beforehand.
+/// If the model does not fit, or leaves the length of a row dynamic: its memory is allocated beforehand.
 pub fn check_model(plan: &Plan, input: Tensor<'_>, output: Tensor<'_>) -> Result<usize, EngineError> {
     let mismatch = |message| EngineError::Mismatch { path: plan.model.path.clone(), message };
     check_input(input.0, input.1, plan).map_err(mismatch)?;
     let classes = row_length(output.0, output.1).map_err(mismatch)?.ok_or_else(|| {
-        mismatch(format!("output {} leaves the length of a row open; GPUs need it fixed", output.0))
+        mismatch(format!("output {} has rows of dynamic length; on a GPU the length must be fixed", output.0))
     })?;
     check_labels(classes, plan).map_err(mismatch)?;
     Ok(classes)
 }
 
 impl<R: Runner> GpuEngine<R> {
-    /// A lane on `device` for a model that takes 16-bit floats if `half`, with `classes` scores in a
-    /// row; `make` is given the lane's stream.
+    /// A lane on `device` for a model with `classes` scores in a row, whose input is 16-bit floats if
+    /// `half`. `make` creates the runner on the lane's stream.
     pub fn new(
         plan: &Plan,
         device: &Device,
@@ -73,7 +73,7 @@ impl<R: Runner> GpuEngine<R> {
     }
 }
 
-/// `device` failed, or has too little memory.
+/// The error for a device that failed, or has too little memory.
 pub fn failed(device: &Device, message: String) -> EngineError {
     EngineError::Device { ordinal: device.ordinal, device: device.to_string(), message }
 }
@@ -99,7 +99,7 @@ impl<R: Runner> Engine for GpuEngine<R> {
         self.software.partly_on_cpu
     }
 
-    /// Pinned memory, which every device of the host reads at full speed.
+    /// Pinned memory, which every device of the host copies from at full speed.
     fn buffers(&mut self, count: usize) -> Result<Vec<Box<dyn BatchBuffer>>, EngineError> {
         let pinned = |_| {
             let buffer = self.device.pinned(self.shape.batch_size * self.shape.row_elements)?;

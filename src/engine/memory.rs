@@ -1,7 +1,7 @@
-//! When a batch does not fit a GPU: which one would.
+//! Finds the batch size that would fit into a GPU's memory, after a batch did not.
 //!
-//! Nothing says beforehand what an engine takes, so two small ones are loaded and run. What each
-//! took tells what a row takes.
+//! The memory that an engine takes is not known beforehand, so two small engines are loaded and run,
+//! and the memory per row is computed from what they took.
 
 use super::cuda::Device;
 use super::{Engine, load, warm_up};
@@ -9,13 +9,14 @@ use crate::config::{Devices, EngineSection};
 use crate::error::{EngineError, is_out_of_memory};
 use crate::plan::Plan;
 
-/// Rows of the two engines that are tried.
+/// Batch sizes of the two engines that are tried.
 const TRIED: [usize; 2] = [8, 32];
 
-/// Share of the free memory that is counted on: allocators round up.
+/// Usable share of the free memory: allocators round up.
 const USABLE: f64 = 0.95;
 
-/// `error`, or in its place one that says which batch would fit, if memory is what was missing.
+/// Replaces an out-of-memory error by one that says which batch size would fit; returns other errors
+/// unchanged.
 pub fn explain(plan: &Plan, model_sha256: &str, error: EngineError) -> EngineError {
     let message = error.to_string();
     if !is_out_of_memory(&message) {
@@ -48,7 +49,7 @@ pub fn explain(plan: &Plan, model_sha256: &str, error: EngineError) -> EngineErr
             ordinal,
             batch_size,
             message,
-            advice: format!("what would fit could not be found out: {reason}"),
+            advice: format!("trying smaller batches failed: {reason}"),
         },
     }
 }
@@ -70,11 +71,12 @@ fn fitting_batch(plan: &Plan, model_sha256: &str, ordinal: usize) -> Result<usiz
     Ok(rows_that_fit(free_bytes, TRIED, taken))
 }
 
-/// Rows whose memory fits into `free_bytes`, if `rows` took `taken_bytes`: a straight line.
+/// Rows whose memory fits into `free_bytes`, by linear extrapolation from two engines, of `rows` each,
+/// that took `taken_bytes`.
 fn rows_that_fit(free_bytes: usize, rows: [usize; 2], taken_bytes: [usize; 2]) -> usize {
     let per_row = (taken_bytes[1] as f64 - taken_bytes[0] as f64) / (rows[1] as f64 - rows[0] as f64);
     if per_row <= 0.0 {
-        // rounded up to the same size: all that is known is that a row takes no more than this
+        // allocators rounded both up to the same size; a row takes no more than its share of that
         return (free_bytes as f64 * USABLE / (taken_bytes[1] as f64 / rows[1] as f64).max(1.0)) as usize;
     }
     let fixed = (taken_bytes[0] as f64 - per_row * rows[0] as f64).max(0.0);
@@ -90,15 +92,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rows_follow_from_what_two_batches_took() {
-        // 100 for the engine and 10 a row
+    fn the_fitting_batch_is_extrapolated_from_two_engines() {
+        // 100 for the engine and 10 for each row
         assert_eq!(rows_that_fit(1000, [8, 32], [180, 420]), 85);
         assert_eq!(rows_that_fit(50, [8, 32], [180, 420]), 0);
         assert_eq!(rows_that_fit(1000, [8, 32], [320, 320]), 95);
     }
 
     #[test]
-    fn other_errors_are_left_as_they_are() {
+    fn only_out_of_memory_errors_are_recognised() {
         assert!(is_out_of_memory("CUDA_ERROR_OUT_OF_MEMORY"));
         assert!(is_out_of_memory("Requested amount of GPU memory (7 bytes) could not be allocated."));
         assert!(!is_out_of_memory("no such file"));

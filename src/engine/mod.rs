@@ -1,9 +1,9 @@
 //! Engines: a full batch of pixels in, scores out.
 //!
-//! - An engine always gets exactly `batch_size` rows, the last ones zero if the batch is padded,
-//!   and returns the scores of the real rows only.
-//! - It is owned by one thread; several engines share one queue of batches.
-//! - Whatever can be wrong with a model is found when the engine is made, before data is read.
+//! - An engine always gets exactly `batch_size` rows, padded with zeros, and returns the scores of the
+//!   real rows only.
+//! - An engine is owned by one thread; several engines share one queue of batches.
+//! - A model is checked when its engine is created, before any data is read.
 
 use std::fs::File;
 use std::io::Read;
@@ -39,21 +39,22 @@ pub trait Engine: Send {
     /// What runs where, for the manifest.
     fn describe(&self) -> String;
 
-    /// Ordinal of the GPU it runs on; `None` on the CPU.
+    /// Ordinal of the GPU that the model runs on; `None` on the CPU.
     fn device(&self) -> Option<usize> {
         None
     }
 
-    /// What every batch must look like.
+    /// The shape of every batch.
     fn batch_shape(&self) -> BatchShape;
 
-    /// Scores of one row; the length of the model's output.
+    /// Number of scores in a row of the model's output.
     fn classes(&self) -> usize;
 
-    /// Whether inference takes the cores that decoding would use.
+    /// Whether inference competes with decoding for CPU cores.
     fn computes_on_cpu(&self) -> bool;
 
-    /// Memory for `count` batches of the engine's shape, any content, where it reads them best.
+    /// Memory for `count` batches of the engine's shape, with unspecified content, of the kind that the
+    /// engine reads fastest.
     fn buffers(&mut self, count: usize) -> Result<Vec<Box<dyn BatchBuffer>>, EngineError> {
         let shape = self.batch_shape();
         Ok((0..count).map(|_| Box::new(shape.zeros()) as Box<dyn BatchBuffer>).collect())
@@ -70,16 +71,15 @@ pub trait Engine: Send {
         true
     }
 
-    /// Scores of a full batch of normalised pixels in ordinary memory, copied in and out the way a
-    /// straightforward program does it. Production uses [`Engine::infer`]; this is what it is
-    /// compared with.
+    /// Scores of a full batch of normalised pixels in pageable memory, copied in and out as a
+    /// straightforward program would. Benchmarks compare [`Engine::infer`] with it.
     ///
     /// # Errors
     /// A message in the engine's own words.
     fn infer_floats(&mut self, tensor: &[f32]) -> Result<Vec<f32>, String>;
 }
 
-/// The engines of a plan, all with the same batch shape: one, or some for each of its GPUs.
+/// The engines of a plan, all with the same batch shape: one on the CPU, or one for each lane of each GPU.
 pub fn load(plan: &Plan, model_sha256: &str) -> Result<Vec<Box<dyn Engine>>, EngineError> {
     fn boxed<E: Engine + 'static>(engines: Vec<E>) -> Vec<Box<dyn Engine>> {
         engines.into_iter().map(|engine| Box::new(engine) as Box<dyn Engine>).collect()
@@ -90,15 +90,15 @@ pub fn load(plan: &Plan, model_sha256: &str) -> Result<Vec<Box<dyn Engine>>, Eng
         (EngineKind::Onnxruntime, _) => match load_on_gpus(plan, model_sha256) {
             Err(error) if plan.engine.allow_fallback && error.is_for_want_of_a_gpu() => {
                 tracing::warn!(%error, "falling back to the CPU, as engine.allow_fallback says");
-                Ok(boxed(vec![OnnxRuntime::instead(plan, error.to_string())?]))
+                Ok(boxed(vec![OnnxRuntime::fallback(plan, error.to_string())?]))
             }
             loaded => loaded.map(boxed),
         },
     }
 }
 
-/// SHA-256 of a model, lower-case hexadecimal: of its file, or where an ONNX file keeps weights in
-/// others beside it, of the hashes of all of them.
+/// SHA-256 of a model, in lower-case hexadecimal: of its file, or of the hashes of all its files if an
+/// ONNX file keeps weights in other files.
 ///
 /// # Errors
 /// When a file cannot be read, or a model names weights outside its own folder.
@@ -106,13 +106,14 @@ pub fn hash_model(path: &Path) -> Result<String, EngineError> {
     let whole = hash_file(path)?;
     let is_onnx = !tensorrt::is_serialized(path);
     let fail = |source| EngineError::ModelFile { path: path.to_owned(), source };
-    let beside = if is_onnx { onnx::external_files(&std::fs::read(path).map_err(fail)?) } else { Vec::new() };
-    if beside.is_empty() {
+    let external =
+        if is_onnx { onnx::external_files(&std::fs::read(path).map_err(fail)?) } else { Vec::new() };
+    if external.is_empty() {
         return Ok(whole);
     }
     let mut sha256 = Sha256::new_with_prefix(&whole);
-    for name in beside {
-        // a device or a pipe might never end
+    for name in external {
+        // a path outside the folder could name a device or a pipe, which may never end
         let below = |part| matches!(part, Component::Normal(_) | Component::CurDir);
         if !Path::new(&name).components().all(below) {
             let message = format!("it keeps weights outside its folder, in {name:?}");
@@ -148,10 +149,10 @@ pub struct Inference {
     pub d2h: Duration,
 }
 
-/// Run batches of zeros, so that the first real batch finds everything loaded: the first run loads and
-/// compiles what is missing, and the second is captured where batches run as CUDA graphs.
+/// Run two batches of zeros, so that the first real batch is as fast as the others: the first run loads and
+/// compiles kernels, and the second is captured if batches run as CUDA graphs.
 ///
-/// The outcome is the first run's, and has no rows and the batch id −1 − `worker`, so that it never meets a real batch.
+/// The outcome is that of the first run, with no rows and the batch id −1 − `worker`, which no real batch has.
 pub fn warm_up(engine: &mut dyn Engine, worker: usize) -> Result<Outcome, EngineError> {
     let shape = engine.batch_shape();
     let zeros = shape.zeros();
@@ -174,7 +175,7 @@ pub fn warm_up(engine: &mut dyn Engine, worker: usize) -> Result<Outcome, Engine
     })
 }
 
-/// One engine's share of the engine stage: take batches, fill their slots.
+/// The loop of one engine's thread: take batches from the queue, and fill their slots with the outcomes.
 pub fn run(
     engine: &mut dyn Engine,
     batches: &Receiver<BatchJob>,

@@ -1,6 +1,6 @@
-//! What an ONNX file says about its inputs, without opening any runtime.
+//! Reads the input and the precision of an ONNX model without loading a runtime.
 //!
-//! Reads the few fields of `onnx.proto3` that are needed and skips the rest, weights included.
+//! Decodes only the few fields of `onnx.proto3` that are needed, and skips the rest, including weights.
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
@@ -9,15 +9,15 @@ use prost::Message;
 
 use crate::regular_file::refuse_special;
 
-/// The image input of a model, as declared, and what the model computes with.
+/// The image input of a model, as declared, and the precision of its weights.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OnnxInput {
     pub name: String,
     /// Batch first; -1 where dynamic.
     pub dims: Vec<i64>,
-    /// What the model calls its first dimension, if that is dynamic and has a name.
+    /// Name of the batch dimension, if it is dynamic and has a name.
     pub batch: Option<String>,
-    /// Type that most of the model's weights have.
+    /// The type of most of the model's weights.
     pub precision: Precision,
 }
 
@@ -30,7 +30,7 @@ pub enum Precision {
     Bf16,
     Int8,
     Fp8,
-    /// None of these, or no weights at all.
+    /// Another type, or no weights at all.
     Other,
 }
 
@@ -48,21 +48,24 @@ impl Precision {
     }
 }
 
-/// The one input of the model at `path`.
+/// The single input of the model at `path`.
 ///
 /// # Errors
-/// When the file cannot be read, is no ONNX, or has more than one input.
+/// If the file cannot be read, is not ONNX, or does not have exactly one input.
 pub fn read_input(path: &Path) -> Result<OnnxInput, String> {
     refuse_special(path).map_err(|error| error.to_string())?;
     let bytes = std::fs::read(path).map_err(|error| error.to_string())?;
     input_of(&bytes)
 }
 
-/// The same of a model in memory.
+/// The single input of a model in memory.
+///
+/// # Errors
+/// If it is not ONNX, or does not have exactly one input.
 pub fn input_of(bytes: &[u8]) -> Result<OnnxInput, String> {
-    let model = Model::decode(bytes).map_err(|error| format!("it is no ONNX file: {error}"))?;
-    let graph = model.graph.ok_or("it is no ONNX file: it has no graph")?;
-    // files of old exporters list their weights among the inputs
+    let model = Model::decode(bytes).map_err(|error| format!("it is not an ONNX file: {error}"))?;
+    let graph = model.graph.ok_or("it is not an ONNX file: it has no graph")?;
+    // old exporters list weights among the inputs
     let is_weight = |name: &str| graph.initializer.iter().any(|weight| weight.name == name);
     let inputs: Vec<_> = graph.input.iter().filter(|input| !is_weight(&input.name)).collect();
     let [input] = inputs[..] else {
@@ -76,8 +79,8 @@ pub fn input_of(bytes: &[u8]) -> Result<OnnxInput, String> {
     Ok(OnnxInput { name: input.name.clone(), dims, batch, precision: precision(&graph.initializer) })
 }
 
-/// Names of the files beside a model that hold its weights, each once, in order; none for what is no
-/// ONNX file.
+/// Names of the other files that hold a model's weights, sorted and without duplicates; empty if `bytes`
+/// is not an ONNX file.
 pub fn external_files(bytes: &[u8]) -> Vec<String> {
     let model = Model::decode(bytes).unwrap_or_default();
     let mut names = BTreeSet::new();
@@ -99,7 +102,7 @@ impl Graph {
 }
 
 impl Node {
-    /// Those of constants, and of the branches and loops inside.
+    /// Adds the files of constants, and of nested graphs: branches and loops.
     fn external_files(&self, names: &mut BTreeSet<String>) {
         for attribute in &self.attribute {
             let sparse = attribute.sparse_tensor.iter().chain(&attribute.sparse_tensors);
@@ -199,7 +202,7 @@ struct Tensor {
     data_type: i32,
     #[prost(string, tag = "8")]
     name: String,
-    /// Where the values lie if not here, as keys such as `location` with their values.
+    /// Location of values that are stored in another file, as key-value pairs such as `location`.
     #[prost(message, repeated, tag = "13")]
     external_data: Vec<Entry>,
 }
@@ -242,7 +245,7 @@ struct Shape {
 struct Dimension {
     #[prost(int64, optional, tag = "1")]
     dim_value: Option<i64>,
-    /// Its name, where it is dynamic.
+    /// Name of a dynamic dimension.
     #[prost(string, tag = "2")]
     dim_param: String,
 }
@@ -252,7 +255,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_input_is_found_among_old_exporters_weights() {
+    fn the_input_is_found_among_weights_that_old_exporters_list_as_inputs() {
         let value = |name: &str, dims: &[Option<i64>]| {
             let named = |dim_value: &Option<i64>| if dim_value.is_none() { "N" } else { "" }.to_owned();
             let dim = |dim_value| Dimension { dim_param: named(&dim_value), dim_value };
@@ -276,12 +279,12 @@ mod tests {
         model.graph.as_mut().expect("a graph").initializer.clear();
         let message = input_of(&model.encode_to_vec()).expect_err("two inputs");
         assert!(message.contains("image, weight"), "{message}");
-        assert!(input_of(b"hello, I am no model").is_err());
+        assert!(input_of(b"hello, I am not a model").is_err());
         assert!(input_of(b"").is_err());
     }
 
     #[test]
-    fn files_that_hold_weights_are_part_of_the_models_hash() {
+    fn the_hash_of_a_model_covers_its_external_weights() {
         let weight = |name: &str, file: &str| {
             let entry = |key: &str, value: &str| Entry { key: key.to_owned(), value: value.to_owned() };
             let external_data = vec![entry("offset", "0"), entry("location", file)];
@@ -328,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_beyond_all_measure_are_no_panic() {
+    fn overflowing_dimensions_do_not_panic() {
         let weight = Tensor { dims: vec![i64::MAX, 2], data_type: 1, ..Tensor::default() };
         assert_eq!(precision(&[weight.clone(), weight]), Precision::Fp32);
     }

@@ -1,11 +1,11 @@
-//! What a plan's batches look like to a model, and whether a model takes them.
+//! The tensor shape of a plan's batches, and checks that a model accepts it.
 //!
-//! Dimensions are those of tensors, batch first; below zero where a model leaves one open.
+//! Dimensions are those of tensors, batch first; a dynamic dimension is negative.
 
 use crate::config::Layout;
 use crate::plan::Plan;
 
-/// Dimensions of the tensor that the plan makes of a full batch.
+/// Dimensions of the tensor of a full batch of the plan.
 pub(super) fn input_dims(plan: &Plan) -> [i64; 4] {
     let size = plan.tensor_size();
     let (height, width) = (i64::from(size.height), i64::from(size.width));
@@ -16,7 +16,7 @@ pub(super) fn input_dims(plan: &Plan) -> [i64; 4] {
     }
 }
 
-/// Whether the input `name` with dimensions `declared` takes what the plan makes.
+/// Check that the input `name`, with dimensions `declared`, accepts the plan's batches.
 pub(super) fn check_input(name: &str, declared: &[i64], plan: &Plan) -> Result<(), String> {
     let made = input_dims(plan);
     let fits = declared.len() == 4 && declared.iter().zip(made).all(|(&has, wants)| has < 0 || has == wants);
@@ -28,17 +28,17 @@ pub(super) fn check_input(name: &str, declared: &[i64], plan: &Plan) -> Result<(
     Err(format!("input {name} has shape {declared}, the pipeline makes {made} ({layout})"))
 }
 
-/// Scores of a row of the output `name`; `None` where the model leaves it open.
+/// Number of scores in a row of the output `name`; `None` if it is dynamic.
 pub(super) fn row_length(name: &str, declared: &[i64]) -> Result<Option<usize>, String> {
     let Some((_, row)) = declared.split_first().filter(|(_, row)| !row.is_empty()) else {
         let shape = dims_text(declared);
         return Err(format!("output {name} has shape {shape}, expected one row of scores for each image"));
     };
-    let open = row.iter().any(|&dim| dim < 0);
-    Ok((!open).then(|| row.iter().map(|&dim| dim as usize).product()))
+    let is_dynamic = row.iter().any(|&dim| dim < 0);
+    Ok((!is_dynamic).then(|| row.iter().map(|&dim| dim as usize).product()))
 }
 
-/// Whether the plan has a label for each of `classes` scores.
+/// Check that the plan has a label for each of `classes` scores, if it has labels.
 pub(super) fn check_labels(classes: usize, plan: &Plan) -> Result<(), String> {
     match &plan.model.labels {
         Some(labels) if labels.len() != classes => {
@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_row_of_scores_follows_the_batch() {
+    fn the_length_of_a_row_is_the_product_of_the_dimensions_after_the_batch() {
         assert_eq!(row_length("p", &[-1, 1000]), Ok(Some(1000)));
         assert_eq!(row_length("p", &[-1, 10, 2]), Ok(Some(20)));
         assert_eq!(row_length("p", &[-1, -1]), Ok(None));

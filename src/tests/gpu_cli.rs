@@ -135,7 +135,7 @@ fn bench_measures_what_can_run_and_says_why_the_rest_cannot() {
         assert_fails(&refused, 2, &[nonsense[0]]);
     }
     let unknown = output(without_gpu(&["bench", "--onnx", &model, "--setups", "tensorrt,onnx"]));
-    assert_fails(&unknown, 2, &["onnx is no setup", "onnxruntime-cuda"]);
+    assert_fails(&unknown, 2, &["onnx is not a setup", "onnxruntime-cuda"]);
 }
 
 #[test]

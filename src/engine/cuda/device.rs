@@ -1,4 +1,4 @@
-//! GPUs of this host, and memory that they read at full speed.
+//! The GPUs of this host, and pinned host memory.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,13 +13,13 @@ use crate::items::{BatchBuffer, PixelsMut, PixelsRef};
 #[derive(Clone)]
 pub struct Device {
     pub(super) context: Arc<CudaContext>,
-    /// Position among the devices that CUDA shows.
+    /// Index among the devices that CUDA shows.
     pub ordinal: usize,
-    /// As the driver names it.
+    /// The driver's name for it.
     pub name: String,
-    /// Major and minor.
+    /// Major and minor version.
     pub compute_capability: (i32, i32),
-    /// The normalising kernel, once it was compiled. All clones share it.
+    /// The normalisation kernel, once it is compiled; shared by all clones.
     normalise: Arc<Mutex<Option<CudaFunction>>>,
 }
 
@@ -38,7 +38,7 @@ impl fmt::Display for Device {
 /// The devices that a plan names.
 ///
 /// # Errors
-/// Without a driver, or when the host has no such device.
+/// If there is no driver, or the host does not have such a device.
 pub fn devices(wanted: &Devices) -> CudaResult<Vec<Device>> {
     let ordinals = match wanted {
         Devices::All(_) => (0..Device::count()?).collect(),
@@ -51,13 +51,13 @@ pub fn devices(wanted: &Devices) -> CudaResult<Vec<Device>> {
 }
 
 impl Device {
-    /// GPUs of this host.
+    /// Number of GPUs of this host.
     ///
     /// # Errors
-    /// Without a driver, or when it cannot be initialised.
+    /// If there is no driver, or it cannot be initialised.
     pub fn count() -> CudaResult<usize> {
-        // SAFETY: opens a shared library by its name, which runs no code of ours; NVIDIA's driver
-        // library may be loaded at any time and from any thread.
+        // SAFETY: loads a shared library by name; NVIDIA's driver library may be loaded at any time
+        // and from any thread, and its initialisers touch no memory of this program.
         if !unsafe { sys::is_culib_present() } {
             return Err("NVIDIA's driver was not found: no libcuda.so.1 on the library path".to_owned());
         }
@@ -76,9 +76,9 @@ impl Device {
         }
         let context = CudaContext::new(ordinal)
             .map_err(|error| driver(&format!("cannot open GPU {ordinal}"), error))?;
-        // SAFETY: events that order the uses of a buffer on several streams are not recorded any
-        // more. Every buffer of ours is used on the one stream of the lane that owns it, and host
-        // memory is touched only after that stream has been waited for.
+        // SAFETY: this stops recording the events that order uses of a buffer on several streams.
+        // Every buffer here is used on a single stream, that of the lane that owns it, and host memory
+        // is touched only after that stream is synchronized.
         unsafe { context.disable_event_tracking() };
         let name = context.name().map_err(|error| driver("cannot name the GPU", error))?;
         let compute_capability = context
@@ -87,7 +87,7 @@ impl Device {
         Ok(Self { context, ordinal, name, compute_capability, normalise: Arc::default() })
     }
 
-    /// The normalising kernel; `compile` is called for the first who asks.
+    /// The normalisation kernel; `compile` is called on first use only.
     pub(super) fn normalise_function(
         &self,
         compile: impl FnOnce() -> CudaResult<CudaFunction>,
@@ -108,22 +108,22 @@ impl Device {
     pub fn driver_version() -> CudaResult<i32> {
         Self::count()?;
         let mut version = 0;
-        // SAFETY: the driver is there (`count`), and `version` outlives the call that writes to it.
+        // SAFETY: `count` has loaded the driver, and `version` outlives the call that writes to it.
         unsafe { sys::cuDriverGetVersion(&mut version) }
             .result()
             .map_err(|error| driver("cannot ask for the driver's version", error))?;
         Ok(version)
     }
 
-    /// Free and total memory, bytes.
+    /// Free and total memory, in bytes.
     pub fn memory(&self) -> CudaResult<(usize, usize)> {
         self.context.mem_get_info().map_err(|error| driver("cannot ask for the GPU's memory", error))
     }
 
-    /// Pinned memory for `bytes` bytes, zeroed.
+    /// Pinned memory of `bytes` bytes, zeroed.
     pub fn pinned(&self, bytes: usize) -> CudaResult<PinnedBuffer> {
-        // portable: engines on other devices read it too
-        // SAFETY: the content is undefined after the call and is written in the next statement.
+        // portable, because engines on other devices read it, too
+        // SAFETY: the content is undefined after the call, and the next statement overwrites it.
         let mut memory = unsafe {
             self.context.alloc_pinned_with_flags::<u8>(bytes.max(1), sys::CU_MEMHOSTALLOC_PORTABLE)
         }
@@ -143,20 +143,20 @@ pub struct PinnedBuffer {
     _memory: PinnedHostSlice<u8>,
 }
 
-// SAFETY: `start` points into `_memory`, which this value alone owns and which may be used and
-// freed on any thread.
+// SAFETY: `start` points into `_memory`, which only this value owns and which may be used and freed on
+// any thread.
 unsafe impl Send for PinnedBuffer {}
 
 impl PinnedBuffer {
     pub(super) fn bytes(&self) -> &[u8] {
-        // SAFETY: `start` points to `bytes` initialised bytes that live as long as `self`, and
-        // `&self` keeps them from being written. Copies by a device are waited for by whoever
-        // starts them, before they give the borrow back.
+        // SAFETY: `start` points to `bytes` initialised bytes that live as long as `self`, and nothing
+        // writes to them while `&self` is borrowed. Whoever starts a device copy waits for it before
+        // the borrow ends.
         unsafe { std::slice::from_raw_parts(self.start, self.bytes) }
     }
 
     pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as above, and `&mut self` is the only access.
+        // SAFETY: as in `bytes`, and `&mut self` is the only access.
         unsafe { std::slice::from_raw_parts_mut(self.start, self.bytes) }
     }
 }

@@ -1,8 +1,8 @@
-//! What TensorRT-RTX and datacenter TensorRT do differently once an engine is loaded.
+//! The differences between TensorRT-RTX and datacenter TensorRT when an engine is loaded.
 //!
-//! - TensorRT-RTX compiles kernels for the device when a context is made, which takes seconds. The
-//!   contexts of an engine share them, and they can be kept for the next run.
-//! - Datacenter TensorRT has them in the engine: there is nothing to share or keep.
+//! - TensorRT-RTX compiles kernels for the device when an execution context is created, which takes
+//!   seconds. The contexts of an engine share the kernels, and they can be cached for the next run.
+//! - A datacenter TensorRT engine contains its kernels: there is nothing to share or cache.
 
 pub use imp::{CompiledKernels, check_plan};
 
@@ -21,41 +21,41 @@ mod imp {
     pub struct CompiledKernels(Arc<RuntimeCache>);
 
     impl CompiledKernels {
-        /// Begin with those that were `kept`, if they still fit.
-        pub fn new(engine: &mut CudaEngine<'_>, kept: Option<&[u8]>) -> trtx::Result<Self> {
+        /// Start with the `cached` kernels, if they still fit.
+        pub fn new(engine: &mut CudaEngine<'_>, cached: Option<&[u8]>) -> trtx::Result<Self> {
             let cache = engine.create_runtime_config()?.create_runtime_cache()?;
-            if let Some(Err(error)) = kept.map(|kept| cache.deserialize(kept)) {
-                tracing::debug!(%error, "kept kernels do not fit");
+            if let Some(Err(error)) = cached.map(|cached| cache.deserialize(cached)) {
+                tracing::debug!(%error, "cached kernels do not fit");
             }
             Ok(Self(Arc::new(cache)))
         }
 
-        /// All that were compiled so far.
+        /// All kernels compiled so far.
         pub fn serialize(&self) -> trtx::Result<Vec<u8>> {
             Ok(self.0.serialize()?.to_vec())
         }
 
-        /// A context that uses them. It is the only owner of its configuration.
+        /// An execution context that uses them. It is the only owner of its configuration.
         pub fn context(&self, engine: &mut CudaEngine<'static>) -> trtx::Result<ExecutionContext<'static>> {
             let mut config = engine.create_runtime_config()?;
             config.set_runtime_cache(Arc::clone(&self.0))?;
-            // the default runs another kernel until the right one is compiled in the background:
-            // then the first batches would be slower than the rest, and differ in their last bits
+            // By default a generic kernel runs until the specialised one is compiled in the background.
+            // The first batches would be slower than the rest, and their scores differ in the last bits.
             config.set_dynamic_shapes_kernel_specialization_strategy(Strategy::kEAGER);
-            // hundreds of kernels are enqueued as one graph, captured on the second run: up to 4% more
-            // images/s, the less the larger the batch; what cannot be captured runs without
+            // Hundreds of kernels are launched as one CUDA graph, captured on the second run: up to 4%
+            // more images/s, less with larger batches. Models that cannot be captured run without.
             config.set_cuda_graph_strategy(CudaGraphStrategy::kWHOLE_GRAPH_CAPTURE)?;
             engine.create_execution_context_with_config(Rc::new(config))
         }
     }
 
-    /// Refuse a plan of another TensorRT or another GPU in words of its own; what is wrong behind the
-    /// header shows only when it is loaded.
+    /// Reject a plan for another TensorRT or another GPU with a clear message. Damage after the header
+    /// shows only when the plan is loaded.
     pub fn check_plan(runtime: &Runtime<'_>, plan: &[u8]) -> Result<(), String> {
         let (validity, reasons) = runtime
             .engine_validity(plan)
-            .map_err(|error| format!("this is no TensorRT-RTX engine: {error}"))?;
-        // 1.6 calls compute capability 9.0 unsupported, and runs there all the same
+            .map_err(|error| format!("this is not a TensorRT-RTX engine: {error}"))?;
+        // 1.6 reports compute capability 9.0 as unsupported, but runs there
         let reasons = reasons.difference(EngineInvalidityDiagnostics::UNSUPPORTED_CC);
         if validity == EngineValidity::kINVALID && !reasons.is_empty() {
             return Err(format!("the engine does not fit this host: {reasons:?}"));
@@ -68,7 +68,7 @@ mod imp {
 mod imp {
     use trtx::{CudaEngine, ExecutionContext, Runtime};
 
-    /// Nothing: the engine has its kernels.
+    /// Empty: the engine contains its kernels.
     pub struct CompiledKernels;
 
     impl CompiledKernels {
@@ -85,7 +85,7 @@ mod imp {
         }
     }
 
-    /// Loading says it all.
+    /// Nothing to check: loading reports every error.
     pub fn check_plan(_: &Runtime<'_>, _: &[u8]) -> Result<(), String> {
         Ok(())
     }

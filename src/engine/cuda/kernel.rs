@@ -1,9 +1,9 @@
-//! The kernel between the copied pixels and the engine's input: cast, scale, mean and standard
-//! deviation, colour order and layout, in one pass.
+//! The normalisation kernel, which turns copied pixels into the engine's input tensor: cast, scale, mean
+//! and standard deviation, channel order and layout, in one pass.
 //!
 //! - Its arithmetic is that of the CPU's tensor writer: `(pixel * scale - mean) / std`, each step
-//!   rounded to `f32`, then once more to half precision where the engine takes that.
-//! - Compiled by NVRTC once for each device of a run; that takes some 50 ms.
+//!   rounded to `f32`, and the result to half precision if the engine takes that.
+//! - NVRTC compiles it once for each device of a process, in about 50 ms.
 
 use cudarc::driver::{CudaFunction, CudaSlice, CudaStream, LaunchConfig, PushKernelArg};
 use cudarc::nvrtc::{CompileOptions, compile_ptx_with_opts};
@@ -13,7 +13,7 @@ use super::{CudaResult, Device, driver};
 use crate::config::{Color, Layout, PreprocessSection};
 
 const SOURCE: &str = r#"
-// One thread for each element of the tensor, so that its writes are coalesced.
+// One thread for each element of the tensor, so that writes are coalesced.
 extern "C" __global__ void normalise(
     const unsigned char *rgb, void *tensor, unsigned int elements, unsigned int plane,
     int nchw, int bgr, int half, float scale,
@@ -47,12 +47,12 @@ extern "C" __global__ void normalise(
 
 /// Version of NVRTC, major and minor.
 pub fn nvrtc_version() -> CudaResult<(i32, i32)> {
-    // SAFETY: opens a shared library by its name, which runs no code of ours.
+    // SAFETY: loads a shared library by name, whose initialisers touch no memory of this program.
     if !unsafe { cudarc::nvrtc::sys::is_culib_present() } {
         return Err("NVRTC was not found: no libnvrtc.so on the library path".to_owned());
     }
     let (mut major, mut minor) = (0, 0);
-    // SAFETY: the library is there, and both outlive the call that writes to them.
+    // SAFETY: the library is loaded, and both variables outlive the call that writes to them.
     unsafe { cudarc::nvrtc::sys::nvrtcVersion(&mut major, &mut minor) }
         .result()
         .map_err(|error| format!("cannot ask for NVRTC's version: {error:?}"))?;
@@ -62,7 +62,7 @@ pub fn nvrtc_version() -> CudaResult<(i32, i32)> {
 /// Threads of a block: enough to hide memory latency, few enough for any device.
 const BLOCK_THREADS: u32 = 256;
 
-/// The compiled kernel and what it is told each time.
+/// The compiled kernel and its arguments.
 #[derive(Clone, Debug)]
 pub struct Normalise {
     function: CudaFunction,
@@ -85,17 +85,17 @@ fn compile(device: &Device) -> CudaResult<CudaFunction> {
         ..CompileOptions::default()
     };
     let ptx = compile_ptx_with_opts(SOURCE, options)
-        .map_err(|error| format!("NVRTC cannot compile the normalising kernel: {error:?}"))?;
+        .map_err(|error| format!("NVRTC cannot compile the normalisation kernel: {error:?}"))?;
     device
         .context
         .load_module(ptx)
         .and_then(|module| module.load_function("normalise"))
-        .map_err(|error| driver("cannot load the normalising kernel", error))
+        .map_err(|error| driver("cannot load the normalisation kernel", error))
 }
 
 impl Normalise {
-    /// The kernel for batches of `batch_size` images as `preprocess` wants them; `half` is
-    /// whether the engine takes 16-bit floats.
+    /// The kernel for batches of `batch_size` images, with the normalisation and layout of `preprocess`;
+    /// the tensor holds 16-bit floats if `half`.
     pub fn new(
         device: &Device,
         preprocess: &PreprocessSection,
@@ -130,7 +130,7 @@ impl Normalise {
         self.elements() * if self.half { 2 } else { 4 }
     }
 
-    /// Enqueue the kernel on `stream`, from `rgb` to `tensor`.
+    /// Enqueue the kernel on `stream`; it reads `rgb` and writes `tensor`.
     pub(super) fn launch(
         &self,
         stream: &CudaStream,
@@ -148,11 +148,11 @@ impl Normalise {
         for value in self.mean.iter().chain(&self.std) {
             launch.arg(value);
         }
-        // SAFETY: the arguments are those of `SOURCE` in order and type. Thread `index` reads byte
-        // `pixel * 3 + channel` < `elements` of `rgb` and writes element `index` < `elements` of
-        // `tensor`; both are that long, as asserted above.
+        // SAFETY: the arguments match the parameters of `SOURCE` in order and type. Thread `index` reads
+        // byte `pixel * 3 + channel` < `elements` of `rgb` and writes element `index` < `elements` of
+        // `tensor`; both are long enough, as asserted above.
         unsafe { launch.launch(config) }
             .map(|_| ())
-            .map_err(|error| driver("cannot start the normalising kernel", error))
+            .map_err(|error| driver("cannot start the normalisation kernel", error))
     }
 }

@@ -1,10 +1,11 @@
-//! A lane: one way through a device for batches, with a stream and all memory it uses.
+//! A lane: a CUDA stream of a device, with all the memory that its batches use.
 //!
-//! - A batch goes through it from pinned memory to scores: copy in, normalise, run, copy out. Each
-//!   step is timed by CUDA events.
-//! - What runs the model is the lane's [`Runner`]: a TensorRT execution context, or an ONNX Runtime
-//!   session with its input and output bound to device memory.
-//! - [`Lane::run`] returns, and a panic leaves it, after its stream is idle, so nothing it was lent is in use any more.
+//! - For each batch the lane copies the pixels from pinned memory, normalises them, runs the model, and
+//!   copies the scores back. CUDA events time each step.
+//! - The lane's [`Runner`] runs the model: a TensorRT execution context, or an ONNX Runtime session with
+//!   its input and output bound to device memory.
+//! - [`Lane::run`] returns, or unwinds from a panic, only after its stream is idle, so that no borrowed memory
+//!   is still in use.
 //! - Two lanes of one device overlap: while one copies, the other computes.
 
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use cudarc::driver::{CudaEvent, CudaSlice, CudaStream, result, sys};
 
 use super::{CudaResult, Device, Normalise, PinnedBuffer, driver};
 
-/// Device memory that a runner owns; valid as long as the runner.
+/// Device memory that a runner owns; valid as long as the runner lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DeviceMemory {
     pub(super) address: sys::CUdeviceptr,
@@ -32,8 +33,8 @@ pub trait Runner: Send {
     /// Whether the scores are 16-bit floats.
     fn half_scores(&self) -> bool;
 
-    /// Compute the scores after everything that was enqueued on `stream` before; what is enqueued
-    /// there afterwards finds them.
+    /// Compute the scores after all work already enqueued on `stream`; work enqueued on it afterwards
+    /// sees the scores.
     fn run(&mut self, stream: &CudaStream) -> CudaResult<()>;
 }
 
@@ -41,19 +42,20 @@ pub trait Runner: Send {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LaneTimes {
     pub h2d: Duration,
-    /// Normalising included.
+    /// Normalisation and inference.
     pub compute: Duration,
     pub d2h: Duration,
 }
 
-/// Naps that a batch is waited for with: on average half a nap is lost, 1% of the batch.
-const NAPS: u32 = 50;
+/// Polls per batch: a sleep between two polls takes a fiftieth of the batch's time, of which half, or 1%
+/// of the batch, is lost on average.
+const POLLS: u32 = 50;
 
-/// A nap takes the system some 50 µs more than it is asked for.
-const SHORTEST_NAP: Duration = Duration::from_micros(20);
-const LONGEST_NAP: Duration = Duration::from_micros(400);
+/// Bounds of the sleep between two polls. The system sleeps about 50 µs longer than requested.
+const SHORTEST_SLEEP: Duration = Duration::from_micros(20);
+const LONGEST_SLEEP: Duration = Duration::from_micros(400);
 
-/// One runner with its stream and the memory around it.
+/// A runner with its stream, and the memory for pixels and scores.
 pub struct Lane<R> {
     // dropped first: it uses the stream
     runner: R,
@@ -63,7 +65,7 @@ pub struct Lane<R> {
     kernel: Normalise,
     pixels: CudaSlice<u8>,
     host_scores: PinnedBuffer,
-    /// What the last batch took on the device.
+    /// Time of the last batch on the device.
     last: Duration,
 }
 
@@ -74,7 +76,8 @@ impl<R> std::fmt::Debug for Lane<R> {
 }
 
 impl<R: Runner> Lane<R> {
-    /// A lane on `device` for batches that `kernel` normalises; `make` is given the lane's stream.
+    /// A lane on `device` for batches that `kernel` normalises; `make` creates the runner on the lane's
+    /// stream.
     pub fn new(
         device: &Device,
         kernel: Normalise,
@@ -124,14 +127,14 @@ impl<R: Runner> Lane<R> {
         Ok((floats(self.host_scores.bytes(), self.runner.half_scores()), times))
     }
 
-    /// Leave the core to others until the batch is done. The driver's own ways to wait either keep the
-    /// core busy, which then does not decode, or come back a quarter of a millisecond late.
+    /// Poll until the batch is done, sleeping in between so that the core can decode. The driver's own
+    /// ways to wait either spin, or return a quarter of a millisecond late.
     fn sleep_until_done(&self) {
         let [.., end] = &self.events;
-        let nap = (self.last / NAPS).clamp(SHORTEST_NAP, LONGEST_NAP);
-        // an error is done, too: whoever waits for the stream is told of it
+        let pause = (self.last / POLLS).clamp(SHORTEST_SLEEP, LONGEST_SLEEP);
+        // an error ends the loop, too; synchronizing the stream reports it
         while let Ok(false) = end.try_is_complete() {
-            std::thread::sleep(nap);
+            std::thread::sleep(pause);
         }
     }
 
@@ -147,8 +150,8 @@ impl<R: Runner> Lane<R> {
         kernel.launch(stream, pixels, runner.tensor())?;
         runner.run(stream)?;
         record(computed)?;
-        // SAFETY: both are as long as the scores. The device memory is the runner's, the host memory
-        // the lane's own, and `run` waits for the stream before either is used again.
+        // SAFETY: both are as long as the scores. The device memory belongs to the runner and the host
+        // memory to the lane, and `run` synchronizes the stream before either is used again.
         unsafe {
             result::memcpy_dtoh_async(host_scores.bytes_mut(), runner.scores().address, stream.cu_stream())
         }
@@ -161,11 +164,11 @@ impl<R: Runner> Lane<R> {
         self.runner.tensor().bytes == self.kernel.elements() * size_of::<f32>()
     }
 
-    /// Scores of a full batch of normalised pixels in ordinary memory, copied in, run and copied out
-    /// one after the other, as a straightforward program does it. For comparison only.
+    /// Scores of a full batch of normalised pixels in pageable memory: copied in, run and copied out as
+    /// a straightforward program would. For benchmarks only.
     ///
     /// # Errors
-    /// As [`Lane::run`], and when the model takes 16-bit floats.
+    /// As [`Lane::run`], and if the model takes 16-bit floats.
     pub fn run_floats(&mut self, tensor: &[f32]) -> CudaResult<Vec<f32>> {
         let into = self.runner.tensor();
         if into.bytes != size_of_val(tensor) {
@@ -175,7 +178,7 @@ impl<R: Runner> Lane<R> {
                 size_of_val(tensor)
             ));
         }
-        // the raw copies below use whatever device is current
+        // the raw copies below use the thread's current device
         self.stream.context().bind_to_thread().map_err(|error| driver("cannot use the GPU", error))?;
         let mut scores = vec![0_u8; self.runner.scores().bytes];
         let stream = Arc::clone(&self.stream);
@@ -186,53 +189,54 @@ impl<R: Runner> Lane<R> {
     fn enqueue_floats(&mut self, tensor: &[f32], into: DeviceMemory, scores: &mut [u8]) -> CudaResult<()> {
         let from = self.runner.scores();
         assert_eq!(scores.len(), from.bytes, "there is room for every score");
-        // SAFETY: `into` is as long as `tensor`, which its caller has checked, and the runner's. The caller waits for
-        // the stream before it gives `tensor` back.
+        // SAFETY: `into` is memory of the runner, as long as `tensor`, as the caller has checked. The caller
+        // synchronizes the stream before its borrow of `tensor` ends.
         unsafe { result::memcpy_htod_async(into.address, tensor, self.stream.cu_stream()) }
             .map_err(copying)?;
         self.runner.run(&self.stream)?;
-        // SAFETY: `scores` is as long as the runner's memory, and its owner waits for the stream before it uses or
-        // frees it.
+        // SAFETY: `scores` is as long as the runner's memory, and its owner synchronizes the stream before it
+        // uses or frees it.
         unsafe { result::memcpy_dtoh_async(scores, from.address, self.stream.cu_stream()) }.map_err(copying)
     }
 }
 
-/// Do `work`, which lends memory to a device, then `wait` until the device has done with it: also after a failure, for
-/// what was enqueued before it goes on, and also when `work` panics, for the panic frees what was lent.
+/// Do `work`, which lends borrowed memory to a device, then `wait` until the device no longer uses it. It also
+/// waits if `work` fails, since work enqueued before the failure continues, and if `work` panics, since unwinding
+/// frees the memory.
 fn lend<T>(work: impl FnOnce() -> CudaResult<T>, wait: impl Fn() -> CudaResult<()>) -> CudaResult<T> {
-    struct Waits<W: Fn() -> CudaResult<()>>(W);
-    impl<W: Fn() -> CudaResult<()>> Drop for Waits<W> {
+    struct WaitOnPanic<W: Fn() -> CudaResult<()>>(W);
+    impl<W: Fn() -> CudaResult<()>> Drop for WaitOnPanic<W> {
         fn drop(&mut self) {
             if std::thread::panicking()
                 && let Err(error) = (self.0)()
             {
-                tracing::debug!(error, "a GPU failed while its lane was given up");
+                tracing::debug!(error, "a GPU failed after a panic in its lane");
             }
         }
     }
-    let waits = Waits(wait);
+    let guard = WaitOnPanic(wait);
     let done = work();
-    let waited = (waits.0)();
+    let waited = (guard.0)();
     done.and_then(|done| waited.map(|()| done))
 }
 
-/// Wait for the stream.
+/// Synchronize the stream.
 fn finish(stream: &CudaStream) -> CudaResult<()> {
-    // SAFETY: the stream lives through the call. `CudaStream::synchronize` is not used, for it returns at once where an
-    // earlier error of the context has not been told yet.
+    // SAFETY: the stream lives until the call returns. `CudaStream::synchronize` would return immediately if an
+    // earlier error of the context has not been reported yet.
     unsafe { result::stream::synchronize(stream.cu_stream()) }
         .map_err(|error| driver("the GPU failed", error))
 }
 
 impl<R> Drop for Lane<R> {
-    /// What is dropped now belongs to the lane's device, and nothing may be using it any more.
+    /// Make the lane's device current, and wait until it no longer uses the memory that is dropped next.
     fn drop(&mut self) {
         if let Err(error) = self.stream.context().bind_to_thread() {
-            tracing::debug!(%error, "a GPU is gone before its lane");
+            tracing::debug!(%error, "a GPU failed before its lane was dropped");
         }
-        // SAFETY: the stream is dropped after this.
+        // SAFETY: the stream is dropped after this call.
         if let Err(error) = unsafe { result::stream::synchronize(self.stream.cu_stream()) } {
-            tracing::debug!(%error, "a GPU is gone before its lane");
+            tracing::debug!(%error, "a GPU failed before its lane was dropped");
         }
     }
 }
@@ -262,7 +266,7 @@ mod tests {
     use std::cell::{Cell, RefCell};
 
     #[test]
-    fn what_was_lent_is_waited_for_whatever_becomes_of_the_work() {
+    fn lent_memory_is_waited_for_on_success_and_on_failure() {
         let waits = Cell::new(0);
         let wait = || {
             waits.set(waits.get() + 1);
@@ -275,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_that_was_lent_outlives_a_panic_until_the_device_is_idle() {
+    fn a_panic_frees_lent_memory_only_after_the_device_is_idle() {
         struct Buffer<'a>(&'a RefCell<Vec<&'static str>>);
         impl Drop for Buffer<'_> {
             fn drop(&mut self) {

@@ -1,5 +1,5 @@
-//! Shared libraries that others than their own crates ask for: which TensorRT this is, and what a
-//! plugin wants opened before it.
+//! Shared libraries that are loaded directly: to find the version of TensorRT and of the driver, and to
+//! preload the dependencies of a plugin.
 
 use std::error::Error;
 use std::ffi::{CStr, c_int, c_uint};
@@ -19,7 +19,7 @@ pub struct Version {
 }
 
 impl Version {
-    /// From TensorRT's own number: `(major * 100 + minor) * 100 + patch`.
+    /// From TensorRT's version number: `(major * 100 + minor) * 100 + patch`.
     pub fn from_number(number: i32) -> Self {
         Self { major: number / 10_000, minor: number / 100 % 100, patch: number % 100 }
     }
@@ -31,32 +31,32 @@ impl fmt::Display for Version {
     }
 }
 
-/// The version of the TensorRT library at `path`, or of that name on the system's library path.
+/// The version of the TensorRT library at `path`; a bare name is searched on the library path.
 pub fn library_version(path: &Path) -> CudaResult<Version> {
     let library = open(path)?;
-    // SAFETY: `NvInferRuntimeBase.h` declares it so: `int32_t getInferLibVersion() noexcept`.
+    // SAFETY: `NvInferRuntimeBase.h` declares `int32_t getInferLibVersion() noexcept`.
     let ask: Symbol<'_, unsafe extern "C" fn() -> c_int> = unsafe { library.get(b"getInferLibVersion\0") }
-        .map_err(|error| format!("it is no TensorRT library: {}", reason(&error)))?;
-    // SAFETY: it takes nothing, and the library is open.
+        .map_err(|error| format!("it is not a TensorRT library: {}", reason(&error)))?;
+    // SAFETY: the function takes no arguments, and the library is loaded.
     let number = unsafe { ask() };
     Ok(Version::from_number(number))
 }
 
-/// Version of NVIDIA's driver, `580.159.04`, as its management library tells it.
+/// Version of NVIDIA's driver, such as `580.159.04`, from its management library.
 pub fn driver_release() -> CudaResult<String> {
     const LENGTH: usize = 80;
     let library = open(Path::new("libnvidia-ml.so.1"))?;
     let missing = |error: libloading::Error| reason(&error);
-    // SAFETY: `nvml.h` declares it so: `nvmlReturn_t nvmlInit_v2(void)`.
+    // SAFETY: `nvml.h` declares `nvmlReturn_t nvmlInit_v2(void)`.
     let start: Symbol<'_, unsafe extern "C" fn() -> c_int> =
         unsafe { library.get(b"nvmlInit_v2\0") }.map_err(missing)?;
-    // SAFETY: `nvmlReturn_t nvmlSystemGetDriverVersion(char *version, unsigned int length)`.
+    // SAFETY: it declares `nvmlReturn_t nvmlSystemGetDriverVersion(char *version, unsigned int length)`.
     let ask: Symbol<'_, unsafe extern "C" fn(*mut u8, c_uint) -> c_int> =
         unsafe { library.get(b"nvmlSystemGetDriverVersion\0") }.map_err(missing)?;
     let mut text = [0_u8; LENGTH];
-    // SAFETY: it takes nothing, and the library is open.
+    // SAFETY: the function takes no arguments, and the library is loaded.
     let started = unsafe { start() };
-    // SAFETY: the library was started, and writes no more than the length it is told.
+    // SAFETY: the library is initialised, and writes no more than the given length.
     let code = if started == 0 { unsafe { ask(text.as_mut_ptr(), LENGTH as c_uint) } } else { started };
     if code != 0 {
         return Err(format!("NVML reports error {code}"));
@@ -65,7 +65,7 @@ pub fn driver_release() -> CudaResult<String> {
     Ok(text.to_string_lossy().into_owned())
 }
 
-/// Where the loader finds the library `name`.
+/// The path at which the dynamic loader finds the library `name`.
 pub fn find_library(name: &str) -> CudaResult<String> {
     let _open = open(Path::new(name))?;
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
@@ -77,20 +77,20 @@ pub fn find_library(name: &str) -> CudaResult<String> {
     Ok(path.unwrap_or("on the library path").to_owned())
 }
 
-/// Open the library at `path` for the rest of the process, so that the loader need not look for it
-/// when another library wants it.
+/// Load the library at `path` for the rest of the process, so that the loader does not search for it
+/// when another library depends on it.
 pub fn keep_open(path: &Path) -> CudaResult<()> {
     std::mem::forget(open(path)?);
     Ok(())
 }
 
 fn open(path: &Path) -> CudaResult<Library> {
-    // SAFETY: NVIDIA's libraries may be opened at any time and from any thread; what they run then
-    // touches no memory of ours.
+    // SAFETY: NVIDIA's libraries may be loaded at any time and from any thread, and their initialisers
+    // touch no memory of this program.
     unsafe { Library::new(path) }.map_err(|error| reason(&error))
 }
 
-/// What the loader says of it.
+/// The loader's own message.
 fn reason(error: &libloading::Error) -> String {
     error.source().map_or_else(|| error.to_string(), ToString::to_string)
 }
@@ -113,11 +113,11 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_no_library_says_so() {
+    fn the_error_for_a_file_that_is_not_a_library_says_so() {
         let file = tempfile::NamedTempFile::new().expect("temp file");
         let message = library_version(file.path()).expect_err("an empty file");
         assert!(message.contains(&*file.path().to_string_lossy()), "{message}");
         let message = library_version(Path::new("libc.so.6")).expect_err("another library");
-        assert!(message.contains("no TensorRT library"), "{message}");
+        assert!(message.contains("not a TensorRT library"), "{message}");
     }
 }

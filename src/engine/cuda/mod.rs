@@ -1,10 +1,10 @@
-//! CUDA, as far as engines need it: devices, pinned memory, the normalising kernel, and lanes that
-//! run TensorRT or ONNX Runtime. The only folder with unsafe code.
+//! CUDA: devices, pinned memory, the normalisation kernel, and lanes that run TensorRT or ONNX Runtime.
+//! The only folder with unsafe code.
 //!
-//! - Raw calls → `Result` → owning types. Whatever a stream may still use is owned by the value
-//!   that owns the stream, and is freed only after the stream has been waited for.
-//! - Nothing is linked: the driver, NVRTC and TensorRT are opened at run time, and a missing one is
-//!   an error that says what is missing.
+//! - Raw calls return a `Result`, and resources have owning types. Memory that a stream may still use
+//!   belongs to the owner of the stream, and is freed only after the stream is synchronized.
+//! - Nothing is linked: the driver, NVRTC and TensorRT are loaded at run time, and the error for a
+//!   missing one names it.
 #![allow(unsafe_code, reason = "the one folder that talks to CUDA and TensorRT")]
 
 mod device;
@@ -25,10 +25,10 @@ pub use ordinary_memory::ordinary_memory;
 pub use tensorrt::{Binding, LoadError, Loaded, TensorRtRunner};
 pub(super) use tensorrt::{logger, tensorrt};
 
-/// What CUDA or TensorRT said.
+/// Errors are messages of CUDA or TensorRT.
 pub type CudaResult<T> = Result<T, String>;
 
-/// The text of a driver error, with what was being done.
+/// The message for a driver error; `what` says what failed.
 fn driver(what: &str, error: cudarc::driver::DriverError) -> String {
     let code = error.0;
     let text =

@@ -1,9 +1,9 @@
 //! ONNX Runtime on a device: a session whose input and output are bound to device memory.
 //!
-//! - The session allocates both, on its own device; the lane's kernel writes the one and the lane
-//!   copies the other out.
-//! - A run waits for the lane's stream first and for the session's own at its end, so nothing is
-//!   ever used by two streams at once.
+//! - The session allocates both tensors on its device. The lane's kernel writes the input, and the lane
+//!   copies the output to the host.
+//! - A run first waits for the lane's stream, and at its end for the session's own, so no memory is
+//!   used by two streams at once.
 
 use cudarc::driver::CudaStream;
 use ort::memory::{Allocator, MemoryInfo};
@@ -18,13 +18,13 @@ use super::{CudaResult, driver};
 pub struct TensorSpec {
     pub name: String,
     pub dims: Vec<i64>,
-    /// 16-bit floats; 32-bit ones otherwise.
+    /// 16-bit floats instead of 32-bit ones.
     pub half: bool,
 }
 
 /// A session with its binding.
 pub struct OnnxRuntimeRunner {
-    // dropped in this order: the session goes last
+    // fields are dropped in this order; the session must be last
     binding: IoBinding,
     tensor: DeviceMemory,
     scores: DeviceMemory,
@@ -34,12 +34,12 @@ pub struct OnnxRuntimeRunner {
     session: Session,
 }
 
-// SAFETY: the session, its binding and its tensors may be used from any thread, one at a time,
-// which `&mut self` in `run` grants; the addresses belong to the tensors.
+// SAFETY: the session, its binding and its tensors may be used from any thread, by one at a time, which
+// `&mut self` in `run` ensures; the addresses belong to the tensors.
 unsafe impl Send for OnnxRuntimeRunner {}
 
 impl OnnxRuntimeRunner {
-    /// Bind `input` and `output` of `session` to memory of the device that `memory` names.
+    /// Bind `input` and `output` of `session` to memory of the device that `memory` describes.
     pub fn new(
         session: Session,
         memory: MemoryInfo<'_>,
@@ -83,7 +83,7 @@ impl Runner for OnnxRuntimeRunner {
 
     fn run(&mut self, stream: &CudaStream) -> CudaResult<()> {
         stream.synchronize().map_err(|error| driver("the GPU failed", error))?;
-        // where the first node is on the CPU, binding is what copies the tensor there
+        // if the first node runs on the CPU, binding copies the tensor there
         let (name, tensor) = &self.input;
         self.binding.bind_input(name, tensor).map_err(|error| format!("cannot bind the input: {error}"))?;
         self.session

@@ -1,7 +1,7 @@
-//! Host memory as a straightforward program has it, for what sluice is compared with.
+//! Pageable host memory, as a straightforward program would use it, for benchmarks.
 
-/// Room for `elements` numbers in ordinary memory, in large pages where the system has them: what
-/// NumPy does for large arrays. The driver copies from them measurably faster.
+/// Capacity for `elements` numbers in pageable memory, in huge pages if the system has them, as NumPy
+/// allocates large arrays. The driver copies from huge pages measurably faster.
 pub fn ordinary_memory(elements: usize) -> Vec<f32> {
     const PAGE_BYTES: usize = 2 << 20;
     let mut memory = Vec::<f32>::with_capacity(elements);
@@ -11,8 +11,8 @@ pub fn ordinary_memory(elements: usize) -> Vec<f32> {
         let skipped = start.align_offset(PAGE_BYTES);
         let bytes = (memory.capacity() * size_of::<f32>()).saturating_sub(skipped) / PAGE_BYTES * PAGE_BYTES;
         if bytes > 0 {
-            // SAFETY: the range lies within the vector's own memory, and the advice changes neither
-            // its content nor who may use it.
+            // SAFETY: the range lies within the vector's allocation, and the advice changes neither its
+            // content nor its ownership.
             let advised = unsafe {
                 rustix::mm::madvise(
                     start.wrapping_add(skipped).cast(),
@@ -21,7 +21,7 @@ pub fn ordinary_memory(elements: usize) -> Vec<f32> {
                 )
             };
             if let Err(error) = advised {
-                tracing::debug!(%error, "no large pages");
+                tracing::debug!(%error, "no huge pages");
             }
         }
     }

@@ -1,7 +1,6 @@
 //! TensorRT on a device: loaded engines, and runners that execute them.
 //!
-//! - An engine is shared by the runners on its device; each has an execution context and memory of
-//!   its own.
+//! - The runners on a device share its engine; each has an execution context and memory of its own.
 
 use std::cell::RefCell;
 use std::ffi::c_void;
@@ -17,7 +16,7 @@ use crate::error::is_out_of_memory;
 
 /// An engine on a device, ready for execution contexts.
 pub struct Loaded {
-    // dropped in this order: kernels before the engine, the engine before the runtime that made it
+    // fields are dropped in this order: kernels before the engine, the engine before its runtime
     kernels: CompiledKernels,
     engine: Mutex<CudaEngine<'static>>,
     _runtime: Runtime<'static>,
@@ -25,12 +24,12 @@ pub struct Loaded {
     pub input: Binding,
     /// The model's first output.
     pub output: Binding,
-    /// Outputs that nobody asks for; they need memory all the same.
+    /// Unused outputs, which need memory nevertheless.
     others: Vec<Binding>,
 }
 
-// SAFETY: TensorRT's engines may be used from any thread. Ours is only reached through the mutex,
-// and only to make contexts; the runtime is not used any more after loading, and lives as long.
+// SAFETY: TensorRT engines may be used from any thread. This one is accessed only through the mutex, and
+// only to create contexts; the runtime is not used after loading, and lives as long as the engine.
 unsafe impl Send for Loaded {}
 // SAFETY: see above; all other fields are plain data or thread-safe handles.
 unsafe impl Sync for Loaded {}
@@ -48,7 +47,7 @@ impl std::fmt::Debug for Loaded {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Binding {
     pub name: String,
-    /// Batch first; below zero where dynamic.
+    /// Batch first; negative if dynamic.
     pub dims: Vec<i64>,
     /// 16-bit floats.
     pub half: bool,
@@ -56,13 +55,13 @@ pub struct Binding {
 }
 
 impl Binding {
-    /// Of elements of `data_type`.
+    /// A binding whose elements are of `data_type`.
     fn new(name: String, dims: Vec<i64>, data_type: &DataType) -> Self {
         let element_bytes = match data_type {
             DataType::kINT64 => 8,
             DataType::kHALF | DataType::kBF16 => 2,
             DataType::kINT8 | DataType::kUINT8 | DataType::kBOOL | DataType::kFP8 => 1,
-            // of what is smaller than a byte too much is taken, which does no harm
+            // types smaller than a byte get more memory than they need
             _ => 4,
         };
         Self { name, dims, half: *data_type == DataType::kHALF, element_bytes }
@@ -72,23 +71,24 @@ impl Binding {
 /// Why an engine cannot be loaded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LoadError {
-    /// TensorRT does not take the engine: it is damaged, or made for something else.
+    /// TensorRT rejects the engine: it is damaged, or was built for another GPU or version.
     Refused(String),
-    /// The engine is sound, but has inputs or outputs that we cannot serve.
+    /// The engine is sound, but has unsupported inputs or outputs.
     Unsuitable(String),
     /// The device failed, or has too little memory.
     Device(String),
 }
 
-/// TensorRT's messages, into ours. One for the process: TensorRT keeps the first it is given.
+/// The logger that forwards TensorRT's messages to `tracing`. There is one for the process, because
+/// TensorRT keeps the first one that it is given.
 pub(in crate::engine) fn logger() -> CudaResult<&'static trtx::Logger> {
     static LOGGER: OnceLock<Result<trtx::Logger, String>> = OnceLock::new();
     let made = LOGGER.get_or_init(|| trtx::Logger::new(Messages).map_err(|error| error.to_string()));
     made.as_ref().map_err(Clone::clone)
 }
 
-/// Errors that TensorRT has reported on this thread since they were last taken; its calls only say
-/// that they failed.
+/// Takes the errors that TensorRT has logged on this thread since the last call. Its functions only
+/// return that they failed.
 pub(in crate::engine) fn take_errors() -> String {
     ERRORS.take().join("; ")
 }
@@ -97,7 +97,7 @@ thread_local! {
     static ERRORS: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Errors kept for [`take_errors`]; the first ones say what is wrong.
+/// Limit of the errors kept for [`take_errors`]; the first ones are the informative ones.
 const ERRORS_KEPT: usize = 4;
 
 struct Messages;
@@ -107,7 +107,7 @@ impl trtx::LogHandler for Messages {
         match severity {
             trtx::Severity::InternalError | trtx::Severity::Error => {
                 tracing::debug!(target: "tensorrt", "{message}");
-                // TensorRT may still report when the thread is ending, and this is called from C
+                // must not panic, since C calls it: TensorRT may log while the thread is ending
                 let _ = ERRORS.try_with(|errors| {
                     let mut errors = errors.borrow_mut();
                     if errors.len() < ERRORS_KEPT {
@@ -123,15 +123,15 @@ impl trtx::LogHandler for Messages {
     }
 }
 
-/// What TensorRT reported, or its wrapper's own words if it reported nothing.
+/// The message for a failure: the errors that TensorRT has logged, else the wrapper's message.
 pub(in crate::engine) fn tensorrt(what: &str, error: &trtx::Error) -> String {
     let reported = take_errors();
     if reported.is_empty() { format!("{what}: {error}") } else { format!("{what}: {reported}") }
 }
 
 impl Loaded {
-    /// Put the serialized engine `plan` on `device`; `kernels` are what [`Loaded::kernels`] gave for it
-    /// before.
+    /// Load the serialized engine `plan` on `device`; `kernels` are those that [`Loaded::kernels`]
+    /// returned for it in an earlier run.
     pub fn new(device: &Device, plan: &[u8], kernels: Option<&[u8]>) -> Result<Self, LoadError> {
         device.make_current().map_err(LoadError::Device)?;
         let mut runtime = start_runtime().map_err(LoadError::Device)?;
@@ -141,7 +141,7 @@ impl Loaded {
             if is_out_of_memory(&message) { LoadError::Device(message) } else { LoadError::Refused(message) }
         })?;
         let kernels = CompiledKernels::new(&mut engine, kernels)
-            .map_err(|error| LoadError::Device(tensorrt("cannot keep kernels", &error)))?;
+            .map_err(|error| LoadError::Device(tensorrt("cannot cache kernels", &error)))?;
         let (inputs, outputs) = bindings(&engine).map_err(LoadError::Unsuitable)?;
         let [input] = <[Binding; 1]>::try_from(inputs).map_err(|inputs| {
             LoadError::Unsuitable(format!("it must have one input, it has {}", inputs.len()))
@@ -160,8 +160,8 @@ impl Loaded {
     }
 }
 
-/// The inputs and outputs of an engine, all of them plain tensors in device memory; inputs and the first
-/// output are floats.
+/// The inputs and outputs of an engine. All must be linear tensors in device memory, and the inputs and
+/// the first output must be floats.
 fn bindings(engine: &CudaEngine<'_>) -> CudaResult<(Vec<Binding>, Vec<Binding>)> {
     let fail = |error: trtx::Error| tensorrt("cannot read the engine", &error);
     let (mut inputs, mut outputs) = (Vec::new(), Vec::new());
@@ -175,9 +175,9 @@ fn bindings(engine: &CudaEngine<'_>) -> CudaResult<(Vec<Binding>, Vec<Binding>)>
         let dims = engine.tensor_shape(&name).map_err(fail)?;
         let mode = engine.tensor_io_mode(&name).map_err(fail)?;
         let list = if mode == TensorIOMode::kINPUT { &mut inputs } else { &mut outputs };
-        // further outputs may be of any type: nobody looks at them
-        let looked_at = mode == TensorIOMode::kINPUT || list.is_empty();
-        if looked_at && !matches!(data_type, DataType::kFLOAT | DataType::kHALF) {
+        // further outputs are unused and may be of any type
+        let is_used = mode == TensorIOMode::kINPUT || list.is_empty();
+        if is_used && !matches!(data_type, DataType::kFLOAT | DataType::kHALF) {
             return Err(format!("tensor {name} is {data_type:?}, expected 16- or 32-bit floats"));
         }
         list.push(Binding::new(name, dims, &data_type));
@@ -186,10 +186,10 @@ fn bindings(engine: &CudaEngine<'_>) -> CudaResult<(Vec<Binding>, Vec<Binding>)>
 }
 
 impl Loaded {
-    /// The kernels compiled so far, to be kept. They fit this engine on this kind of device only.
+    /// The kernels compiled so far, to be cached. They fit only this engine on this kind of device.
     pub fn kernels(&self) -> CudaResult<Vec<u8>> {
         take_errors();
-        self.kernels.serialize().map_err(|error| tensorrt("cannot keep kernels", &error))
+        self.kernels.serialize().map_err(|error| tensorrt("cannot cache kernels", &error))
     }
 
     fn execution_context(&self) -> trtx::Result<ExecutionContext<'static>> {
@@ -197,11 +197,11 @@ impl Loaded {
     }
 }
 
-/// TensorRT's runtime. It does not start where the CUDA driver cannot be used.
+/// Start TensorRT's runtime, which may need a usable CUDA driver.
 fn start_runtime() -> CudaResult<Runtime<'static>> {
     take_errors();
     let runtime = Runtime::new(logger()?).map_err(|error| tensorrt("cannot start TensorRT", &error))?;
-    // datacenter TensorRT reports why, and gives a runtime all the same that cannot be used or freed
+    // on failure datacenter TensorRT logs errors, but returns a runtime, which can be neither used nor freed
     let reported = take_errors();
     if reported.is_empty() {
         return Ok(runtime);
@@ -212,22 +212,22 @@ fn start_runtime() -> CudaResult<Runtime<'static>> {
 
 /// An execution context of a loaded engine, with the memory it is bound to.
 pub struct TensorRtRunner {
-    // dropped first: it uses all that follows
+    // dropped first: it uses the fields below
     context: ExecutionContext<'static>,
     tensor: CudaSlice<u8>,
     tensor_memory: DeviceMemory,
     scores: CudaSlice<u8>,
     scores_memory: DeviceMemory,
-    /// What the model computes besides.
+    /// Memory of unused outputs.
     _others: Vec<CudaSlice<u8>>,
     half_scores: bool,
     // dropped last: the context belongs to it
     _loaded: Arc<Loaded>,
 }
 
-// SAFETY: an execution context may be used from any thread, one at a time, which `&mut self` in
-// `run` grants. The `Rc` it holds is the only one of its configuration, and the kernels that contexts
-// share have a lock of their own.
+// SAFETY: an execution context may be used from any thread, by one at a time, which `&mut self` in `run`
+// ensures. The context holds the only `Rc` of its configuration, and the kernels that contexts share have
+// a lock of their own.
 unsafe impl Send for TensorRtRunner {}
 
 impl TensorRtRunner {
@@ -245,7 +245,7 @@ impl TensorRtRunner {
         let dims = trtx::trtx_sys::Dims64::from_slice(&input_dims);
         context
             .set_input_shape(&loaded.input.name, &dims)
-            .map_err(|error| tensorrt("the engine's profile does not hold this batch", &error))?;
+            .map_err(|error| tensorrt("the engine's optimization profile excludes this batch", &error))?;
         let elements = elements_of(&context, &loaded.input)?;
         let wanted: i64 = input_dims.iter().product();
         if elements as i64 != wanted {
@@ -259,8 +259,8 @@ impl TensorRtRunner {
         }
         let scores = zeros(stream, elements * loaded.output.element_bytes)?;
         let (tensor_memory, scores_memory) = (memory(&tensor, stream), memory(&scores, stream));
-        // SAFETY: the memory is as long as the context says the input is, in the plain layout that
-        // `bindings` has seen, and this runner owns it and drops it after the context.
+        // SAFETY: the memory is as long as the input is according to the context, in the linear format
+        // that `bindings` has checked, and this runner owns it and drops it after the context.
         unsafe { context.set_tensor_address(&loaded.input.name, tensor_memory.address as *mut c_void) }
             .map_err(|error| tensorrt("cannot bind the input", &error))?;
         // SAFETY: the same for the output.
@@ -270,7 +270,7 @@ impl TensorRtRunner {
         for other in &loaded.others {
             let unused = zeros(stream, elements_of(&context, other)? * other.element_bytes)?;
             let address = memory(&unused, stream).address;
-            // SAFETY: the same for an output that is not looked at.
+            // SAFETY: the same for an unused output.
             unsafe { context.set_tensor_address(&other.name, address as *mut c_void) }
                 .map_err(|error| tensorrt("cannot bind an output", &error))?;
             others.push(unused);
@@ -288,7 +288,7 @@ impl TensorRtRunner {
     }
 }
 
-/// Elements of an input or output in the shape that the context has now.
+/// Number of elements of an input or output in the context's current shape.
 fn elements_of(context: &ExecutionContext<'_>, binding: &Binding) -> CudaResult<usize> {
     let dims = context
         .tensor_shape(&binding.name)
@@ -296,7 +296,7 @@ fn elements_of(context: &ExecutionContext<'_>, binding: &Binding) -> CudaResult<
     let dims = &dims.d[..usize::try_from(dims.nbDims).unwrap_or(0).min(dims.d.len())];
     let elements =
         dims.iter().try_fold(1_usize, |product, &dim| product.checked_mul(usize::try_from(dim).ok()?));
-    elements.ok_or_else(|| format!("tensor {} has the open shape {dims:?}", binding.name))
+    elements.ok_or_else(|| format!("tensor {} has the dynamic shape {dims:?}", binding.name))
 }
 
 impl Runner for TensorRtRunner {
@@ -322,7 +322,7 @@ impl Runner for TensorRtRunner {
     }
 }
 
-/// Where `slice` lies. It stays there until it is dropped.
+/// Address and length of `slice`, which does not move until it is dropped.
 fn memory(slice: &CudaSlice<u8>, stream: &CudaStream) -> DeviceMemory {
     let (address, _in_use) = slice.device_ptr(stream);
     DeviceMemory { address, bytes: slice.len() }
@@ -333,9 +333,9 @@ mod tests {
     use super::*;
     use crate::engine::tensorrt as flavour;
 
-    /// On a host without a driver datacenter TensorRT does not start; TensorRT-RTX does.
+    /// On a host without a driver, TensorRT-RTX starts and datacenter TensorRT does not.
     #[test]
-    fn a_plan_that_is_none_is_refused_by_the_real_library() {
+    fn the_real_library_rejects_an_invalid_plan() {
         flavour::probe_runtime().expect("scripts/setup.sh --with tensorrt puts TensorRT in place");
         let refused = start_runtime().and_then(|mut runtime| {
             let plan = [7; 4096];
@@ -350,7 +350,7 @@ mod tests {
 
     #[cfg(not(feature = "datacenter"))]
     #[test]
-    fn a_plan_of_this_tensorrt_is_let_through() {
+    fn a_plan_of_this_tensorrt_is_accepted() {
         let plan = flavour::tests::tiny_engine();
         let runtime = start_runtime().expect("it needs no driver");
         assert_eq!(check_plan(&runtime, &plan), Ok(()));

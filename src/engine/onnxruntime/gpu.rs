@@ -1,7 +1,7 @@
 //! ONNX Runtime on GPUs: the CUDA provider, TensorRT-RTX as a plugin, and classic TensorRT.
 //!
-//! - A provider that cannot be had, or that would leave a part of the model on the CPU, is an error
-//!   unless `engine.allow_fallback` says otherwise.
+//! - A provider that is not available, or that would leave parts of the model on the CPU, is an error
+//!   unless `engine.allow_fallback` is set.
 
 use std::path::Path;
 use std::time::Instant;
@@ -22,7 +22,7 @@ use crate::config::{EngineSection, Provider};
 use crate::error::{EngineError, is_out_of_memory};
 use crate::plan::Plan;
 
-/// The sessions of all the plan's devices; what providers keep of the model lies under its hash.
+/// The lanes of all the plan's devices. What providers cache of the model is stored under its hash.
 pub fn load(plan: &Plan, model_sha256: &str) -> Result<Vec<GpuEngine<OnnxRuntimeRunner>>, EngineError> {
     let path = &plan.model.path;
     std::fs::File::open(path).map_err(|source| EngineError::ModelFile { path: path.clone(), source })?;
@@ -75,13 +75,13 @@ fn lane(
     })
 }
 
-/// A model of a few kB, to try providers with: one input N×8×8×3.
+/// A model of a few kB to probe providers with; its input is N×8×8×3.
 const TINY_MODEL: &[u8] = include_bytes!("../../../fixtures/tiny.onnx");
 
-/// Whether a session can be had with `provider` on the first GPU, or on the CPU.
+/// Check that a session can be opened with `provider`, on the first GPU or on the CPU.
 ///
 /// # Errors
-/// Why not.
+/// The reason why it cannot.
 pub fn probe_provider(provider: Provider) -> Result<(), String> {
     let environment = library::open().map_err(|error| error.to_string())?;
     let text = |error: ort::Error| error.to_string();
@@ -93,30 +93,31 @@ pub fn probe_provider(provider: Provider) -> Result<(), String> {
             let shapes = shapes_text(&input.name, &[1, 8, 8, 3]);
             let builder = builder.with_disable_cpu_fallback().map_err(|error| error.to_string())?;
             let engine = EngineSection { provider, ..EngineSection::default() };
-            let kept = cache_folder()?.join("onnxruntime").join("probe");
-            on_gpu(&environment, builder, &engine, 0, shapes.as_deref(), &kept)?.0
+            let cache = cache_folder()?.join("onnxruntime").join("probe");
+            on_gpu(&environment, builder, &engine, 0, shapes.as_deref(), &cache)?.0
         }
     };
     builder.commit_from_memory(TINY_MODEL).map(drop).map_err(text)
 }
 
-/// `input:32x8x8x3`, as providers take profiles; `None` for a name that they would take apart.
+/// A shape in the format of the providers' profile options, such as `input:32x8x8x3`. `None` for an input
+/// whose name contains a colon, which they cannot parse.
 fn shapes_text(input: &str, dims: &[i64]) -> Option<String> {
     let dims: Vec<_> = dims.iter().map(ToString::to_string).collect();
     (!input.contains(':')).then(|| format!("{input}:{}", dims.join("x")))
 }
 
-/// A session on `device`, the memory its tensors are bound to, and why parts of the model run on the
-/// CPU if they do, which only `engine.allow_fallback` lets happen.
+/// A session on `device`, the memory its tensors are bound to, and, if parts of the model run on the CPU,
+/// which `engine.allow_fallback` must permit, the reason.
 fn open_session(
     environment: &Environment,
     device: &Device,
     plan: &Plan,
     model_sha256: &str,
 ) -> Result<(Session, MemoryInfo<'static>, Option<String>), String> {
-    let open = |whole: bool| {
+    let open = |entirely_on_gpu: bool| {
         let text = |error: ort::Error| error.to_string();
-        let mut builder = if whole {
+        let mut builder = if entirely_on_gpu {
             let builder = Session::builder(environment).map_err(text)?;
             builder.with_disable_cpu_fallback().map_err(|error| error.to_string())?
         } else {
@@ -126,15 +127,15 @@ fn open_session(
         let shapes = shapes_text(&input.name, &input_dims(plan));
         if shapes.is_none() {
             let batch = input.batch.ok_or_else(|| {
-                format!("it cannot be told the shape of {}: a colon ends the name for it", input.name)
+                format!("the provider cannot be given a shape for {}: the name contains a colon", input.name)
             })?;
             builder = builder
                 .with_dimension_override(batch, plan.engine.batch_size as i64)
                 .map_err(|error| error.to_string())?;
         }
-        let kept = cache_folder()?.join("onnxruntime").join(model_sha256);
+        let cache = cache_folder()?.join("onnxruntime").join(model_sha256);
         let (mut builder, memory) =
-            on_gpu(environment, builder, &plan.engine, device.ordinal, shapes.as_deref(), &kept)?;
+            on_gpu(environment, builder, &plan.engine, device.ordinal, shapes.as_deref(), &cache)?;
         let session = builder.commit_from_file(&plan.model.path).map_err(text)?;
         Ok::<_, String>((session, memory))
     };
@@ -142,12 +143,12 @@ fn open_session(
     tracing::info!(
         provider = plan.engine.provider.as_str(),
         gpu = device.ordinal,
-        "opening a session; a provider may build or search for kernels first"
+        "opening a session; the provider may build or select kernels first"
     );
     let opened = match open(true) {
         Ok((session, memory)) => (session, memory, None),
         Err(reason) if plan.engine.allow_fallback && !is_out_of_memory(&reason) => {
-            tracing::warn!(reason, "the CPU does what the provider cannot, as engine.allow_fallback says");
+            tracing::warn!(reason, "parts of the model run on the CPU, as engine.allow_fallback permits");
             let (session, memory) = open(false)?;
             (session, memory, Some(reason))
         }
@@ -157,27 +158,27 @@ fn open_session(
     Ok(opened)
 }
 
-/// Register `provider` for GPU `ordinal`. `shapes` is the one profile it needs to be ready for, unless
-/// the model's own shapes are fixed; `kept` is the folder for what it builds of this very model, for a
-/// provider tells models apart by their names.
+/// Register the provider of `engine` for GPU `ordinal`. `shapes` is its only optimization profile, which a
+/// model with fixed shapes does not need. `cache` is the folder for the engines and kernels that it builds;
+/// each model needs its own, because providers distinguish models by their names only.
 fn on_gpu(
     environment: &Environment,
     builder: SessionBuilder,
     engine: &EngineSection,
     ordinal: usize,
     shapes: Option<&str>,
-    kept: &Path,
+    cache: &Path,
 ) -> Result<(SessionBuilder, MemoryInfo<'static>), String> {
     let device_id = i32::try_from(ordinal).map_err(|error| error.to_string())?;
     let cuda_memory =
         || MemoryInfo::new(AllocationDevice::CUDA, device_id, AllocatorType::Device, MemoryType::Default);
     let cuda_memory = || cuda_memory().map_err(|error| error.to_string());
-    let kept = || {
-        std::fs::create_dir_all(kept).map_err(|error| format!("{}: {error}", kept.display()))?;
-        Ok::<_, String>(kept.display().to_string())
+    let cache = || {
+        std::fs::create_dir_all(cache).map_err(|error| format!("{}: {error}", cache.display()))?;
+        Ok::<_, String>(cache.display().to_string())
     };
     match engine.provider {
-        Provider::Cpu => Err("the CPU is no GPU".to_owned()),
+        Provider::Cpu => Err("the CPU provider does not run on a GPU".to_owned()),
         Provider::Cuda => {
             let provider = CUDA::default().with_device_id(device_id).with_tf32(engine.tf32);
             Ok((register(builder, provider)?, cuda_memory()?))
@@ -186,7 +187,7 @@ fn on_gpu(
             let mut provider = TensorRT::default()
                 .with_device_id(device_id)
                 .with_engine_cache(true)
-                .with_engine_cache_path(kept()?)
+                .with_engine_cache_path(cache()?)
                 .with_timing_cache(true);
             if let Some(shapes) = shapes {
                 provider = provider
@@ -204,7 +205,7 @@ fn on_gpu(
                 .filter(|found| found.ep().is_ok_and(|name| name == library::PLUGIN_PROVIDER))
                 .nth(ordinal)
                 .ok_or_else(|| format!("{} offers no GPU {ordinal}", plugin.display()))?;
-            let mut options = vec![("nv_runtime_cache_path".to_owned(), kept()?)];
+            let mut options = vec![("nv_runtime_cache_path".to_owned(), cache()?)];
             for key in ["nv_profile_min_shapes", "nv_profile_opt_shapes", "nv_profile_max_shapes"] {
                 options.extend(shapes.map(|shapes| (key.to_owned(), shapes.to_owned())));
             }
@@ -224,7 +225,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_that_providers_would_take_apart_gets_no_profile() {
+    fn an_input_name_with_a_colon_gets_no_profile() {
         assert_eq!(shapes_text("image", &[4, 8, 8, 3]).as_deref(), Some("image:4x8x8x3"));
         assert_eq!(shapes_text("input:0", &[4, 8, 8, 3]), None);
     }

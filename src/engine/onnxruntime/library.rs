@@ -1,11 +1,10 @@
-//! Finding and opening ONNX Runtime's shared library at run time.
+//! Finds and loads ONNX Runtime's shared library at run time.
 //!
-//! Looked for, in this order: `ORT_DYLIB_PATH`; `.deps/onnxruntime-gpu/` and `.deps/onnxruntime/` in
-//! the current folder and those above it; the same from the executable's folder upwards. Nothing is
-//! linked, so the binary starts, and says what is missing, where there is no ONNX Runtime at all.
-//!
-//! Once loaded, ONNX Runtime reports its use to its makers unless `ORT_DISABLE_TELEMETRY` is set. The binary
-//! sets it first of all; a program that uses this library must have decided, or nothing is loaded.
+//! - Search order: `ORT_DYLIB_PATH`; `.deps/onnxruntime-gpu/` and `.deps/onnxruntime/` in the current
+//!   folder and those above it; the same from the executable's folder upwards.
+//! - Nothing is linked, so the binary also starts on a host without ONNX Runtime, and says what is missing.
+//! - Once loaded, ONNX Runtime sends telemetry to its makers unless `ORT_DISABLE_TELEMETRY` is set. The binary
+//!   sets the variable at its start; a program that uses this library must set it, or nothing is loaded.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -16,25 +15,25 @@ use crate::engine::cuda::keep_open;
 use crate::engine::deps::search_roots;
 use crate::error::EngineError;
 
-/// Where `scripts/setup.sh` puts the library, below the repository's root; first the one with GPU
-/// providers, which `--gpu` asks for.
+/// Where `scripts/setup.sh` puts the library, relative to the root of the repository. The first has GPU
+/// providers and comes with `--gpu`.
 const FOLDERS: [&str; 2] = [".deps/onnxruntime-gpu", ".deps/onnxruntime"];
 
-/// The TensorRT-RTX provider's plugin, and the name its devices go by.
+/// The plugin with the TensorRT-RTX provider, and the provider's name.
 const PLUGIN: &str = "libonnxruntime_providers_nv_tensorrt_rtx.so";
 pub const PLUGIN_PROVIDER: &str = "NvTensorRTRTXExecutionProvider";
 
-/// What the plugin's package holds beside it, and the loader would look for elsewhere.
+/// Dependencies in the plugin's own folder, where the dynamic loader does not search.
 const PLUGIN_NEEDS: [&str; 3] =
     ["libcudart.so.13", "libtensorrt_rtx.so.1", "libtensorrt_onnxparser_rtx.so.1"];
 
-/// Where ONNX Runtime lies.
+/// The path of ONNX Runtime's library.
 pub fn path() -> Result<PathBuf, String> {
     find(std::env::var_os("ORT_DYLIB_PATH").map(PathBuf::from), &search_roots())
 }
 
-/// Where the plugin with TensorRT-RTX lies: named by `SLUICE_ORT_TENSORRT_RTX`, beside ONNX Runtime,
-/// or on `LD_LIBRARY_PATH`.
+/// The path of the TensorRT-RTX plugin: `SLUICE_ORT_TENSORRT_RTX`, else in the folder of ONNX Runtime,
+/// else on `LD_LIBRARY_PATH`.
 pub fn find_plugin() -> Result<PathBuf, String> {
     if let Some(path) = std::env::var_os("SLUICE_ORT_TENSORRT_RTX").map(PathBuf::from) {
         let message = || format!("SLUICE_ORT_TENSORRT_RTX is {}, which is not a file", path.display());
@@ -52,7 +51,7 @@ pub fn find_plugin() -> Result<PathBuf, String> {
     })
 }
 
-/// Make the plugin's devices known. Once is enough for a process.
+/// Register the plugin, unless this process already has.
 pub fn register_plugin(environment: &Environment, path: &Path) -> Result<(), String> {
     let known = |environment: &Environment| {
         environment.devices().any(|device| device.ep().is_ok_and(|name| name == PLUGIN_PROVIDER))
@@ -61,7 +60,7 @@ pub fn register_plugin(environment: &Environment, path: &Path) -> Result<(), Str
         return Ok(());
     }
     for name in PLUGIN_NEEDS {
-        // elsewhere the loader finds it, or says so
+        // if it is elsewhere, the loader finds it or reports it as missing
         let beside = path.with_file_name(name);
         if beside.is_file() {
             keep_open(&beside)?;
@@ -73,16 +72,16 @@ pub fn register_plugin(environment: &Environment, path: &Path) -> Result<(), Str
     if known(environment) { Ok(()) } else { Err(format!("{} offers no device here", path.display())) }
 }
 
-/// The process's environment: ONNX Runtime allows one, and keeps it until the end.
+/// The process's environment: ONNX Runtime allows only one, which lives until the process ends.
 static ENVIRONMENT: Mutex<Option<Environment>> = Mutex::new(None);
 
-/// Where ONNX Runtime looks whether it may report its use.
+/// The variable that disables ONNX Runtime's telemetry.
 const TELEMETRY: &str = "ORT_DISABLE_TELEMETRY";
 
-/// Open ONNX Runtime, or use what this process has opened already.
+/// Load ONNX Runtime, or return the environment that this process already has.
 ///
 /// # Errors
-/// [`EngineError::RuntimeMissing`] where there is none, or nobody has said whether it may report its use.
+/// [`EngineError::RuntimeMissing`] if it cannot be found or loaded, or if `ORT_DISABLE_TELEMETRY` is not set.
 pub fn open() -> Result<Environment, EngineError> {
     // nothing panics while it holds the lock
     let mut opened = ENVIRONMENT.lock().unwrap_or_else(PoisonError::into_inner);
@@ -91,7 +90,7 @@ pub fn open() -> Result<Environment, EngineError> {
     }
     if std::env::var_os(TELEMETRY).is_none() {
         let message = format!(
-            "{TELEMETRY} is not set: 1 keeps ONNX Runtime from reporting its use and from keeping files in the home \
+            "{TELEMETRY} is not set: 1 keeps ONNX Runtime from sending telemetry and from writing files to the home \
              folder"
         );
         return Err(EngineError::RuntimeMissing(message));
@@ -142,20 +141,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_opens_it_as_often_as_it_has_jobs() {
+    fn the_runtime_can_be_opened_more_than_once() {
         for _ in 0..2 {
             open().expect("scripts/setup.sh has put ONNX Runtime in place");
         }
     }
 
     #[test]
-    fn a_missing_library_says_what_to_run() {
+    fn the_error_for_a_missing_library_says_what_to_run() {
         let message = find(None, &[]).expect_err("nothing to find");
         assert!(message.contains("scripts/setup.sh") && message.contains("ORT_DYLIB_PATH"), "{message}");
     }
 
     #[test]
-    fn the_environment_wins_and_is_never_passed_over() {
+    fn a_path_in_the_environment_is_never_ignored() {
         let message = find(Some("/no/such/lib.so".into()), &search_roots()).expect_err("not a file");
         assert!(message.contains("/no/such/lib.so"), "{message}");
     }

@@ -1,9 +1,9 @@
-//! ONNX Runtime as an engine: on the CPU here, on GPUs in `gpu`.
+//! ONNX Runtime as an engine: on the CPU in this file, on GPUs in `gpu`.
 //!
-//! - The model has one image input of rank 4, of float32 or uint8, whose sides match the
-//!   preprocessing, and its first output has one row of float32 scores for each image. On a GPU
-//!   both may be float16 instead.
-//! - The batch dimension is dynamic or equals `batch_size`; either way it is always run full.
+//! - The model has one image input of rank 4, float32 or uint8, whose height and width match the
+//!   preprocessing, and its first output has a row of float32 scores for each image. On a GPU both may
+//!   be float16 instead; uint8 is for the CPU only.
+//! - The batch dimension is dynamic or equals `batch_size`; batches are always full.
 
 mod gpu;
 mod library;
@@ -33,7 +33,7 @@ pub struct OnnxRuntime {
     dims: [i64; 4],
     shape: BatchShape,
     classes: usize,
-    /// Why this is not the provider that the plan names.
+    /// Why the plan's provider is not used, if it is not.
     fallback: Option<String>,
 }
 
@@ -66,12 +66,12 @@ impl OnnxRuntime {
         Ok(engine)
     }
 
-    /// The engine of a plan that allows falling back from another provider, for this reason.
-    pub(super) fn instead(plan: &Plan, reason: String) -> Result<Self, EngineError> {
+    /// The CPU engine for a plan whose provider cannot be used, for this reason.
+    pub(super) fn fallback(plan: &Plan, reason: String) -> Result<Self, EngineError> {
         Ok(Self { fallback: Some(reason), ..Self::load(plan)? })
     }
 
-    /// Length of a row of scores, found by running once: the model does not declare it.
+    /// Number of scores in a row, found by running the model once: the model does not declare it.
     fn measured_classes(&mut self) -> Result<usize, String> {
         let rows = self.shape.batch_size;
         let (scores, _) = self.run(self.shape.zeros().pixels())?;
@@ -135,7 +135,7 @@ impl Engine for OnnxRuntime {
     }
 }
 
-/// ONNX Runtime's place and build, if it can be opened.
+/// Path and build of ONNX Runtime, if it can be loaded.
 pub fn probe_onnxruntime() -> Result<String, String> {
     let path = library::path()?;
     library::open().map_err(|error| error.to_string())?;
@@ -145,10 +145,10 @@ pub fn probe_onnxruntime() -> Result<String, String> {
 fn cpu_options(environment: &Environment, plan: &Plan) -> Result<SessionBuilder, ort::Error> {
     Ok(Session::builder(environment)?
         .with_intra_threads(threads_or_cores(plan.engine.threads))?
-        // a spinning pool would take the cores that decoding needs between two batches
+        // spinning threads would take the cores that decoding needs between two batches
         .with_intra_op_spinning(false)?
-        // a pattern lays out all tensors of a run side by side, in two to three times the memory
-        // that the arena needs without, and no faster
+        // a memory pattern allocates all tensors of a run side by side: two to three times the memory
+        // of the arena alone, and no faster
         .with_memory_pattern(false)?)
 }
 
@@ -169,7 +169,7 @@ fn tensor(outlet: &Outlet) -> Result<(TensorElementType, &[i64]), String> {
     }
 }
 
-/// What the CPU's batches are made of for this input, which must fit the plan.
+/// The element type of batches on the CPU for this input, which must fit the plan.
 fn check_element(input: &Outlet, plan: &Plan) -> Result<PixelElement, String> {
     let (ty, shape) = tensor(input)?;
     let element = match ty {
@@ -193,7 +193,7 @@ fn check_element(input: &Outlet, plan: &Plan) -> Result<PixelElement, String> {
     Ok(element)
 }
 
-/// Scores of a row as far as the model declares them.
+/// Number of scores in a row, if the model declares it.
 fn declared_classes(output: &Outlet) -> Result<Option<usize>, String> {
     let (TensorElementType::Float32, shape) = tensor(output)? else {
         return Err(format!("output {} is {}, expected a float32 tensor", output.name(), output.dtype()));

@@ -1,4 +1,4 @@
-//! ONNX to a serialized engine.
+//! Builds serialized engines from ONNX files.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -13,8 +13,8 @@ use super::library;
 use crate::engine::cuda::{logger, tensorrt};
 use crate::engine::onnx::Precision;
 
-/// Shapes of the input that an engine is made for: it is fastest at `opt`, and refuses what lies
-/// outside `min` and `max`.
+/// An optimization profile: the input shapes that an engine is built for. It is fastest at `opt`, and
+/// rejects shapes outside `min` and `max`.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Profile {
     pub min: Vec<i64>,
@@ -22,7 +22,7 @@ pub struct Profile {
     pub max: Vec<i64>,
 }
 
-/// What an engine is built from, and how.
+/// The model and the options that an engine is built with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recipe {
     pub onnx: PathBuf,
@@ -30,16 +30,16 @@ pub struct Recipe {
     pub model_sha256: String,
     /// Name of the model's input.
     pub input: String,
-    /// Of the model's weights; the engine computes with the same.
+    /// Precision of the model's weights, in which the engine computes.
     pub precision: Precision,
     pub profile: Profile,
     /// Whether tensor cores may round float32 operands to TF32: ten bits of mantissa.
     pub tf32: bool,
-    /// Memory that tactics may use, bytes; TensorRT's own limit if left out.
+    /// Workspace memory that tactics may use, in bytes; `None` is TensorRT's own limit.
     pub workspace_bytes: Option<usize>,
 }
 
-/// Build an engine for the current device; TensorRT-RTX needs none.
+/// Build an engine for the current device; TensorRT-RTX needs no device.
 pub fn build(recipe: &Recipe) -> Result<Vec<u8>, String> {
     library::open_runtime()?;
     library::open_parser()?;
@@ -77,36 +77,36 @@ pub fn build(recipe: &Recipe) -> Result<Vec<u8>, String> {
     Ok(plan.to_vec())
 }
 
-/// A line now and then while the builder works.
-struct Progress(Mutex<Told>);
+/// Logs the progress of the builder.
+struct Progress(Mutex<Phases>);
 
-/// When the last line was, and the steps of the phases that have begun.
-struct Told {
-    last: Instant,
+/// The time of the last log line, and the number of steps of each phase that has started.
+struct Phases {
+    logged_at: Instant,
     steps: HashMap<String, i32>,
 }
 
-/// Between two lines.
-const QUIET: Duration = Duration::from_secs(5);
+/// Time between two log lines.
+const LOG_INTERVAL: Duration = Duration::from_secs(5);
 
 impl Progress {
     fn new() -> Self {
-        Self(Mutex::new(Told { last: Instant::now(), steps: HashMap::new() }))
+        Self(Mutex::new(Phases { logged_at: Instant::now(), steps: HashMap::new() }))
     }
 }
 
 impl trtx::interfaces::MonitorProgress for Progress {
     fn phase_start(&self, phase_name: &str, _: Option<&str>, num_steps: i32) {
         tracing::debug!(phase = phase_name, steps = num_steps, "building the engine");
-        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        told.steps.insert(phase_name.to_owned(), num_steps);
+        let mut phases = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        phases.steps.insert(phase_name.to_owned(), num_steps);
     }
 
     fn step_complete(&self, phase_name: &str, step: i32) -> ControlFlow<()> {
-        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.last.elapsed() >= QUIET {
-            told.last = Instant::now();
-            let steps = told.steps.get(phase_name).copied().unwrap_or_default();
+        let mut phases = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if phases.logged_at.elapsed() >= LOG_INTERVAL {
+            phases.logged_at = Instant::now();
+            let steps = phases.steps.get(phase_name).copied().unwrap_or_default();
             tracing::info!(phase = phase_name, step = step + 1, steps, "building the engine");
         }
         ControlFlow::Continue(())

@@ -1,9 +1,9 @@
-//! Engines that were built from ONNX files, kept for the next run.
+//! The cache of engines built from ONNX files.
 //!
-//! - They lie in `$SLUICE_CACHE_DIR`, else `$XDG_CACHE_HOME/sluice`, else `~/.cache/sluice`, each
-//!   under a name that follows from everything it depends on.
-//! - A lock file keeps two processes from building the same engine at once: the second waits and
-//!   then finds it. An engine is visible only when whole.
+//! - It is in `$SLUICE_CACHE_DIR`, else `$XDG_CACHE_HOME/sluice`, else `~/.cache/sluice`. The name of an
+//!   engine is a hash of everything that it depends on.
+//! - A lock file keeps two processes from building the same engine at once: the second waits, and then
+//!   finds the engine. An engine becomes visible only when it is complete.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,8 @@ use crate::engine::cuda::LoadError;
 use crate::error::EngineError;
 use crate::plan::hex;
 
-/// The engine of `recipe` for `target`, loaded by `load`: the one in `folder`, or one made by `build`.
+/// The engine of `recipe` for `target`, loaded by `load`: the cached one in `folder`, else a new one that
+/// `build` makes.
 pub fn load_or_build<T>(
     folder: &Path,
     recipe: &Recipe,
@@ -28,29 +29,30 @@ pub fn load_or_build<T>(
     let path = folder.join(format!("{}.engine", key(recipe, target)));
     let fail = |error: std::io::Error| EngineError::Cache { message: format!("{}: {error}", path.display()) };
     let mut refused = None;
-    let mut kept_and_loaded = || {
-        let serialized = kept(&path, recipe, target).filter(|kept| refused.as_ref() != Some(kept))?;
+    let mut load_cached = || {
+        let serialized =
+            cached(&path, recipe, target).filter(|serialized| refused.as_ref() != Some(serialized))?;
         match load(&serialized) {
             Err(LoadError::Refused(reason)) => {
-                tracing::warn!(engine = %path.display(), reason, "a kept engine is not used");
+                tracing::warn!(engine = %path.display(), reason, "the cached engine cannot be used");
                 refused = Some(serialized);
                 None
             }
             loaded => Some(loaded),
         }
     };
-    // a folder that can only be read will do
-    if let Some(loaded) = kept_and_loaded() {
+    // before taking the lock, so that a read-only folder works, too
+    if let Some(loaded) = load_cached() {
         return Ok(loaded);
     }
     std::fs::create_dir_all(folder).map_err(fail)?;
     let lock = File::create(path.with_extension("lock")).map_err(fail)?;
     if lock.try_lock().is_err() {
-        tracing::info!(engine = %path.display(), "waiting for another process, which builds the engine");
+        tracing::info!(engine = %path.display(), "waiting for another process that is building the engine");
         lock.lock().map_err(fail)?;
     }
-    // somebody may have built it since
-    if let Some(loaded) = kept_and_loaded() {
+    // another process may have built it in the meantime
+    if let Some(loaded) = load_cached() {
         return Ok(loaded);
     }
     tracing::info!(
@@ -58,7 +60,7 @@ pub fn load_or_build<T>(
         gpu = target.gpu,
         tensorrt = %target.version,
         engine = %path.display(),
-        "building an engine: none is kept for this model, batch, GPU and TensorRT"
+        "building an engine: none is cached for this model, batch size, GPU and TensorRT version"
     );
     let start = Instant::now();
     let serialized =
@@ -69,13 +71,13 @@ pub fn load_or_build<T>(
     Ok(load(&serialized))
 }
 
-/// The kernels that were compiled for an engine on a kind of device, kept for the next run. Without
-/// them it takes some seconds longer to start, so nothing that goes wrong here is an error.
+/// The cached kernels that TensorRT-RTX has compiled for an engine on a kind of device. Without them a run
+/// starts some seconds later, so no failure here is an error.
 #[derive(Debug)]
 pub struct Kernels(Option<PathBuf>);
 
 impl Kernels {
-    /// Where the kernels of the engine `serialized` on `target` for batches of `dims` are kept.
+    /// The cache entry for the kernels of the engine `serialized` on `target`, for batches of `dims`.
     pub fn of(serialized: &[u8], target: &Target, dims: &[i64]) -> Self {
         let text = format!("{} {FLAVOUR} {target:?} {dims:?}", hex(&Sha256::digest(serialized)));
         let name = format!("{}.kernels", &hex(&Sha256::digest(text))[..32]);
@@ -86,11 +88,11 @@ impl Kernels {
         std::fs::read(self.0.as_ref()?).ok()
     }
 
-    /// Keep `kernels`, unless they are kept already.
+    /// Cache `kernels`, unless they are cached already.
     pub fn write(&self, kernels: Result<Vec<u8>, String>) {
         let Some(path) = &self.0 else { return };
         let written = kernels.and_then(|kernels| {
-            if kernels.is_empty() || self.read().is_some_and(|kept| kept == kernels) {
+            if kernels.is_empty() || self.read().is_some_and(|cached| cached == kernels) {
                 return Ok(());
             }
             let write = || {
@@ -100,63 +102,65 @@ impl Kernels {
             write().map_err(|error| error.to_string())
         });
         if let Err(error) = written {
-            tracing::debug!(path = %path.display(), error, "kernels are not kept");
+            tracing::debug!(path = %path.display(), error, "the kernels are not cached");
         }
     }
 }
 
-/// The engine at `path`, if it is there and sound; a damaged one is built anew.
-fn kept(path: &Path, recipe: &Recipe, target: &Target) -> Option<Vec<u8>> {
+/// The engine at `path`, if it exists and its passport confirms it; a damaged one is rebuilt.
+fn cached(path: &Path, recipe: &Recipe, target: &Target) -> Option<Vec<u8>> {
     let passport = Passport::beside(path).unwrap_or_default()?;
     let serialized = std::fs::read(path).ok()?;
     let wanted = Wanted { dims: recipe.profile.max.clone(), tf32: recipe.tf32 };
     match passport.check(path, &serialized, target, &wanted) {
         Ok(()) => Some(serialized),
         Err(error) => {
-            tracing::warn!(%error, "a kept engine is not used");
+            tracing::warn!(%error, "the cached engine cannot be used");
             None
         }
     }
 }
 
-/// Write an engine and then its passport, each whole or not at all.
+/// Write an engine and then its passport, each atomically.
 pub fn write_whole(path: &Path, serialized: &[u8], passport: &Passport) -> std::io::Result<()> {
     let passport = serde_json::to_vec_pretty(passport)?;
     replace(path, serialized)?;
     replace(&Passport::path(path), &passport)
 }
 
-/// See that a file can be written at `path`, before the work that goes into it.
+/// Check that a file can be created at `path`, before spending work on its content.
 pub fn check_writable(path: &Path) -> std::io::Result<()> {
     let part = path.with_extension(format!("{}.part", std::process::id()));
     File::create(&part)?;
     std::fs::remove_file(part)
 }
 
-/// Write a file so that it is seen whole or not at all.
+/// Write a file atomically: readers see all of it or nothing.
 fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     static WRITTEN: AtomicU64 = AtomicU64::new(0);
     let part = path.with_extension(format!("{}-{}.part", std::process::id(), WRITTEN.fetch_add(1, Relaxed)));
     let written = std::fs::write(&part, bytes).and_then(|()| std::fs::rename(&part, path));
     if written.is_err() {
-        // a full disk is not made fuller
+        // the disk may be full
         let _ = std::fs::remove_file(&part);
     }
     written
 }
 
-/// Where engines are kept.
+/// The folder of the cache.
 pub fn folder() -> Result<PathBuf, String> {
     let from = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     from("SLUICE_CACHE_DIR")
         .or_else(|| from("XDG_CACHE_HOME").map(|folder| folder.join("sluice")))
         .or_else(|| from("HOME").map(|folder| folder.join(".cache/sluice")))
-        .ok_or_else(|| "there is no HOME and no SLUICE_CACHE_DIR to keep engines in".to_owned())
+        .ok_or_else(|| {
+            "neither HOME nor SLUICE_CACHE_DIR is set: there is no folder to cache engines in".to_owned()
+        })
 }
 
-/// Everything an engine depends on.
+/// A hash of everything that an engine depends on.
 fn key(recipe: &Recipe, target: &Target) -> String {
-    // the model counts by its content
+    // the hash identifies the model, whatever its path
     let Recipe { onnx: _, model_sha256, input: _, precision: _, profile, tf32, workspace_bytes } = recipe;
     let text = format!("{model_sha256} {FLAVOUR} {target:?} {profile:?} {tf32} {workspace_bytes:?}");
     hex(&Sha256::digest(text))[..32].to_owned()
@@ -189,12 +193,12 @@ mod tests {
         Target { gpu: "NVIDIA H200".to_owned(), compute_capability: "9.0".to_owned(), version }
     }
 
-    fn taken(engine: &[u8]) -> Result<Vec<u8>, LoadError> {
+    fn loaded(engine: &[u8]) -> Result<Vec<u8>, LoadError> {
         Ok(engine.to_vec())
     }
 
     fn get(folder: &Path, build: fn(&Recipe) -> Result<Vec<u8>, String>) -> Vec<u8> {
-        load_or_build(folder, &recipe(), &target(), build, taken).expect("an engine").expect("loaded")
+        load_or_build(folder, &recipe(), &target(), build, loaded).expect("an engine").expect("loaded")
     }
 
     fn built(_: &Recipe) -> Result<Vec<u8>, String> {
@@ -202,11 +206,11 @@ mod tests {
     }
 
     fn not_again(_: &Recipe) -> Result<Vec<u8>, String> {
-        panic!("it is kept")
+        panic!("it is cached")
     }
 
     #[test]
-    fn an_engine_is_built_once_and_then_found() {
+    fn an_engine_is_built_once_and_then_found_in_the_cache() {
         let folder = tempfile::tempdir().expect("temp folder");
         let first = get(folder.path(), built);
         let again = get(folder.path(), not_again);
@@ -214,9 +218,9 @@ mod tests {
     }
 
     #[test]
-    fn everything_an_engine_depends_on_makes_it_another() {
+    fn the_key_depends_on_everything_that_an_engine_depends_on() {
         let (recipe, target) = (recipe(), target());
-        let kept = key(&recipe, &target);
+        let cached = key(&recipe, &target);
         let wide = vec![8, 8, 8, 3];
         let profile = Profile { max: wide, ..recipe.profile.clone() };
         for other in [
@@ -225,21 +229,21 @@ mod tests {
             Recipe { tf32: false, ..recipe.clone() },
             Recipe { workspace_bytes: Some(1), ..recipe.clone() },
         ] {
-            assert_ne!(key(&other, &target), kept, "{other:?}");
+            assert_ne!(key(&other, &target), cached, "{other:?}");
         }
         for other in [
             Target { gpu: "NVIDIA L4".to_owned(), ..target.clone() },
             Target { compute_capability: "8.9".to_owned(), ..target.clone() },
             Target { version: Version::from_number(10_602), ..target.clone() },
         ] {
-            assert_ne!(key(&recipe, &other), kept, "{other:?}");
+            assert_ne!(key(&recipe, &other), cached, "{other:?}");
         }
         let moved = Recipe { onnx: "elsewhere/model.onnx".into(), ..recipe };
-        assert_eq!(key(&moved, &target), kept, "the content counts, not the place");
+        assert_eq!(key(&moved, &target), cached, "the path does not count");
     }
 
     #[test]
-    fn a_damaged_engine_is_built_anew() {
+    fn a_damaged_engine_is_rebuilt() {
         let folder = tempfile::tempdir().expect("temp folder");
         get(folder.path(), built);
         let path = folder.path().join(format!("{}.engine", key(&recipe(), &target())));
@@ -255,12 +259,12 @@ mod tests {
     }
 
     #[test]
-    fn an_engine_that_tensorrt_refuses_is_built_anew_and_no_other_failure_builds() {
+    fn an_engine_that_tensorrt_rejects_is_rebuilt_and_other_failures_do_not_rebuild() {
         let folder = tempfile::tempdir().expect("temp folder");
         get(folder.path(), |_| Ok(b"of an older driver".to_vec()));
         let load = |engine: &[u8]| match engine {
             b"of an older driver" => Err(LoadError::Refused("driver is older".to_owned())),
-            _ => taken(engine),
+            _ => loaded(engine),
         };
         let engine = load_or_build(folder.path(), &recipe(), &target(), built, load).expect("an engine");
         assert_eq!(engine, Ok(b"an engine".to_vec()));
@@ -271,16 +275,16 @@ mod tests {
     }
 
     #[test]
-    fn a_build_that_fails_leaves_nothing_to_be_found() {
+    fn a_failed_build_leaves_nothing_in_the_cache() {
         let folder = tempfile::tempdir().expect("temp folder");
         let failed =
-            load_or_build(folder.path(), &recipe(), &target(), |_| Err("no memory".to_owned()), taken);
+            load_or_build(folder.path(), &recipe(), &target(), |_| Err("no memory".to_owned()), loaded);
         assert!(failed.expect_err("it failed").to_string().contains("no memory"));
         get(folder.path(), built);
     }
 
     #[test]
-    fn kernels_are_those_of_one_shape_of_one_engine() {
+    fn kernels_are_cached_for_each_engine_and_shape() {
         let of = |engine: &[u8], rows| format!("{:?}", Kernels::of(engine, &target(), &[rows, 8, 8, 3]));
         assert_eq!(of(b"an engine", 4), of(b"an engine", 4));
         assert_ne!(of(b"an engine", 4), of(b"an engine", 8));
@@ -288,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_cannot_be_put_in_its_place_leaves_no_part_of_it() {
+    fn a_file_that_cannot_be_renamed_leaves_no_temporary_file() {
         let folder = tempfile::tempdir().expect("temp folder");
         let occupied = folder.path().join("m.engine");
         std::fs::create_dir_all(occupied.join("full")).expect("folder");
@@ -297,10 +301,10 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_can_only_be_read_serves_what_it_has() {
+    fn a_read_only_cache_still_serves_its_engines() {
         let folder = tempfile::tempdir().expect("temp folder");
         get(folder.path(), built);
-        // as good as not writable: the lock cannot be made
+        // a folder in place of the lock file makes the cache as good as read-only
         let lock = folder.path().join(format!("{}.lock", key(&recipe(), &target())));
         std::fs::remove_file(&lock).expect("the lock file");
         std::fs::create_dir(&lock).expect("folder");
@@ -308,12 +312,12 @@ mod tests {
         let other = Recipe { tf32: false, ..recipe() };
         let lock = folder.path().join(format!("{}.lock", key(&other, &target())));
         std::fs::create_dir(&lock).expect("folder");
-        let error = load_or_build(folder.path(), &other, &target(), not_again, taken).expect_err("no lock");
+        let error = load_or_build(folder.path(), &other, &target(), not_again, loaded).expect_err("no lock");
         assert!(error.to_string().contains(".engine"), "{error}");
     }
 
     #[test]
-    fn of_many_who_want_it_at_once_one_builds() {
+    fn concurrent_requests_build_an_engine_once() {
         let folder = tempfile::tempdir().expect("temp folder");
         let builds = AtomicUsize::new(0);
         std::thread::scope(|scope| {
@@ -323,7 +327,7 @@ mod tests {
                         builds.fetch_add(1, Ordering::Relaxed);
                         Ok(b"an engine".to_vec())
                     };
-                    load_or_build(folder.path(), &recipe(), &target(), build, taken)
+                    load_or_build(folder.path(), &recipe(), &target(), build, loaded)
                         .expect("an engine")
                         .expect("loaded");
                 });

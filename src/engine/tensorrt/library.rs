@@ -1,8 +1,8 @@
-//! Finding and opening TensorRT's shared libraries at run time.
+//! Finds and loads TensorRT's shared libraries at run time.
 //!
-//! Looked for, in this order: the folder `SLUICE_TENSORRT_DIR`, and then nowhere else; the system's
-//! library path, which `LD_LIBRARY_PATH` extends; `.deps/tensorrt/`, where `scripts/setup.sh` puts
-//! them. Nothing is linked, so the same binary runs where there is none.
+//! - If `SLUICE_TENSORRT_DIR` is set, only that folder is searched; else the system's library path, which
+//!   `LD_LIBRARY_PATH` extends, and then `.deps/tensorrt/`, where `scripts/setup.sh` puts the libraries.
+//! - Nothing is linked, so the same binary runs on hosts without TensorRT.
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -10,53 +10,53 @@ use std::sync::OnceLock;
 use crate::engine::cuda::{Version, find_library, library_version};
 use crate::engine::deps::search_roots;
 
-/// Which TensorRT this binary is built for.
+/// The TensorRT that this binary is built for.
 pub const FLAVOUR: &str = if cfg!(feature = "datacenter") { "TensorRT" } else { "TensorRT-RTX" };
 
-/// Major and minor number of the release whose interface this binary speaks.
+/// Major and minor version of the release whose interface this binary uses.
 const RELEASE: (i32, i32) = if cfg!(feature = "datacenter") { (11, 4) } else { (1, 6) };
 
-/// Where `scripts/setup.sh` puts the libraries, below the repository's root.
+/// Where `scripts/setup.sh` puts the libraries, relative to the root of the repository.
 const FOLDER: &str = ".deps/tensorrt";
 
-/// The runtime that loads and runs engines; the lean one runs version-compatible engines only.
+/// The runtime, which loads and runs engines. The lean runtime runs version-compatible engines only.
 const RUNTIME: &[&str] = if cfg!(feature = "datacenter") {
     &["libnvinfer.so.11", "libnvinfer_lean.so.11"]
 } else {
     &["libtensorrt_rtx.so.1"]
 };
 
-/// The parser that building an engine needs as well.
+/// The ONNX parser, which only building needs.
 const PARSER: &[&str] = if cfg!(feature = "datacenter") {
     &["libnvonnxparser.so.11"]
 } else {
     &["libtensorrt_onnxparser_rtx.so.1"]
 };
 
-/// Smallest compute capability the flavour serves; datacenter TensorRT says so itself.
+/// Smallest supported compute capability; datacenter TensorRT checks its own limit.
 const LEAST_CAPABILITY: (i32, i32) = if cfg!(feature = "datacenter") { (0, 0) } else { (8, 0) };
 
-/// Whether this flavour serves a device of that compute capability.
+/// Check that this flavour supports devices of that compute capability.
 pub fn check_capability(capability: (i32, i32)) -> Result<(), String> {
     if capability >= LEAST_CAPABILITY {
         return Ok(());
     }
     let ((major, minor), (least, rest)) = (capability, LEAST_CAPABILITY);
     Err(format!(
-        "{FLAVOUR} wants compute capability {least}.{rest} or later, this GPU has {major}.{minor}: build sluice with \
-         --features datacenter, which speaks to datacenter TensorRT"
+        "{FLAVOUR} needs compute capability {least}.{rest} or later, this GPU has {major}.{minor}: build sluice with \
+         --features datacenter, which uses datacenter TensorRT"
     ))
 }
 
-/// The release this binary wants, for messages.
+/// The release that this binary needs, for messages.
 pub fn release() -> String {
     format!("{FLAVOUR} {}.{}", RELEASE.0, RELEASE.1)
 }
 
-/// Where the runtime lies that is open: there is one for the process.
+/// Path of the loaded runtime, of which the process has only one.
 static OPENED: OnceLock<PathBuf> = OnceLock::new();
 
-/// Open the library that runs engines, and tell its version.
+/// Load the library that runs engines. Returns its version.
 pub fn open_runtime() -> Result<Version, String> {
     open(RUNTIME, &candidates, |path| {
         let version = library_version(path)?;
@@ -69,8 +69,8 @@ pub fn open_runtime() -> Result<Version, String> {
     })
 }
 
-/// Open the library that reads ONNX: the runtime's neighbour, for another release's would not fit it
-/// and does not say which it is.
+/// Load the ONNX parser. The one in the runtime's folder is preferred: a parser of another release would
+/// not work with the runtime, and does not report its version.
 pub fn open_parser() -> Result<(), String> {
     let neighbour = |name: &str| OPENED.get().map(|runtime| runtime.with_file_name(name));
     let beside = |name: &str| {
@@ -82,17 +82,17 @@ pub fn open_parser() -> Result<(), String> {
     })
 }
 
-/// The runtime's version and place, if it can be opened.
+/// Version and path of the runtime, if it can be loaded.
 pub fn probe_runtime() -> Result<String, String> {
     open_runtime().map(|version| format!("{version}, {}", place(RUNTIME)))
 }
 
-/// The parser's place, if it can be opened.
+/// Path of the parser, if it can be loaded.
 pub fn probe_parser() -> Result<String, String> {
     open_parser().map(|()| place(PARSER))
 }
 
-/// Where the one of `names` that is open lies.
+/// Path of the loaded library among `names`.
 fn place(names: &[&str]) -> String {
     let found = names
         .iter()
@@ -101,7 +101,7 @@ fn place(names: &[&str]) -> String {
     found.unwrap_or_else(|| "on the library path".to_owned())
 }
 
-/// Where a library of that name may lie. A bare name is for the dynamic loader to find.
+/// The paths at which to look for a library. The dynamic loader searches for a bare name.
 fn candidates(name: &str) -> Vec<PathBuf> {
     if let Some(folder) = std::env::var_os("SLUICE_TENSORRT_DIR") {
         return vec![Path::new(&folder).join(name)];
@@ -110,6 +110,7 @@ fn candidates(name: &str) -> Vec<PathBuf> {
     std::iter::once(PathBuf::from(name)).chain(deps.filter(|path| path.is_file())).collect()
 }
 
+/// Call `load` with each candidate path of each of `names` until one succeeds.
 fn open<T>(
     names: &[&str],
     candidates: &dyn Fn(&str) -> Vec<PathBuf>,
@@ -136,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_library_of_the_setup_script_is_opened_and_of_the_right_release() {
+    fn the_library_that_the_setup_script_installs_has_the_right_release() {
         let version = open_runtime().expect("scripts/setup.sh --with tensorrt puts TensorRT in place");
         assert_eq!((version.major, version.minor), RELEASE);
         let place = probe_runtime().expect("it was opened before");
@@ -144,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_library_names_every_place_and_what_to_run() {
+    fn the_error_for_a_missing_library_names_every_path_and_what_to_run() {
         let nowhere = |name: &str| vec![PathBuf::from("/nowhere").join(name)];
         let message = open(RUNTIME, &nowhere, library_version).expect_err("nothing to find");
         for word in
@@ -156,7 +157,7 @@ mod tests {
 
     #[cfg(not(feature = "datacenter"))]
     #[test]
-    fn a_gpu_that_is_too_old_is_sent_to_the_other_flavour() {
+    fn the_error_for_an_old_gpu_names_the_other_flavour() {
         assert!(check_capability((8, 0)).is_ok() && check_capability((9, 0)).is_ok());
         let message = check_capability((7, 5)).expect_err("a T4");
         assert!(message.contains("7.5") && message.contains("datacenter"), "{message}");

@@ -1,8 +1,8 @@
 //! TensorRT as an engine: TensorRT-RTX, or datacenter TensorRT with the feature `datacenter`.
 //!
-//! - The model is a serialized engine (`.engine`, `.plan`), or an ONNX file that an engine is built
-//!   from and kept for the next run.
-//! - The batch is always run full; the engine's profile must hold it.
+//! - The model is a serialized engine (`.engine`, `.plan`), or an ONNX file. An engine built from an
+//!   ONNX file is cached for the next run.
+//! - Batches are always full; the engine's optimization profile must include their shape.
 
 mod build;
 mod cache;
@@ -34,10 +34,10 @@ pub(super) fn load(plan: &Plan, model_sha256: &str) -> Result<Vec<GpuEngine<Tens
         check_capability(device.compute_capability).map_err(|message| failed(&device, message))?;
         let target = Target::new(&device, version);
         let load = |serialized: &[u8]| {
-            let kept = cache::Kernels::of(serialized, &target, &input_dims(plan));
-            Ok((Loaded::new(&device, serialized, kept.read().as_deref())?, kept))
+            let kernels = cache::Kernels::of(serialized, &target, &input_dims(plan));
+            Ok((Loaded::new(&device, serialized, kernels.read().as_deref())?, kernels))
         };
-        let (loaded, kept) = if is_serialized(&plan.model.path) {
+        let (loaded, kernels) = if is_serialized(&plan.model.path) {
             let serialized = checked_file(plan, &target)?;
             load(&serialized)
         } else {
@@ -51,12 +51,12 @@ pub(super) fn load(plan: &Plan, model_sha256: &str) -> Result<Vec<GpuEngine<Tens
         for _ in 0..plan.engine.lanes {
             lanes.push(lane(plan, &device, &loaded, version)?);
         }
-        if kept.read().is_none() {
-            // an engine of several shapes compiles its kernels for this one when it first runs; what
-            // goes wrong here goes wrong again at the warm-up, and is told there
+        if kernels.read().is_none() {
+            // An engine with dynamic shapes compiles its kernels for this shape on the first run. An
+            // error here occurs again at the real warm-up, which reports it.
             let _ = warm_up(&mut lanes[first], 0);
         }
-        kept.write(loaded.kernels());
+        kernels.write(loaded.kernels());
     }
     Ok(lanes)
 }
@@ -88,7 +88,7 @@ fn lane(
     })
 }
 
-/// The engine file that the plan names, as far as its passport vouches for it.
+/// The engine file that the plan names, checked against its passport if it has one.
 fn checked_file(plan: &Plan, target: &Target) -> Result<Vec<u8>, EngineError> {
     let path = &plan.model.path;
     let serialized =
@@ -100,13 +100,13 @@ fn checked_file(plan: &Plan, target: &Target) -> Result<Vec<u8>, EngineError> {
         }
         None => tracing::warn!(
             engine = %path.display(),
-            "the engine has no passport beside it: TensorRT alone says whether it fits"
+            "the engine has no passport: only TensorRT itself checks whether it fits"
         ),
     }
     Ok(serialized)
 }
 
-/// What to build of the plan's ONNX file: an engine for its batches and no others.
+/// The recipe for the plan's ONNX file: an engine for exactly the shape of its batches.
 fn recipe(plan: &Plan, model_sha256: &str) -> Result<Recipe, EngineError> {
     let path = &plan.model.path;
     let input =
@@ -125,7 +125,7 @@ fn recipe(plan: &Plan, model_sha256: &str) -> Result<Recipe, EngineError> {
     })
 }
 
-/// Build an engine of the ONNX file `onnx` for GPU `ordinal`, and write it and its passport.
+/// Build an engine from the ONNX file `onnx` for GPU `ordinal`, and write it and its passport to `engine`.
 pub fn build_file(
     onnx: &Path,
     engine: &Path,
@@ -167,12 +167,12 @@ fn build_on(device: &Device, recipe: &Recipe) -> Result<Vec<u8>, String> {
     build(recipe)
 }
 
-/// Whether a model file is an engine, as opposed to ONNX.
+/// Whether a model file is a serialized engine, by its extension.
 pub(super) fn is_serialized(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "engine" || extension == "plan")
 }
 
-/// For messages.
+/// A duration for log messages.
 fn seconds(time: Duration) -> String {
     format!("{:.1} s", time.as_secs_f64())
 }
@@ -196,7 +196,7 @@ pub(super) mod tests {
         }
     }
 
-    /// Built by TensorRT-RTX itself, which needs no GPU for that.
+    /// An engine built by TensorRT-RTX, which needs no GPU for that.
     pub fn tiny_engine() -> Vec<u8> {
         build(&tiny_recipe(4)).expect("scripts/setup.sh --with tensorrt puts TensorRT-RTX in place")
     }
@@ -209,7 +209,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_cannot_be_built_is_told_in_tensorrts_words() {
+    fn a_failed_build_reports_tensorrts_own_message() {
         let narrow = vec![4, 8, 7, 3];
         let profile = Profile { min: narrow.clone(), opt: narrow.clone(), max: narrow };
         let message = build(&Recipe { profile, ..tiny_recipe(4) }).expect_err("the model has other sides");

@@ -1,8 +1,8 @@
-//! The passport of a serialized engine: what it was made from, by what and for what. A small JSON
-//! file beside the engine, `NAME.engine.json`.
+//! The passport of a serialized engine: a small JSON file next to it, `NAME.engine.json`, that records
+//! its model, its builder and its target.
 //!
-//! - An engine runs only where its passport says: on the same kind of GPU, with the same TensorRT.
-//!   That is checked before anything else is done with it.
+//! - An engine runs only on the GPU model and with the TensorRT version in its passport. That is checked
+//!   before the engine is loaded.
 
 use std::path::{Path, PathBuf};
 
@@ -15,11 +15,11 @@ use crate::engine::onnx::Precision;
 use crate::error::EngineError;
 use crate::plan::hex;
 
-/// What an engine is built for: a GPU, and the TensorRT that was found.
+/// The target of an engine: a GPU, and the installed version of TensorRT.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
     pub gpu: String,
-    /// `9.0`
+    /// Such as `9.0`.
     pub compute_capability: String,
     pub version: Version,
 }
@@ -31,15 +31,15 @@ impl Target {
     }
 }
 
-/// What a pipeline asks of an engine.
+/// What a pipeline needs of an engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
-    /// Of a batch.
+    /// Dimensions of a batch.
     pub dims: Vec<i64>,
     pub tf32: bool,
 }
 
-/// The command that makes the engine at `engine` anew.
+/// The command that rebuilds the engine at `engine`.
 pub fn rebuild(engine: &Path, input: &str, dims: &[i64], tf32: bool) -> String {
     let dims: Vec<_> = dims.iter().map(ToString::to_string).collect();
     let dims = if dims.is_empty() { "DIMS".to_owned() } else { dims.join("x") };
@@ -50,23 +50,23 @@ pub fn rebuild(engine: &Path, input: &str, dims: &[i64], tf32: bool) -> String {
     )
 }
 
-/// Where an engine comes from and where it may go.
+/// What an engine was built from, and what it may run on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Passport {
-    /// Of the ONNX file.
+    /// Hash of the ONNX model.
     pub model_sha256: String,
     pub engine_sha256: String,
     /// Name of the engine's input.
     pub input: String,
     /// `TensorRT-RTX` or `TensorRT`.
     pub flavour: String,
-    /// `1.6.1`
+    /// Such as `1.6.1`.
     pub tensorrt_version: String,
     pub gpu: String,
-    /// `9.0`
+    /// Such as `9.0`.
     pub compute_capability: String,
     pub profile: Profile,
-    /// Of most of the model's weights.
+    /// The precision of most of the model's weights.
     pub precision: Precision,
     /// Whether tensor cores may round float32 operands to TF32.
     pub tf32: bool,
@@ -89,14 +89,14 @@ impl Passport {
         }
     }
 
-    /// Where the passport of the engine at `engine` lies.
+    /// The path of the passport of the engine at `engine`.
     pub fn path(engine: &Path) -> PathBuf {
         let mut name = engine.as_os_str().to_owned();
         name.push(".json");
         PathBuf::from(name)
     }
 
-    /// The passport beside an engine, if there is one.
+    /// The passport of an engine, if it has one.
     pub fn beside(engine: &Path) -> Result<Option<Self>, EngineError> {
         let path = Self::path(engine);
         let text = match std::fs::read_to_string(&path) {
@@ -111,7 +111,8 @@ impl Passport {
         })
     }
 
-    /// Whether the engine is the one described, may run on `target`, and does what is `wanted`.
+    /// Check that the passport belongs to this engine, and that the engine may run on `target` and does
+    /// what is `wanted`.
     pub fn check(
         &self,
         engine: &Path,
@@ -127,7 +128,7 @@ impl Passport {
         })
     }
 
-    /// What the engine cannot do of what is wanted.
+    /// Why the engine does not do what is wanted, if it does not.
     fn shortcoming(&self, wanted: &Wanted) -> Option<String> {
         let Profile { min, max, .. } = &self.profile;
         let within = wanted.dims.len() == min.len()
@@ -142,14 +143,16 @@ impl Passport {
         may_round.then(|| "it may round to TF32, and engine.tf32 is false".to_owned())
     }
 
+    /// How the engine or the target differs from the passport, if it does.
     fn difference(&self, engine_sha256: &str, flavour: &str, target: &Target) -> Option<String> {
         if self.engine_sha256 != engine_sha256 {
-            return Some("the file is damaged or another one: its SHA-256 is not the passport's".to_owned());
+            return Some("its SHA-256 is not the passport's: the file is damaged or was replaced".to_owned());
         }
         let differ = |what: &str, was: &str, is: &str| {
-            (was != is).then(|| format!("it was built for {what}{was}, here is {is}"))
+            (was != is).then(|| format!("it was built for {what}{was}, this host has {is}"))
         };
-        differ("", &self.flavour, flavour)
+        (self.flavour != flavour)
+            .then(|| format!("it was built for {}, this binary uses {flavour}", self.flavour))
             .or_else(|| differ("TensorRT ", &self.tensorrt_version, &target.version.to_string()))
             .or_else(|| differ("compute capability ", &self.compute_capability, &target.compute_capability))
             .or_else(|| differ("GPU ", &self.gpu, &target.gpu))
@@ -194,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_says_how_to_build_the_engine_again() {
+    fn the_error_says_how_to_rebuild_the_engine() {
         let target = Target {
             gpu: "NVIDIA L4".to_owned(),
             compute_capability: "8.9".to_owned(),
@@ -208,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn an_engine_is_accepted_only_where_it_was_made_for() {
+    fn an_engine_is_accepted_only_on_its_target() {
         let passport = passport();
         let here = |number, gpu: &str, compute_capability: &str| Target {
             gpu: gpu.to_owned(),
@@ -219,10 +222,10 @@ mod tests {
         assert_eq!(passport.difference("e", "TensorRT-RTX", &good), None);
         for (engine, flavour, target, word) in [
             ("f", "TensorRT-RTX", good.clone(), "damaged"),
-            ("e", "TensorRT", good, "here is TensorRT"),
-            ("e", "TensorRT-RTX", here(10_701, "NVIDIA H200", "9.0"), "here is 1.7.1"),
-            ("e", "TensorRT-RTX", here(10_601, "NVIDIA H200", "8.9"), "here is 8.9"),
-            ("e", "TensorRT-RTX", here(10_601, "NVIDIA L4", "9.0"), "here is NVIDIA L4"),
+            ("e", "TensorRT", good, "this binary uses TensorRT"),
+            ("e", "TensorRT-RTX", here(10_701, "NVIDIA H200", "9.0"), "this host has 1.7.1"),
+            ("e", "TensorRT-RTX", here(10_601, "NVIDIA H200", "8.9"), "this host has 8.9"),
+            ("e", "TensorRT-RTX", here(10_601, "NVIDIA L4", "9.0"), "this host has NVIDIA L4"),
         ] {
             let message = passport.difference(engine, flavour, &target).expect("refused");
             assert!(message.contains(word), "{message}");
@@ -230,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_passport_survives_its_file() {
+    fn a_passport_is_read_back_as_written() {
         let folder = tempfile::tempdir().expect("temp folder");
         let engine = folder.path().join("model.engine");
         assert_eq!(Passport::beside(&engine).expect("no file is no error"), None);

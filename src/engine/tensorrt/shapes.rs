@@ -1,12 +1,12 @@
-//! Shapes and memory sizes as trtexec writes them: `input_1:32x384x384x3`, `workspace:512M`.
+//! Shapes and memory sizes in trtexec's syntax: `input_1:32x384x384x3`, `workspace:512M`.
 
 use super::Profile;
 use crate::engine::onnx::OnnxInput;
 
-/// Shapes asked for on a command line; a later one wins over `all`.
+/// The shape arguments of a command line; `min`, `opt` and `max` override `all`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ShapeArguments {
-    /// `--shapes`: all three at once.
+    /// `--shapes`: all three shapes.
     pub all: Option<String>,
     pub min: Option<String>,
     pub opt: Option<String>,
@@ -14,17 +14,17 @@ pub struct ShapeArguments {
 }
 
 impl ShapeArguments {
-    /// The profile for `input`; the model's own dimensions where they are fixed and nothing is asked.
+    /// The optimization profile for `input`. A shape that is not given is the model's own, if that is fixed.
     ///
     /// # Errors
-    /// When a shape cannot be read, names another input, does not fit the model, or is missing for a
-    /// model that leaves dimensions open; when min ≤ opt ≤ max does not hold.
+    /// If a shape cannot be parsed, names another input, does not fit the model, or is missing for a model
+    /// with dynamic dimensions, or if min ≤ opt ≤ max does not hold.
     pub fn profile(&self, input: &OnnxInput) -> Result<Profile, String> {
         let dims = |name: &str, argument: &Option<String>| match argument.as_ref().or(self.all.as_ref()) {
             Some(text) => parse_shape(text, input).map_err(|message| format!("--{name}: {message}")),
             None if input.dims.iter().all(|&dim| dim > 0) => Ok(input.dims.clone()),
             None => Err(format!(
-                "input {} has dimensions {:?}, of which -1 is open: give --{name} {}:{}",
+                "input {} has dimensions {:?}, where -1 is dynamic: give --{name} {}:{}",
                 input.name,
                 input.dims,
                 input.name,
@@ -50,7 +50,8 @@ fn example(dims: &[i64]) -> String {
 }
 
 fn parse_shape(text: &str, input: &OnnxInput) -> Result<Vec<i64>, String> {
-    let (name, dims) = text.rsplit_once(':').ok_or_else(|| format!("{text} is no NAME:DIMxDIM…"))?;
+    let (name, dims) =
+        text.rsplit_once(':').ok_or_else(|| format!("{text} is not of the form NAME:DIMxDIM…"))?;
     if name != input.name {
         return Err(format!("the model has no input {name}, its input is {}", input.name));
     }
@@ -58,15 +59,16 @@ fn parse_shape(text: &str, input: &OnnxInput) -> Result<Vec<i64>, String> {
         .split('x')
         .map(|dim| dim.parse().ok().filter(|&dim: &i64| dim > 0))
         .collect::<Option<Vec<_>>>()
-        .ok_or_else(|| format!("{dims} is no list of dimensions such as {}", example(&input.dims)))?;
+        .ok_or_else(|| format!("{dims} is not a list of dimensions such as {}", example(&input.dims)))?;
     let fits = dims.len() == input.dims.len()
         && dims.iter().zip(&input.dims).all(|(asked, declared)| *declared < 0 || asked == declared);
     if fits { Ok(dims) } else { Err(format!("{dims:?} does not fit the model's {:?}", input.dims)) }
 }
 
-/// Bytes of the workspace in `workspace:512M`; a number without B, K, M or G counts MiB.
+/// Parse the workspace size, in bytes, of an argument such as `workspace:512M`. A number without B, K, M
+/// or G is in MiB.
 pub fn workspace_bytes(text: &str) -> Result<usize, String> {
-    let wrong = || format!("{text} is no memory pool such as workspace:512M");
+    let wrong = || format!("{text} is not a memory pool size such as workspace:512M");
     let size = text.strip_prefix("workspace:").ok_or_else(wrong)?;
     let (number, shift) = match size.char_indices().last() {
         Some((at, 'B')) => (&size[..at], 0),
@@ -92,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn shapes_are_read_as_trtexec_reads_them() {
+    fn shapes_are_parsed_as_by_trtexec() {
         let arguments = ShapeArguments {
             all: Some("input:0:32x8x8x3".into()),
             min: Some("input:0:1x8x8x3".into()),
@@ -105,14 +107,14 @@ mod tests {
     }
 
     #[test]
-    fn a_shape_that_does_not_fit_is_named() {
+    fn the_error_for_a_wrong_shape_says_what_is_wrong() {
         let all = |text: &str| ShapeArguments { all: Some(text.to_owned()), ..ShapeArguments::default() };
         for (arguments, words) in [
             (ShapeArguments::default(), "give --minShapes input:0:32x8x8x3"),
             (all("x:1x8x8x3"), "no input x, its input is input:0"),
             (all("input:0:1x8x8"), "does not fit"),
             (all("input:0:1x9x8x3"), "does not fit"),
-            (all("input:0:0x8x8x3"), "no list of dimensions"),
+            (all("input:0:0x8x8x3"), "not a list of dimensions"),
             (all("input:0"), "no input input, its input is input:0"),
             (ShapeArguments { max: Some("input:0:1x8x8x3".into()), ..all("input:0:2x8x8x3") }, "must ascend"),
         ] {
@@ -122,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_pools_have_trtexecs_units() {
+    fn memory_pool_sizes_have_trtexecs_units() {
         assert_eq!(workspace_bytes("workspace:2"), Ok(2 << 20));
         assert_eq!(workspace_bytes("workspace:0.5G"), Ok(512 << 20));
         assert_eq!(workspace_bytes("workspace:100B"), Ok(100));

@@ -1,4 +1,4 @@
-//! An image of any format, from its header to its pixels.
+//! Decodes an image of any format.
 #![no_main]
 
 #[path = "../../tests/support/hostile.rs"]

@@ -1,7 +1,7 @@
-//! A Parquet shard.
+//! Reads a Parquet shard.
 //!
-//! The Parquet library meets some damaged files with a panic, which the reader catches: such a panic is no
-//! find. Any other one is, caught or not.
+//! The Parquet library panics on some damaged files, and the reader catches that: such a panic is not a
+//! finding. Any other panic is one, caught or not.
 #![no_main]
 
 use std::panic::{set_hook, take_hook};
@@ -9,7 +9,7 @@ use std::panic::{set_hook, take_hook};
 #[path = "../../tests/support/hostile.rs"]
 mod hostile;
 
-fn pass_over_the_librarys_panics() {
+fn ignore_panics_of_the_library() {
     let abort = take_hook();
     set_hook(Box::new(move |panic| {
         let file = panic.location().map_or("", |location| location.file());
@@ -19,4 +19,4 @@ fn pass_over_the_librarys_panics() {
     }));
 }
 
-libfuzzer_sys::fuzz_target!(init: pass_over_the_librarys_panics(), |bytes: &[u8]| hostile::replay("parquet", bytes));
+libfuzzer_sys::fuzz_target!(init: ignore_panics_of_the_library(), |bytes: &[u8]| hostile::replay("parquet", bytes));

@@ -1,4 +1,4 @@
-//! A pipeline file.
+//! Parses and checks a pipeline file.
 #![no_main]
 
 #[path = "../../tests/support/hostile.rs"]

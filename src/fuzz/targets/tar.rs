@@ -1,4 +1,4 @@
-//! A WebDataset shard, possibly packed.
+//! Reads a WebDataset shard, possibly compressed.
 #![no_main]
 
 #[path = "../../tests/support/hostile.rs"]

@@ -1,4 +1,4 @@
-//! A TFRecord shard, possibly packed.
+//! Reads a TFRecord shard, possibly compressed.
 #![no_main]
 
 #[path = "../../tests/support/hostile.rs"]
