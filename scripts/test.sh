@@ -34,5 +34,5 @@ trap 'rm -rf "$scored"' EXIT
 step "$sluice" run pipelines/photos.toml --output "$scored/photos"
 step .deps/venv/bin/python scripts/analyst.py "$scored/photos" --records 14 \
     --labels fixtures/photos/expected.json
-step cargo test --locked --features datacenter --lib engine
-step cargo test --locked
+step cargo test --locked --features datacenter --lib engine -- --include-ignored
+step cargo test --locked -- --include-ignored

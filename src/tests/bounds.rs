@@ -42,6 +42,7 @@ fn zlib(bytes: &[u8]) -> Vec<u8> {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn a_tar_of_one_member_without_end_stays_within_the_bound() {
     let bench = Bench::new();
     let mut header = tar::Header::new_gnu();
@@ -93,6 +94,7 @@ fn text_column(name: &str) -> Vec<u8> {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn parquet_schemas_made_of_air_stay_within_the_bound() {
     for (name, file, reason) in [
         (
@@ -151,6 +153,7 @@ fn tiff(side: u32, tile: Option<(u32, u32)>, compression: u32, data: &[u8]) -> V
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn images_that_ask_for_more_than_they_show_stay_within_the_bound() {
     // a million pixels, the most that SMALL allows
     let whole = zlib(&vec![0x55; 8_000_000]);
@@ -178,6 +181,7 @@ fn images_that_ask_for_more_than_they_show_stay_within_the_bound() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn long_parquet_pages_are_held_by_one_shard_at_a_time() {
     const PAGE_BYTES: usize = 120_000_000;
     const SHARDS: usize = 7;
@@ -206,6 +210,7 @@ fn long_parquet_pages_are_held_by_one_shard_at_a_time() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn parquet_row_groups_made_of_air_stay_within_the_bound() {
     const ROW_GROUPS: u64 = 32_767;
     // `ColumnChunk`s of nothing, of type binary
@@ -271,6 +276,7 @@ fn webp_of_tables(groups: u32) -> Vec<u8> {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn a_webp_made_of_code_tables_stays_within_the_bound() {
     let bench = Bench::new();
     // 14 MiB of tables are made, 1.3 GiB are not

@@ -33,6 +33,7 @@ fn statuses(rows: &[Row]) -> BTreeMap<&str, usize> {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn every_record_has_one_row_in_input_order_scored_or_with_a_reason() {
     let bench = Bench::new();
     let mut members = images(0, 10);
@@ -75,6 +76,7 @@ fn every_record_has_one_row_in_input_order_scored_or_with_a_reason() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn all_formats_give_the_same_image_the_same_scores() {
     let bench = Bench::new();
     let images = images(0, 9);
@@ -106,6 +108,7 @@ fn all_formats_give_the_same_image_the_same_scores() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn scores_do_not_depend_on_shard_order_look_ahead_or_batch() {
     let bench = Bench::new();
     for shard in 0..5 {
@@ -127,6 +130,7 @@ fn scores_do_not_depend_on_shard_order_look_ahead_or_batch() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn every_part_has_the_same_schema_also_an_empty_and_an_all_failed_one() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 3));
@@ -154,6 +158,7 @@ fn every_part_has_the_same_schema_also_an_empty_and_an_all_failed_one() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn a_tar_cut_in_a_member_keeps_the_rows_before_it_and_is_reported() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 6));
@@ -179,6 +184,7 @@ fn a_tar_cut_in_a_member_keeps_the_rows_before_it_and_is_reported() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn a_broken_record_checksum_costs_one_row_and_a_broken_length_the_rest() {
     let bench = Bench::new();
     write_tfrecord(&bench.path("in/a.tfrecord"), &images(0, 5));
@@ -198,6 +204,7 @@ fn a_broken_record_checksum_costs_one_row_and_a_broken_length_the_rest() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn a_huge_header_is_too_large() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &[("huge".into(), huge_png(60_000, 60_000)), ("good".into(), png(1))]);
@@ -211,6 +218,7 @@ fn a_huge_header_is_too_large() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn a_parquet_shard_without_the_column_names_the_columns_it_has() {
     let bench = Bench::new();
     write_parquet(&bench.path("in/a.parquet"), &images(0, 2));
@@ -221,6 +229,7 @@ fn a_parquet_shard_without_the_column_names_the_columns_it_has() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn a_run_is_limited_to_so_many_records() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 5));
@@ -231,6 +240,7 @@ fn a_run_is_limited_to_so_many_records() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn top_n_and_no_scores_are_kept_as_asked() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 2));
@@ -243,6 +253,7 @@ fn top_n_and_no_scores_are_kept_as_asked() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn exit_codes_tell_what_is_wrong_before_anything_is_written() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 2));
@@ -269,6 +280,7 @@ fn exit_codes_tell_what_is_wrong_before_anything_is_written() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn an_address_with_a_blank_at_its_end_is_refused_and_makes_no_folder() {
     let bench = Bench::new();
     let before = fs::read_dir(bench.path("")).expect("a folder").count();
@@ -299,6 +311,7 @@ fn a_missing_onnx_runtime_is_an_error_that_names_it() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn a_signal_drains_what_is_in_flight_and_says_so_by_its_exit_code() {
     for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
         let bench = Bench::new();
@@ -342,6 +355,7 @@ fn a_second_signal_leaves_at_once() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn a_killed_run_leaves_whole_parts_and_no_mark_of_success() {
     let bench = Bench::new();
     let mut running = started(&bench, 20);
@@ -358,6 +372,7 @@ fn a_killed_run_leaves_whole_parts_and_no_mark_of_success() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn an_input_that_matches_nothing_leaves_the_output_free_for_the_next_try() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 2));
@@ -369,6 +384,7 @@ fn an_input_that_matches_nothing_leaves_the_output_free_for_the_next_try() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn a_shard_that_is_not_wanted_any_more_may_be_missing() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 8));
@@ -392,6 +408,7 @@ fn an_output_inside_its_input_or_in_place_of_a_file_is_refused() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn check_prints_the_resolved_plan_and_writes_nothing() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 2));

@@ -38,6 +38,7 @@ fn half_bad(bench: &Bench) {
 const ALLOWED: [&str; 2] = ["--set", "output.max_error_rate=0.5"];
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn too_many_errors_leave_an_output_that_verify_accepts_and_that_says_so() {
     let bench = Bench::new();
     half_bad(&bench);
@@ -83,6 +84,7 @@ fn too_many_errors_leave_an_output_that_verify_accepts_and_that_says_so() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn a_summary_that_counts_otherwise_than_its_parts_does_not_hold() {
     let bench = Bench::new();
     half_bad(&bench);
@@ -119,6 +121,7 @@ fn a_summary_that_counts_otherwise_than_its_parts_does_not_hold() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn a_run_with_too_many_errors_can_be_overwritten_and_loses_nothing_when_its_manifest_is_gone() {
     let bench = Bench::new();
     half_bad(&bench);
@@ -139,6 +142,7 @@ fn a_run_with_too_many_errors_can_be_overwritten_and_loses_nothing_when_its_mani
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn the_last_of_several_workers_says_that_there_were_too_many_errors_and_any_of_them_ends_it_later() {
     let bench = Bench::new();
     half_bad(&bench);
@@ -156,6 +160,7 @@ fn the_last_of_several_workers_says_that_there_were_too_many_errors_and_any_of_t
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn a_finished_run_that_lacks_a_part_is_not_done_before() {
     let bench = Bench::new();
     for shard in 0..3 {
@@ -201,6 +206,7 @@ fn flip(path: &Path) {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn a_part_that_has_rotted_is_not_taken_over_by_a_run_that_goes_on() {
     let bench = Bench::new();
     half_bad(&bench);
@@ -224,6 +230,7 @@ fn a_part_that_has_rotted_is_not_taken_over_by_a_run_that_goes_on() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn rows_that_have_rotted_are_not_taken_over_though_nothing_but_their_part_tells_of_them() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 40));
@@ -250,6 +257,7 @@ fn rows_that_have_rotted_are_not_taken_over_though_nothing_but_their_part_tells_
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn batches_that_have_rotted_are_given_up_and_the_run_ends_without_them() {
     let bench = Bench::new();
     half_bad(&bench);
@@ -264,6 +272,7 @@ fn batches_that_have_rotted_are_given_up_and_the_run_ends_without_them() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn a_part_of_another_worker_that_has_rotted_is_named_with_that_worker() {
     let bench = Bench::new();
     half_bad(&bench);
@@ -303,6 +312,7 @@ fn segments(bench: &Bench) -> Vec<PathBuf> {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn a_shard_that_has_rotted_behind_a_checkpoint_is_scored_as_it_is_now() {
     let bench = Bench::new();
     interrupted(&bench, 20_000);
@@ -323,6 +333,7 @@ fn a_shard_that_has_rotted_behind_a_checkpoint_is_scored_as_it_is_now() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn a_run_of_a_build_that_may_score_otherwise_is_refused_and_one_of_another_version_resumed() {
     let bench = Bench::new();
     interrupted(&bench, 8_000);
@@ -354,6 +365,7 @@ fn a_run_of_a_build_that_may_score_otherwise_is_refused_and_one_of_another_versi
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn what_is_damaged_of_an_interrupted_run_costs_scoring_and_no_row() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(50_000, 10));
@@ -458,6 +470,7 @@ impl Cloud {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn a_listing_that_is_behind_leaves_no_run_without_its_end() {
     let cloud = Cloud::new();
     // what was never listed, and what is listed ever later
@@ -486,6 +499,7 @@ fn a_listing_that_is_behind_leaves_no_run_without_its_end() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn a_run_with_too_many_errors_ends_behind_an_old_listing_too() {
     let cloud = Cloud::new();
     half_bad(&cloud.bench);
@@ -500,6 +514,7 @@ fn a_run_with_too_many_errors_ends_behind_an_old_listing_too() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn an_object_whose_creation_was_answered_with_a_failure_is_not_taken_for_another_attempts() {
     let cloud = Cloud::new();
     for (number, name) in

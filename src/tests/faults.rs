@@ -75,6 +75,7 @@ impl Cloud {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn a_run_from_bucket_to_bucket_is_that_from_disk_to_disk() {
     let cloud = Cloud::new();
     assert_code(&cloud.run("a"), 0);
@@ -91,6 +92,7 @@ fn a_run_from_bucket_to_bucket_is_that_from_disk_to_disk() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn a_bucket_that_is_gone_is_no_verdict() {
     let cloud = Cloud::new();
     assert_code(&cloud.run("a"), 0);
@@ -104,6 +106,7 @@ fn a_bucket_that_is_gone_is_no_verdict() {
 
 /// The part is larger than what is stored at once, so that it is refused while its rows are still coming.
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn a_refusal_in_the_middle_of_a_large_part_ends_the_run_with_its_reason() {
     let cloud = Cloud::new();
     let long = images(0, 30_000).into_iter().enumerate();
@@ -133,6 +136,7 @@ fn a_refusal_in_the_middle_of_a_large_part_ends_the_run_with_its_reason() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn one_fault_of_each_kind_changes_no_row() {
     let cloud = Cloud::new();
     cloud.gcs.schedule([]);
@@ -163,6 +167,7 @@ fn one_fault_of_each_kind_changes_no_row() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn a_bucket_that_is_gone_or_closed_is_named_and_the_run_goes_on_when_it_is_back() {
     let cloud = Cloud::new();
     assert_code(&cloud.run("whole"), 0);
@@ -186,6 +191,7 @@ fn a_bucket_that_is_gone_or_closed_is_named_and_the_run_goes_on_when_it_is_back(
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn a_run_outlives_its_access_tokens() {
     let cloud = Cloud::new();
     assert_code(&cloud.run("whole"), 0);
@@ -202,6 +208,7 @@ fn a_run_outlives_its_access_tokens() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn bytes_that_are_not_those_of_the_store_are_never_scored() {
     let cloud = Cloud::new();
     assert_code(&cloud.run("whole"), 0);
@@ -237,6 +244,7 @@ fn credentials_that_are_nowhere_to_be_had_are_asked_for_and_not_for_long() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn a_key_file_of_a_service_account_signs_every_request_and_is_not_shown() {
     let cloud = Cloud::new();
     let key = Command::new("openssl").args(["genpkey", "-algorithm", "RSA"]).output().expect("openssl");
@@ -289,6 +297,7 @@ fn by_stem(rows: &[Row]) -> std::collections::BTreeMap<String, (String, Option<V
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn an_object_that_is_served_oddly_is_read_or_costs_its_row() {
     let bench = Bench::new();
     let gcs = Gcs::start();
@@ -347,6 +356,7 @@ fn an_object_that_is_served_oddly_is_read_or_costs_its_row() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn an_object_is_not_taken_for_the_only_one_that_cannot_be_read_where_none_can() {
     let cloud = Cloud::new();
     let quick = ["--set", "storage.retry_seconds=1", "--set", "output.max_error_rate=1"];
@@ -381,6 +391,7 @@ fn an_object_is_not_taken_for_the_only_one_that_cannot_be_read_where_none_can() 
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn a_name_that_is_refused_is_a_folder_if_something_lies_below_it_and_no_image_while_nothing_is_served() {
     let cloud = Cloud::new();
     for (number, (_, bytes)) in (0..).zip(images(90, 2)) {
@@ -408,6 +419,7 @@ fn a_name_that_is_refused_is_a_folder_if_something_lies_below_it_and_no_image_wh
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn a_container_that_is_served_oddly_is_read_or_is_a_damaged_shard() {
     let cloud = Cloud::new();
     assert_code(&cloud.run("whole"), 0);
@@ -481,6 +493,7 @@ fn a_container_that_is_served_oddly_is_read_or_is_a_damaged_shard() {
 
 /// Its checksum can be compared only when all of its ranges have come, and its rows with them.
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn a_long_container_that_never_has_its_checksum_is_a_damaged_shard() {
     let cloud = Cloud::new();
     let long = cloud.bench.path("long.tar");
@@ -499,6 +512,7 @@ fn a_long_container_that_never_has_its_checksum_is_a_damaged_shard() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn a_listing_that_is_none_is_refused() {
     let cloud = Cloud::new();
     for oddity in [ListingOddity::Again, ListingOddity::Twice, ListingOddity::Backwards] {
@@ -520,6 +534,7 @@ fn a_listing_that_is_none_is_refused() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn an_odd_entry_of_a_listing_costs_at_most_its_own_row() {
     let cloud = Cloud::new();
     assert_code(&cloud.run("whole"), 0);
@@ -571,6 +586,7 @@ fn an_odd_entry_of_a_listing_costs_at_most_its_own_row() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn a_container_of_azure_is_listed_and_read_as_any_bucket() {
     let cloud = Cloud::new();
     cloud.gcs.put("data", "below/img-00050.png", png(50));
@@ -626,6 +642,7 @@ fn a_container_of_azure_is_listed_and_read_as_any_bucket() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn a_page_that_is_none_does_not_end_a_listing() {
     let cloud = Cloud::new();
     cloud.gcs.set_page_size(1);
@@ -653,6 +670,7 @@ fn a_page_that_is_none_does_not_end_a_listing() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn folder_markers_of_consoles_are_no_objects() {
     let cloud = Cloud::new();
     assert_code(&cloud.run("before"), 0);
@@ -676,6 +694,7 @@ fn folder_markers_of_consoles_are_no_objects() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn neighbours_of_a_key_that_cannot_be_addressed_are_not_lost() {
     let cloud = Cloud::new();
     cloud.gcs.put("data", "img//odd.png", b"never read".to_vec());
@@ -695,6 +714,7 @@ fn neighbours_of_a_key_that_cannot_be_addressed_are_not_lost() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn a_web_server_that_is_busy_for_a_while_is_waited_for() {
     let bench = Bench::new();
     let gcs = Gcs::start();

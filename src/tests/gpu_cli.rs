@@ -31,6 +31,7 @@ fn tiny_model() -> String {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn an_engine_is_not_built_without_a_gpu_and_nothing_is_left_behind() {
     let folder = tempfile::tempdir().expect("temp folder");
     let engine = folder.path().join("tiny.engine");
@@ -90,6 +91,7 @@ fn engine_keys_that_make_no_sense_are_usage_errors() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn the_cpu_stands_in_only_where_it_is_allowed_and_the_manifest_tells() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 3));
@@ -110,6 +112,7 @@ fn the_cpu_stands_in_only_where_it_is_allowed_and_the_manifest_tells() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn bench_measures_what_can_run_and_says_why_the_rest_cannot() {
     let folder = tempfile::tempdir().expect("temp folder");
     let json = folder.path().join("bench.json");
@@ -139,6 +142,7 @@ fn bench_measures_what_can_run_and_says_why_the_rest_cannot() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn doctor_looks_at_every_engine_and_finds_the_one_on_the_cpu() {
     let doctor = output(without_gpu(&["doctor"]));
     assert_eq!(doctor.status.code(), Some(0), "{}", stderr(&doctor));
@@ -150,6 +154,7 @@ fn doctor_looks_at_every_engine_and_finds_the_one_on_the_cpu() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn diff_tells_outputs_apart() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 5));

@@ -104,6 +104,7 @@ fn a_length_that_lies_takes_no_memory() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn a_small_png_that_inflates_to_gigabytes_is_an_image_like_any_other() {
     let bench = Bench::new();
     let chunk = |name: &[u8; 4], body: &[u8]| {
@@ -162,6 +163,7 @@ fn a_small_png_that_inflates_to_gigabytes_is_an_image_like_any_other() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn a_parquet_page_is_held_to_its_limit_whatever_its_header_says() {
     let bench = Bench::new();
     for (name, codec) in [
@@ -212,6 +214,7 @@ fn a_parquet_page_is_held_to_its_limit_whatever_its_header_says() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn a_name_that_climbs_out_of_the_archive_is_only_a_name() {
     let bench = Bench::new();
     let names = ["../../escaped.png", "/tmp/sluice-escaped.png", "a/../../b.png", "C:\\escaped.png"];
@@ -286,6 +289,7 @@ fn crashed(bench: &Bench, name: &str, args: &[&str]) -> Output {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn a_decoder_that_crashes_costs_one_attempt_and_one_row() {
     let bench = Bench::new();
     let mut members = images(0, 5);
@@ -317,6 +321,7 @@ fn a_decoder_that_crashes_costs_one_attempt_and_one_row() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn a_reader_that_crashes_costs_one_attempt_and_the_rest_of_its_shard() {
     let bench = Bench::new();
     // the third member is too long to be an image, and takes long to pass over
@@ -366,6 +371,7 @@ fn a_reader_that_crashes_costs_one_attempt_and_the_rest_of_its_shard() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn a_crash_outside_decoders_and_readers_is_what_it_always_was() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &[("slow".to_owned(), slow_png())]);
@@ -380,6 +386,7 @@ fn a_crash_outside_decoders_and_readers_is_what_it_always_was() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn secrets_in_web_addresses_are_shown_nowhere() {
     let addresses = [
         "https://me:very-secret@localhost:9/a.jpg",
@@ -458,6 +465,7 @@ fn write_columns(path: &Path, names: &[&str], image: &[u8]) {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn a_parquet_file_that_does_not_fit_the_keys_ends_the_run_and_is_no_damage() {
     let bench = Bench::new();
     write_columns(&bench.path("in/a.parquet"), &["left", "right"], &png(1));
@@ -480,6 +488,7 @@ fn a_parquet_file_that_does_not_fit_the_keys_ends_the_run_and_is_no_damage() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn a_parquet_file_that_is_a_stray_among_others_costs_its_own_rows() {
     let bench = Bench::new();
     write_columns(&bench.path("in/a.parquet"), &["image"], &png(1));

@@ -33,6 +33,7 @@ fn said(output: &Output) -> String {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn no_command_leaves_anything_at_home() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 3));
@@ -71,6 +72,7 @@ fn no_command_leaves_anything_at_home() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn a_log_that_nobody_reads_is_no_reason_to_stop() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 3));
@@ -86,6 +88,7 @@ fn a_log_that_nobody_reads_is_no_reason_to_stop() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn no_name_steers_a_terminal() {
     let bench = Bench::new();
     let steering = "evil\u{1b}]0;title\u{7}\u{9b}31m\u{202e}gpj";
@@ -128,6 +131,7 @@ fn no_name_steers_a_terminal() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn a_second_signal_leaves_at_once() {
     use rustix::process::Signal;
     let bench = Bench::new();
@@ -151,6 +155,7 @@ fn make_fifo(path: &Path) {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn nothing_waits_for_a_fifo_or_reads_a_device() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 2));
@@ -194,6 +199,7 @@ fn nothing_waits_for_a_fifo_or_reads_a_device() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn a_pipeline_may_come_from_a_shell() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 2));
@@ -232,6 +238,7 @@ fn an_environment_that_no_request_could_carry_is_named() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn secrets_of_addresses_are_shown_and_stored_nowhere() {
     let bench = Bench::new();
     let addresses = [
@@ -289,6 +296,7 @@ fn secrets_of_addresses_are_shown_and_stored_nowhere() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn objects_of_web_servers_are_asked_for_by_their_addresses_as_written() {
     let bench = Bench::new();
     let mut pictures = images(0, 5).into_iter().map(|(_, bytes)| bytes);
@@ -350,6 +358,7 @@ fn objects_of_web_servers_are_asked_for_by_their_addresses_as_written() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn what_a_server_says_is_shown_and_stored_without_secrets() {
     let body = "no".to_owned() + &" upstream".repeat(200);
     for body in ["no upstream at http://me:very-secret@h/x?sid=very-secret, token=very-secret", &body] {
@@ -381,6 +390,7 @@ fn a_web_server_that_cannot_list_is_told_at_once() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn standard_input_is_a_manifest_and_a_run_from_it_can_be_resumed() {
     use std::io::Write;
     use std::process::Stdio;
@@ -418,6 +428,7 @@ fn standard_input_is_a_manifest_and_a_run_from_it_can_be_resumed() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn a_full_standard_output_is_told_and_a_reader_that_has_gone_is_not() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 3));
@@ -446,6 +457,7 @@ fn a_full_standard_output_is_told_and_a_reader_that_has_gone_is_not() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn certificates_are_read_from_files_that_end() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 3));

@@ -50,6 +50,7 @@ const NAMES: [&str; 10] = [
 const COMPANIONS: [&str; 4] = ["000.json", "001.cls", "captions.txt", "_SUCCESS"];
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn an_image_is_scored_whatever_it_is_called_in_folders_and_in_tars() {
     let bench = Bench::new();
     let images: Vec<_> = NAMES.iter().zip(0..).map(|(name, seed)| (*name, png(seed))).collect();
@@ -90,6 +91,7 @@ fn an_image_is_scored_whatever_it_is_called_in_folders_and_in_tars() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn a_bucket_has_the_records_of_a_folder() {
     let bench = Bench::new();
     for (name, seed) in NAMES.iter().chain(&COMPANIONS).chain(&["_checkpoints/a.tar", ".hidden.png"]).zip(0..)
@@ -122,6 +124,7 @@ fn a_bucket_has_the_records_of_a_folder() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn companions_that_are_served_oddly_are_looked_at() {
     let bench = Bench::new();
     let gcs = Gcs::start();
@@ -174,6 +177,7 @@ fn companions_that_are_served_oddly_are_looked_at() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn names_that_are_no_text_are_read() {
     let bench = Bench::new();
     for (name, seed) in [&b"a\xe9.png"[..], b"a\xe8.png", b"a\nb.png"].into_iter().zip(0..) {
@@ -186,6 +190,7 @@ fn names_that_are_no_text_are_read() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn a_manifest_keeps_ids_as_they_are_written_and_names_that_begin_with_a_hash() {
     let bench = Bench::new();
     for (name, seed) in [("#1.png", 1), ("2.png", 2)] {
@@ -209,6 +214,7 @@ fn a_manifest_keeps_ids_as_they_are_written_and_names_that_begin_with_a_hash() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn members_are_told_apart_and_named_in_full() {
     let bench = Bench::new();
     let (one, two) = (png(1), png(2));
@@ -242,6 +248,7 @@ fn members_are_told_apart_and_named_in_full() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn a_missing_end_mark_is_told_and_one_that_is_there_is_found() {
     let bench = Bench::new();
     let tar = bench.path("in/a.tar");
@@ -264,6 +271,7 @@ fn a_missing_end_mark_is_told_and_one_that_is_there_is_found() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn an_input_without_a_record_is_no_success_and_leaves_the_output_free() {
     let bench = Bench::new();
     let cases = ["texts.tar", "empty.tfrecord", "empty.parquet", "folder", "hidden"];
@@ -302,6 +310,7 @@ fn an_input_without_a_record_is_no_success_and_leaves_the_output_free() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn a_container_without_a_record_among_others_is_counted() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 3));
@@ -318,6 +327,7 @@ fn a_container_without_a_record_among_others_is_counted() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn a_worker_without_a_share_is_no_trouble_and_the_last_one_tells_that_there_is_no_record() {
     let bench = Bench::new();
     let worker = |index: &str| bench.run("out", &["--shard-index", index, "--num-shards", "3"]);
@@ -337,6 +347,7 @@ fn a_worker_without_a_share_is_no_trouble_and_the_last_one_tells_that_there_is_n
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn a_resumed_shard_of_images_and_companions_has_every_record_once() {
     let bench = Bench::new();
     for seed in 0..120 {
@@ -383,6 +394,7 @@ fn parts_below(folder: &Path) -> usize {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn packings_and_records_that_are_not_read_are_named() {
     let bench = Bench::new();
     fs::write(bench.path("a.tar.xz"), b"\xfd7zXZ\0\0\x04").expect("a file");
@@ -419,6 +431,7 @@ fn packings_and_records_that_are_not_read_are_named() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn a_name_with_control_characters_is_read_from_a_folder_and_from_a_manifest_under_one_id() {
     let bench = Bench::new();
     for (name, (_, bytes)) in ["tab\t.png", "esc\u{1b}.png", "plain.png"].iter().zip(images(0, 3)) {

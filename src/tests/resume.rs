@@ -72,6 +72,7 @@ fn sha256(bytes: &[u8]) -> String {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn a_killed_run_goes_on_where_it_was() {
     let bench = Bench::new();
     let mut running = started(&bench, 20);
@@ -92,6 +93,7 @@ fn a_killed_run_goes_on_where_it_was() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn a_drained_run_goes_on_and_no_batch_id_is_used_twice() {
     let bench = Bench::new();
     let running = started(&bench, 3);
@@ -107,6 +109,7 @@ fn a_drained_run_goes_on_and_no_batch_id_is_used_twice() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn attempts_that_race_end_with_one_output_that_both_have_made() {
     let bench = Bench::new();
     let first = started(&bench, 1);
@@ -130,6 +133,7 @@ fn assert_nothing_passing_is_left(bench: &Bench) {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn an_attempt_that_wakes_up_behind_the_end_of_its_run_does_no_harm() {
     let bench = Bench::new();
     let sleeping = started(&bench, 5);
@@ -147,6 +151,7 @@ fn an_attempt_that_wakes_up_behind_the_end_of_its_run_does_no_harm() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn an_attempt_that_has_seen_more_input_than_the_finished_run_takes_it_back() {
     let bench = Bench::new();
     let first = started(&bench, 5);
@@ -170,6 +175,7 @@ fn an_attempt_that_has_seen_more_input_than_the_finished_run_takes_it_back() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn an_attempt_at_a_run_that_was_removed_leaves_the_next_one_alone() {
     let bench = Bench::new();
     let sleeping = started(&bench, 5);
@@ -191,6 +197,7 @@ fn an_attempt_at_a_run_that_was_removed_leaves_the_next_one_alone() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn any_tampering_with_a_finished_output_is_found() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 5));
@@ -250,6 +257,7 @@ fn any_tampering_with_a_finished_output_is_found() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn a_finished_run_is_left_as_it_is() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 5));
@@ -267,6 +275,7 @@ fn a_finished_run_is_left_as_it_is() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn another_run_is_refused_with_what_differs_and_changes_nothing() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 5));
@@ -298,6 +307,7 @@ fn another_run_is_refused_with_what_differs_and_changes_nothing() {
 
 /// As when a run is removed and begun anew beside an attempt that is still alive.
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn what_attempts_at_a_removed_run_have_left_is_no_obstacle() {
     let bench = Bench::new();
     let mut killed = started(&bench, 2);
@@ -329,6 +339,7 @@ fn what_attempts_at_a_removed_run_have_left_is_no_obstacle() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn what_is_nothing_of_ours_is_never_touched() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 5));
@@ -343,6 +354,7 @@ fn what_is_nothing_of_ours_is_never_touched() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn what_is_in_the_way_of_a_part_is_overwritten_or_refused() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 5));
@@ -370,6 +382,7 @@ fn what_is_in_the_way_of_a_part_is_overwritten_or_refused() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn a_limited_run_ends_at_its_limit_however_often_it_is_begun() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 5));
@@ -418,6 +431,7 @@ fn kept(bench: &Bench) -> usize {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn a_killed_run_goes_on_inside_its_shard() {
     let bench = Bench::new();
     let records = long_shard(&bench);
@@ -448,6 +462,7 @@ fn a_killed_run_goes_on_inside_its_shard() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn a_drained_run_keeps_every_row_it_has_scored() {
     let bench = Bench::new();
     long_shard(&bench);
@@ -480,6 +495,7 @@ fn rows_of_batches(part: &Path) -> usize {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn workers_share_an_output_and_one_of_them_finishes_it() {
     let bench = Bench::new();
     for shard in 0..SHARDS {
@@ -504,6 +520,7 @@ fn workers_share_an_output_and_one_of_them_finishes_it() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn a_worker_alone_does_its_share_and_leaves_the_end_to_the_others() {
     let bench = Bench::new();
     for shard in 0..5 {
@@ -529,6 +546,7 @@ fn a_worker_alone_does_its_share_and_leaves_the_end_to_the_others() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn a_shard_that_comes_late_is_not_forgotten() {
     let bench = Bench::new();
     for shard in 0..4 {
@@ -546,6 +564,7 @@ fn a_shard_that_comes_late_is_not_forgotten() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn what_a_signal_has_left_in_flight_cannot_outlast_the_grace() {
     let bench = Bench::new();
     // a server that takes the connection and never answers

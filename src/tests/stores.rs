@@ -23,6 +23,7 @@ fn ids_and_scores(rows: &[Row]) -> Vec<(String, Option<Vec<u32>>)> {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime --with servers"]
 fn fake_gcs_server_is_listed_and_read() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 9));
@@ -43,6 +44,7 @@ fn fake_gcs_server_is_listed_and_read() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime --with servers"]
 fn seaweedfs_holds_input_and_output_of_runs_that_are_killed_and_shared() {
     let bench = Bench::new();
     for shard in 0..8 {
@@ -125,6 +127,7 @@ fn denied(bench: &Bench, uri: &str, environment: &[(&str, &str)]) -> Output {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn an_error_of_s3_that_repeats_what_it_was_sent_is_told_without_that() {
     let bench = Bench::new();
     let repeated = "<?xml version='1.0'?><Error><Code>SignatureDoesNotMatch</Code><Message>Check your key.</Message>\
@@ -144,6 +147,7 @@ fn an_error_of_s3_that_repeats_what_it_was_sent_is_told_without_that() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn empty_variables_count_as_none() {
     let bench = Bench::new();
     let server = servers::always(403, "<Error><Code>AccessDenied</Code></Error>".to_owned());
@@ -160,6 +164,7 @@ fn empty_variables_count_as_none() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn a_shared_access_signature_is_shown_nowhere() {
     let bench = Bench::new();
     let repeated = "<Error><Code>AuthenticationFailed</Code><Message>No.</Message><AuthenticationErrorDetail>\
@@ -179,6 +184,7 @@ fn a_shared_access_signature_is_shown_nowhere() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn a_web_identity_is_looked_for_where_it_should_be_and_not_shown() {
     let bench = Bench::new();
     let token = bench.path("token");

@@ -137,6 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[ignore = "needs scripts/setup.sh --with tensorrt"]
     fn the_library_that_the_setup_script_installs_has_the_right_release() {
         let version = open_runtime().expect("scripts/setup.sh --with tensorrt puts TensorRT in place");
         assert_eq!((version.major, version.minor), RELEASE);

@@ -202,6 +202,7 @@ pub(super) mod tests {
     }
 
     #[test]
+    #[ignore = "needs scripts/setup.sh --with tensorrt"]
     fn an_engine_is_built_from_onnx_without_a_gpu() {
         assert!(tiny_engine().len() > 1000);
         let full = Recipe { tf32: false, ..tiny_recipe(4) };
@@ -209,6 +210,7 @@ pub(super) mod tests {
     }
 
     #[test]
+    #[ignore = "needs scripts/setup.sh --with tensorrt"]
     fn a_failed_build_reports_tensorrts_own_message() {
         let narrow = vec![4, 8, 7, 3];
         let profile = Profile { min: narrow.clone(), opt: narrow.clone(), max: narrow };

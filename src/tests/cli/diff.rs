@@ -14,6 +14,7 @@ fn json(output: &Output) -> serde_json::Value {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn an_output_with_invalid_scores_equals_itself() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 5));
@@ -31,6 +32,7 @@ fn an_output_with_invalid_scores_equals_itself() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn images_are_the_same_below_another_folder_and_beside_a_new_one() {
     let bench = Bench::new();
     let write = |folder: &Path, images: &[(String, Vec<u8>)]| {
@@ -63,6 +65,7 @@ fn images_are_the_same_below_another_folder_and_beside_a_new_one() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn what_differs_is_listed() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 4));
@@ -90,6 +93,7 @@ fn what_differs_is_listed() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn what_is_no_part_of_an_output_is_refused_with_the_reason() {
     use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray};
     let bench = Bench::new();

@@ -26,6 +26,7 @@ fn every_format(bench: &Bench) -> (Vec<(String, Vec<u8>)>, [&'static str; 5]) {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn the_image_of_every_row_comes_back_byte_by_byte_from_every_format() {
     let bench = Bench::new();
     let (members, inputs) = every_format(&bench);
@@ -49,6 +50,7 @@ fn the_image_of_every_row_comes_back_byte_by_byte_from_every_format() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn an_unfinished_output_is_enough() {
     let bench = Bench::new();
     let (members, _) = every_format(&bench);
@@ -66,6 +68,7 @@ fn an_unfinished_output_is_enough() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn what_is_not_the_image_that_was_scored_is_refused() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 3));
@@ -93,6 +96,7 @@ fn what_is_not_the_image_that_was_scored_is_refused() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn a_record_without_an_image_says_why() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &[("empty".to_owned(), Vec::new()), ("good".to_owned(), png(1))]);

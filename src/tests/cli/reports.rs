@@ -22,6 +22,7 @@ fn show(bench: &Bench, args: &[&str]) -> String {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn with_json_logs_every_line_and_the_summary_are_objects_whose_numbers_are_numbers() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 2));
@@ -53,6 +54,7 @@ fn with_json_logs_every_line_and_the_summary_are_objects_whose_numbers_are_numbe
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn show_and_inspect_tell_what_is_there() {
     let bench = Bench::new();
     one_bad(&bench);
@@ -70,6 +72,7 @@ fn show_and_inspect_tell_what_is_there() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn show_lists_failed_records_by_the_key_with_their_reasons() {
     let bench = Bench::new();
     one_bad(&bench);
@@ -91,6 +94,7 @@ fn show_lists_failed_records_by_the_key_with_their_reasons() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn show_tells_what_an_unfinished_run_has_skipped() {
     let bench = Bench::new();
     for (id, bytes) in images(0, 2) {
@@ -110,6 +114,7 @@ fn show_tells_what_an_unfinished_run_has_skipped() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn verify_is_json_for_programs() {
     let bench = Bench::new();
     one_bad(&bench);
@@ -134,6 +139,7 @@ fn verify_is_json_for_programs() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn inspect_is_json_for_programs() {
     let bench = Bench::new();
     one_bad(&bench);
@@ -156,6 +162,7 @@ fn inspect_is_json_for_programs() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn show_is_json_for_programs() {
     let bench = Bench::new();
     one_bad(&bench);
@@ -180,6 +187,7 @@ fn show_is_json_for_programs() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn show_names_shards_that_ended_early() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 6));

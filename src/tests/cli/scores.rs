@@ -20,6 +20,7 @@ fn overflowing(bench: &Bench) {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn a_score_that_is_no_number_is_an_error_with_a_reason_and_without_scores() {
     let bench = Bench::new();
     overflowing(&bench);
@@ -49,6 +50,7 @@ fn a_score_that_is_no_number_is_an_error_with_a_reason_and_without_scores() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn each_part_names_the_classes_of_its_scores() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 2));

@@ -17,6 +17,7 @@ fn reasons(bench: &Bench, input: &str) -> Vec<String> {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn what_is_wrong_with_a_line_of_a_manifest_is_told() {
     let bench = Bench::new();
     write_tfrecord(
@@ -31,6 +32,7 @@ fn what_is_wrong_with_a_line_of_a_manifest_is_told() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn what_is_wrong_with_a_shard_is_told_without_the_words_of_a_library() {
     let bench = Bench::new();
     let path = bench.path("a.parquet");

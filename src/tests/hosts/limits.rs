@@ -64,6 +64,7 @@ fn too_little_address_space_is_told_and_blames_no_image() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn too_few_open_files_are_told_before_anything_is_begun() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 3));
@@ -82,6 +83,7 @@ fn too_few_open_files_are_told_before_anything_is_begun() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn too_little_memory_for_data_or_stacks_is_told_and_blames_no_image() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 3));
@@ -99,6 +101,7 @@ fn too_little_memory_for_data_or_stacks_is_told_and_blames_no_image() {
 }
 
 #[test]
+#[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn a_file_that_may_not_grow_is_an_error_and_no_signal() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 300));
