@@ -11,13 +11,12 @@ use object_store::{GetOptions, GetRange};
 
 use crate::error::{SourceError, StorageError};
 use crate::items::{ManifestEntry, ObjectRef};
-use crate::sniff::{self, Content};
+use crate::sniff::{self, is_image};
 use crate::store::retry::again;
 
-use super::odd_file::OddFile;
 use crate::store::{
-    Encoding, Location, ObjectRead, Stores, ambiguous_fault, check_unchanged, condition, object_fault,
-    told_size, unusable_object,
+    Encoding, Location, ObjectRead, OddFile, Stores, ambiguous_fault, check_unchanged, condition,
+    object_fault, told_size, unusable_object,
 };
 
 /// First bytes by which an image is told.
@@ -89,54 +88,4 @@ pub(super) async fn begins_as_image(location: &Location, known: &ObjectRef) -> o
     };
     // what cannot be unpacked is left to whoever reads all of it
     Ok(looked?.is_none_or(|head| is_image(&head)))
-}
-
-/// Whether `head` are the first bytes of an image, of whatever format. A text is none: it may begin as some formats do.
-pub(super) fn is_image(head: &[u8]) -> bool {
-    match sniff::content(head) {
-        Content::Image(_) => true,
-        Content::OtherImage(_) => !is_text(head),
-        Content::Other(_) | Content::Unknown => false,
-    }
-}
-
-fn is_text(head: &[u8]) -> bool {
-    let text = match std::str::from_utf8(head) {
-        Ok(text) => text,
-        // a character may be cut in two at the end
-        Err(error) if error.error_len().is_none() => {
-            std::str::from_utf8(&head[..error.valid_up_to()]).unwrap_or_default()
-        }
-        Err(_) => return false,
-    };
-    !text.chars().any(|character| character.is_control() && !character.is_whitespace())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn images_of_any_format_are_images_and_texts_are_not() {
-        let images: [&[u8]; 4] = [
-            b"\xff\xd8\xff\xe0",
-            b"\0\0\0\x20ftypavif\0\0\0\0avifmif1",
-            b"\xff\x0a\0\0",
-            b"P6 2 2 255\n\0\xff",
-        ];
-        for head in images {
-            assert!(is_image(head), "{head:?}");
-        }
-        let others: [&[u8]; 6] = [
-            b"",
-            b"{}",
-            b"P1 is the first place",
-            "P2 \u{e4}\u{f6}".as_bytes(),
-            b"<svg xmlns=\"http://www.w3.org/2000/svg\"/>",
-            b"PK\x03\x04",
-        ];
-        for head in others {
-            assert!(!is_image(head), "{head:?}");
-        }
-    }
 }

@@ -13,11 +13,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use flate2::bufread::{GzDecoder, ZlibDecoder};
 
-use crate::sniff::is_zlib;
+use crate::sniff::{is_gzip, is_zlib, is_zstd};
 use crate::store::ZSTD_WINDOW_LOG_MAX;
-
-/// Longest magic number below, bytes.
-const MAGIC_BYTES: usize = 4;
 
 /// First bytes by which the packing is told. What a format needs to see its own beginning is among them: a block of tar.
 pub(super) const HEAD_BYTES: usize = 512;
@@ -48,19 +45,14 @@ pub(super) enum Compression {
 impl Compression {
     /// By the first bytes of a file; zlib's are not telling.
     pub fn of(head: &[u8]) -> Self {
-        if head.starts_with(&[0x1f, 0x8b]) {
+        if is_gzip(head) {
             Self::Gzip
-        } else if head.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) || is_skippable_frame(head) {
+        } else if is_zstd(head) {
             Self::Zstd
         } else {
             Self::None
         }
     }
-}
-
-/// What `pzstd` puts before each frame, for zstd's decoder to pass over (RFC 8878, 3.1.2).
-fn is_skippable_frame(head: &[u8]) -> bool {
-    head.len() >= MAGIC_BYTES && head[0] & 0xf0 == 0x50 && head[1..MAGIC_BYTES] == [0x2a, 0x4d, 0x18]
 }
 
 /// The content behind `reader`.

@@ -8,11 +8,10 @@
 use std::io::Read;
 
 use crate::items::ShardFormat;
-pub use crate::sniff::image_format;
-use crate::sniff::is_zlib;
+use crate::sniff::{image_format, is_parquet, is_tfrecord, is_zlib};
 
 use super::compression::{Compression, decompressed, decompressed_records};
-use super::{members, tfrecord};
+use super::members;
 
 /// First bytes that [`by_bytes`] wants to see. A zstd frame gives nothing before its first block of
 /// up to 128 KiB is whole.
@@ -20,7 +19,7 @@ pub const SNIFF_BYTES: u64 = 256 << 10;
 
 /// By magic numbers and, where a format has none, by checksums. A manifest has neither.
 pub fn by_bytes(head: &[u8]) -> Option<ShardFormat> {
-    if head.starts_with(b"PAR1") {
+    if is_parquet(head) {
         return Some(ShardFormat::Parquet);
     }
     if image_format(head).is_some() {
@@ -33,7 +32,7 @@ pub fn by_bytes(head: &[u8]) -> Option<ShardFormat> {
         // an error only means that the head ends inside the compressed stream
         let _ = content.take(members::BLOCK_BYTES as u64).read_to_end(&mut start);
     }
-    if !tfrecord::is_header(&start) && is_zlib(&start) {
+    if !is_tfrecord(&start) && is_zlib(&start) {
         let packed = std::mem::take(&mut start);
         if let Ok(content) = decompressed_records(&packed[..], |_| false) {
             let _ = content.take(members::BLOCK_BYTES as u64).read_to_end(&mut start);
@@ -41,7 +40,7 @@ pub fn by_bytes(head: &[u8]) -> Option<ShardFormat> {
     }
     if members::is_header(&start) {
         Some(ShardFormat::Webdataset)
-    } else if tfrecord::is_header(&start) {
+    } else if is_tfrecord(&start) {
         Some(ShardFormat::Tfrecord)
     } else {
         None
@@ -51,7 +50,7 @@ pub fn by_bytes(head: &[u8]) -> Option<ShardFormat> {
 #[cfg(test)]
 mod tests {
     use super::super::compression::tests::{gzip, zlib, zstd};
-    use super::super::webdataset;
+    use super::super::{tfrecord, webdataset};
     use super::*;
 
     #[test]

@@ -17,22 +17,18 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use object_store::GetOptions;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 
-use crate::error::{ReadError, SourceError, StorageError, WrongChecksum, lacks_open_files};
+use crate::error::{ReadError, SourceError, StorageError, lacks_open_files};
 use crate::items::{ManifestEntry, RawRecord, Rejected, Status};
-use crate::store::retry::{again, cause};
+use crate::store::retry::cause;
 
-use super::companions::{self, HEAD_BYTES, is_image};
-use super::format::{image_content, too_large};
-use super::odd_file::OddFile;
+use super::companions;
+use super::fetch::{Fetched, Gate, fetch, fetch_file};
+use super::records::{image_content, too_large};
 use super::skips::Skips;
-use crate::store::{
-    Encoding, Location, ObjectCrc32c, ObjectRead, SentUnpacked, StoreKind, Stores, check_unchanged,
-    condition, longer_than, object_fault, told_size, version_of,
-};
+use crate::store::{StoreKind, Stores, longer_than, object_fault};
 
 /// Requests under way. Each is a round trip of some 50 ms to a bucket, so 32 make about 600 images
 /// a second for each shard that is read; a local disk is busy with fewer.
@@ -74,18 +70,6 @@ enum Answer {
 
 /// An entry and what it holds; `None` for a companion that is no image.
 type Settled = (ManifestEntry, Option<Result<Bytes, Rejected>>);
-
-enum Fetched {
-    /// With the room they take, if they were fetched ahead.
-    Bytes(Bytes, Encoding, Option<OwnedSemaphorePermit>),
-    TooLarge {
-        image_bytes: u64,
-    },
-    /// Its server did not say how long it is, and it is longer than an image may be.
-    Endless,
-    /// A companion that is no image.
-    NoImage,
-}
 
 impl FileRecords {
     /// The records of `entries` from the record `first_record` on; what is skipped is counted from the first entry on.
@@ -236,124 +220,9 @@ impl Drop for FileRecords {
     }
 }
 
-/// Between an object's headers, which tell its size, and its bytes.
-struct Gate {
-    room: Arc<Semaphore>,
-    turn: Arc<Notify>,
-}
-
-impl Gate {
-    /// Wait for room for `bytes`, or for their turn. Without the exception the first in line could
-    /// wait for room that only those behind it hold.
-    async fn pass(self, bytes: u64) -> Option<OwnedSemaphorePermit> {
-        tokio::select! {
-            room = self.room.acquire_many_owned(u32::try_from(bytes).unwrap_or(u32::MAX)) => room.ok(),
-            () = self.turn.notified() => None,
-        }
-    }
-}
-
-async fn fetch(
-    location: Location,
-    entry: ManifestEntry,
-    max_image_bytes: u64,
-    gate: Gate,
-) -> object_store::Result<Fetched> {
-    if entry.sidecar.is_some() && !companions::begins_as_image(&location, &entry.object).await? {
-        return Ok(Fetched::NoImage);
-    }
-    let (Location { kind, store, path, last_read, .. }, known) = (location, entry.object);
-    let options = GetOptions {
-        if_match: condition(known.version.as_deref())?,
-        extensions: ObjectRead { most_bytes: max_image_bytes }.extensions(),
-        ..GetOptions::default()
-    };
-    // a web server is asked once for what it would only say again: there may be any number of them
-    let ask = || async {
-        let answer = store.get_opts(&path, options.clone()).await?;
-        let size = told_size(&answer).and(known.size_bytes);
-        check_unchanged(kind, &answer.meta, size, known.version.as_deref())?;
-        Ok(answer)
-    };
-    let answer = if kind == StoreKind::Http { ask().await? } else { again(ask).await? };
-    let (size, version) = (told_size(&answer), version_of(kind, &answer.meta));
-    if let Some(image_bytes) = size.filter(|size| *size > max_image_bytes) {
-        return Ok(Fetched::TooLarge { image_bytes });
-    }
-    let room = gate.pass(size.unwrap_or(max_image_bytes)).await;
-    // the first answer has waited for room; what is wrong with it is asked for again
-    let mut first = Some(answer);
-    let fetched = again(|| {
-        let answer = first.take();
-        let (store, path, options, version) = (&store, &path, &options, version.as_deref());
-        async move {
-            let answer = match answer {
-                Some(answer) => answer,
-                None => store.get_opts(path, options.clone()).await?,
-            };
-            check_unchanged(kind, &answer.meta, told_size(&answer).and(size), version)?;
-            let is_sent_as_stored = answer.extensions.get::<SentUnpacked>().is_none();
-            let expected = told_size(&answer).or(known.size_bytes.filter(|_| is_sent_as_stored));
-            let stored = answer.extensions.get().copied();
-            let encoding = Encoding::of(&answer.attributes);
-            let bytes = answer.bytes().await?;
-            if bytes.len() as u64 > max_image_bytes && expected.is_none() {
-                return Ok(None);
-            }
-            if let Some(expected) = expected
-                && bytes.len() as u64 != expected
-            {
-                let message = format!("{} bytes came of {expected}", bytes.len());
-                return Err(object_store::Error::Generic { store: "read", source: message.into() });
-            }
-            check_sum(&bytes, stored)?;
-            Ok(Some((bytes, encoding)))
-        }
-    });
-    Ok(match fetched.await? {
-        Some((bytes, encoding)) => {
-            last_read.set(&path);
-            Fetched::Bytes(bytes, encoding, room)
-        }
-        None => Fetched::Endless,
-    })
-}
-
 /// Whether `uri` is the path of a file with control characters in its name.
 fn is_local_file(uri: &str) -> bool {
     uri.contains(char::is_control) && !uri.contains("://") && std::path::Path::new(uri).is_file()
-}
-
-/// The same for a file under a name that no store can address.
-async fn fetch_file(
-    path: PathBuf,
-    entry: ManifestEntry,
-    max_image_bytes: u64,
-    gate: Gate,
-) -> object_store::Result<Fetched> {
-    let file = OddFile { path, uri: entry.object.uri };
-    if entry.sidecar.is_some() && !is_image(&file.head(HEAD_BYTES)?) {
-        return Ok(Fetched::NoImage);
-    }
-    let image_bytes = file.size_of_version(entry.object.version.as_deref())?;
-    if image_bytes > max_image_bytes {
-        return Ok(Fetched::TooLarge { image_bytes });
-    }
-    let room = gate.pass(image_bytes).await;
-    let bytes = tokio::task::spawn_blocking(move || file.read(image_bytes)).await??;
-    Ok(Fetched::Bytes(bytes, Encoding::default(), room))
-}
-
-/// Compare an image with the checksum that its store told. Where the connection broke, its rest has come as an
-/// answer of its own, of which nobody else sees whether it fits.
-fn check_sum(bytes: &Bytes, stored: Option<ObjectCrc32c>) -> object_store::Result<()> {
-    let Some(ObjectCrc32c(expected)) = stored else { return Ok(()) };
-    let found = crc32c::crc32c(bytes);
-    if found == expected {
-        return Ok(());
-    }
-    let source = WrongChecksum { found, expected }.into();
-    Err(object_store::Error::Generic { store: "read", source })
 }
 
 fn unreadable(entry: &ManifestEntry, what: &str) -> Rejected {
@@ -430,15 +299,6 @@ mod tests {
         assert_eq!(statuses, expected, "{found:?}");
         let message = &found[0].content.as_ref().expect_err("missing").error;
         assert_eq!(*message, format!("{}: not found", at("missing.jpg")));
-    }
-
-    #[test]
-    fn an_image_is_compared_with_the_checksum_of_the_whole() {
-        let bytes = Bytes::from_static(b"123456789");
-        assert!(check_sum(&bytes, None).is_ok());
-        assert!(check_sum(&bytes, Some(ObjectCrc32c(0xe306_9283))).is_ok());
-        let error = check_sum(&bytes, Some(ObjectCrc32c(0xe306_9284))).expect_err("another");
-        assert!(matches!(error, object_store::Error::Generic { .. }), "asked for again: {error}");
     }
 
     #[test]

@@ -19,24 +19,21 @@
 use std::collections::VecDeque;
 use std::io::BufReader;
 
-use bytes::Bytes;
-
 use crate::config::{InputFormat, InputSection};
 use crate::error::SourceError;
 use crate::items::{ManifestEntry, ObjectRef, ShardContent, ShardFormat, ShardRef};
 use crate::shown::without_secrets;
-use crate::sniff::{self, Content};
 
-use super::companions::{self, is_image};
+use super::classify::Classifier;
+use super::companions;
 use super::compression::decompressed;
-use super::detect::{SNIFF_BYTES, by_bytes};
 use super::found::{Found, Listed, Names};
 use super::input::{Earlier, Input, refuse_repeated};
 use super::manifest::ManifestEntries;
 use super::names::names;
 use super::naming::{self, Rule};
 use super::skips::{SkipWarnings, Skips};
-use crate::store::{Object, STANDARD_INPUT, StoreKind, Stores, escaped, is_immediate_refusal};
+use crate::store::{Object, StoreKind, Stores, escaped};
 
 /// Companions of images that go into one virtual shard, for each image that it may hold.
 const SIDECARS_PER_IMAGE: usize = 4;
@@ -56,7 +53,7 @@ pub fn list_shards(stores: &Stores, uris: &[String], input: &InputSection) -> Re
     refuse_repeated(&inputs)?;
     Ok(ShardList {
         stores: stores.clone(),
-        format: input.format,
+        classifier: Classifier { stores: stores.clone(), format: input.format },
         files_per_shard: input.files_per_shard,
         allow_empty: input.allow_empty,
         has_keys: input.image_key.is_some() || input.id_key.is_some(),
@@ -81,7 +78,7 @@ pub fn list_shards(stores: &Stores, uris: &[String], input: &InputSection) -> Re
 /// Blocks on the store; must be used on a thread that is not an async task.
 pub struct ShardList {
     stores: Stores,
-    format: InputFormat,
+    classifier: Classifier,
     files_per_shard: usize,
     allow_empty: bool,
     /// Whether the plan names a key of image or id, and loose images have not come yet, which know none.
@@ -170,12 +167,16 @@ impl ShardList {
             Listed::Named(object) => {
                 let id = self.inputs[self.position].location.id();
                 // a folder does not take as a list what an input names as one
-                let is_list = naming::is_manifest(&object.uri) && self.format != InputFormat::Manifest;
-                if self.earlier.took(&self.inputs, &id, |input, name| !is_list && self.takes(input, name)) {
+                let is_list =
+                    naming::is_manifest(&object.uri) && self.classifier.format != InputFormat::Manifest;
+                if self
+                    .earlier
+                    .took(&self.inputs, &id, |input, name| !is_list && self.classifier.takes(input, name))
+                {
                     self.tally.repeated += 1;
                     return Ok(());
                 }
-                let rule = self.named_rule(&object)?;
+                let rule = self.classifier.named(&object)?;
                 // ids are stored, and addresses may be signed
                 let image_id = escaped(without_secrets(&object.uri).as_bytes());
                 self.add(rule, ManifestEntry::new(object, image_id))
@@ -195,7 +196,7 @@ impl ShardList {
             return Ok(());
         }
         let uri = input.base_uri() + &name;
-        let rule = match self.listed_rule(input, &name) {
+        let rule = match self.classifier.listed(input, &name) {
             // what cannot be addressed can still be looked at as one file
             Rule::Container(_) | Rule::Manifest if path.is_some() => Rule::Image,
             rule => naming::of_size(rule, &name, size_bytes.unwrap_or(u64::MAX)),
@@ -205,22 +206,17 @@ impl ShardList {
             return Ok(());
         }
         let id = input.base_id() + &name;
-        if self.earlier.took(&self.inputs, &id, |input, name| self.takes(input, name)) {
+        if self.earlier.took(&self.inputs, &id, |input, name| self.classifier.takes(input, name)) {
             self.tally.repeated += 1;
             return Ok(());
         }
         let is_bucket = input.location.kind == StoreKind::Bucket;
-        if is_bucket && size_bytes == Some(0) && self.is_folder_marker(&uri)? {
+        if is_bucket && size_bytes == Some(0) && self.classifier.is_folder_marker(&uri)? {
             self.skip(naming::FOLDER_MARKER, &name);
             return Ok(());
         }
         let object = ObjectRef { uri: uri.clone(), size_bytes, version };
         self.add(rule, ManifestEntry { path, ..ManifestEntry::new(object, uri) })
-    }
-
-    /// Whether what is listed for `input` as `name` goes into a shard.
-    fn takes(&self, input: &Input, name: &str) -> bool {
-        !matches!(self.listed_rule(input, name), Rule::Skip(_))
     }
 
     fn skip(&mut self, kind: &'static str, name: &str) {
@@ -236,110 +232,6 @@ impl ShardList {
     /// What has been found that is in no shard; all of it once the list has ended.
     pub fn skips(&self) -> Skips {
         self.skips.clone()
-    }
-
-    /// Whether an object of no bytes that was listed as `uri` is not there by this name: consoles make an
-    /// object `folder/` to show an empty folder, and it is listed without its slash.
-    fn is_folder_marker(&self, uri: &str) -> Result<bool, SourceError> {
-        match self.stores.head(&self.stores.resolve(uri)?) {
-            Ok(_) => Ok(false),
-            Err(error) if error.is_not_found() => Ok(true),
-            Err(error) if is_immediate_refusal(&error.source) => Ok(false),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// What to do with an object that was found by listing, by its name.
-    fn listed_rule(&self, input: &Input, name: &str) -> Rule {
-        let by_name = input.rule(name);
-        let format = match self.format {
-            InputFormat::Auto => return by_name,
-            InputFormat::Tfrecord => ShardFormat::Tfrecord,
-            InputFormat::Webdataset => ShardFormat::Webdataset,
-            InputFormat::Parquet => ShardFormat::Parquet,
-            InputFormat::Files | InputFormat::Manifest => ShardFormat::Files,
-        };
-        match by_name {
-            // who asks for files asks for each of them
-            Rule::Skip(naming::UNDERSCORE) if self.format == InputFormat::Files => Rule::Image,
-            Rule::Skip(_) => by_name,
-            _ if self.format == InputFormat::Files => Rule::Image,
-            Rule::Sidecar(naming::UNDERSCORE) if format == ShardFormat::Files => by_name,
-            Rule::Sidecar(naming::UNDERSCORE) => Rule::Skip(naming::UNDERSCORE),
-            _ if self.format == InputFormat::Manifest => Rule::Manifest,
-            _ => Rule::Container(format),
-        }
-    }
-
-    /// What to do with an object that an input names: the format that is set decides, then its name, then its first
-    /// bytes. A text is a list of images, unless it is an image that is called so.
-    fn named_rule(&self, object: &ObjectRef) -> Result<Rule, SourceError> {
-        if object.uri == STANDARD_INPUT {
-            return match self.format {
-                InputFormat::Auto | InputFormat::Manifest => Ok(Rule::Manifest),
-                _ => {
-                    let message =
-                        "standard input is read as a manifest; input.format must be auto or manifest";
-                    Err(SourceError::Uri { uri: object.uri.clone(), message: message.to_owned() })
-                }
-            };
-        }
-        match self.format {
-            InputFormat::Auto => {}
-            InputFormat::Tfrecord => return Ok(Rule::Container(ShardFormat::Tfrecord)),
-            InputFormat::Webdataset => return Ok(Rule::Container(ShardFormat::Webdataset)),
-            InputFormat::Parquet => return Ok(Rule::Container(ShardFormat::Parquet)),
-            InputFormat::Files => return Ok(Rule::Image),
-            InputFormat::Manifest => return Ok(Rule::Manifest),
-        }
-        if let Some(format) = naming::container(&object.uri) {
-            return Ok(Rule::Container(format));
-        }
-        if naming::has_image_extension(&object.uri) {
-            return Ok(Rule::Image);
-        }
-        let head = match self.head_of(object) {
-            // what it is cannot be told; its row says why
-            Err(SourceError::Storage(error))
-                if is_immediate_refusal(&error.source)
-                    && !naming::is_manifest(&object.uri)
-                    && self.is_its_own_trouble(object, &error.source) =>
-            {
-                return Ok(Rule::Image);
-            }
-            head => head?,
-        };
-        match by_bytes(&head) {
-            Some(ShardFormat::Files) => Ok(Rule::Image),
-            None if is_image(&head) => Ok(Rule::Image),
-            // a packed list has no more of a beginning than a plain one
-            _ if naming::is_manifest(&object.uri) => Ok(Rule::Manifest),
-            Some(format) => Ok(Rule::Container(format)),
-            None => {
-                let message = match sniff::content(&head) {
-                    Content::Other("text") => {
-                        "it is text; a list of images needs input.format = \"manifest\"".to_owned()
-                    }
-                    Content::Other(what) => format!("it is {what}, not a shard or an image"),
-                    Content::Image(_) | Content::OtherImage(_) | Content::Unknown => {
-                        "neither its name nor its first bytes tell its format; set input.format".to_owned()
-                    }
-                };
-                Err(SourceError::Uri { uri: object.uri.clone(), message })
-            }
-        }
-    }
-
-    /// Whether it is this object alone that its store refuses.
-    fn is_its_own_trouble(&self, object: &ObjectRef, error: &object_store::Error) -> bool {
-        let location = self.stores.resolve(&object.uri).ok();
-        location.and_then(|at| self.stores.find_object_fault(&at, std::iter::empty(), error)).is_some()
-    }
-
-    /// The first bytes of an object.
-    fn head_of(&self, object: &ObjectRef) -> Result<Bytes, SourceError> {
-        let opened = Object::open(&self.stores, object)?;
-        Ok(opened.read_range(0..opened.size_bytes().min(SNIFF_BYTES))?)
     }
 
     fn add(&mut self, rule: Rule, entry: ManifestEntry) -> Result<(), SourceError> {

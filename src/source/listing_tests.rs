@@ -1,6 +1,7 @@
 use super::super::compression::tests::gzip;
-use super::super::format::{ReadOptions, open_shard};
 use super::super::input::Folder as Judged;
+use super::super::open::open_shard;
+use super::super::records::ReadOptions;
 use super::super::webdataset;
 use super::*;
 use crate::items::{RawRecord, Status};
@@ -408,8 +409,8 @@ fn an_object_of_no_bytes_is_a_folder_marker_where_nothing_is_there_by_its_name()
     let folder = Folder::with(&["x.tar"]);
     std::fs::write(folder.folder.path().join("empty.tar"), b"").expect("write");
     let list = list_shards(&folder.stores, &[folder.uri("")], &section("")).expect("a folder");
-    assert!(!list.is_folder_marker(&folder.uri("empty.tar")).expect("looked up"));
-    assert!(list.is_folder_marker(&folder.uri("day1.tar")).expect("looked up"));
+    assert!(!list.classifier.is_folder_marker(&folder.uri("empty.tar")).expect("looked up"));
+    assert!(list.classifier.is_folder_marker(&folder.uri("day1.tar")).expect("looked up"));
 }
 
 #[test]

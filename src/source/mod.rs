@@ -18,12 +18,13 @@
 //!
 //! Knows nothing of pixels: an image is a run of bytes no longer than `max_image_bytes`.
 
+mod classify;
 mod companions;
 mod compression;
 pub mod detect;
 mod example;
+mod fetch;
 mod files;
-mod format;
 mod found;
 mod input;
 mod listing;
@@ -31,9 +32,10 @@ mod manifest;
 mod members;
 mod names;
 mod naming;
-mod odd_file;
+mod open;
 mod parquet;
 mod read_ahead;
+mod records;
 mod skips;
 mod stream;
 mod tfrecord;
@@ -44,11 +46,12 @@ use crate::store::{BYTES_IN_FLIGHT, WINDOWS_BYTES};
 
 pub use detect::SNIFF_BYTES;
 pub(crate) use files::REQUESTS_IN_FLIGHT;
-pub use format::{OpenedShard, ReadOptions, Records, check_fit, open_shard, open_shard_in_turn};
 pub use input::input_around;
 pub use listing::{ShardList, list_shards};
+pub use open::{check_fit, open_shard, open_shard_in_turn};
 pub use parquet::parquet_pages_bytes;
 pub use read_ahead::{ReadAhead, Turn, run};
+pub use records::{OpenedShard, ReadOptions, Records};
 pub use skips::Skips;
 
 /// What one shard reader holds at the most, beside the record it is putting together: loose images

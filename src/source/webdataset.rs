@@ -20,11 +20,12 @@ use bytes::Bytes;
 
 use crate::error::ReadError;
 use crate::items::{RawRecord, Rejected, Status};
+use crate::sniff::is_image;
 
-use super::companions::{HEAD_BYTES, is_image};
-use super::format::{ReadOptions, image_content, too_large};
+use super::companions::HEAD_BYTES;
 use super::members::{Member, Members};
 use super::naming::{self, Rule};
+use super::records::{ReadOptions, image_content, too_large};
 use super::skips::Skips;
 
 /// Ids of one archive that are remembered, some 16 bytes each. Of an archive with more images, a later one is only told

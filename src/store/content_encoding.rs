@@ -11,7 +11,7 @@ use bytes::Bytes;
 use object_store::{Attribute, Attributes};
 
 use crate::items::{Rejected, Status};
-use crate::sniff::{self, image_format, is_zlib};
+use crate::sniff::{self, image_format, is_gzip, is_zlib, is_zstd};
 
 /// Largest zstd window, as a power of two: what `zstd --long` uses and its command line accepts
 /// by default. A frame header may ask for up to 2 TiB, which nothing in an image shard justifies.
@@ -123,9 +123,9 @@ impl Coding {
     /// Whether bytes that are said to be packed so are.
     fn is_of(self, packed: &[u8]) -> bool {
         match self {
-            Self::Gzip => packed.starts_with(&[0x1f, 0x8b]),
+            Self::Gzip => is_gzip(packed),
             Self::Deflate => is_zlib(packed),
-            Self::Zstd => packed.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]),
+            Self::Zstd => is_zstd(packed),
             // it has no mark of its own: an image that is one as it stands was not packed
             Self::Brotli => image_format(packed).is_none(),
         }

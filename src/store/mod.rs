@@ -31,6 +31,7 @@ mod listing_entries;
 mod location;
 mod object;
 mod object_errors;
+mod odd_file;
 mod outage;
 mod ranges_seen;
 pub mod retry;
@@ -52,6 +53,7 @@ pub use location::{Location, StoreKind};
 pub(crate) use object::BYTES_IN_FLIGHT;
 pub use object::{Object, ObjectReader};
 pub(crate) use object_errors::{ambiguous_fault, is_immediate_refusal, object_fault, unusable_object};
+pub(crate) use odd_file::OddFile;
 pub(crate) use standard_input::STANDARD_INPUT;
 pub use stores::Stores;
 #[cfg(test)]

@@ -16,7 +16,7 @@ use arrow_schema::{DataType, TimeUnit};
 use crate::error::ReadError;
 
 use super::schema::{Field, Kind};
-use crate::source::format::ReadOptions;
+use crate::source::records::ReadOptions;
 
 /// The image column where no `image_key` is given and there are several.
 const DEFAULT_IMAGE_COLUMN: &str = "image";

@@ -22,7 +22,7 @@ use crate::error::{ReadError, parquet_words};
 use super::columns::Columns;
 use super::schema::{FIELD_BYTES, Field, MAX_FIELDS};
 use super::thrift::{BINARY, Compact, CompactWriter, I32, I64, LIST, STRUCT, malformed};
-use crate::source::format::ReadOptions;
+use crate::source::records::ReadOptions;
 use crate::store::PIECE_BYTES;
 
 /// Longest footer. A column takes some 200 bytes of it in each row group, so this is a hundred columns in three

@@ -29,9 +29,11 @@ use bytes::Bytes;
 mod columns;
 mod deltas;
 mod footer;
+mod page_header;
 mod pages;
 mod schema;
 mod thrift;
+mod unpack;
 
 pub(super) use footer::{METADATA_BYTES, READING_BYTES, check_columns};
 pub(super) use pages::AHEAD_PAGES_BYTES;
@@ -40,8 +42,8 @@ pub use pages::parquet_pages_bytes;
 use crate::error::{ReadError, parquet_words};
 use crate::items::{RawRecord, Rejected, Status};
 
-use super::format::{ReadOptions, image_content, too_large};
 use super::read_ahead::Turn;
+use super::records::{ReadOptions, image_content, too_large};
 use crate::source::compression::{FREE_BYTES, MAX_RATIO};
 use columns::{Columns, Values};
 use footer::Footer;

@@ -1,6 +1,6 @@
 use super::*;
 use crate::items::ShardFormat;
-use crate::source::format::guarded;
+use crate::source::records::guarded;
 use ::parquet::arrow::ArrowWriter;
 use ::parquet::basic::{Compression, Encoding};
 use ::parquet::file::properties::{

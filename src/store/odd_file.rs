@@ -1,4 +1,4 @@
-//! Files of this machine's disk under names that no object store can address: bytes that are no UTF-8, control
+//! Files of this machine's disk under names that no object store can address: bytes that are not UTF-8, control
 //! characters.
 
 use std::fs::{File, Metadata};
@@ -7,17 +7,17 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 
-use crate::store::local_version;
+use super::version::local_version;
 
 /// Such a file.
-pub(super) struct OddFile {
+pub(crate) struct OddFile {
     pub path: PathBuf,
-    /// What it is called in messages.
+    /// The file's name in messages.
     pub uri: String,
 }
 
 impl OddFile {
-    /// Its first bytes, at most `count`.
+    /// The first bytes of the file, at most `count`.
     pub fn head(&self, count: u64) -> object_store::Result<Vec<u8>> {
         self.metadata()?;
         let mut head = Vec::new();
@@ -26,7 +26,7 @@ impl OddFile {
         Ok(head)
     }
 
-    /// Its size, if it still is of `version`.
+    /// The size of the file, provided that it still has `version`.
     pub fn size_of_version(&self, version: Option<&str>) -> object_store::Result<u64> {
         let metadata = self.metadata()?;
         if version.is_some_and(|version| *version != local_version(&metadata)) {
@@ -35,7 +35,7 @@ impl OddFile {
         Ok(metadata.len())
     }
 
-    /// All of its `size_bytes`.
+    /// All of the file, which must be `size_bytes` long.
     pub fn read(&self, size_bytes: u64) -> object_store::Result<Bytes> {
         let mut bytes = Vec::new();
         let read = File::open(&self.path).and_then(|file| file.take(size_bytes + 1).read_to_end(&mut bytes));
@@ -46,7 +46,7 @@ impl OddFile {
         Ok(bytes.into())
     }
 
-    /// Opening what is no regular file may wait for ever.
+    /// Only regular files are opened: opening anything else may block for ever.
     fn metadata(&self) -> object_store::Result<Metadata> {
         let metadata = std::fs::metadata(&self.path).map_err(|error| self.error(error))?;
         if metadata.is_file() { Ok(metadata) } else { Err(self.changed()) }

@@ -1,15 +1,21 @@
 //! What bytes are, by the bytes themselves: the one place that decides what an image is.
 //!
 //! Comes in: the first bytes of an object or a record, [`HEAD_BYTES`] or all of it. Goes out: a
-//! [`Content`]. Source and decode both ask here, so that what one takes for an image the other
-//! decodes.
+//! [`Content`]. Sources and decoders both ask here, so the decoders accept what the sources take for an image.
 //!
 //! - Names and media types are never consulted: a text file called `.jpg` is not an image.
 //! - Images of the formats that we decode are recognised as leniently as Pillow does it.
 //! - Recognising a format promises nothing about the rest of the bytes.
 //! - What cannot be decoded is named, so that its owner knows what to do about it.
 
+mod magic;
+mod text;
+
 use crate::items::ImageFormat;
+
+pub use magic::Content;
+use magic::{GZIP, MAGIC, PARQUET, RIFF, ZSTD, find};
+use text::{is_svg, position, text};
 
 /// First bytes that [`content`] looks at.
 pub const HEAD_BYTES: usize = 4096;
@@ -19,18 +25,6 @@ const QUOTED_BYTES: usize = 8;
 
 /// Sizes of the second BMP header, by which a bitmap is told from any text that begins with "BM".
 const BMP_HEADER_BYTES: [u32; 7] = [12, 40, 52, 56, 64, 108, 124];
-
-/// What some bytes are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Content {
-    /// An image of a format that we decode.
-    Image(ImageFormat),
-    /// An image of a format that we do not decode, by the format's name.
-    OtherImage(&'static str),
-    /// Something known that is not an image, with its article.
-    Other(&'static str),
-    Unknown,
-}
 
 /// What `bytes` are; only the first [`HEAD_BYTES`] count.
 pub fn content(bytes: &[u8]) -> Content {
@@ -46,23 +40,32 @@ pub fn content(bytes: &[u8]) -> Content {
 
 /// The format of an image that we decode, or `None` for anything else.
 pub fn image_format(head: &[u8]) -> Option<ImageFormat> {
-    const TIFF: [&[u8]; 6] = [b"II*\0", b"MM\0*", b"II\0*", b"MM*\0", b"II+\0", b"MM\0+"];
-    let is = |magic: &[u8]| head.starts_with(magic);
-    if is(b"\xff\xd8\xff") {
-        Some(ImageFormat::Jpeg)
-    } else if is(b"\x89PNG\r\n\x1a\n") {
-        Some(ImageFormat::Png)
-    } else if is(b"RIFF") && head.get(8..12) == Some(b"WEBP") {
-        Some(ImageFormat::Webp)
-    } else if is(b"GIF87a") || is(b"GIF89a") {
-        Some(ImageFormat::Gif)
-    } else if TIFF.iter().any(|magic| is(magic)) && !is_canon_raw(head) {
-        Some(ImageFormat::Tiff)
-    } else if is(b"BM") {
-        let size = head.get(14..18).and_then(|size| size.try_into().ok()).map(u32::from_le_bytes);
-        size.filter(|size| BMP_HEADER_BYTES.contains(size)).map(|_| ImageFormat::Bmp)
-    } else {
-        None
+    let is_image = |content: &Content| matches!(content, Content::Image(_));
+    let format = match find(MAGIC, head, is_image).or_else(|| riff(head)) {
+        Some(Content::Image(format)) => format,
+        _ if is_bmp(head) => ImageFormat::Bmp,
+        _ => return None,
+    };
+    (format != ImageFormat::Tiff || !is_canon_raw(head)).then_some(format)
+}
+
+/// What a RIFF file holds.
+fn riff(head: &[u8]) -> Option<Content> {
+    find(RIFF, head.strip_prefix(b"RIFF")?.get(4..8)?, |_| true)
+}
+
+/// "BM" begins many a text, so that the size of the second header must be one that exists.
+fn is_bmp(head: &[u8]) -> bool {
+    let size = head.get(14..18).and_then(|size| size.try_into().ok()).map(u32::from_le_bytes);
+    head.starts_with(b"BM") && size.is_some_and(|size| BMP_HEADER_BYTES.contains(&size))
+}
+
+/// Whether `head` begins as an image of any format does. Text does not count, even if it begins as some formats do.
+pub fn is_image(head: &[u8]) -> bool {
+    match content(head) {
+        Content::Image(_) => true,
+        Content::OtherImage(_) => !text::is_text(head),
+        Content::Other(_) | Content::Unknown => false,
     }
 }
 
@@ -116,42 +119,12 @@ fn is_canon_raw(head: &[u8]) -> bool {
 
 /// The name of an image format that we do not decode.
 fn other_image(head: &[u8]) -> Option<&'static str> {
-    const MAGICS: [(&[u8], &str); 30] = [
-        (b"\xff\x0a", "JPEG XL"),
-        (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"),
-        (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000"),
-        (b"\xff\x4f\xff\x51", "JPEG 2000"),
-        (b"II\xbc", "JPEG XR"),
-        (b"8BPS", "a Photoshop document"),
-        (b"v/1\x01", "OpenEXR"),
-        (b"#?RADIANCE", "Radiance HDR"),
-        (b"#?RGBE", "Radiance HDR"),
-        (b"DDS ", "DDS"),
-        (b"qoif", "QOI"),
-        (b"icns", "an Apple icon"),
-        (b"gimp xcf", "a GIMP image"),
-        (b"AT&TFORM", "DjVu"),
-        (b"BPG\xfb", "BPG"),
-        (b"FLIF", "FLIF"),
-        (b"SIMPLE  =", "FITS"),
-        (b"\x8aMNG", "MNG"),
-        (b"\x8bJNG", "JNG"),
-        (b"\xd7\xcd\xc6\x9a", "a Windows metafile"),
-        (b"%!PS", "PostScript"),
-        (b"\xc5\xd0\xd3\xc6", "PostScript"),
-        (b"FUJIFILMCCD-RAW", "a raw camera file (RAF)"),
-        (b"IIRO", "a raw camera file (ORF)"),
-        (b"IIRS", "a raw camera file (ORF)"),
-        (b"MMOR", "a raw camera file (ORF)"),
-        (b"IIU\0", "a raw camera file (RW2)"),
-        (b"FOVb", "a raw camera file (X3F)"),
-        (b"II\x1a\0\0\0HEAPCCDR", "a raw camera file (CRW)"),
-        (b"\0MRM", "a raw camera file (MRW)"),
-    ];
     if is_canon_raw(head) {
         return Some("a raw camera file (CR2)");
     }
-    if let Some((_, name)) = MAGICS.iter().find(|(magic, _)| head.starts_with(magic)) {
+    if let Some(Content::OtherImage(name)) =
+        find(MAGIC, head, |content| matches!(content, Content::OtherImage(_)))
+    {
         return Some(name);
     }
     if head.get(128..132) == Some(b"DICM") {
@@ -202,48 +175,9 @@ fn still_of_a_media_container(head: &[u8]) -> Option<&'static str> {
 
 /// Things with a magic number that are no images, with their article.
 fn by_magic(head: &[u8]) -> Option<&'static str> {
-    const MAGICS: [(&[u8], &str); 31] = [
-        (b"\x1f\x8b", "gzip data; unpack it first"),
-        (b"PK\x03\x04", "a zip archive"),
-        (b"PK\x05\x06", "a zip archive"),
-        (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
-        (b"Rar!\x1a\x07", "a RAR archive"),
-        (b"BZh91AY", "bzip2 data; unpack it first"),
-        (b"x\x01", "zlib data; unpack it first"),
-        (b"x\x9c", "zlib data; unpack it first"),
-        (b"x\xda", "zlib data; unpack it first"),
-        (b"\xfd7zXZ\0", "xz data; unpack it first"),
-        (b"\x28\xb5\x2f\xfd", "zstd data; unpack it first"),
-        (b"\x04\x22\x4d\x18", "lz4 data; unpack it first"),
-        (b"PAR1", "a Parquet file"),
-        (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
-        (b"\x93NUMPY", "a NumPy array"),
-        (b"\x1a\x45\xdf\xa3", "a video (Matroska or WebM)"),
-        (b"\0\0\x01\xba", "a video (MPEG)"),
-        (b"\0\0\x01\xb3", "a video (MPEG)"),
-        (b"FLV\x01", "a video (Flash)"),
-        (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "a video (Windows Media)"),
-        (b"OggS", "an Ogg stream"),
-        (b"ID3", "an MP3 file"),
-        (b"fLaC", "a FLAC file"),
-        (b"SQLite format 3\0", "an SQLite database"),
-        (b"\x7fELF", "a program"),
-        (b"MZ\x90\0", "a program"),
-        (b"bplist00", "a property list"),
-        (b"\0\x05\x16\x07", "what macOS keeps beside a file (AppleDouble)"),
-        (b"\0\0\0\x01Bud1", "a .DS_Store file"),
-        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an OLE document (Office, Thumbs.db)"),
-        (b"wOFF", "a font"),
-    ];
-    if let Some((_, name)) = MAGICS.iter().find(|(magic, _)| head.starts_with(magic)) {
+    let is_other = |content: &Content| matches!(content, Content::Other(_));
+    if let Some(Content::Other(name)) = find(MAGIC, head, is_other).or_else(|| riff(head)) {
         return Some(name);
-    }
-    if head.starts_with(b"RIFF") {
-        return match head.get(8..12)? {
-            b"AVI " => Some("a video (AVI)"),
-            b"WAVE" => Some("a WAV file"),
-            _ => Some("a RIFF file"),
-        };
     }
     if is_tar(head) {
         return Some("a tar archive");
@@ -255,69 +189,9 @@ fn by_magic(head: &[u8]) -> Option<&'static str> {
         Some(b"ftyp") if file_type_brands(head)?.next() == Some(b"qt  ") => Some("a video (QuickTime)"),
         Some(b"ftyp") => Some("a video (MP4)"),
         Some(b"moov" | b"mdat" | b"wide" | b"pnot") => Some("a video (QuickTime)"),
-        _ if find(&head[..head.len().min(1024)], b"%PDF-").is_some() => Some("a PDF document"),
+        _ if position(&head[..head.len().min(1024)], b"%PDF-").is_some() => Some("a PDF document"),
         _ => None,
     }
-}
-
-/// Text of any kind, with its article.
-fn text(head: &[u8]) -> Option<&'static str> {
-    if head.starts_with(&[0xff, 0xfe]) || head.starts_with(&[0xfe, 0xff]) {
-        // every other byte of most text is zero
-        return (head.len() < 4 || head[2..].contains(&0)).then_some("UTF-16 text");
-    }
-    let text = printable(head)?.trim_start_matches('\u{feff}').trim_start();
-    let lower: String = text.chars().take(64).collect::<String>().to_ascii_lowercase();
-    let is = |start: &str| lower.starts_with(start);
-    if is("version https://git-lfs") {
-        return Some("a Git LFS pointer; git lfs pull fetches the file itself");
-    }
-    if ["<!doctype html", "<html", "<head", "<body", "<script", "<title"].iter().any(|start| is(start)) {
-        return Some("HTML");
-    }
-    if is("<?xml") || is("<!--") || is("<error") || is("<!doctype") {
-        return Some(if find(head, b"<html").is_some() { "HTML" } else { "XML" });
-    }
-    if is("data:image/") {
-        return Some("a data URI; the bytes that it encodes are the image");
-    }
-    if let Some(name) = encoded(text) {
-        return Some(name);
-    }
-    if is("{") || is("[") {
-        return Some("JSON");
-    }
-    if is("http/1.") {
-        return Some("an HTTP response with its header");
-    }
-    if is("http://") || is("https://") || is("s3://") || is("gs://") {
-        return Some("the address of an image, not its bytes");
-    }
-    (text.len() > 1).then_some("text")
-}
-
-/// Text that stands for the bytes of an image.
-fn encoded(text: &str) -> Option<&'static str> {
-    const BASE64: [(&str, &str); 8] = [
-        ("/9j/", "a JPEG in base64; decode it first"),
-        ("_9j_", "a JPEG in base64; decode it first"),
-        ("iVBORw0KG", "a PNG in base64; decode it first"),
-        ("R0lGOD", "a GIF in base64; decode it first"),
-        ("UklGR", "a WebP in base64; decode it first"),
-        ("SUkqA", "a TIFF in base64; decode it first"),
-        ("TU0AK", "a TIFF in base64; decode it first"),
-        ("Qk", "a BMP in base64; decode it first"),
-    ];
-    if text.starts_with("b'\\x") || text.starts_with("b\"\\x") {
-        return Some("the text of a Python bytes literal, not the bytes");
-    }
-    let digits = text.as_bytes();
-    if digits.len() >= 16 && digits.iter().all(|digit| digit.is_ascii_hexdigit()) {
-        return Some("hexadecimal text");
-    }
-    let is_base64 = digits.iter().all(|byte| byte.is_ascii_alphanumeric() || b"+/-_=\r\n".contains(byte));
-    let of_an_image = BASE64.iter().find(|(start, _)| text.starts_with(start));
-    of_an_image.filter(|_| is_base64 && digits.len() >= 16).map(|(_, name)| *name)
 }
 
 /// What is left of an image that was handled as what it is not.
@@ -327,7 +201,7 @@ fn damaged(head: &[u8]) -> Option<&'static str> {
     }
     // U+FFFD stands for each byte that is no UTF-8
     let replacement = "\u{fffd}".as_bytes();
-    if head.starts_with(replacement) && find(&head[3..], replacement).is_some() {
+    if head.starts_with(replacement) && position(&head[3..], replacement).is_some() {
         return Some("binary data that was read as UTF-8 text and written again");
     }
     if head.starts_with(b"\x89PNG") {
@@ -344,7 +218,7 @@ fn damaged(head: &[u8]) -> Option<&'static str> {
         (b"\xff\xd8\xff\xe1", JPEG_INSIDE),
         (b"\x89PNG\r\n\x1a\n", PNG_INSIDE),
     ];
-    INSIDE.iter().find(|(magic, _)| find(head, magic).is_some()).map(|(_, name)| *name)
+    INSIDE.iter().find(|(magic, _)| position(head, magic).is_some()).map(|(_, name)| *name)
 }
 
 const JPEG_INSIDE: &str = "a JPEG with other bytes before it";
@@ -355,27 +229,20 @@ pub fn is_of_inside(name: &str) -> bool {
     [JPEG_INSIDE, PNG_INSIDE].contains(&name)
 }
 
-fn is_svg(head: &[u8]) -> bool {
-    let Some(text) = printable(head) else { return false };
-    let text = text.trim_start_matches('\u{feff}').trim_start();
-    text.starts_with("<svg") || (text.starts_with('<') && text.contains("<svg") && !text.contains("<html"))
+/// Whether `head` begins a gzip stream.
+pub fn is_gzip(head: &[u8]) -> bool {
+    head.starts_with(GZIP)
 }
 
-/// `head` as text without control characters; a character cut at its end is left out.
-fn printable(head: &[u8]) -> Option<&str> {
-    let text = match std::str::from_utf8(head) {
-        Ok(text) => text,
-        Err(error) if error.error_len().is_none() => {
-            std::str::from_utf8(&head[..error.valid_up_to()]).ok()?
-        }
-        Err(_) => return None,
-    };
-    let is_text = |c: char| (!c.is_control() || "\n\r\t\u{c}".contains(c)) && c != '\u{fffd}';
-    text.chars().all(is_text).then_some(text)
+/// Whether `head` begins a zstd stream: a frame, or a skippable frame, which `pzstd` writes before each of its frames
+/// (RFC 8878, 3.1.2).
+pub fn is_zstd(head: &[u8]) -> bool {
+    head.starts_with(ZSTD) || matches!(head, [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..])
 }
 
-fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
-    bytes.windows(wanted.len()).position(|window| window == wanted)
+/// Whether `head` begins a Parquet file.
+pub fn is_parquet(head: &[u8]) -> bool {
+    head.starts_with(PARQUET)
 }
 
 /// Whether `head` may begin a zlib stream (RFC 1950, 2.2): deflate with a window of up to 32 KiB, no dictionary, and a
@@ -449,6 +316,30 @@ mod tests {
             refusal(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"),
             "not a supported image: it is HEIC; convert it to JPEG, PNG or WebP"
         );
+    }
+
+    #[test]
+    fn images_of_any_format_are_images_and_texts_are_not() {
+        let images: [&[u8]; 4] = [
+            b"\xff\xd8\xff\xe0",
+            b"\0\0\0\x20ftypavif\0\0\0\0avifmif1",
+            b"\xff\x0a\0\0",
+            b"P6 2 2 255\n\0\xff",
+        ];
+        for head in images {
+            assert!(is_image(head), "{head:?}");
+        }
+        let others: [&[u8]; 6] = [
+            b"",
+            b"{}",
+            b"P1 is the first place",
+            "P2 \u{e4}\u{f6}".as_bytes(),
+            b"<svg xmlns=\"http://www.w3.org/2000/svg\"/>",
+            b"PK\x03\x04",
+        ];
+        for head in others {
+            assert!(!is_image(head), "{head:?}");
+        }
     }
 
     #[test]

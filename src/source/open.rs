@@ -6,58 +6,19 @@
 //!   like to the parser: nothing is known about data that did not arrive.
 //! - A panic inside a format's reader is damage of the shard.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
-use bytes::Bytes;
-
-use crate::config::InputSection;
-use crate::error::{ReadError, SourceError, StorageError, panic_message};
-use crate::items::{RawRecord, Rejected, ShardContent, ShardFormat, ShardRef, Status};
+use crate::error::{ReadError, SourceError, StorageError};
+use crate::items::{RawRecord, ShardContent, ShardFormat, ShardRef, Status};
+use crate::sniff::is_tfrecord;
 
 use super::compression::{decompressed, decompressed_records};
 use super::files::FileRecords;
 use super::parquet::{self, ParquetRecords};
 use super::read_ahead::Turn;
+use super::records::{OpenedShard, ReadOptions, Records, guarded, records};
 use super::skips::Skips;
-use super::tfrecord::{self, TfRecords};
+use super::tfrecord::TfRecords;
 use super::webdataset::TarRecords;
 use crate::store::{ColumnWindows, Object, Stores};
-
-/// Records of one shard in order. Ends after the first `Err`.
-pub type Records = Box<dyn Iterator<Item = Result<RawRecord, ReadError>> + Send>;
-
-/// A shard being read.
-pub struct OpenedShard {
-    /// Position in the shard of the first of `records`: no later than where the shard is to be resumed.
-    pub first_record: u64,
-    pub records: Records,
-    /// What is passed over on the way; all of it once `records` has ended.
-    pub skips: Skips,
-}
-
-/// What the readers of all formats need to know of the plan.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ReadOptions {
-    /// TFRecord feature or Parquet column with the encoded image.
-    pub image_key: Option<String>,
-    /// TFRecord feature or Parquet column with the image's id.
-    pub id_key: Option<String>,
-    /// Longest encoded image, bytes; a longer one is [`Status::TooLarge`] and not held.
-    pub max_image_bytes: u64,
-    /// Longest page of a Parquet file, bytes, packed or not; a file with a longer one ends there.
-    pub max_page_bytes: u64,
-}
-
-impl From<&InputSection> for ReadOptions {
-    fn from(input: &InputSection) -> Self {
-        Self {
-            image_key: input.image_key.clone(),
-            id_key: input.id_key.clone(),
-            max_image_bytes: input.max_image_bytes,
-            max_page_bytes: input.max_page_bytes,
-        }
-    }
-}
 
 /// Start reading `shard`, where it is to be resumed as far as its format can be entered in the middle.
 /// Blocks on the store for the first bytes of a container.
@@ -116,18 +77,6 @@ fn open(
     Ok(OpenedShard { first_record: 0, records: Box::new(blamed), skips })
 }
 
-/// Run a step of a format's reader. A panic, in a library above all, is damage of the shard: the reader is not used
-/// again, so nobody sees what the panic has left half done.
-pub(super) fn guarded<T>(
-    format: ShardFormat,
-    step: impl FnOnce() -> Result<T, ReadError>,
-) -> Result<T, ReadError> {
-    catch_unwind(AssertUnwindSafe(step)).unwrap_or_else(|panic| {
-        let message = panic_message(panic.as_ref());
-        Err(ReadError::Corrupt(format!("the {format} reader panicked: {message}")))
-    })
-}
-
 /// See whether the first shard of an input is what the pipeline's keys say, as far as its format tells without reading
 /// records.
 ///
@@ -181,7 +130,7 @@ fn open_container(
     };
     Ok(match format {
         ShardFormat::Tfrecord => {
-            let content = decompressed_records(object.reader(), tfrecord::is_header).map_err(refused)?;
+            let content = decompressed_records(object.reader(), is_tfrecord).map_err(refused)?;
             let mut reader = TfRecords::new(content, options.clone());
             records(move || reader.next_record())
         }
@@ -201,38 +150,6 @@ fn open_container(
             return Err(ReadError::Corrupt(message.to_owned()));
         }
     })
-}
-
-/// The records that `next` yields until it says `None` or fails.
-pub(super) fn records(
-    mut next: impl FnMut() -> Result<Option<RawRecord>, ReadError> + Send + 'static,
-) -> Records {
-    let mut ended = false;
-    Box::new(std::iter::from_fn(move || {
-        if ended {
-            return None;
-        }
-        let item = next().transpose();
-        ended = !matches!(item, Some(Ok(_)));
-        item
-    }))
-}
-
-/// Bytes of an image as a record's content: empty and too long ones are told apart here, for all
-/// formats alike.
-pub(super) fn image_content(bytes: Bytes, max_image_bytes: u64) -> Result<Bytes, Rejected> {
-    if bytes.is_empty() {
-        return Err(Rejected::new(Status::Empty, "image is 0 bytes"));
-    }
-    if bytes.len() as u64 > max_image_bytes {
-        return Err(too_large(bytes.len() as u64, max_image_bytes));
-    }
-    Ok(bytes)
-}
-
-pub(super) fn too_large(image_bytes: u64, max_image_bytes: u64) -> Rejected {
-    let message = format!("image is {image_bytes} bytes, limit is {max_image_bytes} bytes");
-    Rejected::new(Status::TooLarge, message)
 }
 
 /// Records of a container, with damage told from a store that failed.
@@ -314,23 +231,6 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_ends_after_its_first_error() {
-        let mut calls = 0;
-        let mut all = records(move || {
-            calls += 1;
-            if calls == 2 { Err(ReadError::Corrupt("broken".to_owned())) } else { Ok(Some(record())) }
-        });
-        assert!(all.next().expect("first").is_ok());
-        assert!(all.next().expect("second").is_err());
-        assert!(all.next().is_none());
-        assert!(all.next().is_none());
-    }
-
-    fn record() -> RawRecord {
-        RawRecord::new("x", Ok(Bytes::from_static(b"x")))
-    }
-
-    #[test]
     fn containers_are_read_from_a_store() {
         let (_runtime, stores) = local_stores();
         let folder = tempfile::tempdir().expect("folder");
@@ -376,22 +276,6 @@ mod tests {
             let error = found.find_map(Result::err).expect("replaced under the reader");
             assert!(matches!(error, ReadError::Storage(_)), "{format}: {error}");
         }
-    }
-
-    #[test]
-    fn a_panic_in_a_reader_is_damage_of_the_shard() {
-        let mut calls = 0;
-        let mut all = records(move || {
-            guarded(ShardFormat::Webdataset, || {
-                calls += 1;
-                assert!(calls < 2, "index {calls} of 1");
-                Ok(Some(record()))
-            })
-        });
-        assert!(all.next().expect("first").is_ok());
-        let error = all.next().expect("second").expect_err("a panic").to_string();
-        assert_eq!(error, "the webdataset reader panicked: index 2 of 1");
-        assert!(all.next().is_none());
     }
 
     #[test]
