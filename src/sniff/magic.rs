@@ -2,6 +2,8 @@
 
 use crate::items::ImageFormat;
 
+use self::Content::{Image, Other, OtherImage};
+
 /// What some bytes are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Content {
@@ -13,8 +15,6 @@ pub enum Content {
     Other(&'static str),
     Unknown,
 }
-
-use Content::{Image, Other, OtherImage};
 
 pub(super) const GZIP: &[u8] = b"\x1f\x8b";
 pub(super) const ZSTD: &[u8] = b"\x28\xb5\x2f\xfd";
