@@ -1,18 +1,17 @@
 #!/usr/bin/env python3
-"""Open an output as its users do, with DuckDB, pyarrow and pandas, and check that the counts agree.
+"""Read an output with DuckDB, pyarrow and pandas, and check that the counts agree.
 
     scripts/analyst.py OUT --records N [--labels FILE]
 
-OUT is a local output folder of `sluice run`, N the number of records that went in, FILE says which
-labels are right for which image (JSON, a list by file name). Prints the counts and each check;
-exits with 1 when something disagrees.
+OUT is a local output folder of `sluice run`, N the number of input records, FILE the right labels of
+each image (JSON, a list by file name). Prints the counts and each check; exits with 1 if a check fails.
 
 - Every record is one row with its own key, and records of a shard keep their order.
 - The three tools, and the manifest, count the same rows for each status.
-- The batches hold as many rows as a model has run on, warm-up aside, and each such row names its batch.
-- All parts of a kind have one schema, of types that BigQuery and Spark read.
-- Top-1 is the best of the scores, which are finite numbers.
-- The labels in the parts' footers name each top class, as top1_label does.
+- Without warm-up, the batches have as many rows as a model ran on, and each such row names its batch.
+- All parts of a kind have one schema, with types that BigQuery and Spark read.
+- Top-1 is the best score; all scores are finite.
+- The labels in the parts' footers agree with top1_label.
 """
 
 import argparse
@@ -110,7 +109,7 @@ def check_rows(checks, output):
     scored = value(f"SELECT count(*) FROM {predictions} WHERE status IN ('ok', 'invalid_score')")
     batched = value(f"SELECT coalesce(sum(rows), 0) FROM {batches} WHERE NOT warmup")
     print(f"batches {batched} rows in {value(f'SELECT count(*) FROM {batches} WHERE NOT warmup')} batches")
-    checks.check("the batches hold every scored row", batched == scored, f"{batched} of {scored}")
+    checks.check("the batches have every scored row", batched == scored, f"{batched} of {scored}")
     differing = value(
         f"""SELECT count(*) FROM
             (SELECT run_id, batch_id, count(*) AS rows FROM {predictions} WHERE batch_id IS NOT NULL
@@ -131,7 +130,7 @@ def check_rows(checks, output):
         f"""SELECT count(*) FROM {predictions} WHERE (status = 'ok') != (top1_index IS NOT NULL)
             OR (status IN ('ok', 'invalid_score')) != (batch_id IS NOT NULL)"""
     )
-    checks.check("scored rows have a top class, and rows a model has run on a batch", halves == 0, f"{halves} rows")
+    checks.check("scored rows have a top class, and rows that a model ran on have a batch", halves == 0, f"{halves} rows")
     members = value(f"SELECT count(*) FROM {predictions} WHERE member IS NOT NULL AND shard NOT LIKE '%.t%'")
     checks.check("only tars have members", members == 0, f"{members} rows")
     unexplained = value(f"SELECT count(*) FROM {predictions} WHERE (status = 'ok') != (error IS NULL)")
@@ -159,7 +158,7 @@ def check_labels(checks, output, expected):
     found = duckdb.sql(
         f"SELECT parse_filename(image_id), top1_label FROM '{output / 'predictions' / '*.parquet'}'"
     ).fetchall()
-    wrong = [f"{image} is no {label}" for image, label in found if label not in expected.get(image, [])]
+    wrong = [f"{image} is not a {label}" for image, label in found if label not in expected.get(image, [])]
     checks.check(f"{len(expected)} labels are right", not wrong, ", ".join(wrong))
     checks.check("all labelled images are there", {image for image, _ in found} == set(expected))
 
@@ -175,7 +174,7 @@ def unsafe_columns(part):
         if column.physical_type == "INT96":
             yield f"{column.path} is INT96"
         if column.max_repetition_level and not column.path.endswith(".list.element"):
-            yield f"{column.path} is no 3-level list"
+            yield f"{column.path} is not a 3-level list"
 
 
 def check_schemas(checks, output):

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # How much faster is a TensorRT engine than ONNX Runtime with TensorRT, and with CUDA, on this host?
 # EfficientNetV2-S with random weights, images of 384x384, batches of 10 and 32, fp32 and fp16. Installs
-# what is missing but for NVIDIA's driver and CUDA. A setup that cannot run keeps its row, with the
-# reason. Figures also in out/bench-gpu-*.json.
+# what is missing, except for NVIDIA's driver and CUDA. A setup that cannot run has a row with the reason.
+# Writes the figures to out/bench-gpu-*.json, too.
 #
 #   scripts/bench-gpu.sh [OPTION OF sluice bench]...
 set -euo pipefail

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From a fresh clone to scored photos: installs what is missing, builds, scores the bundled photos
-# with EfficientNet-Lite0, and shows what came out. A second run takes seconds.
+# with EfficientNet-Lite0, and shows the results. A second run takes seconds.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PATH=$PATH:$HOME/.cargo/bin # where rustup puts cargo
@@ -28,7 +28,7 @@ cat <<END
 == score your own photos
 $sluice run pipelines/photos.toml --input FOLDER --output out/mine
 
-== ask it yourself, with DuckDB (duckdb.org)
+== query the output with DuckDB (duckdb.org)
 duckdb -c "SELECT image_id, top1_label, round(top1_score, 3) AS score
            FROM '$out/predictions/*.parquet' ORDER BY score DESC"
 END

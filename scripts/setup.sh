@@ -3,7 +3,7 @@
 #
 #   scripts/setup.sh [--with PART]... [--gpu] [--peers] [--beam] [--deploy]
 #
-#   --with PART   only this part, and what it needs; may be repeated
+#   --with PART   only this part and its dependencies; may be repeated
 #       build         cmake, nasm, libclang and a C compiler, from the distribution
 #       onnxruntime   .deps/onnxruntime/libonnxruntime.so.1.31.1
 #       python        .deps/venv, with numpy and onnx
@@ -11,17 +11,17 @@
 #       tensorrt      .deps/tensorrt: TensorRT-RTX, and the lean runtime of datacenter TensorRT
 #       servers       .deps/servers/{weed,fake-gcs-server}: object stores for the tests
 #       deny          .deps/deny/cargo-deny: checks licences and advisories of dependencies
-#   --gpu         also what engines on a GPU need (x86_64): tensorrt, and ONNX Runtime with its CUDA
+#   --gpu         also the libraries of GPU engines (x86_64): tensorrt, and ONNX Runtime with its CUDA
 #                 provider and the TensorRT-RTX plugin in .deps/onnxruntime-gpu
-#   --peers       also what Python tests and benchmarks import, into .deps/venv (Python 3.11+)
+#   --peers       also the packages of Python tests and benchmarks, into .deps/venv (Python 3.11+)
 #   --beam        also Apache Beam, into .deps/beam (Python 3.11+)
-#   --deploy      also the schemas that scripts/deploy is checked against, into .deps/deploy (Python 3.11+)
+#   --deploy      also the schemas that check scripts/deploy, into .deps/deploy (Python 3.11+)
 #
 # Without --with: build, onnxruntime and models. $PYTHON names the interpreter, python3 otherwise.
 #
-# - All but the distribution's packages goes into .deps, which git ignores.
+# - Everything except the distribution's packages goes into .deps, which git ignores.
 # - Every download is checked against scripts/requirements/*.txt, every model against the sums below.
-# - What is there and sound is left alone: a second call takes a moment.
+# - Existing downloads with the right checksum are kept: a second call takes a moment.
 
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -63,7 +63,7 @@ setup_build() {
     command -v cc >/dev/null && command -v make >/dev/null || missing+=(build-essential)
     command -v cmake >/dev/null || missing+=(cmake)
     command -v nasm >/dev/null || missing+=(nasm)
-    # TensorRT's headers are read when sluice is built; libclang-cpp is another library.
+    # the build reads TensorRT's headers with libclang; libclang-cpp is another library
     compgen -G '/usr/lib/llvm-*/lib/libclang[.-][s0-9]*' >/dev/null ||
         ldconfig -p | grep 'libclang\(-[0-9]*\)\?\.so' >/dev/null || missing+=(libclang-dev)
     if ((${#missing[@]})); then install_packages "${missing[@]}"; fi
@@ -80,11 +80,11 @@ need_python() {
         fail "needs Python 3.$1 or later, $PYTHON is $("$PYTHON" -V); name another: PYTHON=python3.12 scripts/setup.sh"
 }
 
-# environment DIR REQUIREMENTS MINOR: a virtual environment of Python 3.MINOR or later with what the
-# file lists. The copy of the file inside says that all of it is there.
+# environment DIR REQUIREMENTS MINOR: a virtual environment of Python 3.MINOR or later with the packages
+# of the file. A copy of the file inside marks it as complete.
 environment() {
     local dir=$1 list=$2 works="import sys, pip; sys.exit(sys.version_info < (3, $3))"
-    # another Python than before: what was installed is not there for it
+    # another Python than before cannot use the installed packages
     if [[ -e $dir ]] && ! "$dir/bin/python" -c "$works" 2>/dev/null; then rm -rf "$dir"; fi
     if cmp -s "$list" "$dir/$(basename "$list")"; then return; fi
     need_python "$3"
@@ -103,7 +103,7 @@ setup_beam() { environment "$DEPS/beam" "$REQUIREMENTS/beam.txt" 11; }
 # --- Files out of wheels -----------------------------------------------------------------------
 
 download_failed() {
-    fail "could not get what $1 lists: see above. With a mirror or a proxy, set PIP_INDEX_URL, PIP_CERT or" \
+    fail "could not download the packages of $1: see above. With a mirror or a proxy, set PIP_INDEX_URL, PIP_CERT or" \
         "HTTPS_PROXY; a hash mismatch means that the mirror serves other files. Then run this again"
 }
 
@@ -140,8 +140,8 @@ need_x86_64_linux() {
     [[ $(uname -sm) == 'Linux x86_64' ]] || fail "$1 has Linux wheels for x86_64, this is $(uname -sm)"
 }
 
-# adopt DIR FILE...: DIR with these files and nothing else, also under the names that the loader
-# looks for: lib.so.1 for lib.so.1.6.1. DIR is there only when it is whole.
+# adopt DIR FILE...: create DIR with exactly these files, and links with the names that the loader looks
+# for: lib.so.1 for lib.so.1.6.1. DIR appears only when it is complete.
 adopt() {
     local dir=$1 file name
     shift
@@ -213,7 +213,7 @@ setup_models() {
     models_are_sound || fail "the models in $DEPS/models differ from the sums in scripts/setup.sh"
 }
 
-# --- What was asked for ------------------------------------------------------------------------
+# --- Arguments ---------------------------------------------------------------------------------
 
 parts=()
 extras=()
@@ -230,14 +230,14 @@ while (($#)); do
         usage
         exit
         ;;
-    *) fail "unknown argument '$1'; --help lists what there is" ;;
+    *) fail "unknown argument '$1'; see --help" ;;
     esac
     shift
 done
 if ((${#parts[@]} == 0)); then parts=(build onnxruntime models); fi
 
 mkdir -p "$DEPS"
-exec 9>"$DEPS/.lock" # two at once would unpack over each other
+exec 9>"$DEPS/.lock" # two setups at once would unpack over each other
 flock 9
 
 for part in "${parts[@]}" ${extras[@]+"${extras[@]}"}; do "setup_$part"; done

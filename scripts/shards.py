@@ -5,15 +5,15 @@
 
 | --format    | shards                   | a record                                      |
 | ----------- | ------------------------ | --------------------------------------------- |
-| webdataset  | `shard-00000.tar`        | members `STEM.EXT` and, asked for, `STEM.json` |
+| webdataset  | `shard-00000.tar`        | members `STEM.EXT`, optionally `STEM.json`     |
 | tfrecord    | `shard-00000.tfrecord`   | tf.Example: `image/encoded`, `image/filename`  |
 | parquet     | `shard-00000.parquet`    | `id` and `image`: struct of `bytes`, `path`    |
 | files       | `shard-00000/`           | the file itself                               |
 
-- The id of a record is the stem of its file; no two may be the same.
-- Records are sorted by path within each argument; the same files give the same bytes.
+- The id of a record is the stem of its file, which must be unique.
+- Records are sorted by path within each argument, so the same files give the same bytes.
 - --gzip and --zstd compress whole tar and TFRecord files, and Parquet's pages.
-- Only Parquet (pyarrow) and --zstd (pyarrow as well) need more than Python itself.
+- Parquet and --zstd need pyarrow; everything else needs only Python.
 """
 
 import argparse
@@ -31,7 +31,7 @@ ROW_GROUP_ROWS = 100
 
 
 def find_images(arguments):
-    """Image files among the arguments, and below those that are folders."""
+    """The image files among the arguments and in folders among them."""
     for argument in arguments:
         if argument.is_dir():
             found = sorted(path for path in argument.rglob("*") if path.suffix.lower() in EXTENSIONS)
@@ -39,7 +39,7 @@ def find_images(arguments):
         elif argument.is_file():
             yield argument
         else:
-            sys.exit(f"shards: there is no {argument}")
+            sys.exit(f"shards: {argument} does not exist")
 
 
 def check_ids(images, format):
@@ -53,7 +53,7 @@ def check_ids(images, format):
 
 
 def compressed(data, codec):
-    """(bytes, what to add to the file's name)"""
+    """(bytes, suffix of the file's name)"""
     if codec == "gzip":
         # No name and no time in the header.
         return gzip.compress(data, compresslevel=6, mtime=0), ".gz"

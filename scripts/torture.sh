@@ -3,9 +3,9 @@
 #
 #   scripts/torture.sh [--seed N] [--kills N] [kills|faults|zombies|workers|endings|listing|troubles|cost]...
 #
-# Without a part: all of them, 15 to 30 minutes on 2 cores. Prints one table at the end and exits with 1
-# if anything did not hold. The same seed makes the same inputs, moments and faults; what the system does
-# in between is its own. Needs Linux, and root for the disk that fills up.
+# Without a part, all of them: 15 to 30 minutes on 2 cores. Prints one table at the end and exits with 1
+# if a check failed. The same seed makes the same inputs, moments and faults; the system's scheduling
+# still varies. Needs Linux, and root for the disk that fills up.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PATH=$PATH:$HOME/.cargo/bin # where rustup puts cargo

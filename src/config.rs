@@ -21,7 +21,7 @@ use crate::shown::without_secrets;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PipelineFile {
-    /// What the operator calls the job; part of `run_id`.
+    /// The job's name; part of `run_id`.
     pub name: String,
     #[serde(default)]
     pub input: InputSection,
@@ -42,22 +42,22 @@ pub struct InputSection {
     /// One URI or a list: object, folder (prefix) or glob.
     pub uri: OneOrMany,
     pub format: InputFormat,
-    /// TFRecord feature or Parquet column with the encoded image. Without it `image/encoded` in
-    /// TFRecord, and in Parquet `image`, else the only binary or image-struct column. In WebDataset what an image is
-    /// called behind its sample's key (`jpg`, `jpg;png`); without it each image is a record.
+    /// TFRecord feature or Parquet column with the encoded image. By default `image/encoded` in TFRecord, and in Parquet
+    /// `image`, else the only column of binaries or image structs. In WebDataset the extension of the sample's member
+    /// (`jpg`, `jpg;png`); by default each image is a record.
     pub image_key: Option<String>,
     /// TFRecord feature or Parquet column with the image's id.
     pub id_key: Option<String>,
-    /// Loose images cut into one virtual shard, and so into one predictions part.
+    /// Loose images in one virtual shard, and so in one predictions part.
     pub files_per_shard: usize,
-    /// Whether an input without a record is fine: the run succeeds with fewer rows, or none.
+    /// Whether an input without a record is allowed: the run then succeeds with fewer rows, or none.
     pub allow_empty: bool,
     /// Shards read ahead of the one being decoded.
     pub look_ahead: usize,
     /// Longest encoded image, bytes; a longer one becomes a `too_large` row.
     pub max_image_bytes: u64,
-    /// Longest page of a Parquet shard, bytes, packed or not: a page is held whole. A shard with a longer
-    /// one ends early there. Writers make pages of a megabyte or of a thousand rows, whichever is more.
+    /// Longest page of a Parquet shard, bytes, compressed or not: a page is held as a whole. A shard with a longer page
+    /// ends early there. Writers make pages of a megabyte or of a thousand rows, whichever is more.
     pub max_page_bytes: u64,
 }
 
@@ -77,7 +77,7 @@ impl Default for InputSection {
     }
 }
 
-/// A URI or a list of URIs. Signed ones are written without their signatures.
+/// A URI or a list of URIs. Serialised without signatures and other secrets.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum OneOrMany {
@@ -89,7 +89,7 @@ fn uri_without_secrets<S: Serializer>(uri: &str, serializer: S) -> Result<S::Ok,
     serializer.serialize_str(&without_secrets(uri))
 }
 
-/// Write URIs as a manifest stores them.
+/// Serialise URIs as a manifest stores them.
 pub(crate) fn uris_without_secrets<S: Serializer>(uris: &[String], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_seq(uris.iter().map(|uri| without_secrets(uri)))
 }
@@ -114,7 +114,7 @@ pub enum InputFormat {
     Parquet,
     /// Loose images below a prefix or matching a glob.
     Files,
-    /// A list of images: one URI a line, or JSONL with `uri` and optionally `id`.
+    /// A list of images: one URI per line, or JSONL with `uri` and optionally `id`.
     Manifest,
 }
 
@@ -156,7 +156,7 @@ pub struct PreprocessSection {
     /// dropped and bars are black.
     #[serde(default)]
     pub background: Option<[u8; 3]>,
-    /// Decode JPEGs at 1/2, 1/4 or 1/8 by DCT scaling when the target is at most that small.
+    /// Decode JPEGs at 1/2, 1/4 or 1/8 of their size by DCT scaling if the target is no larger than that.
     #[serde(default)]
     pub scaled_decode: bool,
     /// Compress the resized and cropped image as JPEG of this quality (1 to 100, 4:2:0) and decode
@@ -179,7 +179,7 @@ fn ones() -> [f32; 3] {
     [1.0; 3]
 }
 
-/// Larger than any camera's photo of today, and 400 MB once decoded to RGBA.
+/// Larger than the photo of any camera today, and 400 MB once decoded to RGBA.
 pub const DEFAULT_MAX_PIXELS: u64 = 100_000_000;
 
 fn default_max_pixels() -> u64 {
@@ -198,14 +198,14 @@ pub struct Resize {
     pub filter: Filter,
 }
 
-/// How an image of another aspect ratio gets to the target size.
+/// How an image of another aspect ratio is fitted to the target size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Fit {
     /// Exactly width × height, aspect ratio ignored.
     #[default]
     Stretch,
-    /// The smallest size that covers the target, then cut to it about the centre.
+    /// The smallest size that covers the target, then cropped to it at the centre.
     Cover,
     /// The largest size that fits inside, centred on `background` (letterbox).
     Contain,
@@ -249,7 +249,7 @@ pub enum Layout {
     Nchw,
 }
 
-/// What is done with the EXIF orientation tag.
+/// Whether the EXIF orientation tag is applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Orientation {
@@ -263,7 +263,7 @@ pub enum Orientation {
 #[serde(deny_unknown_fields)]
 pub struct ModelSection {
     pub path: PathBuf,
-    /// Class names in output order: a list, or the path of a file with one a line.
+    /// Class names in output order: a list, or the path of a file with one per line.
     #[serde(default)]
     pub labels: Option<LabelsSection>,
 }
@@ -288,12 +288,12 @@ pub struct EngineSection {
     pub threads: usize,
     /// GPUs to run on.
     pub devices: Devices,
-    /// Batches that one GPU works on at once, each in an execution context of its own.
+    /// Batches that one GPU processes at once, each in an execution context of its own.
     pub lanes: usize,
     /// Whether TensorRT may round the operands of float32 products to TF32, which is several times
     /// faster. The model's own types stay as they are.
     pub tf32: bool,
-    /// Whether the CPU may do what a GPU provider cannot. The manifest tells what really ran.
+    /// Whether the CPU may do what a GPU provider cannot. The manifest has the engine that was used.
     pub allow_fallback: bool,
 }
 
@@ -328,7 +328,7 @@ pub enum Devices {
     List(Vec<usize>),
 }
 
-/// The word for every GPU that CUDA shows.
+/// The word for every GPU that CUDA lists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AllDevices {
@@ -347,7 +347,7 @@ impl Default for Devices {
 pub enum Provider {
     Cpu,
     Cuda,
-    /// The plugin provider that brings TensorRT-RTX along.
+    /// The plugin provider that contains TensorRT-RTX.
     #[serde(rename = "tensorrt-rtx")]
     TensorrtRtx,
     /// The provider of datacenter TensorRT 10.
@@ -369,7 +369,7 @@ impl Provider {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct OutputSection {
-    /// Folder or prefix that this run alone writes.
+    /// Folder or prefix of this run alone.
     pub uri: String,
     /// `all`, `topN` (best first) or `none`.
     pub scores: String,
@@ -378,8 +378,7 @@ pub struct OutputSection {
     /// Shards that may end early, with an unknown number of records lost, before the run counts
     /// as failed.
     pub max_damaged_shards: u64,
-    /// Seconds after which the rows of a shard that has not ended are stored, too: what a killed run
-    /// has to score again at the most.
+    /// Seconds between two checkpoints: the most work that a killed run loses.
     pub checkpoint_seconds: f64,
 }
 
@@ -395,14 +394,13 @@ impl Default for OutputSection {
     }
 }
 
-/// `[storage]`: patience with object stores.
+/// `[storage]`: timeouts and retries of object stores.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct StorageSection {
-    /// Seconds for one request, its answer included; what has come by then is kept, and the rest asked
-    /// for again.
+    /// Seconds for one request, its response included. Bytes received by then are kept, and the rest is requested again.
     pub timeout_seconds: f64,
-    /// Seconds over which a request that fails for the moment is tried again, with pauses that grow.
+    /// Seconds during which a failed request is retried, with growing pauses.
     pub retry_seconds: f64,
 }
 
@@ -412,7 +410,7 @@ impl Default for StorageSection {
     }
 }
 
-/// What the command line puts over the file.
+/// What the command line overrides.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Overrides {
     /// Replaces `input.uri` when not empty.
@@ -457,7 +455,7 @@ impl PipelineFile {
 /// Names of the sections.
 const SECTIONS: [&str; 6] = ["input", "preprocess", "model", "engine", "output", "storage"];
 
-/// Relative paths in the file start at the file's own folder, so that it travels with its model.
+/// Make paths relative to the pipeline file's folder, so that the file can move together with its model.
 fn resolve_model_paths(table: &mut toml::Table, folder: &Path) {
     let Some(toml::Value::Table(model)) = table.get_mut("model") else { return };
     for key in ["path", "labels"] {
@@ -467,7 +465,7 @@ fn resolve_model_paths(table: &mut toml::Table, folder: &Path) {
     }
 }
 
-/// Put one `section.key=value` into the table.
+/// Set one `section.key=value` in the table.
 fn apply_set(table: &mut toml::Table, argument: &str) -> Result<(), ConfigError> {
     let invalid =
         |message: &str| ConfigError::Set { argument: argument.to_owned(), message: message.to_owned() };
@@ -482,7 +480,9 @@ fn apply_set(table: &mut toml::Table, argument: &str) -> Result<(), ConfigError>
     let mut section = table;
     for key in keys {
         let entry = section.entry(key).or_insert_with(|| toml::Value::Table(toml::Table::new()));
-        section = entry.as_table_mut().ok_or_else(|| invalid("the key leads through a plain value"))?;
+        section = entry
+            .as_table_mut()
+            .ok_or_else(|| invalid("the key goes through a value that is not a section"))?;
     }
     section.insert(last.to_owned(), value);
     Ok(())

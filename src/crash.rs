@@ -1,12 +1,13 @@
-//! A decoder or a shard reader that crashes takes its process down, but not unseen: the record it was at is
-//! printed on standard error and passed to the watcher, which has `LAST_WORDS_SECONDS` to note it.
+//! Names the record on which a decoder or a shard reader crashes.
 //!
-//! - The thread that crashed never runs again, so nothing that it leaves half done is used. The others go
-//!   on until the watcher leaves; they may hang on a lock that the crash has left taken, and then the
-//!   alarm ends the process.
-//! - A crash elsewhere is reported, too, and ends the process as it would have without this handler.
-//! - The handler calls only what POSIX allows there: it takes no lock and no memory.
-#![allow(unsafe_code, reason = "signal handlers, and what a crashed thread was at work on")]
+//! The handler of the crash's signal prints the record on standard error and passes it to a watcher, which has
+//! `LAST_WORDS_SECONDS` to note it in the output before the process ends.
+//!
+//! - The thread that crashed never runs again, so nothing that it left half done is used. The others continue until the
+//!   watcher ends the process. If they hang on a lock that the crashed thread holds, an alarm ends it.
+//! - A crash elsewhere is reported, too, and ends the process as it would without this handler.
+//! - The handler calls only what POSIX allows: it takes no lock and allocates nothing.
+#![allow(unsafe_code, reason = "signal handlers, and the work of a crashed thread")]
 
 use std::cell::Cell;
 use std::io::{self, PipeReader, Read};
@@ -22,18 +23,18 @@ use libc::{SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGSEGV, c_int, c_void, siginfo_t};
 
 use crate::items::{RecordMeta, ShardRef};
 
-/// What a crash sends to the thread that it happens in.
+/// The signals of a crash, sent to the thread in which it happens.
 const CRASHES: [c_int; 5] = [SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGSEGV];
 
-/// From the crash to the end of the process, at the latest. A small object is stored within a second, and
-/// an hour of other shards is not worth more waiting.
+/// The longest time from the crash to the end of the process. A small object is stored within a second, and a hanging
+/// process must not block a retry.
 const LAST_WORDS_SECONDS: u32 = 10;
 
-/// What the process ends with if the watcher does not end it: nothing is noted, so the next attempt meets the same
+/// The exit code if the watcher does not end the process: nothing is noted, so the next attempt crashes on the same
 /// record, and a retry is no progress.
 const NOT_NOTED: u8 = 1;
 
-/// What a thread does with bytes from outside.
+/// What a thread does with input bytes.
 #[derive(Debug)]
 pub(crate) enum Work<'a> {
     /// It decodes the image of this record.
@@ -46,7 +47,7 @@ pub(crate) enum Work<'a> {
 #[derive(Debug)]
 pub(crate) struct Reading {
     shard: Arc<ShardRef>,
-    /// Position in the shard of the record that is read next; 0 also while the shard is opened.
+    /// Position in the shard of the next record; 0 also while the shard is opened.
     next_record: AtomicU64,
 }
 
@@ -55,7 +56,7 @@ impl Reading {
         Self { shard: Arc::clone(shard), next_record: AtomicU64::new(0) }
     }
 
-    /// The record at `index` is read next.
+    /// The next record is the one at `index`.
     pub fn reaches(&self, index: u64) {
         self.next_record.store(index, Relaxed);
     }
@@ -78,17 +79,17 @@ impl Work<'_> {
 }
 
 thread_local! {
-    /// What this thread is at work on. Without a destructor, so a handler may read it at any time.
+    /// The work of this thread. It has no destructor, so a handler may read it at any time.
     static WORK: Cell<*const Work<'static>> = const { Cell::new(ptr::null()) };
 }
 
-/// What the first thread that crashed was at work on; it lies on the stack of that thread, which waits for ever.
+/// The work of the first thread that crashed. It lies on the stack of that thread, which waits forever.
 static CRASHED: AtomicPtr<Work<'static>> = AtomicPtr::new(ptr::null_mut());
 static SIGNAL: AtomicI32 = AtomicI32::new(0);
-/// Where the handler wakes the watcher up; -1 while nobody watches.
+/// The descriptor by which the handler wakes the watcher; -1 without a watcher.
 static WAKE: AtomicI32 = AtomicI32::new(-1);
 
-/// While it lives, a crash of this thread is put down to the work.
+/// While it lives, a crash of this thread is attributed to the work.
 #[derive(Debug)]
 pub(crate) struct AtWork<'a>(&'a Work<'a>);
 
@@ -106,13 +107,13 @@ impl Drop for AtWork<'_> {
     }
 }
 
-/// Where a decoder or a reader has crashed.
+/// Where a decoder or a reader crashed.
 #[derive(Debug, Clone)]
 pub struct Crash {
     pub shard: Arc<ShardRef>,
     /// Position in the shard, from 0.
     pub record_index: u64,
-    /// Of the image that was being decoded; `None` if the reader of the shard crashed.
+    /// The image that was being decoded; `None` if the reader of the shard crashed.
     pub image_id: Option<String>,
     /// Number of the signal.
     pub signal: i32,
@@ -123,18 +124,18 @@ pub struct Crash {
 pub struct CrashWatch(PipeReader);
 
 impl CrashWatch {
-    /// Handle the signals of crashes in this process, from now on and for good.
+    /// Handle the signals of crashes, for the rest of this process.
     ///
     /// # Errors
-    /// When the system has no pipe left or refuses the handlers.
+    /// If the system refuses a pipe or the handlers.
     ///
     /// # Panics
-    /// If there is a watcher already.
+    /// If the process already has a watcher.
     pub fn install() -> io::Result<Self> {
         let (reader, writer) = io::pipe()?;
         let nobody = WAKE.compare_exchange(-1, writer.as_raw_fd(), SeqCst, SeqCst);
         assert!(nobody.is_ok(), "a process has one crash watch");
-        // left open for the handler, which may come at any time
+        // stays open for the handler, which may run at any time
         let _ = writer.into_raw_fd();
         for signal in CRASHES {
             set_action(signal, handle as *const () as libc::sighandler_t)?;
@@ -142,15 +143,15 @@ impl CrashWatch {
         Ok(Self(reader))
     }
 
-    /// Wait until a decoder or a reader crashes. The process is to be left soon: [`leave`].
+    /// Wait until a decoder or a reader crashes. The caller must then end the process soon, with [`leave`].
     ///
     /// # Errors
-    /// When the pipe cannot be read.
+    /// If the pipe cannot be read.
     pub fn wait(mut self) -> io::Result<Crash> {
         self.0.read_exact(&mut [0])?;
-        // SAFETY: the handler has set it to work borrowed by an `AtWork` of the thread that it ran in,
-        // before it wrote to the pipe. That thread waits in the handler for ever, so the work and what it
-        // borrows live as long as the process, and nobody writes to them but through an atomic.
+        // SAFETY: before it wrote to the pipe, the handler set it to work borrowed by an `AtWork` of the crashed
+        // thread. That thread waits in the handler forever, so the work and what it borrows live as long as the
+        // process, and nothing writes to them except through an atomic.
         let work = unsafe { &*CRASHED.load(SeqCst) };
         let image_id = match work {
             Work::Decoding(record) => Some(record.image_id.clone()),
@@ -165,9 +166,9 @@ impl CrashWatch {
     }
 }
 
-/// End the process here and now: after a crash there is no telling what a destructor would find.
+/// End the process at once, without destructors: after a crash they cannot rely on anything.
 pub fn leave(code: u8) -> ! {
-    // SAFETY: takes no pointers and returns never.
+    // SAFETY: takes no pointers and never returns.
     unsafe { libc::_exit(c_int::from(code)) }
 }
 
@@ -183,15 +184,14 @@ pub fn signal_name(signal: i32) -> &'static str {
     }
 }
 
-/// Have `handler` called for `signal`, on the stack that Rust gives each thread for the case that its own
-/// one has overflowed.
+/// Have `handler` called for `signal`, on the alternate stack that Rust gives each thread for stack overflows.
 fn set_action(signal: c_int, handler: libc::sighandler_t) -> io::Result<()> {
     // SAFETY: all zeros is a valid sigaction: no flags, an empty mask, the default handler.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     action.sa_sigaction = handler;
     action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
-    // SAFETY: `action` lives through the call, and its handler, if it is one of ours, is a function of the
-    // signature that SA_SIGINFO asks for.
+    // SAFETY: `action` lives through the call; its handler is SIG_DFL or a function with the signature that SA_SIGINFO
+    // requires.
     match unsafe { libc::sigaction(signal, &raw const action, ptr::null_mut()) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
@@ -205,13 +205,13 @@ extern "C" fn handle(signal: c_int, info: *mut siginfo_t, _context: *mut c_void)
         let _ = set_action(signal, libc::SIG_DFL);
         // SAFETY: the system passes a valid siginfo to a handler that was set with SA_SIGINFO.
         if unsafe { (*info).si_code } <= 0 {
-            // sent, not met: nothing repeats it when this returns
-            // SAFETY: takes no pointers; the signal comes when this handler returns.
+            // sent by a process: no instruction repeats it when this returns
+            // SAFETY: takes no pointers; the signal is delivered when this handler returns.
             unsafe { libc::raise(signal) };
         }
         return;
     }
-    // SAFETY: set by this thread in `AtWork::on`, whose guard is in a frame below this one.
+    // SAFETY: this thread set it in `AtWork::on`, whose guard is in a frame below this one.
     let at = unsafe { &*work };
     let (who, image_id): (&[u8], [&[u8]; 2]) = match at {
         Work::Decoding(record) => (b"a decoder", [b", image_id ", record.image_id.as_bytes()]),
@@ -232,7 +232,7 @@ extern "C" fn handle(signal: c_int, info: *mut siginfo_t, _context: *mut c_void)
     ]);
     if CRASHED.compare_exchange(ptr::null_mut(), work.cast_mut(), SeqCst, SeqCst).is_ok() {
         SIGNAL.store(signal, SeqCst);
-        // the first process of a container is not ended by an alarm that nobody handles
+        // the first process of a container ignores an alarm that it does not handle
         let _ = set_action(libc::SIGALRM, give_up as *const () as libc::sighandler_t);
         // SAFETY: takes no pointers.
         unsafe { libc::alarm(LAST_WORDS_SECONDS) };
@@ -244,12 +244,12 @@ extern "C" fn handle(signal: c_int, info: *mut siginfo_t, _context: *mut c_void)
     }
 }
 
-/// Time is up: the watcher has not left.
+/// Time is up: the watcher did not end the process.
 extern "C" fn give_up(_signal: c_int, _info: *mut siginfo_t, _context: *mut c_void) {
     leave(NOT_NOTED)
 }
 
-/// One line on standard error, with a question mark for what a terminal would obey.
+/// Write one line to standard error, with a question mark for each control character.
 fn say(words: &[&[u8]]) {
     for word in words {
         let mut rest = *word;
@@ -265,8 +265,8 @@ fn say(words: &[&[u8]]) {
     write_all(libc::STDERR_FILENO, b"\n");
 }
 
-/// How many of the first bytes of a text can be shown, and how many behind them are one character that cannot: those
-/// that [`crate::shown::printable`] replaces, told without taking memory.
+/// How many of the first bytes of `text` can be shown, and how many after them are one character that cannot: one of
+/// those that [`crate::shown::printable`] replaces. Allocates nothing.
 fn shown_first(text: &[u8]) -> (usize, usize) {
     for at in 0..text.len() {
         let hidden = match &text[at..] {
@@ -282,7 +282,7 @@ fn shown_first(text: &[u8]) -> (usize, usize) {
     (text.len(), 0)
 }
 
-/// Write what can be written: in a handler nobody can be told that it cannot.
+/// Write as much as possible: a handler cannot report an error.
 fn write_all(descriptor: c_int, mut bytes: &[u8]) {
     while !bytes.is_empty() {
         // SAFETY: `bytes` is valid for its own length.
@@ -297,7 +297,7 @@ fn write_all(descriptor: c_int, mut bytes: &[u8]) {
 /// Digits of the largest `u64`.
 const DIGITS: usize = 20;
 
-/// `number` without taking memory.
+/// `number` in decimal. Allocates nothing.
 fn decimal(mut number: u64, digits: &mut [u8; DIGITS]) -> &[u8] {
     let mut start = DIGITS;
     loop {
@@ -315,7 +315,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_terminal_obeys_is_told_from_every_other_character() {
+    fn the_handler_hides_the_same_characters_as_every_other_message() {
         for character in (0..0x1_0000).filter_map(char::from_u32).filter(|c| !matches!(c, '\n' | '\t')) {
             let text = format!("a{character}b");
             let is_shown = crate::shown::printable(&text) == text;
@@ -325,14 +325,14 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_written_without_memory() {
+    fn decimal_agrees_with_to_string() {
         for number in [0, 7, 10, 1_234_567, u64::MAX] {
             assert_eq!(decimal(number, &mut [0; DIGITS]), number.to_string().as_bytes());
         }
     }
 
     #[test]
-    fn an_alarm_ends_the_process_as_one_that_could_note_nothing() {
+    fn the_alarm_ends_the_process_with_the_code_for_a_crash_that_is_not_noted() {
         // SAFETY: the child calls only what POSIX allows between fork and exit.
         let child = unsafe { libc::fork() };
         assert_ne!(child, -1, "{}", io::Error::last_os_error());

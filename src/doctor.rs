@@ -1,14 +1,14 @@
-//! What this host has, and which engines can run on it.
+//! Examines this host: its GPUs and libraries, and which engines can run on it.
 //!
-//! - A library is found where a run would find it, for the same code looks.
-//! - An ONNX Runtime provider counts as usable when a session with it has opened a model of a few
-//!   kB; TensorRT when its runtime, its parser, the driver and NVRTC are there.
+//! - A library is found where a run finds it, by the same code.
+//! - An ONNX Runtime provider counts as usable if a session with it opens a model of a few kB; TensorRT, if its runtime,
+//!   its parser, the driver and NVRTC are present.
 
 use crate::config::Provider;
 use crate::engine::cuda::{Device, driver_release, find_library, nvrtc_version};
 use crate::engine::{self, tensorrt};
 
-/// One thing looked for.
+/// One thing that was looked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
     pub name: String,
@@ -33,7 +33,7 @@ pub struct Findings {
     pub engines: Vec<Finding>,
 }
 
-/// What ONNX Runtime's providers open by themselves.
+/// Libraries that ONNX Runtime's providers open themselves.
 const PROVIDERS_NEED: [(&str, &str); 5] = [
     ("cuBLAS", "libcublas.so.13"),
     ("cuDNN", "libcudnn.so.9"),
@@ -42,7 +42,7 @@ const PROVIDERS_NEED: [(&str, &str); 5] = [
     ("TensorRT 10", "libnvinfer.so.10"),
 ];
 
-/// Look at everything.
+/// Examine everything.
 pub fn examine() -> Findings {
     let driver = Device::driver_version().map(|version| {
         let release = driver_release().unwrap_or_else(|_| "of unknown release".to_owned());
@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_host_is_examined_whatever_it_lacks() {
+    fn a_host_without_a_gpu_can_be_examined() {
         let findings = examine();
         let engines: Vec<_> = findings.engines.iter().map(|engine| engine.name.as_str()).collect();
         let expected = [

@@ -1,10 +1,10 @@
-//! One record's image, out of the shard that a row was made from.
+//! Reads the image of a row from its shard.
 //!
-//! Comes in: an output and the key of one of its rows. Goes out: the image's bytes as they are stored.
+//! Comes in: an output and the key of one of its rows. Goes out: the image's bytes as stored.
 //!
-//! - The shard must be the one that was scored: its identity, which is over names, sizes and versions, is in the name
-//!   of the part. Where the store tells no versions, the length of the image alone can be compared.
-//! - A list of loose images is found by listing the run's input once more.
+//! - The shard must be the one that was scored: its identity, over names, sizes and versions, is in the name of the
+//!   part. If the store reports no versions, only the length of the image can be compared.
+//! - A shard of loose images is found by listing the run's input again.
 
 use arrow_array::Array;
 use arrow_array::cast::AsArray;
@@ -22,10 +22,10 @@ use crate::report::PartReport;
 use crate::source::{ReadOptions, list_shards, open_shard};
 use crate::store::{ColumnWindows, Object, Stores};
 
-/// Longest image, bytes, whatever the run's own limit: a `too_large` row has an image, too.
+/// Longest image, bytes. It is above the run's own limit, because a `too_large` row has an image, too.
 const MAX_IMAGE_BYTES: u64 = 1 << 31;
 
-/// An image as its shard holds it.
+/// An image as stored in its shard.
 #[derive(Debug)]
 pub struct Extracted {
     pub bytes: Bytes,
@@ -35,7 +35,7 @@ pub struct Extracted {
     pub is_same_version: bool,
 }
 
-/// What a row says of its record.
+/// What a row says about its record.
 struct Row {
     image_id: String,
     image_bytes: u64,
@@ -44,8 +44,7 @@ struct Row {
 /// The image of the row `key`, `shard#record_index`, of the output at `out`.
 ///
 /// # Errors
-/// [`SourceError`] when there is no such row, when its shard cannot be read or has changed, or when the record holds
-/// no image.
+/// [`SourceError`] if there is no such row, if its shard cannot be read or has changed, or if the record has no image.
 pub fn extract(stores: &Stores, out: &str, key: &str) -> Result<Extracted, Error> {
     let output = Output::open(stores, out).map_err(SinkError::of_reading)?;
     let listing = output.list().map_err(SinkError::of_reading)?;
@@ -58,12 +57,12 @@ pub fn extract(stores: &Stores, out: &str, key: &str) -> Result<Extracted, Error
     let (shard, index) = key
         .rsplit_once('#')
         .and_then(|(shard, index)| Some((shard, index.parse::<u64>().ok()?)))
-        .ok_or_else(|| refuse("is no key: expected SHARD#RECORD_INDEX, as in the column key"))?;
+        .ok_or_else(|| refuse("is not a key: expected SHARD#RECORD_INDEX, as in the column key"))?;
     let record: RunRecord = json(&output, RUN)?;
     let notes = output.notes(&listing, &record.run_id)?;
     let parts = output.reports(listing.predictions.values(), &notes, &record.run_id)?;
     let part = parts.into_iter().find(|part| part.shard == shard);
-    let part = part.ok_or_else(|| refuse("no part of the output holds a row of that shard"))?;
+    let part = part.ok_or_else(|| refuse("no part of the output has rows of that shard"))?;
     let row = read_row(stores, &output, &part, index)?.ok_or_else(|| refuse("the output has no such row"))?;
     let (input, inputs) = input_of(&output, &record)?;
     let found = find_shard(stores, &part, &input, &inputs, &row)?;
@@ -72,7 +71,7 @@ pub fn extract(stores: &Stores, out: &str, key: &str) -> Result<Extracted, Error
         .map_err(|error| in_words(key, error))?;
     if row.image_bytes > 0 && row.image_bytes != bytes.len() as u64 {
         return Err(refuse(&format!(
-            "has changed since it was scored: its image had {} bytes, and has {} now",
+            "has changed since it was scored: its image had {} bytes, now {}",
             row.image_bytes,
             bytes.len()
         )));
@@ -87,7 +86,7 @@ fn json<T: serde::de::DeserializeOwned>(output: &Output, name: &str) -> Result<T
     })
 }
 
-/// The row of a record: rows stand in the order of records.
+/// The row of the record at `index`: rows are in the order of records.
 fn read_row(stores: &Stores, output: &Output, part: &PartReport, index: u64) -> Result<Option<Row>, Error> {
     let uri = output.uri_of(&part.path);
     let damaged = |message: String| SourceError::Uri { uri: uri.clone(), message };
@@ -105,14 +104,14 @@ fn read_row(stores: &Stores, output: &Output, part: &PartReport, index: u64) -> 
     let ids = rows.column_by_name("image_id").and_then(|ids| ids.as_string_opt::<i32>());
     let lengths = rows.column_by_name("image_bytes").and_then(|bytes| bytes.as_primitive_opt::<Int64Type>());
     let (Some(ids), Some(lengths)) = (ids, lengths) else {
-        return Err(damaged("is no part of an output".to_owned()).into());
+        return Err(damaged("is not a part of an output".to_owned()).into());
     };
     let row = |at| Row { image_id: ids.value(at).to_owned(), image_bytes: lengths.value(at).max(0) as u64 };
     Ok((rows.num_rows() > 0 && ids.is_valid(0)).then(|| row(0)))
 }
 
-/// The run's input section and URIs, as far as the output says them: a manifest has both, the record of a run that is
-/// not finished what determines the rows.
+/// The run's input section and URIs, as far as the output has them: a manifest has both, the record of an unfinished run
+/// only the keys that determine rows.
 fn input_of(output: &Output, record: &RunRecord) -> Result<(InputSection, Vec<String>), Error> {
     if !matches!(output.state()?, RunState::Unfinished) {
         let manifest: Value = json(output, MANIFEST)?;
@@ -138,12 +137,12 @@ fn input_of(output: &Output, record: &RunRecord) -> Result<(InputSection, Vec<St
 /// A shard to read.
 struct Found {
     shard: ShardRef,
-    /// Place of the record in it, if it is not the one of the row.
+    /// Position of the record in it, if not the row's.
     index: Option<u64>,
     is_same_version: bool,
 }
 
-/// The shard that `part` was made of, as it is now.
+/// The shard of `part`, as it is now.
 fn find_shard(
     stores: &Stores,
     part: &PartReport,
@@ -166,7 +165,7 @@ fn find_shard(
         }
         return Ok(Found { shard, index: None, is_same_version });
     }
-    // standard input can be read once
+    // standard input can be read only once
     if inputs.is_empty() || inputs.iter().any(|input| input == "-") {
         let object = ObjectRef { uri: row.image_id.clone(), size_bytes: None, version: None };
         let entries = vec![ManifestEntry::new(object, row.image_id.clone())];
@@ -180,7 +179,9 @@ fn find_shard(
         let listed = listed?;
         if listed.index == place {
             if part_name(&listed) != part.path {
-                return Err(changed("has changed since it was scored: other images are listed in its place"));
+                return Err(changed(
+                    "has changed since it was scored: the listing has other images in its place",
+                ));
             }
             let is_same_version = match &listed.content {
                 ShardContent::Objects(entries) => entries.iter().all(|entry| entry.object.version.is_some()),
@@ -189,7 +190,7 @@ fn find_shard(
             return Ok(Found { shard: listed, index: None, is_same_version });
         }
     }
-    Err(changed("is not in the input any more"))
+    Err(changed("is no longer in the input"))
 }
 
 /// The image of the record `index` of `shard`.
@@ -203,10 +204,10 @@ fn read_record(
     let opened = open_shard(stores, &shard, options)?;
     let mut records = opened.records.skip(usize::try_from(index - opened.first_record).unwrap_or(usize::MAX));
     match records.next().transpose()? {
-        None => Err(ReadError::Corrupt("it has fewer records than the output has rows of it".to_owned())),
+        None => Err(ReadError::Corrupt("it has fewer records than the output has rows".to_owned())),
         Some(record) => record.content.map_err(|rejected| {
             let what = match rejected.status {
-                Status::MissingImage | Status::Empty => "it holds no image",
+                Status::MissingImage | Status::Empty => "it has no image",
                 _ => "its image cannot be read",
             };
             ReadError::Corrupt(format!("{what}: {}", rejected.error))

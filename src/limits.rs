@@ -1,12 +1,11 @@
-//! What the system lets this process have: seen to before it is needed, where the lack of it would show as a crash.
+//! Checks the system's limits on this process before a run, since reaching one later would look like a crash.
 //!
-//! - Threads are started one by one while a run begins, and few of those who start one can go on without. So as many are
-//!   started for a moment, all at once, before anything else.
-//! - Memory that the system refuses ends a Rust process on the spot, in whatever it is doing then. Of a limited address
-//!   space so much must be left, once engines are loaded, that the run itself is not what meets the limit. The same holds
-//!   for data, which is what is written to in it.
-//! - A file or a connection that cannot be opened looks like trouble of the image that it was for.
-//! - A stack that is too small ends the process in the middle of whatever it does.
+//! - Threads: a run starts them one by one, in libraries that cannot continue without. So as many are started at once,
+//!   and ended, before anything else.
+//! - Memory: an allocation that fails ends a Rust process at once. So once engines are loaded, a limited address space
+//!   (`ulimit -v`) or data segment (`ulimit -d`) must leave enough for the run.
+//! - Open files: a file or a connection that cannot be opened would look like an error of the image it was for.
+//! - Stack: a stack that is too small ends the process at any moment.
 
 use std::sync::Mutex;
 use std::thread::Builder;
@@ -17,17 +16,17 @@ use crate::error::Error;
 use crate::plan::{Plan, threads_or_cores};
 use crate::source::REQUESTS_IN_FLIGHT;
 
-/// Threads of a run beside those that its plan counts: stages, stores, signals, progress.
+/// Threads of a run besides those in its plan: stages, stores, signals, progress.
 const OTHER_THREADS: usize = 24;
 
-/// The least address space that a run's buffers take, beside engine and threads.
+/// The least address space of a run's buffers, besides engine and threads.
 const LEAST_RUN_BYTES: u64 = 512 << 20;
 
-/// Address space that any command takes for what it reads, beside its threads.
+/// Address space that any command needs for what it reads, besides its threads.
 const LEAST_COMMAND_BYTES: u64 = 128 << 20;
 
-/// Address space that glibc's allocator reserves for each thread that calls it, up to so many threads per core. It
-/// reserves as long as it can; if nothing is left, the next allocation of anybody else ends the process.
+/// Address space that glibc's allocator reserves for each thread that calls it, up to a number of threads per core. It
+/// reserves as long as it can; if nothing is left, the next allocation elsewhere ends the process.
 const ARENA_BYTES: u64 = 64 << 20;
 const ARENAS_PER_CORE: usize = 8;
 
@@ -42,20 +41,19 @@ fn threads(plan: &Plan) -> usize {
     decode + engine + plan.input.look_ahead + 1 + plan.engine.lanes + OTHER_THREADS
 }
 
-/// Files and connections of any command at once: those of its stores, its log, and what a library opens for a moment.
+/// Files and connections of any command at once: its stores, its log, and files that libraries open briefly.
 const OTHER_FILES: u64 = 48;
 
-/// Stack of the main thread, and of each thread that a C library starts: a fourth of this was just enough for a small
-/// model.
+/// Stack of the main thread, and of each thread that a C library starts. A small model needs a fourth of this.
 const LEAST_STACK_BYTES: u64 = 1 << 20;
 
-/// Stack of a thread of Rust's.
+/// Stack of a thread that Rust starts.
 const THREAD_STACK_BYTES: u64 = 2 << 20;
 
-/// See that the stack will do. To be called before anything that takes much of it.
+/// Check that the stack is large enough. Call it before anything that needs much of it.
 ///
 /// # Errors
-/// [`Error::Stack`] when it will not.
+/// [`Error::Stack`] if it is not.
 pub fn check_stack() -> Result<(), Error> {
     match getrlimit(Resource::Stack).current {
         Some(limit) if limit < LEAST_STACK_BYTES => {
@@ -65,22 +63,22 @@ pub fn check_stack() -> Result<(), Error> {
     }
 }
 
-/// Let this process open as many files as the system lets it, and see that they suffice for any command.
+/// Raise the limit on open files as far as the system allows, and check that it suffices for any command.
 ///
 /// # Errors
-/// [`Error::OpenFiles`] when they do not.
+/// [`Error::OpenFiles`] if it does not.
 pub fn open_files() -> Result<(), Error> {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current.is_some()
         && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
     {
-        // what there is may be enough
+        // the present limit may be enough
         tracing::debug!(%error, "the limit on open files cannot be raised");
     }
     check_open_files(OTHER_FILES)
 }
 
-/// See that `needed` files can be opened beside those that are.
+/// Check that `needed` more files can be opened.
 fn check_open_files(needed: u64) -> Result<(), Error> {
     let Some(limit) = getrlimit(Resource::Nofile).current else { return Ok(()) };
     let open = match std::fs::read_dir("/proc/self/fd") {
@@ -92,10 +90,10 @@ fn check_open_files(needed: u64) -> Result<(), Error> {
     if limit.saturating_sub(open) >= needed { Ok(()) } else { Err(Error::OpenFiles { limit, open, needed }) }
 }
 
-/// See that the threads, files and memory of a run of `plan` can be had.
+/// Check that the limits leave enough threads, files and memory for a run of `plan`.
 ///
 /// # Errors
-/// [`Error::Threads`], [`Error::Memory`] or [`Error::OpenFiles`] when they cannot.
+/// [`Error::Threads`], [`Error::Memory`] or [`Error::OpenFiles`] if they do not.
 pub fn check_limits(plan: &Plan) -> Result<(), Error> {
     let readers = plan.input.look_ahead as u64 + 1;
     check_open_files(OTHER_FILES + readers * REQUESTS_IN_FLIGHT as u64)?;
@@ -103,10 +101,10 @@ pub fn check_limits(plan: &Plan) -> Result<(), Error> {
     reserve_threads(threads(plan))
 }
 
-/// See that `count` threads can be had at once, beside those that there are.
+/// Check that `count` more threads can be started at once.
 ///
 /// # Errors
-/// [`Error::Threads`] when they cannot, [`Error::Memory`] when their stacks do not fit.
+/// [`Error::Threads`] if they cannot, [`Error::Memory`] if their stacks do not fit.
 pub fn reserve_threads(count: usize) -> Result<(), Error> {
     check_free_bytes(LEAST_COMMAND_BYTES, count)?;
     let held = Mutex::new(());
@@ -114,7 +112,7 @@ pub fn reserve_threads(count: usize) -> Result<(), Error> {
     std::thread::scope(|scope| {
         let mut failed = None;
         for _ in 0..count {
-            // it ends when the lock is free, which is when all have been started
+            // it ends when the lock is released, after all have been started
             let waiting = Builder::new().spawn_scoped(scope, || drop(held.lock()));
             if let Err(error) = waiting {
                 failed = Some(error);
@@ -129,15 +127,15 @@ pub fn reserve_threads(count: usize) -> Result<(), Error> {
     })
 }
 
-/// See that enough is left of limited memory for a run of `plan`.
+/// Check that limits on memory leave enough for a run of `plan`.
 ///
 /// # Errors
-/// [`Error::Memory`] when it is not.
+/// [`Error::Memory`] if they do not.
 pub fn check_memory(plan: &Plan) -> Result<(), Error> {
     check_free_bytes(LEAST_RUN_BYTES, threads(plan))
 }
 
-/// See that memory is left for so many `bytes` and so many `threads`.
+/// Check that memory is left for `bytes` and for the stacks of `threads`.
 fn check_free_bytes(bytes: u64, threads: usize) -> Result<(), Error> {
     let limits = [
         (Resource::As, "the address space", "ulimit -v", "VmSize:", arenas_bytes(threads)),
@@ -156,7 +154,7 @@ fn check_free_bytes(bytes: u64, threads: usize) -> Result<(), Error> {
     Ok(())
 }
 
-/// Memory that this process has taken, by the kernel's word for its kind.
+/// Memory that this process uses; `kind` is a field of `/proc/self/status`.
 fn taken_bytes(kind: &str) -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix(kind))?;
@@ -169,8 +167,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn threads_that_can_be_had_are_had() {
-        reserve_threads(50).expect("a machine for tests has so many");
+    fn fifty_threads_can_be_reserved() {
+        reserve_threads(50).expect("a machine for tests has that many");
     }
 
     #[test]

@@ -1,10 +1,10 @@
-//! The pipeline as checked: everything that can fail without running has been tried.
+//! The pipeline as checked: whatever can be checked without opening the model or the input.
 //!
 //! Comes in: a [`PipelineFile`]. Goes out: a [`Plan`], or the first thing wrong with it.
 //!
 //! - Sizes are positive, the crop fits inside the resize, `std` has no zero.
 //! - Labels are loaded; whether their number fits the model is the engine's check.
-//! - [`Plan::hash`] covers whatever changes predictions, and nothing else.
+//! - [`Plan::hash`] covers everything that determines predictions, and nothing else.
 
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -21,17 +21,17 @@ use crate::error::ConfigError;
 use crate::regular_file::read_text;
 use crate::shown::without_secrets;
 
-/// Raised with every change of this program after which some input may get other pixels, scores, statuses or
-/// records than before. A run is resumed only by a build of the same scoring version, so that no output
-/// mixes rows of two. Builds that left it out of the record are older than 2. A test of `decode` holds a few images
-/// against `fixtures/scoring.json`, and says how to write that anew.
+/// Raised with every change of this program after which some input may get other pixels, scores, statuses or records.
+/// Only a build of the same scoring version resumes a run, so that no output mixes rows of two. A record without a
+/// version is older than 2. A test of `decode` compares a few images with `fixtures/scoring.json`, and says how to
+/// write that file again.
 pub const SCORING_VERSION: u32 = 2;
 
 /// A checked pipeline.
 #[derive(Debug, Clone, Serialize)]
 pub struct Plan {
     pub name: String,
-    /// Input URIs, at least one, in the order given. Signed ones are stored without their signatures.
+    /// Input URIs, at least one, in the order given. Serialised without signatures and other secrets.
     #[serde(serialize_with = "crate::config::uris_without_secrets")]
     pub inputs: Vec<String>,
     pub input: InputSection,
@@ -42,7 +42,7 @@ pub struct Plan {
     pub storage: StorageSection,
 }
 
-/// Where the model lies and what its outputs are called.
+/// The model's file and the names of its classes.
 #[derive(Debug, Clone, Serialize)]
 pub struct ModelPlan {
     pub path: PathBuf,
@@ -50,14 +50,14 @@ pub struct ModelPlan {
     pub labels: Option<Vec<String>>,
 }
 
-/// Where rows go and which of their scores.
+/// Where rows go, which of their scores are kept, and when a run has too many errors.
 #[derive(Debug, Clone, Serialize)]
 pub struct OutputPlan {
     pub uri: String,
     pub scores: ScoresKept,
     pub max_error_rate: f64,
     pub max_damaged_shards: u64,
-    /// Time between two checkpoints.
+    /// Seconds between two checkpoints.
     pub checkpoint_seconds: f64,
 }
 
@@ -82,10 +82,7 @@ impl Plan {
         }
         let inputs = input.uri.clone().into_vec();
         if inputs.is_empty() || inputs.iter().any(String::is_empty) {
-            return Err(ConfigError::invalid(
-                "input.uri",
-                "names nothing to read; give it here or with --input",
-            ));
+            return Err(ConfigError::invalid("input.uri", "is empty; set it here or with --input"));
         }
         inputs.iter().try_for_each(|uri| check_input(uri))?;
         check_range("input.files_per_shard", input.files_per_shard as u64, 1..=1 << 24)?;
@@ -99,7 +96,7 @@ impl Plan {
         check_range("engine.threads", engine.threads as u64, 0..=MAX_THREADS)?;
         check_preprocess(&preprocess)?;
         if output.uri.is_empty() {
-            return Err(ConfigError::invalid("output.uri", "is empty; give it here or with --output"));
+            return Err(ConfigError::invalid("output.uri", "is empty; set it here or with --output"));
         }
         check_output(&output.uri)?;
         if !(0.0..=1.0).contains(&output.max_error_rate) {
@@ -191,7 +188,7 @@ impl Plan {
 }
 
 impl PreprocessSection {
-    /// Down to one pixel: for looking at images without a model in mind.
+    /// Resize to one pixel: to check images without a model.
     pub fn smallest() -> Self {
         Self {
             resize: Resize { width: 1, height: 1, fit: Fit::Stretch, filter: Filter::Nearest },
@@ -222,7 +219,7 @@ impl PreprocessSection {
     }
 }
 
-/// `threads`, or for 0 one for each core that this process may use.
+/// `threads`; 0 means one for each core that this process may use.
 pub fn threads_or_cores(threads: usize) -> usize {
     match threads {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
@@ -243,15 +240,15 @@ fn check_range(key: &str, value: u64, range: RangeInclusive<u64>) -> Result<(), 
     Err(ConfigError::invalid(key, message))
 }
 
-/// Patience with a store: less is less than a round trip, more than a day is a run that hangs.
+/// Timeouts of a store: less than this is less than a round trip; a run that waits more than a day hangs.
 const MIN_STORAGE_SECONDS: f64 = 0.1;
 const MAX_STORAGE_SECONDS: f64 = 86_400.0;
 
-/// Time between checkpoints: no store takes them faster, and a longer one is as good as none.
+/// Seconds between checkpoints: no store accepts them faster, and rarer ones are as good as none.
 const MIN_CHECKPOINT_SECONDS: f64 = 0.01;
 const MAX_CHECKPOINT_SECONDS: f64 = 1e6;
 
-/// Rows of a batch: more would not fit any accelerator.
+/// Rows of a batch: more do not fit any accelerator.
 const MAX_BATCH_SIZE: u64 = 1 << 16;
 
 /// Threads of one kind: more than any machine has cores.
@@ -260,19 +257,19 @@ const MAX_THREADS: u64 = 4096;
 /// Batches on one device at once: more only wait for each other.
 const MAX_LANES: u64 = 16;
 
-/// A blank before a scheme makes a local path of an address.
+/// Refuse white space around an input: a blank before a scheme would make an address a local path.
 fn check_input(uri: &str) -> Result<(), ConfigError> {
     if uri.trim() == uri || uri.starts_with("./") {
         return Ok(());
     }
     let message = format!(
-        "{:?} begins or ends with white space; a file that is really called so is read as ./NAME",
+        "{:?} begins or ends with white space; if that is the name of a file, write it as ./NAME",
         without_secrets(uri)
     );
     Err(ConfigError::invalid("input.uri", message))
 }
 
-/// Nobody means to make a folder of such a name.
+/// Refuse names of outputs that nobody creates on purpose.
 fn check_output(uri: &str) -> Result<(), ConfigError> {
     let what = if uri.trim() != uri {
         "begins or ends with white space"
@@ -284,7 +281,7 @@ fn check_output(uri: &str) -> Result<(), ConfigError> {
     Err(ConfigError::invalid("output.uri", format!("{:?} {what}", without_secrets(uri))))
 }
 
-/// A key that has no meaning in the format that is set would be passed over in silence.
+/// Refuse a key without a meaning in the format that is set: it would be ignored silently.
 fn check_keys(input: &InputSection) -> Result<(), ConfigError> {
     let (has_image_key, has_id_key) = match input.format {
         InputFormat::Auto | InputFormat::Tfrecord | InputFormat::Parquet => (true, true),
@@ -298,7 +295,7 @@ fn check_keys(input: &InputSection) -> Result<(), ConfigError> {
             return Err(ConfigError::invalid(format!("input.{key}"), message));
         }
         if value.as_ref().is_some_and(|value| value.trim_matches([' ', ';', '.']).is_empty()) {
-            return Err(ConfigError::invalid(format!("input.{key}"), "names nothing"));
+            return Err(ConfigError::invalid(format!("input.{key}"), "is empty"));
         }
     }
     Ok(())
@@ -316,17 +313,17 @@ fn check_engine(engine: &EngineSection) -> Result<(), ConfigError> {
     let in_onnxruntime = engine.kind == EngineKind::Onnxruntime;
     if !engine.tf32 && in_onnxruntime && matches!(engine.provider, Provider::TensorrtRtx | Provider::Tensorrt)
     {
-        let message = "false is not to be had with ONNX Runtime's TensorRT providers; kind = \"tensorrt\" and \
-                       provider = \"cuda\" can do it";
+        let message = "cannot be false with ONNX Runtime's TensorRT providers; it can with kind = \"tensorrt\" or \
+                       provider = \"cuda\"";
         return Err(ConfigError::invalid("engine.tf32", message));
     }
     Ok(())
 }
 
-/// Pixels of one image, which decoding holds in memory several times.
+/// Pixels of one image: decoding holds several copies of them.
 const MAX_PIXELS: u64 = 1 << 33;
 
-/// Longest side of a tensor: beyond it a single image would not fit any accelerator's batch.
+/// Longest side of a tensor: one image of a larger size does not fit any accelerator.
 const MAX_SIDE: u32 = 16_384;
 
 fn check_preprocess(preprocess: &PreprocessSection) -> Result<(), ConfigError> {
@@ -376,7 +373,7 @@ fn load_labels(section: LabelsSection) -> Result<Vec<String>, ConfigError> {
         }
     };
     if labels.is_empty() {
-        return Err(ConfigError::invalid("model.labels", "has no entry"));
+        return Err(ConfigError::invalid("model.labels", "is empty"));
     }
     Ok(labels)
 }

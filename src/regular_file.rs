@@ -1,8 +1,8 @@
-//! Files as operators name them: read only where reading ends.
+//! Files that operators name: only regular files and folders are opened.
 //!
-//! - Opening a FIFO waits until somebody writes to it, and a device may never end. Both are refused before they are
-//!   opened, in words that say what they are.
-//! - What this process was started with (`/dev/stdin`, `/dev/fd/7`, a shell's `<(…)`) has a writer, and may hold a
+//! - Opening a FIFO waits for a writer, and a device may never end. Both are refused before they are opened, and the
+//!   message says what they are.
+//! - A FIFO that the process inherited (`/dev/stdin`, `/dev/fd/7`, a shell's `<(…)`) has a writer, so it may be read as
 //!   text.
 
 use std::fs::{self, File, FileType};
@@ -10,16 +10,16 @@ use std::io::{self, Read};
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
-/// Longest text, bytes: far more than a pipeline or the labels of any model take.
+/// Longest text, bytes: far longer than any pipeline file or list of labels.
 const TEXT_BYTES_MAX: u64 = 16 << 20;
 
-/// Where a process finds what it was started with.
+/// Where a process finds its inherited files.
 const INHERITED: [&str; 3] = ["/dev/stdin", "/dev/fd/", "/proc/self/fd/"];
 
-/// Refuse what is neither a regular file nor a folder. What is not there is left to whoever opens it.
+/// Refuse what is neither a regular file nor a folder. A missing file is not an error here.
 ///
 /// # Errors
-/// [`io::ErrorKind::InvalidInput`], with what it is.
+/// [`io::ErrorKind::InvalidInput`], with the kind of file.
 pub(crate) fn refuse_special(path: &Path) -> io::Result<()> {
     let Ok(metadata) = fs::metadata(path) else { return Ok(()) };
     match special(metadata.file_type()) {
@@ -31,8 +31,8 @@ pub(crate) fn refuse_special(path: &Path) -> io::Result<()> {
 /// The text of a file.
 ///
 /// # Errors
-/// Those of the system; [`io::ErrorKind::InvalidInput`] for a FIFO, a socket or a device that is not inherited, and
-/// for what is longer than 16 MiB.
+/// Those of the system; [`io::ErrorKind::InvalidInput`] for a FIFO that is not inherited, a socket or a device, and for
+/// a text longer than 16 MiB.
 pub(crate) fn read_text(path: &Path) -> io::Result<String> {
     let is_inherited =
         path.to_str().is_some_and(|path| INHERITED.iter().any(|start| path.starts_with(start)));
@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_may_never_end_is_refused_and_named() {
+    fn files_that_may_never_end_are_refused_by_name() {
         let folder = tempfile::tempdir().expect("folder");
         let fifo = folder.path().join("fifo");
         let made = std::process::Command::new("mkfifo").arg(&fifo).status().expect("mkfifo");
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn files_folders_and_what_is_missing_are_left_to_others() {
+    fn files_folders_and_missing_names_are_not_refused() {
         for path in ["Cargo.toml", "src", "no/such/file"] {
             refuse_special(Path::new(path)).expect("not special");
         }
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_has_an_end() {
+    fn a_text_that_is_too_long_is_refused() {
         let file = tempfile::NamedTempFile::new().expect("file");
         file.as_file().set_len(TEXT_BYTES_MAX + 1).expect("sparse");
         assert!(read_text(file.path()).expect_err("too long").to_string().contains("longer than"));

@@ -1,7 +1,7 @@
-//! What a run did: counts, times and the stage that held it up.
+//! What a run did: counts, times and its bottleneck.
 //!
-//! - Every count is of rows that are in a finished part.
-//! - Shares are of the time from the first shard to the last row, model loading excluded.
+//! - Counts are of rows in finished parts.
+//! - Shares are of the time from the first shard to the last row, without loading the model.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
@@ -13,7 +13,7 @@ use crate::flow::StageShare;
 use crate::items::{ShardFormat, Status};
 use crate::skipped::Skipped;
 
-/// A time as reports say it: RFC 3339, UTC, milliseconds.
+/// A time in the format of reports: RFC 3339, UTC, milliseconds.
 pub fn rfc3339(time: SystemTime) -> String {
     DateTime::<Utc>::from(time).to_rfc3339_opts(SecondsFormat::Millis, true)
 }
@@ -35,7 +35,7 @@ impl Tally {
         }
     }
 
-    /// All of them; what a damaged footer says may be too much to count.
+    /// The sum of all counts. It saturates: a damaged footer may have any numbers.
     pub fn rows(&self) -> u64 {
         self.0.values().fold(0, |sum, rows| sum.saturating_add(*rows))
     }
@@ -65,16 +65,16 @@ impl Tally {
 pub struct PartReport {
     /// Path below the output.
     pub path: String,
-    /// Number of the attempt that has stored it, as the footer of a predictions part says it.
+    /// Number of the attempt that stored it, from the footer of a predictions part.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempt: Option<u32>,
     /// Shard whose records these are; empty for all but predictions parts.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub shard: String,
-    /// Version of the shard that was read, as its store tells it: an ETag. Loose images have one each.
+    /// Version of the shard that was read, as its store reports it: an ETag. `None` for loose images, which have one each.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shard_version: Option<String>,
-    /// Bytes of the shard's objects, as far as the listing told them.
+    /// Length of the shard's objects, as far as the listing had them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shard_bytes: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -89,41 +89,40 @@ pub struct PartReport {
     /// Why the shard ended early, with an unknown number of records lost.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub damage: Option<String>,
-    /// What the shard holds that is no record.
+    /// What the shard contains besides records.
     #[serde(default, skip_serializing_if = "Skipped::is_empty")]
     pub skipped: Skipped,
 }
 
-/// What the sink has written.
+/// What the sink wrote.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct OutputReport {
     pub tally: Tally,
     pub parts: Vec<PartReport>,
     /// Batches parts of this attempt.
     pub batches: Vec<PartReport>,
-    /// Rows that other attempts have scored: in parts that they have stored, and in segments that were
-    /// gone on from.
+    /// Rows that other attempts scored: in parts that they stored, and in segments from which this attempt resumed.
     pub reused: Tally,
     /// Rows of the unfinished shard that are in segments.
     pub checkpointed_rows: u64,
-    /// Of these, rows that other attempts have scored.
+    /// Of these, rows that other attempts scored.
     pub reused_checkpointed_rows: u64,
     /// Latency of each batch, in order; warm-up excluded. Milliseconds.
     pub latency_ms: Vec<f32>,
-    /// When each GPU had a batch, by ordinal.
+    /// How long each GPU had a batch, by ordinal.
     pub gpus: BTreeMap<usize, BusyTime>,
     /// Latency of each engine's warm-up. Milliseconds.
     pub warm_up_ms: Vec<f64>,
-    /// The shard whose rows were cut short, and so left no part.
+    /// The shard that an interruption left unfinished, without a part.
     pub unfinished_shard: Option<String>,
     /// Whether a drain stopped the run before its input's end.
     pub drained: bool,
-    /// What the listing of the input has found that is in no shard.
+    /// What the listing of the input found that belongs to no shard.
     pub skipped_by_listing: Skipped,
 }
 
 impl OutputReport {
-    /// With predictions parts that other attempts have stored, behind its own.
+    /// Add predictions parts that other attempts stored, after its own.
     pub fn with(mut self, predictions: Vec<PartReport>) -> Self {
         for rows in predictions.iter().filter_map(|part| part.rows_by_status.as_ref()) {
             self.reused.add(rows);
@@ -133,7 +132,7 @@ impl OutputReport {
         self
     }
 
-    /// Rows that this attempt has scored.
+    /// Rows that this attempt scored.
     fn scored_rows(&self) -> u64 {
         (self.tally.rows() + self.checkpointed_rows) - (self.reused.rows() + self.reused_checkpointed_rows)
     }
@@ -149,7 +148,7 @@ impl OutputReport {
         self.parts.iter().filter(is_container).filter(|part| part.rows == Some(0)).count() as u64
     }
 
-    /// What the input holds that is no record.
+    /// What the input contains besides records.
     pub fn skipped(&self) -> Skipped {
         let mut all = self.skipped_by_listing.clone();
         self.parts.iter().for_each(|part| all.add(&part.skipped));
@@ -157,17 +156,17 @@ impl OutputReport {
     }
 }
 
-/// Time in which at least one batch was on a GPU, put together from the batches' own times.
+/// Time during which at least one batch was on a GPU, from the batches' times.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct BusyTime {
     seconds: f64,
-    /// End of what was counted, seconds since the epoch.
+    /// End of the latest batch, seconds since the epoch.
     until: f64,
 }
 
 impl BusyTime {
-    /// Count a batch that was on the GPU from `start`, seconds since the epoch, for `seconds`. Batches
-    /// come nearly in the order of their starts; what overlaps is counted once.
+    /// Count a batch that was on the GPU from `start`, seconds since the epoch, for `seconds`. Batches must come nearly
+    /// in the order of their starts; overlaps are counted once.
     pub fn add(&mut self, start: f64, seconds: f64) {
         let end = start + seconds;
         self.seconds += (end - start.max(self.until)).max(0.0);
@@ -180,11 +179,11 @@ impl BusyTime {
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     Succeeded,
-    /// This worker's share is done; that of others is not.
+    /// This worker's share is done; other shares are not.
     ShareDone,
-    /// More rejected rows or damaged shards than the plan allows. All parts are whole.
+    /// More rejected rows or damaged shards than the plan allows. All parts are complete.
     TooManyErrors,
-    /// Drained before the input's end. The parts there are whole; others are missing.
+    /// Drained before the input's end. The existing parts are complete; others are missing.
     Interrupted,
 }
 
@@ -209,31 +208,31 @@ impl Latency {
     }
 }
 
-/// The end of a run in figures and words.
+/// The result of a run in figures and words.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Summary {
     pub outcome: Outcome,
     pub rows: u64,
     pub rows_by_status: Tally,
-    /// Of these, rows that other attempts have scored.
+    /// Of these, rows that other attempts scored.
     pub reused_rows: u64,
     pub error_rate: f64,
     pub shards: u64,
     pub damaged_shards: u64,
     /// Containers without a record.
     pub empty_shards: u64,
-    /// What the input holds that is no record, by kind.
+    /// What the input contains besides records, by kind.
     pub skipped: Skipped,
-    /// Of these, what the listing of the input has found that is in no shard.
+    /// Of these, what the listing of the input found that belongs to no shard.
     pub skipped_by_listing: Skipped,
-    /// The shard that was cut short by an interruption.
+    /// The shard that an interruption left unfinished.
     pub unfinished_shard: Option<String>,
     /// Rows of that shard that are kept for the next attempt; not among `rows`.
     pub checkpointed_rows: u64,
     pub batches: u64,
     /// From the first shard to the last row, seconds.
     pub seconds: f64,
-    /// Rows of any status that this attempt has scored, over that time.
+    /// Rows of any status that this attempt scored, divided by that time.
     pub images_per_second: f64,
     /// Loading the model and the first run of each engine, seconds; not part of `seconds`.
     pub startup_seconds: f64,
@@ -247,7 +246,7 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// Put the figures of a finished run together.
+    /// Compute the figures of a finished run.
     pub fn new(
         output: &OutputReport,
         outcome: Outcome,
@@ -288,7 +287,7 @@ fn idle_share(gpus: &BTreeMap<usize, BusyTime>, wall: Duration) -> Option<f64> {
     (all > 0.0).then(|| (1.0 - busy / all).max(0.0))
 }
 
-/// Below this share of its time nothing in particular held the run up.
+/// A stage that is busy for less than this share of its time is not a bottleneck.
 const BUSY_ENOUGH: f64 = 0.5;
 
 /// Which stage the others waited for: the busiest one.
@@ -301,8 +300,8 @@ fn bottleneck(stages: &[StageShare], gpu_idle: Option<f64>) -> String {
         stages.iter().find(|stage| stage.stage == "engine").map_or(0.0, |engine| engine.starved);
     if busiest.busy < BUSY_ENOUGH {
         return format!(
-            "no stage was busy for even half of the run ({} came closest, {}%): it was too short to have a bottleneck, \
-             or waited for storage",
+            "no stage was busy for half of the run ({} came closest, {}%): the run was too short to have a bottleneck, or \
+             waited for storage",
             busiest.stage,
             percent(busiest.busy)
         );
@@ -314,7 +313,7 @@ fn bottleneck(stages: &[StageShare], gpu_idle: Option<f64>) -> String {
         Some(idle) => format!("the GPU was idle {}% of the run", percent(idle)),
         None => format!("{who} waited for input {}% of the run", percent(engine_waited)),
     };
-    format!("{}{workers} held the run up, busy {}% of it; {engine}", busiest.stage, percent(busiest.busy))
+    format!("{}{workers} limited the run, busy {}% of it; {engine}", busiest.stage, percent(busiest.busy))
 }
 
 #[cfg(test)]
@@ -330,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn batches_that_overlap_keep_a_gpu_busy_once() {
+    fn overlapping_batches_count_once() {
         let mut gpu = BusyTime::default();
         for (start, seconds) in [(100.0, 2.0), (101.0, 2.0), (100.5, 1.0), (105.0, 1.0)] {
             gpu.add(start, seconds);
@@ -352,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn the_busiest_stage_is_named_and_how_long_the_engine_waited() {
+    fn the_bottleneck_is_the_busiest_stage_and_says_how_long_the_engine_waited() {
         let stage = |stage, workers, busy, starved| StageShare {
             stage,
             workers,
@@ -364,11 +363,11 @@ mod tests {
         let stages = [stage("decode", 16, 0.98, 0.0), stage("engine", 1, 0.4, 0.6)];
         assert_eq!(
             bottleneck(&stages, None),
-            "decode's 16 threads held the run up, busy 98% of it; the engine waited for input 60% of the run"
+            "decode's 16 threads limited the run, busy 98% of it; the engine waited for input 60% of the run"
         );
         assert_eq!(
             bottleneck(&stages, Some(0.36)),
-            "decode's 16 threads held the run up, busy 98% of it; the GPU was idle 36% of the run"
+            "decode's 16 threads limited the run, busy 98% of it; the GPU was idle 36% of the run"
         );
     }
 }

@@ -1,14 +1,14 @@
-//! What an input holds that is no record: counts by kind.
+//! What an input contains besides records: counts by kind.
 //!
-//! - A kind is an extension in lower case (`json`) or a word (`hidden`); `source` has the list of them, so there are
-//!   only so many.
+//! - A kind is an extension in lower case (`json`) or a word (`hidden`). `source` has the list, so their number is
+//!   bounded.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Things skipped, by kind.
+/// Number of skipped objects, by kind.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Skipped(BTreeMap<String, u64>);
@@ -29,7 +29,7 @@ impl Skipped {
         }
     }
 
-    /// All of them; what a damaged footer says may be too much to count.
+    /// The sum of all counts. It saturates: a damaged footer may have any numbers.
     pub fn total(&self) -> u64 {
         self.0.values().fold(0, |sum, count| sum.saturating_add(*count))
     }

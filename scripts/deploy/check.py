@@ -1,19 +1,19 @@
 #!/usr/bin/env python3
-"""Hold the manifests in this folder against the platforms' schemas and against sluice's own promises.
+"""Check the manifests in this folder against the platforms' schemas and sluice's own promises.
 
     scripts/deploy/check.py --sluice target/debug/sluice
 
 - Kubernetes manifests fit the schema of that version, GCP Batch's the API's messages.
-- The exit codes that end a job are those that the README's table says not to retry, no more and no fewer; of those
-  that say to go on, none counts as a failure in Kubernetes.
-- `sluice run` knows every flag, and a worker's number and count fit what the platform tells.
-- There is time left between SIGTERM and SIGKILL after --grace; on spot nodes 15 s in all.
-- The memory that `sluice check` says the queues and decoders may take at most is there, and room for the model.
-- The pipeline file in a ConfigMap, or in a mounted bucket, is the one that is run, and `sluice check` accepts it.
-- GPUs are asked for with the driver that the README demands.
-- Every job that scores has one that verifies the same output. A day without an image fails no night.
+- The exit codes that end a job are exactly those that the README's table marks `never`. In Kubernetes, those that it
+  marks `again: it resumes` do not count as failures.
+- `sluice run` knows every flag, and a worker's number and count come from the platform.
+- SIGKILL comes well after --grace; on spot nodes there are 15 s in all.
+- The memory limit covers the bound that `sluice check` prints, and the model.
+- The pipeline file comes from a ConfigMap or a mounted bucket, and `sluice check` accepts it.
+- GPUs come with the driver that the README requires.
+- Every job that scores is followed by one that verifies the same output. A day without an image fails no night.
 - A night's folder follows from the name that a CronJob gives its Job, in the shell of the image.
-- Files that are compiled in reach the image's build.
+- Files that the sources include reach the image's build.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from google.cloud import batch_v1
 KUBERNETES = "1.33"
 FOLDER = Path(__file__).resolve().parent
 README = FOLDER.parent.parent / "README.md"
-# From the notice to a spot node's end, as far as GKE leaves it to pods that are not the system's.
+# Seconds that GKE leaves pods from the notice to a spot node's end.
 SPOT_SECONDS = 15
 
 failures = []
@@ -44,7 +44,7 @@ def check(what, holds):
 
 
 def documented():
-    """From the README's table of exit codes: those that no retry mends, and those that go on when retried."""
+    """From the README's table of exit codes of `run`: those that no retry helps, and those whose retry resumes."""
     final, resumed = set(), set()
     rows = re.findall(r"^\| ([\d, ]+) \| (.*) \| ([^|]+) \|$", README.read_text(), re.M)
     for codes, meaning, advice in rows:
@@ -72,8 +72,7 @@ def value(words, flag):
 
 
 def bound_bytes(sluice, words, pipeline):
-    """What the queues and decoders of such a run take at most, as `sluice check` says that accepts its pipeline; engines
-    are left out, a GPU's cannot load here."""
+    """The memory bound of a run, from `sluice check`, without the engine: a GPU's cannot load here."""
     settings = [word for word in words if re.match(r"--set=(preprocess|input|engine\.batch_size)", word)]
     here = ["--set=engine.kind=onnxruntime", "--set=model.path=.deps/models/open-nsfw.onnx"]
     command = [sluice, "check", pipeline, "--input=fixtures/photos", "--output=out/check", *settings, *here]
@@ -81,7 +80,7 @@ def bound_bytes(sluice, words, pipeline):
     return sum(plan["memory_bound_bytes"].values())
 
 
-# What a model and its runtime take beside that: ONNX Runtime some 300 MB, TensorRT and CUDA's libraries 2 GB.
+# Memory of a model and its runtime: ONNX Runtime some 300 MB, TensorRT and CUDA's libraries 2 GB.
 MODEL_BYTES = 2 << 30
 
 
@@ -91,12 +90,12 @@ def check_memory(name, sluice, words, pipeline, limit_bytes):
 
 
 def driver():
-    """The driver that the README demands: its first number."""
+    """The major version of the driver that the README requires."""
     return int(re.search(r"NVIDIA's driver \((\d+) or later\)", README.read_text()).group(1))
 
 
 def check_kubernetes(path, sluice, flags, final, resumed):
-    """Check each document of a manifest, and return the outputs that are written and verified."""
+    """Check each document of a manifest, and return the outputs that it writes and verifies."""
     documents = list(yaml.safe_load_all(path.read_text()))
     maps, written, verified = {}, set(), set()
     for manifest in documents:
@@ -115,7 +114,7 @@ def check_kubernetes(path, sluice, flags, final, resumed):
         words = " ".join(container["args"]).split()
         command = words[words.index("sluice") + 1 :] if "sluice" in words else words
         if command[0] == "verify":
-            check(f"{path.name}: what does not hold is not tried again", exit_codes(path, job, container)["FailJob"] == {9})
+            check(f"{path.name}: a failed verification is not retried", exit_codes(path, job, container)["FailJob"] == {9})
             verified.add(command[1].strip('"'))
         else:
             check_run(path, manifest, job, maps, sluice, flags, final, resumed)
@@ -143,11 +142,11 @@ def check_run(path, manifest, job, maps, sluice, flags, final, resumed):
     check(f"{path.name}: --num-shards is the number of completions", same)
 
     codes = exit_codes(path, job, container)
-    check(f"{path.name}: what is final ends the job: {sorted(final)}", codes["FailJob"] == final)
-    check(f"{path.name}: what goes on costs no retry: {sorted(resumed)}", codes["Ignore"] == resumed)
+    check(f"{path.name}: final codes end the job: {sorted(final)}", codes["FailJob"] == final)
+    check(f"{path.name}: codes that resume cost no retry: {sorted(resumed)}", codes["Ignore"] == resumed)
     disrupted = {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
     rules = job["podFailurePolicy"]["rules"]
-    check(f"{path.name}: neither does a preempted pod", rules[0] == disrupted and pod["restartPolicy"] == "Never")
+    check(f"{path.name}: a preempted pod costs no retry", rules[0] == disrupted and pod["restartPolicy"] == "Never")
     spare = pod["terminationGracePeriodSeconds"] - float(value(words, "--grace"))
     check(f"{path.name}: {spare:.0f} s from the end of --grace to SIGKILL", spare >= 10)
     if "cloud.google.com/gke-spot" in pod.get("nodeSelector", {}):
@@ -174,7 +173,7 @@ def check_run(path, manifest, job, maps, sluice, flags, final, resumed):
 
 
 def check_nights(path, manifest, container):
-    """The night of 2026-11-10 scores the folder of the day before, and is verified on the day after."""
+    """The job of 2026-11-10 scores the folder of the day before; its output is verified on the day after."""
     name = manifest["metadata"]["name"]
     minute = 29904600 if "run" in container["args"][0].split() else 29904600 + 27 * 60
     script = container["args"][0].replace("exec sluice", "echo")
@@ -200,7 +199,7 @@ def check_batch(path, sluice, flags, final):
     [policy] = task.lifecycle_policies
     fails = policy.action == batch_v1.LifecyclePolicy.Action.FAIL_TASK
     same = set(policy.action_condition.exit_codes) == final
-    check(f"{path.name}: what is final fails its task: {sorted(final)}; the rest is retried", fails and same)
+    check(f"{path.name}: final codes fail the task: {sorted(final)}; others are retried", fails and same)
     # a preemption counts as one of them
     check(f"{path.name}: preempted tasks are retried, as often as Batch may", task.max_retry_count == 10)
     check_memory(path.name, sluice, words, "pipelines/safety.toml", task.compute_resource.memory_mib << 20)
@@ -219,7 +218,7 @@ def check_batch_verify(path, output):
     words = list(group.task_spec.runnables[0].container.commands)
     check(f"{path.name}: verifies what gcp-batch.json writes, once", words == ["verify", output] and group.task_count == 1)
     [policy] = group.task_spec.lifecycle_policies
-    check(f"{path.name}: what does not hold is not tried again", set(policy.action_condition.exit_codes) == {9})
+    check(f"{path.name}: a failed verification is not retried", set(policy.action_condition.exit_codes) == {9})
 
 
 def check_dockerfile(path):
@@ -231,14 +230,14 @@ def check_dockerfile(path):
     check("Dockerfile: Rust is the one that Cargo.toml asks for", f"FROM rust:{rust}-" in text)
     copied = re.findall(r"^COPY (?!--from)(\S+)", text, re.M)
     missing = [name for name in copied if not (README.parent / name).exists()]
-    check(f"Dockerfile: everything copied is there {missing or ''}", not missing)
+    check(f"Dockerfile: every copied file exists {missing or ''}", not missing)
     ignored = path.with_suffix(".dockerignore").read_text().splitlines()
     lost = sorted({str(name) for name in compiled_in() if is_ignored(str(name), ignored)})
-    check(f"Dockerfile: everything compiled in reaches the build {lost or ''}", not lost)
+    check(f"Dockerfile: every included file reaches the build {lost or ''}", not lost)
 
 
 def compiled_in():
-    """Files that the sources include, tests aside: these begin at a module of that name."""
+    """Files that the sources include, without test modules."""
     top = README.parent
     for source in sorted((top / "src").rglob("*.rs")):
         if {"tests", "fuzz", "benches"} & set(source.relative_to(top).parts):
@@ -249,7 +248,7 @@ def compiled_in():
 
 
 def is_ignored(name, rules):
-    """As Docker does: the last rule that fits the file or a folder above it decides."""
+    """As in Docker, the last rule that matches the file or a folder above it decides."""
     parts = name.split("/")
     above = {"/".join(parts[: length + 1]) for length in range(len(parts))}
     ignored = False
@@ -265,12 +264,12 @@ def main():
     sluice = Path(arguments.parse_args().sluice).resolve()
     flags = known_flags(sluice)
     final, resumed = documented()
-    check("the README's table names final and resumable exit codes", bool(final) and bool(resumed))
+    check("the README's table has final and resumable exit codes", bool(final) and bool(resumed))
     written, verified = set(), set()
     for path in sorted(FOLDER.glob("kubernetes-*.yaml")):
         more = check_kubernetes(path, sluice, flags, final, resumed)
         written, verified = written | more[0], verified | more[1]
-    check(f"Kubernetes: what is written is verified: {', '.join(sorted(written))}", written == verified)
+    check(f"Kubernetes: every written output is verified: {', '.join(sorted(written))}", written == verified)
     output = check_batch(FOLDER / "gcp-batch.json", sluice, flags, final)
     check_batch_verify(FOLDER / "gcp-batch-verify.json", output)
     check_dockerfile(FOLDER / "Dockerfile")

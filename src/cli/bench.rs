@@ -1,4 +1,4 @@
-//! `sluice bench`: the investigation's table for this host.
+//! `sluice bench`: latency and rate of every engine on this host, as a table.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -21,19 +21,19 @@ pub struct BenchArgs {
     /// Batch sizes.
     #[arg(long, value_delimiter = ',', default_values_t = [10, 32], value_parser = clap::value_parser!(u32).range(1..=65_536))]
     batch: Vec<u32>,
-    /// Timed runs of each setup and batch size, in each way; left out, 100 or as many as fit in 20 s.
+    /// Timed runs for each setup, batch size and method; by default 100, or as many as fit in 20 s.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     iterations: Option<u32>,
     /// GPU to run on.
     #[arg(long, value_name = "ORDINAL", default_value_t = 0)]
     device: usize,
-    /// Batches on the GPU at once in the overlapped column.
+    /// Batches on the GPU at once, for the overlapped column.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=16))]
     lanes: u32,
-    /// Compare all scores with ONNX Runtime's on the CPU.
+    /// Compare all scores with those of ONNX Runtime on the CPU.
     #[arg(long)]
     check: bool,
-    /// Write all figures here, too.
+    /// Also write all figures to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 }

@@ -1,4 +1,4 @@
-//! `sluice build-engine`: ONNX to a TensorRT engine, in trtexec's words.
+//! `sluice build-engine`: a TensorRT engine from ONNX, with trtexec's options.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -15,31 +15,31 @@ pub struct BuildEngineArgs {
     /// Model: ONNX with one input.
     #[arg(long, value_name = "FILE")]
     onnx: PathBuf,
-    /// Where the engine goes; its passport lies beside it, with .json behind the name.
+    /// File of the engine; its passport is written beside it, with .json appended to the name.
     #[arg(long = "saveEngine", value_name = "FILE")]
     save_engine: PathBuf,
-    /// Smallest shape the engine takes, such as input_1:1x384x384x3.
+    /// Smallest shape that the engine accepts, such as input_1:1x384x384x3.
     #[arg(long = "minShapes", value_name = "NAME:DIMS")]
     min_shapes: Option<String>,
-    /// Shape the engine is fastest at.
+    /// Shape that the engine is optimised for.
     #[arg(long = "optShapes", value_name = "NAME:DIMS")]
     opt_shapes: Option<String>,
-    /// Largest shape the engine takes.
+    /// Largest shape that the engine accepts.
     #[arg(long = "maxShapes", value_name = "NAME:DIMS")]
     max_shapes: Option<String>,
-    /// All three at once. `run` wants an engine whose shapes hold its batch_size.
+    /// All three at once. `run` needs an engine whose shapes include its batch_size.
     #[arg(long, value_name = "NAME:DIMS")]
     shapes: Option<String>,
-    /// Memory for tactics, such as workspace:512M; MiB without a unit.
+    /// Workspace of the builder, such as workspace:512M; MiB without a unit.
     #[arg(long = "memPoolSize", value_name = "POOL:SIZE")]
     mem_pool_size: Option<String>,
-    /// Keep float32 at full precision: no rounding to TF32 on the way into tensor cores.
+    /// Compute float32 at full precision, without rounding to TF32.
     #[arg(long = "noTF32")]
     no_tf32: bool,
     /// GPU to build on.
     #[arg(long, value_name = "ORDINAL", default_value_t = 0)]
     device: usize,
-    /// Log what the builder says.
+    /// Log the builder's messages.
     #[arg(long)]
     pub verbose: bool,
 }

@@ -1,4 +1,4 @@
-//! `sluice check`: everything that can be validated without running.
+//! `sluice check`: everything that can be checked without running.
 
 use std::process::ExitCode;
 
@@ -9,7 +9,7 @@ use sluice::source::{ReadOptions, check_fit, list_shards};
 use super::print::print;
 use super::{PipelineArgs, storage_runtime};
 
-/// Validate the pipeline and print the resolved plan as JSON.
+/// Check the pipeline and print the resolved plan as JSON.
 pub fn run(args: &PipelineArgs) -> anyhow::Result<ExitCode> {
     let plan = args.load().map_err(Error::from)?;
     let runtime = storage_runtime()?;

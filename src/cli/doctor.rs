@@ -1,4 +1,4 @@
-//! `sluice doctor`: what this host has, and which engines can run on it.
+//! `sluice doctor`: the GPUs and libraries of this host, and the engines that can run on it.
 
 use std::process::ExitCode;
 
@@ -6,7 +6,7 @@ use sluice::doctor::{Finding, examine};
 
 use super::print::print;
 
-/// Look, and print what was found; exits with 0 whatever it is.
+/// Examine the host and print the findings; exits with 0 whatever they are.
 pub fn run() -> anyhow::Result<ExitCode> {
     let report = examine();
     let line = |finding: &Finding| {

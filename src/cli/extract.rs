@@ -1,4 +1,4 @@
-//! `sluice extract OUT KEY`: the image that a row is of, out of its shard.
+//! `sluice extract OUT KEY`: the image of a row, read from its shard.
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -17,19 +17,20 @@ use super::storage_runtime;
 pub struct ExtractArgs {
     /// Output folder of a run.
     out: String,
-    /// Key of a row, SHARD#RECORD_INDEX, as the column key and `sluice show --failed` have it.
-    #[arg(allow_hyphen_values = true)] // that of a list from standard input begins with one
+    /// Key of a row, SHARD#RECORD_INDEX, from the column key or `sluice show --failed`.
+    #[arg(allow_hyphen_values = true)] // keys of a manifest from standard input begin with a hyphen
     key: String,
-    /// Write the image there; without it, or with -, to standard output.
+    /// Write the image to this file; by default, or with -, to standard output.
     #[arg(short = 'o', long, value_name = "FILE")]
     file: Option<PathBuf>,
 }
 
-/// Find the image and write its bytes as they are.
+/// Find the image and write its bytes unchanged.
 pub fn run(args: &ExtractArgs) -> anyhow::Result<ExitCode> {
     let file = args.file.as_deref().filter(|file| *file != Path::new("-"));
     if file.is_none() && args.file.is_none() && std::io::stdout().is_terminal() {
-        let message = "standard output is a terminal, which shows no images; name a file with -o".to_owned();
+        let message =
+            "standard output is a terminal, which cannot show images; name a file with -o".to_owned();
         return Err(Error::from(ConfigError::Argument { argument: "-o", message }).into());
     }
     let runtime = storage_runtime()?;
@@ -38,7 +39,7 @@ pub fn run(args: &ExtractArgs) -> anyhow::Result<ExitCode> {
         tracing::warn!(
             key = args.key,
             image_id = found.image_id,
-            "the store tells no version of it: that it is still the image that was scored is known by its length alone"
+            "its store reports no version: only its length says that it is still the image that was scored"
         );
     }
     match file {

@@ -1,4 +1,4 @@
-//! What `--help` says below the options: examples, and the environment variables that matter.
+//! The end of each `--help`: examples, and environment variables.
 
 /// Below the list of commands.
 pub fn of_sluice() -> String {
@@ -12,13 +12,13 @@ const EXAMPLES: &str = "Examples:
   sluice help run";
 
 const ENVIRONMENT: &str = "Environment:
-  RUST_LOG                        level of the log: error, warn, info (default), debug, trace
+  RUST_LOG                        log level: error, warn, info (default), debug, trace
   NO_COLOR, CLICOLOR, CLICOLOR_FORCE, TERM=dumb
-                                  whether the log has colours; a dumb terminal gets no progress bar
-  GOOGLE_APPLICATION_CREDENTIALS  key file for gs://; without it the metadata server is asked
+                                  colours of the log; a dumb terminal gets no progress bar
+  GOOGLE_APPLICATION_CREDENTIALS  key file for gs://; without it, the metadata server is used
   STORAGE_EMULATOR_HOST           address of an emulator of gs://
   AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL, ...
-                                  for s3://; without keys the role of the instance or task is asked
+                                  for s3://; without keys, the role of the instance or task is used
   AZURE_STORAGE_ACCOUNT_NAME, AZURE_STORAGE_ACCOUNT_KEY, AZURE_STORAGE_SAS_TOKEN, ...
                                   for az://";
 
@@ -28,18 +28,18 @@ pub const RUN: &str = "Examples:
   sluice run safety.toml --limit 1000 --set engine.batch_size=64 --set output.scores=top5
   sluice run safety.toml --shard-index 3 --num-shards 8
 
-Run the same command again to go on with a run that was interrupted or killed.
+Run the same command again to resume a run that was interrupted or killed.
 
 Environment:
-  ORT_DYLIB_PATH           ONNX Runtime's library, libonnxruntime.so
-  SLUICE_CACHE_DIR         where built engines are kept (~/.cache/sluice)
+  ORT_DYLIB_PATH           library of ONNX Runtime, libonnxruntime.so
+  SLUICE_CACHE_DIR         folder for built engines (~/.cache/sluice)
   SLUICE_TENSORRT_DIR      folder of TensorRT's libraries
   SLUICE_ORT_TENSORRT_RTX  ONNX Runtime's plugin for TensorRT-RTX
   JOB_COMPLETION_INDEX     number of this worker on Kubernetes, with --num-shards
   BATCH_TASK_INDEX, BATCH_TASK_COUNT, CLOUD_RUN_TASK_INDEX, CLOUD_RUN_TASK_COUNT,
   AWS_BATCH_JOB_ARRAY_INDEX, AWS_BATCH_JOB_ARRAY_SIZE
                            number and count of workers on Google Batch, Cloud Run, AWS Batch
-  `sluice --help` lists those for stores and for the log.";
+  `sluice --help` lists the variables for stores and logs.";
 
 pub const CHECK: &str = "Examples:
   sluice check safety.toml
@@ -72,7 +72,7 @@ pub const DIFF: &str = "Examples:
   sluice diff out/yesterday out/today
   sluice diff out/cpu out/gpu --tolerance 1e-3 --rows 50
 
-Exits with 0 if the outputs say the same of the same images, with 5 if not.
+Exits with 0 if the outputs agree on the same images, with 5 if not.
 
 Environment: `sluice --help` lists what is for stores.";
 
@@ -80,7 +80,7 @@ pub const EXTRACT: &str = "Examples:
   sluice extract out/safety 'photos/000.tar#17' -o image.jpg
   sluice extract out/safety 'photos/000.tar#17' > image.jpg
 
-A name relative to a folder is looked for from there: call it where the run was called.
+A relative name is relative to the folder in which the run was started: call it from there.
 
 Environment: `sluice --help` lists what is for stores.";
 

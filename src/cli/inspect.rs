@@ -1,4 +1,4 @@
-//! `sluice inspect SHARD`: what a shard holds, and what is wrong with it.
+//! `sluice inspect SHARD`: what a shard contains, and what is wrong with it.
 
 use std::process::ExitCode;
 
@@ -32,7 +32,7 @@ pub struct InspectArgs {
     json: bool,
 }
 
-/// Read every record of the shard and decode it; exits with 5 when something is bad.
+/// Read and decode every record of the shard; exits with 5 if one is bad.
 pub fn run(args: &InspectArgs) -> anyhow::Result<ExitCode> {
     let input = InputSection {
         image_key: args.image_key.clone(),
@@ -66,7 +66,7 @@ struct Findings {
     first_bad: Option<(u64, String, Rejected)>,
     damage: Option<String>,
     skipped: Skipped,
-    /// Of the encoded images.
+    /// Lengths of the encoded images.
     sizes_bytes: Vec<u64>,
 }
 
@@ -100,14 +100,14 @@ fn inspect(stores: &Stores, shard: &ShardRef, input: &InputSection) -> Result<Fi
 }
 
 impl Findings {
-    /// Least, median and largest length of the encoded images.
+    /// Smallest, median and largest length of the encoded images.
     fn sizes_bytes(&self) -> Option<[u64; 3]> {
         let mut sizes = self.sizes_bytes.clone();
         sizes.sort_unstable();
         Some([*sizes.first()?, sizes[sizes.len() / 2], *sizes.last()?])
     }
 
-    /// For a program.
+    /// The findings as JSON.
     fn object(&self, shard: &ShardRef) -> Value {
         let first_bad = self.first_bad.as_ref().map(|(index, id, rejected)| {
             json!({

@@ -1,8 +1,8 @@
 //! Log lines: text for people, JSON objects with `severity` and `message` for log collectors.
 //!
-//! - Every message and field passes through here: secrets of addresses are left out, and so are characters that
-//!   a terminal obeys, whoever has put them there: a name of an object, or a server.
-//! - A log that cannot be written is no reason to stop.
+//! - Every message and field passes through here, which removes the secrets of addresses and the control characters
+//!   that names of objects and servers' messages may contain.
+//! - A log that cannot be written does not stop the process.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -27,8 +27,8 @@ pub enum LogFormat {
     Json,
 }
 
-/// Log to standard error, above the progress bar where there is one. `RUST_LOG` sets the level;
-/// without it, `verbose` lets TensorRT speak.
+/// Log to standard error, above the progress bar if there is one. `RUST_LOG` sets the level; without it, `verbose`
+/// includes TensorRT's messages.
 pub fn init(format: LogFormat, verbose: bool, colors: bool, progress: &Progress) {
     let level = if verbose { "info,ort=warn,sluice=debug,tensorrt=trace" } else { "info,ort=warn" };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
@@ -43,15 +43,14 @@ pub fn init(format: LogFormat, verbose: bool, colors: bool, progress: &Progress)
         }
         LogFormat::Json => builder.event_format(JsonLines).init(),
     }
-    // a codec that panics costs one image, whose row says so; any other panic ends the run with an error of its own
+    // a panic in a codec costs one image, whose row says so; any other panic ends the run with its own error
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(|at| place(at.file(), at.line())).unwrap_or_default();
         tracing::warn!("panic{place}: {}", panic.payload_as_str().unwrap_or("no message"));
     }));
 }
 
-/// Where a panic comes from: a line of ours, or the crate alone that it is in. Where that lay on the machine that
-/// compiled it is nobody's business.
+/// Where a panic comes from: a line of this crate, or the name of another one, without folders of the build machine.
 fn place(file: &str, line: u32) -> String {
     let mut folders = file.split(['/', '\\']);
     if folders.clone().next() == Some("src") {
@@ -77,13 +76,13 @@ fn text_field(out: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> fm
     if field.name() == "message" { write!(out, "{value}") } else { write!(out, "{}={value}", field.name()) }
 }
 
-/// Writes whole lines while the progress bar is out of the way.
+/// Writes whole lines while the progress bar is hidden.
 #[derive(Clone)]
 struct AboveBar(Progress);
 
 impl Write for AboveBar {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        // nobody is left who could be told
+        // an error of the log has nowhere to go
         let _ = self.0.suspend(|| io::stderr().write_all(line));
         Ok(line.len())
     }
@@ -101,7 +100,7 @@ impl MakeWriter<'_> for AboveBar {
     }
 }
 
-/// One JSON object a line, in the field names that Google Cloud Logging reads.
+/// One JSON object per line, with the field names that Google Cloud Logging reads.
 struct JsonLines;
 
 impl<S, N> FormatEvent<S, N> for JsonLines
@@ -141,7 +140,7 @@ impl Visit for JsonFields<'_> {
         self.0.insert(field.name().into(), value.into());
     }
 
-    // as numbers as long as JSON's readers take them for one
+    // 64 bits are a number, as JSON readers expect; more are a string
     fn record_i128(&mut self, field: &Field, value: i128) {
         let number = i64::try_from(value).map(Value::from);
         self.0.insert(field.name().into(), number.unwrap_or_else(|_| value.to_string().into()));
@@ -170,7 +169,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_panic_names_a_crate_and_no_folder_of_the_machine_that_built_it() {
+    fn a_panic_names_a_crate_and_no_folder_of_the_build_machine() {
         for (file, said) in [
             ("src/batch.rs", " at src/batch.rs:7"),
             (

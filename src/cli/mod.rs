@@ -46,7 +46,7 @@ use progress::Progress;
 struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// How log lines look, and the summary of a run. json: one object a line, with severity and message.
+    /// Format of log lines and of a run's summary; json: one object per line, with severity and message.
     #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
 }
@@ -56,22 +56,22 @@ enum Command {
     /// Score the input and write predictions.
     #[command(after_help = help::RUN)]
     Run(run::RunArgs),
-    /// Validate a pipeline without running it, and print the resolved plan.
+    /// Check a pipeline without running it, and print the resolved plan.
     #[command(after_help = help::CHECK)]
     Check(PipelineArgs),
-    /// Tell what is in an output: rows, statuses and reasons, labels, scores, latency.
+    /// Summarise an output: rows, statuses and reasons, labels, scores, latency.
     #[command(after_help = help::SHOW)]
     Show(show::ShowArgs),
-    /// Tell what is in a shard: format, records, sizes, the first bad record.
+    /// Summarise a shard: format, records, sizes, the first bad record.
     #[command(after_help = help::INSPECT)]
     Inspect(inspect::InspectArgs),
-    /// Prove that an output is whole and as its run has written it: every row, every byte.
+    /// Check that an output is complete and as its run wrote it: every row, every byte.
     #[command(after_help = help::VERIFY)]
     Verify(verify::VerifyArgs),
-    /// Compare what two outputs say of the same images.
+    /// Compare two outputs of the same images.
     #[command(after_help = help::DIFF)]
     Diff(diff::DiffArgs),
-    /// Write the image that a row is of, out of its shard.
+    /// Write the image of a row, read from its shard.
     #[command(after_help = help::EXTRACT)]
     Extract(extract::ExtractArgs),
     /// Build a TensorRT engine from ONNX, with trtexec's options.
@@ -80,7 +80,7 @@ enum Command {
     /// Measure every engine on this host: latency and images/s by batch size.
     #[command(after_help = help::BENCH)]
     Bench(bench::BenchArgs),
-    /// Tell which GPUs and libraries this host has, and which engines can run.
+    /// List the GPUs and libraries of this host, and the engines that can run.
     #[command(after_help = help::DOCTOR)]
     Doctor,
     /// Print completions for a shell.
@@ -91,18 +91,18 @@ enum Command {
     Man(shells::ManArgs),
 }
 
-/// A pipeline file and what the command line puts over it.
+/// A pipeline file, and what the command line overrides in it.
 #[derive(Debug, Args)]
 struct PipelineArgs {
     /// Pipeline file (TOML).
     file: PathBuf,
-    /// Score this instead of input.uri: object, folder or glob; may be given more than once.
+    /// Score this instead of input.uri: an object, a folder or a glob; may be repeated.
     #[arg(long, value_name = "URI")]
     input: Vec<String>,
     /// Write here instead of output.uri.
     #[arg(long, value_name = "URI")]
     output: Option<String>,
-    /// Override one key of the file; may be given more than once.
+    /// Override one key of the file; may be repeated.
     #[arg(long, value_name = "SECTION.KEY=VALUE")]
     set: Vec<String>,
 }
@@ -115,12 +115,12 @@ impl PipelineArgs {
     }
 }
 
-/// Run the command that the arguments name, if there is stack enough to read them.
+/// Run the command that the arguments name. Parsing them needs stack, so the limit on it is checked first.
 pub fn main() -> ExitCode {
     match check_stack() {
         Ok(()) => parse_and_run(),
         Err(error) => {
-            // who cannot be told sees the exit code
+            // if standard error is closed, the exit code is all there is
             let _ = writeln!(io::stderr(), "error: {error}");
             ExitCode::from(exit::code_of(&error))
         }
@@ -140,17 +140,17 @@ fn parse_and_run() -> ExitCode {
     let verbose = matches!(&cli.command, Command::BuildEngine(args) if args.verbose);
     logging::init(cli.log_format, verbose, terminal.colors, &progress);
     let result = catch_unwind(AssertUnwindSafe(|| run_command(&cli, &progress)));
-    let result = result.unwrap_or_else(|panic| Err(anyhow::anyhow!("{}", broken_promise(&*panic))));
+    let result = result.unwrap_or_else(|panic| Err(anyhow::anyhow!("{}", internal_failure(&*panic))));
     match result {
         Ok(code) => code,
         Err(error) => {
-            tracing::error!(retry = %exit::retry_of_any(&error).as_str(), "{}", told(&error));
+            tracing::error!(retry = %exit::retry_of_any(&error).as_str(), "{}", with_causes(&error));
             ExitCode::from(exit::code_of_any(&error))
         }
     }
 }
 
-/// Tell what is wrong with the arguments, or print the help that they ask for.
+/// Print what is wrong with the arguments, or the help that they ask for.
 fn refused(error: &clap::Error) -> ExitCode {
     let text = error.render().to_string();
     let shown = message_without_secrets(&text);
@@ -158,7 +158,7 @@ fn refused(error: &clap::Error) -> ExitCode {
     if !error.use_stderr() || shown == text {
         error.exit();
     }
-    // who cannot be told sees the exit code
+    // if standard error is closed, the exit code is all there is
     let _ = write!(io::stderr(), "{shown}");
     ExitCode::from(exit::USAGE)
 }
@@ -186,36 +186,35 @@ fn run_command(cli: &Cli, progress: &Progress) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// What is said of a panic: it is an internal failure like any other.
-fn broken_promise(panic: &(dyn Any + Send)) -> String {
+/// The message for a panic.
+fn internal_failure(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied();
     let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message");
     format!("internal failure, please report it: {text}")
 }
 
-/// A file that grows beyond what `ulimit -f` allows then fails to be written, and is told so, in place of the
-/// signal that ends the process.
+/// Have a write beyond `ulimit -f` fail with an error; by default the signal SIGXFSZ ends the process.
 fn survive_file_size_limits() {
     let received = Arc::new(AtomicBool::new(false));
     if let Err(error) = signal_hook::flag::register(libc::SIGXFSZ, received) {
-        // the signal then does what it always does
+        // the default action stays
         tracing::debug!(%error, "SIGXFSZ cannot be handled");
     }
 }
 
-/// An error and its causes. Most say themselves what their cause says, which is then not said again.
-fn told(error: &anyhow::Error) -> String {
-    let mut told = error.to_string();
+/// An error's message, followed by those of its causes that it does not contain itself.
+fn with_causes(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
     for cause in error.chain().skip(1) {
         let cause = cause.to_string();
-        if !told.contains(&cause) {
-            told = format!("{told}: {cause}");
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
         }
     }
-    told
+    text
 }
 
-/// A small runtime for object stores; everything else runs on threads of its own.
+/// A small async runtime for object stores; everything else runs on threads of its own.
 fn storage_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     Ok(tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -231,13 +230,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_an_error_says_of_its_cause_is_not_said_twice() {
+    fn a_cause_is_not_repeated() {
         let refused = std::io::Error::other("refused");
         let source = ConfigError::Read { path: "a.toml".into(), source: refused };
         let error = anyhow::Error::from(Error::from(source));
-        assert_eq!(told(&error), "cannot read the pipeline file a.toml: refused");
+        assert_eq!(with_causes(&error), "cannot read the pipeline file a.toml: refused");
         assert_eq!(
-            told(&error.context("cannot begin")),
+            with_causes(&error.context("cannot begin")),
             "cannot begin: cannot read the pipeline file a.toml: refused"
         );
     }

@@ -1,6 +1,6 @@
-//! The Parquet files of an output, read back.
+//! Reads the Parquet files of an output.
 //!
-//! - A file that is no part of an output, whatever it is called, is an error that says what is odd about it.
+//! - A file that is not a part of an output is an error that says why.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -16,7 +16,7 @@ use sluice::skipped::Skipped;
 use sluice::source::list_shards;
 use sluice::store::{ColumnWindows, Object, Stores};
 
-/// The Parquet files of one folder, in order; it `may_be_empty` where a run had nothing to write.
+/// The Parquet files of one folder, in order. It `may_be_empty` if a run had nothing to write.
 pub fn parts(stores: &Stores, folder: &str, may_be_empty: bool) -> Result<Vec<ObjectRef>, Error> {
     let input = InputSection { format: InputFormat::Parquet, ..InputSection::default() };
     let files = format!("{folder}/*.parquet");
@@ -34,14 +34,14 @@ pub fn parts(stores: &Stores, folder: &str, may_be_empty: bool) -> Result<Vec<Ob
     Ok(shards.into_iter().filter_map(|shard| object(shard.content)).collect())
 }
 
-/// Some columns of one part, some rows at a time. Ends after the first error.
+/// Selected columns of one part, in batches of rows. Ends after the first error.
 pub struct Batches {
     uri: String,
     reader: Option<ParquetRecordBatchReader>,
     footer: Vec<KeyValue>,
 }
 
-/// Open the part `part` for its `columns`, which must have the types that `schema` says.
+/// Open `part` and select `columns`, which must have the types of `schema`.
 pub fn open(stores: &Stores, part: &ObjectRef, schema: &Schema, columns: &[&str]) -> Result<Batches, Error> {
     let object = Object::open(stores, part)?;
     let opened = caught(|| {
@@ -60,12 +60,12 @@ pub fn open(stores: &Stores, part: &ObjectRef, schema: &Schema, columns: &[&str]
 }
 
 impl Batches {
-    /// What the footer says under `key`.
+    /// The footer's value for `key`.
     pub fn footer(&self, key: &str) -> Option<&str> {
         self.footer.iter().find(|pair| pair.key == key).and_then(|pair| pair.value.as_deref())
     }
 
-    /// What the part's shard holds that is no record.
+    /// What the part's shard contains besides records.
     pub fn skipped(&self) -> Result<Skipped, Error> {
         let counts = self.footer("sluice.skipped").map_or(Ok(Skipped::default()), serde_json::from_str);
         counts.map_err(|_| damaged(&self.uri, "its footer does not count what was skipped".to_owned()))
@@ -90,14 +90,14 @@ impl Iterator for Batches {
     }
 }
 
-/// What `read` returns, or why it failed; the Parquet library panics on some files.
+/// Call `read`, with panics as errors: the Parquet library panics on some files.
 fn caught<T>(read: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
-    // what a panic leaves half done is dropped with it
+    // a panic drops whatever it left half done
     catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| Err("it cannot be read as Parquet".to_owned()))
 }
 
 fn damaged(uri: &str, message: String) -> Error {
-    SourceError::Uri { uri: uri.to_owned(), message: format!("is no part of an output: {message}") }.into()
+    SourceError::Uri { uri: uri.to_owned(), message: format!("is not a part of an output: {message}") }.into()
 }
 
 fn check_column(found: &Schema, expected: &Schema, name: &str) -> Result<(), String> {

@@ -1,4 +1,4 @@
-//! What a waiting person sees: a bar on a terminal, a line each 30 s elsewhere.
+//! Progress of a run: a bar on a terminal, a log line every 30 s elsewhere.
 
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
@@ -10,17 +10,17 @@ use sluice::sink::{Advance, Counts};
 
 use super::terminal::Terminal;
 
-/// Often enough to look alive, and no load.
+/// Often enough to look alive, too rare to cost anything.
 const BAR_INTERVAL: Duration = Duration::from_millis(200);
-/// Often enough to see a job stall, rare enough for a log that is kept.
+/// Often enough to see a job stall, rare enough for a log.
 const LINE_INTERVAL: Duration = Duration::from_secs(30);
-/// The rate shown is that of this much of the past, so that it follows what is going on.
+/// The displayed rate is the mean over this window, so that it follows changes.
 const RATE_WINDOW: Duration = Duration::from_secs(10);
-/// A run that is over before needs no estimate, for which the input is listed once more. One that goes on where another
-/// has stopped is estimated at once.
+/// An estimate needs a second listing of the input, which a run that ends earlier does without. A resumed run is
+/// estimated at once.
 const COUNT_AFTER: Duration = Duration::from_secs(5);
 
-/// The one place that writes to the terminal while a run goes on.
+/// Owner of the terminal while a run is under way.
 #[derive(Debug, Clone)]
 pub struct Progress {
     bar: Option<Bar>,
@@ -30,25 +30,25 @@ pub struct Progress {
 #[derive(Debug, Clone)]
 struct Bar {
     line: ProgressBar,
-    /// How it looks when it is known how much there is to do; until then it has words alone.
+    /// Template once the total is known; until then the line is text only.
     with_share: &'static str,
 }
 
-/// How a line without a bar looks.
-const WORDS: &str = "{msg}";
+/// Template without a bar.
+const TEXT_ONLY: &str = "{msg}";
 
-/// How much there is to do, as far as it is known.
+/// The total amount of work, as far as it is known.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Total {
     pub records: Option<u64>,
-    /// Of the shards' objects.
+    /// Total length of the shards' objects.
     pub bytes: Option<u64>,
 }
 
-/// Finds out how much there is to do, which may take long.
+/// Finds the total, which may take long.
 pub type Count = Box<dyn FnOnce() -> Total + Send>;
 
-/// A display that is being kept up to date.
+/// A display that is updated until it is dropped.
 pub struct Watch {
     progress: Progress,
     stop: Sender<()>,
@@ -56,18 +56,18 @@ pub struct Watch {
 }
 
 impl Progress {
-    /// A bar, if standard error is a terminal that can move its cursor.
+    /// With a bar if standard error is a terminal that can move its cursor.
     pub fn detect(terminal: Terminal) -> Self {
         let template = if terminal.colors { "{bar:30.cyan} {msg}" } else { "{bar:30} {msg}" };
         let bar = terminal.moves_cursor.then(|| {
             let line = ProgressBar::hidden();
-            line.set_style(style(WORDS));
+            line.set_style(style(TEXT_ONLY));
             Bar { line, with_share: template }
         });
         Self { bar }
     }
 
-    /// Do `work` while the bar is off the screen.
+    /// Do `work` while the bar is hidden.
     pub fn suspend<R>(&self, work: impl FnOnce() -> R) -> R {
         match &self.bar {
             Some(bar) => bar.line.suspend(work),
@@ -75,8 +75,8 @@ impl Progress {
         }
     }
 
-    /// Show the run that `advance` counts until the returned watch is dropped. `count` is called beside it when
-    /// the run has lasted for a while.
+    /// Show the progress in `advance` until the returned watch is dropped. `count` is called on another thread once the
+    /// run has lasted for a while.
     pub fn watch(&self, advance: Arc<Advance>, count: Count) -> Watch {
         let (stop, stopped) = bounded(0);
         let progress = self.clone();
@@ -117,7 +117,7 @@ impl Progress {
                 if let Some(done) = state.done {
                     line.set_length(1000);
                     line.set_position((done * 1000.0) as u64);
-                    // last, so that no bar is drawn that does not fit the words
+                    // last, so that no bar is drawn that contradicts the text
                     line.set_style(style(with_share));
                 }
             }
@@ -135,7 +135,7 @@ impl Progress {
     }
 }
 
-/// Whether it should be found out how much there is to do.
+/// Whether it is time to find the total.
 fn is_worth_counting(elapsed: Duration, counts: Counts) -> bool {
     elapsed >= COUNT_AFTER || counts.reused_rows > 0
 }
@@ -146,7 +146,7 @@ fn style(template: &str) -> ProgressStyle {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        // a display that has already gone needs no telling
+        // the thread may have ended already
         let _ = self.stop.send(());
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
@@ -161,9 +161,9 @@ impl Drop for Watch {
 #[derive(Debug, Clone, PartialEq)]
 struct State {
     counts: Counts,
-    /// Images per second that this attempt scores.
+    /// Images per second, of this attempt only.
     rate: f64,
-    /// Share of the run that is done, if its total is known.
+    /// Share of the run that is done, if the total is known.
     done: Option<f64>,
     eta: Option<Duration>,
 }
@@ -174,7 +174,7 @@ impl State {
             let total = total.filter(|&total| total > 0)? as f64;
             Some((done as f64 / total, reused as f64 / total))
         };
-        // images are what takes the time; where nothing knows their number, bytes are close
+        // the number of images predicts the time best; where it is unknown, bytes come close
         let (done, reused) = share(counts.rows, counts.reused_rows, total.records)
             .or_else(|| share(counts.bytes, counts.reused_bytes, total.bytes))
             .unzip();
@@ -217,7 +217,7 @@ struct Rate {
 }
 
 impl Rate {
-    /// Nothing was scored before `started`.
+    /// A rate whose first sample is zero images at `started`.
     fn since(started: Instant) -> Self {
         Self { started, samples: [(started, 0)].into() }
     }
@@ -240,7 +240,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn the_rate_forgets_what_is_older_than_its_window() {
+    fn the_rate_ignores_samples_older_than_its_window() {
         let start = Instant::now();
         let mut rate = Rate::since(start);
         assert_eq!(rate.update(1000, start + SECOND), 1000.0);
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_look_has_a_rate_a_share_and_what_is_left() {
+    fn the_first_line_has_a_rate_a_share_and_the_time_left() {
         let start = Instant::now();
         let counts = Counts { rows: 300, rejected: 1, bytes: 250, ..Counts::default() };
         let total = Total { records: None, bytes: Some(1000) };
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bar_begins_with_what_earlier_attempts_have_scored() {
+    fn a_bar_starts_at_the_rows_of_earlier_attempts() {
         let counts = Counts { rows: 500, reused_rows: 500, ..Counts::default() };
         assert!(is_worth_counting(Duration::ZERO, counts));
         assert!(!is_worth_counting(SECOND, Counts { rows: 500, ..Counts::default() }));
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn what_earlier_attempts_have_scored_is_done_and_took_no_time() {
+    fn rows_of_earlier_attempts_count_as_done_but_not_in_the_rate() {
         let start = Instant::now();
         let counts = Counts { rows: 600, rejected: 0, reused_rows: 500, bytes: 0, reused_bytes: 0 };
         let total = Total { records: Some(1000), bytes: Some(77) };

@@ -30,15 +30,15 @@ pub struct RunArgs {
     /// Stop after this many records.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     limit: Option<u64>,
-    /// An input without a record is fine: succeed with no rows.
+    /// Succeed with no rows if the input has no record.
     #[arg(long)]
     allow_empty: bool,
-    /// Remove the run that the output holds, and start anew.
+    /// Remove the run in the output and start over.
     #[arg(long)]
     overwrite: bool,
     #[command(flatten)]
     share: ShareArgs,
-    /// Seconds from SIGTERM or SIGINT to the exit: what is in flight is finished and stored within.
+    /// Seconds from SIGTERM or SIGINT to the exit, in which work in flight is finished and stored.
     #[arg(long, value_name = "SECONDS", default_value_t = 25.0)]
     grace: f64,
 }
@@ -60,7 +60,7 @@ pub fn run(args: &RunArgs, log_format: LogFormat, progress: &Progress) -> anyhow
     if job.is_finished() {
         let output = plan.output.uri.clone();
         job.check_finished(shards)?;
-        let done = format!("done before: {output} holds this run, finished, and the input has not changed");
+        let done = format!("done before: {output} holds this finished run, and the input has not changed");
         match log_format {
             LogFormat::Text => print(&done)?,
             LogFormat::Json => print_json_line(&serde_json::json!({
@@ -100,12 +100,12 @@ impl RunArgs {
         }
         let share = self.share.resolve(|name| std::env::var(name).ok())?;
         if share.num_shards > 1 && self.limit.is_some() {
-            return refuse("--limit", "counts records in input order, which several workers do not keep");
+            return refuse("--limit", "is for a single worker: it counts records in input order");
         }
         if share.num_shards > 1 && self.overwrite {
             return refuse(
                 "--overwrite",
-                "would remove what other workers write; remove the output before they start",
+                "is for a single worker; with several, remove the output before they start",
             );
         }
         Ok(share)
@@ -115,17 +115,17 @@ impl RunArgs {
 /// A day: longer than any platform waits.
 const MAX_GRACE_SECONDS: f64 = 86_400.0;
 
-/// Of the grace, what is left for the exit itself.
+/// The part of the grace that is reserved for the exit itself.
 const EXIT_TAKES: Duration = Duration::from_millis(200);
 
-/// What shells make of a signal.
+/// The exit code of a signal, as shells count it.
 fn code_of_signal(signal: i32) -> u8 {
     if signal == SIGTERM { exit::TERMINATED } else { exit::INTERRUPTED }
 }
 
-/// The first SIGINT or SIGTERM drains the run, the second leaves at once, and so does the end of `grace`.
+/// The first SIGINT or SIGTERM drains the run; the second, or the end of `grace`, ends the process.
 ///
-/// Leaving at once runs no destructor: an engine may be at work on what they would free.
+/// It ends without destructors, since an engine may still use what they would free.
 fn drain_on_signals(stop: &StopSignal, grace: Duration) -> anyhow::Result<Arc<AtomicI32>> {
     let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
     let received = Arc::new(AtomicI32::new(0));
@@ -137,10 +137,10 @@ fn drain_on_signals(stop: &StopSignal, grace: Duration) -> anyhow::Result<Arc<At
             }
             first.store(signal, Relaxed);
             stop.drain();
-            tracing::warn!("interrupted: finishing what is in flight; once more leaves at once");
+            tracing::warn!("interrupted: finishing the work in flight; a second signal exits at once");
             std::thread::spawn(move || {
                 std::thread::sleep(grace.saturating_sub(EXIT_TAKES));
-                tracing::error!("what was in flight has taken longer than --grace; leaving without it");
+                tracing::error!("the work in flight took longer than --grace; exiting without it");
                 leave(code_of_signal(signal));
             });
         }
@@ -148,27 +148,27 @@ fn drain_on_signals(stop: &StopSignal, grace: Duration) -> anyhow::Result<Arc<At
     Ok(received)
 }
 
-/// A decoder or a reader that crashes ends this process, but the next attempt is told on which record.
+/// When a decoder or a reader crashes, note the record for the next attempt, and end the process.
 fn note_crashes(watch: CrashWatch, output: Output, run_id: Arc<OnceLock<String>>) {
     std::thread::spawn(move || {
         let crash = match watch.wait() {
             Ok(crash) => crash,
-            Err(error) => return tracing::error!(%error, "crashes are not watched for any more"),
+            Err(error) => return tracing::error!(%error, "cannot watch for crashes any more"),
         };
-        // nothing is decoded before the run is known
+        // the run id is set before anything is decoded
         let noted = output.note_crash(&crash, run_id.wait());
         let (shard, signal) = (&crash.shard.name, signal_name(crash.signal));
         let (who, advice) = match crash.image_id {
             Some(_) => {
-                ("a native decoder", "it goes on without that record, which becomes a decode_error row")
+                ("a native decoder", "it resumes without that record, which becomes a decode_error row")
             }
-            None => ("the reader", "it takes that shard as damaged from that record on"),
+            None => ("the reader", "it treats that shard as damaged from that record on"),
         };
         let what = format!("{who} crashed ({signal}) on record {} of {shard}", crash.record_index);
         match noted {
             Ok(()) => tracing::error!(image_id = crash.image_id, "{what}; run again: {advice}"),
             Err(error) => {
-                // an attempt that comes back would meet the same record: that is no progress
+                // the next attempt would crash on the same record: a retry is no progress
                 tracing::error!(image_id = crash.image_id, %error, "{what}; it could not be noted");
                 leave(exit::FAILED)
             }

@@ -1,8 +1,8 @@
-//! Which of the input's shards this process scores: by flags, or by what the platform says.
+//! Which of the input's shards this process scores: by flags, or by the platform's variables.
 //!
-//! - A flag wins over the environment, each for itself.
-//! - A platform that tells a worker its number but not of how many needs `--num-shards`: without it
-//!   every worker would score everything.
+//! - Each flag wins over its variable.
+//! - A platform that sets a worker's number but not their count needs `--num-shards`; without it, every worker would
+//!   score everything.
 
 use clap::Args;
 use sluice::commit::Share;
@@ -11,7 +11,7 @@ use sluice::error::ConfigError;
 /// Flags of a run that several workers share.
 #[derive(Debug, Clone, Default, Args)]
 pub struct ShareArgs {
-    /// Number of this worker, from 0. Told by Kubernetes, Google Batch, Cloud Run and AWS Batch.
+    /// Number of this worker, from 0. Set by Kubernetes, Google Batch, Cloud Run and AWS Batch.
     #[arg(long, value_name = "I")]
     shard_index: Option<u32>,
     /// Workers that share the output: each scores the shards whose number, modulo N, is its own.
@@ -26,7 +26,7 @@ struct Platform {
 }
 
 const PLATFORMS: [Platform; 4] = [
-    // an Indexed Job; its number of completions is in no variable
+    // an Indexed Job, which has no variable for its completions
     Platform { index: "JOB_COMPLETION_INDEX", count: None },
     // Google Batch
     Platform { index: "BATCH_TASK_INDEX", count: Some("BATCH_TASK_COUNT") },
@@ -35,14 +35,14 @@ const PLATFORMS: [Platform; 4] = [
     Platform { index: "AWS_BATCH_JOB_ARRAY_INDEX", count: Some("AWS_BATCH_JOB_ARRAY_SIZE") },
 ];
 
-/// Names of the variables that say which worker this is.
+/// Names of all variables of platforms.
 #[cfg(test)]
 pub fn variables() -> impl Iterator<Item = &'static str> {
     PLATFORMS.iter().flat_map(|platform| [Some(platform.index), platform.count]).flatten()
 }
 
 impl ShareArgs {
-    /// The share to score; `variable` looks into the environment.
+    /// The share to score; `variable` reads the environment.
     pub fn resolve(&self, variable: impl Fn(&str) -> Option<String>) -> Result<Share, ConfigError> {
         let platform = PLATFORMS.iter().find(|platform| variable(platform.index).is_some());
         let number = |name: &'static str| {
@@ -72,7 +72,7 @@ impl ShareArgs {
         };
         if share.shard_index >= share.num_shards {
             let message = format!(
-                "worker {} of {} is not there: they count from 0",
+                "worker {} of {} does not exist: workers count from 0",
                 share.shard_index, share.num_shards
             );
             return Err(ConfigError::Argument { argument: "--shard-index", message });
@@ -116,13 +116,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_or_makes_no_sense_is_said() {
+    fn missing_and_impossible_numbers_are_refused_by_name() {
         for (flags, variables, words) in [
             ((None, None), &[("JOB_COMPLETION_INDEX", "3")][..], "JOB_COMPLETION_INDEX is 3; of how many"),
             ((None, Some(4)), &[], "--shard-index: which"),
             ((Some(1), None), &[], "--num-shards: --shard-index is 1"),
-            ((Some(4), Some(4)), &[], "worker 4 of 4 is not there"),
-            ((Some(0), Some(0)), &[], "worker 0 of 0 is not there"),
+            ((Some(4), Some(4)), &[], "worker 4 of 4 does not exist"),
+            ((Some(0), Some(0)), &[], "worker 0 of 0 does not exist"),
             (
                 (None, None),
                 &[("BATCH_TASK_INDEX", "x"), ("BATCH_TASK_COUNT", "2")],

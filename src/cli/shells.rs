@@ -1,4 +1,4 @@
-//! `sluice completions SHELL` and `sluice man [COMMAND]`: what a shell and a reader of manuals want to have.
+//! `sluice completions SHELL` and `sluice man [COMMAND]`: shell completions and manual pages.
 
 use std::process::ExitCode;
 
@@ -15,7 +15,7 @@ pub struct CompletionsArgs {
     shell: Shell,
 }
 
-/// Shells that are known.
+/// Supported shells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Shell {
     Bash,
@@ -26,7 +26,7 @@ enum Shell {
 /// Arguments of `sluice man`.
 #[derive(Debug, Args)]
 pub struct ManArgs {
-    /// Command to print the page of; without it that of sluice itself.
+    /// Command whose page to print; by default sluice's own.
     command: Option<String>,
 }
 
@@ -50,7 +50,7 @@ pub fn man(args: &ManArgs) -> anyhow::Result<ExitCode> {
     let command = match &args.command {
         None => sluice,
         Some(name) => sluice.find_subcommand(name).cloned().ok_or_else(|| {
-            let message = format!("{name} is no command of sluice");
+            let message = format!("{name} is not a command of sluice");
             Error::from(ConfigError::Argument { argument: "COMMAND", message })
         })?,
     };

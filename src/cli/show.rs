@@ -1,4 +1,4 @@
-//! `sluice show OUT`: what an analyst asks first.
+//! `sluice show OUT`: a summary of an output.
 
 mod predictions;
 
@@ -20,13 +20,13 @@ use sluice::store::Stores;
 use super::parts::{open, parts};
 use super::print::{print, print_json};
 use super::storage_runtime;
-use super::summary::{said, skipped};
+use super::summary::{outcome_text, skipped};
 use predictions::{COLUMNS, Predictions};
 
 /// Attempts listed.
 const LISTED: usize = 10;
 
-/// Failed records listed where no number says how many.
+/// Failed records listed by default.
 const ALL_FAILED: &str = "100";
 
 /// Arguments of `sluice show`.
@@ -36,10 +36,10 @@ pub struct ShowArgs {
     /// Output folder of a run.
     #[arg(required_unless_present = "failed")]
     out: Option<String>,
-    /// List the first N rows, too.
+    /// Also list the first N rows.
     #[arg(long, value_name = "N", default_value_t = 0)]
     rows: usize,
-    /// List the first N records without scores, too, each with its reason; 100 of them if N is left out.
+    /// Also list the first N records without scores, each with its reason; 100 without N.
     #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = ALL_FAILED)]
     failed: Option<String>,
     /// Print one JSON object.
@@ -48,8 +48,8 @@ pub struct ShowArgs {
 }
 
 impl ShowArgs {
-    /// The output, and how many failed records are listed. What stands behind `--failed` is the output where nothing
-    /// else is.
+    /// The output, and how many failed records to list. The argument of `--failed` is the output if no other argument
+    /// is.
     fn out_and_failed(&self) -> Result<(&str, usize), ConfigError> {
         let refused = |message: String| ConfigError::Argument { argument: "--failed", message };
         let number = |text: &str| text.parse::<usize>();
@@ -59,12 +59,12 @@ impl ShowArgs {
                 .map(|failed| (out.as_str(), failed))
                 .map_err(|_| refused(format!("is {failed:?}, expected a number, and {out:?} is the output"))),
             (None, Some(out)) if number(out).is_err() => Ok((out, number(ALL_FAILED).unwrap_or_default())),
-            (None, _) => Err(refused("no output is named: sluice show OUT --failed N".to_owned())),
+            (None, _) => Err(refused("the output is missing: sluice show OUT --failed N".to_owned())),
         }
     }
 }
 
-/// Read the output and print what it holds.
+/// Read the output and print the summary.
 pub fn run(args: &ShowArgs) -> anyhow::Result<ExitCode> {
     let runtime = storage_runtime()?;
     let stores = Stores::new(runtime.handle().clone());
@@ -87,7 +87,7 @@ pub fn run(args: &ShowArgs) -> anyhow::Result<ExitCode> {
         passed.add(&batches.skipped()?);
         batches.try_for_each(|rows| rows.map(|rows| predictions.add(&rows)))?;
     }
-    // a run that failed leaves no such part
+    // a run that failed early has no batches
     for part in parts(&stores, &format!("{out}/batches"), true)? {
         for rows in open(&stores, &part, &BATCHES, &["latency_ms", "warmup"])? {
             let rows = rows?;
@@ -160,7 +160,7 @@ fn run_json(output: &Output, listing: &OutputListing, passed: &Skipped) -> anyho
     Ok(run)
 }
 
-/// Rows in checkpoints of each shard that has not ended.
+/// Rows in checkpoints of each unfinished shard.
 fn checkpointed(listing: &OutputListing, run_id: &str) -> Vec<u64> {
     let checkpoints = Checkpoints::of(&listing.segments, run_id);
     checkpoints.parts().map(|part| checkpoints.records(part)).filter(|&rows| rows > 0).collect()
@@ -170,13 +170,13 @@ fn checkpointed(listing: &OutputListing, run_id: &str) -> Vec<u64> {
 fn ended(how: &str, said: &StoredManifest) -> Vec<String> {
     let mut lines = vec![format!("{how}: run {}, finished {}", said.run_id, said.finished_at)];
     if said.summary.empty_shards > 0 {
-        lines.push(format!("  {} shards hold no record", said.summary.empty_shards));
+        lines.push(format!("  {} shards have no record", said.summary.empty_shards));
     }
     lines.extend(skipped(&said.summary.skipped).map(|skipped| format!("  skipped {skipped}")));
     lines
 }
 
-/// How far a run has come that is not finished.
+/// The progress of an unfinished run.
 fn unfinished(output: &Output, listing: &OutputListing, passed: &Skipped) -> anyhow::Result<Vec<String>> {
     if !listing.begun {
         return Ok(vec![format!("no run: there is no {RUN}")]);
@@ -193,22 +193,19 @@ fn unfinished(output: &Output, listing: &OutputListing, passed: &Skipped) -> any
     let open = checkpointed(listing, &record.run_id);
     if !open.is_empty() {
         let rows: u64 = open.iter().sum();
-        lines.push(format!(
-            "  checkpoints hold {rows} more rows, of {} shards that have not ended",
-            open.len()
-        ));
+        lines.push(format!("  checkpoints hold {rows} more rows, of {} unfinished shards", open.len()));
     }
     lines.extend(skipped(passed).map(|skipped| format!("  skipped so far {skipped}")));
     if !listing.crashes.is_empty() {
-        lines.push(format!("  decoders or readers have crashed on {} records", listing.crashes.len()));
+        lines.push(format!("  decoders or readers crashed on {} records", listing.crashes.len()));
     }
     Ok(lines)
 }
 
-/// What an attempt has noted of itself, on one line.
+/// An attempt's note on one line.
 fn attempt(note: &AttemptNote) -> String {
     let AttemptNote { attempt, shard_index, num_shards, updated_at, rows, outcome, .. } = note;
-    let state = outcome.map_or("under way, failed or killed", said);
+    let state = outcome.map_or("under way, failed or killed", outcome_text);
     format!(
         "  attempt {attempt}, worker {shard_index} of {num_shards}: {rows} rows in parts at {updated_at}; {state}"
     )

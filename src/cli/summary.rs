@@ -1,4 +1,4 @@
-//! The end of a run, for a person to read, or as one JSON object on one line for a program.
+//! The summary of a run, as text or as one line of JSON.
 
 use serde_json::{Value, json};
 use sluice::commit::RunReport;
@@ -13,7 +13,7 @@ pub fn text(report: &RunReport, output: &str) -> String {
     lines.join("\n")
 }
 
-/// The same as one object, in the field names of the log: what happened in `message`, and every figure as a number.
+/// The same as one object with the field names of the log: the outcome in `message`, and every figure as a number.
 pub fn object(report: &RunReport, output: &str) -> Value {
     let summary = &report.summary;
     let mut object = json!(summary);
@@ -25,44 +25,45 @@ pub fn object(report: &RunReport, output: &str) -> Value {
     }
     .into();
     object["message"] =
-        format!("{}: {} rows in {} shards", said(summary.outcome), summary.rows, summary.shards).into();
+        format!("{}: {} rows in {} shards", outcome_text(summary.outcome), summary.rows, summary.shards)
+            .into();
     object["run_id"] = report.run_id.as_str().into();
     object["output"] = output.into();
     object
 }
 
-/// An outcome in words.
-pub fn said(outcome: Outcome) -> &'static str {
+/// An outcome as text.
+pub fn outcome_text(outcome: Outcome) -> &'static str {
     match outcome {
         Outcome::Succeeded => "done",
         Outcome::ShareDone => "this worker's share is done; the last worker finishes the run",
-        Outcome::TooManyErrors => "too many errors: the output is whole, _SUCCESS is not written",
-        Outcome::Interrupted => "interrupted: the same command goes on from here",
+        Outcome::TooManyErrors => "too many errors: the output is complete, _SUCCESS is not written",
+        Outcome::Interrupted => "interrupted: the same command resumes from here",
     }
 }
 
-/// What an input holds that is no record, on one line.
+/// What an input contains besides records, on one line.
 pub fn skipped(skipped: &Skipped) -> Option<String> {
-    (!skipped.is_empty()).then(|| format!("{} that are no images: {skipped}", skipped.total()))
+    (!skipped.is_empty()).then(|| format!("{} that are not images: {skipped}", skipped.total()))
 }
 
 fn lines(summary: &Summary) -> Vec<String> {
     let statuses: Vec<_> =
         summary.rows_by_status.iter().map(|(status, rows)| format!("{rows} {status}")).collect();
     let mut lines = vec![
-        said(summary.outcome).to_owned(),
+        outcome_text(summary.outcome).to_owned(),
         format!("rows       {} in {} shards: {}", summary.rows, summary.shards, statuses.join(", ")),
         format!(
-            "speed      {:.1} images/s for {:.1} s, after {:.1} s of loading",
+            "speed      {:.1} images/s for {:.1} s, after loading for {:.1} s",
             summary.images_per_second, summary.seconds, summary.startup_seconds
         ),
     ];
     if summary.reused_rows > 0 {
-        lines.push(format!("gone on    {} rows were there from earlier attempts", summary.reused_rows));
+        lines.push(format!("resumed    {} rows are from earlier attempts", summary.reused_rows));
     }
     if let Some(latency) = summary.latency_ms {
         lines.push(format!(
-            "latency    ms a batch: min {:.1}, med {:.1}, p95 {:.1}, p99 {:.1}, max {:.1}, of {} batches",
+            "latency    ms per batch: min {:.1}, med {:.1}, p95 {:.1}, p99 {:.1}, max {:.1}, of {} batches",
             latency.min, latency.med, latency.p95, latency.p99, latency.max, summary.batches
         ));
     }
@@ -70,7 +71,7 @@ fn lines(summary: &Summary) -> Vec<String> {
         lines.push(format!("gpu idle   {:.1}% of the run", idle * 100.0));
     }
     lines.push(
-        "stages     busy of all its threads' time; of the run, blocked by the next, waiting for the last"
+        "stages     busy: share of its threads' time; blocked by the next stage, waiting for the previous one"
             .into(),
     );
     for stage in &summary.stages {
@@ -91,12 +92,12 @@ fn lines(summary: &Summary) -> Vec<String> {
         ));
     }
     if summary.empty_shards > 0 {
-        lines.push(format!("empty      {} shards hold no record", summary.empty_shards));
+        lines.push(format!("empty      {} shards have no record", summary.empty_shards));
     }
     lines.extend(skipped(&summary.skipped).map(|skipped| format!("skipped    {skipped}")));
     if let Some(shard) = &summary.unfinished_shard {
         lines.push(format!(
-            "unfinished {shard} was cut short, {} rows of it are kept",
+            "unfinished {shard}: {} of its rows are kept in checkpoints",
             summary.checkpointed_rows
         ));
     }

@@ -1,8 +1,8 @@
-//! What standard error can show, by the conventions that terminals' users know.
+//! What standard error can show, by the usual conventions.
 //!
 //! - `NO_COLOR` (not empty) switches colours off, whatever else is set.
 //! - `CLICOLOR_FORCE` (neither empty nor 0) switches them on where there is no terminal, too; `CLICOLOR=0` off.
-//! - A dumb terminal (`TERM=dumb`) gets neither colours nor a bar, which would be one line after the other.
+//! - A dumb terminal (`TERM=dumb`) gets neither colours nor a bar, which it would print line after line.
 
 use std::io::IsTerminal;
 
@@ -10,12 +10,12 @@ use std::io::IsTerminal;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Terminal {
     pub colors: bool,
-    /// Whether a line can be replaced.
+    /// Whether a line can be redrawn.
     pub moves_cursor: bool,
 }
 
 impl Terminal {
-    /// Look at standard error and the environment.
+    /// Examine standard error and the environment.
     pub fn detect() -> Self {
         Self::of(std::io::stderr().is_terminal(), |name| {
             std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())

@@ -1,4 +1,4 @@
-//! How much a worker has to do, for its progress display: the input is listed once more, beside the run.
+//! The total work of a worker, for its progress display, found by a second listing beside the run.
 
 use sluice::commit::Share;
 use sluice::error::SourceError;
@@ -9,13 +9,12 @@ use sluice::store::Stores;
 
 use super::progress::Total;
 
-/// How much there is to do in `share`. Nothing is known of an input that cannot be listed: the run fails there, too,
-/// and says why.
+/// The total of `share`. It is unknown for an input that cannot be listed; the run fails there, too, and says why.
 pub fn count(stores: &Stores, plan: &Plan, share: Share, limit: Option<u64>) -> Total {
     if limit.is_some() {
         return Total { records: limit, bytes: None };
     }
-    // standard input can be read once
+    // standard input can be read only once
     if plan.inputs.iter().any(|input| input == "-") {
         return Total::default();
     }
@@ -23,7 +22,7 @@ pub fn count(stores: &Stores, plan: &Plan, share: Share, limit: Option<u64>) -> 
     listed.and_then(|shards| sum(shards.quiet(), share)).unwrap_or_default()
 }
 
-/// Records where every shard is a list of images, and bytes where the listing knows them.
+/// Records if every shard is a list of images; bytes if the listing has all sizes.
 fn sum(
     shards: impl Iterator<Item = Result<ShardRef, SourceError>>,
     share: Share,

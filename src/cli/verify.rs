@@ -1,4 +1,4 @@
-//! `sluice verify OUT`: whether an output is what its run has written.
+//! `sluice verify OUT`: whether an output is as its run wrote it.
 
 use std::process::ExitCode;
 
@@ -21,8 +21,8 @@ pub struct VerifyArgs {
     json: bool,
 }
 
-/// Verify, and print what is wrong; exits with 9 when something is. A run that ended with too many errors has said so
-/// itself: its output is verified like any other.
+/// Verify, and print what is wrong; exits with 9 if anything is. The output of a run with too many errors is verified
+/// like any other.
 pub fn run(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
     let runtime = storage_runtime()?;
     let found = verify(&args.out, runtime.handle())?;
@@ -49,7 +49,7 @@ pub fn run(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
     Ok(code)
 }
 
-/// What was found, all of it, for a program.
+/// The complete result as JSON.
 fn object(out: &str, found: &Verification) -> serde_json::Value {
     let Verification { parts, rows, bytes, failed, problems, remarks } = found;
     serde_json::json!({

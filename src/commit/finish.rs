@@ -288,7 +288,7 @@ impl Ending<'_> {
         let (shards, skipped) = (whole.parts.len(), whole.skipped());
         let skipped = match skipped.total() {
             0 => String::new(),
-            total => format!("; skipped {total} that are no images: {skipped}"),
+            total => format!("; skipped {total} that are not images: {skipped}"),
         };
         Err(SourceError::NoInput {
             uri: self.plan.inputs.join(", "),

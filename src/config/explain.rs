@@ -1,14 +1,14 @@
-//! What is wrong with a pipeline file, in the words of the README rather than of the parser.
+//! Explains what is wrong with a pipeline file, in the terms of the README rather than of the parser.
 //!
-//! - A key is named in full, with what it is and what is expected of it.
-//! - No name of a type of ours, or of the parser's, is shown.
+//! - A message names the full key, its value, and what is expected.
+//! - No message contains the name of a type, ours or the parser's.
 
 use serde_path_to_error::{Path, Segment};
 use toml::Value;
 
 use crate::error::ConfigError;
 
-/// Where a text is not TOML: line and column, from 1, and why.
+/// Where a text is not valid TOML: line and column, from 1, and the reason.
 pub(super) fn syntax(text: &str, error: &toml::de::Error) -> (usize, usize, String) {
     let at = error.span().map_or(text.len(), |span| span.start).min(text.len());
     let before = &text.as_bytes()[..at];
@@ -22,7 +22,7 @@ pub(super) fn syntax(text: &str, error: &toml::de::Error) -> (usize, usize, Stri
     (line, column, message)
 }
 
-/// What the parser says of the value at `path` of `table`, in our words.
+/// The error for the value at `path` of `table`, from the parser's `message`.
 pub(super) fn explain(table: &toml::Table, path: &Path, message: &str) -> ConfigError {
     let key = path.to_string();
     let key = if key == "." { String::new() } else { key };
@@ -41,28 +41,31 @@ pub(super) fn explain(table: &toml::Table, path: &Path, message: &str) -> Config
             Some(Value::Array(list)) if expected.starts_with("an array") => {
                 format!("has {} entries, expected {}", list.len(), number_in(expected))
             }
-            found => format!("{}, expected {}", said(found), wanted(&key, expected)),
+            found => format!("{}, expected {}", is_value(found), expected_value(&key, expected)),
         },
-        (Some((_, expected)), found) => format!("{}, expected {}", said(found), wanted(&key, expected)),
+        (Some((_, expected)), found) => {
+            format!("{}, expected {}", is_value(found), expected_value(&key, expected))
+        }
         (None, found) => match message.rsplit_once("untagged enum ").and_then(|(_, name)| choices(name)) {
-            Some(choices) => format!("{}, expected {choices}", said(found)),
-            None if is_jargon(message) => format!("{} and cannot be used", said(found)),
+            Some(choices) => format!("{}, expected {choices}", is_value(found)),
+            None if is_jargon(message) => format!("{} and cannot be used", is_value(found)),
             None => message.replace('`', "\""),
         },
     };
     ConfigError::invalid(if key.is_empty() { "pipeline file".to_owned() } else { key }, message)
 }
 
-/// A section that is not one: the parser would take a list for its values in some order.
+/// The error if a section is not a table: the parser would accept a list as its values in some order.
 pub(super) fn misplaced_section(table: &toml::Table, sections: &[&str]) -> Option<ConfigError> {
     let misplaced = |name: &&&str| table.get(**name).is_some_and(|value| !value.is_table());
     sections.iter().find(misplaced).map(|name| {
-        let message = format!("{}, expected a section [{name}]", said(table.get(*name)));
+        let message = format!("{}, expected a section [{name}]", is_value(table.get(*name)));
         ConfigError::invalid(*name, message)
     })
 }
 
-/// An unknown key with the nearest of the known ones: the parser lists it, then them, each between backticks.
+/// The error for an unknown key, with the nearest known one. `listed` is the parser's list: the unknown key, then the
+/// known ones, each in backticks.
 fn unknown_key(path: &str, listed: &str) -> ConfigError {
     let mut names = listed.split('`').skip(1).step_by(2);
     let unknown = names.next().unwrap_or_default();
@@ -91,8 +94,8 @@ fn value_at<'a>(table: &'a toml::Table, path: &Path) -> Option<&'a Value> {
     Some(value)
 }
 
-/// What a value is, after the name of its key.
-fn said(value: Option<&Value>) -> String {
+/// A value as a predicate of its key: `is 3`.
+fn is_value(value: Option<&Value>) -> String {
     match value {
         None => "is something else".to_owned(),
         Some(Value::String(text)) => format!("is {text:?}"),
@@ -102,8 +105,8 @@ fn said(value: Option<&Value>) -> String {
     }
 }
 
-/// What is expected of the value of `key`, from the parser's own word for it.
-fn wanted(key: &str, expected: &str) -> String {
+/// What is expected of the value of `key`, from the parser's term for it.
+fn expected_value(key: &str, expected: &str) -> String {
     let words = match expected.trim() {
         "u8" => "a whole number from 0 to 255",
         "u16" => "a whole number from 0 to 65535",
@@ -132,7 +135,7 @@ fn wanted(key: &str, expected: &str) -> String {
     words.to_owned()
 }
 
-/// The words of a list such as "one of `a`, `b`, `c`".
+/// `a, b or c`, from the parser's "one of `a`, `b`, `c`".
 fn one_of(listed: &str) -> String {
     let words: Vec<_> = listed.split('`').skip(1).step_by(2).collect();
     match words.split_last() {
@@ -142,12 +145,12 @@ fn one_of(listed: &str) -> String {
     }
 }
 
-/// What the values may be that are of one of several kinds.
+/// The choices for an untagged enum.
 fn choices(name: &str) -> Option<&'static str> {
     match name {
         "OneOrMany" => Some("a URI or a list of URIs, each a string"),
         "Devices" => Some("\"all\" or a list of GPU numbers such as [0, 1]"),
-        "LabelsSection" => Some("a list of class names, or the path of a file with one a line"),
+        "LabelsSection" => Some("a list of class names, or the path of a file with one per line"),
         _ => None,
     }
 }
@@ -168,7 +171,7 @@ fn number_in(text: &str) -> &str {
     text.split(|c: char| !c.is_ascii_digit()).find(|digits| !digits.is_empty()).unwrap_or("another number")
 }
 
-/// Whether `text` has words of the parser's that say nothing to who wrote the file.
+/// Whether `text` has terms of the parser that mean nothing to the author of the file.
 fn is_jargon(text: &str) -> bool {
     [
         "struct",
@@ -235,7 +238,7 @@ mod tests {
         path.iter().fold(value, |value, key| match value {
             Value::Table(table) => table.get_mut(key).expect("a key"),
             Value::Array(list) => &mut list[key.parse::<usize>().expect("an index")],
-            _ => panic!("{key} leads through a plain value"),
+            _ => panic!("{key} goes through a plain value"),
         })
     }
 
@@ -248,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn no_value_of_a_wrong_kind_is_answered_in_the_parsers_words() {
+    fn no_error_about_a_wrong_value_contains_a_term_of_the_parser() {
         let whole = Value::Table(everything());
         let mut all = Vec::new();
         paths(&[], &whole, &mut all);
@@ -283,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_named() {
+    fn a_missing_key_is_named() {
         for (section, key, message) in [
             ("", "name", "name: is missing; for example name = \"safety\""),
             ("", "model", "model: is missing; for example [model] with path = \"model.onnx\""),
@@ -305,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_is_told_with_what_is_expected_of_it() {
+    fn a_wrong_value_is_shown_with_the_expected_one() {
         for (path, value, message) in [
             (
                 "preprocess.resize",
@@ -342,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_that_is_no_toml_is_told_by_its_line_and_column() {
+    fn a_syntax_error_has_its_line_and_column() {
         for (text, line, column, words) in [
             ("name = \n", 1, 8, "expected"),
             ("name = 'a'\nname = 'b'\n", 2, 1, "duplicate key"),

@@ -1,12 +1,12 @@
-//! Texts as people are shown them: without secrets, and without characters that steer a terminal.
+//! Removes secrets and control characters from text before it is shown.
 //!
-//! Comes in: URIs, messages of stores, names of objects. Goes out: the same text where it is harmless.
+//! Comes in: URIs, messages of stores, names of objects. Goes out: the same text if it is harmless.
 //!
-//! - Of a URI everything before the host's `@` is left out, and the value of each parameter that is a secret
-//!   by its name (`parameters`), wherever it stands: behind `?`, `&`, `;` or `#`, in any spelling.
-//! - `user:password@host` counts without a scheme as well, and where a file's path should stand. Digits of a hash replace
-//!   it there, since it may be a name.
-//! - In a bucket `@`, `?` and `=` belong to names. Only what stores call a signature is a secret there.
+//! - In a URI, everything before the host's `@` is removed, and the value of each parameter whose name is that of a
+//!   secret (`parameters`), after `?`, `&`, `;` or `#`, in any spelling.
+//! - `user:password@host` is removed without a scheme as well, and in the path of a file. Digits of a hash replace it
+//!   there, since it may be an ordinary name.
+//! - In a bucket, `@`, `?` and `=` belong to names. Only the parameters of a signature are secrets there.
 
 mod parameters;
 mod quoted;
@@ -21,7 +21,7 @@ pub(crate) use quoted::quoted;
 /// Schemes whose addresses are a bucket and a key.
 const BUCKET_SCHEMES: [&str; 8] = ["gs", "s3", "s3a", "az", "azure", "adl", "abfs", "abfss"];
 
-/// A URI without what lets whoever reads it in.
+/// A URI without the secrets that give access.
 pub fn without_secrets(uri: &str) -> Cow<'_, str> {
     redacted(uri, MAX_ENCODINGS)
 }
@@ -34,7 +34,7 @@ pub fn message_without_secrets(text: &str) -> Cow<'_, str> {
     let mut shown = String::with_capacity(text.len());
     let ends_word = |c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '<' | '>' | '`');
     for piece in text.split_inclusive(ends_word) {
-        // what stands around an address in a sentence is none of its own
+        // punctuation around an address in a sentence is not a part of it
         let (before, word) = piece.split_at(piece.len() - piece.trim_start_matches(['(', '[', '{']).len());
         let word = word.trim_end_matches(ends_word).trim_end_matches([':', ',', '.', ')']);
         shown.push_str(before);
@@ -53,8 +53,8 @@ pub fn message_without_secrets(text: &str) -> Cow<'_, str> {
     if shown == text { text.into() } else { shown.into() }
 }
 
-/// `text` with every character that a terminal would obey, or that turns the direction of what follows,
-/// replaced by its number. Newlines and tabs stay.
+/// `text` with every control character, and every mark that changes the direction of text, replaced by its code point.
+/// Newlines and tabs stay.
 pub fn printable(text: &str) -> Cow<'_, str> {
     if !text.contains(steers) {
         return text.into();
@@ -70,7 +70,7 @@ pub fn printable(text: &str) -> Cow<'_, str> {
     shown.into()
 }
 
-/// The same for a JSON document, in which such a character can only stand inside a string.
+/// The same for a JSON document, which can have such a character only inside a string.
 pub fn printable_json(json: &str) -> Cow<'_, str> {
     if !json.contains(steers) {
         return json.into();
@@ -86,25 +86,24 @@ pub fn printable_json(json: &str) -> Cow<'_, str> {
     shown.into()
 }
 
-/// Whether a terminal does not print `c` but obeys it: control characters (ECMA-48), and the marks of the
-/// bidirectional algorithm (Unicode, UAX 9) with the separators of lines. All are below U+10000.
+/// Whether a terminal acts on `c` rather than prints it: control characters (ECMA-48), the marks of the bidirectional
+/// algorithm (Unicode, UAX 9), and line separators. All are below U+10000.
 fn steers(c: char) -> bool {
     (c.is_control() && !matches!(c, '\n' | '\t'))
         || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// Whether an address in a bucket ends in parameters that let whoever has it in, as stores sign them for
-/// others to use.
+/// Whether an address in a bucket has the parameters of a signature, which give access to anybody who has it.
 pub(crate) fn is_signed(address: &str) -> bool {
     without_values(address, Secrets::Signatures, MAX_ENCODINGS) != address
 }
 
-/// Whether `text` begins as an address does, well-formed or not.
+/// Whether `text` begins like an address, well-formed or not.
 pub(crate) fn looks_like_uri(text: &str) -> bool {
     uri_start(text) == Some(0)
 }
 
-/// Whether what stands before the first slash is `container@account.…`, as in Azure's own addresses.
+/// Whether the authority is `container@account.…`, as in Azure's addresses.
 pub(crate) fn names_container(scheme: &str, authority: &str) -> bool {
     let is_azure = ["az", "abfs", "abfss"].contains(&scheme);
     let account = authority.split_once('@').filter(|(container, _)| !container.contains(':'));
@@ -115,8 +114,8 @@ pub(crate) fn names_container(scheme: &str, authority: &str) -> bool {
         })
 }
 
-/// Where a word of a text becomes a URI: a scheme of two letters or more, a colon and a slash. What browsers
-/// take for an address counts, too: `https:/host`, `https:\\host`, `https:host`.
+/// Where in a word a URI begins: a scheme of two letters or more, a colon and a slash. What browsers accept as an
+/// address counts, too: `https:/host`, `https:\\host`, `https:host`.
 fn uri_start(word: &str) -> Option<usize> {
     word.match_indices(':').find_map(|(colon, _)| {
         let is_scheme = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.');
@@ -129,7 +128,7 @@ fn uri_start(word: &str) -> Option<usize> {
 }
 
 fn redacted(uri: &str, encodings: u32) -> Cow<'_, str> {
-    // blanks in front make no other address of it
+    // leading blanks do not change the address
     let trimmed = uri.trim_start_matches(|c: char| c.is_whitespace() || c.is_control());
     let Some((scheme, rest)) = trimmed.split_once(':').filter(|_| uri_start(trimmed) == Some(0)) else {
         return bare_without_secrets(uri);
@@ -150,7 +149,7 @@ fn redacted(uri: &str, encodings: u32) -> Cow<'_, str> {
     }
     let (user, server) =
         authority.rsplit_once('@').map_or((None, authority), |(user, server)| (Some(user), server));
-    // a slash or a question mark in a password ends what looks like the host
+    // a password with a slash or a question mark looks like a host that ends there
     let port = server.split_once(':').filter(|_| !server.starts_with('[')).map(|(_, port)| port);
     let is_cut = port.is_some_and(|port| {
         !port.bytes().all(|byte| byte.is_ascii_digit())
@@ -165,18 +164,18 @@ fn redacted(uri: &str, encodings: u32) -> Cow<'_, str> {
     }
 }
 
-/// `uri` itself if the parts are its own.
+/// The parts joined; borrows `uri` if they are equal to it.
 fn joined<'a>(uri: &'a str, parts: &[&str]) -> Cow<'a, str> {
     let shown = parts.concat();
     if shown == uri { uri.into() } else { shown.into() }
 }
 
-/// The path of a file, or what lacks a scheme, without what looks like `user:password@` in front of a host.
+/// A path, or an address without a scheme, without what looks like `user:password@` before a host.
 fn bare_without_secrets(path: &str) -> Cow<'_, str> {
     if !path.contains('@') {
         return path.into();
     }
-    // `//host/path` is an address whose scheme is left out
+    // `//host/path` is an address without its scheme
     let host_at = (path.starts_with("//") && !path.starts_with("///")).then_some(2);
     let mut shown = String::with_capacity(path.len());
     for segment in path.split_inclusive(['/', '\\']) {
@@ -196,7 +195,7 @@ fn bare_without_secrets(path: &str) -> Cow<'_, str> {
     if shown == path { path.into() } else { shown.into() }
 }
 
-/// Where in `user:password@host` the user begins.
+/// Where the user begins in `user:password@host`.
 fn user_start(segment: &str) -> Option<usize> {
     let (before, host) = segment.rsplit_once('@')?;
     let (user, password) = before.split_once(':')?;
@@ -213,11 +212,11 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// A value that must not be shown, and what stands for it.
+    /// A value that must not be shown; the cases have SECRET in its place.
     const SECRET: &str = "very-secret";
 
     #[test]
-    fn addresses_without_secrets_are_shown_as_they_are() {
+    fn addresses_without_secrets_are_unchanged() {
         for uri in [
             "https://h/x.jpg",
             "https://h:80/a@b",
@@ -246,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_be_a_secret_is_not_shown() {
+    fn secrets_are_not_shown() {
         for (uri, start) in [
             ("https://h/x?X-Goog-Signature=SECRET", "https://h/x?X-Goog-Signature=…"),
             ("HTTPS://me:SECRET@h:80/a@b", "HTTPS://…@h:80/a@b"),
@@ -306,18 +305,18 @@ mod tests {
     }
 
     #[test]
-    fn addresses_that_differ_are_shown_different() {
+    fn addresses_that_differ_stay_different() {
         let shown: std::collections::BTreeSet<_> =
             ["https://h/i?id=1", "https://h/i?id=2", "https://h/i?id=1&sig=a", "https://h/i?id=1&sig=b"]
                 .map(|uri| without_secrets(uri).into_owned())
                 .into();
         assert_eq!(shown.len(), 4, "{shown:?}");
-        // what can be guessed could be tried
+        // a password can be guessed, and a guess compared with its hash
         assert_eq!(without_secrets("https://h/i?password=a"), "https://h/i?password=…");
     }
 
     #[test]
-    fn what_is_shown_again_stays_as_it_is() {
+    fn removing_secrets_twice_changes_nothing() {
         for uri in [
             "https://h/i?id=1&sig=a#token=b",
             "https://u:p@h/i?password=a&key=c;jwt=d",
@@ -351,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn a_terminal_is_shown_nothing_that_it_obeys() {
+    fn control_characters_never_reach_a_terminal() {
         let name = "a\u{1b}]0;x\u{7}\u{9b}31m\r\u{202e}gpj.\u{2066}ü日\n\tb\u{7f}\0";
         let shown = printable(name);
         assert_eq!(shown, "a\\u{1b}]0;x\\u{7}\\u{9b}31m\\u{d}\\u{202e}gpj.\\u{2066}ü日\n\tb\\u{7f}\\u{0}");
@@ -364,7 +363,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_is_too_odd(text in "(https://|s3://|file:|//)?[a-dsigü…:/?&;=%#@\\[\\]\\\\ 23574]{0,60}") {
+        fn no_text_panics(text in "(https://|s3://|file:|//)?[a-dsigü…:/?&;=%#@\\[\\]\\\\ 23574]{0,60}") {
             let _ = (without_secrets(&text), message_without_secrets(&text), is_signed(&text), quoted(&text));
         }
 

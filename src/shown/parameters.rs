@@ -1,9 +1,9 @@
-//! Parameters of addresses: which of them are secrets, and an address without their values.
+//! Parameters of addresses: which of them are secrets, and how their values are removed.
 //!
-//! - A name is compared as letters and digits alone: percent-decoded, in lower case, without what joins words. Names of
-//!   forms (`x[sig]`, `sig[]`) count as each of their parts.
-//! - In place of a value stand eight digits of its SHA-256, so that addresses that differ stay different.
-//!   Of a value that might be guessed and tried against them, there are none.
+//! - Names are compared by letters and digits only: percent-decoded, in lower case, without separators. Names of form
+//!   fields (`x[sig]`, `sig[]`) match if one of their parts does.
+//! - Eight digits of its SHA-256 replace a value, so that addresses that differ stay different. A value that can be
+//!   guessed has none, since a guess could be compared with them.
 
 use std::borrow::Cow;
 use std::fmt::Write;
@@ -15,12 +15,12 @@ use super::{redacted, uri_start};
 /// Where a parameter begins.
 const DELIMITERS: [char; 4] = ['?', '&', ';', '#'];
 
-/// Names of parameters whose values are secrets in every address: as a whole, and as a part of the name.
+/// Names of parameters that are secrets in every address: whole names, and parts of names.
 const SIGNATURE_NAMES: [&str; 2] = ["sig", "googleaccessid"];
 const SIGNATURE_PARTS: [&str; 6] =
     ["signature", "xamz", "xgoog", "accesstoken", "securitytoken", "awsaccesskey"];
 
-/// The same for the addresses of web servers, where a key of an object is no parameter, and for what servers say.
+/// The same for the addresses of web servers, and for servers' messages. In a bucket they may belong to an object's key.
 const SECRET_NAMES: [&str; 14] = [
     "pwd",
     "jwt",
@@ -60,29 +60,29 @@ const SECRET_PARTS: [&str; 20] = [
     "masterkey",
 ];
 
-/// Words that mean something else where they stand in a sentence.
+/// Names of secrets in addresses that have other meanings in a sentence.
 const ADDRESS_NAMES: [&str; 8] = ["key", "auth", "pass", "policy", "code", "sign", "pin", "pw"];
 
-/// Values that can be guessed.
+/// Names of parameters whose values can be guessed.
 const PASSWORD_NAMES: [&str; 3] = ["pin", "pw", "otp"];
 const PASSWORD_PARTS: [&str; 4] = ["pass", "pwd", "psw", "secret"];
 
-/// How often a text may be percent-encoded and still be looked through.
+/// Layers of percent-encoding that are searched for secrets.
 pub(super) const MAX_ENCODINGS: u32 = 3;
 
-/// Which parameters are secrets. Each kind holds those before it.
+/// Which parameters are secrets. Each level includes the ones before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Secrets {
-    /// What stores sign addresses with.
+    /// Signatures of stores.
     Signatures,
-    /// Whatever lets somebody in, by a name that means nothing else.
+    /// Everything that gives access, if its name has no other meaning.
     Unmistakable,
-    /// Whatever lets somebody in.
+    /// Everything that gives access.
     All,
 }
 
-/// `text`, a path and parameters, with each parameter's value replaced that is a secret. The path of a web server may
-/// hold another address, whose secrets are replaced as well.
+/// `text`, a path and parameters, with the values of secret parameters replaced. The path on a web server may contain
+/// another address, whose secrets are replaced as well.
 pub(super) fn without_values(text: &str, secrets: Secrets, encodings: u32) -> Cow<'_, str> {
     let path = &text[..text.find(DELIMITERS).unwrap_or(text.len())];
     let mut shown = path.to_owned();
@@ -115,7 +115,7 @@ pub(super) fn without_values(text: &str, secrets: Secrets, encodings: u32) -> Co
     if shown == text { text.into() } else { shown.into() }
 }
 
-/// A path without those of its parts that are a percent-encoded address with secrets.
+/// A path in which components that are percent-encoded addresses with secrets are replaced.
 fn path_without_secrets(path: &str, secrets: Secrets, encodings: u32) -> String {
     let part = |part: &str| match part.contains('%') && holds_secret(part, secrets, encodings) {
         true => format!("…{}", hash_of(part)),
@@ -140,9 +140,9 @@ pub(super) fn is_secret(name: &str, secrets: Secrets) -> bool {
     })
 }
 
-/// Where the parameters of `text` end and begin. Each piece begins with a delimiter, as `text` does. A delimiter in
-/// front of nothing that could be a name belongs to what stands before it, as does one that many servers take for
-/// an ordinary character, unless a name and a value follow.
+/// The parameters of `text`, each with its delimiter, with which `text` must begin. A delimiter belongs to the parameter
+/// before it if no name follows; so does one that many servers treat as an ordinary character (`;`, `?`), unless a name
+/// and a value follow.
 fn parameters(text: &str) -> impl Iterator<Item = &str> {
     let mut starts = Vec::new();
     for (at, delimiter) in text.match_indices(DELIMITERS) {
@@ -170,7 +170,7 @@ fn name_and_value(parameter: &str) -> (&str, &str, &str) {
     (name, equals, value)
 }
 
-/// Whether `value` stands in place of a secret already: what is shown of an address may be shown again.
+/// Whether `value` already replaces a secret: text may pass through here twice.
 fn is_replaced(value: &str) -> bool {
     value.strip_prefix('…').is_some_and(|digits| {
         digits.is_empty() || (digits.len() == 8 && digits.bytes().all(|digit| digit.is_ascii_hexdigit()))
@@ -197,7 +197,7 @@ fn contains_any(name: &str, parts: &[&str]) -> bool {
     parts.iter().any(|part| name.contains(part))
 }
 
-/// Percent-decoded so many times at most.
+/// `text`, percent-decoded at most `times` times.
 fn decoded(text: &str, times: u32) -> String {
     let mut text = text.to_owned();
     for _ in 0..times {
@@ -228,7 +228,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_a_secret_s_however_it_is_spelled() {
+    fn the_name_of_a_secret_is_recognised_in_any_spelling() {
         for name in [
             "sas",
             "session",
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn a_parameter_is_found_however_it_is_spelled() {
+    fn a_parameter_is_recognised_in_any_spelling() {
         for (text, shown) in [
             ("?sig%5B%5D=S", "?sig%5B%5D=…"),
             ("?%5bsig%5d=S", "?%5bsig%5d=…"),

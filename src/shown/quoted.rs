@@ -1,4 +1,4 @@
-//! What servers say, as it is quoted in a message: short, and without secrets, also those outside of addresses.
+//! Quotes servers' messages: the first characters, without secrets, also those outside of addresses.
 
 use super::message_without_secrets;
 use super::parameters::{Secrets, is_secret};
@@ -6,16 +6,16 @@ use super::parameters::{Secrets, is_secret};
 /// Enough for a sentence or two.
 const MAX_CHARS: usize = 200;
 
-/// Least length of a word that is a token if a word such as "token" stands before it.
+/// Least length of a word that counts as a token after a word such as "token".
 const MIN_TOKEN_BYTES: usize = 16;
 
-/// Schemes of the header `Authorization`, whose secret follows as a word of its own.
+/// Schemes of the header `Authorization`; the next word is the secret.
 const SCHEMES: [&str; 2] = ["bearer", "basic"];
 
 /// How a JSON Web Token begins: `{"` in base64.
 const JSON_WEB_TOKEN: &str = "eyJ";
 
-/// The beginning of what a server says.
+/// The beginning of a server's message.
 pub(crate) fn quoted(text: &str) -> String {
     let text = without_named_values(&message_without_secrets(text));
     match text.char_indices().nth(MAX_CHARS) {
@@ -24,7 +24,7 @@ pub(crate) fn quoted(text: &str) -> String {
     }
 }
 
-/// `text` without what stands behind the names of secrets, as in `token=…`, `"token": "…"`, `Authorization: Bearer …`
+/// `text` without the values that follow names of secrets, as in `token=…`, `"token": "…"`, `Authorization: Bearer …`
 /// and `the token …`, and without JSON Web Tokens.
 fn without_named_values(text: &str) -> String {
     let is_wrapped =
@@ -36,7 +36,7 @@ fn without_named_values(text: &str) -> String {
         let word = piece.trim_end_matches(ends_word);
         let end = &piece[word.len()..];
         let is_hidden = match before {
-            // nothing, or left out already
+            // empty, or removed already
             _ if word.is_empty() || word.starts_with('…') => false,
             _ if word.starts_with(JSON_WEB_TOKEN) && word.len() >= MIN_TOKEN_BYTES => true,
             Before::Scheme | Before::NameAndSign => true,
@@ -63,19 +63,19 @@ fn without_named_values(text: &str) -> String {
     shown
 }
 
-/// What stands before a word.
+/// What precedes a word.
 #[derive(Debug, Clone, Copy)]
 enum Before {
     Nothing,
     /// The name of a secret.
     Name,
-    /// The same, and what says that its value follows.
+    /// The name of a secret and `=` or `:`.
     NameAndSign,
     /// A scheme of the header `Authorization`.
     Scheme,
 }
 
-/// Whether no language has such a word.
+/// Whether `word` is too long and too odd for a word of a language.
 fn is_token(word: &str) -> bool {
     word.len() >= MIN_TOKEN_BYTES && word.contains(|c: char| c.is_ascii_digit())
 }
@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_server_says_is_quoted_without_secrets() {
+    fn a_quoted_message_has_no_secrets() {
         for (text, expected) in [
             ("cannot fetch https://h/x?id=1&sig=SECRET today", "cannot fetch https://h/x?id=1&sig=…"),
             ("token=SECRET is old", "token=… is old"),

@@ -388,7 +388,7 @@ impl std::fmt::Display for Tally {
         if skipped.is_empty() {
             return f.write_str("nothing matches");
         }
-        write!(f, "skipped {} that are no images: {skipped}", skipped.total())?;
+        write!(f, "skipped {} that are not images: {skipped}", skipped.total())?;
         if ["txt", "jsonl", "ndjson"].iter().any(|kind| skipped.of(kind) > 0) {
             f.write_str(" (a list of images is named itself, or read with input.format = \"manifest\")")?;
         }

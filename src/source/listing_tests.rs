@@ -261,8 +261,8 @@ fn nothing_to_score_says_what_was_found_instead() {
     std::fs::create_dir(folder.folder.path().join("empty")).expect("folder");
     let hint = " (a list of images is named itself, or read with input.format = \"manifest\")";
     let cases = [
-        ("d", "skipped 3 that are no images: 1 csv, 1 hidden, 1 md".to_owned()),
-        ("l", format!("skipped 1 that are no images: 1 txt{hint}")),
+        ("d", "skipped 3 that are not images: 1 csv, 1 hidden, 1 md".to_owned()),
+        ("l", format!("skipped 1 that are not images: 1 txt{hint}")),
         ("empty", "nothing matches".to_owned()),
         ("d/*.tar", "nothing matches".to_owned()),
     ];

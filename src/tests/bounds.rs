@@ -1,4 +1,4 @@
-//! Memory of runs over files that were made to take much: never more than the bound that sluice prints.
+//! Memory of runs over files made to need much: never more than the bound that sluice prints.
 //!
 //! Each case writes its file into `in` and calls [`peak::run_within_bound`]. Keys that the bound does not depend on are
 //! set as low as the case allows, so that the bound is a tight one.
@@ -15,7 +15,7 @@ use parquet::basic::Compression;
 use parquet::file::properties::WriterProperties;
 use support::*;
 
-/// Settings that leave little beside what a case is about.
+/// Settings that minimise all memory but that of the case.
 const SMALL: [&str; 10] = [
     "--set",
     "input.look_ahead=1",
@@ -43,7 +43,7 @@ fn zlib(bytes: &[u8]) -> Vec<u8> {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn a_tar_of_one_member_without_end_stays_within_the_bound() {
+fn a_tar_of_one_endless_member_stays_within_the_bound() {
     let bench = Bench::new();
     let mut header = tar::Header::new_gnu();
     header.set_path("a.png").expect("a name");
@@ -56,7 +56,7 @@ fn a_tar_of_one_member_without_end_stays_within_the_bound() {
     assert_code(&peak::run_within_bound(&bench, "out", &SMALL), 5);
 }
 
-/// A number as Thrift's compact protocol has it.
+/// A number in Thrift's compact protocol.
 fn varint(mut number: u64) -> Vec<u8> {
     let mut bytes = Vec::new();
     while number >= 0x80 {
@@ -67,26 +67,26 @@ fn varint(mut number: u64) -> Vec<u8> {
     bytes
 }
 
-/// A Parquet file of no rows and no row groups, whose schema is made of these elements.
+/// A Parquet file without rows and row groups, with a schema of these elements.
 fn parquet_of_schema(elements: u64, schema: &[u8]) -> Vec<u8> {
     // fields 1 to 4: version, schema, rows, row groups
     let footer = [&[0x15, 2, 0x19, 0xfc], &varint(elements)[..], schema, &[0x16, 0, 0x19, 0x0c, 0]].concat();
     [&b"PAR1"[..], &footer, &(footer.len() as u32).to_le_bytes(), b"PAR1"].concat()
 }
 
-/// A schema element that is an optional group of that many.
+/// A schema element: an optional group with that many children.
 fn group(name: &str, children: u64) -> Vec<u8> {
     // fields 3, 4 and 5: repetition, name, children
     let (length, children) = (varint(name.len() as u64), varint(children << 1));
     [&[0x35, 2, 0x18], &length[..], name.as_bytes(), &[0x15], &children, &[0]].concat()
 }
 
-/// A schema element that is an optional binary column.
+/// A schema element: an optional binary column.
 fn column(name: &str) -> Vec<u8> {
     [&[0x15, 12, 0x25, 2, 0x18], &varint(name.len() as u64)[..], name.as_bytes(), &[0]].concat()
 }
 
-/// The same for text.
+/// A schema element: an optional text column.
 fn text_column(name: &str) -> Vec<u8> {
     // field 6: the converted type UTF8
     let column = column(name);
@@ -95,7 +95,7 @@ fn text_column(name: &str) -> Vec<u8> {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn parquet_schemas_made_of_air_stay_within_the_bound() {
+fn huge_empty_parquet_schemas_stay_within_the_bound() {
     for (name, file, reason) in [
         (
             "deep",
@@ -154,8 +154,8 @@ fn tiff(side: u32, tile: Option<(u32, u32)>, compression: u32, data: &[u8]) -> V
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn images_that_ask_for_more_than_they_show_stay_within_the_bound() {
-    // a million pixels, the most that SMALL allows
+fn images_with_huge_intermediate_buffers_stay_within_the_bound() {
+    // a million pixels, the limit in SMALL
     let whole = zlib(&vec![0x55; 8_000_000]);
     let cases: [(&str, Vec<u8>, &str, &str); 4] = [
         ("strip", tiff(1000, None, 8, &whole), "ok", ""),
@@ -182,7 +182,7 @@ fn images_that_ask_for_more_than_they_show_stay_within_the_bound() {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn long_parquet_pages_are_held_by_one_shard_at_a_time() {
+fn only_one_shard_at_a_time_holds_long_parquet_pages() {
     const PAGE_BYTES: usize = 120_000_000;
     const SHARDS: usize = 7;
     let bench = Bench::new();
@@ -211,9 +211,9 @@ fn long_parquet_pages_are_held_by_one_shard_at_a_time() {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn parquet_row_groups_made_of_air_stay_within_the_bound() {
+fn many_empty_parquet_row_groups_stay_within_the_bound() {
     const ROW_GROUPS: u64 = 32_767;
-    // `ColumnChunk`s of nothing, of type binary
+    // empty `ColumnChunk`s of type binary
     let chunk = [0x26, 0, 0x1c, 0x15, 12, 0x19, 0x05, 0x25, 0, 0x16, 0, 0x16, 0, 0x16, 0, 0x26, 0, 0, 0];
     let row_group = [&[0x19, 0x3c][..], &chunk.repeat(3), &[0x16, 0, 0x16, 0, 0]].concat();
     let image = [group("image", 2), column("bytes"), text_column("path")].concat();
@@ -236,8 +236,8 @@ fn parquet_row_groups_made_of_air_stay_within_the_bound() {
     assert!(!stderr(&output).contains("ended early"), "{}", stderr(&output));
 }
 
-/// A lossless WebP of 64 × 64 pixels whose pixels have so many groups of five code tables, each of a kilobyte and
-/// more; its pixels are missing. RFC 9649, section 3.
+/// A lossless WebP of 64 × 64 pixels with that many groups of five code tables, each of a kilobyte or more; its pixels
+/// are missing. RFC 9649, section 3.
 fn webp_of_tables(groups: u32) -> Vec<u8> {
     let mut bits = Vec::new();
     let mut write = |value: u64, count: u32| bits.extend((0..count).map(|bit| value >> bit & 1 == 1));
@@ -279,7 +279,7 @@ fn webp_of_tables(groups: u32) -> Vec<u8> {
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn a_webp_made_of_code_tables_stays_within_the_bound() {
     let bench = Bench::new();
-    // 14 MiB of tables are made, 1.3 GiB are not
+    // 14 MiB of tables are allowed, 1.3 GiB are refused
     let members = [700, 65_536].map(|groups| (format!("{groups}"), webp_of_tables(groups)));
     write_tar(&bench.path("in/a.tar"), &members);
     let settings =

@@ -1,4 +1,4 @@
-//! The binary as its users meet it: inputs on disk, a real model, Parquet read back.
+//! The binary as users run it: inputs on disk, a real model, and the Parquet read back.
 
 #[path = "cli/diff.rs"]
 mod diff;
@@ -97,7 +97,7 @@ fn all_formats_give_the_same_image_the_same_scores() {
         let out = format!("out{number}");
         assert_code(&bench.run(&out, &["--input", input]), 0);
         let by_id = scores_by_id(&bench.rows(&out)).into_iter();
-        // a loose file's id is its URI, whose stem is the id in every other format
+        // the id of a loose file is its URI; its stem is the id in every other format
         let stem = |id: String| id.rsplit('/').next().unwrap_or_default().trim_end_matches(".png").to_owned();
         all.push(by_id.map(|(id, scores)| (stem(id), scores)).collect::<BTreeMap<_, _>>());
     }
@@ -131,7 +131,7 @@ fn scores_do_not_depend_on_shard_order_look_ahead_or_batch() {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn every_part_has_the_same_schema_also_an_empty_and_an_all_failed_one() {
+fn every_part_has_the_same_schema_even_if_empty_or_all_failed() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 3));
     write_tar(&bench.path("in/b.tar"), &[]);
@@ -163,7 +163,7 @@ fn a_tar_cut_in_a_member_keeps_the_rows_before_it_and_is_reported() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 6));
     let whole = fs::read(bench.path("in/a.tar")).expect("tar");
-    // a member takes a header block and one block or more of data; cut inside the fourth's data
+    // a member is a header block and at least one data block; the cut is inside the fourth's data
     let member = (whole.len() - 1024) / 6;
     fs::write(bench.path("in/a.tar"), &whole[..3 * member + 512 + 100]).expect("cut tar");
     write_tar(&bench.path("in/b.tar"), &images(50, 2));
@@ -230,7 +230,7 @@ fn a_parquet_shard_without_the_column_names_the_columns_it_has() {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn a_run_is_limited_to_so_many_records() {
+fn limit_stops_a_run_after_n_records() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 5));
     write_tar(&bench.path("in/b.tar"), &images(10, 5));
@@ -241,7 +241,7 @@ fn a_run_is_limited_to_so_many_records() {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn top_n_and_no_scores_are_kept_as_asked() {
+fn top_n_scores_or_none_are_kept() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 2));
     assert_code(&bench.run("top", &["--set", "output.scores=top2"]), 0);
@@ -254,7 +254,7 @@ fn top_n_and_no_scores_are_kept_as_asked() {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn exit_codes_tell_what_is_wrong_before_anything_is_written() {
+fn mistakes_end_with_their_exit_code_before_anything_is_written() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 2));
     fs::write(bench.path("labels.txt"), "one\ntwo\n").expect("labels");
@@ -281,7 +281,7 @@ fn exit_codes_tell_what_is_wrong_before_anything_is_written() {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn an_address_with_a_blank_at_its_end_is_refused_and_makes_no_folder() {
+fn an_address_with_a_blank_at_its_end_is_refused_and_creates_no_folder() {
     let bench = Bench::new();
     let before = fs::read_dir(bench.path("")).expect("a folder").count();
     for output in [" https://me:very-secret@h/x", "out ", "\tout", "o\u{7}ut", "out\n", "gs://b/out\r"] {
@@ -312,7 +312,7 @@ fn a_missing_onnx_runtime_is_an_error_that_names_it() {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn a_signal_drains_what_is_in_flight_and_says_so_by_its_exit_code() {
+fn a_signal_drains_the_run_and_sets_the_exit_code() {
     for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
         let bench = Bench::new();
         let running = started(&bench, 3);
@@ -331,9 +331,9 @@ fn a_signal_drains_what_is_in_flight_and_says_so_by_its_exit_code() {
 }
 
 #[test]
-fn a_second_signal_leaves_at_once() {
+fn a_second_signal_exits_at_once() {
     let bench = Bench::new();
-    // a server that takes the connection and never answers
+    // a server that accepts the connection and never answers
     let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
     let uri = format!("http://{}/a.tar", silent.local_addr().expect("an address"));
     let mut running = bench
@@ -342,11 +342,11 @@ fn a_second_signal_leaves_at_once() {
         .stdout(Stdio::piped())
         .spawn()
         .expect("starts");
-    let (_connection, _) = silent.accept().expect("the run asks for its input");
+    let (_connection, _) = silent.accept().expect("the run requests its input");
     send(Signal::INT, &running);
     let mut log = BufReader::new(running.stderr.take().expect("piped"));
     let mut line = String::new();
-    while !line.contains("once more leaves at once") {
+    while !line.contains("a second signal exits at once") {
         line.clear();
         assert_ne!(log.read_line(&mut line).expect("a log"), 0, "the first signal ended the run");
     }
@@ -356,7 +356,7 @@ fn a_second_signal_leaves_at_once() {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn a_killed_run_leaves_whole_parts_and_no_mark_of_success() {
+fn a_killed_run_leaves_complete_parts_and_no_success_marker() {
     let bench = Bench::new();
     let mut running = started(&bench, 20);
     running.kill().expect("the child is there");
@@ -373,7 +373,7 @@ fn a_killed_run_leaves_whole_parts_and_no_mark_of_success() {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn an_input_that_matches_nothing_leaves_the_output_free_for_the_next_try() {
+fn an_input_that_matches_nothing_leaves_the_output_vacant() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 2));
     for input in ["in/*.typo", "in/none.tar"] {
@@ -385,7 +385,7 @@ fn an_input_that_matches_nothing_leaves_the_output_free_for_the_next_try() {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn a_shard_that_is_not_wanted_any_more_may_be_missing() {
+fn a_shard_beyond_the_limit_may_be_missing() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 8));
     let inputs = ["--input", "in/a.tar", "--input", "in/*.typo", "--limit", "3"];
@@ -394,7 +394,7 @@ fn a_shard_that_is_not_wanted_any_more_may_be_missing() {
 }
 
 #[test]
-fn an_output_inside_its_input_or_in_place_of_a_file_is_refused() {
+fn an_output_inside_its_input_or_at_a_file_is_refused() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 2));
     fs::write(bench.path("file"), b"x").expect("write");

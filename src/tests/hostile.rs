@@ -1,4 +1,4 @@
-//! Input that was made to do harm: bombs, names that climb, lengths that lie, and what fuzzing has found.
+//! Malicious input: decompression bombs, path traversal, wrong lengths, and what fuzzing found.
 
 mod support;
 #[path = "support/hostile.rs"]
@@ -18,14 +18,14 @@ use parquet::basic::Compression;
 use parquet::file::properties::WriterProperties;
 use support::*;
 
-/// Address space of a run that reads a bomb: far below what the bombs unpack to.
+/// Address space of a run that reads a bomb, far below what the bombs unpack to.
 const MEMORY_KIB: u64 = 3 << 20;
 
 /// What a PNG inflates to.
 const PNG_BOMB_BYTES: usize = 4 << 30;
-const _: () = assert!(PNG_BOMB_BYTES as u64 > MEMORY_KIB << 10, "a run that held it would not end well");
+const _: () = assert!(PNG_BOMB_BYTES as u64 > MEMORY_KIB << 10, "a run cannot hold it");
 
-/// A command that is given little memory.
+/// A command with little memory.
 fn in_little_memory(command: &Command) -> Command {
     let mut shell = Command::new("sh");
     let script = format!("ulimit -v {MEMORY_KIB}; exec \"$0\" \"$@\"");
@@ -38,12 +38,12 @@ fn in_little_memory(command: &Command) -> Command {
     shell
 }
 
-/// `sluice inspect FILE` in little memory.
+/// `sluice inspect FILE` with little memory.
 fn inspect(file: &Path) -> Output {
     in_little_memory(sluice().arg("inspect").arg(file)).output().expect("sh starts")
 }
 
-/// The bomb ends its shard with exit code 5 and a reason that holds `reason`.
+/// Assert that the bomb ends its shard with exit code 5 and a reason that contains `reason`.
 fn assert_stopped(file: &Path, reason: &str) {
     let output = inspect(file);
     let said = format!("{}{}", stdout(&output), stderr(&output));
@@ -68,10 +68,10 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn a_tar_that_unpacks_without_end_is_stopped() {
+fn a_tar_that_unpacks_endlessly_is_stopped() {
     let bench = Bench::new();
     let size = 1 << 43; // a member of 8 TiB
-    // gzip: members of zeros, one after the other
+    // gzip: many members of zeros
     let member = gzip(&vec![0; 16 << 20]);
     let bomb = [gzip(&tar_header("a.png", size)), member.repeat(100)].concat();
     fs::write(bench.path("bomb.tar.gz"), &bomb).expect("file");
@@ -89,7 +89,7 @@ fn a_tar_that_unpacks_without_end_is_stopped() {
 }
 
 #[test]
-fn a_length_that_lies_takes_no_memory() {
+fn a_wrong_length_allocates_no_memory() {
     let bench = Bench::new();
     for claimed in [u64::MAX, 1 << 62, 1 << 40] {
         let length = claimed.to_le_bytes();
@@ -105,7 +105,7 @@ fn a_length_that_lies_takes_no_memory() {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn a_small_png_that_inflates_to_gigabytes_is_an_image_like_any_other() {
+fn a_small_png_that_inflates_to_gigabytes_is_scored() {
     let bench = Bench::new();
     let chunk = |name: &[u8; 4], body: &[u8]| {
         let mut crc = flate2::Crc::new();
@@ -118,7 +118,7 @@ fn a_small_png_that_inflates_to_gigabytes_is_an_image_like_any_other() {
         std::io::copy(&mut std::io::Read::take(std::io::repeat(0), bytes), &mut encoder).expect("to memory");
         encoder.finish().expect("to memory")
     };
-    // a stream of zeros whose middle, aligned to bytes by full flushes, is repeated
+    // a stream of zeros; its middle, aligned to bytes by full flushes, is repeated
     let bomb = {
         let mut encoder = flate2::Compress::new(flate2::Compression::best(), true);
         let zeros = vec![0; PNG_BOMB_BYTES / 1024];
@@ -155,7 +155,7 @@ fn a_small_png_that_inflates_to_gigabytes_is_an_image_like_any_other() {
     let rows = bench.rows("out");
     assert_eq!(rows.len(), 3);
     for row in &rows {
-        // what does not belong to the pixels is not unpacked, and of the pixels no more than there are
+        // only the pixels are unpacked, and no more of them than the image has
         assert_eq!((row.status.as_str(), row.size), ("ok", Some((8, 8))), "{row:?}");
     }
     let scores = |row: &Row| row.score_bits.clone();
@@ -164,7 +164,7 @@ fn a_small_png_that_inflates_to_gigabytes_is_an_image_like_any_other() {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn a_parquet_page_is_held_to_its_limit_whatever_its_header_says() {
+fn the_limit_on_a_parquet_page_holds_whatever_its_header_says() {
     let bench = Bench::new();
     for (name, codec) in [
         ("gzip", Compression::GZIP(Default::default())),
@@ -203,7 +203,7 @@ fn a_parquet_page_is_held_to_its_limit_whatever_its_header_says() {
             let said = format!("{}{}", stdout(&output), stderr(&output));
             let told = said.contains("limit is 4000000 bytes (input.max_page_bytes)")
                 || said.contains("unpacks to more than the 3000000 bytes that its header says");
-            // what the library unpacks by the header's word alone is simply damaged
+            // a page that the library unpacks as its header says is just damaged
             let fails_by_itself = kind == "lying" && matches!(name, "zstd" | "snappy" | "plain");
             assert!(told || fails_by_itself, "{out}: {said}");
         }
@@ -215,7 +215,7 @@ fn a_parquet_page_is_held_to_its_limit_whatever_its_header_says() {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn a_name_that_climbs_out_of_the_archive_is_only_a_name() {
+fn a_name_with_path_traversal_is_only_a_name() {
     let bench = Bench::new();
     let names = ["../../escaped.png", "/tmp/sluice-escaped.png", "a/../../b.png", "C:\\escaped.png"];
     let mut tar = Vec::new();
@@ -225,7 +225,7 @@ fn a_name_that_climbs_out_of_the_archive_is_only_a_name() {
         tar.extend(&image);
         tar.resize(tar.len().next_multiple_of(512), 0);
     }
-    // a link holds no image, wherever it points to
+    // a link has no image, wherever it points
     let mut link = tar::Header::new_gnu();
     link.set_entry_type(tar::EntryType::Symlink);
     link.set_path("link.png").expect("a name");
@@ -255,9 +255,9 @@ fn a_name_that_climbs_out_of_the_archive_is_only_a_name() {
     assert_eq!(found, [&expected[..], &[("link", "missing_image")]].concat());
 }
 
-/// The thread `name` of a process, once it has worked for a while.
+/// Wait until the thread `name` of a process has worked for a while, and return its id.
 fn busy_thread(process: &mut Child, name: &str) -> i32 {
-    /// It is in the middle of the record that takes long.
+    /// By then it is in the middle of the slow record.
     const WHILE: Duration = Duration::from_millis(50);
     loop {
         assert!(process.try_wait().expect("a child").is_none(), "the run ended before it could crash");
@@ -279,7 +279,7 @@ fn crash(running: &Child, thread: i32) {
     assert_eq!(sent, 0, "{}", std::io::Error::last_os_error());
 }
 
-/// Let a run crash in its thread `name`, which is at work on a slow record, as a fault in native code would.
+/// Crash a run in its thread `name` while it works on a slow record, as a fault in native code would.
 fn crashed(bench: &Bench, name: &str, args: &[&str]) -> Output {
     let mut command = bench.command("run", "out", args);
     let mut running = command.stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("starts");
@@ -290,7 +290,7 @@ fn crashed(bench: &Bench, name: &str, args: &[&str]) -> Output {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn a_decoder_that_crashes_costs_one_attempt_and_one_row() {
+fn a_crashing_decoder_costs_one_attempt_and_one_row() {
     let bench = Bench::new();
     let mut members = images(0, 5);
     members.insert(2, ("slow".to_owned(), slow_png()));
@@ -300,7 +300,7 @@ fn a_decoder_that_crashes_costs_one_attempt_and_one_row() {
     let output = crashed(&bench, "decode-0", &args);
     assert_code(&output, 10);
     let said = stderr(&output);
-    for words in ["SIGSEGV on record 2 of", "a.tar, image_id slow", "goes on without that record"] {
+    for words in ["SIGSEGV on record 2 of", "a.tar, image_id slow", "resumes without that record"] {
         assert!(said.contains(words), "{words}: {said}");
     }
     assert!(!bench.path("out/_SUCCESS").exists());
@@ -322,9 +322,9 @@ fn a_decoder_that_crashes_costs_one_attempt_and_one_row() {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn a_reader_that_crashes_costs_one_attempt_and_the_rest_of_its_shard() {
+fn a_crashing_reader_costs_one_attempt_and_the_rest_of_its_shard() {
     let bench = Bench::new();
-    // the third member is too long to be an image, and takes long to pass over
+    // the third member is too long for an image, and slow to skip
     let long = 600 << 20;
     let first: Vec<u8> = images(0, 2)
         .into_iter()
@@ -348,7 +348,7 @@ fn a_reader_that_crashes_costs_one_attempt_and_the_rest_of_its_shard() {
     let output = crashed(&bench, "source-0", &args);
     assert_code(&output, 10);
     let said = stderr(&output);
-    for words in ["a reader crashed: SIGSEGV on record 2 of", "a.tar.gz", "takes that shard as damaged"] {
+    for words in ["a reader crashed: SIGSEGV on record 2 of", "a.tar.gz", "treats that shard as damaged"] {
         assert!(said.contains(words), "{words}: {said}");
     }
 
@@ -372,7 +372,7 @@ fn a_reader_that_crashes_costs_one_attempt_and_the_rest_of_its_shard() {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn a_crash_outside_decoders_and_readers_is_what_it_always_was() {
+fn a_crash_outside_decoders_and_readers_ends_the_process_by_its_signal() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &[("slow".to_owned(), slow_png())]);
     let mut command = bench.command("run", "out", &["--set", "preprocess.threads=1"]);
@@ -387,7 +387,7 @@ fn a_crash_outside_decoders_and_readers_is_what_it_always_was() {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn secrets_in_web_addresses_are_shown_nowhere() {
+fn secrets_in_web_addresses_are_never_shown() {
     let addresses = [
         "https://me:very-secret@localhost:9/a.jpg",
         "https://localhost:9/b.jpg?sig=very-secret",
@@ -418,7 +418,7 @@ fn secrets_in_web_addresses_are_shown_nowhere() {
 }
 
 #[test]
-fn what_fuzzing_has_found_stays_mended() {
+fn inputs_found_by_fuzzing_do_no_harm() {
     let folder = Path::new(REPOSITORY).join("fixtures/fuzz");
     let mut replayed = 0;
     for target in fs::read_dir(&folder).expect("fixtures/fuzz") {
@@ -433,7 +433,7 @@ fn what_fuzzing_has_found_stays_mended() {
 }
 
 #[test]
-fn every_fuzz_target_takes_a_sound_input_and_an_empty_one() {
+fn every_fuzz_target_accepts_a_valid_and_an_empty_input() {
     for target in ["tfrecord", "tar", "parquet", "image", "pipeline"] {
         targets::replay(target, b"");
     }
@@ -466,7 +466,7 @@ fn write_columns(path: &Path, names: &[&str], image: &[u8]) {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn a_parquet_file_that_does_not_fit_the_keys_ends_the_run_and_is_no_damage() {
+fn a_parquet_file_without_the_keys_columns_ends_the_run_and_is_not_damage() {
     let bench = Bench::new();
     write_columns(&bench.path("in/a.parquet"), &["left", "right"], &png(1));
     let refused = bench.run("out", &[]);
@@ -489,7 +489,7 @@ fn a_parquet_file_that_does_not_fit_the_keys_ends_the_run_and_is_no_damage() {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn a_parquet_file_that_is_a_stray_among_others_costs_its_own_rows() {
+fn one_odd_parquet_file_among_others_costs_its_own_rows() {
     let bench = Bench::new();
     write_columns(&bench.path("in/a.parquet"), &["image"], &png(1));
     write_columns(&bench.path("in/b.parquet"), &["left", "right"], &png(2));

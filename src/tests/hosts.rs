@@ -1,5 +1,5 @@
-//! What a machine, its environment and its terminal are to a run: nothing is reported, nothing hangs, and
-//! what is wrong is told.
+//! The host of a run: its environment, files and terminal. Nothing is reported to anybody, nothing hangs, and every
+//! refusal says why.
 
 #[path = "hosts/limits.rs"]
 mod limits;
@@ -73,12 +73,12 @@ fn no_command_leaves_anything_at_home() {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn a_log_that_nobody_reads_is_no_reason_to_stop() {
+fn a_closed_log_does_not_stop_a_run() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 3));
     let mut command = Command::new("bash");
     let run = bench.command("run", "out", &[]);
-    // standard error and standard output lead to readers that have gone
+    // the readers of standard error and standard output are gone
     command.args(["-c", "exec 2> >(exec true) > >(exec true); wait $!; \"$0\" \"$@\"; echo $? > code"]);
     command.arg(run.get_program()).args(run.get_args()).current_dir(bench.path(""));
     command.envs(run.get_envs().filter_map(|(name, value)| Some((name, value?))));
@@ -89,7 +89,7 @@ fn a_log_that_nobody_reads_is_no_reason_to_stop() {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn no_name_steers_a_terminal() {
+fn control_characters_in_names_never_reach_a_terminal() {
     let bench = Bench::new();
     let steering = "evil\u{1b}]0;title\u{7}\u{9b}31m\u{202e}gpj";
     write_tar(
@@ -125,19 +125,19 @@ fn no_name_steers_a_terminal() {
         stdout(&inspect)
     );
     assert!(stderr(&text).contains("x\\u{202e}"), "{}", stderr(&text));
-    // bytes that are no text are spelled out in what is stored, the rest is the name itself
+    // in stored names, bytes that are not UTF-8 are escaped; the rest is the name itself
     let stored = "evil\\x1B]0;title\\x07\\xC2\\x9B31m\u{202e}gpj";
     assert!(bench.rows("out").iter().any(|row| row.image_id == stored));
 }
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn a_second_signal_leaves_at_once() {
+fn a_second_signal_exits_at_once() {
     use rustix::process::Signal;
     let bench = Bench::new();
     let mut running = started(&bench, 2);
     send(Signal::INT, &running);
-    // both may come before the first is seen; then one is enough
+    // both may arrive before the first is handled; then they count as one
     while running.try_wait().expect("a child").is_none() {
         send(Signal::TERM, &running);
         std::thread::yield_now();
@@ -148,7 +148,7 @@ fn a_second_signal_leaves_at_once() {
     assert_code(&bench.run("out", &[]), 0);
 }
 
-/// A FIFO that nobody writes to.
+/// A FIFO without a writer.
 fn make_fifo(path: &Path) {
     let made = Command::new("mkfifo").arg(path).status().expect("mkfifo");
     assert!(made.success());
@@ -156,7 +156,7 @@ fn make_fifo(path: &Path) {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn nothing_waits_for_a_fifo_or_reads_a_device() {
+fn fifos_and_devices_are_refused_unread() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 2));
     for name in ["fifo", "fifo.tar", "fifo.jpg", "fifo.txt", "fifo.onnx", "fifo.toml"] {
@@ -187,7 +187,7 @@ fn nothing_waits_for_a_fifo_or_reads_a_device() {
     expect(pipeline, 2, &["pipeline file", "is a FIFO"]);
     expect(bench.command("run", "fifo", &[]), 6, &["fifo", "not a folder"]);
 
-    // one that a manifest names is a row of its own
+    // one that a manifest names has a row
     fs::write(bench.path("list.txt"), "fifo.jpg\n/dev/zero\n").expect("a manifest");
     let args = ["--input", "list.txt", "--set", "output.max_error_rate=1"];
     assert_code(&bench.run("rows", &args), 0);
@@ -200,7 +200,7 @@ fn nothing_waits_for_a_fifo_or_reads_a_device() {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn a_pipeline_may_come_from_a_shell() {
+fn a_pipeline_file_may_come_from_a_pipe_of_the_shell() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 2));
     let run = bench.command("run", "out", &[]);
@@ -211,7 +211,7 @@ fn a_pipeline_may_come_from_a_shell() {
 }
 
 #[test]
-fn an_environment_that_no_request_could_carry_is_named() {
+fn variables_that_no_request_can_carry_are_named() {
     let bench = Bench::new();
     for (name, value, input) in [
         ("AWS_SECRET_ACCESS_KEY", "very-secret\n", "s3://bucket/in"),
@@ -239,7 +239,7 @@ fn an_environment_that_no_request_could_carry_is_named() {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn secrets_of_addresses_are_shown_and_stored_nowhere() {
+fn secrets_of_addresses_are_neither_shown_nor_stored() {
     let bench = Bench::new();
     let addresses = [
         "https:///me:very-secret@localhost:9/a.jpg",
@@ -297,7 +297,7 @@ fn secrets_of_addresses_are_shown_and_stored_nowhere() {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn objects_of_web_servers_are_asked_for_by_their_addresses_as_written() {
+fn addresses_of_web_servers_are_requested_as_written() {
     let bench = Bench::new();
     let mut pictures = images(0, 5).into_iter().map(|(_, bytes)| bytes);
     let tar = bench.path("whole.tar");
@@ -339,7 +339,7 @@ fn objects_of_web_servers_are_asked_for_by_their_addresses_as_written() {
     let signed = format!("{server}/t.tar?Signature=very-secret");
     assert_code(&bench.run("tar", &["--input", &signed]), 0);
     assert_eq!(bench.rows("tar").len(), 3);
-    // an image, named by its signed address; and one that differs from another in a password only
+    // an image, named by its signed address; and two that differ in a password only
     let signed = format!("{server}/e.png?X-Amz-Credential=A%2Fus&u=http://h//x&X-Amz-Signature=very-secret");
     assert_code(&bench.run("one", &["--input", &signed]), 0);
     assert_eq!(bench.rows("one").len(), 1);
@@ -359,7 +359,7 @@ fn objects_of_web_servers_are_asked_for_by_their_addresses_as_written() {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn what_a_server_says_is_shown_and_stored_without_secrets() {
+fn messages_of_servers_are_shown_and_stored_without_secrets() {
     let body = "no".to_owned() + &" upstream".repeat(200);
     for body in ["no upstream at http://me:very-secret@h/x?sid=very-secret, token=very-secret", &body] {
         let server = servers::always(500, body.to_owned());
@@ -376,7 +376,7 @@ fn what_a_server_says_is_shown_and_stored_without_secrets() {
 }
 
 #[test]
-fn a_web_server_that_cannot_list_is_told_at_once() {
+fn a_web_server_that_cannot_list_fails_at_once() {
     for status in [501, 405, 400] {
         let (server, requests) = servers::counting(status, String::new());
         for command in ["show", "verify"] {
@@ -391,7 +391,7 @@ fn a_web_server_that_cannot_list_is_told_at_once() {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn standard_input_is_a_manifest_and_a_run_from_it_can_be_resumed() {
+fn a_run_with_a_manifest_from_standard_input_can_be_resumed() {
     use std::io::Write;
     use std::process::Stdio;
     let bench = Bench::new();
@@ -421,7 +421,7 @@ fn standard_input_is_a_manifest_and_a_run_from_it_can_be_resumed() {
     fs::remove_file(bench.path("out/_manifest.json")).expect("a file");
     assert_code(&run("out", &lines, &small), 0);
     assert_eq!(bench.rows("out").len(), 6);
-    // others are another one
+    // other lines are another input
     assert_code(&run("out", "in/img-00003.png\n", &small), 6);
     assert_code(&run("empty", "", &small), 3);
     assert_code(&run("format", &lines, &["--set", "input.format=parquet"]), 3);
@@ -429,7 +429,7 @@ fn standard_input_is_a_manifest_and_a_run_from_it_can_be_resumed() {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn a_full_standard_output_is_told_and_a_reader_that_has_gone_is_not() {
+fn a_full_standard_output_is_an_error_and_a_closed_one_is_not() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 3));
     assert_code(&bench.run("scored", &[]), 0);
@@ -447,7 +447,7 @@ fn a_full_standard_output_is_told_and_a_reader_that_has_gone_is_not() {
         assert_code(&output, 6);
         assert!(stderr(&output).contains("cannot write to standard output"), "{}", stderr(&output));
     }
-    // the rows are stored all the same
+    // the rows are stored anyway
     assert!(bench.path("out/_SUCCESS").exists());
     for command in &mut commands {
         let (reader, writer) = std::io::pipe().expect("a pipe");
@@ -458,7 +458,7 @@ fn a_full_standard_output_is_told_and_a_reader_that_has_gone_is_not() {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn certificates_are_read_from_files_that_end() {
+fn certificates_are_read_from_regular_files_only() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 3));
     make_fifo(&bench.path("fifo"));

@@ -1,4 +1,4 @@
-//! What of an input is a record: names, companions, containers and inputs without any.
+//! What is a record of an input: names, companions, containers, and inputs without records.
 
 #[path = "support/gcs/mod.rs"]
 mod gcs;
@@ -12,7 +12,7 @@ use std::path::Path;
 use gcs::{Gcs, Oddity};
 use support::*;
 
-/// Write a tar of `members` under their full names.
+/// Write a tar of `members` with their full names.
 fn write_members(path: &Path, members: &[(&str, &[u8])]) {
     let mut tar = tar::Builder::new(File::create(path).expect("tar file"));
     for (name, bytes) in members {
@@ -51,7 +51,7 @@ const COMPANIONS: [&str; 4] = ["000.json", "001.cls", "captions.txt", "_SUCCESS"
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn an_image_is_scored_whatever_it_is_called_in_folders_and_in_tars() {
+fn an_image_is_scored_whatever_its_name_in_folders_and_tars() {
     let bench = Bench::new();
     let images: Vec<_> = NAMES.iter().zip(0..).map(|(name, seed)| (*name, png(seed))).collect();
     let mut members: Vec<(&str, &[u8])> = images.iter().map(|(name, bytes)| (*name, &bytes[..])).collect();
@@ -77,7 +77,7 @@ fn an_image_is_scored_whatever_it_is_called_in_folders_and_in_tars() {
         let skipped = &bench.manifest(out)["summary"]["skipped"];
         let expected = serde_json::json!({"cls": 1, "hidden": 1, "json": 1, "txt": 1, "underscore": 1});
         assert_eq!(*skipped, expected, "{out}");
-        let summary = "skipped    5 that are no images: 1 cls, 1 hidden, 1 json, 1 txt, 1 underscore";
+        let summary = "skipped    5 that are not images: 1 cls, 1 hidden, 1 json, 1 txt, 1 underscore";
         assert!(stdout(&run).contains(summary), "{}", stdout(&run));
         for name in ["captions.txt", "000.json", ".hidden.png"] {
             let told = stderr(&run).lines().any(|line| line.contains("WARN") && line.contains(name));
@@ -85,7 +85,7 @@ fn an_image_is_scored_whatever_it_is_called_in_folders_and_in_tars() {
         }
         let shown = command(&bench, &["show", out]);
         assert_code(&shown, 0);
-        assert!(stdout(&shown).contains("skipped 5 that are no images"), "{}", stdout(&shown));
+        assert!(stdout(&shown).contains("skipped 5 that are not images"), "{}", stdout(&shown));
         assert_code(&command(&bench, &["verify", out]), 0);
     }
 }
@@ -125,7 +125,7 @@ fn a_bucket_has_the_records_of_a_folder() {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn companions_that_are_served_oddly_are_looked_at() {
+fn companions_with_odd_responses_are_probed() {
     let bench = Bench::new();
     let gcs = Gcs::start();
     let gzip = |bytes: &[u8]| {
@@ -171,14 +171,14 @@ fn companions_that_are_served_oddly_are_looked_at() {
         ("archived.json", "read_error"),
     ];
     assert_eq!(found, expected);
-    // the one without an end is sent as something else
+    // the response without an end has another content type
     let expected = serde_json::json!({"json": 6, "txt": 1});
     assert_eq!(bench.manifest("out")["summary"]["skipped"], expected);
 }
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn names_that_are_no_text_are_read() {
+fn names_that_are_not_utf8_are_read() {
     let bench = Bench::new();
     for (name, seed) in [&b"a\xe9.png"[..], b"a\xe8.png", b"a\nb.png"].into_iter().zip(0..) {
         fs::write(bench.path("in").join(OsStr::from_bytes(name)), png(seed)).expect("an image");
@@ -191,7 +191,7 @@ fn names_that_are_no_text_are_read() {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn a_manifest_keeps_ids_as_they_are_written_and_names_that_begin_with_a_hash() {
+fn a_manifest_keeps_ids_as_written_and_names_that_begin_with_a_hash() {
     let bench = Bench::new();
     for (name, seed) in [("#1.png", 1), ("2.png", 2)] {
         fs::write(bench.path(name), png(seed)).expect("an image");
@@ -215,7 +215,7 @@ fn a_manifest_keeps_ids_as_they_are_written_and_names_that_begin_with_a_hash() {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn members_are_told_apart_and_named_in_full() {
+fn members_have_distinct_ids_and_full_names() {
     let bench = Bench::new();
     let (one, two) = (png(1), png(2));
     let names = ["./d/a.2023.01.02.png", "d/a.2023.01.03.png", "b.png", "b.mask.png", "b.jpg"];
@@ -249,7 +249,7 @@ fn members_are_told_apart_and_named_in_full() {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn a_missing_end_mark_is_told_and_one_that_is_there_is_found() {
+fn only_a_missing_end_mark_is_reported() {
     let bench = Bench::new();
     let tar = bench.path("in/a.tar");
     write_members(&tar, &[("0.png", &png(1)), ("0.txt", b"a"), ("1.png", &png(2))]);
@@ -261,7 +261,7 @@ fn a_missing_end_mark_is_told_and_one_that_is_there_is_found() {
         assert!(!stderr(&run).contains(told), "{}", stderr(&run));
     }
     let whole = fs::read(&tar).expect("the archive");
-    fs::write(&tar, &whole[..whole.len() - 1024]).expect("the archive without its mark");
+    fs::write(&tar, &whole[..whole.len() - 1024]).expect("the archive without its end mark");
     for (output, args) in [("cut", &[][..]), ("cut_keyed", &keyed)] {
         let run = bench.run(output, args);
         assert_code(&run, 0);
@@ -272,7 +272,7 @@ fn a_missing_end_mark_is_told_and_one_that_is_there_is_found() {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn an_input_without_a_record_is_no_success_and_leaves_the_output_free() {
+fn an_input_without_a_record_fails_and_leaves_the_output_vacant() {
     let bench = Bench::new();
     let cases = ["texts.tar", "empty.tfrecord", "empty.parquet", "folder", "hidden"];
     write_members(&bench.path("texts.tar"), &[("a.txt", b"text"), ("b.json", b"{}")]);
@@ -311,7 +311,7 @@ fn an_input_without_a_record_is_no_success_and_leaves_the_output_free() {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn a_container_without_a_record_among_others_is_counted() {
+fn an_empty_container_among_others_is_counted() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 3));
     write_members(&bench.path("in/b.tar"), &[("a.txt", b"text")]);
@@ -321,14 +321,14 @@ fn a_container_without_a_record_among_others_is_counted() {
     assert_eq!((&manifest["summary"]["empty_shards"], &manifest["summary"]["rows"]), (&1.into(), &3.into()));
     assert_eq!(manifest["parts"][1]["skipped"]["txt"], 1);
     assert!(stderr(&run).contains("shard holds no record"), "{}", stderr(&run));
-    assert!(stdout(&run).contains("1 shards hold no record"), "{}", stdout(&run));
+    assert!(stdout(&run).contains("1 shards have no record"), "{}", stdout(&run));
     assert_code(&bench.run("limited", &["--limit", "2"]), 0);
     assert_eq!(bench.manifest("limited")["summary"]["empty_shards"], 0);
 }
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn a_worker_without_a_share_is_no_trouble_and_the_last_one_tells_that_there_is_no_record() {
+fn a_worker_may_have_no_shards_and_the_last_one_reports_an_empty_input() {
     let bench = Bench::new();
     let worker = |index: &str| bench.run("out", &["--shard-index", index, "--num-shards", "3"]);
     write_members(&bench.path("in/a.tar"), &[("a.txt", b"text")]);
@@ -348,7 +348,7 @@ fn a_worker_without_a_share_is_no_trouble_and_the_last_one_tells_that_there_is_n
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn a_resumed_shard_of_images_and_companions_has_every_record_once() {
+fn a_resumed_shard_with_companions_has_every_record_once() {
     let bench = Bench::new();
     for seed in 0..120 {
         fs::write(
@@ -372,7 +372,7 @@ fn a_resumed_shard_of_images_and_companions_has_every_record_once() {
     while running.try_wait().expect("a child").is_none() && parts_below(&segments) == 0 {
         std::thread::yield_now();
     }
-    // it may have come to its end before
+    // it may have ended before
     let _ = running.kill();
     running.wait().expect("a child");
     assert_code(
@@ -395,7 +395,7 @@ fn parts_below(folder: &Path) -> usize {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn packings_and_records_that_are_not_read_are_named() {
+fn unsupported_compressions_and_records_are_named() {
     let bench = Bench::new();
     fs::write(bench.path("a.tar.xz"), b"\xfd7zXZ\0\0\x04").expect("a file");
     fs::write(bench.path("a.tfrecord.bz2"), b"BZh91AY&SY\0\0").expect("a file");
@@ -408,7 +408,7 @@ fn packings_and_records_that_are_not_read_are_named() {
         assert!(stderr(&run).contains(words) && !stderr(&run).contains("damaged"), "{}", stderr(&run));
         assert!(!bench.path("out").exists());
     }
-    // a stray among others costs its own row
+    // one among others costs its own row
     write_tar(&bench.path("in/a.tar"), &images(0, 3));
     fs::write(bench.path("in/b.tar.xz"), b"\xfd7zXZ\0\0\x04").expect("a file");
     let tolerant = ["--set", "output.max_error_rate=0.5", "--set", "output.max_damaged_shards=1"];
@@ -432,7 +432,7 @@ fn packings_and_records_that_are_not_read_are_named() {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn a_name_with_control_characters_is_read_from_a_folder_and_from_a_manifest_under_one_id() {
+fn a_name_with_control_characters_has_one_id_from_a_folder_and_a_manifest() {
     let bench = Bench::new();
     for (name, (_, bytes)) in ["tab\t.png", "esc\u{1b}.png", "plain.png"].iter().zip(images(0, 3)) {
         fs::write(bench.path(&format!("in/{name}")), bytes).expect("an image");

@@ -1,9 +1,9 @@
-//! Which record of one output is which of the other.
+//! Matches the records of two outputs.
 //!
-//! - Rows of shards that belong together are matched by `image_id`, those that share one in their order.
-//! - What is left over, as of shards that were put together anew, is matched by `image_id` over the whole outputs. Ids
-//!   that may be no more than a record's place in its shard say nothing there where several rows share one.
-//! - Where the two inputs lie in different folders, addresses are compared without them.
+//! - Rows of paired shards are matched by `image_id`; rows that share an id, in their order.
+//! - The remaining rows, for example of repacked shards, are matched by `image_id` over the whole outputs. Ids that may
+//!   only be positions within a shard are not used for that if several rows share one.
+//! - If the two inputs are in different folders, addresses are compared without the folders.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
@@ -16,7 +16,7 @@ pub enum Side {
     B,
 }
 
-/// Rows that have no partner yet, by id. What one side is ahead of the other is all that it holds.
+/// Rows without a partner so far, by id: at most what one side is ahead of the other.
 #[derive(Debug, Default)]
 pub struct Waiting {
     a: HashMap<String, VecDeque<Row>>,
@@ -24,7 +24,7 @@ pub struct Waiting {
 }
 
 impl Waiting {
-    /// The pair, A's row first, that `row` completes.
+    /// Add `row`; returns the pair that it completes, A's row first.
     pub fn add(&mut self, side: Side, row: Row) -> Option<(Row, Row)> {
         let (own, others) = match side {
             Side::A => (&mut self.a, &mut self.b),
@@ -45,14 +45,14 @@ impl Waiting {
         None
     }
 
-    /// The rows of both sides that have no partner, in no order.
+    /// The rows of both sides without a partner, in any order.
     pub fn rest(self) -> (Vec<Row>, Vec<Row>) {
         let rows = |side: HashMap<String, VecDeque<Row>>| side.into_values().flatten().collect();
         (rows(self.a), rows(self.b))
     }
 }
 
-/// Pairs, and what has no partner, in the order of keys.
+/// Pairs, and rows without a partner, in the order of keys.
 #[derive(Debug, Default, PartialEq)]
 pub struct Matched {
     pub pairs: Vec<(Row, Row)>,
@@ -60,7 +60,7 @@ pub struct Matched {
     pub only_b: Vec<Row>,
 }
 
-/// Match rows of whole outputs. An id that there are more of on one side than on the other is matched with none.
+/// Match rows of whole outputs. Rows are not matched by an id that one side has more often than the other.
 pub fn match_all(a: Vec<Row>, b: Vec<Row>) -> Matched {
     let mut matched = Matched::default();
     let mut tagged = Tagged::default();
@@ -72,7 +72,7 @@ pub fn match_all(a: Vec<Row>, b: Vec<Row>) -> Matched {
         }
     }
     let (mut a, mut b) = tagged.pair(&mut matched.pairs);
-    // one address that is the same says that the folders are
+    // one common address shows that the folders are the same
     let same_folders = matched.pairs.iter().any(|(row, _)| row.image_id.contains('/'));
     let ids = |rows: &[Row]| rows.iter().map(|row| row.image_id.clone()).collect::<Vec<_>>();
     if !same_folders && let Some((folder_a, folder_b)) = moved(&ids(&a), &ids(&b)) {
@@ -92,18 +92,18 @@ pub fn match_all(a: Vec<Row>, b: Vec<Row>) -> Matched {
     Matched { only_a: a, only_b: b, ..matched }
 }
 
-/// Whether ids that may be no more than places in a shard belong to one row each.
+/// Whether each id that may be a position in a shard belongs to a single row.
 fn tells_apart(rows: &[Row]) -> bool {
     let mut seen = HashSet::new();
     rows.iter().filter(|row| !row.is_named()).all(|row| seen.insert(&row.image_id))
 }
 
-/// Shard and number of a row.
+/// Shard and position of a row.
 fn place(row: &Row) -> (&str, i64) {
     (row.key.rsplit_once('#').map_or(row.key.as_str(), |(shard, _)| shard), row.record_index)
 }
 
-/// Rows of both sides under what they are matched by.
+/// Rows of both sides by the tag that matches them.
 #[derive(Debug, Default)]
 struct Tagged {
     by_tag: HashMap<String, [Vec<Row>; 2]>,
@@ -119,7 +119,7 @@ impl Tagged {
         rows[side as usize].push(row);
     }
 
-    /// Add the pairs to `pairs`, and return what has no partner.
+    /// Add the pairs to `pairs`, and return the rows without a partner.
     fn pair(self, pairs: &mut Vec<(Row, Row)>) -> (Vec<Row>, Vec<Row>) {
         let [mut only_a, mut only_b] = self.without;
         for [mut a, mut b] in self.by_tag.into_values() {
@@ -136,11 +136,11 @@ impl Tagged {
     }
 }
 
-/// Names with the same last component that are compared with one name, at most.
+/// The most names with the same last component that one name is compared with.
 const NAMESAKES: usize = 64;
 
-/// The folders, each with its last slash, that most names of `a` and `b` differ in: in `/x/p/1.jpg` and `/y/z/p/1.jpg`
-/// they are `/x/` and `/y/z/`. `None` if no two names end in the same way.
+/// The two folders, each with its last slash, in which most names of `a` and `b` differ: `/x/` and `/y/z/` for
+/// `/x/p/1.jpg` and `/y/z/p/1.jpg`. `None` if no two names have the same end.
 pub fn moved(a: &[String], b: &[String]) -> Option<(String, String)> {
     let mut namesakes: HashMap<&str, Vec<&str>> = HashMap::new();
     for name in b {
@@ -159,7 +159,7 @@ pub fn moved(a: &[String], b: &[String]) -> Option<(String, String)> {
             let shared = shared_end(name, other);
             (&name[..name.len() - shared], &other[..other.len() - shared])
         });
-        // the closest of its namesakes; of two as close neither
+        // the closest namesake; none if two are equally close
         let mut folders: Vec<_> = folders.collect();
         folders.sort_by_key(|(folder, _)| folder.len());
         match folders[..] {
@@ -173,7 +173,7 @@ pub fn moved(a: &[String], b: &[String]) -> Option<(String, String)> {
     (folder_a != folder_b).then(|| (folder_a.to_owned(), folder_b.to_owned()))
 }
 
-/// Bytes of the path components in which two names end alike, from behind a slash on.
+/// Length in bytes of the trailing path components that two names have in common.
 fn shared_end(a: &str, b: &str) -> usize {
     let components = a.rsplit('/').zip(b.rsplit('/')).take_while(|(a, b)| a == b);
     let (mut bytes, mut slashes) = (0, 0);
@@ -181,7 +181,7 @@ fn shared_end(a: &str, b: &str) -> usize {
         bytes += component.len();
         slashes += 1;
     }
-    // the slash before the first of them belongs to the folder
+    // the slash before the first common component belongs to the folder
     (bytes + usize::saturating_sub(slashes, 1)).min(a.len()).min(b.len())
 }
 
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn names_find_each_other_across_shards_and_places_do_not() {
+    fn names_match_across_shards_and_positions_do_not() {
         let a = vec![row("s", 0, "cat"), row("s", 1, "1"), row("s", 2, "twice"), row("s", 3, "twice")];
         let b = vec![row("t", 5, "cat"), row("u", 1, "1"), row("v", 1, "1"), row("t", 6, "twice")];
         let matched = match_all(a, b);
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_that_belong_to_one_record_each_are_names() {
+    fn numbers_that_each_belong_to_one_record_match_like_names() {
         let a = vec![row("s", 0, "0"), row("s", 1, "1"), row("s", 2, "cat")];
         let b = vec![row("t", 0, "0"), row("u", 1, "1"), row("u", 2, "cat")];
         let matched = match_all(a, b);
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn another_folder_makes_no_image_another_one() {
+    fn images_match_across_folders() {
         let a = ["/data/p/1.jpg", "/data/p/2.jpg", "/data/q/1.jpg", "/data/new.jpg"];
         let b = ["gs://b/day/p/1.jpg", "gs://b/day/p/2.jpg", "gs://b/day/q/1.jpg"];
         let rows = |shard: &str, ids: &[&str]| (0..).zip(ids).map(|(at, id)| row(shard, at, id)).collect();
@@ -269,14 +269,14 @@ mod tests {
             keys(&matched),
             (vec![("s#0", "t#0"), ("s#1", "t#1"), ("s#2", "t#2")], vec!["s#3"], vec![])
         );
-        // of two images in one folder that only end alike, neither is the other
+        // images in one folder that share only a file name are different images
         let matched =
             match_all(rows("s", &["/d/p/1.jpg", "/d/x.jpg"]), rows("t", &["/d/q/1.jpg", "/d/x.jpg"]));
         assert_eq!(keys(&matched), (vec![("s#1", "t#1")], vec!["s#0"], vec!["t#0"]));
     }
 
     #[test]
-    fn folders_are_those_that_most_names_differ_in() {
+    fn the_folders_are_those_in_which_most_names_differ() {
         let moved = |a: &[&str], b: &[&str]| {
             let owned = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
             super::moved(&owned(a), &owned(b))

@@ -1,8 +1,8 @@
-//! `sluice diff A B`: what two outputs say differently about the same images.
+//! `sluice diff A B`: how two outputs of the same images differ.
 //!
-//! - Shards are paired by their identity, else by their names, also below another folder; within a pair rows are
-//!   read side by side, so that two long outputs take little memory. What has no partner there is held.
-//! - What is compared of an image is its status, its best class and its scores. Reasons are not: they are words.
+//! - Shards are paired by identity, else by name, also below another folder. The rows of a pair are read side by side,
+//!   so two large outputs take little memory; only rows without a partner are held.
+//! - Compared are status, best class and scores. Reasons are prose, and not compared.
 
 mod matching;
 mod row;
@@ -24,7 +24,7 @@ use super::{exit, storage_runtime};
 use matching::{Matched, Side, Waiting, match_all, moved};
 use row::{COLUMNS, Row};
 
-/// A difference that is allowed.
+/// Parse `--tolerance`.
 fn tolerance(text: &str) -> Result<f32, &'static str> {
     match text.parse() {
         Ok(number) if number >= 0.0 => Ok(number),
@@ -39,13 +39,13 @@ pub struct DiffArgs {
     a: String,
     /// Output folder of another run over the same images.
     b: String,
-    /// Difference of a score that is none.
+    /// Largest difference between two scores that counts as equal.
     #[arg(long, value_name = "SCORE", default_value_t = 0.0, value_parser = tolerance)]
     tolerance: f32,
-    /// Let images be missing in one of them, as after runs with --limit.
+    /// Ignore images that are in one output only, as after runs with --limit.
     #[arg(long)]
     common: bool,
-    /// List so many of the images that differ.
+    /// List the first N images that differ.
     #[arg(long, value_name = "N", default_value_t = 10)]
     rows: usize,
     /// Print one JSON object.
@@ -53,7 +53,7 @@ pub struct DiffArgs {
     json: bool,
 }
 
-/// What was found.
+/// The result of a comparison.
 #[derive(Debug, Default, PartialEq, Serialize)]
 struct Differences {
     records_in_both: u64,
@@ -63,9 +63,9 @@ struct Differences {
     other_top_class: u64,
     /// Records of the same status and best class whose scores differ by more than the tolerance.
     other_scores: u64,
-    /// `null` where only one of two scores is a number.
+    /// `null` in JSON if only one of two scores is a number.
     max_difference: f32,
-    /// Some of the records that differ, in the order in which they were found.
+    /// The first records that differ, in the order in which they were found.
     rows: Vec<Differing>,
 }
 
@@ -78,14 +78,14 @@ struct Differing {
     difference: String,
 }
 
-/// What is no difference, and how much is listed.
+/// What counts as a difference, and how many are listed.
 #[derive(Debug, Clone, Copy)]
 struct Rules {
     tolerance: f32,
     listed: usize,
 }
 
-/// Compare, and print what differs; exits with 5 when something does.
+/// Compare, and print the differences; exits with 5 if there are any.
 pub fn run(args: &DiffArgs) -> anyhow::Result<ExitCode> {
     let runtime = storage_runtime()?;
     let stores = Stores::new(runtime.handle().clone());
@@ -124,7 +124,7 @@ pub fn run(args: &DiffArgs) -> anyhow::Result<ExitCode> {
     Ok(if same { ExitCode::SUCCESS } else { ExitCode::from(exit::TOO_MANY_ERRORS) })
 }
 
-/// Predictions parts by file name, which says the shard's place and identity.
+/// Predictions parts by file name, which contains the shard's place and identity.
 fn named_parts(stores: &Stores, out: &str) -> Result<BTreeMap<String, ObjectRef>, Error> {
     let out = out.trim_end_matches('/');
     let named = |part: ObjectRef| (part.uri.rsplit('/').next().unwrap_or_default().to_owned(), part);
@@ -134,7 +134,7 @@ fn named_parts(stores: &Stores, out: &str) -> Result<BTreeMap<String, ObjectRef>
 type Parts = BTreeMap<String, ObjectRef>;
 type Pair = (Option<ObjectRef>, Option<ObjectRef>);
 
-/// Parts of the same shard, and those that have no partner.
+/// Pairs of parts of the same shard, and parts without a partner.
 fn pair_parts(stores: &Stores, a: (&str, Parts), b: (&str, Parts)) -> Result<Vec<Pair>, Error> {
     let ((out_a, mut a), (out_b, mut b)) = (a, b);
     let mut pairs = Vec::new();
@@ -163,7 +163,7 @@ fn pair_parts(stores: &Stores, a: (&str, Parts), b: (&str, Parts)) -> Result<Vec
     Ok(pairs)
 }
 
-/// Parts by the name of their shard, which a manifest says at once, and else each footer.
+/// Parts by the name of their shard. The manifest has the names; without one, each footer is read.
 fn by_shard(stores: &Stores, out: &str, parts: Parts) -> Result<Parts, Error> {
     if parts.is_empty() {
         return Ok(parts);
@@ -179,14 +179,14 @@ fn by_shard(stores: &Stores, out: &str, parts: Parts) -> Result<Parts, Error> {
                 open(stores, &part, &PREDICTIONS, &[])?.footer("sluice.shard").unwrap_or(&name).to_owned()
             }
         };
-        // a shard has one part; where an unfinished output has two, each is compared under its own name
+        // a shard has one part; if an unfinished output has two, each is compared under its own name
         let shard = if named.contains_key(&shard) { name } else { shard };
         named.insert(shard, part);
     }
     Ok(named)
 }
 
-/// The rows of one part, or none.
+/// The rows of a part; no rows without a part.
 struct Rows {
     batches: Option<Batches>,
     rows: std::vec::IntoIter<Row>,
@@ -219,7 +219,7 @@ impl Iterator for Rows {
 }
 
 impl Differences {
-    /// Add an image that both outputs have.
+    /// Compare the rows of one image.
     fn compare(&mut self, a: &Row, b: &Row, rules: Rules) {
         self.records_in_both += 1;
         if a.status != b.status {
@@ -249,7 +249,7 @@ impl Differences {
         }
     }
 
-    /// Add what had no partner in a pair of shards.
+    /// Add the rows that had no partner within a pair of shards.
     fn add_unpaired(&mut self, matched: Matched, rules: Rules) {
         matched.pairs.iter().for_each(|(a, b)| self.compare(a, b, rules));
         self.only_in_a += matched.only_a.len() as u64;
@@ -270,7 +270,7 @@ impl Differences {
         }
     }
 
-    /// Whether the outputs say the same of the records in both; there must be some.
+    /// Whether the outputs agree on the records in both, of which there must be some.
     fn are_none(&self, tolerance: f32, common: bool) -> bool {
         self.records_in_both > 0
             && self.other_status == 0

@@ -1,10 +1,10 @@
-//! One record of an output, and how far two of them differ.
+//! One row of an output, and how far two rows differ.
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float32Type, Int32Type, Int64Type};
 use arrow_array::{Array, RecordBatch};
 
-/// Columns that are compared, or that say what is.
+/// Columns that are compared, or that identify a row.
 pub const COLUMNS: [&str; 9] = [
     "key",
     "record_index",
@@ -17,7 +17,7 @@ pub const COLUMNS: [&str; 9] = [
     "scores_index",
 ];
 
-/// What is compared of one record.
+/// What is compared of one row.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Row {
     pub key: String,
@@ -29,17 +29,17 @@ pub struct Row {
     pub scores: Scores,
 }
 
-/// The scores that an output has kept of a record.
+/// The scores that an output kept of a record.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Scores {
-    /// Of every class, in class order.
+    /// Scores of every class, in class order.
     All(Vec<f32>),
-    /// Of the best classes, with their numbers; the others are no better than the last of them.
+    /// The best classes and their scores, best first. No other class has a better score than the last of them.
     Best(Vec<(i32, f32)>),
 }
 
 impl Row {
-    /// The row of a batch of [`COLUMNS`].
+    /// Row `row` of a batch of [`COLUMNS`].
     pub fn of(batch: &RecordBatch, row: usize) -> Self {
         let text = |column: &str| {
             let column = batch[column].as_string::<i32>();
@@ -73,12 +73,12 @@ impl Row {
         }
     }
 
-    /// Whether its id is a name, and not only its place in a shard that has none.
+    /// Whether the id is a name rather than the record's position in a shard without names.
     pub fn is_named(&self) -> bool {
         self.image_id != self.record_index.to_string()
     }
 
-    /// The best class, by its label if it has one.
+    /// The best class: its label, or its index without one.
     pub fn top(&self) -> String {
         match (&self.top_label, self.top_class) {
             (Some(label), _) => label.clone(),
@@ -89,8 +89,8 @@ impl Row {
 }
 
 impl Scores {
-    /// The largest difference of two scores of one class, as far as both outputs have kept them; infinite where
-    /// only one of the two is a number, or where there is no such class in the other model's output.
+    /// The largest difference between two scores of one class, as far as both outputs kept them. Infinite if only one
+    /// of the two is a number, or if the other model has no such class.
     pub fn difference(&self, other: &Self) -> f32 {
         match (self, other) {
             (Self::All(a), Self::All(b)) if a.len() != b.len() => f32::INFINITY,
@@ -107,7 +107,7 @@ impl Scores {
     }
 }
 
-/// Of the classes of `a`, with those of `b`.
+/// The largest difference over the classes of `a`.
 fn one_sided(a: &[(i32, f32)], b: &[(i32, f32)]) -> f32 {
     largest(a.iter().map(|&(class, score)| {
         let other = b.iter().find(|other| other.0 == class);
@@ -115,7 +115,7 @@ fn one_sided(a: &[(i32, f32)], b: &[(i32, f32)]) -> f32 {
     }))
 }
 
-/// How far a score lies at least from one that was not kept, being no better than the last of `best`.
+/// The least difference between `score` and one that was not kept, which is at most the last of `best`.
 fn above(score: f32, best: &[(i32, f32)]) -> f32 {
     best.last().map_or(0.0, |&(_, last)| if score.is_nan() { f32::INFINITY } else { (score - last).max(0.0) })
 }
@@ -137,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_number_equals_itself_and_nothing_else() {
+    fn nan_and_infinity_equal_only_themselves() {
         let odd = Scores::All(vec![f32::NAN, f32::INFINITY, 0.5]);
         assert_eq!(odd.difference(&odd), 0.0);
         assert_eq!(odd.difference(&Scores::All(vec![0.1, f32::INFINITY, 0.5])), f32::INFINITY);
@@ -153,7 +153,7 @@ mod tests {
         assert_eq!(a.difference(&best(&[(3, 0.5), (2, 0.25)])), 0.0, "a tie for the last place");
         assert_eq!(a.difference(&best(&[(1, 0.5), (3, 0.25)])), 0.25);
         assert_eq!(a.difference(&best(&[(7, 0.125)])), 0.375, "class 3 has at most 0.125 there");
-        assert_eq!(a.difference(&best(&[])), 0.0, "nothing was kept that could differ");
+        assert_eq!(a.difference(&best(&[])), 0.0, "no score was kept that could differ");
         let all = Scores::All(vec![0.0, 0.25, 0.25, 0.5]);
         assert_eq!((a.difference(&all), all.difference(&a)), (0.0, 0.0));
         assert_eq!(

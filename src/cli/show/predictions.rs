@@ -1,4 +1,4 @@
-//! What the rows of an output come to.
+//! Totals over the rows of an output: statuses, reasons, labels, scores.
 
 use std::collections::HashMap;
 
@@ -8,19 +8,19 @@ use arrow_array::{Array, RecordBatch};
 use serde::Serialize;
 use sluice::items::Status;
 
-/// Columns that are looked at.
+/// Columns that are read.
 pub const COLUMNS: [&str; 7] =
     ["key", "image_id", "status", "error", "top1_index", "top1_label", "top1_score"];
 
-/// Labels and reasons in the text; a JSON object has all that were held.
+/// Labels and reasons listed in text; JSON has all that were kept.
 const LISTED: usize = 10;
-/// Distinct reasons told apart; a flood of different ones is counted as one more.
-const REASONS_HELD: usize = 10_000;
+/// Distinct reasons counted by themselves; all further ones are counted together.
+const REASONS_KEPT: usize = 10_000;
 /// Bars of the histogram, and the width of the longest one in characters.
 const BARS: usize = 10;
 const BAR_WIDTH: u64 = 40;
 
-/// What the predictions hold.
+/// Totals over all rows.
 #[derive(Debug, Default)]
 pub struct Predictions {
     pub parts: u64,
@@ -28,22 +28,22 @@ pub struct Predictions {
     statuses: HashMap<String, u64>,
     /// By status and error text.
     reasons: HashMap<(String, String), u64>,
-    /// Rows and sum of scores by label, or by class index where there are no labels.
+    /// Rows and sum of scores by label, or by class index without labels.
     labels: HashMap<String, (u64, f64)>,
-    /// The best one of each row, where it is a number.
+    /// The best score of each row, if it is a number.
     scores: Vec<f32>,
-    /// First rows, as many as are wanted.
+    /// The first rows.
     first: Wanted,
-    /// First rows without scores.
+    /// The first rows without scores.
     failed: Wanted,
     /// Shards that ended early, with the reason.
     damaged: Vec<Damaged>,
 }
 
-/// Rows that are collected up to a number.
+/// Rows collected up to a maximum.
 #[derive(Debug, Default)]
 struct Wanted {
-    most: usize,
+    max: usize,
     rows: Vec<Row>,
 }
 
@@ -54,7 +54,7 @@ struct Row {
     image_id: String,
     status: String,
     error: Option<String>,
-    /// The best class, by its label if it has one.
+    /// The best class: its label, or its index without one.
     top1: Option<String>,
     score: Option<f32>,
 }
@@ -73,9 +73,9 @@ struct Bar {
 }
 
 impl Predictions {
-    /// That lists up to so many first and failed rows.
+    /// Totals that also list up to `first` first rows and `failed` failed rows.
     pub fn listing(first: usize, failed: usize) -> Self {
-        let wanted = |most| Wanted { most, rows: Vec::new() };
+        let wanted = |max| Wanted { max, rows: Vec::new() };
         Self { first: wanted(first), failed: wanted(failed), ..Self::default() }
     }
 
@@ -90,7 +90,7 @@ impl Predictions {
                 self.failed.add(rows, row);
             }
             if error.is_valid(row) {
-                let full = self.reasons.len() >= REASONS_HELD;
+                let full = self.reasons.len() >= REASONS_KEPT;
                 let reason = (status.value(row).to_owned(), error.value(row).to_owned());
                 let other = (status.value(row).to_owned(), "(other reasons)".to_owned());
                 let key = if full && !self.reasons.contains_key(&reason) { other } else { reason };
@@ -105,7 +105,7 @@ impl Predictions {
         }
     }
 
-    /// A shard that ended early.
+    /// Add a shard that ended early.
     pub fn add_damaged(&mut self, shard: &str, reason: &str) {
         self.damaged.push(Damaged { shard: shard.to_owned(), reason: reason.to_owned() });
     }
@@ -190,7 +190,7 @@ impl Predictions {
     }
 }
 
-/// How many are not listed.
+/// `and N more`, if not all are listed.
 fn more(all: u64, listed: usize) -> Option<String> {
     let hidden = all.saturating_sub(listed as u64);
     (hidden > 0).then(|| format!("  and {hidden} more"))
@@ -198,7 +198,7 @@ fn more(all: u64, listed: usize) -> Option<String> {
 
 impl Wanted {
     fn add(&mut self, rows: &RecordBatch, row: usize) {
-        if self.rows.len() < self.most {
+        if self.rows.len() < self.max {
             let text = |column: &str| {
                 let column = rows[column].as_string::<i32>();
                 column.is_valid(row).then(|| column.value(row).to_owned())
@@ -216,7 +216,7 @@ impl Wanted {
 }
 
 impl Row {
-    /// The image, then its label and score, or why it has none.
+    /// The image's name, then label and score, or the reason why there are none.
     fn line(&self) -> String {
         let image = self.image_id.rsplit('/').next().unwrap_or_default();
         match (&self.error, self.score) {
@@ -227,7 +227,7 @@ impl Row {
         }
     }
 
-    /// The key, by which `extract` finds the image, then the id unless it is in there, and the reason.
+    /// The key, which `extract` takes, the id unless the key contains it, and the reason.
     fn failed_line(&self) -> String {
         let Self { key, image_id, status, error, .. } = self;
         let id = if key.contains(image_id.as_str()) { String::new() } else { format!("{image_id}  ") };
@@ -235,7 +235,7 @@ impl Row {
     }
 }
 
-/// The top label, or the class index where the model has no labels.
+/// The top label, or the class index without labels.
 fn label(rows: &RecordBatch, row: usize) -> Option<String> {
     let label = rows["top1_label"].as_string::<i32>();
     if label.is_valid(row) {
@@ -258,7 +258,7 @@ fn by_count<K: Ord>(counts: &HashMap<K, u64>) -> Vec<(&K, &u64)> {
     sorted
 }
 
-/// Ten bars of equal width: from 0 to 1 for probabilities, else over the scores' own range.
+/// Ten bars of equal width: from 0 to 1 for probabilities, else over the range of the scores.
 fn histogram(scores: &[f32]) -> Vec<Bar> {
     let (low, high) =
         scores.iter().fold((0.0_f32, 1.0_f32), |(low, high), &score| (low.min(score), high.max(score)));

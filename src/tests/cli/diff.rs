@@ -33,7 +33,7 @@ fn an_output_with_invalid_scores_equals_itself() {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn images_are_the_same_below_another_folder_and_beside_a_new_one() {
+fn images_match_in_another_folder_and_beside_a_new_image() {
     let bench = Bench::new();
     let write = |folder: &Path, images: &[(String, Vec<u8>)]| {
         fs::create_dir_all(folder).expect("folder");
@@ -66,12 +66,12 @@ fn images_are_the_same_below_another_folder_and_beside_a_new_one() {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn what_differs_is_listed() {
+fn differences_are_listed() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 4));
     write_tar(&bench.path("other.tar"), &images(0, 4));
     assert_code(&bench.run("a", &[]), 0);
-    // another image under one name, and none under another
+    // one name has another image, another name has none
     let mut members = images(0, 4);
     members[1].1 = png(99);
     members[2].1 = b"hello".to_vec();
@@ -94,7 +94,7 @@ fn what_differs_is_listed() {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn what_is_no_part_of_an_output_is_refused_with_the_reason() {
+fn a_file_that_is_not_a_part_of_an_output_is_refused_with_the_reason() {
     use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray};
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 2));
@@ -130,7 +130,7 @@ fn what_is_no_part_of_an_output_is_refused_with_the_reason() {
             let refused = sluice().current_dir(bench.path("")).args(args).output().expect("starts");
             assert_code(&refused, 3);
             let said = stderr(&refused);
-            assert!(said.contains("is no part of an output") && said.contains(words), "{args:?}: {said}");
+            assert!(said.contains("is not a part of an output") && said.contains(words), "{args:?}: {said}");
             assert!(!said.contains("panic"), "{args:?}: {said}");
         }
     }

@@ -8,7 +8,7 @@ fn extract(bench: &Bench, out: &str, key: &str, more: &[&str]) -> Output {
     sluice().current_dir(bench.path("")).args(["extract", out, key]).args(more).output().expect("starts")
 }
 
-/// Three images and a text under an image's name, of every format.
+/// Three images, and a text with the name of an image, in every format.
 fn every_format(bench: &Bench) -> (Vec<(String, Vec<u8>)>, [&'static str; 5]) {
     let mut members = images(0, 4);
     members[2].1 = b"I am no image at all".to_vec();
@@ -27,12 +27,12 @@ fn every_format(bench: &Bench) -> (Vec<(String, Vec<u8>)>, [&'static str; 5]) {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn the_image_of_every_row_comes_back_byte_by_byte_from_every_format() {
+fn the_image_of_every_row_is_extracted_byte_by_byte_from_every_format() {
     let bench = Bench::new();
     let (members, inputs) = every_format(&bench);
     for (number, input) in inputs.iter().enumerate() {
         let out = format!("out{number}");
-        // too many errors or not: there is a manifest
+        // with or without too many errors there is a manifest
         let (rate, code) = if number % 2 == 0 { ("0.5", 0) } else { ("0.1", 5) };
         let rate = format!("output.max_error_rate={rate}");
         let args = ["--input", input, "--set", &rate, "--set", "input.files_per_shard=3"];
@@ -51,11 +51,11 @@ fn the_image_of_every_row_comes_back_byte_by_byte_from_every_format() {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn an_unfinished_output_is_enough() {
+fn images_can_be_extracted_from_an_unfinished_output() {
     let bench = Bench::new();
     let (members, _) = every_format(&bench);
     for (out, input) in [("loose-out", "loose"), ("tar-out", "in/a.tar")] {
-        // one of two workers leaves no manifest
+        // one of two workers writes no manifest
         let share = ["--input", input, "--num-shards", "2", "--shard-index", "0"];
         assert_code(&bench.run(out, &share), 0);
         assert!(!bench.path(out).join("_manifest.json").exists());
@@ -69,7 +69,7 @@ fn an_unfinished_output_is_enough() {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn what_is_not_the_image_that_was_scored_is_refused() {
+fn an_image_other_than_the_one_that_was_scored_is_refused() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 3));
     fs::create_dir(bench.path("loose")).expect("folder");
@@ -82,10 +82,10 @@ fn what_is_not_the_image_that_was_scored_is_refused() {
         assert!(stderr(&found).contains(words), "{key}: {}", stderr(&found));
         assert!(!bench.path("never").exists());
     };
-    refused("in/a.tar", "is no key");
-    refused("in/other.tar#0", "no part of the output holds a row of that shard");
+    refused("in/a.tar", "is not a key");
+    refused("in/other.tar#0", "no part of the output has rows of that shard");
     refused("in/a.tar#3", "the output has no such row");
-    // another file under the same name, and another image
+    // another file with the same name, and another image
     write_tar(&bench.path("in/a.tar"), &images(5, 3));
     fs::write(bench.path("loose/b.png"), [png(1), vec![0]].concat()).expect("image");
     refused(&keys[0], "has changed since it was scored");
@@ -103,8 +103,8 @@ fn a_record_without_an_image_says_why() {
     assert_code(&bench.run("out", &["--set", "output.max_error_rate=0.5"]), 0);
     let found = extract(&bench, "out", "in/a.tar#0", &[]);
     assert_code(&found, 3);
-    assert!(stderr(&found).contains("holds no image: image is 0 bytes"), "{}", stderr(&found));
-    // longer than the run allows
+    assert!(stderr(&found).contains("has no image: image is 0 bytes"), "{}", stderr(&found));
+    // longer than the run's limit
     let bytes = png(1);
     let limit = format!("input.max_image_bytes={}", bytes.len() - 1);
     assert_code(&bench.run("limited", &["--set", &limit, "--set", "output.max_error_rate=1"]), 0);

@@ -1,4 +1,4 @@
-//! What a run counts for its progress display, seen through the library.
+//! The counts of the progress display, through the library.
 
 use sluice::commit::Share;
 use sluice::config::{Overrides, PipelineFile};
@@ -9,7 +9,7 @@ use sluice::source::list_shards;
 
 use super::*;
 
-/// Run what is left of the input for `share`, and return what was counted.
+/// Run the rest of the input for `share`, and return the counts.
 fn counted(bench: &Bench, share: Share) -> Counts {
     let overrides = Overrides {
         inputs: vec![bench.path("in").display().to_string()],
@@ -29,7 +29,7 @@ fn counted(bench: &Bench, share: Share) -> Counts {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn only_this_workers_rows_count_and_those_of_earlier_attempts_are_done() {
+fn this_workers_rows_count_and_those_of_earlier_attempts_are_done() {
     let bench = Bench::new();
     let mut members = images(0, 5);
     members[2].1 = b"hello".to_vec();

@@ -1,4 +1,4 @@
-//! What a run and `show` say of an output, to people and to programs.
+//! Reports about an output, as text and as JSON.
 
 use super::*;
 
@@ -23,7 +23,7 @@ fn show(bench: &Bench, args: &[&str]) -> String {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn with_json_logs_every_line_and_the_summary_are_objects_whose_numbers_are_numbers() {
+fn json_logs_and_summary_are_objects_with_numbers() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 2));
     for again in [false, true] {
@@ -55,7 +55,7 @@ fn with_json_logs_every_line_and_the_summary_are_objects_whose_numbers_are_numbe
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn show_and_inspect_tell_what_is_there() {
+fn show_and_inspect_summarise_output_and_input() {
     let bench = Bench::new();
     one_bad(&bench);
     let shown = show(&bench, &[]);
@@ -73,7 +73,7 @@ fn show_and_inspect_tell_what_is_there() {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn show_lists_failed_records_by_the_key_with_their_reasons() {
+fn show_lists_failed_records_by_key_with_their_reasons() {
     let bench = Bench::new();
     one_bad(&bench);
     assert!(!show(&bench, &[]).contains("failed records"));
@@ -95,7 +95,7 @@ fn show_lists_failed_records_by_the_key_with_their_reasons() {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn show_tells_what_an_unfinished_run_has_skipped() {
+fn show_counts_what_an_unfinished_run_skipped() {
     let bench = Bench::new();
     for (id, bytes) in images(0, 2) {
         fs::write(bench.path(&format!("in/{id}.png")), bytes).expect("an image");
@@ -106,7 +106,7 @@ fn show_tells_what_an_unfinished_run_has_skipped() {
         fs::remove_file(bench.path(mark)).expect("a file");
     }
     assert!(
-        show(&bench, &[]).contains("skipped so far 1 that are no images: 1 json"),
+        show(&bench, &[]).contains("skipped so far 1 that are not images: 1 json"),
         "{}",
         show(&bench, &[])
     );
@@ -115,7 +115,7 @@ fn show_tells_what_an_unfinished_run_has_skipped() {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn verify_is_json_for_programs() {
+fn verify_prints_json() {
     let bench = Bench::new();
     one_bad(&bench);
     let verify = |code| {
@@ -140,7 +140,7 @@ fn verify_is_json_for_programs() {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn inspect_is_json_for_programs() {
+fn inspect_prints_json() {
     let bench = Bench::new();
     one_bad(&bench);
     write_tfrecord(&bench.path("in/b.tfrecord"), &images(7, 2));
@@ -163,7 +163,7 @@ fn inspect_is_json_for_programs() {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn show_is_json_for_programs() {
+fn show_prints_json() {
     let bench = Bench::new();
     one_bad(&bench);
     let shown = object(&show(&bench, &["--json", "--rows", "1", "--failed", "1"]));
@@ -200,7 +200,7 @@ fn show_names_shards_that_ended_early() {
 }
 
 #[test]
-fn what_cannot_be_read_as_an_output_is_an_input_error_of_every_command_that_reads_one() {
+fn an_output_that_cannot_be_read_is_an_input_error_of_every_command() {
     let bench = Bench::new();
     std::fs::write(bench.path("file"), b"no folder").expect("written");
     for out in ["nowhere://x/y", "file", "missing", "gs:///no-bucket"] {

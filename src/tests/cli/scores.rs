@@ -1,8 +1,8 @@
-//! What becomes of a model's scores.
+//! Scores of a model in the output.
 
 use super::*;
 
-/// Pixels of 2 and more overflow with it, and the model makes NaN of that; a black image stays finite.
+/// Pixels of 2 and more overflow with it, and the model returns NaN; a black image stays finite.
 const OVERFLOWS: [&str; 4] = ["--set", "preprocess.scale=3e38", "--set", "output.max_error_rate=0.9"];
 
 fn black() -> Vec<u8> {
@@ -12,7 +12,7 @@ fn black() -> Vec<u8> {
     png
 }
 
-/// `a.tar` of two images that the model has no number for, a black one between them, and no image.
+/// `a.tar` of two images with NaN scores, a black one between them, and a member that is not an image.
 fn overflowing(bench: &Bench) {
     let [first, second] = [png(1), png(2)];
     let members = [("one", first), ("black", black()), ("two", second), ("text", b"hello".to_vec())];
@@ -21,7 +21,7 @@ fn overflowing(bench: &Bench) {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn a_score_that_is_no_number_is_an_error_with_a_reason_and_without_scores() {
+fn a_nan_score_makes_an_error_row_with_a_reason_and_no_scores() {
     let bench = Bench::new();
     overflowing(&bench);
     let output = bench.run("out", &OVERFLOWS);
@@ -51,7 +51,7 @@ fn a_score_that_is_no_number_is_an_error_with_a_reason_and_without_scores() {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn each_part_names_the_classes_of_its_scores() {
+fn each_part_has_the_class_names_in_its_footer() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 2));
     write_tar(&bench.path("in/b.tar"), &[]);

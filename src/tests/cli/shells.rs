@@ -1,4 +1,4 @@
-//! What shells, terminals and readers of manuals get.
+//! Completions, manual pages and colours.
 
 use std::io::Write;
 use std::process::{Command, Output};
@@ -12,7 +12,7 @@ fn said(args: &[&str]) -> String {
 }
 
 #[test]
-fn completions_are_there_for_three_shells_and_load_in_bash() {
+fn completions_exist_for_three_shells_and_load_in_bash() {
     let script = said(&["completions", "bash"]);
     let mut bash = Command::new("bash")
         .args(["-c", "source /dev/stdin && complete -p sluice"])
@@ -44,7 +44,7 @@ fn every_command_has_a_manual_page() {
 }
 
 #[test]
-fn colours_of_the_log_are_as_the_environment_wants_them() {
+fn colours_of_the_log_follow_the_environment() {
     let refused = |variables: &[(&str, &str)]| -> Output {
         let mut command = sluice();
         for name in ["NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE"] {

@@ -1,4 +1,4 @@
-//! What is wrong is told in words of our own: what, with which thing.
+//! Messages about bad input: they name the thing and what is wrong with it, without a library's terms.
 
 use super::*;
 
@@ -18,7 +18,7 @@ fn reasons(bench: &Bench, input: &str) -> Vec<String> {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn what_is_wrong_with_a_line_of_a_manifest_is_told() {
+fn a_bad_line_of_a_manifest_is_named_with_what_is_wrong() {
     let bench = Bench::new();
     write_tfrecord(
         &bench.path("a.tfrecord"),
@@ -33,7 +33,7 @@ fn what_is_wrong_with_a_line_of_a_manifest_is_told() {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn what_is_wrong_with_a_shard_is_told_without_the_words_of_a_library() {
+fn reasons_of_damaged_shards_have_no_terms_of_a_library() {
     let bench = Bench::new();
     let path = bench.path("a.parquet");
     write_parquet(&path, &images(0, 9));
@@ -60,7 +60,7 @@ fn what_is_wrong_with_a_shard_is_told_without_the_words_of_a_library() {
 }
 
 #[test]
-fn arguments_that_are_refused_are_shown_without_secrets_and_escapes() {
+fn refused_arguments_are_shown_without_secrets_and_escapes() {
     for args in [
         &["show", "a", "https://me:very-secret@h/x"][..],
         &["show", "a", "--rows", "https://h/x?sid=very-secret"],

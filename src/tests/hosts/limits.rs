@@ -1,10 +1,10 @@
-//! What the system may refuse a process: it is told before anything is begun, and no image is blamed.
+//! Limits of the system: a run reports them before it starts, and never as an error of an image.
 
 use std::process::Command;
 
 use super::support::*;
 
-/// `command` under the limits that `ulimit` sets with these arguments.
+/// `command` with the limits that these arguments of `ulimit` set.
 fn limited(command: &Command, limits: &str) -> Command {
     let mut shell = Command::new("bash");
     let script = format!("ulimit {limits}; exec \"$0\" \"$@\"");
@@ -22,10 +22,10 @@ fn limited(command: &Command, limits: &str) -> Command {
 }
 
 #[test]
-fn too_few_threads_are_told_before_anything_is_begun() {
+fn too_few_threads_are_an_error_before_the_run_starts() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 3));
-    // root may have as many as it likes
+    // root has no limit
     let is_root = rustix::process::geteuid().is_root();
     let nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--"];
     for limit in ["1", "10"] {
@@ -45,10 +45,10 @@ fn too_few_threads_are_told_before_anything_is_begun() {
 }
 
 #[test]
-fn too_little_address_space_is_told_and_blames_no_image() {
+fn too_little_address_space_is_an_error_before_the_run_starts() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 3));
-    // with less the system cannot even load the binary; the upper end may be enough
+    // with less, the system cannot load the binary; the upper end may suffice
     for kib in (100_000..4_000_000).step_by(300_000) {
         let output =
             limited(&bench.command("run", "out", &[]), &format!("-v {kib}")).output().expect("bash starts");
@@ -65,7 +65,7 @@ fn too_little_address_space_is_told_and_blames_no_image() {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn too_few_open_files_are_told_before_anything_is_begun() {
+fn too_few_open_files_are_an_error_before_the_run_starts() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 3));
     for files in [5, 16, 32, 64, 100] {
@@ -75,7 +75,7 @@ fn too_few_open_files_are_told_before_anything_is_begun() {
         assert!(stderr(&output).contains("ulimit -n"), "{files}: {}", stderr(&output));
         assert!(!bench.path("out").exists());
     }
-    // what a shell allows for the moment may be raised
+    // a soft limit is raised
     let output = limited(&bench.command("run", "out", &[]), "-S -n 64").output().expect("bash starts");
     assert_code(&output, 0);
     let output = limited(&bench.command("run", "other", &[]), "-n 256").output().expect("bash starts");
@@ -84,7 +84,7 @@ fn too_few_open_files_are_told_before_anything_is_begun() {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn too_little_memory_for_data_or_stacks_is_told_and_blames_no_image() {
+fn too_little_memory_for_data_or_stacks_is_an_error_before_the_run_starts() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 3));
     for (option, kib) in
@@ -102,10 +102,10 @@ fn too_little_memory_for_data_or_stacks_is_told_and_blames_no_image() {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn a_file_that_may_not_grow_is_an_error_and_no_signal() {
+fn a_limit_on_file_size_is_an_error_and_not_a_signal() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 300));
-    // blocks of 1,024 bytes; the part takes more
+    // blocks of 1,024 bytes; the part is longer
     let output = limited(&bench.command("run", "out", &[]), "-f 4").output().expect("bash starts");
     assert_code(&output, 6);
     assert!(stderr(&output).to_lowercase().contains("file too large"), "{}", stderr(&output));
