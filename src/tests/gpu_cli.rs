@@ -1,4 +1,4 @@
-//! The GPU engines' commands, on a host that shows no GPU: what they refuse, and what they say.
+//! The commands of the GPU engines on a host without a GPU: their refusals and messages.
 
 mod support;
 
@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 
 use support::*;
 
-/// The binary where CUDA shows no device.
+/// The binary with all GPUs hidden.
 fn without_gpu(args: &[&str]) -> Command {
     let mut command = sluice();
     command.env("CUDA_VISIBLE_DEVICES", "").args(args);
@@ -32,7 +32,7 @@ fn tiny_model() -> String {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn an_engine_is_not_built_without_a_gpu_and_nothing_is_left_behind() {
+fn building_an_engine_without_a_gpu_fails_and_leaves_no_file() {
     let folder = tempfile::tempdir().expect("temp folder");
     let engine = folder.path().join("tiny.engine");
     let args = ["build-engine", "--onnx", &tiny_model(), "--saveEngine", &engine.display().to_string()];
@@ -44,7 +44,7 @@ fn an_engine_is_not_built_without_a_gpu_and_nothing_is_left_behind() {
 }
 
 #[test]
-fn build_engine_refuses_what_trtexec_would_not_understand() {
+fn build_engine_refuses_invalid_arguments() {
     let folder = tempfile::tempdir().expect("temp folder");
     let engine = folder.path().join("tiny.engine").display().to_string();
     let model = tiny_model();
@@ -65,7 +65,7 @@ fn build_engine_refuses_what_trtexec_would_not_understand() {
 }
 
 #[test]
-fn a_missing_tensorrt_is_told_before_any_output() {
+fn a_missing_tensorrt_is_reported_before_any_output() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 3));
     let mut run = bench.command("run", "out", &["--set", "engine.kind=tensorrt"]);
@@ -76,7 +76,7 @@ fn a_missing_tensorrt_is_told_before_any_output() {
 }
 
 #[test]
-fn engine_keys_that_make_no_sense_are_usage_errors() {
+fn invalid_engine_keys_are_usage_errors() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 3));
     for (setting, words) in [
@@ -92,7 +92,7 @@ fn engine_keys_that_make_no_sense_are_usage_errors() {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn the_cpu_stands_in_only_where_it_is_allowed_and_the_manifest_tells() {
+fn falling_back_to_the_cpu_must_be_allowed_and_is_recorded_in_the_manifest() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 3));
     let run = |out: &str, more: &[&str]| {
@@ -113,7 +113,7 @@ fn the_cpu_stands_in_only_where_it_is_allowed_and_the_manifest_tells() {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn bench_measures_what_can_run_and_says_why_the_rest_cannot() {
+fn bench_measures_the_available_setups_and_says_why_others_cannot_run() {
     let folder = tempfile::tempdir().expect("temp folder");
     let json = folder.path().join("bench.json");
     let (model, path) = (tiny_model(), json.display().to_string());
@@ -143,7 +143,7 @@ fn bench_measures_what_can_run_and_says_why_the_rest_cannot() {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn doctor_looks_at_every_engine_and_finds_the_one_on_the_cpu() {
+fn doctor_checks_every_engine_and_finds_the_one_on_the_cpu() {
     let doctor = output(without_gpu(&["doctor"]));
     assert_eq!(doctor.status.code(), Some(0), "{}", stderr(&doctor));
     let text = stdout(&doctor);
@@ -155,7 +155,7 @@ fn doctor_looks_at_every_engine_and_finds_the_one_on_the_cpu() {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn diff_tells_outputs_apart() {
+fn diff_exits_with_5_if_outputs_differ() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 5));
     let all = ["--set", "output.scores=all"];
