@@ -6,7 +6,7 @@ use super::*;
 fn flip(path: &Path) {
     let bytes = fs::read(path).expect("a file");
     let at = bytes.len() / 2;
-    rot(path, at as u64, &[bytes[at] ^ 1]);
+    corrupt(path, at as u64, &[bytes[at] ^ 1]);
 }
 
 #[test]
@@ -47,7 +47,7 @@ fn a_damaged_part_is_not_reused_although_no_manifest_or_note_has_its_checksum() 
     }
     let part = whole_parts(&bench).remove(1);
     let at = 100;
-    rot(&part, at, &[fs::read(&part).expect("a part")[at as usize] ^ 1]);
+    corrupt(&part, at, &[fs::read(&part).expect("a part")[at as usize] ^ 1]);
     let output = bench.run("out", &[]);
     assert_code(&output, 0);
     assert!(
@@ -106,7 +106,7 @@ fn a_shard_that_was_damaged_after_a_checkpoint_is_scored_as_it_is_now() {
     let stored: usize = segments(&bench).iter().map(|segment| read_rows(segment).len()).sum();
     let shard = bench.path("in/long.tfrecord");
     assert!(stored > 3, "{stored} rows are in segments");
-    rot(&shard, tfrecord_starts(&shard)[3], b"rot");
+    corrupt(&shard, tfrecord_starts(&shard)[3], b"rot");
     let output = bench.run("out", &[]);
     assert_code(&output, 5);
     assert!(stderr(&output).contains("fewer sound records than a checkpoint"), "{}", stderr(&output));

@@ -1,7 +1,7 @@
-//! What sluice does with bytes from anywhere, one function for each kind of them. The fuzz targets call
-//! these, and so does the test that replays what fuzzing has found.
+//! Feeds untrusted bytes to sluice, with one function for each kind of input. The fuzz targets call these,
+//! and so does the test that replays the findings of fuzzing.
 //!
-//! Each one panics if a promise is broken, and otherwise says what came out.
+//! Each function panics if a guarantee is broken, and otherwise returns the result.
 
 use std::path::PathBuf;
 use std::sync::LazyLock;
@@ -14,12 +14,12 @@ use sluice::plan::Plan;
 use sluice::source::{ReadOptions, open_shard};
 use sluice::store::Stores;
 
-/// Small, so that limits are met.
+/// Small, so that inputs reach the limits.
 const MAX_IMAGE_BYTES: u64 = 1 << 16;
 const MAX_PAGE_BYTES: u64 = 1 << 20;
 const MAX_PIXELS: u64 = 1 << 20;
 
-/// A file in memory that the bytes are put into: what is tested reads objects and files.
+/// A file, in memory if possible, that holds the bytes: the tested functions read files and objects.
 static FILE: LazyLock<PathBuf> = LazyLock::new(|| {
     let folder = PathBuf::from("/dev/shm");
     let folder = if folder.is_dir() { folder } else { std::env::temp_dir() };
@@ -34,10 +34,10 @@ fn file(bytes: &[u8]) -> &'static PathBuf {
 static RUNTIME: LazyLock<tokio::runtime::Runtime> =
     LazyLock::new(|| tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().expect("runtime"));
 
-/// A record's id, and its image's length or the reason why there is none.
+/// A record's id, and the length of its image or the reason for its rejection.
 pub type Read = (String, Result<usize, String>);
 
-/// Every record of a shard, and how it ended.
+/// Read a shard. Returns its records, and the error that ended it early, if any.
 pub fn shard(bytes: &[u8], format: ShardFormat) -> (Vec<Read>, Option<ReadError>) {
     let uri = file(bytes).to_str().expect("UTF-8").to_owned();
     let content = ShardContent::Container(ObjectRef { uri: uri.clone(), size_bytes: None, version: None });
@@ -69,7 +69,7 @@ pub fn shard(bytes: &[u8], format: ShardFormat) -> (Vec<Read>, Option<ReadError>
     (found, None)
 }
 
-/// Ways to decode that between them take every branch.
+/// Decoders whose options, together, exercise every branch.
 static DECODERS: LazyLock<[Decoder; 3]> = LazyLock::new(|| {
     [
         "resize = { width = 8, height = 8 }",
@@ -85,7 +85,7 @@ static DECODERS: LazyLock<[Decoder; 3]> = LazyLock::new(|| {
     })
 });
 
-/// A bitmap of white pixels, so that whatever it leaves behind shows in another image.
+/// A bitmap of white pixels: bytes that leaked from it into the next image would show.
 static WHITE: LazyLock<Vec<u8>> = LazyLock::new(|| {
     const SIDE: u32 = 64;
     const HEADER_BYTES: u32 = 54;
@@ -95,11 +95,11 @@ static WHITE: LazyLock<Vec<u8>> = LazyLock::new(|| {
     [b"BM".to_vec(), numbers.collect(), pixels].concat()
 });
 
-/// Decode an image in several ways: a tensor row of the right length, or a reason.
+/// Decode an image with each decoder. Returns the length of the tensor row, or the reason for rejection.
 pub fn image(bytes: &[u8]) -> Vec<Result<usize, String>> {
     let decode = |decoder: &Decoder| {
         let first = decoder.decode(bytes, &mut Scratch::default());
-        // what a scratch was used for before changes nothing
+        // a used scratch gives the same result
         let mut used = Scratch::default();
         decoder.decode(&WHITE, &mut used).expect("an image");
         assert_eq!(first, decoder.decode(bytes, &mut used));
@@ -109,7 +109,7 @@ pub fn image(bytes: &[u8]) -> Vec<Result<usize, String>> {
                 Ok(row.len())
             }
             Ok((_, other)) => panic!("rows of bytes were asked for: {other:?}"),
-            // who fuzzes would have been told; who replays is not
+            // the decoder catches panics, and a replay must fail as fuzzing did
             Err(rejected) if rejected.error.contains("panicked") => panic!("{}", rejected.error),
             Err(rejected) => Err(rejected.error),
         }
@@ -117,14 +117,14 @@ pub fn image(bytes: &[u8]) -> Vec<Result<usize, String>> {
     DECODERS.iter().map(decode).collect()
 }
 
-/// Read and check a pipeline file; the model is not opened.
+/// Parse and check a pipeline file, without opening the model.
 pub fn pipeline(bytes: &[u8]) -> Result<Plan, String> {
     let overrides = Overrides { inputs: vec!["in".into()], output: Some("out".into()), set: Vec::new() };
     let read = PipelineFile::load(file(bytes), &overrides).map_err(|error| error.to_string())?;
     Plan::check(read).map_err(|error| error.to_string())
 }
 
-/// The kinds by the names of the fuzz targets.
+/// Run the fuzz target of this name.
 pub fn replay(target: &str, bytes: &[u8]) {
     match target {
         "tfrecord" => drop(shard(bytes, ShardFormat::Tfrecord)),

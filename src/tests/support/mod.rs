@@ -1,4 +1,4 @@
-//! What the black-box tests share: inputs made on the spot, the binary, and its output read back.
+//! Shared by the black-box tests: generated inputs, the binary, and readers of its output.
 #![allow(dead_code, reason = "each test binary uses some of it")]
 
 pub mod peak;
@@ -30,7 +30,7 @@ pub fn png(seed: u32) -> Vec<u8> {
     png
 }
 
-/// `count` images named `img-00000` and on, from `first`.
+/// `count` images, named `img-00000` and so on, from number `first`.
 pub fn images(first: u32, count: u32) -> Vec<(String, Vec<u8>)> {
     (first..first + count).map(|seed| (format!("img-{seed:05}"), png(seed))).collect()
 }
@@ -61,7 +61,7 @@ pub fn write_tfrecord(path: &Path, records: &[(String, Vec<u8>)]) {
     }
 }
 
-/// Where the records of such a file begin: each has its length in front, and 8 more bytes of checksums.
+/// Offsets of the records of a TFRecord file: each begins with its length, and has 8 bytes of checksums.
 pub fn tfrecord_starts(path: &Path) -> Vec<u64> {
     let bytes = fs::read(path).expect("TFRecord file");
     let (mut starts, mut at) = (Vec::new(), 0);
@@ -72,8 +72,8 @@ pub fn tfrecord_starts(path: &Path) -> Vec<u64> {
     starts
 }
 
-/// Change bytes of a file, and nothing that a listing shows of it.
-pub fn rot(path: &Path, at: u64, bytes: &[u8]) {
+/// Change bytes of a file, but not its size or time, as bit rot does.
+pub fn corrupt(path: &Path, at: u64, bytes: &[u8]) {
     let modified = fs::metadata(path).and_then(|meta| meta.modified()).expect("a file");
     let file = File::options().write(true).open(path).expect("a file");
     file.write_all_at(bytes, at).expect("written");
@@ -141,7 +141,7 @@ impl Bench {
         parts(&self.path(out).join("predictions")).iter().flat_map(|part| read_rows(part)).collect()
     }
 
-    /// What an attempt has noted of itself.
+    /// The note of an attempt.
     pub fn note(&self, out: &str, attempt: u32) -> serde_json::Value {
         let name = format!("_attempts/{attempt:06}.json");
         let text = fs::read(self.path(out).join(name)).expect("a note");
@@ -168,7 +168,10 @@ pub fn sluice() -> Command {
     sluice
 }
 
-/// What `setup` installs; a test that needs it fails without it.
+/// The path of a file that `setup` installs.
+///
+/// # Panics
+/// If it is missing.
 pub fn installed(name: &str, setup: &str) -> PathBuf {
     let path = Path::new(REPOSITORY).join(".deps").join(name);
     assert!(path.is_file(), "{} is missing: run {setup}", path.display());
@@ -197,7 +200,7 @@ fn tiny_pipeline() -> String {
     )
 }
 
-/// Parquet files of a folder, sorted by name.
+/// The files of a folder, sorted by name; none if it does not exist.
 pub fn parts(folder: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
     let mut parts: Vec<_> = entries.map(|entry| entry.expect("folder entry").path()).collect();
@@ -205,7 +208,7 @@ pub fn parts(folder: &Path) -> Vec<PathBuf> {
     parts
 }
 
-/// One prediction, with its scores as bits, so that equal means identical.
+/// One prediction, with its scores as bits, so that equal rows are bit-identical.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Row {
     pub key: String,
@@ -217,13 +220,12 @@ pub struct Row {
     pub score_bits: Option<Vec<u32>>,
     pub size: Option<(i32, i32)>,
     pub batch_id: Option<i64>,
-    /// Every other column but `run_id`, in words that tell each value apart.
+    /// All other columns except `run_id`, as text.
     pub rest: String,
 }
 
-/// Columns that a [`Row`] has a field for, or that differ between runs. What differs between places, the shard's
-/// URI, is in the key.
-const TOLD_APART: [&str; 12] = [
+/// Columns that a [`Row`] has a field for, or that differ between runs.
+const SEPARATE_COLUMNS: [&str; 12] = [
     "key",
     "record_index",
     "image_id",
@@ -252,9 +254,9 @@ pub fn read_rows(part: &Path) -> Vec<Row> {
             let column = batch[column].as_primitive::<Int32Type>();
             column.is_valid(row).then(|| column.value(row))
         };
-        let told: Vec<_> = batch.schema().fields().iter().map(|field| field.name().clone()).collect();
+        let columns: Vec<_> = batch.schema().fields().iter().map(|field| field.name().clone()).collect();
         let rest = |row: usize| {
-            let others = told.iter().filter(|name| !TOLD_APART.contains(&name.as_str()));
+            let others = columns.iter().filter(|name| !SEPARATE_COLUMNS.contains(&name.as_str()));
             let values = others.map(|name| {
                 let value = array_value_to_string(&batch[name.as_str()], row).expect("a value");
                 format!("{name}={value}")
@@ -289,7 +291,10 @@ pub fn read_rows(part: &Path) -> Vec<Row> {
     rows
 }
 
-/// Score bits by image id; every id occurs once.
+/// Score bits by image id.
+///
+/// # Panics
+/// If an id occurs twice.
 pub fn scores_by_id(rows: &[Row]) -> BTreeMap<String, Vec<u32>> {
     let scores: BTreeMap<_, _> =
         rows.iter().filter_map(|row| Some((row.image_id.clone(), row.score_bits.clone()?))).collect();
@@ -328,12 +333,12 @@ pub fn write_parquet(path: &Path, records: &[(String, Vec<u8>)]) {
     writer.close().expect("footer");
 }
 
-/// A PNG that declares a size and holds no pixels.
+/// A PNG that declares a size but has no pixels.
 pub fn huge_png(width: u32, height: u32) -> Vec<u8> {
     png_around(width, height, b"")
 }
 
-/// A black PNG of few bytes that takes long to decode.
+/// A small file with a black PNG that takes long to decode.
 pub fn slow_png() -> Vec<u8> {
     let (width, height) = (9_000, 10_000);
     let mut pixels = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::fast());
@@ -342,7 +347,7 @@ pub fn slow_png() -> Vec<u8> {
     png_around(width, height, &pixels.finish().expect("to memory"))
 }
 
-/// A PNG of RGB pixels that are compressed already.
+/// A PNG around compressed RGB pixels.
 fn png_around(width: u32, height: u32, pixels: &[u8]) -> Vec<u8> {
     let mut header = b"IHDR".to_vec();
     header.extend(width.to_be_bytes());
@@ -363,7 +368,7 @@ pub fn assert_code(output: &Output, code: i32) {
     assert_eq!(output.status.code(), Some(code), "stdout:\n{}\nstderr:\n{}", stdout(output), stderr(output));
 }
 
-/// A run over so many shards that it cannot be over before `ready` parts of it are there.
+/// Start a run over 400 shards of 50 images, and wait until `ready` of its parts are published.
 pub fn started(bench: &Bench, ready: usize) -> Child {
     for shard in 0..400 {
         write_tar(&bench.path(&format!("in/{shard:03}.tar")), &images(shard * 50, 50));
@@ -381,7 +386,7 @@ pub fn started(bench: &Bench, ready: usize) -> Child {
     running
 }
 
-/// Predictions as an analyst's `*.parquet` finds them.
+/// The parts that `predictions/*.parquet` matches.
 pub fn whole_parts(bench: &Bench) -> Vec<PathBuf> {
     let mut parts = parts(&bench.path("out/predictions"));
     parts.retain(|part| part.extension().is_some_and(|extension| extension == "parquet"));
@@ -392,7 +397,7 @@ pub fn send(signal: Signal, to: &Child) {
     kill_process(Pid::from_child(to), signal).expect("the child is there");
 }
 
-/// A thousand letters and digits that look random: Marsaglia's xorshift of 64 bits.
+/// A thousand pseudo-random letters and digits, which do not compress: Marsaglia's 64-bit xorshift.
 pub fn noise(seed: u64) -> String {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let letters = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";

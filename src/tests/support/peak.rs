@@ -1,9 +1,9 @@
-//! Peak memory of a run, held against the bound that sluice prints for it.
+//! Compares the peak memory of a run with the bound that sluice prints for it.
 //!
-//! - The bound is what `sluice check` prints as `memory_bound_bytes`: the sum of its fields. It is memory beside the
-//!   model, so what a run over a few small images takes is allowed on top of it.
-//! - Linux keeps the peak of each process as `VmHWM`. It only grows, so a sample of it misses nothing but what a
-//!   process takes between the last sample and its end.
+//! - The bound is the sum of the fields of `memory_bound_bytes`, which `sluice check` prints. It excludes the model,
+//!   so the memory of a run over a few small images is added to it.
+//! - Linux records the peak of each process as `VmHWM`, which only grows. Samples of it miss only what a process takes
+//!   between the last sample and its end.
 
 use std::fs::{self, File};
 use std::process::{Child, Command, Output, Stdio};
@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use super::{Bench, assert_code, images, stderr, stdout, write_tar};
 
-/// Between two samples. A process that takes a gigabyte a second takes a megabyte meanwhile.
+/// Time between two samples. A process that allocates a gigabyte per second allocates a megabyte in it.
 const SAMPLE_EVERY: Duration = Duration::from_millis(1);
 
-/// Run `command` to its end; what it wrote, and its peak of resident memory in bytes.
+/// Run `command` to its end. Returns its output, and its peak resident memory in bytes.
 pub fn peak_of(command: &mut Command) -> (Output, u64) {
     let folder = tempfile::tempdir().expect("temp folder");
     let (out, err) = (folder.path().join("stdout"), folder.path().join("stderr"));
@@ -33,7 +33,7 @@ pub fn peak_of(command: &mut Command) -> (Output, u64) {
     (Output { status, stdout, stderr }, peak_bytes)
 }
 
-/// None once the process has ended.
+/// Peak resident memory so far, in bytes; `None` once the process has ended.
 fn peak_so_far(child: &Child) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{}/status", child.id())).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
@@ -41,7 +41,7 @@ fn peak_so_far(child: &Child) -> Option<u64> {
     Some(kib << 10)
 }
 
-/// What `sluice check` prints as the bound of a run with these arguments, bytes.
+/// The bound that `sluice check` prints for a run with these arguments, in bytes.
 pub fn bound_of(bench: &Bench, args: &[&str]) -> u64 {
     let checked = bench.command("check", "unused", args).output().expect("the binary starts");
     assert_code(&checked, 0);
@@ -50,7 +50,7 @@ pub fn bound_of(bench: &Bench, args: &[&str]) -> u64 {
     bound.map(|bytes| bytes.as_u64().expect("a number of bytes")).sum()
 }
 
-/// Peak of a run over a few small images with the same model, bytes.
+/// Peak memory of a run over a few small images with the same model, in bytes.
 fn peak_without_load() -> u64 {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 8));
@@ -59,7 +59,8 @@ fn peak_without_load() -> u64 {
     peak_bytes
 }
 
-/// `sluice run` over what lies in `in`. Its peak stays below the printed bound, beside what any run takes.
+/// Run `sluice run` over the folder `in`, and assert that its peak memory stays below the printed bound plus the
+/// memory of any run.
 pub fn run_within_bound(bench: &Bench, out: &str, args: &[&str]) -> Output {
     let bound_bytes = bound_of(bench, args);
     let (output, peak_bytes) = peak_of(&mut bench.command("run", out, args));

@@ -1,4 +1,4 @@
-//! Real object stores, started for one test: SeaweedFS for S3, and fake-gcs-server.
+//! Servers that are started for one test: SeaweedFS for S3, fake-gcs-server, and small web servers.
 #![allow(dead_code, reason = "each test binary uses some of it")]
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -16,20 +16,20 @@ use super::support::installed;
 
 const SETUP: &str = "scripts/setup.sh --with servers";
 
-/// A server takes a second or two to start, on a machine that has other things to do some more.
+/// A server starts within a second or two; a busy machine takes longer.
 const STARTS_WITHIN: Duration = Duration::from_secs(60);
 
-/// A server that ends with its owner.
+/// A server process that is killed when it is dropped.
 pub struct Server {
     child: Child,
     _folder: tempfile::TempDir,
-    /// What a client needs in its environment.
+    /// Environment variables that a client needs.
     pub environment: Vec<(&'static str, String)>,
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // nothing of it is wanted any more
+        // the process may have ended already
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -97,7 +97,7 @@ impl Server {
         let (host, port) = address.split_once(':').expect("host and port");
         let mut command = Command::new(installed("servers/fake-gcs-server", SETUP));
         command.args(["-scheme", "http", "-backend", "memory", "-host", host, "-port", port]);
-        // it tells the two forms of its addresses apart by the name it is called by
+        // it distinguishes the two forms of its URLs by the host name
         command.args(["-public-host", &address, "-data"]).arg(folder.path().join("seed"));
         let server = Self::started(command, folder, vec![("STORAGE_EMULATOR_HOST", address.clone())]);
         let start = Instant::now();
@@ -117,7 +117,7 @@ impl Server {
         Self { child: child.expect("the server starts"), _folder: folder, environment }
     }
 
-    /// A client of a bucket of SeaweedFS.
+    /// A client for a bucket of SeaweedFS.
     pub fn bucket(&self, bucket: &str) -> AmazonS3 {
         let mut builder = AmazonS3Builder::new().with_bucket_name(bucket).with_allow_http(true);
         for (key, value) in &self.environment {
@@ -132,7 +132,7 @@ impl Server {
         builder.with_retry(retry).build().expect("a client")
     }
 
-    /// Whether the bucket is there: SeaweedFS makes one for whoever puts something into it.
+    /// Create a bucket by storing an object in it. Returns whether the server was ready.
     fn make_bucket(&self, bucket: &str) -> bool {
         let store = self.bucket(bucket);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
@@ -145,18 +145,18 @@ impl Server {
     }
 }
 
-/// Ports that nobody listens on, all different.
+/// Distinct ports that are not in use.
 fn free_ports(count: usize) -> Vec<u16> {
     let bound: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").expect("a port")).collect();
     bound.iter().map(|listener| listener.local_addr().expect("an address").port()).collect()
 }
 
-/// A server that has one answer to everything, for as long as the test runs; its address.
+/// Start a web server that gives the same answer to every request. Returns its URL.
 pub fn always(status: u16, body: String) -> String {
     counting(status, body).0
 }
 
-/// The same, with the number of connections so far.
+/// As [`always`]; also returns the number of connections so far.
 pub fn counting(status: u16, body: String) -> (String, Arc<AtomicUsize>) {
     let requests = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&requests);
@@ -167,20 +167,20 @@ pub fn counting(status: u16, body: String) -> (String, Arc<AtomicUsize>) {
     std::thread::spawn(move || {
         for mut stream in listener.incoming().flatten() {
             counted.fetch_add(1, Ordering::Relaxed);
-            // a client that goes away in the middle is none of our business
+            // a client may close the connection at any time
             let _ = read_request(&stream).and_then(|()| stream.write_all(answer.as_bytes()));
         }
     });
     (format!("http://{address}"), requests)
 }
 
-/// A web server with these objects, each by its path and query as they are sent. Any other address is not found.
+/// Start a web server with these objects, each at the exact path and query of a request; others are not found.
 pub fn objects_by_address(objects: Vec<(&'static str, Vec<u8>)>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("an address");
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
-            // a client that goes away in the middle is none of our business
+            // a client may close the connection at any time
             let _ = answer_by_address(&stream, &objects);
         }
     });
@@ -217,7 +217,7 @@ fn answer_by_address(mut stream: &TcpStream, objects: &[(&'static str, Vec<u8>)]
     if method == "GET" { stream.write_all(bytes) } else { Ok(()) }
 }
 
-/// An address that nobody listens at.
+/// A URL at which no server listens.
 pub fn nobody() -> String {
     format!("http://127.0.0.1:{}", free_ports(1)[0])
 }

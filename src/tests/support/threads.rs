@@ -1,4 +1,4 @@
-//! What the threads of a running process have done so far, as Linux tells it.
+//! CPU time of the threads of a running process, from `/proc`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,17 +9,17 @@ use std::time::Duration;
 #[derive(Debug, Clone)]
 pub struct Thread {
     pub name: String,
-    /// Time on a processor, the kernel's work for it included. Exact while the thread waits.
+    /// CPU time, including system time. Exact while the thread waits.
     pub busy: Duration,
 }
 
-/// The threads of `process` by their numbers; none once it has ended.
+/// The threads of `process` by their ids; none once it has ended.
 pub fn of(process: &Child) -> BTreeMap<i32, Thread> {
     let tasks = fs::read_dir(format!("/proc/{}/task", process.id())).into_iter().flatten().flatten();
     let known = tasks.filter_map(|task| {
         let read = |name| fs::read_to_string(task.path().join(name)).ok();
         let name = read("comm")?.trim_end().to_owned();
-        // nanoseconds come first; /proc/PID/task/N/stat has ticks of 10 ms, between which short work falls through
+        // the first field is nanoseconds; /proc/PID/task/N/stat counts ticks of 10 ms and misses short work
         let busy = read("schedstat")?.split_whitespace().next()?.parse().map(Duration::from_nanos).ok()?;
         Some((task.file_name().to_str()?.parse().ok()?, Thread { name, busy }))
     });

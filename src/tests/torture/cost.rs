@@ -1,9 +1,9 @@
-//! What commits, checksums and checkpoints cost, on a real model and this machine's cores.
+//! Measures the cost of commits, checksums and checkpoints, with a real model on all cores.
 //!
-//! - Rates are of whole runs but for loading the model: from the first shard to `_SUCCESS`.
-//! - The same images in few shards and in many, by turns; the median of the rounds' ratios counts.
-//! - The engine keeps every core busy, so what a thread takes of the processors it takes of the run. How long it
-//!   was at something would count the time in which it waited for a core, too.
+//! - Rates are those of whole runs without loading the model: from the first shard to `_SUCCESS`.
+//! - Runs over few shards and over many shards of the same images alternate; the median of the ratios counts.
+//! - The engine keeps every core busy, so the CPU time of a thread is lost to the run. Its wall time would include
+//!   the time in which it waits for a core.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,19 +18,19 @@ use crate::support::*;
 const IMAGES: u32 = 2000;
 const ROUNDS: usize = 3;
 
-/// Between two looks at the threads of a run: what one does between the last look and its end is not seen.
-const LOOK: Duration = Duration::from_millis(5);
+/// Time between two samples of a run's threads. The work of a thread after its last sample is missed.
+const SAMPLE_EVERY: Duration = Duration::from_millis(5);
 
-/// Of a run, what its manifest says.
+/// The cost of a run.
 struct Cost {
     images_per_second: f64,
-    /// Share of all threads' processor time that the sink and the store took, encoding rows, hashing, and reading the
-    /// input included; and behind it the manifest and `_SUCCESS`, as a share of the run's time.
+    /// Share of the sink and the store in the CPU time of all threads, including encoding rows, hashing and reading
+    /// the input; plus the share of the manifest and `_SUCCESS` in the time of the run.
     storing: f64,
 }
 
 impl Torture {
-    /// Few shards and many, and what is left to the sink.
+    /// Compare few shards with many, and measure the share of the sink and the store.
     pub fn cost(&mut self) {
         let bench = Bench::new();
         let photo = fs::read(Path::new(REPOSITORY).join("fixtures/codecs/baseline.jpg")).expect("a photo");
@@ -81,7 +81,7 @@ fn scored(bench: &Bench, input: &str, round: usize) -> Cost {
     let mut seen = BTreeMap::new();
     while running.try_wait().expect("a child").is_none() {
         seen.extend(threads::of(&running));
-        std::thread::sleep(LOOK);
+        std::thread::sleep(SAMPLE_EVERY);
     }
     let done = running.wait_with_output().expect("a child");
     assert_code(&done, 0);
@@ -93,7 +93,7 @@ fn scored(bench: &Bench, input: &str, round: usize) -> Cost {
         let named = |thread: &&Thread| names.is_empty() || names.contains(&thread.name.as_str());
         seen.values().filter(named).map(|thread| thread.busy.as_secs_f64()).sum()
     };
-    assert!(busy(&["sink"]) > 0.0 && busy(&["storage"]) > 0.0, "both have worked: {seen:?}");
+    assert!(busy(&["sink"]) > 0.0 && busy(&["storage"]) > 0.0, "both have used CPU time: {seen:?}");
     Cost {
         images_per_second: f64::from(IMAGES) / whole,
         storing: busy(&["sink", "storage"]) / busy(&[]) + finish / whole,
@@ -105,7 +105,7 @@ fn finish_time(log: &str) -> Duration {
     let lines = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
     let mut found =
         lines.filter_map(|line| line.pointer("/finish_ms").or(line.pointer("/fields/finish_ms")).cloned());
-    let finish_ms = found.next_back().expect("a run that ended says how long its end took");
+    let finish_ms = found.next_back().expect("a finished run logs how long finishing took");
     Duration::from_millis(
         finish_ms.as_u64().or_else(|| finish_ms.as_str()?.parse().ok()).expect("milliseconds"),
     )

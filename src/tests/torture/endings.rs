@@ -1,5 +1,5 @@
-//! Listings that are behind, answers that get lost, runs with too many errors, and shards that rot, each beside
-//! SIGKILL at random moments.
+//! Outdated listings, lost answers, runs with too many errors, and shards with bit rot, each combined with SIGKILL at
+//! random moments.
 
 use std::collections::BTreeMap;
 use std::process::Output;
@@ -11,10 +11,10 @@ use crate::kills::kill_after;
 use crate::support::*;
 use crate::trial::{Place, Trial};
 
-/// Outputs for each thing that is tried.
+/// Outputs for each claim.
 const ROUNDS: u64 = 12;
 
-/// Images of which every other one is none.
+/// Records of the input in which every other record is not an image.
 const HALF_BAD: u32 = 4000;
 
 impl Torture {
@@ -24,11 +24,11 @@ impl Torture {
         for place in [Place::Disk, Place::Gcs(Gcs::start())] {
             self.too_many_errors(place);
         }
-        self.rotted_shards();
+        self.damaged_shards();
     }
 
-    /// Run `out` until it is not killed any more: as often as not it is, at a random moment. Returns how often it was
-    /// killed, and how it ended.
+    /// Run `out`, killing it at a random moment with a probability of one half, until it is not killed. Returns how
+    /// often it was killed, and how it ended.
     fn with_kills(&mut self, trial: &Trial, out: &str, args: &[&str]) -> (u64, Output) {
         let mut killed = 0;
         while self.random.below(2) == 0 {
@@ -38,7 +38,7 @@ impl Torture {
         (killed, trial.command(out, args).output().expect("starts"))
     }
 
-    /// The output bucket's listings are some listings old, and change only now and then or never.
+    /// Listings of the output bucket are out of date, and updated rarely or never.
     fn old_listings(&mut self) {
         let trial = Trial::new(Place::Gcs(Gcs::start()), &mut self.random);
         let Place::Gcs(gcs) = &trial.place else { unreachable!("it was made above") };
@@ -60,7 +60,7 @@ impl Torture {
             failures.extend(trial.faults_of(&out));
         }
         gcs.set_new_listings();
-        self.tell("listings that are behind, 1 to 3 workers", killed, failures);
+        self.report("outdated listings, 1 to 3 workers", killed, failures);
     }
 
     /// Every creation of one kind of object is carried out and answered with 503.
@@ -91,10 +91,11 @@ impl Torture {
             }
             failures.extend(trial.faults_of(&out));
         }
-        self.tell("lost answers to all creations of each kind", killed, failures);
+        self.report("lost answers to all creations of each kind", killed, failures);
     }
 
-    /// Half of the records are no images: strict attempts end with 5, tolerant ones with 0, in any order.
+    /// Half of the records are not images: attempts with a low limit exit with 5, attempts with a high limit with 0,
+    /// in any order.
     fn too_many_errors(&mut self, place: Place) {
         let name = place.name();
         let trial = half_bad(place);
@@ -129,11 +130,11 @@ impl Torture {
                 failures.push(format!("it had succeeded: {:?} {}", again.status, stderr(&again)));
             }
         }
-        self.tell(&format!("too many errors, then allowed, {name}"), killed, failures);
+        self.report(&format!("too many errors, then allowed, {name}"), killed, failures);
     }
 
-    /// A shard rots on its disk, its time and size as before, when some of it is in checkpoints.
-    fn rotted_shards(&mut self) {
+    /// A shard is damaged, with its time and size unchanged, after some of its rows were stored in segments.
+    fn damaged_shards(&mut self) {
         let (mut resumed, mut failures) = (0, Vec::new());
         for round in 0..ROUNDS {
             let bench = Bench::new();
@@ -152,32 +153,38 @@ impl Torture {
             assert_code(&trial.command("whole", &[]).output().expect("starts"), 0);
             let took = start.elapsed();
             let delay = took.mul_f64((20 + self.random.below(70)) as f64 / 100.0);
-            // a shard that has its part is not read again
+            // a shard whose part is finished is not read again
             if !kill_after(trial.command("out", &[]), delay) || !whole_parts(&trial.bench).is_empty() {
                 continue;
             }
-            // the length of a record: what comes behind it cannot be found
+            // the length of a record: no later record can be found
             let starts = tfrecord_starts(&shard);
-            rot(&shard, starts[self.random.below(starts.len() as u64) as usize], b"rot");
+            corrupt(&shard, starts[self.random.below(starts.len() as u64) as usize], b"rot");
             let code = |out: &str| {
                 let output = trial.command(out, &[]).output().expect("starts");
                 (output.status.code(), stderr(&output))
             };
-            let ((was, said), (is, _)) = (code("out"), code("one-go"));
-            if was != Some(5) || is != Some(5) || said.contains("panicked") {
-                failures.push(format!("round {round}: {was:?}, in one go {is:?} {said}"));
+            let ((resumed_code, log), (uninterrupted_code, _)) = (code("out"), code("uninterrupted"));
+            if resumed_code != Some(5) || uninterrupted_code != Some(5) || log.contains("panicked") {
+                failures.push(format!(
+                    "round {round}: {resumed_code:?}, uninterrupted {uninterrupted_code:?} {log}"
+                ));
                 continue;
             }
-            let (rows, expected) = (trial.rows("out"), trial.rows("one-go"));
+            let (rows, expected) = (trial.rows("out"), trial.rows("uninterrupted"));
             if rows != expected {
-                failures.push(format!("round {round}: {} rows, in one go {}", rows.len(), expected.len()));
+                failures.push(format!(
+                    "round {round}: {} rows, uninterrupted {}",
+                    rows.len(),
+                    expected.len()
+                ));
             }
             resumed += 1;
         }
-        self.tell("shards that rot behind checkpoints", resumed, failures);
+        self.report("shards damaged after checkpoints", resumed, failures);
     }
 
-    fn tell(&mut self, what: &str, killed: u64, failures: Vec<String>) {
+    fn report(&mut self, what: &str, killed: u64, failures: Vec<String>) {
         failures.iter().for_each(|failure| println!("FAILED {what}: {failure}"));
         let figure = format!("{killed} kills, {} failures", failures.len());
         self.row(what, figure, failures.is_empty() && killed > 0);
@@ -186,7 +193,7 @@ impl Torture {
 
 const ALLOWED: [&str; 2] = ["--set", "output.max_error_rate=0.5"];
 
-/// Four shards of images of which every other one is none.
+/// Four shards in which every other record is not an image.
 fn half_bad(place: Place) -> Trial {
     let bench = Bench::new();
     for shard in 0..4 {
@@ -198,8 +205,8 @@ fn half_bad(place: Place) -> Trial {
     let settings = vec!["output.checkpoint_seconds=0.05".to_owned()];
     let mut trial = Trial { bench, place, settings, expected: BTreeMap::new(), took: Duration::ZERO };
     let start = Instant::now();
-    assert_code(&trial.command("one-go", &ALLOWED).output().expect("starts"), 0);
+    assert_code(&trial.command("uninterrupted", &ALLOWED).output().expect("starts"), 0);
     trial.took = start.elapsed();
-    trial.expected = trial.rows("one-go");
+    trial.expected = trial.rows("uninterrupted");
     trial
 }

@@ -9,17 +9,17 @@ use crate::gcs::{Fault, Gcs, Logged, Step, faults};
 use crate::support::*;
 use crate::trial::{Place, Trial};
 
-/// What came of some runs that a fault was meant for.
+/// Outcomes of runs with injected faults.
 #[derive(Default)]
-struct Came {
+struct Outcomes {
     identical: u64,
     resumed: u64,
-    /// The fault changed nothing: it is about a body, and the answer had none.
+    /// The fault had no effect: it changes a body, and the answer had none.
     unchanged: u64,
-    /// The run was over before the request that was to fail.
+    /// The run ended before the request that was to fail.
     unreached: u64,
     failures: Vec<String>,
-    /// Whether a token that is refused may stop a run: a part of an upload is not sent again with another one.
+    /// Whether a refused token may stop a run: a part of an upload is not sent again with another token.
     tokens_stop: bool,
 }
 
@@ -35,47 +35,47 @@ impl Torture {
         }
         let trial = impatient(bench);
         let Place::Gcs(gcs) = &trial.place else { unreachable!("it was made above") };
-        // requests come in another order each time, so that a number is a moment and not a request
+        // the order of requests varies, so a number stands for a moment rather than a request
         let requests = gcs.requests() + 2;
         for fault in faults::ALL {
-            let mut came = Came::default();
+            let mut outcomes = Outcomes::default();
             for number in 0..requests {
                 gcs.schedule([(number, fault)]);
-                came.run(&trial, gcs, &format!("{number}-{}", self.rows.len()));
+                outcomes.run(&trial, gcs, &format!("{number}-{}", self.rows.len()));
             }
-            came.tell(self, format!("{fault:?} at each of {requests} requests"));
+            outcomes.report(self, format!("{fault:?} at each of {requests} requests"));
         }
         self.faults_of_large_parts();
     }
 
-    /// The same at each step by which a part is published that is too large for one request.
+    /// Every fault at each step of publishing a part that is too large for one request.
     fn faults_of_large_parts(&mut self) {
         let bench = Bench::new();
-        // names that no codec makes shorter
+        // incompressible names
         let long = images(0, 12_000).into_iter().enumerate();
         let long: Vec<_> = long.map(|(seed, (_, bytes))| (noise(seed as u64 + 1), bytes)).collect();
         write_tfrecord(&bench.path("in/long.tfrecord"), &long);
         let mut trial = impatient(bench);
-        // one part, not segments of one
+        // no checkpoints, so that the part is written at once
         trial.settings.push("output.checkpoint_seconds=1000".to_owned());
         let Place::Gcs(gcs) = &trial.place else { unreachable!("it was made above") };
         for step in Step::ALL {
-            let mut came = Came { tokens_stop: true, ..Came::default() };
+            let mut outcomes = Outcomes { tokens_stop: true, ..Outcomes::default() };
             for fault in faults::ALL {
                 gcs.aim(step, fault);
-                came.run(
+                outcomes.run(
                     &trial,
                     gcs,
                     &format!("{step:?}-{fault:?}").replace([' ', '{', '}', '(', ')', ':'], ""),
                 );
             }
-            assert_eq!(came.unreached, 0, "a run without the step {step:?}");
-            came.tell(self, format!("each fault at {step:?} of a part of 12 MB"));
+            assert_eq!(outcomes.unreached, 0, "a run without the step {step:?}");
+            outcomes.report(self, format!("each fault at {step:?} of a part of 12 MB"));
         }
     }
 }
 
-/// A bench's folder `in` in a bucket, and runs that do not wait long for it.
+/// A trial with the bench's folder `in` in a bucket, and with short timeouts.
 fn impatient(bench: Bench) -> Trial {
     let place = Place::Gcs(Gcs::start());
     place.load(&bench, "in");
@@ -85,13 +85,13 @@ fn impatient(bench: Bench) -> Trial {
     if let Place::Gcs(gcs) = &trial.place {
         gcs.schedule([]);
     }
-    assert_code(&trial.command("one-go", &[]).output().expect("starts"), 0);
-    trial.expected = trial.rows("one-go");
+    assert_code(&trial.command("uninterrupted", &[]).output().expect("starts"), 0);
+    trial.expected = trial.rows("uninterrupted");
     trial
 }
 
-impl Came {
-    /// Run with the fault that `gcs` has been told, and once more if it stops.
+impl Outcomes {
+    /// Run with the fault that is scheduled in `gcs`, and once more without it if the run stops.
     fn run(&mut self, trial: &Trial, gcs: &Gcs, out: &str) {
         let output = trial.command(out, &[]).output().expect("starts");
         let hit = gcs.log().into_iter().find(|request| request.fault.is_some());
@@ -124,13 +124,13 @@ impl Came {
         *count += 1;
     }
 
-    /// Whether the fault that was hit is one that a run may stop for.
+    /// Whether a run may stop because of the fault that occurred.
     fn may_stop(&self, hit: Option<&Logged>) -> bool {
         let fault = hit.and_then(|hit| hit.fault);
         fault.is_some_and(|fault| fault.may_stop() || self.tokens_stop && fault == Fault::Status(401))
     }
 
-    fn tell(self, torture: &mut Torture, what: String) {
+    fn report(self, torture: &mut Torture, what: String) {
         let Self { identical, resumed, unchanged, unreached, failures, .. } = self;
         failures.iter().for_each(|failure| println!("FAILED {what}: {failure}"));
         let mut figure = format!(
@@ -139,14 +139,14 @@ impl Came {
         );
         if unchanged + unreached > 0 {
             figure.push_str(&format!(
-                "; of no effect: {unchanged} on answers without a body, {unreached} behind the run's end"
+                "; without effect: {unchanged} on answers without a body, {unreached} after the end of the run"
             ));
         }
         torture.row(what, figure, failures.is_empty() && identical + resumed > 0);
     }
 }
 
-/// The code of a run that stops for want of this request: the input's, or the output's.
+/// The exit code of a run that stops because this request failed: that of the input, or of the output.
 fn expected_code(hit: &Logged) -> Option<i32> {
     let bucket = hit.target.trim_start_matches('/').split(['/', '?']).next();
     match bucket {

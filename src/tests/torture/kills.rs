@@ -11,7 +11,7 @@ use crate::support::*;
 use crate::trial::{Place, Trial};
 
 impl Torture {
-    /// SIGKILL at random moments; whatever is there is whole, and the resumed run is that in one go.
+    /// SIGKILL at random moments: published parts are always complete, and the resumed run equals an uninterrupted one.
     pub fn kills(&mut self) {
         let mut killed = BTreeMap::<&str, (u64, u64, u64)>::new();
         let (mut failures, mut done, mut round) = (Vec::new(), 0, 0);
@@ -27,18 +27,18 @@ impl Torture {
             // several runs of the same input, each killed a few times
             for run in 0..5 {
                 let out = format!("out-{run}");
-                let mut here = 0;
-                while here == 0 || self.random.below(3) > 0 {
+                let mut kills = 0;
+                while kills == 0 || self.random.below(3) > 0 {
                     self.unsettle(&trial.place);
                     let delay = trial.took.mul_f64(self.random.below(1000) as f64 / 900.0);
                     if !kill_after(trial.command(&out, &[]), delay) {
                         break;
                     }
-                    here += 1;
-                    // what is visible is whole and right, whenever one looks
-                    let seen = trial.rows(&out);
+                    kills += 1;
+                    // published rows are complete and correct at any time
+                    let published = trial.rows(&out);
                     if let Some((key, _)) =
-                        seen.iter().find(|(key, row)| trial.expected.get(*key) != Some(row))
+                        published.iter().find(|(key, row)| trial.expected.get(*key) != Some(row))
                     {
                         failures.push(format!("{name}: a torn or foreign row {key}"));
                     }
@@ -46,7 +46,7 @@ impl Torture {
                 self.unsettle(&trial.place);
                 let mut resumed = trial.command(&out, &[]).output().expect("starts");
                 let mut again = 0;
-                // a bucket with faults may stop a run; it says so and goes on
+                // faults may stop a run, which must then exit with a code that allows to repeat it
                 while matches!(resumed.status.code(), Some(3 | 6)) && again < 20 {
                     again += 1;
                     self.unsettle(&trial.place);
@@ -61,8 +61,8 @@ impl Torture {
                     failures.push(format!("{name}: {fault}"));
                 }
                 let sums = killed.entry(name).or_default();
-                *sums = (sums.0 + here, sums.1 + 1, sums.2 + again);
-                done += here;
+                *sums = (sums.0 + kills, sums.1 + 1, sums.2 + again);
+                done += kills;
                 println!("{name}: {done} kills, {} failures", failures.len());
             }
         }
@@ -72,13 +72,13 @@ impl Torture {
         for (name, (kills, runs, stopped)) in killed {
             let failed = failures.iter().filter(|failure| failure.starts_with(name)).count();
             let figure = format!(
-                "{kills} kills in {runs} runs, {stopped} stops by faults: {failed} outputs lost, doubled or tore a row"
+                "{kills} kills in {runs} runs, {stopped} stopped by faults: {failed} outputs lost, duplicated or corrupted a row"
             );
             self.row(format!("SIGKILL, {name}"), figure, failed == 0);
         }
     }
 
-    /// Let one request in fifty fail from now on.
+    /// Let one in fifty requests fail from now on.
     fn unsettle(&mut self, place: &Place) {
         if let Place::Gcs(gcs) = place {
             let mut schedule = Vec::new();
@@ -93,7 +93,7 @@ impl Torture {
     }
 }
 
-/// Whether the run was still going on when it was killed.
+/// Start a run, and kill it after `delay`. Returns whether it was still running then.
 pub fn kill_after(mut command: Command, delay: Duration) -> bool {
     let mut child = command.spawn().expect("starts");
     let start = Instant::now();
@@ -104,7 +104,7 @@ pub fn kill_after(mut command: Command, delay: Duration) -> bool {
         std::thread::sleep(Duration::from_millis(1));
     }
     let alive = child.try_wait().expect("a child").is_none();
-    child.kill().expect("the child is there");
+    child.kill().expect("a child");
     child.wait().expect("a child");
     alive
 }

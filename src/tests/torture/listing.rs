@@ -1,4 +1,4 @@
-//! Ten million names.
+//! An input of ten million objects.
 
 use std::fs;
 use std::process::Stdio;
@@ -9,7 +9,7 @@ use crate::gcs::Gcs;
 use crate::support::*;
 
 impl Torture {
-    /// Ten million names: when the first batch is scored, and what memory the listing takes.
+    /// Ten million names: the time until the first part, and the memory of the listing.
     pub fn listing(&mut self) {
         const NAMES: u64 = 10_000_000;
         let (bench, gcs) = (Bench::new(), Gcs::start());
@@ -30,10 +30,10 @@ impl Torture {
         let first = start.elapsed();
         running.kill().expect("the child is there");
         running.wait().expect("a child");
-        let figure = format!("first part after {:.2} s, loading included", first.as_secs_f64());
+        let figure = format!("first part after {:.2} s, including loading", first.as_secs_f64());
         self.row("10 million names, scoring starts", figure, first < Duration::from_secs(5));
 
-        // a worker that lists everything and scores next to nothing
+        // a worker that lists everything and scores hardly anything
         let args = ["--shard-index", "0", "--num-shards", "2500"];
         let mut running = command("listed", &args).spawn().expect("starts");
         let (start, mut samples) = (Instant::now(), Vec::new());
@@ -51,7 +51,7 @@ impl Torture {
         };
         let (early, late) = (part(10, 30), part(80, 100));
         let figure = format!(
-            "listed in {:.0} s; resident at most {} MiB in its second tenth, {} MiB at its end",
+            "listed in {:.0} s; resident at most {} MiB between 10% and 30% of its time, {} MiB after 80%",
             start.elapsed().as_secs_f64(),
             mib(early),
             mib(late)
@@ -64,7 +64,7 @@ impl Torture {
     }
 }
 
-/// Memory of a process that is in use, as the system counts it.
+/// Resident memory of a process.
 fn resident_bytes(process: u32) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
     let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;

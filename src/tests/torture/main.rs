@@ -1,4 +1,4 @@
-//! Runs that are killed, starved, lied to and shared, by the hundred: `scripts/torture.sh` starts this.
+//! Hundreds of runs that are killed, shared, or given faulty stores. `scripts/torture.sh` starts this program.
 //!
 //!     torture [--seed N] [--kills N] [PART...]
 //!
@@ -51,7 +51,7 @@ fn main() -> ExitCode {
     ];
     if let Some(unknown) = wanted.iter().find(|wanted| parts.iter().all(|(name, _)| name != wanted)) {
         let names: Vec<_> = parts.iter().map(|(name, _)| *name).collect();
-        eprintln!("there is no part {unknown}, only {}", names.join(", "));
+        eprintln!("unknown part {unknown}, expected one of {}", names.join(", "));
         return ExitCode::from(2);
     }
     for (name, part) in parts {
@@ -67,11 +67,11 @@ fn main() -> ExitCode {
     ExitCode::from(u8::from(torture.rows.iter().any(|(_, _, held)| !held)))
 }
 
-/// Marsaglia's xorshift of 64 bits.
+/// Marsaglia's 64-bit xorshift.
 struct Random(u64);
 
 impl Random {
-    /// Neighbouring seeds lead far apart: Steele and Vigna's splitmix64.
+    /// Steele and Vigna's splitmix64, so that similar seeds give unrelated sequences.
     fn new(seed: u64) -> Self {
         let mut state = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
         state = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -90,7 +90,7 @@ impl Random {
 struct Torture {
     random: Random,
     kills: u64,
-    /// What, figure, whether it held.
+    /// For each claim, what was tried, the figure, and whether the claim held.
     rows: Vec<(String, String, bool)>,
 }
 

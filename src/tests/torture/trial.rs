@@ -1,4 +1,4 @@
-//! One input in one place, and the runs over it.
+//! A random input in one kind of store, and runs over it.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,11 +13,11 @@ use crate::gcs::Gcs;
 use crate::servers::Server;
 use crate::support::*;
 
-/// Where a run writes and reads.
+/// The kind of store that holds input and output.
 pub enum Place {
     Disk,
     S3(Server),
-    /// With a fault here and there.
+    /// In this process, with injected faults.
     Gcs(Gcs),
 }
 
@@ -30,7 +30,7 @@ impl Place {
         }
     }
 
-    /// The URI of something called `name`.
+    /// The URI of the folder `name`.
     pub fn uri(&self, bench: &Bench, name: &str) -> String {
         match self {
             Self::Disk => bench.path(name).display().to_string(),
@@ -48,7 +48,7 @@ impl Place {
         }
     }
 
-    /// Put the bench's folder `name` there.
+    /// Upload the bench's folder `name`.
     pub fn load(&self, bench: &Bench, name: &str) {
         for file in parts(&bench.path(name)) {
             let bytes = fs::read(&file).expect("a file");
@@ -65,7 +65,7 @@ impl Place {
         }
     }
 
-    /// Bring the finished parts of the output `name` to the bench's `saved`.
+    /// Download the published parts of the output `name` to the bench's folder `saved`.
     pub fn save(&self, bench: &Bench, name: &str) {
         let saved = bench.path("saved");
         let _ = fs::remove_dir_all(&saved);
@@ -106,22 +106,22 @@ fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime")
 }
 
-/// Rows by shard and record, without what differs between attempts.
+/// Rows by key, without the batch ids, which differ between attempts.
 fn keyed(rows: Vec<Row>) -> BTreeMap<String, Row> {
     let count = rows.len();
     let keyed: BTreeMap<_, _> =
         rows.into_iter().map(|row| (row.key.clone(), Row { batch_id: None, ..row })).collect();
-    assert_eq!(keyed.len(), count, "a row is there twice");
+    assert_eq!(keyed.len(), count, "a row is duplicated");
     keyed
 }
 
-/// One input in one place, and what becomes of it when nothing goes wrong.
+/// A random input in one kind of store, and the rows of an uninterrupted run over it.
 pub struct Trial {
     pub bench: Bench,
     pub place: Place,
     pub settings: Vec<String>,
     pub expected: BTreeMap<String, Row>,
-    /// Of a run in one go.
+    /// Duration of the uninterrupted run.
     pub took: Duration,
 }
 
@@ -130,7 +130,7 @@ impl Trial {
         let bench = Bench::new();
         let mut seed = random.below(1 << 20) as u32;
         for shard in 0..2 + random.below(6) {
-            // one in three is long enough for checkpoints
+            // one shard in three is long enough for checkpoints
             let records = if random.below(3) == 0 { 3000 + random.below(6000) } else { random.below(400) };
             let records = images(seed, records as u32);
             seed += records.len() as u32;
@@ -154,9 +154,9 @@ impl Trial {
         ];
         let mut trial = Self { bench, place, settings, expected: BTreeMap::new(), took: Duration::ZERO };
         let start = Instant::now();
-        assert_code(&trial.command("one-go", &[]).output().expect("starts"), 0);
+        assert_code(&trial.command("uninterrupted", &[]).output().expect("starts"), 0);
         trial.took = start.elapsed();
-        trial.expected = trial.rows("one-go");
+        trial.expected = trial.rows("uninterrupted");
         trial
     }
 
@@ -175,7 +175,7 @@ impl Trial {
         keyed(self.bench.rows("saved"))
     }
 
-    /// What is wrong with a finished output.
+    /// The first fault of a finished output, if it has any.
     pub fn faults_of(&self, out: &str) -> Option<String> {
         let mut verify = sluice();
         verify.arg("verify").arg(self.place.uri(&self.bench, out)).envs(self.place.environment());
@@ -187,7 +187,7 @@ impl Trial {
     }
 }
 
-/// The first difference between rows.
+/// The first difference between rows, if there is any.
 fn differs(expected: &BTreeMap<String, Row>, found: &BTreeMap<String, Row>) -> Option<String> {
     if expected.len() != found.len() {
         return Some(format!("{} rows, expected {}", found.len(), expected.len()));

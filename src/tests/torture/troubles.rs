@@ -1,4 +1,4 @@
-//! Places that fill up, close or vanish in the middle of a run.
+//! Stores that fill up, become read-only or disappear in the middle of a run.
 
 use std::fs;
 use std::path::Path;
@@ -10,7 +10,7 @@ use crate::support::*;
 use crate::trial::{Place, Trial};
 
 impl Torture {
-    /// Places that fill up, close or vanish.
+    /// Stores that fill up, become read-only or disappear.
     pub fn troubles(&mut self) {
         self.disk_full();
         for (what, code) in [("output bucket turns read-only", 6), ("input bucket vanishes", 3)] {
@@ -31,14 +31,14 @@ impl Torture {
                 let unfinished = gcs.get("bucket", &format!("{out}/_SUCCESS")).is_none();
                 let output = running.wait_with_output().expect("a child");
                 let asked = gcs.log()[before..].iter().any(|request| request.target.starts_with("/input"));
-                // what is not there yet cannot come any more, and what is asked for is refused
+                // a read-only output cannot be finished, and a missing input refuses every request
                 let refused = if code == 6 { unfinished } else { asked };
                 gcs.set_read_only("bucket", false);
                 gcs.set_gone("input", false);
                 let names =
                     if code == 6 { ["gs://bucket", "AccessDenied"] } else { ["gs://input", "NoSuchBucket"] };
                 match output.status.code() {
-                    // a run may have ended, or have read its input, before the trouble began
+                    // the run may have ended, or read its whole input, before that
                     Some(0) if !refused => {}
                     Some(found)
                         if found == code && names.iter().all(|name| stderr(&output).contains(name)) =>
@@ -58,7 +58,7 @@ impl Torture {
                 "{rounds} runs, {stopped} stopped with the bucket's name and reason, all resumed identical"
             );
             if stopped == 0 {
-                failures.push("no run was stopped, which proves nothing".to_owned());
+                failures.push("no run was stopped, so nothing was tested".to_owned());
             }
             failures.iter().for_each(|failure| println!("FAILED {what}: {failure}"));
             let held = failures.is_empty();
@@ -66,7 +66,7 @@ impl Torture {
         }
     }
 
-    /// A disk that holds half of the output.
+    /// A disk with room for half of the output.
     fn disk_full(&mut self) {
         let what = "output disk full";
         let trial = Trial::new(Place::Disk, &mut self.random);
@@ -78,18 +78,18 @@ impl Torture {
             command.args(["-t", "tmpfs", "-o", &options, "none"]).arg(&mount);
             command.status().is_ok_and(|status| status.success())
         };
-        // of whatever kind the run is, its parts alone take twice that
-        let parts = parts(&trial.bench.path("one-go/predictions"));
+        // half of the size of the published parts
+        let parts = parts(&trial.bench.path("uninterrupted/predictions"));
         let bytes: u64 = parts.iter().map(|part| part.metadata().expect("a part").len()).sum();
         if !small(&format!("size={}", bytes / 2)) {
-            self.row(what, "needs root, to mount a small tmpfs", false);
+            self.row(what, "needs root to mount a small tmpfs", false);
             return;
         }
         let run = || trial.command("small/out", &[]).output().expect("starts");
         let full = run();
-        let said = stderr(&full);
+        let log = stderr(&full);
         let clear =
-            full.status.code() == Some(6) && (said.contains("No space left") || said.contains("os error 28"));
+            full.status.code() == Some(6) && (log.contains("No space left") || log.contains("os error 28"));
         let whole = trial.rows("small/out").iter().all(|(key, row)| trial.expected.get(key) == Some(row));
         let success = mount.join("out/_SUCCESS").exists();
         let grown = remounted(&mount);
@@ -99,7 +99,7 @@ impl Torture {
         let held = clear && whole && !success && grown && resumed.status.success() && fault.is_none();
         if !held {
             println!(
-                "FAILED {what}: {:?} {said} resumed {:?} {} {fault:?}",
+                "FAILED {what}: {:?} {log} resumed {:?} {} {fault:?}",
                 full.status,
                 resumed.status,
                 stderr(&resumed)
@@ -107,7 +107,7 @@ impl Torture {
         }
         self.row(
             what,
-            "exit code 6 and its reason; parts whole; resumed identical once there was room",
+            "exit code 6 with the reason; parts complete; resumed identically once there was room",
             held,
         );
     }

@@ -1,4 +1,4 @@
-//! Several workers on one output, two of them with the same number.
+//! Workers that share an output, two of them with the same index.
 
 use std::process::Child;
 
@@ -9,7 +9,7 @@ use crate::support::*;
 use crate::trial::{Place, Trial};
 
 impl Torture {
-    /// Several workers on one output, two of them with the same number, some of them killed.
+    /// Workers that share an output, one of which is killed and then started twice.
     pub fn workers(&mut self) {
         for (num_shards, place) in [
             (2, Place::Disk),
@@ -18,7 +18,7 @@ impl Torture {
             (4, Place::Gcs(Gcs::start())),
         ] {
             let trial = Trial::new(place, &mut self.random);
-            let what = format!("{num_shards} workers and one twice, {}", trial.place.name());
+            let what = format!("{num_shards} workers, one of them twice, {}", trial.place.name());
             let (mut killed, mut failures) = (0, Vec::new());
             let rounds = 5;
             for round in 0..rounds {
@@ -27,7 +27,7 @@ impl Torture {
                     let (index, of) = (index.to_string(), num_shards.to_string());
                     trial.command(&out, &["--shard-index", &index, "--num-shards", &of])
                 };
-                // one of them dies beside the others, and is started again beside a twin
+                // one worker is killed while the others run, and then started twice
                 let dying = self.random.below(num_shards.into()) as u32;
                 let delay = trial.took.mul_f64(self.random.below(80) as f64 / 100.0);
                 let mut dies = command(dying).spawn().expect("starts");
@@ -49,7 +49,7 @@ impl Torture {
             }
             failures.iter().for_each(|failure| println!("FAILED {what}: {failure}"));
             let figure = format!(
-                "{rounds} rounds, in {killed} of them a worker was killed while it ran: one _SUCCESS each, {} failures",
+                "{rounds} rounds, a worker killed while running in {killed} of them: one _SUCCESS each, {} failures",
                 failures.len()
             );
             self.row(what, figure, failures.is_empty() && killed > 0);

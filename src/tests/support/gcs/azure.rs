@@ -1,10 +1,10 @@
-//! The same bucket listed as Azure lists a container. Objects are read from both alike.
+//! Lists a bucket in the format of Azure Blob Storage. Objects are read in the same way from both.
 
 use super::http::{HttpAnswer, HttpRequest, escaped};
 use super::{ListingOddity, State};
 
 impl State {
-    /// One page of a container's names. A marker is the name behind which the page begins.
+    /// One page of a container's names. The marker is the name after which the page begins.
     pub(super) fn list_azure(&self, container: &str, request: &HttpRequest) -> HttpAnswer {
         let prefix = request.parameter("prefix").unwrap_or_default();
         let delimiter = request.parameter("delimiter").filter(|delimiter| !delimiter.is_empty());

@@ -1,4 +1,4 @@
-//! What can go wrong on the way to a store and back.
+//! Faults that can be injected into a request.
 
 use std::io::{self, Write};
 use std::net::TcpStream;
@@ -6,30 +6,30 @@ use std::time::Duration;
 
 use super::http::HttpAnswer;
 
-/// One thing that goes wrong with one request.
+/// A fault of one request.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Fault {
-    /// Answered with this status; not carried out.
+    /// The request is answered with this status, and not carried out.
     Status(u16),
-    /// The connection breaks; not carried out.
+    /// The connection is reset, and the request is not carried out.
     ResetBefore,
-    /// Carried out, but the connection breaks before the answer.
+    /// The request is carried out, but the connection is reset before the answer.
     ResetAfter,
-    /// The connection breaks in the middle of the answer.
+    /// The connection is reset in the middle of the answer.
     ResetMidBody,
-    /// The connection is closed in good order before the end of the answer.
+    /// The connection is closed normally before the end of the answer.
     ShortBody,
-    /// An answer that is shorter than was asked for, and looks whole.
+    /// The answer is shorter than requested, and consistent in itself.
     ShortAnswer,
-    /// One bit of an object is wrong; its checksum is that of the right bytes.
+    /// A bit of an object's content is flipped; its checksum is that of the original.
     WrongBytes,
-    /// Half of the answer, then nothing for so long.
+    /// Half of the answer, then a pause, then the connection is closed.
     Stall(Duration),
-    /// The answer, so many bytes at a time with pauses in between.
+    /// The answer in pieces of so many bytes, with pauses in between.
     Trickle { bytes: usize, pause: Duration },
 }
 
-/// One of each, at paces that a test can wait for.
+/// One fault of each kind, with delays that a test can wait for.
 pub const ALL: [Fault; 13] = [
     Fault::Status(429),
     Fault::Status(500),
@@ -43,23 +43,23 @@ pub const ALL: [Fault; 13] = [
     Fault::ShortAnswer,
     Fault::WrongBytes,
     Fault::Stall(Duration::from_secs(4)),
-    // what has some thousand bytes takes longer than the 2 s that tests give a request
+    // an answer of several thousand bytes exceeds the timeout of 2 s that tests set
     Fault::Trickle { bytes: 500, pause: Duration::from_millis(200) },
 ];
 
 impl Fault {
-    /// Whether a run may stop for it: what is denied is denied, and what arrived with another checksum was scored
-    /// already. Everything else is to be asked for again.
+    /// Whether a run may stop because of it: a denial is final, and a checksum mismatch may be detected only after
+    /// rows were scored. All other faults must be retried.
     pub fn may_stop(self) -> bool {
         matches!(self, Self::Status(403) | Self::WrongBytes)
     }
 
-    /// Whether the request is carried out all the same.
+    /// Whether the request is carried out despite the fault.
     pub fn is_carried_out(self) -> bool {
         !matches!(self, Self::Status(_) | Self::ResetBefore)
     }
 
-    /// Whether `answer` is another one with this fault: what is about a body needs one.
+    /// Whether the fault changes `answer`: faults of the body need a body.
     pub fn changes(self, answer: &HttpAnswer) -> bool {
         match self {
             Self::Status(_) | Self::ResetBefore | Self::ResetAfter | Self::ResetMidBody => true,
@@ -69,7 +69,7 @@ impl Fault {
         }
     }
 
-    /// Send what is left of `answer`; `Ok(false)` where the connection is of no further use.
+    /// Send `answer` with this fault. Returns whether the connection can be used further.
     pub fn send(self, answer: &HttpAnswer, stream: &mut TcpStream) -> io::Result<bool> {
         let half = answer.body.len() / 2;
         let whole = answer.head(answer.body.len());
@@ -85,7 +85,7 @@ impl Fault {
                 stream.write_all(&whole)?;
                 stream.write_all(&answer.body[..half])?;
                 stream.flush()?;
-                // the client is to see the bytes before the end
+                // the client must receive the bytes before the reset
                 std::thread::sleep(Duration::from_millis(20));
                 reset(stream)
             }
@@ -101,7 +101,7 @@ impl Fault {
             }
             Self::WrongBytes => {
                 let mut body = answer.body.clone();
-                // nothing else that is sent has a checksum
+                // only objects have a checksum
                 if has_checksum(answer)
                     && let Some(byte) = body.get_mut(half)
                 {
@@ -135,7 +135,7 @@ fn has_checksum(answer: &HttpAnswer) -> bool {
     answer.headers.iter().any(|(name, _)| *name == "x-goog-hash")
 }
 
-/// Close with a reset, which the client sees at once and as an error.
+/// Close the connection with a reset, which the client sees immediately, as an error.
 fn reset(stream: &TcpStream) -> io::Result<bool> {
     rustix::net::sockopt::set_socket_linger(stream, Some(Duration::ZERO))?;
     Ok(false)

@@ -1,23 +1,23 @@
-//! As much of HTTP/1.1 as an object store's client speaks.
+//! The part of HTTP/1.1 that object store clients use.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 
-/// A request, read whole.
+/// A complete request.
 pub struct HttpRequest {
     pub method: String,
     /// Percent-decoded, without the leading slash.
     pub path: String,
     /// Keys and values, percent-decoded.
     pub query: Vec<(String, String)>,
-    /// As it was sent.
+    /// Path and query as sent.
     pub target: String,
     /// Names in lower case.
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
 }
 
-/// An answer, whole.
+/// A complete answer.
 #[derive(Default)]
 pub struct HttpAnswer {
     pub status: u16,
@@ -94,20 +94,20 @@ impl HttpAnswer {
         self
     }
 
-    /// An XML document, as the storage service words its errors and lists.
+    /// An XML document, the format of errors and listings.
     pub fn xml(status: u16, body: String) -> Self {
         Self { body: body.into_bytes(), ..Self::new(status).with("Content-Type", "application/xml") }
     }
 
-    /// Status line and headers; `length` is what they promise of the body.
+    /// Status line and headers, with a `Content-Length` of `length` unless the headers state one.
     pub fn head(&self, length: usize) -> Vec<u8> {
         let mut head = format!("HTTP/1.1 {} {}\r\n", self.status, reason(self.status));
         for (name, value) in &self.headers {
             head += &format!("{name}: {value}\r\n");
         }
-        // an answer to HEAD says itself how long the object is
-        let tells = |name: &str| self.headers.iter().any(|(known, _)| *known == name);
-        if !tells("Content-Length") && !tells("Transfer-Encoding") {
+        // an answer to HEAD states the length of the object itself
+        let has = |name: &str| self.headers.iter().any(|(known, _)| *known == name);
+        if !has("Content-Length") && !has("Transfer-Encoding") {
             head += &format!("Content-Length: {length}\r\n");
         }
         (head + "\r\n").into_bytes()
@@ -135,7 +135,7 @@ fn reason(status: u16) -> &'static str {
         204 => "No Content",
         206 => "Partial Content",
         304 => "Not Modified",
-        _ => "Trouble",
+        _ => "Error",
     }
 }
 
@@ -145,7 +145,7 @@ fn read_line(stream: &mut BufReader<TcpStream>) -> io::Result<String> {
     Ok(line.trim_end().to_owned())
 }
 
-/// Percent-decoded; a plus is a plus.
+/// Percent-decode `text`; a plus sign stays as it is.
 pub fn decoded(text: &str) -> String {
     let (mut bytes, mut rest) = (Vec::new(), text.as_bytes());
     while let [first, tail @ ..] = rest {
@@ -164,7 +164,7 @@ pub fn decoded(text: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// Text inside XML.
+/// Escape text for XML.
 pub fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }

@@ -1,41 +1,41 @@
-//! A bucket whose listings are behind, and whose answers get lost.
+//! Buckets whose listings are out of date, and whose answers are lost.
 
 use std::collections::BTreeMap;
 
 use super::{Gcs, HttpAnswer, HttpRequest, State, Stored, error};
 
-/// What the listings of a bucket show: what it held some listings ago.
+/// The outdated state that listings of a bucket show.
 #[derive(Default)]
 pub(super) struct OldListing {
     pub shown: BTreeMap<(String, String), Stored>,
-    /// Listings until what they show is brought up to date, and how many there are in between.
+    /// Listings until the state is updated, and listings between two updates.
     left: u64,
     each: u64,
 }
 
 impl Gcs {
-    /// From now on listings of the bucket show what it holds now; after so many of them what it holds then, and so
-    /// on. Objects are read by name as they are.
+    /// From now on, listings of the bucket show its current content, and are updated only after so many listings.
+    /// Reads by name are always up to date.
     pub fn set_old_listings(&self, bucket: &str, listings: u64) {
         let mut state = self.state();
         let old = OldListing { shown: state.objects.clone(), left: listings, each: listings };
         state.old_listings.insert(bucket.to_owned(), old);
     }
 
-    /// From now on listings are up to date.
+    /// From now on, listings are up to date.
     pub fn set_new_listings(&self) {
         self.state().old_listings.clear();
     }
 
-    /// From now on every object whose name contains `name` is stored when it is to be created, and the answer is that the
-    /// server is busy; whoever repeats the request is told that the object is there.
+    /// From now on, the creation of an object whose name contains `name` is carried out but answered with 503. A
+    /// repeated request is told that the object exists.
     pub fn lose_answers(&self, name: &str) {
         self.state().lost_answers = Some(name.to_owned());
     }
 }
 
 impl State {
-    /// A listing is asked for.
+    /// Count a listing, and update the state that it shows if that is due.
     pub(super) fn age_listing(&mut self, bucket: &str) {
         let Some(old) = self.old_listings.get_mut(bucket) else { return };
         if old.left == 0 {
@@ -44,7 +44,7 @@ impl State {
         old.left -= 1;
     }
 
-    /// What is sent in the place of `answer`.
+    /// The answer that is sent instead of `answer`.
     pub(super) fn lost(&self, request: &HttpRequest, answer: HttpAnswer) -> HttpAnswer {
         let is_lost = self.lost_answers.as_ref().is_some_and(|name| request.path.contains(name));
         let creates = request.header("x-goog-if-generation-match") == Some("0");

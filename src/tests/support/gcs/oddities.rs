@@ -1,37 +1,37 @@
-//! Objects and listings as some servers send them, and no standard asks for.
+//! Unusual responses of some servers, for objects and for listings.
 
 use std::io::{self, Write};
 use std::net::TcpStream;
 
 use super::http::{HttpAnswer, HttpRequest};
 
-/// How one object is served.
+/// How the server responds to requests for one object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Oddity {
-    /// It is stored as gzip: sent so to whoever accepts that, otherwise unpacked, in chunks and whole whatever was
-    /// asked for. As Google does it.
+    /// It is stored with `Content-Encoding: gzip`, and sent compressed to clients that accept it. For other clients it
+    /// is decompressed and sent in chunks, completely even if a range was requested. As in Google Cloud Storage.
     Gzip,
-    /// The same by a server that unpacks in any case.
+    /// As `Gzip`, but it is always decompressed.
     AlwaysUnpacked,
-    /// Stored as gzip, and sent so in any case. As S3 does it.
+    /// It is stored with `Content-Encoding: gzip`, and always sent compressed. As in S3.
     Labelled,
-    /// In chunks, without a length.
+    /// It is sent in chunks, without a length.
     Chunked,
-    /// HEAD is not known.
+    /// HEAD is not supported.
     NoHead,
-    /// Longer than it says, without end.
+    /// It is longer than stated, and never ends.
     Endless,
-    /// In an archive.
+    /// It is in an archive storage class.
     Archived,
-    /// Nobody but a browser gets it.
+    /// The `Accept` header is not acceptable.
     NotAcceptable,
-    /// With this status, and this code in its words.
+    /// It is refused with this status and error code.
     Refused(u16, &'static str),
-    /// There is nothing, and that is no error.
+    /// An answer of status 204, without content.
     NoContent,
-    /// It is elsewhere, which is here.
+    /// It redirects to itself.
     Redirected,
-    /// Its checksum is another one.
+    /// Its checksum does not match.
     OtherChecksum,
 }
 
@@ -48,7 +48,7 @@ impl Oddity {
             Self::Gzip | Self::AlwaysUnpacked => {
                 answer.status = 200;
                 answer.headers.retain(|(name, _)| !matches!(*name, "Content-Length" | "Content-Range"));
-                // of a range there is too little to unpack
+                // a range may be truncated gzip data
                 let mut unpacked = Vec::new();
                 let mut packed = flate2::read::GzDecoder::new(&answer.body[..]);
                 let _ = io::Read::read_to_end(&mut packed, &mut unpacked);
@@ -65,7 +65,7 @@ impl Oddity {
                 let length = answer.body.len();
                 answer.with("Content-Length", length).with("Transfer-Encoding", "chunked")
             }
-            // what is known of it is at hand
+            // the metadata of an archived object is available
             Self::Archived if is_head => answer,
             Self::Archived => super::error(403, "InvalidObjectState"),
             Self::NotAcceptable => super::error(406, "NotAcceptable"),
@@ -81,24 +81,24 @@ impl Oddity {
     }
 }
 
-/// How a bucket is listed.
+/// How the server lists a bucket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ListingOddity {
     /// Every page is the first one.
     Again,
-    /// Every key is there twice.
+    /// Every key is listed twice.
     Twice,
-    /// From the last key to the first.
+    /// Keys are in descending order.
     Backwards,
-    /// Every page says that it is not the last, and not where the next one begins.
+    /// Every page says that it is truncated, but has no token for the next one.
     NoToken,
-    /// Pages after the first are an error, of status 200.
+    /// Pages after the first are an error with status 200.
     LaterError,
-    /// Pages after the first are for browsers.
+    /// Pages after the first are HTML.
     LaterHtml,
-    /// Pages are as long as ever, however few keys were asked for.
+    /// Pages are full, even if fewer keys were requested.
     FullPages,
-    /// Of each page's first key this element has this content, or is not there.
+    /// In each page, this element of the first key has this content, or is missing.
     FirstHas(&'static str, Option<&'static str>),
 }
 
@@ -120,7 +120,7 @@ impl ListingOddity {
         *page = keys.concat();
     }
 
-    /// What is sent in the place of a page.
+    /// The answer that is sent instead of a page.
     pub fn replacement(self, request: &HttpRequest) -> Option<HttpAnswer> {
         request.parameter("continuation-token")?;
         match self {
@@ -131,16 +131,16 @@ impl ListingOddity {
     }
 }
 
-/// `key` with other content in the element of that name, or without it.
+/// Replace or remove the element `name` of `key`.
 fn with_element(key: &str, name: &str, content: Option<&str>) -> String {
     let (open, close) = (format!("<{name}>"), format!("</{name}>"));
     let (before, rest) = key.split_once(&open).expect("the element");
-    let (_, behind) = rest.split_once(&close).expect("its end");
+    let (_, after) = rest.split_once(&close).expect("its end");
     let element = content.map_or(String::new(), |content| open + content + &close);
-    format!("{before}{element}{behind}")
+    format!("{before}{element}{after}")
 }
 
-/// Send the body of `answer`, then more and more of it, until the client has gone.
+/// Send `answer` with an endless body, until the client closes the connection.
 pub fn send_without_end(answer: &HttpAnswer, stream: &mut TcpStream) -> io::Result<()> {
     stream.write_all(&answer.head(0))?;
     let piece = [&b"10000\r\n"[..], &[7; 1 << 16], b"\r\n"].concat();
