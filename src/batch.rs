@@ -1,24 +1,31 @@
 //! The batch stage: exactly `batch_size` rows into the engine, always.
 //!
-//! Comes in: decoded images, rejected records and shard marks, in input order. Goes out: batches
-//! in the same order, each with whatever travelled beside its rows.
+//! Comes in: decoded images, rejected records and marks of shards, in order. Goes out: batches in the same order, each
+//! with the entries that arrived between its rows.
 //!
-//! - Batches fill across shards; only the last one of a run is padded, with zeros. (One more
-//!   exception: [`MAX_WAITING_ENTRIES`].)
-//! - An entry leaves in the batch that was open when it came, so order is kept; entries before
-//!   the first row of a batch need not wait for it.
+//! - Batches fill across shards. A batch leaves early, padded with zeros, when no record is on its way, when a shard
+//!   that has ended would wait too long for the records of others ([`ENDED_SHARD_WAITS`]), or when too many entries
+//!   wait in it ([`MAX_WAITING_ENTRIES`]).
+//! - An entry leaves in the batch that was open when it arrived, which keeps the order. Entries before the first row of
+//!   a batch do not wait for a row.
 //! - Buffers come from a pool that the engine has made, and go back to it.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::RecvTimeoutError;
 
 use crate::flow::{Disconnected, Receiver, Sender, Slot, StageMeter, slot};
 use crate::items::{Batch, BatchBuffer, BatchJob, BatchShape, Decoded, Entry, Inferred, Pixels, PixelsMut};
 
-/// Entries that may wait in one batch for its rows. Only a flood of rejected records gets there;
-/// a record's entry takes some 300 bytes, with the longest id and reason 2 kB, so this bounds the
-/// flood to about 20 MB, 130 MB at the worst, and costs one padded batch each time.
+/// Entries that may wait in one batch for its rows. Only a flood of rejected records gets there. An entry takes some 300
+/// bytes, 2 kB with the longest id and reason, so this bounds the flood to about 20 MB, 130 MB at worst, at the cost of one
+/// padded batch each time.
 pub const MAX_WAITING_ENTRIES: usize = 65_536;
+
+/// Longest time for which a shard that has ended waits for the records of other shards to fill its last batch. A store
+/// that is merely slow delivers within it; one that hangs must not hold up the answer to another caller.
+const ENDED_SHARD_WAITS: Duration = Duration::from_secs(2);
 
 /// Collects entries into batches. Pure: buffers are passed in, batches come out.
 #[derive(Debug)]
@@ -28,11 +35,13 @@ pub struct Batcher {
     entries: Vec<Entry>,
     pixels: Option<Box<dyn BatchBuffer>>,
     rows: usize,
+    /// Whether a shard that has ended waits for this batch.
+    holds_end: bool,
 }
 
 impl Batcher {
     pub fn new(shape: BatchShape) -> Self {
-        Self { shape, next_id: 0, entries: Vec::new(), pixels: None, rows: 0 }
+        Self { shape, next_id: 0, entries: Vec::new(), pixels: None, rows: 0, holds_end: false }
     }
 
     /// Whether taking `item` needs a buffer for a new batch.
@@ -56,9 +65,13 @@ impl Batcher {
                 Entry::Scored(image.meta)
             }
             Decoded::Rejected(meta, rejected) => Entry::Rejected(meta, rejected),
-            Decoded::ShardStart(shard) => Entry::ShardStart(shard),
+            Decoded::ShardStart(call) => Entry::ShardStart(call),
+            Decoded::Panicked(error) => Entry::Panicked(error),
             Decoded::ShardEnd(end) => Entry::ShardEnd(end),
+            Decoded::ShardCut(cut) => Entry::ShardCut(cut),
+            Decoded::Flush => return self.flush(),
         };
+        self.holds_end |= matches!(entry, Entry::ShardEnd(_) | Entry::ShardCut(_));
         self.entries.push(entry);
         let full = self.rows == self.shape.batch_size;
         // without a row there is nothing to wait for
@@ -66,12 +79,13 @@ impl Batcher {
         (full || idle || self.entries.len() >= MAX_WAITING_ENTRIES).then(|| self.seal())
     }
 
-    /// What is left at the end of the input.
-    pub fn finish(mut self) -> Option<Batch> {
+    /// The batch so far, if there is anything in it.
+    pub fn flush(&mut self) -> Option<Batch> {
         (!self.entries.is_empty()).then(|| self.seal())
     }
 
     fn seal(&mut self) -> Batch {
+        self.holds_end = false;
         let rows = std::mem::take(&mut self.rows);
         let id = (rows > 0).then_some(self.next_id);
         self.next_id += u64::from(rows > 0);
@@ -108,14 +122,26 @@ pub fn run(
     let mut batcher = Batcher::new(shape);
     let hand_on = |batch: Batch| {
         let Batch { id: Some(_), .. } = &batch else {
-            return to_sink.send(Slot::filled(Inferred { entries: batch.entries, outcome: None }));
+            return to_sink.send(Slot::filled(Inferred { entries: batch.entries, outcome: Ok(None) }));
         };
         meter.add_items(1);
         let (filler, reserved) = slot();
         to_sink.send(reserved)?;
         to_engine.send((batch, filler))
     };
-    while let Some(slot) = input.recv() {
+    loop {
+        let slot = match batcher.holds_end {
+            false => input.recv(),
+            true => match input.recv_timeout(ENDED_SHARD_WAITS) {
+                Ok(slot) => Some(slot),
+                Err(RecvTimeoutError::Disconnected) => None,
+                Err(RecvTimeoutError::Timeout) => {
+                    batcher.flush().map_or(Ok(()), hand_on)?;
+                    continue;
+                }
+            },
+        };
+        let Some(slot) = slot else { break };
         let decoded = slot.wait(meter).ok_or(Disconnected)?;
         // the pool holds one more buffer than the queue and the engines can, so this never waits
         // for longer than an engine takes to give one back
@@ -125,15 +151,15 @@ pub fn run(
             hand_on(batch)?;
         }
     }
-    batcher.finish().map_or(Ok(()), hand_on)
+    batcher.flush().map_or(Ok(()), hand_on)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::items::{
-        DecodedImage, PixelElement, PixelsRef, RecordMeta, Rejected, ShardContent, ShardEnd, ShardFormat,
-        ShardRef, Status,
+        Call, CallOptions, DecodedImage, PixelElement, PixelsRef, RecordMeta, Rejected, Resume, ShardContent,
+        ShardEnd, ShardFormat, ShardRef, Status,
     };
     use proptest::prelude::*;
 
@@ -157,10 +183,12 @@ mod tests {
     /// A name for an entry that says what it is and where it came from.
     fn name(entry: &Entry) -> String {
         match entry {
-            Entry::ShardStart(shard) => format!("start {}", shard.name),
+            Entry::ShardStart(call) => format!("start {}", call.shard.name),
             Entry::Scored(meta) => format!("ok {}#{}", meta.shard.name, meta.record_index),
             Entry::Rejected(meta, _) => format!("bad {}#{}", meta.shard.name, meta.record_index),
             Entry::ShardEnd(end) => format!("end {}", end.records),
+            Entry::Panicked(error) => format!("panicked {error}"),
+            Entry::ShardCut(_) => "cut".to_owned(),
         }
     }
 
@@ -178,7 +206,8 @@ mod tests {
             let mut serial = 0u8;
             for (index, records) in shards.iter().enumerate() {
                 let shard = shard(index as u64);
-                let mut items = vec![Decoded::ShardStart(Arc::clone(&shard))];
+                let (call, _ticket) = Call::new((*shard).clone(), Resume::default(), CallOptions::default());
+                let mut items = vec![Decoded::ShardStart(call)];
                 expected.push(format!("start s{index}"));
                 for (record, &good) in records.iter().enumerate() {
                     let meta = meta(&shard, record as u64);
@@ -197,7 +226,7 @@ mod tests {
                     batcher.push(item, Some(Box::new(Pixels::U8(vec![255; batch_size * 2]))))
                 }));
             }
-            batches.extend(batcher.finish());
+            batches.extend(batcher.flush());
 
             let names: Vec<_> = batches.iter().flat_map(|batch| batch.entries.iter().map(name)).collect();
             prop_assert_eq!(names, expected);

@@ -18,7 +18,6 @@ use crate::shown::{message_without_secrets, without_secrets};
 /// | [`SourceError::Uri`] | never: the address, or what it names, is wrong |
 /// | [`SourceError::NoInput`] | again, once there is input |
 /// | [`SourceError::Changed`], [`SourceError::Late`] | never: the message says what to do |
-/// | [`SourceError::Garbled`] | again |
 /// | [`SourceError::Storage`], [`SinkError::Storage`] | again; never where the store cannot do what was asked |
 /// | [`EngineError::RuntimeMissing`], [`EngineError::Provider`], [`EngineError::Device`] | elsewhere |
 /// | [`EngineError::Memory`], [`EngineError::WarmUp`], [`EngineError::Inference`] | elsewhere |
@@ -77,6 +76,20 @@ pub enum Error {
     Stack { limit_kib: u64, needed_kib: u64 },
     #[error("the {stage} stage panicked: {message}")]
     StagePanicked { stage: &'static str, message: String },
+    #[error("shard {shard} was stopped before its end; the rows scored so far are in a checkpoint")]
+    Stopped { shard: String },
+}
+
+impl Error {
+    /// The system refused to start so many threads.
+    pub(crate) fn threads(threads: usize, error: &dyn std::error::Error) -> Self {
+        Self::Threads { threads, message: error.to_string() }
+    }
+
+    /// Whether bytes arrived that are not those of the object.
+    pub fn is_wrong_checksum(&self) -> bool {
+        matches!(self, Self::Source(SourceError::Storage(error)) if error.is_wrong_checksum())
+    }
 }
 
 impl Error {
@@ -90,7 +103,7 @@ impl Error {
             Self::Threads { .. } | Self::Memory { .. } | Self::OpenFiles { .. } | Self::Stack { .. } => {
                 Retry::Never
             }
-            Self::StagePanicked { .. } => Retry::Again,
+            Self::StagePanicked { .. } | Self::Stopped { .. } => Retry::Again,
         }
     }
 }
@@ -245,10 +258,6 @@ pub enum SourceError {
         "shard {place} of the input was added after worker {worker} finished its share; run worker {worker} again"
     )]
     Late { place: u64, worker: u32 },
-    /// Bytes of these shards, by place in the input, had a wrong checksum: rows scored from them may be wrong. `error`
-    /// is that of the first shard.
-    #[error("cannot read input {error}")]
-    Garbled { shards: Vec<u64>, error: StorageError },
     #[error("cannot read input {0}")]
     Storage(#[from] StorageError),
 }
@@ -258,7 +267,7 @@ impl SourceError {
     pub fn retry(&self) -> Retry {
         match self {
             Self::Uri { .. } | Self::Changed { .. } | Self::Late { .. } => Retry::Never,
-            Self::NoInput { .. } | Self::Garbled { .. } => Retry::Again,
+            Self::NoInput { .. } => Retry::Again,
             Self::Storage(error) => error.retry(),
         }
     }

@@ -200,8 +200,7 @@ fn read_record(
     index: u64,
     options: &ReadOptions,
 ) -> Result<Bytes, ReadError> {
-    let shard = ShardRef { resume_at: index, ..shard.clone() };
-    let opened = open_shard(stores, &shard, options)?;
+    let opened = open_shard(stores, shard, index, options)?;
     let mut records = opened.records.skip(usize::try_from(index - opened.first_record).unwrap_or(usize::MAX));
     match records.next().transpose()? {
         None => Err(ReadError::Corrupt("it has fewer records than the output has rows".to_owned())),

@@ -1,191 +1,78 @@
-//! "Score these shards" as one library call: what the command line runs, and what a worker of a
-//! distributed runner calls for each of its bundles.
+//! A whole run: a loop over the scorer, then the finish.
 //!
-//! - [`Checked::new`] and [`Job::prepare`] do whatever can fail before the first byte of input is
-//!   read: the output is vacant or holds this very run, the model loads and fits, every engine has run.
-//! - [`Job::run`] leaves a whole output, with `_manifest.json` and `_SUCCESS`, or what the same job can
-//!   go on from: the record of the run, the parts of shards that had ended, and checkpoints of others.
+//! - [`Job::prepare`] does whatever can fail before the first byte of input is read.
+//! - [`Job::run`] leaves a whole output, with `_manifest.json` and `_SUCCESS`, or what the same job can resume: the
+//!   record of the run, the parts of shards that ended, and checkpoints of others.
 
-use std::collections::hash_map::RandomState;
-use std::hash::{BuildHasher, Hasher};
+use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Instant;
 
-use chrono::{DateTime, Utc};
 use tokio::runtime::Handle;
 
+use crate::checked::Prepared;
+pub use crate::checked::{Checked, JobOptions};
 use crate::commit::{
-    AttemptNote, Checkpoints, Crashes, DamagedPart, Done, Ending, Output, OutputListing, Remaining,
-    RunRecord, RunReport, SCHEMA_VERSION, Share, TakenOver,
+    Checkpoints, Claim, Crashes, DamagedPart, Done, Ending, Output, Remaining, RunReport, Share, TakenOver,
 };
-use crate::decode::Decoder;
-use crate::engine::{self, Engine};
 use crate::error::{Error, SinkError, SourceError};
-use crate::flow::StopSignal;
-use crate::items::{self, BatchBuffer, ShardRef, Status};
-use crate::limits::check_memory;
-use crate::pipeline::{Bounds, MemoryBound, Meters, Stages, warm_up};
-use crate::plan::{Plan, threads_or_cores};
-use crate::report::{OutputReport, rfc3339};
-use crate::shown::without_secrets;
-use crate::sink::{ParquetSink, RunIdentity, Sink};
-use crate::source::{ReadOptions, ShardList, check_fit, input_around, open_shard_in_turn};
-use crate::store::Stores;
-
-/// How a run is done, as opposed to what it computes.
-#[derive(Debug, Clone, Default)]
-pub struct JobOptions {
-    /// Records to score at most.
-    pub limit: Option<u64>,
-    /// Ask this to drain the run.
-    pub stop: StopSignal,
-    /// The shards to score, where several workers share the output.
-    pub share: Share,
-    /// Whether to remove a run that is there, and start anew.
-    pub overwrite: bool,
-}
-
-/// A pipeline whose every part has been tried, short of running it.
-pub struct Checked {
-    pub plan: Plan,
-    pub stores: Stores,
-    pub model_sha256: String,
-    pub plan_sha256: String,
-    /// Scores of one row.
-    pub classes: usize,
-    pub bounds: Bounds,
-    pub memory: MemoryBound,
-    output: Output,
-    /// What the output held before.
-    listing: OutputListing,
-    /// Whether that is this run, finished.
-    is_finished: bool,
-    engines: Vec<Box<dyn Engine>>,
-    decode_threads: usize,
-}
+use crate::items::{Allowance, CallOptions, Kept, Scored, ShardRef, Status, Ticket};
+use crate::pipeline::Meters;
+use crate::plan::Plan;
+use crate::progress::ProgressCounters;
+use crate::report::{OutputReport, PartReport};
+use crate::scorer::Scorer;
+use crate::source::{ReadOptions, ShardList, check_fit};
 
 /// A run that is ready to start.
 pub struct Job {
-    checked: Checked,
+    prepared: Prepared,
     options: JobOptions,
-    buffers: Vec<Box<dyn BatchBuffer>>,
-    warm_ups: Vec<items::Outcome>,
     meters: Meters,
-    startup: Duration,
+    progress: Arc<ProgressCounters>,
     run_id: Arc<OnceLock<String>>,
 }
 
-impl Checked {
-    /// Load the model, see that it fits the pipeline, and that the output is vacant or holds this run.
-    pub fn new(plan: Plan, runtime: &Handle, options: &JobOptions) -> Result<Self, Error> {
-        let stores = Stores::with(runtime.clone(), plan.storage.clone());
-        let output = Output::open(&stores, &plan.output.uri)?;
-        refuse_output_inside_input(&stores, &plan)?;
-        let model_sha256 = engine::hash_model(&plan.model.path)?;
-        let listing = output.list()?;
-        let mut is_finished = false;
-        if !options.overwrite
-            && let Some(record) =
-                output.run_in(&listing, &run_record(&plan, &model_sha256, options.limit), false)?
-        {
-            is_finished = output.is_finished(&record.run_id)?;
-        }
-        check_memory(&plan)?;
-        let engines = engine::load(&plan, &model_sha256)
-            .map_err(|error| engine::explain_memory(&plan, &model_sha256, error))?;
-        let decode_threads = threads_or_cores(plan.preprocess.threads);
-        let bounds = Bounds::new(&plan, decode_threads, engines.len());
-        let shape = engines[0].batch_shape();
-        Ok(Self {
-            plan_sha256: plan.hash(&model_sha256),
-            classes: engines[0].classes(),
-            memory: MemoryBound::new(
-                &plan,
-                &bounds,
-                shape,
-                engines[0].classes(),
-                decode_threads,
-                engines.len(),
-            ),
-            plan,
-            stores,
-            model_sha256,
-            bounds,
-            output,
-            listing,
-            is_finished,
-            engines,
-            decode_threads,
-        })
-    }
-}
-
-/// The record of a run that begins now.
-fn run_record(plan: &Plan, model_sha256: &str, limit: Option<u64>) -> RunRecord {
-    let now = SystemTime::now();
-    RunRecord {
-        schema_version: SCHEMA_VERSION.to_owned(),
-        sluice_version: env!("CARGO_PKG_VERSION").to_owned(),
-        run_id: new_run_id(&plan.name, now),
-        started_at: rfc3339(now),
-        plan_sha256: plan.hash(model_sha256),
-        limit,
-        determinants: plan.determinants(model_sha256),
-    }
-}
-
 impl Job {
-    /// Check everything that can be checked before input is read, and warm the engines up.
+    /// Check everything that can be checked before input is read, and warm the engines up. Blocks.
+    ///
+    /// # Errors
+    /// Whatever can be wrong with the plan, its model, its output or this machine.
     pub fn prepare(plan: Plan, runtime: &Handle, options: JobOptions) -> Result<Self, Error> {
-        let start = Instant::now();
-        let mut checked = Checked::new(plan, runtime, &options)?;
-        let warm_ups = match warm_up(&mut checked.engines) {
-            Ok(warm_ups) => warm_ups,
-            Err(error) => {
-                // what was too large must be gone before something smaller is tried
-                checked.engines.clear();
-                return Err(engine::explain_memory(&checked.plan, &checked.model_sha256, error).into());
-            }
-        };
-        check_memory(&checked.plan)?;
-        let meters =
-            Meters::new(checked.plan.input.look_ahead + 1, checked.decode_threads, checked.engines.len());
-        let buffers = checked.bounds.batch_buffers(checked.engines.len());
-        let buffers = checked.engines[0].buffers(buffers)?;
-        Ok(Self {
-            checked,
-            options,
-            buffers,
-            warm_ups,
-            meters,
-            startup: start.elapsed(),
-            run_id: Arc::default(),
-        })
+        let started = Instant::now();
+        let prepared = Checked::new(plan, runtime, &options)?.prepare(started)?;
+        let meters = prepared.meters();
+        Ok(Self { prepared, options, meters, progress: Arc::default(), run_id: Arc::default() })
     }
 
     /// The pipeline this job runs, with its queues and the memory they take.
     pub fn checked(&self) -> &Checked {
-        &self.checked
+        &self.prepared.checked
     }
 
     /// Where the run writes.
     pub fn output(&self) -> &Output {
-        &self.checked.output
+        &self.checked().output
     }
 
-    /// The run that it turns out to be an attempt at, once that is known.
+    /// The run that this turns out to be an attempt at, once that is known.
     pub fn run_id(&self) -> Arc<OnceLock<String>> {
         Arc::clone(&self.run_id)
     }
 
-    /// Live counters, for a progress display.
+    /// Live counters of the stages.
     pub fn meters(&self) -> &Meters {
         &self.meters
     }
 
+    /// Live counters of this worker's share, for a progress display.
+    pub fn progress(&self) -> &Arc<ProgressCounters> {
+        &self.progress
+    }
+
     /// Whether the output holds this run, finished.
     pub fn is_finished(&self) -> bool {
-        self.checked.is_finished
+        self.checked().is_finished
     }
 
     /// See that a finished run is whole, as far as names and sizes tell, and of `shards` and no others. Nothing is
@@ -198,7 +85,7 @@ impl Job {
         self,
         shards: impl Iterator<Item = Result<ShardRef, SourceError>>,
     ) -> Result<(), Error> {
-        let Checked { output, listing, .. } = self.checked;
+        let Checked { output, listing, .. } = self.prepared.checked;
         let manifest = output.manifest()?;
         let wrong = output.not_as_listed(&listing, manifest.parts.iter().chain(&manifest.batches))?;
         if !wrong.is_empty() {
@@ -221,120 +108,69 @@ impl Job {
                 output.refuse_another(&manifest.run_id)?;
                 Ok(output.tidy(&listing.passing().collect::<Vec<_>>())?)
             }
-            Some(shard) => {
+            Some((shard, _)) => {
                 let message = "it has come since the run was finished".to_owned();
                 Err(SourceError::Changed { shard: shard.name, message }.into())
             }
         }
     }
 
-    /// Score those of `shards` that are this worker's and have no part yet; finish the run if nothing
-    /// else is missing.
-    pub fn run(self, shards: ShardList) -> Result<RunReport, Error> {
-        let Self { checked, options, mut buffers, warm_ups, meters, startup, run_id } = self;
-        let Checked { plan, stores, bounds, output, mut engines, decode_threads, .. } = checked;
+    /// Score those of `shards` that are this worker's and have no part yet, and finish the run if nothing else is
+    /// missing. Blocks.
+    ///
+    /// # Errors
+    /// The first that a shard met; the others were stopped then, and can be resumed.
+    pub fn run(self, mut shards: ShardList) -> Result<RunReport, Error> {
+        let Self { prepared, options, meters, progress, run_id } = self;
         let start = Instant::now();
+        let (output, plan) = (prepared.checked.output.clone(), prepared.checked.plan.clone());
+        let (model_sha256, startup) = (prepared.checked.model_sha256.clone(), prepared.startup);
+        let engines = prepared.checked.engines.iter().map(|engine| engine.describe()).collect();
         // an input that cannot be listed, or does not fit the pipeline file, leaves nothing behind
         let skips = shards.skips();
-        let mut shards = shards;
         let first = shards.next().transpose()?;
-        let read_options = ReadOptions::from(&plan.input);
-        first.as_ref().map_or(Ok(()), |shard| check_fit(&stores, shard, &read_options))?;
+        let (stores, read_options) = (&prepared.checked.stores, ReadOptions::from(&plan.input));
+        first.as_ref().map_or(Ok(()), |shard| check_fit(stores, shard, &read_options))?;
         if options.overwrite {
-            // what has come since the plan was checked goes, too
+            // this includes what was stored since the plan was checked
             output.overwrite(output.list()?)?;
         }
-        let share = options.share;
-        let record = run_record(&plan, &checked.model_sha256, options.limit);
-        let mut note = AttemptNote::begun(share.shard_index, share.num_shards);
-        note.runs_on = runs_on(&engines);
-        let claim = output.claim(&record, &note, options.overwrite)?;
+        let claim = prepared.claim(&options)?;
         run_id.get_or_init(|| claim.record.run_id.clone());
-        let others = claim.notes.attempts.iter().find(|other| other.runs_on != claim.note.runs_on);
-        if let Some(AttemptNote { attempt, runs_on, .. }) = others {
-            let here = &claim.note.runs_on;
-            tracing::warn!(
-                attempt,
-                ?runs_on,
-                ?here,
-                "an attempt at this run scores on something else: last bits may differ"
-            );
-        }
-        if claim.record.sluice_version != env!("CARGO_PKG_VERSION") {
-            let (begun_by, here) = (&claim.record.sluice_version, env!("CARGO_PKG_VERSION"));
-            tracing::info!(begun_by, here, "resuming a run of another version of sluice, which scores alike");
-        }
-        let own = claim.listing.predictions.iter().filter(|(index, _)| share.takes(**index));
-        let own = own.map(|(_, part)| part);
-        let TakenOver { sound: reused, damaged } =
-            output.take_over(own, &claim.notes, &claim.record.run_id)?;
-        if damaged.iter().any(DamagedPart::is_there) && !output.is_finished(&claim.record.run_id)? {
-            output.unmark_done(share.shard_index, share.num_shards)?;
-        }
-        let listing = output.without_damaged(claim.listing, &damaged, &claim.record.run_id)?;
-        meters.advance.reuse(&reused);
+        let share = options.share;
+        let Begun { reused, done, checkpoints, crashes } = begin(&output, &claim, &options)?;
+        progress.reuse(&reused);
         let reused_rows: u64 = reused.iter().filter_map(|part| part.rows).sum();
         tracing::info!(
             run_id = claim.record.run_id,
             attempt = claim.note.attempt,
             finished_shards = reused.len(),
-            "run begun or gone on with"
+            "run begun or resumed"
         );
-        let identity = RunIdentity {
-            run_id: claim.record.run_id.clone(),
-            shard_index: share.shard_index,
-            attempt: claim.note.attempt,
-            model_sha256: checked.model_sha256.clone(),
-            plan_sha256: checked.plan_sha256,
-            labels: plan.model.labels.as_ref().map(|labels| serde_json::json!(labels).to_string()),
-        };
-        // a limit may end a shard anywhere, also inside what a checkpoint holds
-        let checkpoints = match options.limit {
-            None => output.sound(claim.checkpoints, |shard| share.takes(shard))?,
-            Some(_) => Checkpoints::default(),
-        };
-        let gone_on_from = checkpoints.clone();
-        let done = Done::new(&listing, &reused);
         let shards = first.map(Ok).into_iter().chain(shards);
-        let mut remaining = Remaining::new(shards, done, checkpoints.clone(), claim.crashes, share);
-        let note = claim.note.clone();
-        let mut sink = Box::new(ParquetSink::new(
-            output.clone(),
-            &plan,
-            identity,
-            checked.classes,
-            checkpoints,
-            note,
-            Arc::clone(&meters.advance),
-        ));
-        warm_ups.into_iter().try_for_each(|outcome| sink.accept_warm_up(outcome))?;
-        let element = engines[0].batch_shape().element;
-        let stages = Stages {
-            decoder: Decoder::new(&plan.preprocess, plan.input.max_image_bytes, element),
-            decode_threads,
-            engines: &mut engines,
-            buffers: &mut buffers,
-            sink,
-            bounds,
-            meters: &meters,
-            stop: &options.stop,
-            limit: options.limit.map(|limit| limit.saturating_sub(reused_rows)),
+        let mut remaining = Remaining::new(shards, done, checkpoints, crashes, share);
+        let scorer = Scorer::start(prepared, &claim, meters.clone())?;
+        let call = CallOptions {
+            stop: options.stop.clone(),
+            progress,
+            allowance: options.limit.map(|limit| Arc::new(Allowance::new(limit.saturating_sub(reused_rows)))),
+            stop_all_on_error: true,
         };
-        let written =
-            stages.run(&mut remaining, |shard, turn| open_shard_in_turn(&stores, shard, &read_options, turn));
-        if let Err(Error::Source(SourceError::Garbled { shards, .. })) = &written {
-            let (attempt, run_id) = (claim.note.attempt, &claim.record.run_id);
-            if let Err(error) = output.discard_checkpoints(shards, attempt, run_id, &gone_on_from) {
-                tracing::error!(
-                    %error,
-                    "what may be wrong could not be removed from _checkpoints: remove it before the next attempt"
-                );
+        let mut scored = ScoredShards::default();
+        let fault = score_all(&scorer, &mut remaining, &call, &mut scored).err();
+        let closed = scorer.close();
+        let written = match (fault, closed) {
+            (None, closed) => closed.map(|report| scored.complete(report)),
+            (Some(fault), Ok(_)) => Err(fault),
+            (Some(fault), Err(error)) => {
+                tracing::warn!(%error, "the attempt's note or its batches could not be stored");
+                Err(fault)
             }
-        }
+        };
         let written = match written {
-            // who finishes a run tidies up behind whoever still wrote
+            // whoever finishes a run removes what others were still writing
             Err(Error::Sink(error)) if output.was_finished(&claim.record.run_id) => {
-                tracing::info!(%error, "another attempt has finished the run meanwhile");
+                tracing::info!(%error, "another attempt finished the run meanwhile");
                 OutputReport::default()
             }
             written => written?,
@@ -344,8 +180,8 @@ impl Job {
             output: &output,
             plan: &plan,
             record: &claim.record,
-            model_sha256: checked.model_sha256,
-            engines: engines.iter().map(|engine| engine.describe()).collect(),
+            model_sha256,
+            engines,
             share,
             note: claim.note,
             written,
@@ -374,34 +210,122 @@ impl Job {
     }
 }
 
-/// What decides the last bits of a score beside the plan.
-fn runs_on(engines: &[Box<dyn Engine>]) -> Vec<String> {
-    let mut found: Vec<_> = engines.iter().map(|engine| engine.describe()).collect();
-    #[cfg(target_arch = "x86_64")]
-    let set = if is_x86_feature_detected!("avx512f") { "AVX-512" } else { "AVX2 or less" };
-    #[cfg(not(target_arch = "x86_64"))]
-    let set = "the base set";
-    found.push(format!("{} with {set}", std::env::consts::ARCH));
-    found
+/// What a run starts from.
+struct Begun {
+    /// Parts of this worker's share that are stored already.
+    reused: Vec<PartReport>,
+    done: Done,
+    checkpoints: Checkpoints,
+    crashes: Crashes,
 }
 
-/// Listing would find what this run or an earlier one has written.
-fn refuse_output_inside_input(stores: &Stores, plan: &Plan) -> Result<(), Error> {
-    let uri = &plan.output.uri;
-    let Ok(location) = stores.resolve(uri) else { return Ok(()) };
-    match input_around(stores, &plan.inputs, &location)? {
-        None => Ok(()),
-        Some(input) => {
-            let message =
-                format!("lies inside the input {}, which would read it back", without_secrets(input));
-            Err(SinkError::Uri { uri: uri.clone(), message }.into())
+/// Look at what earlier attempts stored; remove what is damaged of this worker's share.
+fn begin(output: &Output, claim: &Claim, options: &JobOptions) -> Result<Begun, SinkError> {
+    let (share, run_id) = (options.share, &claim.record.run_id);
+    let own = claim.listing.predictions.iter().filter(|(index, _)| share.takes(**index));
+    let TakenOver { sound: reused, damaged } =
+        output.take_over(own.map(|(_, part)| part), &claim.notes, run_id)?;
+    if damaged.iter().any(DamagedPart::is_there) && !output.is_finished(run_id)? {
+        output.unmark_done(share.shard_index, share.num_shards)?;
+    }
+    let listing = output.without_damaged(claim.listing.clone(), &damaged, run_id)?;
+    // a limit may end a shard anywhere, also before the end of a checkpoint
+    let checkpoints = match options.limit {
+        None => output.sound(claim.checkpoints.clone(), |shard| share.takes(shard))?,
+        Some(_) => Checkpoints::default(),
+    };
+    let done = Done::new(&listing, &reused);
+    Ok(Begun { reused, done, checkpoints, crashes: claim.crashes.clone() })
+}
+
+/// What became of the shards.
+#[derive(Default)]
+struct ScoredShards {
+    /// Whether a stop left shards of the input unscored.
+    drained: bool,
+    /// The shard that was cut short, and its rows in checkpoints.
+    unfinished: Option<(String, Kept)>,
+}
+
+impl ScoredShards {
+    fn add(&mut self, shard: &ShardRef, scored: &Scored) {
+        if let Scored::Stopped(kept) = scored {
+            self.drained = true;
+            // shards are scored one after another: those behind the first were not begun
+            self.unfinished.get_or_insert_with(|| (shard.name.clone(), *kept));
+        }
+    }
+
+    /// `report` with what is known of a shard that was cut short.
+    fn complete(self, report: OutputReport) -> OutputReport {
+        let (unfinished_shard, kept) = self.unfinished.unzip();
+        let Kept { rows, rows_of_others } = kept.unwrap_or_default();
+        OutputReport {
+            drained: self.drained,
+            unfinished_shard,
+            checkpointed_rows: rows,
+            reused_checkpointed_rows: rows_of_others,
+            ..report
         }
     }
 }
 
-/// `name-20261123T101500Z-1a2b3c4d`: sorts by time, and two runs never share it.
-fn new_run_id(name: &str, now: SystemTime) -> String {
-    // the hasher's keys are random for each process and differ for each hasher
-    let random = RandomState::new().build_hasher().finish() as u32;
-    format!("{name}-{}-{random:08x}", DateTime::<Utc>::from(now).format("%Y%m%dT%H%M%SZ"))
+/// Score all shards that remain.
+fn score_all<I: Iterator<Item = Result<ShardRef, SourceError>>>(
+    scorer: &Scorer,
+    remaining: &mut Remaining<I>,
+    call: &CallOptions,
+    scored: &mut ScoredShards,
+) -> Result<(), Error> {
+    let mut tickets: VecDeque<Ticket> = VecDeque::new();
+    let mut fault = None;
+    let mut take = |ticket: Ticket| {
+        let shard = Arc::clone(ticket.shard());
+        match scorer.wait(ticket) {
+            Ok(done) => scored.add(&shard, &done),
+            Err(error) => {
+                tracing::debug!(shard = shard.name, %error, "a shard failed");
+                fault.get_or_insert(error);
+            }
+        }
+    };
+    let (mut unlisted, mut lost, mut drained) = (None, None, false);
+    let more = scorer.expect_more();
+    loop {
+        while tickets.front().is_some_and(Ticket::is_answered) {
+            tickets.pop_front().into_iter().for_each(&mut take);
+        }
+        if call.stop.is_draining() {
+            drained = true;
+            break;
+        }
+        if call.allowance.as_ref().is_some_and(|allowance| allowance.left() == 0) {
+            break;
+        }
+        match remaining.next() {
+            None => break,
+            Some(Err(error)) => {
+                unlisted = Some(error);
+                break;
+            }
+            Some(Ok((shard, resume))) => match scorer.submit(shard, resume, call.clone()) {
+                Ok(ticket) => tickets.push_back(ticket),
+                // no stage takes calls any more
+                Err(error) => {
+                    lost = Some(error);
+                    break;
+                }
+            },
+        }
+    }
+    drop(more);
+    tickets.into_iter().for_each(take);
+    scored.drained |= drained;
+    // an input that cannot be listed to its end is no fault where that end is not wanted
+    let is_wanted = !scored.drained && call.allowance.as_ref().is_none_or(|allowance| allowance.left() > 0);
+    match (fault.or(lost), unlisted) {
+        (Some(fault), _) => Err(fault),
+        (None, Some(error)) if is_wanted => Err(error.into()),
+        _ => Ok(()),
+    }
 }

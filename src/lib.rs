@@ -62,6 +62,7 @@
 
 pub mod batch;
 pub mod bench;
+pub mod checked;
 pub mod commit;
 pub mod config;
 pub mod crash;
@@ -77,8 +78,10 @@ pub mod job;
 pub mod limits;
 pub mod pipeline;
 pub mod plan;
+pub mod progress;
 mod regular_file;
 pub mod report;
+pub mod scorer;
 pub mod shown;
 pub mod sink;
 pub mod skipped;

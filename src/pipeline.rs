@@ -1,18 +1,19 @@
-//! The only file that knows all stages: wires them, runs them, and reports.
+//! The only file that knows all stages: wires them, keeps them running, and takes calls.
 //!
 //! ```text
-//! shards → source ⇒ decode → batch → engine(s) → sink
-//!          readers  rayon    1 thread 1 each      1 thread
+//! calls → source ⇒ decode → batch → engine(s) → sink → answers
+//!         readers  rayon    1 thread 1 each      2 threads
 //! ```
 //!
-//! - Every queue is bounded ([`Bounds`]), so memory is bounded too ([`MemoryBound`]).
-//! - A stage that ends drops its channel ends: its successors run dry, its predecessors stop.
-//!   The first fault is what the run returns. A source that fails on what was read ahead, but is
-//!   not wanted any more, is no fault.
-//! - Asked to drain, the decode stage takes no further record and what is in flight is finished.
+//! - The stages run from [`Pipeline::start`] until [`Pipeline::close`], whatever becomes of single calls.
+//! - Every queue is bounded ([`Bounds`]), so memory is bounded too ([`MemoryBound`]), however many calls are waiting.
+//! - Shards are taken in the order of their calls, one after another, so records keep their order.
+//! - A shard that fails ends its own call. If a stage itself is lost, every call gets an error, and the pipeline takes no
+//!   more.
 
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -20,12 +21,14 @@ use serde::Serialize;
 use crate::batch;
 use crate::decode::{self, Decoder};
 use crate::engine::{self, Engine};
-use crate::error::{EngineError, Error, ReadError, SourceError, panic_message};
-use crate::flow::{BudgetLimits, StageMeter, StageShare, StopSignal, channel, spawn_named};
-use crate::items::{BatchBuffer, BatchShape, Outcome, ShardRef};
+use crate::error::{EngineError, Error, ReadError, panic_message};
+use crate::flow::{Arrivals, BudgetLimits, Halt, StageMeter, StageShare, channel, hand_over, spawn_stage};
+use crate::items::{
+    BatchBuffer, BatchShape, Call, CallOptions, Feed, Outcome, Resume, Scored, ShardRef, Ticket,
+};
 use crate::plan::Plan;
 use crate::report::OutputReport;
-use crate::sink::{self, Advance, Sink};
+use crate::sink::{self, Sink};
 use crate::source::{self, OpenedShard, ReadAhead, Turn};
 
 /// Capacities of all queues, and why.
@@ -129,7 +132,7 @@ impl MemoryBound {
     }
 }
 
-/// The meters of all stages, shared with whoever shows progress.
+/// The meters of all stages, shared with whoever shows them.
 #[derive(Debug, Clone)]
 pub struct Meters {
     pub source: Arc<StageMeter>,
@@ -137,8 +140,6 @@ pub struct Meters {
     pub batch: Arc<StageMeter>,
     pub engine: Arc<StageMeter>,
     pub sink: Arc<StageMeter>,
-    /// What of this worker's share is done.
-    pub advance: Arc<Advance>,
 }
 
 impl Meters {
@@ -150,7 +151,6 @@ impl Meters {
             batch: meter("batch", 1),
             engine: meter("engine", engines),
             sink: meter("sink", 1),
-            advance: Arc::default(),
         }
     }
 
@@ -162,173 +162,217 @@ impl Meters {
     }
 }
 
-/// Everything that one pass of data through the stages needs.
-pub struct Stages<'a> {
+/// Opens a shard at a record, for its turn.
+pub type OpenShard = dyn Fn(&ShardRef, u64, &Turn) -> Result<OpenedShard, ReadError> + Send + Sync;
+
+/// What the stages are made of.
+pub struct Stages {
+    pub open: Box<OpenShard>,
     pub decoder: Decoder,
     pub decode_threads: usize,
-    /// All with the same batch shape.
-    pub engines: &'a mut [Box<dyn Engine>],
-    /// [`Bounds::batch_buffers`] of them, of the engines' own kind. Taking and giving back pinned memory
-    /// takes long, so both are left to the caller: a run leaves them here.
-    pub buffers: &'a mut Vec<Box<dyn BatchBuffer>>,
+    /// At least one, all with the same batch shape.
+    pub engines: Vec<Box<dyn Engine>>,
+    /// [`Bounds::batch_buffers`] of them, of the engines' own kind.
+    pub buffers: Vec<Box<dyn BatchBuffer>>,
     pub sink: Box<dyn Sink>,
     pub bounds: Bounds,
-    pub meters: &'a Meters,
-    pub stop: &'a StopSignal,
-    /// Records to take at most.
-    pub limit: Option<u64>,
+    pub meters: Meters,
 }
 
-impl Stages<'_> {
-    /// Score all `shards`, opening each with `open`, and return what the sink has written.
+/// Stages that are running.
+pub struct Pipeline {
+    calls: Option<crossbeam_channel::Sender<Feed<Arc<Call>>>>,
+    arrivals: Arc<Arrivals>,
+    panics: Arc<Panics>,
+    stages: Vec<JoinHandle<()>>,
+    sink: Option<JoinHandle<Option<Box<dyn Sink>>>>,
+    sink_meter: Arc<StageMeter>,
+}
+
+impl Pipeline {
+    /// Start all stages.
+    ///
+    /// # Errors
+    /// [`Error::Threads`] when the system has too few threads.
     ///
     /// # Panics
     /// If there is no engine.
-    pub fn run(
-        self,
-        shards: impl Iterator<Item = Result<ShardRef, SourceError>> + Send,
-        open: impl Fn(&ShardRef, &Turn) -> Result<OpenedShard, ReadError> + Send + Sync,
-    ) -> Result<OutputReport, Error> {
-        let Self { decoder, decode_threads, engines, buffers, sink, bounds, meters, stop, limit } = self;
-        let shape = engines.first().expect("a run has at least one engine").batch_shape();
+    pub fn start(stages: Stages) -> Result<Self, Error> {
+        let Stages { open, decoder, decode_threads, engines, buffers, sink, bounds, meters } = stages;
+        let shape = engines.first().expect("a pipeline has at least one engine").batch_shape();
         let shares_cores = engines.iter().any(|engine| engine.computes_on_cpu());
         let pool = decode::thread_pool(decode_threads, shares_cores)
-            .map_err(|error| Error::Threads { threads: decode_threads, message: error.to_string() })?;
+            .map_err(|error| Error::threads(decode_threads, &error))?;
 
+        // a rendezvous: a call is taken only when the source can begin with it
+        let (calls, called) = crossbeam_channel::bounded(0);
         let (stream_tx, stream_rx) = channel(bounds.look_ahead, &meters.source, &meters.decode);
         let (decoded_tx, decoded_rx) = channel(bounds.decode_slots, &meters.decode, &meters.batch);
         let (batch_tx, batch_rx) = channel(bounds.engine_queue, &meters.batch, &meters.engine);
         let (inferred_tx, inferred_rx) = channel(bounds.sink_queue, &meters.batch, &meters.sink);
         let (used_tx, used_rx) = crossbeam_channel::bounded(buffers.len());
-        for buffer in buffers.drain(..) {
+        for buffer in buffers {
             used_tx.send(buffer).expect("the pool has room for its own buffers");
         }
-        let returned_rx = used_rx.clone();
 
-        let (faults, source_faults) = (Faults::default(), Faults::default());
-        let (ending, sink) = std::thread::scope(|scope| {
-            let (faults, source_faults) = (&faults, &source_faults);
-            let read_ahead = ReadAhead {
-                readers: bounds.readers(),
-                records_per_shard: bounds.records_per_shard,
-                budget: BudgetLimits { current_bytes: bounds.current_bytes, ahead_bytes: bounds.ahead_bytes },
-            };
-            spawn_named(scope, "source", move || {
-                source_faults.guard("source", || {
-                    source::run(shards, open, stream_tx, read_ahead, &meters.source, &meters.decode)
-                        .map_err(Error::from)
-                })
-            });
-            let pool = &pool;
-            let decoding = spawn_named(scope, "decode", move || {
-                faults.guard("decode", || {
-                    let ending =
-                        decode::run(&stream_rx, &decoded_tx, decoder, pool, limit, stop, &meters.decode);
-                    // dropped here rather than with the closure, so that the neighbours learn of the end
-                    drop((stream_rx, decoded_tx));
-                    Ok(ending)
-                })
-            });
-            spawn_named(scope, "batch", move || {
-                faults.guard("batch", || {
-                    let ended =
-                        batch::run(&decoded_rx, &batch_tx, &inferred_tx, &used_rx, shape, &meters.batch);
-                    drop((decoded_rx, batch_tx, inferred_tx));
-                    // a neighbour that is gone is no fault of this stage
-                    let _ = ended;
-                    Ok(())
-                })
-            });
-            for (number, engine) in engines.iter_mut().enumerate() {
-                let (batches, used) = (batch_rx.clone(), used_tx.clone());
-                spawn_named(scope, format!("engine-{number}"), move || {
-                    faults.guard("engine", || {
-                        engine::run(engine.as_mut(), &batches, &used, &meters.engine).map_err(Error::from)
-                    })
-                });
-            }
-            drop((batch_rx, used_tx));
-            let sink = spawn_named(scope, "sink", move || {
-                let mut sink = sink;
-                faults.guard("sink", || {
-                    let ended = sink::run(sink.as_mut(), &inferred_rx, stop, &meters.sink);
-                    drop(inferred_rx);
-                    // what it had accepted before it failed is kept; a sink that panicked is not trusted
-                    ended.unwrap_or_else(|error| faults.add(error.into()));
-                    Ok(sink)
-                })
-            });
-            (decoding.join().ok().flatten(), sink.join().ok().flatten())
-        });
-        buffers.extend(returned_rx.try_iter());
-        let wanted_more = ending.is_none_or(|ending| ending == decode::Ending::Dry);
-        let (fault, source_fault) = (faults.first(), source_faults.first());
-        let fault = match (fault, source_fault) {
-            // rows that may be wrong are to be found by the next attempt in no case, whatever else has happened
-            (fault, Some(Error::Source(SourceError::Garbled { shards, error })))
-                if wanted_more
-                    || sink.as_ref().is_none_or(|sink| shards.iter().any(|&shard| sink.has_begun(shard))) =>
-            {
-                fault.into_iter().for_each(|error| tracing::error!(%error, "something else has failed, too"));
-                Some(SourceError::Garbled { shards, error }.into())
-            }
-            (None, Some(error)) if wanted_more => Some(error),
-            (fault, Some(error)) => {
-                tracing::debug!(%error, "reading failed as well, or on what is not wanted any more");
-                fault
-            }
-            (fault, None) => fault,
+        let (arrivals, panics) = (Arc::new(Arrivals::default()), Arc::new(Panics::default()));
+        let mut running = Self {
+            calls: Some(calls),
+            arrivals: Arc::clone(&arrivals),
+            panics: Arc::clone(&panics),
+            stages: Vec::new(),
+            sink: None,
+            sink_meter: Arc::clone(&meters.sink),
         };
-        match (fault, sink) {
-            (None, Some(sink)) => {
-                let finished = Faults::default();
-                let report =
-                    finished.guard("sink", || meters.sink.busy(|| sink.finish()).map_err(Error::from)).map(
-                        |report| OutputReport { drained: ending == Some(decode::Ending::Drained), ..report },
-                    );
-                report.ok_or_else(|| finished.first().expect("a sink without a report has left a fault"))
+        let read_ahead = ReadAhead {
+            readers: bounds.readers(),
+            records_per_shard: bounds.records_per_shard,
+            budget: BudgetLimits { current_bytes: bounds.current_bytes, ahead_bytes: bounds.ahead_bytes },
+        };
+        let (source_meter, decode_meter) = (Arc::clone(&meters.source), Arc::clone(&meters.decode));
+        running.spawn("source", move || {
+            source::run(&called, open, stream_tx, read_ahead, &source_meter, &decode_meter);
+        })?;
+        let meter = Arc::clone(&meters.decode);
+        // a stage that ends because a neighbour hung up is no fault
+        running.spawn("decode", move || {
+            let _ = decode::run(&stream_rx, &decoded_tx, decoder, &pool, &arrivals, &meter);
+        })?;
+        let meter = Arc::clone(&meters.batch);
+        running.spawn("batch", move || {
+            let _ = batch::run(&decoded_rx, &batch_tx, &inferred_tx, &used_rx, shape, &meter);
+        })?;
+        for mut engine in engines {
+            let (batches, used, meter) = (batch_rx.clone(), used_tx.clone(), Arc::clone(&meters.engine));
+            running.spawn("engine", move || engine::run(engine.as_mut(), &batches, &used, &meter))?;
+        }
+        drop((batch_rx, used_tx));
+        let meter = Arc::clone(&meters.sink);
+        let sink = spawn_stage("sink", move || {
+            let mut sink = sink;
+            panics.guard("sink", || sink::run(sink.as_mut(), &inferred_rx, &meter)).map(|()| sink)
+        })
+        .map_err(|error| Error::threads(1, &error))?;
+        running.sink = Some(sink);
+        Ok(running)
+    }
+
+    fn spawn(&mut self, stage: &'static str, work: impl FnOnce() + Send + 'static) -> Result<(), Error> {
+        let panics = Arc::clone(&self.panics);
+        let guarded = move || panics.guard(stage, work).unwrap_or_default();
+        let started = spawn_stage(stage, guarded).map_err(|error| Error::threads(1, &error))?;
+        self.stages.push(started);
+        Ok(())
+    }
+
+    /// Begin to score a shard. Blocks until the source takes it, or its call asks to stop.
+    ///
+    /// # Errors
+    /// [`Error::StagePanicked`] when a stage is lost.
+    pub fn submit(&self, shard: ShardRef, resume: Resume, options: CallOptions) -> Result<Ticket, Error> {
+        let stop = options.stop.clone();
+        let (call, ticket) = Call::new(shard, resume, options);
+        let calls = self.calls.as_ref().expect("open until the pipeline is closed");
+        self.arrivals.expect();
+        match hand_over(calls, Feed::Shard(Arc::clone(&call)), &stop) {
+            Ok(()) => Ok(ticket),
+            Err(Halt::Stopped) => {
+                self.flush_if_last();
+                call.answer(Ok(Scored::Stopped(Default::default())));
+                Ok(ticket)
             }
-            (Some(fault), sink) => {
-                if let Some(sink) = sink {
-                    let garbled = match &fault {
-                        Error::Source(SourceError::Garbled { shards, .. }) => &shards[..],
-                        _ => &[],
-                    };
-                    let abandoned = Faults::default();
-                    abandoned.guard("sink", || {
-                        sink.abandon(garbled);
-                        Ok(())
-                    });
-                    abandoned.first().into_iter().for_each(|error| tracing::error!(%error, "on top of that"));
-                }
-                Err(fault)
-            }
-            (None, None) => unreachable!("a sink that is gone has left a fault"),
+            Err(Halt::Ended) => Err(self.lost()),
+        }
+    }
+
+    /// Wait for the answer to a call. Blocks.
+    ///
+    /// # Errors
+    /// What failed the shard, or [`Error::StagePanicked`] when a stage is lost.
+    pub fn wait(&self, ticket: Ticket) -> Result<Scored, Error> {
+        ticket.wait().unwrap_or_else(|| Err(self.lost()))
+    }
+
+    /// While the returned value lives, further shards are expected: batches wait for them rather than leaving padded.
+    pub fn expect_more(&self) -> MoreExpected<'_> {
+        self.arrivals.expect();
+        MoreExpected(self)
+    }
+
+    fn flush_if_last(&self) {
+        if self.arrivals.done()
+            && let Some(calls) = &self.calls
+        {
+            // a stage that is lost needs no flush
+            let _ = calls.send(Feed::Flush);
+        }
+    }
+
+    fn lost(&self) -> Error {
+        self.panics.first()
+    }
+
+    /// Take no more calls, wait for those that are under way, and make what they stored durable.
+    ///
+    /// # Errors
+    /// Those of the sink, and [`Error::StagePanicked`] when a stage is lost.
+    pub fn close(mut self) -> Result<OutputReport, Error> {
+        self.calls = None;
+        for stage in self.stages.drain(..) {
+            stage.join().expect("a stage's panic is caught on its thread");
+        }
+        let sink =
+            self.sink.take().and_then(|sink| sink.join().expect("a stage's panic is caught on its thread"));
+        let Some(sink) = sink else { return Err(self.lost()) };
+        let report = self.panics.guard("sink", || self.sink_meter.busy(|| sink.finish()));
+        match report {
+            Some(report) => Ok(report?),
+            None => Err(self.lost()),
         }
     }
 }
 
-/// The first thing that went wrong; what follows from it is noise.
+impl Drop for Pipeline {
+    fn drop(&mut self) {
+        self.calls = None;
+        // calls are answered, or let go of, before the pipeline is gone; a panic was reported by its thread
+        self.stages.drain(..).for_each(|stage| drop(stage.join()));
+        self.sink.take().into_iter().for_each(|sink| drop(sink.join()));
+    }
+}
+
+/// See [`Pipeline::expect_more`].
+pub struct MoreExpected<'a>(&'a Pipeline);
+
+impl Drop for MoreExpected<'_> {
+    fn drop(&mut self) {
+        self.0.flush_if_last();
+    }
+}
+
+/// The first panic of a stage; what follows from it is noise.
 #[derive(Debug, Default)]
-struct Faults(Mutex<Option<Error>>);
+struct Panics(Mutex<Option<(&'static str, String)>>);
 
-impl Faults {
-    /// Run a stage; an error or a panic is kept if it is the first.
-    fn guard<T>(&self, stage: &'static str, work: impl FnOnce() -> Result<T, Error>) -> Option<T> {
+impl Panics {
+    /// Run a stage; `None` if it panicked.
+    fn guard<T>(&self, stage: &'static str, work: impl FnOnce() -> T) -> Option<T> {
         // what a panicking stage leaves half done is never looked at again
-        let result = std::panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
-            let message = panic_message(panic.as_ref()).to_owned();
-            Err(Error::StagePanicked { stage, message })
-        });
-        result.map_err(|error| self.add(error)).ok()
+        match catch_unwind(AssertUnwindSafe(work)) {
+            Ok(done) => Some(done),
+            Err(panic) => {
+                let message = panic_message(panic.as_ref()).to_owned();
+                tracing::error!(stage, message, "a stage panicked: no shard can be scored any more");
+                self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert((stage, message));
+                None
+            }
+        }
     }
 
-    fn add(&self, error: Error) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-    }
-
-    fn first(self) -> Option<Error> {
-        self.0.into_inner().unwrap_or_else(PoisonError::into_inner)
+    fn first(&self) -> Error {
+        let first = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (stage, message) = first.unwrap_or(("pipeline", "a stage let go of a shard".to_owned()));
+        Error::StagePanicked { stage, message }
     }
 }
 

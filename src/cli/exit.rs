@@ -134,7 +134,7 @@ pub fn code_of(error: &Error) -> u8 {
         Error::Engine(EngineError::Passport { .. }) => PASSPORT,
         Error::Engine(EngineError::Inference { .. }) => INFERENCE,
         Error::Engine(_) => ENGINE,
-        Error::Sink(SinkError::Encode { .. }) | Error::StagePanicked { .. } => FAILED,
+        Error::Sink(SinkError::Encode { .. }) | Error::StagePanicked { .. } | Error::Stopped { .. } => FAILED,
         Error::Sink(_) => OUTPUT,
     }
 }
@@ -187,7 +187,6 @@ mod tests {
             (SourceError::NoInput { uri: text(), message: text() }, INPUT, Again),
             (SourceError::Changed { shard: text(), message: text() }, OUTPUT, Never),
             (SourceError::Late { place: 1, worker: 0 }, OUTPUT, Never),
-            (SourceError::Garbled { shards: vec![1], error: unreachable() }, INPUT, Again),
             (SourceError::Storage(unreachable()), INPUT, Again),
             (SourceError::Storage(unsupported()), INPUT, Never),
         ];

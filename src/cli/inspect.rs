@@ -74,7 +74,7 @@ fn inspect(stores: &Stores, shard: &ShardRef, input: &InputSection) -> Result<Fi
     let decoder = Decoder::new(&PreprocessSection::smallest(), input.max_image_bytes, PixelElement::U8);
     let mut scratch = Scratch::default();
     let mut findings = Findings::default();
-    let (records, skips) = match open_shard(stores, shard, &ReadOptions::from(input)) {
+    let (records, skips) = match open_shard(stores, shard, 0, &ReadOptions::from(input)) {
         Ok(opened) => (opened.records, opened.skips),
         Err(ReadError::Corrupt(reason)) => return Ok(Findings { damage: Some(reason), ..findings }),
         Err(ReadError::Config(message)) => return Err(SourceError::Uri { uri: shard.name.clone(), message }),

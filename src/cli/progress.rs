@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use sluice::sink::{Advance, Counts};
+use sluice::progress::{Counts, ProgressCounters};
 
 use super::terminal::Terminal;
 
@@ -75,9 +75,9 @@ impl Progress {
         }
     }
 
-    /// Show the progress in `advance` until the returned watch is dropped. `count` is called on another thread once the
+    /// Show the progress in `counters` until the returned watch is dropped. `count` is called on another thread once the
     /// run has lasted for a while.
-    pub fn watch(&self, advance: Arc<Advance>, count: Count) -> Watch {
+    pub fn watch(&self, counters: Arc<ProgressCounters>, count: Count) -> Watch {
         let (stop, stopped) = bounded(0);
         let progress = self.clone();
         let thread = std::thread::spawn(move || {
@@ -94,7 +94,7 @@ impl Progress {
                     return;
                 }
                 let now = Instant::now();
-                if is_worth_counting(now - started, advance.counts())
+                if is_worth_counting(now - started, counters.counts())
                     && let Some(count) = count.take()
                 {
                     let total = Arc::clone(&total);
@@ -102,7 +102,7 @@ impl Progress {
                 }
                 if now >= next_look {
                     let total = total.get().copied().unwrap_or_default();
-                    progress.show(&State::new(advance.counts(), total, &mut rate, now));
+                    progress.show(&State::new(counters.counts(), total, &mut rate, now));
                     next_look = now + interval;
                 }
             }

@@ -72,7 +72,7 @@ pub fn run(args: &RunArgs, log_format: LogFormat, progress: &Progress) -> anyhow
     let watch = {
         let (stores, plan, limit) = (stores.clone(), plan.clone(), args.limit);
         let count = move || total::count(&stores, &plan, share, limit);
-        progress.watch(Arc::clone(&job.meters().advance), Box::new(count))
+        progress.watch(Arc::clone(job.progress()), Box::new(count))
     };
     note_crashes(CrashWatch::install()?, job.output().clone(), job.run_id());
     let output = plan.output.uri.clone();

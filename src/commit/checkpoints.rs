@@ -10,47 +10,30 @@ use std::collections::{BTreeMap, HashMap};
 
 use sha2::{Digest, Sha256};
 
-use super::names::shard_index;
-use super::output::Output;
-use crate::error::SinkError;
+pub use crate::items::Segment;
 use crate::plan::hex;
 
 /// Folder of segments, below the output.
 pub(super) const CHECKPOINTS: &str = "_checkpoints";
-
-/// Rows of some records of a shard.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Segment {
-    /// Path below the output.
-    pub name: String,
-    /// Position in the shard of its first record.
-    pub from: u64,
-    /// Position behind its last record.
-    pub to: u64,
-    /// By which it was stored.
-    pub attempt: u32,
-    /// Of which run, see [`run_tag`].
-    run: String,
-}
 
 /// What tells the segments of one run from those of another, and its notes of crashes.
 pub(super) fn run_tag(run_id: &str) -> String {
     hex(&Sha256::digest(run_id))[..8].to_owned()
 }
 
+/// Folder of the segments of a part.
+pub(super) fn checkpoint_folder(part: &str) -> String {
+    let stem = part.trim_start_matches("predictions/").trim_end_matches(".parquet");
+    format!("{CHECKPOINTS}/{stem}")
+}
+
 impl Segment {
     /// The segment that `attempt` at the run `run_id` stores of the shard whose part is to be called
     /// `part`.
     pub fn new(part: &str, from: u64, to: u64, attempt: u32, run_id: &str) -> Self {
-        let stem = part.trim_start_matches("predictions/").trim_end_matches(".parquet");
         let run = run_tag(run_id);
-        let name = format!("{CHECKPOINTS}/{stem}/{from:010}-{to:010}-{attempt:06}-{run}.parquet");
+        let name = format!("{}/{from:010}-{to:010}-{attempt:06}-{run}.parquet", checkpoint_folder(part));
         Self { name, from, to, attempt, run }
-    }
-
-    /// Whether `attempt` at the run `run_id` has stored it.
-    pub fn is_of(&self, attempt: u32, run_id: &str) -> bool {
-        self.attempt == attempt && self.run == run_tag(run_id)
     }
 
     /// The segment of that name, and the part it is for.
@@ -110,27 +93,6 @@ impl Checkpoints {
     /// Names of the parts that are not whole yet.
     pub fn parts(&self) -> impl Iterator<Item = &String> {
         self.0.keys()
-    }
-}
-
-impl Output {
-    /// Remove what checkpoints hold of the `shards` in those places of the input: what `attempt` at the run `run_id`
-    /// has stored, and what it went on from. Those of others at the same shards are theirs.
-    pub fn discard_checkpoints(
-        &self,
-        shards: &[u64],
-        attempt: u32,
-        run_id: &str,
-        gone_on_from: &Checkpoints,
-    ) -> Result<(), SinkError> {
-        let mut segments = self.list()?.segments;
-        segments.retain(|name| {
-            Segment::parse(name).is_some_and(|(part, segment)| {
-                shard_index(&part).is_some_and(|shard| shards.contains(&shard))
-                    && (segment.is_of(attempt, run_id) || gone_on_from.chain(&part).contains(&segment))
-            })
-        });
-        self.remove(&segments)
     }
 }
 

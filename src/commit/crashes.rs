@@ -38,11 +38,16 @@ struct Note<'a> {
 /// What the name of a reader's note begins with.
 const OF_READER: &str = "reader-";
 
-fn note_name(part: &str, crash: &Crash, run_id: &str) -> String {
+/// Folder of the crash notes of a part.
+pub(super) fn crash_folder(part: &str) -> String {
     let stem = part.trim_start_matches("predictions/").trim_end_matches(".parquet");
+    format!("{CRASHES}/{stem}")
+}
+
+fn note_name(part: &str, crash: &Crash, run_id: &str) -> String {
     let Crash { record_index, signal, .. } = crash;
     let of = if crash.image_id.is_none() { OF_READER } else { "" };
-    format!("{CRASHES}/{stem}/{of}{record_index:010}-{signal}-{}.json", run_tag(run_id))
+    format!("{}/{of}{record_index:010}-{signal}-{}.json", crash_folder(part), run_tag(run_id))
 }
 
 /// The records of an output's notes, by the names of the parts they belong to.

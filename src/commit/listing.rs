@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use futures_util::StreamExt;
+use futures_util::{StreamExt, TryStreamExt};
 
 use super::attempts::{attempt_name, attempt_number};
 use super::checkpoints::CHECKPOINTS;
@@ -26,7 +26,7 @@ pub struct ObjectEntry {
 }
 
 /// What lies in an output folder.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct OutputListing {
     /// Whether `_run.json` is there.
     pub begun: bool,
@@ -171,6 +171,17 @@ impl Output {
         };
         let listed = self.runtime().block_on(again(listing));
         listed.map_err(|source| StorageError { uri: self.uri().to_owned(), source }.into())
+    }
+
+    /// Names of the objects in one folder of the output.
+    pub(super) fn names_in(&self, folder: &str) -> Result<Vec<String>, SinkError> {
+        let path = self.path_of(folder);
+        let listing = || async {
+            let objects = self.store().list(Some(&path));
+            objects.map_ok(|object| self.name_of(&object.location)).try_collect().await
+        };
+        let listed = self.runtime().block_on(again(listing));
+        listed.map_err(|source| StorageError { uri: self.uri_of(folder), source }.into())
     }
 }
 

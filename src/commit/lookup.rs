@@ -36,6 +36,11 @@ impl Output {
         self.runtime().block_on(futures_util::stream::iter(sizes).buffered(READS).try_collect())
     }
 
+    /// Size of one object; `None` where there is none.
+    pub(super) fn size_of(&self, name: &str) -> Result<Option<u64>, SinkError> {
+        Ok(self.sizes_of(&[name.to_owned()])?[0])
+    }
+
     /// Take back that a worker has done its share: something of it must be scored again.
     pub fn unmark_done(&self, shard_index: u32, num_shards: u32) -> Result<(), SinkError> {
         self.remove(&[done_name(shard_index, num_shards)])

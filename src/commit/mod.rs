@@ -7,6 +7,7 @@ mod crashes;
 mod fence;
 mod finish;
 mod footer;
+mod history;
 mod listing;
 mod lookup;
 mod names;
@@ -34,6 +35,7 @@ pub(crate) use footer::{
     ATTEMPT, BODY, DAMAGE, LABELS, PLAN, ROWS_BY_STATUS, RUN_ID, SCHEMA, SHARD, SHARD_BYTES, SHARD_FORMAT,
     SHARD_IDENTITY, SHARD_VERSION, SKIPPED,
 };
+pub use history::{ShardHistory, shard_history};
 pub use listing::{ObjectEntry, OutputListing};
 pub use names::{part_name, part_name_of, shard_index, shard_of_part, short_identity};
 pub use output::{MANIFEST, Output, SUCCESS, json};

@@ -14,7 +14,7 @@ use super::{
     short_identity,
 };
 use crate::error::SourceError;
-use crate::items::ShardRef;
+use crate::items::{Resume, ShardRef};
 use crate::report::PartReport;
 
 /// The part of a run's shards that one worker scores.
@@ -167,7 +167,7 @@ impl<I: Iterator<Item = Result<ShardRef, SourceError>>> Remaining<I> {
 }
 
 impl<I: Iterator<Item = Result<ShardRef, SourceError>>> Iterator for Remaining<I> {
-    type Item = Result<ShardRef, SourceError>;
+    type Item = Result<(ShardRef, Resume), SourceError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
@@ -177,7 +177,7 @@ impl<I: Iterator<Item = Result<ShardRef, SourceError>>> Iterator for Remaining<I
                 let message = "its part is there, the shard is not any more".to_owned();
                 return Some(Err(SourceError::Changed { shard: self.done.shard_of(&gone), message }));
             };
-            let mut shard = match shard {
+            let shard = match shard {
                 Ok(shard) => shard,
                 Err(error) => return Some(Err(error)),
             };
@@ -190,9 +190,9 @@ impl<I: Iterator<Item = Result<ShardRef, SourceError>>> Iterator for Remaining<I
                 }
                 None if self.share.takes(shard.index) => {
                     let part = part_name(&shard);
-                    shard.resume_at = self.checkpoints.records(&part);
-                    shard.crashed = self.crashes.in_shard(&part);
-                    return Some(Ok(shard));
+                    let segments = self.checkpoints.chain(&part);
+                    let resume = Resume { segments, crashed: self.crashes.in_shard(&part) };
+                    return Some(Ok((shard, resume)));
                 }
                 None => {}
             }
@@ -225,7 +225,7 @@ mod tests {
     fn left(shards: &[ShardRef], done: Done, share: Share) -> Result<Vec<String>, String> {
         let shards = shards.iter().cloned().map(Ok);
         let remaining = Remaining::new(shards, done, Checkpoints::default(), Crashes::default(), share);
-        let names = remaining.map(|shard| shard.map(|shard| shard.name));
+        let names = remaining.map(|shard| shard.map(|(shard, _)| shard.name));
         names.collect::<Result<_, _>>().map_err(|error| error.to_string())
     }
 
@@ -259,7 +259,7 @@ mod tests {
         let listed = shards.iter().cloned().map(Ok);
         let mut remaining =
             Remaining::new(listed, Done::default(), checkpoints, Crashes::default(), Share::default());
-        let starts: Vec<_> = remaining.by_ref().map(|shard| shard.expect("unchanged").resume_at).collect();
+        let starts: Vec<_> = remaining.by_ref().map(|shard| shard.expect("unchanged").1.rows()).collect();
         assert_eq!(starts, [0, 40, 0]);
         assert!(remaining.into_listed().ended);
     }

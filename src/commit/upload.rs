@@ -192,10 +192,6 @@ impl Write for Upload {
 }
 
 impl PendingUpload {
-    pub fn is_done(&self) -> bool {
-        self.0.as_ref().is_none_or(JoinHandle::is_finished)
-    }
-
     /// Wait for the store's word.
     pub fn wait(mut self, runtime: &Handle) -> object_store::Result<Stored> {
         wait_for(&mut self.0, runtime)
@@ -553,7 +549,6 @@ mod tests {
         let again = upload.failure(runtime.handle()).expect("it has failed");
         assert!(again.to_string().contains("failed before"), "{again}");
         let pending = upload.finish(Path::from("a"));
-        assert!(pending.is_done());
         pending.wait(runtime.handle()).expect_err("it has failed");
     }
 }

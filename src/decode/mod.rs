@@ -43,7 +43,7 @@ use self::geometry::{Geometry, Placement, Window};
 use self::jpeg::round_trip::JpegRoundTrip;
 use self::orientation::Orientation;
 use self::resample::{FirstPass, Resampler, Source};
-pub use self::stage::{Ending, run, thread_pool};
+pub use self::stage::{run, thread_pool};
 use self::tensor::TensorWriter;
 use crate::config::{self, Filter, PreprocessSection};
 use crate::error::panic_message;

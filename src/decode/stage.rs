@@ -1,23 +1,26 @@
-//! The decode stage: records in, tensor rows out, in parallel on rayon and in input order.
+//! The decode stage: records in, tensor rows out, in parallel on rayon and in order.
 //!
-//! Comes in: shard streams in input order. Goes out: one slot a record or shard mark, reserved in
-//! input order before the work is spawned.
+//! Comes in: shard streams in the order of their calls. Goes out: one slot for each record and each mark of a shard,
+//! reserved in order before the work is spawned.
 //!
-//! - The queue of slots is the bound of the work in flight; the dispatching thread waits for room
-//!   there, a rayon thread never waits for anything.
-//! - Encoded bytes are given back to the read-ahead budget as soon as they are decoded, and a
-//!   stream is told when its turn has come.
-//! - A record on which a native decoder has crashed before is rejected, not tried again.
-//! - Once a drain is asked for, no further record is taken.
+//! - The queue of slots bounds the work in flight. The dispatching thread waits for room there; a rayon thread never
+//!   waits for anything.
+//! - Encoded bytes go back to the read-ahead budget as soon as they are decoded.
+//! - A record on which a native decoder crashed before is rejected, not decoded again. A decoder that panics fails its
+//!   shard and no other.
+//! - A call that asks to stop, or has used up its allowance, gets no further record.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
 
 use crate::crash::{AtWork, Work, signal_name};
-use crate::flow::{Halt, Receiver, Sender, Slot, StageMeter, StopSignal, slot};
+use crate::error::{Error, panic_message};
+use crate::flow::{Arrivals, Disconnected, Halt, Receiver, Sender, Slot, StageMeter, slot};
 use crate::items::{
-    Decoded, DecodedImage, EncodedImage, RecordMeta, Rejected, ShardEnd, ShardItem, ShardStream, Status,
+    Call, Cut, Decoded, DecodedImage, EncodedImage, Feed, Kept, RecordMeta, Rejected, Scored, ShardEnd,
+    ShardItem, ShardStream, Status,
 };
 
 use super::{Decoder, Scratch};
@@ -60,84 +63,122 @@ fn lower_priority() {
 #[cfg(target_os = "linux")]
 const BEHIND: i32 = 19;
 
-/// Why the stage took no further record.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ending {
-    /// No more arrived, or a neighbour is gone.
-    Dry,
-    /// As many were taken as were wanted.
-    Limited,
-    /// A drain was asked for while there may have been more.
-    Drained,
-}
-
-/// Decode everything that arrives, at most `limit` records, until the source ends, the receiver
-/// of `out` hangs up, or `stop` asks for a drain.
+/// Decode the records of all streams, one shard after another, until the source hangs up or the receiver of `out` does.
+///
+/// `arrivals` counts the shards that are expected: when none is, a [`Decoded::Flush`] follows.
 pub fn run(
-    streams: &Receiver<ShardStream>,
+    streams: &Receiver<Feed<ShardStream>>,
     out: &Sender<Slot<Decoded>>,
     decoder: Decoder,
     pool: &ThreadPool,
-    limit: Option<u64>,
-    stop: &StopSignal,
+    arrivals: &Arrivals,
     meter: &Arc<StageMeter>,
-) -> Ending {
+) -> Result<(), Disconnected> {
     let scratch = (0..pool.current_num_threads()).map(|_| Mutex::default()).collect();
     let shared = Arc::new(Shared { decoder, scratch, meter: Arc::clone(meter) });
-    let mut left = limit.unwrap_or(u64::MAX);
-    while left > 0 {
-        let stream = match streams.recv_unless(stop) {
-            Ok(_) if stop.is_draining() => return Ending::Drained,
-            Ok(stream) => stream,
-            Err(halt) => return halt.into(),
-        };
-        if out.send(Slot::filled(Decoded::ShardStart(Arc::clone(&stream.shard)))).is_err() {
-            return Ending::Dry;
-        }
-        stream.account.make_current();
-        let mut taken = stream.shard.resume_at;
-        let end = loop {
-            if left == 0 {
-                break ShardEnd { records: taken, ..ShardEnd::default() };
+    let hand_on = |decoded| out.send(Slot::filled(decoded));
+    while let Some(feed) = streams.recv() {
+        let is_last = match feed {
+            Feed::Flush => true,
+            Feed::Shard(stream) => {
+                match without_a_record(&stream.call) {
+                    Some(scored) => stream.call.answer(Ok(scored)),
+                    None => {
+                        hand_on(Decoded::ShardStart(Arc::clone(&stream.call)))?;
+                        stream.account.make_current();
+                        hand_on(match dispatch(&stream, out, &shared, pool)? {
+                            Ok(end) => Decoded::ShardEnd(end),
+                            Err(cut) => {
+                                // the error takes a while to reach the caller: no other shard begins meanwhile
+                                stream.call.failed(&cut);
+                                Decoded::ShardCut(cut)
+                            }
+                        })?;
+                    }
+                }
+                drop(stream);
+                arrivals.done()
             }
-            let image = match stream.items.recv_unless(stop) {
-                Ok(ShardItem::End(end)) => break end,
-                Ok(ShardItem::Record(_)) if stop.is_draining() => return Ending::Drained,
-                Ok(ShardItem::Record(image)) => image,
-                // a stream that ends without its mark: the source failed and says why itself
-                Err(halt) => return halt.into(),
-            };
-            let (filler, reserved) = slot();
-            if out.send(reserved).is_err() {
-                return Ending::Dry;
-            }
-            let shared = Arc::clone(&shared);
-            pool.spawn(move || filler.fill(shared.meter.busy(|| shared.decode(image))));
-            (left, taken) = (left - 1, taken + 1);
         };
-        if out.send(Slot::filled(Decoded::ShardEnd(end))).is_err() {
-            return Ending::Dry;
+        if is_last {
+            hand_on(Decoded::Flush)?;
         }
     }
-    Ending::Limited
+    Ok(())
 }
 
-impl From<Halt> for Ending {
-    fn from(halt: Halt) -> Self {
-        match halt {
-            Halt::Ended => Self::Dry,
-            Halt::Stopped => Self::Drained,
+/// The answer to a call of which no record is wanted.
+fn without_a_record(call: &Call) -> Option<Scored> {
+    if call.options.stop.is_draining() {
+        return Some(Scored::Stopped(Kept::default()));
+    }
+    let allowance = call.options.allowance.as_ref()?;
+    (allowance.left() == 0).then_some(Scored::Unwanted)
+}
+
+/// Start to decode the records of one shard, and return how it ended.
+fn dispatch(
+    stream: &ShardStream,
+    out: &Sender<Slot<Decoded>>,
+    shared: &Arc<Shared>,
+    pool: &ThreadPool,
+) -> Result<Result<ShardEnd, Cut>, Disconnected> {
+    let Call { resume, options, .. } = &*stream.call;
+    let mut taken = resume.rows();
+    loop {
+        let image = match stream.items.recv_unless(&options.stop) {
+            Ok(ShardItem::End(end)) => return Ok(Ok(end)),
+            Ok(ShardItem::Failed(error)) => return Ok(Err(Cut::Failed(error))),
+            Ok(ShardItem::Record(_)) | Err(Halt::Stopped | Halt::Ended) if options.stop.is_draining() => {
+                return Ok(Err(Cut::Stopped));
+            }
+            Ok(ShardItem::Record(image)) => image,
+            Err(Halt::Stopped) => return Ok(Err(Cut::Stopped)),
+            Err(Halt::Ended) => {
+                let message = "a reader ended without a word".to_owned();
+                return Ok(Err(Cut::Failed(Error::StagePanicked { stage: "source", message })));
+            }
+        };
+        if options.allowance.as_ref().is_some_and(|allowance| !allowance.take()) {
+            return Ok(limited(stream, taken));
+        }
+        let (filler, reserved) = slot();
+        out.send(reserved)?;
+        let shared = Arc::clone(shared);
+        pool.spawn(move || filler.fill(shared.meter.busy(|| shared.decode_or_panic(image))));
+        taken += 1;
+    }
+}
+
+/// The end of a shard of which no more than `taken` records are wanted. Its reader may have found out meanwhile that
+/// the bytes read so far are wrong; it stops as soon as it looks.
+fn limited(stream: &ShardStream, taken: u64) -> Result<ShardEnd, Cut> {
+    stream.account.close();
+    while let Some(item) = stream.items.recv() {
+        if let ShardItem::Failed(error) = item
+            && error.is_wrong_checksum()
+        {
+            return Err(Cut::Failed(error));
         }
     }
+    Ok(ShardEnd { records: taken, ..ShardEnd::default() })
 }
 
 impl Shared {
+    fn decode_or_panic(&self, image: EncodedImage) -> Decoded {
+        // the scratch of a decoder that panicked is taken as poisoned, and cleared
+        catch_unwind(AssertUnwindSafe(|| self.decode(image))).unwrap_or_else(|panic| {
+            let message = panic_message(panic.as_ref()).to_owned();
+            Decoded::Panicked(Error::StagePanicked { stage: "decode", message })
+        })
+    }
+
     fn decode(&self, image: EncodedImage) -> Decoded {
-        let EncodedImage { shard, record_index, image_id, member, content, permit } = image;
+        let EncodedImage { crashed, shard, record_index, image_id, member, content, permit } = image;
         let image_bytes = content.as_ref().map_or(0, |bytes| bytes.len() as u64);
         let mut meta = RecordMeta { shard, record_index, image_id, member, image_bytes, header: None };
         let outcome = content.and_then(|bytes| {
-            if let Some(&signal) = meta.shard.crashed.decoder.get(&record_index) {
+            if let Some(signal) = crashed {
                 let error = format!("a native decoder crashed on it before ({})", signal_name(signal));
                 return Err(Rejected::new(Status::DecodeError, error));
             }
@@ -160,5 +201,40 @@ impl Shared {
                 Decoded::Rejected(meta, rejected)
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::PreprocessSection;
+    use crate::flow::{Budget, BudgetLimits};
+    use crate::items::{PixelElement, ShardContent, ShardFormat, ShardRef};
+
+    #[test]
+    fn a_decoder_that_panics_fails_its_record_and_gives_its_bytes_back() {
+        let decoder = Decoder::new(&PreprocessSection::smallest(), 1 << 20, PixelElement::U8);
+        // a pool of no threads: a task that looks for its scratch panics
+        let shared = Shared { decoder, scratch: Vec::new(), meter: Arc::new(StageMeter::new("decode", 1)) };
+        let account = Budget::new(BudgetLimits { current_bytes: 10, ahead_bytes: 10 }).account();
+        let shard = ShardRef::new(0, "a", ShardFormat::Files, ShardContent::Objects(Vec::new()));
+        let image = |permit| EncodedImage {
+            crashed: None,
+            shard: Arc::new(shard.clone()),
+            record_index: 0,
+            image_id: "a".to_owned(),
+            member: None,
+            content: Ok(bytes::Bytes::from_static(b"GIF")),
+            permit,
+        };
+        let decoded = shared.decode_or_panic(image(account.acquire(10).expect("room")));
+        match decoded {
+            Decoded::Panicked(Error::StagePanicked { stage: "decode", message }) => {
+                assert!(message.contains("index out of bounds"), "{message}");
+            }
+            other => panic!("{other:?}"),
+        }
+        // would wait for ever if the bytes were still held
+        account.acquire(10).expect("room again");
     }
 }

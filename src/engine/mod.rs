@@ -7,15 +7,18 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Component, Path};
 use std::time::{Duration, Instant, SystemTime};
 
 use sha2::{Digest, Sha256};
 
 use crate::config::{EngineKind, Provider};
-use crate::error::EngineError;
+use crate::error::{EngineError, panic_message};
 use crate::flow::{Receiver, StageMeter};
-use crate::items::{Batch, BatchBuffer, BatchJob, BatchShape, BatchTiming, Inferred, Outcome, PixelsRef};
+use crate::items::{
+    Batch, BatchBuffer, BatchFailure, BatchJob, BatchShape, BatchTiming, Inferred, Outcome, PixelsRef,
+};
 use crate::plan::{Plan, hex};
 use crate::regular_file::refuse_special;
 
@@ -176,31 +179,48 @@ pub fn warm_up(engine: &mut dyn Engine, worker: usize) -> Result<Outcome, Engine
 }
 
 /// The loop of one engine's thread: take batches from the queue, and fill their slots with the outcomes.
+///
+/// - A batch that the engine cannot score fills its slot with the reason, and the next one is tried.
+/// - An engine that panics is not called again: its state is unknown. Every batch that it would get fails.
+/// - The buffer of a batch goes back to the pool whatever becomes of the batch.
 pub fn run(
     engine: &mut dyn Engine,
     batches: &Receiver<BatchJob>,
     used_buffers: &crossbeam_channel::Sender<Box<dyn BatchBuffer>>,
     meter: &StageMeter,
-) -> Result<(), EngineError> {
+) {
+    let mut panicked: Option<String> = None;
     while let Some((batch, filler)) = batches.recv() {
         let Batch { id, pixels, rows, entries, sealed_at } = batch;
         let (Some(batch_id), Some(pixels)) = (id, pixels) else {
             unreachable!("the batch stage sends batches with something to score")
         };
         let (taken_at, started_at) = (Instant::now(), SystemTime::now());
-        let inference = meter
-            .busy(|| engine.infer(pixels.pixels(), rows))
-            .map_err(|message| EngineError::Inference { batch_id, message })?;
+        let infer = || meter.busy(|| engine.infer(pixels.pixels(), rows));
+        let inferred = match &panicked {
+            Some(message) => Err(message.clone()),
+            None => catch_unwind(AssertUnwindSafe(infer)).unwrap_or_else(|panic| {
+                let message = panicked.insert(panic_message(panic.as_ref()).to_owned());
+                Err(message.clone())
+            }),
+        };
         // a batch stage that has ended needs no buffer any more
         let _ = used_buffers.send(pixels);
         meter.add_items(1);
+        let inference = match inferred {
+            Ok(inference) => inference,
+            Err(message) => {
+                let failure = BatchFailure { batch_id, message, panicked: panicked.is_some() };
+                filler.fill(Inferred { entries, outcome: Err(failure) });
+                continue;
+            }
+        };
         tracing::trace!(batch_id, rows, compute_ms = inference.compute.as_secs_f64() * 1e3, "batch scored");
         let timing = timing(&inference, taken_at - sealed_at, started_at, false);
         let device = engine.device();
         let outcome = Outcome { batch_id: batch_id as i64, rows, scores: inference.scores, timing, device };
-        filler.fill(Inferred { entries, outcome: Some(outcome) });
+        filler.fill(Inferred { entries, outcome: Ok(Some(outcome)) });
     }
-    Ok(())
 }
 
 fn timing(inference: &Inference, queued: Duration, started_at: SystemTime, warmup: bool) -> BatchTiming {

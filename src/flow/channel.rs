@@ -4,9 +4,9 @@
 //! - The clock runs only while a call really waits, so an idle channel costs no system call.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crossbeam_channel::{TryRecvError, TrySendError, select};
+use crossbeam_channel::{RecvTimeoutError, TryRecvError, TrySendError, select};
 
 use super::{StageMeter, StopSignal};
 
@@ -62,7 +62,29 @@ impl<T> Sender<T> {
     }
 }
 
+/// Hand `item` to whoever receives from `sender` first, unless `stop` asks for a drain before somebody does. The item
+/// is dropped then.
+pub fn hand_over<T>(sender: &crossbeam_channel::Sender<T>, item: T, stop: &StopSignal) -> Result<(), Halt> {
+    select! {
+        send(sender, item) -> sent => sent.map_err(|_| Halt::Ended),
+        recv(stop.asked()) -> _ => Err(Halt::Stopped),
+    }
+}
+
 impl<T> Receiver<T> {
+    /// The next item, waiting for it no longer than `patience`.
+    pub fn recv_timeout(&self, patience: Duration) -> Result<T, RecvTimeoutError> {
+        match self.inner.try_recv() {
+            Ok(item) => return Ok(item),
+            Err(TryRecvError::Disconnected) => return Err(RecvTimeoutError::Disconnected),
+            Err(TryRecvError::Empty) => {}
+        }
+        let start = Instant::now();
+        let item = self.inner.recv_timeout(patience);
+        self.meter.add_starved(start.elapsed());
+        item
+    }
+
     /// The next item, waiting for it; `None` once the channel is empty and no sender is left.
     pub fn recv(&self) -> Option<T> {
         match self.inner.try_recv() {

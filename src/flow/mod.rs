@@ -6,6 +6,7 @@
 //! - A stage ends when the one before it hangs up; a stage that fails drops its channel ends, so
 //!   its neighbours end too, and the first fault is what the run returns.
 
+mod arrivals;
 mod budget;
 mod channel;
 mod meter;
@@ -13,9 +14,10 @@ mod slot;
 mod stop;
 mod thread;
 
+pub use arrivals::Arrivals;
 pub use budget::{Account, Budget, BudgetLimits, Permit};
-pub use channel::{Disconnected, Halt, Receiver, Sender, channel};
+pub use channel::{Disconnected, Halt, Receiver, Sender, channel, hand_over};
 pub use meter::{StageMeter, StageShare};
 pub use slot::{Filler, Slot, slot};
 pub use stop::StopSignal;
-pub use thread::spawn_named;
+pub use thread::{spawn_named, spawn_stage};

@@ -1,6 +1,7 @@
 //! Threads that say in `top -H`, a profiler or a panic's message what they are for.
 
-use std::thread::{Builder, Scope, ScopedJoinHandle};
+use std::io;
+use std::thread::{Builder, JoinHandle, Scope, ScopedJoinHandle};
 
 /// Run `work` on a thread of `scope` called `name`, of which Linux shows 15 bytes.
 ///
@@ -12,6 +13,17 @@ pub fn spawn_named<'scope, T: Send + 'scope>(
     work: impl FnOnce() -> T + Send + 'scope,
 ) -> ScopedJoinHandle<'scope, T> {
     Builder::new().name(name.into()).spawn_scoped(scope, work).expect("the system starts a thread")
+}
+
+/// Run a stage on a thread of its own.
+///
+/// # Errors
+/// When the system has no thread left.
+pub fn spawn_stage<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<JoinHandle<T>> {
+    Builder::new().name(name.to_owned()).spawn(work)
 }
 
 #[cfg(test)]

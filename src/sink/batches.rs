@@ -29,8 +29,6 @@ pub(super) struct BatchesWriter {
     writer: Option<PartWriter>,
     number: u32,
     begun: Instant,
-    /// Parts that are stored.
-    pub parts: Vec<PartReport>,
 }
 
 impl BatchesWriter {
@@ -40,7 +38,6 @@ impl BatchesWriter {
             writer: None,
             number: 0,
             begun: Instant::now(),
-            parts: Vec::new(),
         }
     }
 
@@ -54,29 +51,33 @@ impl BatchesWriter {
         if self.rows.len() >= ROWS_PER_ENCODE { self.encode(identity, output) } else { Ok(()) }
     }
 
-    /// Store what is there, if it is of a long enough time.
-    pub fn checkpoint(&mut self, identity: &RunIdentity, output: &Output) -> Result<(), SinkError> {
-        if self.begun.elapsed() < PART_OF { Ok(()) } else { self.store(identity, output) }
+    /// Store the rows so far, if they are of a long enough time.
+    pub fn checkpoint(
+        &mut self,
+        identity: &RunIdentity,
+        output: &Output,
+    ) -> Result<Option<PartReport>, SinkError> {
+        if self.begun.elapsed() < PART_OF { Ok(None) } else { self.store(identity, output) }
     }
 
-    /// Store what is there.
-    pub fn store(&mut self, identity: &RunIdentity, output: &Output) -> Result<(), SinkError> {
+    /// Store the rows so far, and return the part that they make.
+    pub fn store(
+        &mut self,
+        identity: &RunIdentity,
+        output: &Output,
+    ) -> Result<Option<PartReport>, SinkError> {
         self.encode(identity, output)?;
-        if let Some(written) = self.writer.take() {
-            let (path, stored) = written.finish(&[], output)?.wait(output)?;
-            let report =
-                PartReport { path, bytes: stored.bytes, sha256: stored.sha256, ..PartReport::default() };
-            // what is there is what is reported; as attempts have numbers of their own, it is this very part
-            let is_other = stored.was_there && output.digest(&report.path)? != report;
-            if is_other {
-                let message = "another attempt of the same number has stored it".to_owned();
-                return Err(SinkError::Uri { uri: output.uri_of(&report.path), message });
-            }
-            self.parts.push(report);
-            self.number += 1;
-        }
         self.begun = Instant::now();
-        Ok(())
+        let Some(written) = self.writer.take() else { return Ok(None) };
+        let (path, stored) = written.finish(&[], output)?.wait(output)?;
+        let report = PartReport { path, bytes: stored.bytes, sha256: stored.sha256, ..PartReport::default() };
+        // attempts have numbers of their own, so a part that was there before is this very part
+        if stored.was_there && output.digest(&report.path)? != report {
+            let message = "another attempt of the same number stored it".to_owned();
+            return Err(SinkError::Uri { uri: output.uri_of(&report.path), message });
+        }
+        self.number += 1;
+        Ok(Some(report))
     }
 
     fn encode(&mut self, identity: &RunIdentity, output: &Output) -> Result<(), SinkError> {

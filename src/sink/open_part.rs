@@ -37,6 +37,8 @@ pub(super) struct OpenPart {
     next_record: u64,
     /// Rows since.
     writer: PartWriter,
+    /// The last segment, while it is being stored.
+    pending: Option<PendingPart>,
 }
 
 /// A part whose last row has been written.
@@ -69,6 +71,7 @@ impl OpenPart {
             discarded: Vec::new(),
             next_record,
             writer,
+            pending: None,
         })
     }
 
@@ -106,10 +109,6 @@ impl OpenPart {
         self.writer.bytes()
     }
 
-    pub fn has_segments(&self) -> bool {
-        !self.segments.is_empty()
-    }
-
     /// Records of the shard in segments.
     pub fn kept(&self) -> u64 {
         self.segments.last().map_or(0, |segment| segment.to)
@@ -121,25 +120,38 @@ impl OpenPart {
         others.map(|segment| segment.to - segment.from).sum()
     }
 
-    /// Make what has been written a segment; nothing, if nothing has.
-    pub fn checkpoint(
-        &mut self,
-        identity: &RunIdentity,
-        output: &Output,
-    ) -> Result<Option<PendingPart>, SinkError> {
+    /// Make the rows since the last checkpoint a segment, and begin to store it. Nothing, if there are none.
+    ///
+    /// # Errors
+    /// Those of storing the segment before, too.
+    pub fn checkpoint(&mut self, identity: &RunIdentity, output: &Output) -> Result<(), SinkError> {
         if self.writer.rows() == 0 {
-            return Ok(None);
+            return Ok(());
         }
+        self.await_segment(output)?;
         let (from, rows) = (self.kept(), self.writer.rows());
         let segment = Segment::new(&self.name, from, from + rows, identity.attempt, &identity.run_id);
         let next = begin_file(&self.name, &self.shard, identity, output)?;
         let written = std::mem::replace(&mut self.writer, next);
-        let pending = written.finish_segment(segment.name.clone(), output)?;
+        self.pending = Some(written.finish_segment(segment.name.clone(), output)?);
         self.segments.push(segment);
-        Ok(Some(pending))
+        Ok(())
     }
 
-    /// The shard has ended, and all segments are stored: hand the part to the store.
+    /// Wait until all segments are stored.
+    pub fn await_segment(&mut self, output: &Output) -> Result<(), SinkError> {
+        self.pending.take().map_or(Ok(()), |pending| pending.wait(output).map(drop))
+    }
+
+    /// Names of all segments that are stored of the shard, to be removed.
+    pub fn into_segments(mut self, output: &Output) -> Vec<String> {
+        if let Err(error) = self.await_segment(output) {
+            tracing::debug!(%error, "a segment that is not wanted could not be stored");
+        }
+        self.segments.into_iter().chain(self.discarded).map(|segment| segment.name).collect()
+    }
+
+    /// The shard has ended: hand the part to the store.
     pub fn close(
         mut self,
         end: ShardEnd,
@@ -149,8 +161,10 @@ impl OpenPart {
         if end.records == 0 {
             self.start_over();
         }
-        let reused =
-            if self.has_segments() { self.put_together(identity, output)? } else { Tally::default() };
+        let reused = match self.segments.is_empty() {
+            true => Tally::default(),
+            false => self.put_together(identity, output)?,
+        };
         if self.tally.rows() != end.records {
             let rows = self.tally.rows();
             let message = format!("{} has {} records, and {rows} rows", self.shard.name, end.records);
@@ -181,9 +195,8 @@ impl OpenPart {
 
     /// Copy the segments' rows, and the last ones, into one new file. Returns those of other attempts.
     fn put_together(&mut self, identity: &RunIdentity, output: &Output) -> Result<Tally, SinkError> {
-        if let Some(pending) = self.checkpoint(identity, output)? {
-            pending.wait(output)?;
-        }
+        self.checkpoint(identity, output)?;
+        self.await_segment(output)?;
         let (mut tally, mut reused) = (Tally::default(), Tally::default());
         for segment in &self.segments {
             let file = output.read(&segment.name)?;

@@ -103,10 +103,6 @@ fn encode_error(name: &str, output: &Output, source: ParquetError) -> SinkError 
 }
 
 impl PendingPart {
-    pub fn is_done(&self) -> bool {
-        self.upload.is_done()
-    }
-
     /// Wait until the file is visible.
     pub fn wait(self, output: &Output) -> Result<(String, Stored), SinkError> {
         match self.upload.wait(output.runtime()) {

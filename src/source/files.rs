@@ -94,7 +94,7 @@ impl FileRecords {
             let Some(waiting) = self.in_flight.pop_front() else { return Ok(None) };
             let (entry, content) = self.settle(waiting)?;
             self.request_ahead();
-            match (content, entry.sidecar) {
+            match (content, &entry.sidecar) {
                 (None, Some(kind)) => self.skips.add(kind, &entry.object.uri),
                 (content, _) => {
                     let content = content.unwrap_or_else(|| Err(unreadable(&entry, "it is no image")));
@@ -116,7 +116,7 @@ impl FileRecords {
             for (entry, is_record) in next.into_iter().zip(looks) {
                 match entry.sidecar {
                     _ if self.to_pass == 0 => break,
-                    Some(kind) if !is_record => self.skips.add(kind, &entry.object.uri),
+                    Some(kind) if !is_record => self.skips.add(&kind, &entry.object.uri),
                     _ => self.to_pass -= 1,
                 }
                 self.entries.next();

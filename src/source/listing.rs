@@ -219,7 +219,7 @@ impl ShardList {
         self.add(rule, ManifestEntry { path, ..ManifestEntry::new(object, uri) })
     }
 
-    fn skip(&mut self, kind: &'static str, name: &str) {
+    fn skip(&mut self, kind: &str, name: &str) {
         self.tally.skips.add(kind, name);
         self.skips.add(kind, name);
     }
@@ -244,7 +244,7 @@ impl ShardList {
             }
             Rule::Sidecar(kind) => {
                 self.tally.sidecars += 1;
-                self.add_loose(ManifestEntry { sidecar: Some(kind), ..entry });
+                self.add_loose(ManifestEntry { sidecar: Some(kind.into()), ..entry });
             }
             Rule::Container(format) => {
                 self.tally.taken += 1;
@@ -371,7 +371,7 @@ impl ShardList {
             }
         }
         for ManifestEntry { object, sidecar, .. } in std::mem::take(&mut self.loose) {
-            self.skip(sidecar.unwrap_or(naming::NO_EXTENSION), &object.uri);
+            self.skip(sidecar.as_deref().unwrap_or(naming::NO_EXTENSION), &object.uri);
         }
         self.tally.sidecars = 0;
         Ok(())

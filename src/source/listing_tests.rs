@@ -102,7 +102,7 @@ impl Folder {
         let (mut records, mut skipped) = (Vec::new(), Skipped::default());
         for shard in shards.by_ref() {
             let shard = shard.expect("listed");
-            let (found, passed) = read(&self.stores, &shard);
+            let (found, passed) = read(&self.stores, &shard, 0);
             skipped.add(&passed);
             records.extend(found.into_iter().map(|record| {
                 (record.image_id.replace(&self.uri(""), ""), record.content.map_err(|error| error.status))
@@ -114,10 +114,10 @@ impl Folder {
 }
 
 /// Records of a shard, and what is none.
-fn read(stores: &Stores, shard: &ShardRef) -> (Vec<RawRecord>, Skipped) {
+fn read(stores: &Stores, shard: &ShardRef, first: u64) -> (Vec<RawRecord>, Skipped) {
     let options =
         ReadOptions { image_key: None, id_key: None, max_image_bytes: 100, max_page_bytes: 1 << 20 };
-    let opened = open_shard(stores, shard, &options).expect("open");
+    let opened = open_shard(stores, shard, first, &options).expect("open");
     let records = opened.records.map(|record| record.expect("record")).collect();
     (records, opened.skips.counts())
 }
@@ -201,8 +201,7 @@ fn a_shard_is_resumed_behind_as_many_records_as_a_checkpoint_holds() {
     images.sort_unstable();
     let shard = folder.list(&[""], "").expect("listed").remove(0);
     for resume_at in [0, 1, 2, 3, 40, 79, 80] {
-        let shard = ShardRef { resume_at, ..shard.clone() };
-        let (records, skipped) = read(&folder.stores, &shard);
+        let (records, skipped) = read(&folder.stores, &shard, resume_at);
         let ids: Vec<_> = records.into_iter().map(|record| record.image_id).collect();
         assert_eq!(ids, images[resume_at as usize..], "from {resume_at} on");
         assert_eq!(skipped.to_string(), "40 json", "from {resume_at} on");
@@ -339,7 +338,7 @@ fn a_manifest_is_cut_into_virtual_shards() {
     let shards = folder.list(&["d/list.txt"], "").expect("listed");
     let options =
         ReadOptions { image_key: None, id_key: None, max_image_bytes: 100, max_page_bytes: 1 << 20 };
-    let records: Vec<_> = open_shard(&folder.stores, &shards[0], &options)
+    let records: Vec<_> = open_shard(&folder.stores, &shards[0], 0, &options)
         .expect("open")
         .records
         .map(|record| record.expect("record"))

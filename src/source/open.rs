@@ -20,8 +20,8 @@ use super::tfrecord::TfRecords;
 use super::webdataset::TarRecords;
 use crate::store::{ColumnWindows, Object, Stores};
 
-/// Start reading `shard`, where it is to be resumed as far as its format can be entered in the middle.
-/// Blocks on the store for the first bytes of a container.
+/// Start reading `shard` at the record `first`, or before it where its format cannot be entered in the middle
+/// ([`OpenedShard::first_record`]). Blocks on the store for the first bytes of a container.
 ///
 /// # Errors
 /// [`ReadError::Storage`] when the object cannot be opened, [`ReadError::Corrupt`] when its very
@@ -29,31 +29,34 @@ use crate::store::{ColumnWindows, Object, Stores};
 pub fn open_shard(
     stores: &Stores,
     shard: &ShardRef,
+    first: u64,
     options: &ReadOptions,
 ) -> Result<OpenedShard, ReadError> {
-    open(stores, shard, options, None)
+    open(stores, shard, first, options, None)
 }
 
 /// The same for a shard that is read ahead: what takes much memory is held back until it is its `turn`.
 pub fn open_shard_in_turn(
     stores: &Stores,
     shard: &ShardRef,
+    first: u64,
     options: &ReadOptions,
     turn: &Turn,
 ) -> Result<OpenedShard, ReadError> {
-    open(stores, shard, options, Some(turn))
+    open(stores, shard, first, options, Some(turn))
 }
 
 fn open(
     stores: &Stores,
     shard: &ShardRef,
+    first: u64,
     options: &ReadOptions,
     turn: Option<&Turn>,
 ) -> Result<OpenedShard, ReadError> {
     let object = match &shard.content {
         ShardContent::Objects(entries) => {
-            // of those that a checkpoint holds as many are passed over as there are
-            let first_record = shard.resume_at;
+            // loose images can be entered anywhere
+            let first_record = first;
             let skips = Skips::default();
             let mut reader = FileRecords::new(
                 stores.clone(),
@@ -203,7 +206,6 @@ fn unreadable(stores: &Stores, error: SourceError) -> ReadError {
                 location.and_then(|at| stores.find_object_fault(&at, std::iter::empty(), &error.source));
             trouble.map_or(ReadError::Storage(error), as_it_is_sent)
         }
-        SourceError::Garbled { error, .. } => ReadError::Storage(error),
         SourceError::Uri { uri, message }
         | SourceError::NoInput { uri, message }
         | SourceError::Changed { shard: uri, message } => {
@@ -247,7 +249,7 @@ mod tests {
             let path = folder.path().join(format.as_str());
             std::fs::write(&path, bytes).expect("write");
             let shard = container(path.to_str().expect("UTF-8"), format);
-            let ids: Vec<_> = open_shard(&stores, &shard, &options())
+            let ids: Vec<_> = open_shard(&stores, &shard, 0, &options())
                 .expect("open")
                 .records
                 .map(|record| record.expect("record").image_id)
@@ -270,7 +272,7 @@ mod tests {
             };
             std::fs::write(file.path(), bytes).expect("write");
             let reference = container(file.path().to_str().expect("UTF-8"), format);
-            let mut found = open_shard(&stores, &reference, &options()).expect("open").records;
+            let mut found = open_shard(&stores, &reference, 0, &options()).expect("open").records;
             found.next().expect("one").expect("whole");
             std::fs::write(file.path(), b"replaced").expect("replace");
             let error = found.find_map(Result::err).expect("replaced under the reader");
@@ -282,7 +284,7 @@ mod tests {
     fn a_missing_container_is_a_storage_error() {
         let (_runtime, stores) = local_stores();
         let shard = container("/no/such/shard.tar", ShardFormat::Webdataset);
-        match open_shard(&stores, &shard, &options()).err().expect("missing") {
+        match open_shard(&stores, &shard, 0, &options()).err().expect("missing") {
             ReadError::Storage(error) => assert!(error.is_not_found()),
             other => panic!("{other}"),
         }

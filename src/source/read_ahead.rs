@@ -1,21 +1,25 @@
-//! The source stage: shards are read ahead by a few threads, each into a stream of its own.
+//! The source stage: a few threads read shards ahead, each into a stream of its own.
 //!
-//! Comes in: shards in input order. Goes out: one [`ShardStream`] a shard, in the same order.
+//! Comes in: calls of the scorer. Goes out: one [`ShardStream`] for each, in the same order.
 //!
-//! - At most `readers` shards are being read; the decode stage takes the streams one after
-//!   another, so records keep the input order whatever the readers' speed.
-//! - Each stream is bounded in records, and all of them in bytes by one [`Budget`]: shards read
-//!   ahead never use up what the shard being decoded needs.
-//! - A shard that turns out damaged ends with one `corrupt_record` row; a store that fails ends
-//!   the run. A shard whose reader has crashed in an earlier attempt is damaged from that record on.
+//! - At most `readers` shards are being read. The decode stage takes the streams one after another, so records keep
+//!   the order of the calls whatever the readers' speed.
+//! - Each stream is bounded in records, and all of them in bytes by one [`Budget`]: shards read ahead never use up what
+//!   the shard being decoded needs.
+//! - A damaged shard ends with one `corrupt_record` row. A store that fails, or a reader that panics, fails the shard
+//!   and no other. A shard whose reader crashed in an earlier attempt counts as damaged from that record on.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use crate::crash::{AtWork, Reading, Work, signal_name};
-use crate::error::{ReadError, SourceError, StorageError};
-use crate::flow::{Account, Budget, BudgetLimits, Disconnected, Sender, StageMeter, channel, spawn_named};
+use crate::error::{Error, ReadError, SourceError, panic_message};
+use crate::flow::{
+    Account, Budget, BudgetLimits, Disconnected, Halt, Sender, StageMeter, channel, hand_over, spawn_named,
+};
 use crate::items::{
-    EncodedImage, RawRecord, Rejected, ShardEnd, ShardFormat, ShardItem, ShardRef, ShardStream, Status,
+    Call, EncodedImage, Feed, RawRecord, Rejected, ShardEnd, ShardFormat, ShardItem, ShardRef, ShardStream,
+    Status,
 };
 
 use super::OpenedShard;
@@ -32,8 +36,8 @@ pub struct ReadAhead {
     pub budget: BudgetLimits,
 }
 
-/// A reader's place in the order of shards. What takes much memory waits for the shard's turn: it is held once, however
-/// many shards are read ahead.
+/// A reader's place in the order of shards. A reader that needs much memory waits for its shard's turn, so that only one
+/// holds it, however many shards are read ahead.
 #[derive(Debug, Clone)]
 pub struct Turn {
     account: Account,
@@ -41,13 +45,12 @@ pub struct Turn {
 }
 
 impl Turn {
-    /// Wait until all shards before this one have been read; not for long once the run is ending: then it is not its
-    /// turn.
+    /// Wait until all shards before this one have been read. `false` as soon as nobody wants the shard any more.
     pub(super) fn wait(&self) -> bool {
         self.meter.blocked(|| self.account.wait_for_turn())
     }
 
-    /// Whether the run is ending, so that nobody waits for the shard's records any more.
+    /// Whether nobody wants the shard's records any more.
     pub(super) fn is_over(&self) -> bool {
         self.account.is_closed()
     }
@@ -55,99 +58,97 @@ impl Turn {
 
 /// One shard for one reader thread.
 struct Assignment {
-    shard: Arc<ShardRef>,
+    call: Arc<Call>,
     items: Sender<ShardItem>,
     turn: Turn,
 }
 
-/// Read all `shards` through `open` until they end, the receiver of `out` hangs up, or the store
-/// fails.
+/// Read the shards of `calls` through `open` until the callers or the receiver of `out` hang up.
 pub fn run(
-    shards: impl Iterator<Item = Result<ShardRef, SourceError>>,
-    open: impl Fn(&ShardRef, &Turn) -> Result<OpenedShard, ReadError> + Send + Sync,
-    out: Sender<ShardStream>,
+    calls: &crossbeam_channel::Receiver<Feed<Arc<Call>>>,
+    open: impl Fn(&ShardRef, u64, &Turn) -> Result<OpenedShard, ReadError> + Send + Sync,
+    out: Sender<Feed<ShardStream>>,
     bounds: ReadAhead,
     meter: &Arc<StageMeter>,
     decode_meter: &Arc<StageMeter>,
-) -> Result<(), SourceError> {
+) {
     let budget = Budget::new(bounds.budget);
     let warnings = SkipWarnings::default();
     // a rendezvous: a shard is handed over only when a reader is free to start on it
     let (jobs, next_job) = crossbeam_channel::bounded::<Assignment>(0);
     std::thread::scope(|scope| {
-        let readers: Vec<_> = (0..bounds.readers)
-            .map(|number| {
-                let (next_job, open, warnings) = (next_job.clone(), &open, &warnings);
-                let read =
-                    move || next_job.iter().try_for_each(|job| read_shard(&job, open, warnings, meter));
-                spawn_named(scope, format!("source-{number}"), read)
-            })
-            .collect();
+        for number in 0..bounds.readers {
+            let (next_job, open, warnings) = (next_job.clone(), &open, &warnings);
+            let read = move || next_job.iter().for_each(|job| read_or_fail(&job, open, warnings, meter));
+            spawn_named(scope, format!("source-{number}"), read);
+        }
         drop(next_job);
-
-        let mut listed = Ok(());
-        for shard in shards {
-            let shard = match shard {
-                Ok(shard) => Arc::new(shard),
-                Err(error) => {
-                    listed = Err(error);
-                    break;
-                }
+        for call in calls {
+            let call = match call {
+                Feed::Shard(call) => call,
+                Feed::Flush => match out.send(Feed::Flush) {
+                    Ok(()) => continue,
+                    Err(Disconnected) => break,
+                },
             };
             // the wait for room in a stream is its reader's; many readers are one stage
             let (items, stream) = channel(bounds.records_per_shard, meter, decode_meter);
             let account = budget.account();
-            let job = Assignment {
-                shard: Arc::clone(&shard),
-                items,
-                turn: Turn { account: account.clone(), meter: Arc::clone(meter) },
-            };
-            if out.send(ShardStream { shard, items: stream, account }).is_err() || jobs.send(job).is_err() {
+            let turn = Turn { account: account.clone(), meter: Arc::clone(meter) };
+            let job = Assignment { call: Arc::clone(&call), items, turn };
+            let stop = call.options.stop.clone();
+            let stream = ShardStream { call, items: stream, account };
+            // a stream without a reader ends at once; the decode stage finds that its call asked to stop
+            if out.send(Feed::Shard(stream)).is_err() || hand_over(&jobs, job, &stop) == Err(Halt::Ended) {
                 break;
             }
         }
         drop((jobs, out));
-        let read = readers.into_iter().filter_map(|reader| match reader.join() {
-            Ok(result) => result.err(),
-            Err(panic) => std::panic::resume_unwind(panic),
-        });
-        read.chain(listed.err()).reduce(graver).map_or(Ok(()), Err)
-    })
+    });
 }
 
-/// Of two errors the first, but that of garbled shards none is forgotten.
-fn graver(first: SourceError, second: SourceError) -> SourceError {
-    match (first, second) {
-        (SourceError::Garbled { mut shards, error }, SourceError::Garbled { shards: more, .. }) => {
-            shards.extend(more);
-            SourceError::Garbled { shards, error }
+/// Read one shard to its end, or say why that failed.
+fn read_or_fail(
+    job: &Assignment,
+    open: &impl Fn(&ShardRef, u64, &Turn) -> Result<OpenedShard, ReadError>,
+    warnings: &SkipWarnings,
+    meter: &StageMeter,
+) {
+    // what a panicking reader leaves half done is dropped with it
+    let read = catch_unwind(AssertUnwindSafe(|| read_shard(job, open, warnings, meter)));
+    let error = match read {
+        Ok(Ok(())) => return,
+        Ok(Err(error)) => error.into(),
+        Err(panic) => {
+            Error::StagePanicked { stage: "source", message: panic_message(panic.as_ref()).to_owned() }
         }
-        (_, garbled @ SourceError::Garbled { .. }) => garbled,
-        (first, _) => first,
-    }
+    };
+    // a receiver that hung up does not want the shard any more
+    let _ = job.items.send(ShardItem::Failed(error));
 }
 
-/// Read one shard to its end. Nobody listening any more is not an error: the run is ending.
+/// Read one shard to its end. A receiver that hung up is not an error: nobody wants the shard any more.
 ///
-/// A shard that is resumed may have fewer sound records by now than a checkpoint holds of it, as a file that rots on
-/// its disk. Nothing of it has been handed on then, and it is read once more from its first record: its rows are
-/// those of what can be read now, as in a run in one go.
+/// A resumed shard may have fewer sound records by now than checkpoints hold, as when its file rots on a disk. Then none
+/// of its records has been handed on, and the shard is read once more from its first record: its rows are those that a
+/// run without a resume would have.
 fn read_shard(
     job: &Assignment,
-    open: &impl Fn(&ShardRef, &Turn) -> Result<OpenedShard, ReadError>,
+    open: &impl Fn(&ShardRef, u64, &Turn) -> Result<OpenedShard, ReadError>,
     warnings: &SkipWarnings,
     meter: &StageMeter,
 ) -> Result<(), SourceError> {
-    let resume_at = job.shard.resume_at;
-    let mut ended = read_records(job, resume_at, open, meter);
+    let shard = &job.call.shard;
+    let resumed = job.call.resume.rows();
+    let mut ended = read_records(job, resumed, open, meter);
     if let Ok(Contents { sound, .. }) = ended
-        && sound < resume_at
+        && sound < resumed
     {
         tracing::warn!(
-            shard = job.shard.name,
+            shard = shard.name,
             sound_records = sound,
-            checkpoint_records = resume_at,
-            "the shard has fewer sound records than a checkpoint holds of it: all of it is scored again"
+            checkpoint_records = resumed,
+            "the shard has fewer sound records than a checkpoint holds: scoring all of it again"
         );
         ended = read_records(job, 0, open, meter);
     }
@@ -158,7 +159,7 @@ fn read_shard(
     };
     let mut records = sound;
     if let Some(reason) = &damage {
-        tracing::error!(shard = job.shard.name, records, reason, "a shard ended early");
+        tracing::error!(shard = shard.name, records, reason, "a shard ended early");
         let rejected = Rejected::new(Status::CorruptRecord, reason.clone());
         let record = RawRecord::new(records.to_string(), Err(rejected));
         if admit(job, record, records, meter).is_err() {
@@ -166,30 +167,30 @@ fn read_shard(
         }
         records += 1;
     }
-    tracing::debug!(shard = job.shard.name, records, "shard read");
-    if records == 0 && job.shard.format != ShardFormat::Files {
-        tracing::warn!(shard = job.shard.name, "shard holds no record");
+    tracing::debug!(shard = shard.name, records, "shard read");
+    if records == 0 && shard.format != ShardFormat::Files {
+        tracing::warn!(shard = shard.name, "shard holds no record");
     }
-    warnings.warn(&job.shard.name, &skips);
-    // a hung-up receiver means that the run is ending
+    warnings.warn(&shard.name, &skips);
+    // a receiver that hung up does not want the shard any more
     let _ = job.items.send(ShardItem::End(ShardEnd { records, damage, skipped: skips.counts() }));
     Ok(())
 }
 
-/// Why nothing more is to be had of a shard, whatever is in it.
+/// Why the reader of a shard stopped, whatever the shard holds.
 enum Stopped {
-    /// Nobody waits for its records any more.
+    /// Nobody wants its records any more.
     Disconnected,
     Failed(SourceError),
 }
 
-/// What a shard was found to hold.
+/// What a shard holds.
 struct Contents {
-    /// Records before its end, or before what is damaged.
+    /// Records before its end, or before the damage.
     sound: u64,
     /// Why it ends early, if it does.
     damage: Option<String>,
-    /// What was passed over between records.
+    /// What was skipped between records.
     skips: Skips,
 }
 
@@ -197,29 +198,23 @@ struct Contents {
 fn read_records(
     job: &Assignment,
     first: u64,
-    open: &impl Fn(&ShardRef, &Turn) -> Result<OpenedShard, ReadError>,
+    open: &impl Fn(&ShardRef, u64, &Turn) -> Result<OpenedShard, ReadError>,
     meter: &StageMeter,
 ) -> Result<Contents, Stopped> {
-    // why the shard ends here, or why the run does
+    let shard = &job.call.shard;
+    // why the shard ends here, or why it fails
     let damage = |error| match error {
-        // it may have waited for its turn, which then did not come
+        // it may have waited for a turn that did not come
         ReadError::Corrupt(_) if job.turn.is_over() => Err(Stopped::Disconnected),
         ReadError::Corrupt(reason) => Ok(reason),
-        // if nothing fits the pipeline file, that shows in the first shard; a stray among others costs its own rows
-        ReadError::Config(message) if job.shard.index == 0 => {
-            Err(Stopped::Failed(SourceError::Uri { uri: job.shard.name.clone(), message }))
+        // a pipeline file that fits no shard does not fit the first; one misfit among others costs its own rows
+        ReadError::Config(message) if shard.index == 0 => {
+            Err(Stopped::Failed(SourceError::Uri { uri: shard.name.clone(), message }))
         }
         ReadError::Config(reason) => Ok(reason),
-        ReadError::Storage(error) => Err(Stopped::Failed(failed(&job.shard, error))),
+        ReadError::Storage(error) => Err(Stopped::Failed(error.into())),
     };
-    let from_start;
-    let shard = if first == job.shard.resume_at {
-        &*job.shard
-    } else {
-        from_start = ShardRef { resume_at: first, ..(*job.shard).clone() };
-        &from_start
-    };
-    let refused = |index| match shard.crashed.reader {
+    let refused = |index| match job.call.resume.crashed.reader {
         Some((at, signal)) if at == index => {
             let signal = signal_name(signal);
             Some(format!("the reader crashed on record {at} in an earlier attempt ({signal})"))
@@ -227,14 +222,14 @@ fn read_records(
         _ => None,
     };
     let damaged = |sound, skips, reason| Ok(Contents { sound, damage: Some(reason), skips });
-    let reading = Reading::of(&job.shard);
+    let reading = Reading::of(shard);
     let work = Work::Reading(&reading);
     if let Some(reason) = refused(0) {
         return damaged(0, Skips::default(), reason);
     }
     let opened = meter.busy(|| {
         let _at_work = AtWork::on(&work);
-        open(shard, &job.turn)
+        open(shard, first, &job.turn)
     });
     let OpenedShard { first_record, mut records, skips } = match opened {
         Ok(opened) => opened,
@@ -263,20 +258,11 @@ fn read_records(
     }
 }
 
-/// The store has failed while `shard` was read.
-fn failed(shard: &ShardRef, error: StorageError) -> SourceError {
-    if error.is_wrong_checksum() {
-        SourceError::Garbled { shards: vec![shard.index], error }
-    } else {
-        error.into()
-    }
-}
-
-/// Longest `image_id` and `error`, bytes: the longest name an object can have in any bucket. What
-/// data claims to be a name must not fill the queues.
+/// Longest `image_id` and `error`, bytes: the longest name that an object can have in any bucket. Names in damaged or
+/// hostile data must not fill the queues.
 const MAX_TEXT_BYTES: usize = 1024;
 
-/// `text` as far as it may go, with an ellipsis where it was cut.
+/// `text` up to [`MAX_TEXT_BYTES`], with an ellipsis where it is cut.
 fn cut(mut text: String) -> String {
     if text.len() > MAX_TEXT_BYTES {
         text.truncate(text.floor_char_boundary(MAX_TEXT_BYTES - '…'.len_utf8()));
@@ -298,7 +284,8 @@ fn admit(
     let bytes = content.as_ref().map_or(0, |content| content.len() as u64);
     let permit = job.turn.account.acquire(bytes).ok_or(Disconnected)?;
     job.items.send(ShardItem::Record(EncodedImage {
-        shard: Arc::clone(&job.shard),
+        crashed: job.call.resume.crashed.decoder.get(&record_index).copied(),
+        shard: Arc::clone(&job.call.shard),
         record_index,
         image_id: cut(image_id),
         member: member.map(cut),
@@ -312,26 +299,6 @@ fn admit(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn no_garbled_shard_is_forgotten_over_another_error() {
-        let storage = || StorageError {
-            uri: "gs://b/a".to_owned(),
-            source: object_store::Error::Generic { store: "test", source: "gone".into() },
-        };
-        let garbled = |shard| SourceError::Garbled { shards: vec![shard], error: storage() };
-        let plain = || SourceError::Storage(storage());
-        for errors in [
-            vec![plain(), garbled(3), garbled(5)],
-            vec![garbled(3), plain(), garbled(5)],
-            vec![garbled(3), garbled(5), plain()],
-        ] {
-            match errors.into_iter().reduce(graver) {
-                Some(SourceError::Garbled { shards, .. }) => assert_eq!(shards, [3, 5]),
-                other => panic!("{other:?}"),
-            }
-        }
-    }
 
     #[test]
     fn long_texts_are_cut_between_characters() {

@@ -18,17 +18,19 @@ pub struct Skips(Arc<Mutex<Passed>>);
 #[derive(Debug, Default)]
 struct Passed {
     counts: Skipped,
-    first: BTreeMap<&'static str, Vec<String>>,
+    first: BTreeMap<String, Vec<String>>,
 }
 
 impl Skips {
     /// `name` is skipped, as one of `kind`.
-    pub fn add(&self, kind: &'static str, name: &str) {
+    pub fn add(&self, kind: &str, name: &str) {
         let mut passed = self.passed();
         passed.counts.count(kind);
-        let first = passed.first.entry(kind).or_default();
-        if first.len() < NAMES_TOLD {
-            first.push(name.chars().take(CHARACTERS_TOLD).collect());
+        let name = || name.chars().take(CHARACTERS_TOLD).collect();
+        match passed.first.get_mut(kind) {
+            Some(first) if first.len() >= NAMES_TOLD => {}
+            Some(first) => first.push(name()),
+            None => drop(passed.first.insert(kind.to_owned(), vec![name()])),
         }
     }
 
@@ -44,7 +46,7 @@ impl Skips {
 
 /// Warns of the first names of each kind, so many in a whole run.
 #[derive(Debug, Default)]
-pub struct SkipWarnings(Mutex<BTreeMap<&'static str, usize>>);
+pub struct SkipWarnings(Mutex<BTreeMap<String, usize>>);
 
 impl SkipWarnings {
     /// Name what was skipped in `place`, a shard or an input.
@@ -52,7 +54,7 @@ impl SkipWarnings {
         let passed = skips.passed();
         let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for (kind, names) in &passed.first {
-            let told = told.entry(kind).or_default();
+            let told = told.entry(kind.clone()).or_default();
             for name in names.iter().take(NAMES_TOLD.saturating_sub(*told)) {
                 tracing::warn!(place, name, kind, "skipped: it is no record");
                 *told += 1;

@@ -1,5 +1,5 @@
-//! The whole flow with a sink and an engine of our own: what is admitted when the sink stands
-//! still, and how faults end a run.
+//! All stages with a sink and an engine of the test's own: what they admit while the sink stands still, and which calls
+//! a fault ends.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
@@ -9,14 +9,14 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use sluice::config::{Filter, Fit, PreprocessSection, Resize};
 use sluice::decode::Decoder;
 use sluice::engine::{Engine, Inference};
-use sluice::error::{Error, SinkError};
+use sluice::error::{Error, ReadError, SinkError, StorageError};
 use sluice::flow::StopSignal;
 use sluice::items::{
-    BatchShape, Entry, Inferred, Outcome, PixelElement, PixelsRef, RawRecord, ShardContent, ShardFormat,
-    ShardRef,
+    Allowance, BatchShape, Call, CallOptions, Cut, Entry, Inferred, Kept, PixelElement, PixelsRef, RawRecord,
+    Resume, Scored, ShardContent, ShardFormat, ShardRef,
 };
-use sluice::pipeline::{Bounds, Meters, Stages};
-use sluice::report::OutputReport;
+use sluice::pipeline::{Bounds, Meters, OpenShard, Pipeline, Stages};
+use sluice::report::{OutputReport, PartReport};
 use sluice::sink::Sink;
 use sluice::source::{OpenedShard, Skips};
 
@@ -96,97 +96,135 @@ impl Engine for TestEngine {
     }
 
     fn infer(&mut self, _: PixelsRef<'_>, rows: usize) -> Result<Inference, String> {
-        if self.fails_at == Some(self.batches) {
+        self.batches += 1;
+        if self.fails_at == Some(self.batches - 1) {
             assert!(!self.panics, "the test engine panics");
             return Err("the device fell off the bus".to_owned());
         }
-        self.batches += 1;
         let none = Duration::ZERO;
         Ok(Inference { scores: vec![0.0; rows], h2d: none, compute: none, d2h: none })
     }
 }
 
-/// Takes nothing before the gate is opened (dropped), then remembers the records it was given.
+/// Takes nothing before the gate is opened (dropped), then remembers the records that it was given.
 struct GatedSink {
     gate: Receiver<()>,
     seen: Sender<(u64, u64)>,
-    fails: bool,
+    open: Option<Arc<Call>>,
+    /// The shard that it cannot store.
+    fails_at: Option<u64>,
 }
 
 impl Sink for GatedSink {
-    fn accept(&mut self, inferred: Inferred) -> Result<(), SinkError> {
+    fn accept(&mut self, inferred: Inferred) {
         // an open gate answers at once that nobody holds it
         let _ = self.gate.recv();
-        if self.fails {
-            return Err(SinkError::Uri { uri: "out".into(), message: "disk full".into() });
-        }
-        for entry in inferred.entries {
-            if let Entry::Scored(meta) | Entry::Rejected(meta, _) = entry {
-                self.seen.send((meta.shard.index, meta.record_index)).expect("the test listens");
+        let Inferred { entries, outcome } = inferred;
+        for entry in entries {
+            match entry {
+                Entry::ShardStart(call) => self.open = Some(call),
+                Entry::Scored(meta) | Entry::Rejected(meta, _) => {
+                    if let Err(failure) = &outcome {
+                        self.answer(Err(failure.into()));
+                    }
+                    if self.fails_at == Some(meta.shard.index) {
+                        let full = SinkError::Uri { uri: "out".into(), message: "disk full".into() };
+                        self.answer(Err(full.into()));
+                    }
+                    self.seen.send((meta.shard.index, meta.record_index)).expect("the test listens");
+                }
+                Entry::Panicked(error) => self.answer(Err(error)),
+                Entry::ShardEnd(end) => {
+                    let part = PartReport { rows: Some(end.records), ..Default::default() };
+                    self.answer(Ok(Scored::Part(part.into())));
+                }
+                Entry::ShardCut(Cut::Stopped) => self.answer(Ok(Scored::Stopped(Kept::default()))),
+                Entry::ShardCut(Cut::Failed(error)) => self.answer(Err(error)),
             }
         }
-        Ok(())
     }
 
-    fn accept_warm_up(&mut self, _: Outcome) -> Result<(), SinkError> {
-        Ok(())
+    fn lose_batch(&mut self) {
+        self.open = None;
     }
 
-    fn checkpoint(&mut self) -> Result<(), SinkError> {
-        Ok(())
+    fn stop_signal(&self) -> Option<StopSignal> {
+        None
     }
+
+    fn stop(&mut self) {}
 
     fn finish(self: Box<Self>) -> Result<OutputReport, SinkError> {
         Ok(OutputReport::default())
     }
-
-    fn flush(&mut self) -> Result<(), SinkError> {
-        Ok(())
-    }
-
-    fn has_begun(&self, _shard: u64) -> bool {
-        false
-    }
-
-    fn abandon(self: Box<Self>, _garbled: &[u64]) {}
 }
 
-struct Run {
-    engine: TestEngine,
-    sink: GatedSink,
-    shards: u64,
-    records: u64,
-    stop: StopSignal,
+impl GatedSink {
+    fn answer(&self, scored: Result<Scored, Error>) {
+        self.open.as_ref().expect("a shard has started").answer(scored);
+    }
 }
 
-impl Run {
-    /// Run to the end; `admitted` ticks for each record a reader has handed to its stream.
-    fn go(self, meters: &Meters) -> Result<OutputReport, Error> {
-        let mut engines: Vec<Box<dyn Engine>> = vec![Box::new(self.engine)];
-        let mut buffers = engines[0].buffers(BOUNDS.batch_buffers(1))?;
-        let stages = Stages {
-            decoder: Decoder::new(&preprocess(), 1 << 20, PixelElement::U8),
-            decode_threads: THREADS,
-            engines: &mut engines,
-            buffers: &mut buffers,
-            sink: Box::new(self.sink),
-            bounds: BOUNDS,
-            meters,
-            stop: &self.stop,
-            limit: None,
-        };
-        let (records, image) = (self.records, image());
-        stages.run((0..self.shards).map(|index| Ok(shard(index))), move |_, _| {
-            let image = image.clone();
-            let records =
-                (0..records).map(move |index| Ok(RawRecord::new(index.to_string(), Ok(image.clone()))));
-            Ok(OpenedShard { first_record: 0, records: Box::new(records), skips: Skips::default() })
-        })
-    }
+/// A sink without a gate.
+fn ungated() -> (GatedSink, Receiver<(u64, u64)>) {
+    let (_, gate) = bounded::<()>(0);
+    let (seen_tx, seen) = unbounded();
+    (GatedSink { gate, seen: seen_tx, open: None, fails_at: None }, seen)
+}
+
+/// Opens shards of so many black images each.
+fn images(records: u64) -> Box<OpenShard> {
+    let image = image();
+    Box::new(move |_, first, _| {
+        let image = image.clone();
+        let records =
+            (first..records).map(move |index| Ok(RawRecord::new(index.to_string(), Ok(image.clone()))));
+        Ok(OpenedShard { first_record: first, records: Box::new(records), skips: Skips::default() })
+    })
 }
 
 fn meters() -> Meters {
     Meters::new(BOUNDS.look_ahead + 1, THREADS, 1)
+}
+
+fn start(
+    engine: TestEngine,
+    sink: GatedSink,
+    open: Box<OpenShard>,
+    bounds: Bounds,
+    meters: &Meters,
+) -> Pipeline {
+    let mut engine: Box<dyn Engine> = Box::new(engine);
+    let buffers = engine.buffers(bounds.batch_buffers(1)).expect("memory");
+    let stages = Stages {
+        open,
+        decoder: Decoder::new(&preprocess(), 1 << 20, PixelElement::U8),
+        decode_threads: THREADS,
+        engines: vec![engine],
+        buffers,
+        sink: Box::new(sink),
+        bounds,
+        meters: meters.clone(),
+    };
+    Pipeline::start(stages).expect("threads")
+}
+
+/// Score shards one after another, and return the rows of each or why it failed.
+fn score_all(pipeline: &Pipeline, shards: u64, options: &CallOptions) -> Vec<Result<u64, String>> {
+    let more = pipeline.expect_more();
+    let tickets: Vec<_> = (0..shards)
+        .map(|index| pipeline.submit(shard(index), Resume::default(), options.clone()).expect("taken"))
+        .collect();
+    drop(more);
+    tickets.into_iter().map(|ticket| rows(pipeline.wait(ticket))).collect()
+}
+
+fn rows(scored: Result<Scored, Error>) -> Result<u64, String> {
+    match scored {
+        Ok(Scored::Part(part)) => Ok(part.rows.expect("a part has rows")),
+        Ok(other) => Err(format!("{other:?}")),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// See the source admit `expected` records, and then no more.
@@ -200,7 +238,7 @@ fn assert_stops_at(expected: u64, meters: &Meters) {
     assert_eq!(meters.source.items(), expected);
 }
 
-/// What the flow holds while its sink stands still.
+/// Records that the stages hold while their sink stands still.
 fn held_records() -> u64 {
     // in batches: one in the sink's hand, a full sink queue, one in the batch stage's hand
     let batches = 1 + BOUNDS.sink_queue + 1;
@@ -214,89 +252,190 @@ fn held_records() -> u64 {
 #[test]
 fn a_stalled_sink_admits_exactly_what_the_queues_hold() {
     let (gate_holder, gate) = bounded::<()>(0);
-    let (seen_tx, seen) = unbounded();
+    let (mut sink, seen) = ungated();
+    sink.gate = gate;
     let (shards, records) = (6, 100);
-    let run = Run {
-        engine: TestEngine::good(),
-        sink: GatedSink { gate, seen: seen_tx, fails: false },
-        shards,
-        records,
-        stop: StopSignal::default(),
-    };
     let meters = meters();
+    let pipeline = start(TestEngine::good(), sink, images(records), BOUNDS, &meters);
     std::thread::scope(|scope| {
-        let running = scope.spawn(|| run.go(&meters));
+        let running = scope.spawn(|| score_all(&pipeline, shards, &CallOptions::default()));
         assert_stops_at(held_records(), &meters);
         drop(gate_holder);
-        running.join().expect("no panic").expect("the run ends well");
+        assert_eq!(running.join().expect("no panic"), vec![Ok(records); shards as usize]);
     });
-    let seen: Vec<_> = seen.try_iter().collect();
+    pipeline.close().expect("no stage is lost");
     let all: Vec<_> = (0..shards).flat_map(|shard| (0..records).map(move |record| (shard, record))).collect();
-    assert_eq!(seen, all, "every record once, in input order");
+    assert_eq!(seen.try_iter().collect::<Vec<_>>(), all, "every record once, in order");
 }
 
 #[test]
-fn a_drain_finishes_what_was_admitted_and_takes_no_more() {
+fn a_stopped_call_finishes_what_was_admitted_and_takes_no_more() {
     let (gate_holder, gate) = bounded::<()>(0);
-    let (seen_tx, seen) = unbounded();
-    let stop = StopSignal::default();
-    let run = Run {
-        engine: TestEngine::good(),
-        sink: GatedSink { gate, seen: seen_tx, fails: false },
-        shards: 3,
-        records: 1000,
-        stop: stop.clone(),
-    };
+    let (mut sink, seen) = ungated();
+    sink.gate = gate;
+    let options = CallOptions::default();
     let meters = meters();
-    std::thread::scope(|scope| {
-        let running = scope.spawn(|| run.go(&meters));
+    let pipeline = start(TestEngine::good(), sink, images(1000), BOUNDS, &meters);
+    let scored = std::thread::scope(|scope| {
+        let running = scope.spawn(|| score_all(&pipeline, 3, &options));
         assert_stops_at(held_records(), &meters);
-        stop.drain();
+        options.stop.drain();
         drop(gate_holder);
-        running.join().expect("no panic").expect("a drained run ends well");
+        running.join().expect("no panic")
     });
+    assert!(
+        scored.iter().all(|scored| scored.as_ref().is_err_and(|what| what.contains("Stopped"))),
+        "{scored:?}"
+    );
+    let seen: Vec<_> = seen.try_iter().collect();
+    let expected: Vec<_> = (0..seen.len() as u64).map(|record| (0, record)).collect();
+    assert_eq!(seen, expected, "records of the first shard, without a gap");
     let batches = 1 + BOUNDS.sink_queue + 1;
-    let taken = batches * BATCH_SIZE + BOUNDS.decode_slots + 1;
-    let expected: Vec<_> = (0..taken as u64).map(|record| (0, record)).collect();
-    assert_eq!(seen.try_iter().collect::<Vec<_>>(), expected);
-}
-
-fn ungated(fails: bool) -> (GatedSink, Receiver<(u64, u64)>) {
-    let (_, gate) = bounded::<()>(0);
-    let (seen_tx, seen) = unbounded();
-    (GatedSink { gate, seen: seen_tx, fails }, seen)
+    assert!(seen.len() <= batches * BATCH_SIZE + BOUNDS.decode_slots + 1, "{} records", seen.len());
 }
 
 #[test]
-fn an_engine_that_fails_ends_the_run_with_its_words() {
-    let (sink, _seen) = ungated(false);
-    let engine = TestEngine { fails_at: Some(3), panics: false, batches: 0 };
-    let run = Run { engine, sink, shards: 5, records: 100, stop: StopSignal::default() };
-    let error = run.go(&meters()).expect_err("the engine failed");
-    assert_eq!(error.to_string(), "inference failed on batch 3: the device fell off the bus");
+fn a_batch_that_fails_ends_the_shards_that_have_a_row_in_it_and_no_other() {
+    let (sink, _seen) = ungated();
+    // shards of six records: the batches of four are of shards 0, 0 and 1, 1, 2 …
+    let engine = TestEngine { fails_at: Some(1), ..TestEngine::good() };
+    let pipeline = start(engine, sink, images(6), BOUNDS, &meters());
+    let scored = score_all(&pipeline, 4, &CallOptions::default());
+    let failed = || Err("inference failed on batch 1: the device fell off the bus".to_owned());
+    assert_eq!(scored, [failed(), failed(), Ok(6), Ok(6)]);
+    // all buffers are back: more batches than there are buffers follow
+    assert_eq!(score_all(&pipeline, 20, &CallOptions::default()), vec![Ok(6); 20]);
 }
 
 #[test]
-fn a_panicking_stage_is_named() {
-    let (sink, _seen) = ungated(false);
-    let engine = TestEngine { fails_at: Some(0), panics: true, batches: 0 };
-    let run = Run { engine, sink, shards: 5, records: 100, stop: StopSignal::default() };
-    let error = run.go(&meters()).expect_err("the engine panicked");
-    assert_eq!(error.to_string(), "the engine stage panicked: the test engine panics");
+fn an_engine_that_panics_is_not_called_again_and_every_call_is_told() {
+    let (sink, _seen) = ungated();
+    let engine = TestEngine { fails_at: Some(1), panics: true, ..TestEngine::good() };
+    let pipeline = start(engine, sink, images(4), BOUNDS, &meters());
+    let scored = score_all(&pipeline, 20, &CallOptions::default());
+    let panicked = "the engine stage panicked: the test engine panics";
+    assert_eq!(scored[0], Ok(4));
+    assert!(scored[1..].iter().all(|scored| *scored == Err(panicked.to_owned())), "{scored:?}");
 }
 
 #[test]
-fn a_sink_that_fails_ends_the_run_with_its_words() {
-    let (sink, _seen) = ungated(true);
-    let run = Run { engine: TestEngine::good(), sink, shards: 5, records: 100, stop: StopSignal::default() };
-    let error = run.go(&meters()).expect_err("the sink failed");
-    assert_eq!(error.to_string(), "output out: disk full");
+fn a_shard_that_cannot_be_stored_or_read_leaves_the_others_alone() {
+    let (mut sink, _seen) = ungated();
+    sink.fails_at = Some(1);
+    let good = images(5);
+    let open: Box<OpenShard> = Box::new(move |shard, first, turn| match shard.index {
+        3 => Err(ReadError::Storage(StorageError {
+            uri: "gs://bucket/3".to_owned(),
+            source: object_store::Error::Generic { store: "test", source: "no route to host".into() },
+        })),
+        5 => panic!("the test reader panics"),
+        _ => good(shard, first, turn),
+    });
+    let pipeline = start(TestEngine::good(), sink, open, BOUNDS, &meters());
+    let mut scored = score_all(&pipeline, 8, &CallOptions::default());
+    assert_eq!(scored.remove(5), Err("the source stage panicked: the test reader panics".to_owned()));
+    let unread = scored.remove(3).expect_err("its store fails");
+    assert!(unread.contains("gs://bucket/3: no route to host"), "{unread}");
+    assert_eq!(scored.remove(1), Err("output out: disk full".to_owned()));
+    assert_eq!(scored, vec![Ok(5); 5]);
+}
+
+#[test]
+fn calls_from_many_threads_share_batches_and_get_their_own_answers() {
+    let (sink, seen) = ungated();
+    let meters = meters();
+    let pipeline = start(TestEngine::good(), sink, images(7), BOUNDS, &meters);
+    let (threads, shards) = (8, 25);
+    let more = pipeline.expect_more();
+    std::thread::scope(|scope| {
+        let callers: Vec<_> = (0..threads)
+            .map(|thread| {
+                let pipeline = &pipeline;
+                scope.spawn(move || {
+                    (0..shards)
+                        .map(|number| {
+                            let shard = shard(thread * shards + number);
+                            let ticket = pipeline.submit(shard, Resume::default(), CallOptions::default());
+                            ticket.expect("taken")
+                        })
+                        .collect::<Vec<_>>()
+                })
+            })
+            .collect();
+        let tickets: Vec<_> =
+            callers.into_iter().flat_map(|caller| caller.join().expect("no panic")).collect();
+        drop(more);
+        tickets.into_iter().for_each(|ticket| assert_eq!(rows(pipeline.wait(ticket)), Ok(7)));
+    });
+    let all = threads * shards * 7;
+    assert_eq!(meters.engine.items(), all / BATCH_SIZE as u64, "no batch is padded while more is expected");
+    let mut seen: Vec<_> = seen.try_iter().collect();
+    // a stable sort: within a shard the order is that of arrival
+    seen.sort_by_key(|&(shard, _)| shard);
+    let expected: Vec<_> =
+        (0..threads * shards).flat_map(|shard| (0..7).map(move |record| (shard, record))).collect();
+    assert_eq!(seen, expected);
+}
+
+#[test]
+fn the_last_rows_of_a_shard_wait_for_no_call_that_may_not_come() {
+    let (sink, _seen) = ungated();
+    let (hanging, gate) = bounded::<()>(0);
+    let good = images(5);
+    let open: Box<OpenShard> = Box::new(move |shard, first, turn| {
+        if shard.index == 1 {
+            // a store that does not answer
+            let _ = gate.recv();
+        }
+        good(shard, first, turn)
+    });
+    let pipeline = start(TestEngine::good(), sink, open, BOUNDS, &meters());
+    // alone, a batch and a padded one
+    assert_eq!(score_all(&pipeline, 1, &CallOptions::default()), [Ok(5)]);
+    // beside a shard whose store hangs
+    let first = pipeline.submit(shard(0), Resume::default(), CallOptions::default()).expect("taken");
+    let second = pipeline.submit(shard(1), Resume::default(), CallOptions::default()).expect("taken");
+    assert_eq!(rows(pipeline.wait(first)), Ok(5));
+    assert!(!second.is_answered());
+    drop(hanging);
+    assert_eq!(rows(pipeline.wait(second)), Ok(5));
+}
+
+#[test]
+fn a_call_that_stops_while_its_store_hangs_makes_room_for_the_next() {
+    let (sink, _seen) = ungated();
+    let (_hanging, gate) = bounded::<()>(0);
+    let good = images(5);
+    let open: Box<OpenShard> = Box::new(move |shard, first, turn| {
+        if shard.index == 0 {
+            let _ = gate.recv();
+        }
+        good(shard, first, turn)
+    });
+    let pipeline = start(TestEngine::good(), sink, open, BOUNDS, &meters());
+    let options = CallOptions::default();
+    let hung = pipeline.submit(shard(0), Resume::default(), options.clone()).expect("taken");
+    let next = pipeline.submit(shard(1), Resume::default(), CallOptions::default()).expect("taken");
+    options.stop.drain();
+    assert_eq!(rows(pipeline.wait(next)), Ok(5));
+    assert!(rows(pipeline.wait(hung)).expect_err("stopped").contains("Stopped"));
+    drop(_hanging);
+}
+
+#[test]
+fn calls_share_an_allowance_in_their_order() {
+    let (sink, _seen) = ungated();
+    let pipeline = start(TestEngine::good(), sink, images(5), BOUNDS, &meters());
+    let options = CallOptions { allowance: Some(Arc::new(Allowance::new(12))), ..CallOptions::default() };
+    let scored = score_all(&pipeline, 4, &options);
+    assert_eq!(scored, [Ok(5), Ok(5), Ok(2), Err("Unwanted".to_owned())]);
 }
 
 #[test]
 fn streams_hold_no_more_bytes_than_their_budget() {
     let (gate_holder, gate) = bounded::<()>(0);
-    let (seen_tx, _seen) = unbounded();
+    let (mut sink, _seen) = ungated();
+    sink.gate = gate;
     let image_bytes = image().len() as u64;
     let pulled = Arc::new(AtomicU64::new(0));
     let meters = meters();
@@ -309,37 +448,24 @@ fn streams_hold_no_more_bytes_than_their_budget() {
         ..BOUNDS
     };
     let shards = 5;
-    std::thread::scope(|scope| {
-        let (meters, pulled) = (&meters, Arc::clone(&pulled));
-        let running = scope.spawn(move || {
-            let mut engines: Vec<Box<dyn Engine>> = vec![Box::new(TestEngine::good())];
-            let mut buffers = engines[0].buffers(bounds.batch_buffers(1))?;
-            let stages = Stages {
-                decoder: Decoder::new(&preprocess(), 1 << 20, PixelElement::U8),
-                decode_threads: THREADS,
-                engines: &mut engines,
-                buffers: &mut buffers,
-                sink: Box::new(GatedSink { gate, seen: seen_tx, fails: false }),
-                bounds,
-                meters,
-                stop: &StopSignal::default(),
-                limit: None,
-            };
-            stages.run((0..shards).map(|index| Ok(shard(index))), move |_, _| {
-                let pulled = Arc::clone(&pulled);
-                let records = (0..200).map(move |index: u32| {
-                    pulled.fetch_add(1, SeqCst);
-                    Ok(RawRecord::new(index.to_string(), Ok(image())))
-                });
-                Ok(OpenedShard { first_record: 0, records: Box::new(records), skips: Skips::default() })
-            })
+    let counted = Arc::clone(&pulled);
+    let open: Box<OpenShard> = Box::new(move |_, first, _| {
+        let pulled = Arc::clone(&counted);
+        let records = (0..200).map(move |index: u32| {
+            pulled.fetch_add(1, SeqCst);
+            Ok(RawRecord::new(index.to_string(), Ok(image())))
         });
+        Ok(OpenedShard { first_record: first, records: Box::new(records), skips: Skips::default() })
+    });
+    let pipeline = start(TestEngine::good(), sink, open, bounds, &meters);
+    std::thread::scope(|scope| {
+        let running = scope.spawn(|| score_all(&pipeline, shards, &CallOptions::default()));
         // decoded images give their bytes back; the current shard's last ones still hold theirs,
         // one in the dispatcher's hand and the rest in the stream
         let decoded = (1 + BOUNDS.sink_queue + 1) * BATCH_SIZE + BOUNDS.decode_slots;
-        assert_stops_at(decoded as u64 + current + ahead, meters);
+        assert_stops_at(decoded as u64 + current + ahead, &meters);
         drop(gate_holder);
-        running.join().expect("no panic").expect("the run ends well");
+        assert_eq!(running.join().expect("no panic"), vec![Ok(200); shards as usize]);
     });
     assert_eq!(pulled.load(SeqCst), shards * 200);
 }

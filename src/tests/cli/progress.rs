@@ -4,7 +4,7 @@ use sluice::commit::Share;
 use sluice::config::{Overrides, PipelineFile};
 use sluice::job::{Job, JobOptions};
 use sluice::plan::Plan;
-use sluice::sink::Counts;
+use sluice::progress::Counts;
 use sluice::source::list_shards;
 
 use super::*;
@@ -20,11 +20,11 @@ fn counted(bench: &Bench, share: Share) -> Counts {
     let runtime = tokio::runtime::Runtime::new().expect("runtime");
     let options = JobOptions { share, ..JobOptions::default() };
     let job = Job::prepare(Plan::check(file).expect("a plan"), runtime.handle(), options).expect("a job");
-    let advance = std::sync::Arc::clone(&job.meters().advance);
+    let progress = std::sync::Arc::clone(job.progress());
     let (stores, plan) = (&job.checked().stores, &job.checked().plan);
     let shards = list_shards(stores, &plan.inputs, &plan.input).expect("a listing");
     job.run(shards).expect("a run");
-    advance.counts()
+    progress.counts()
 }
 
 #[test]

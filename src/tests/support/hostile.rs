@@ -49,7 +49,7 @@ pub fn shard(bytes: &[u8], format: ShardFormat) -> (Vec<Read>, Option<ReadError>
         max_page_bytes: MAX_PAGE_BYTES,
     };
     let mut found = Vec::new();
-    let opened = match open_shard(&Stores::new(RUNTIME.handle().clone()), &shard, &options) {
+    let opened = match open_shard(&Stores::new(RUNTIME.handle().clone()), &shard, 0, &options) {
         Ok(opened) => opened,
         Err(error) => return (found, Some(error)),
     };

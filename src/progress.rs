@@ -1,18 +1,18 @@
-//! How far a run has come, for whoever shows it.
+//! Progress of calls of the scorer, for whoever shows it.
 //!
 //! - A row counts when the sink has taken it, whatever its status.
-//! - Rows that are in finished parts or checkpoints when an attempt begins count from its beginning, as reused.
-//! - Bytes are of the shards' objects, as far as the listing knows them: all of them once a shard has ended, and
-//!   until then the bytes of its images, which may be packed, up to that.
+//! - Rows of finished parts and of checkpoints count when an attempt or a shard begins, as reused.
+//! - Bytes are those of the shards' objects, as far as the listing knows them. A shard that has ended counts with all of
+//!   them; until then its images count, which may be compressed, up to that size.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::items::{ShardRef, Status};
 use crate::report::{PartReport, Tally};
 
-/// Counters of one worker's share, written by the sink and read by a display.
+/// Counters of one or more calls of the scorer, written by the sink and read by a display.
 #[derive(Debug, Default)]
-pub struct Advance {
+pub struct ProgressCounters {
     scored_rows: AtomicU64,
     reused_rows: AtomicU64,
     /// Of both.
@@ -26,7 +26,7 @@ pub struct Advance {
     open_size: AtomicU64,
 }
 
-/// One look at an [`Advance`].
+/// One look at [`ProgressCounters`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
     pub rows: u64,
@@ -39,7 +39,7 @@ pub struct Counts {
     pub reused_bytes: u64,
 }
 
-impl Advance {
+impl ProgressCounters {
     pub fn counts(&self) -> Counts {
         let (reused_rows, reused_bytes) = (self.reused_rows.load(Relaxed), self.reused_bytes.load(Relaxed));
         let bytes = self.ended_bytes.load(Relaxed).saturating_add(self.open_bytes.load(Relaxed));
@@ -52,7 +52,7 @@ impl Advance {
         }
     }
 
-    /// Parts of this worker's share that earlier attempts have stored.
+    /// Count parts that earlier attempts have stored.
     pub fn reuse(&self, parts: &[PartReport]) {
         for part in parts {
             let rows = part.rows_by_status.as_ref().map_or(0, Tally::rows);
@@ -63,9 +63,9 @@ impl Advance {
         }
     }
 
-    /// The rows of `shard` begin to arrive, behind those that a checkpoint holds.
-    pub fn begin(&self, shard: &ShardRef) {
-        self.reused_rows.fetch_add(shard.resume_at, Relaxed);
+    /// The rows of `shard` begin to arrive, after the first `resumed_rows`, which checkpoints hold.
+    pub fn begin(&self, shard: &ShardRef, resumed_rows: u64) {
+        self.reused_rows.fetch_add(resumed_rows, Relaxed);
         self.open_bytes.store(0, Relaxed);
         self.open_size.store(shard.size_bytes(), Relaxed);
     }
@@ -91,48 +91,47 @@ mod tests {
     use super::*;
     use crate::items::{ManifestEntry, ObjectRef, ShardContent, ShardFormat};
 
-    fn shard(size_bytes: u64, resume_at: u64) -> ShardRef {
+    fn shard(size_bytes: u64) -> ShardRef {
         let object = ObjectRef { uri: "a.tar".to_owned(), size_bytes: Some(size_bytes), version: None };
-        let content = ShardContent::Container(object);
-        ShardRef { resume_at, ..ShardRef::new(0, "a.tar", ShardFormat::Webdataset, content) }
+        ShardRef::new(0, "a.tar", ShardFormat::Webdataset, ShardContent::Container(object))
     }
 
     #[test]
-    fn what_earlier_attempts_have_done_counts_from_the_beginning() {
-        let advance = Advance::default();
+    fn rows_of_earlier_attempts_count_as_reused() {
+        let counters = ProgressCounters::default();
         let mut rows = Tally::default();
         [Status::Ok, Status::Ok, Status::Empty].into_iter().for_each(|status| rows.count(status));
         let part = PartReport { rows_by_status: Some(rows), shard_bytes: Some(700), ..PartReport::default() };
-        advance.reuse(&[part]);
-        advance.begin(&shard(1000, 5));
-        advance.row(300, Status::InvalidScore);
+        counters.reuse(&[part]);
+        counters.begin(&shard(1000), 5);
+        counters.row(300, Status::InvalidScore);
         let counts = Counts { rows: 9, rejected: 2, reused_rows: 8, bytes: 1000, reused_bytes: 700 };
-        assert_eq!(advance.counts(), counts);
+        assert_eq!(counters.counts(), counts);
     }
 
     #[test]
-    fn sizes_that_no_store_can_hold_are_counted_as_the_most_there_is() {
+    fn sizes_that_no_store_can_hold_do_not_overflow() {
         let entry = |bytes| {
             let object = ObjectRef { uri: "a.jpg".to_owned(), size_bytes: Some(bytes), version: None };
             ManifestEntry::new(object, "a".to_owned())
         };
         let content = ShardContent::Objects(vec![entry(u64::MAX), entry(1)]);
-        let advance = Advance::default();
-        advance.begin(&ShardRef { content, ..shard(0, 0) });
-        advance.row(u64::MAX, Status::Ok);
-        advance.reuse(&[PartReport { shard_bytes: Some(1), ..PartReport::default() }]);
-        assert_eq!(advance.counts().bytes, u64::MAX);
+        let counters = ProgressCounters::default();
+        counters.begin(&ShardRef { content, ..shard(0) }, 0);
+        counters.row(u64::MAX, Status::Ok);
+        counters.reuse(&[PartReport { shard_bytes: Some(1), ..PartReport::default() }]);
+        assert_eq!(counters.counts().bytes, u64::MAX);
     }
 
     #[test]
     fn a_shard_never_counts_for_more_bytes_than_it_has() {
-        let advance = Advance::default();
-        advance.begin(&shard(1000, 0));
+        let counters = ProgressCounters::default();
+        counters.begin(&shard(1000), 0);
         // unpacked, its images are longer than the shard
-        advance.row(900, Status::Ok);
-        advance.row(900, Status::Ok);
-        assert_eq!(advance.counts().bytes, 1000);
-        advance.end();
-        assert_eq!(advance.counts().bytes, 1000);
+        counters.row(900, Status::Ok);
+        counters.row(900, Status::Ok);
+        assert_eq!(counters.counts().bytes, 1000);
+        counters.end();
+        assert_eq!(counters.counts().bytes, 1000);
     }
 }

@@ -1,171 +1,30 @@
 //! The data in order of travel.
 //!
-//! `ShardRef → EncodedImage → DecodedImage | Rejected → Batch → Inferred → ShardReport`
+//! `ShardRef → EncodedImage → DecodedImage | Rejected → Batch → Inferred → PartReport`
 //!
 //! - Every record of a shard becomes exactly one prediction row, scored or rejected.
-//! - Records travel in input order from the source to the sink; only the decode stage works
-//!   on several at once, and it puts them back in order.
+//! - Shards travel one after another from the source to the sink, in the order of their calls, and records in the order
+//!   of their shard. Only the decode stage works on several records at once, and it puts them back in order.
+//! - What a stage hands on for a shard begins with its start and ends with its end or its cut.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
+use crate::error::{EngineError, Error};
 use crate::flow::{Account, Filler, Permit, Receiver};
-use crate::plan::hex;
 use crate::shown::message_without_secrets;
 use crate::skipped::Skipped;
 
-/// How the records of a shard are stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ShardFormat {
-    /// TFRecord framing of `tf.Example` messages, possibly gzipped as a whole.
-    Tfrecord,
-    /// A tar archive whose image members are the records; gzip and zstd are recognised.
-    Webdataset,
-    /// A Parquet file with one column of encoded images.
-    Parquet,
-    /// A run of loose image objects cut out of a listing.
-    Files,
-}
+mod call;
+mod shard;
 
-impl ShardFormat {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Tfrecord => "tfrecord",
-            Self::Webdataset => "webdataset",
-            Self::Parquet => "parquet",
-            Self::Files => "files",
-        }
-    }
-}
-
-impl fmt::Display for ShardFormat {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// One object of a store as the listing saw it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ObjectRef {
-    /// Full URI as an analyst would write it: `gs://bucket/a.tar`, `/data/a.tar`, `https://…`.
-    pub uri: String,
-    /// Size in bytes; `None` for manifest entries, which are not asked for before they are read.
-    pub size_bytes: Option<u64>,
-    /// Entity tag at listing time, where the store gives one.
-    pub version: Option<String>,
-}
-
-/// What a shard is made of.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ShardContent {
-    /// One object that holds all records (TFRecord, tar, Parquet).
-    Container(ObjectRef),
-    /// Loose objects, one record each, in listing or manifest order.
-    Objects(Vec<ManifestEntry>),
-}
-
-/// One loose image: where it is and what it is called.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ManifestEntry {
-    pub object: ObjectRef,
-    /// Identifier for the `image_id` column; the URI where the manifest names none.
-    pub image_id: String,
-    /// Kind of companion that its name says it is, such as `json`: it is a record only if it begins as an image does.
-    pub sidecar: Option<&'static str>,
-    /// Where it lies on this machine's disk, if the store cannot address its name.
-    pub path: Option<PathBuf>,
-}
-
-impl ManifestEntry {
-    /// An object that is a record whatever it holds.
-    pub fn new(object: ObjectRef, image_id: String) -> Self {
-        Self { object, image_id, sidecar: None, path: None }
-    }
-}
-
-/// One unit of input and of output: its rows make one predictions part.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ShardRef {
-    /// Position in the input order of the run, from 0.
-    pub index: u64,
-    /// Unique in the run: the object's URI, or the first object's URI and a count for loose files.
-    pub name: String,
-    pub format: ShardFormat,
-    pub content: ShardContent,
-    /// Records from the first on that a checkpoint holds already: they are passed over.
-    pub resume_at: u64,
-    /// Where earlier attempts at the run have crashed.
-    pub crashed: CrashNotes,
-}
-
-/// Where in a shard earlier attempts have crashed, each record with the signal.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct CrashNotes {
-    /// Records on which a native decoder has crashed: they are rejected without being decoded.
-    pub decoder: BTreeMap<u64, i32>,
-    /// The first record on which the reader has crashed: the shard counts as damaged from there on.
-    pub reader: Option<(u64, i32)>,
-}
-
-impl ShardRef {
-    /// A shard that no attempt has begun.
-    pub fn new(index: u64, name: impl Into<String>, format: ShardFormat, content: ShardContent) -> Self {
-        Self { index, name: name.into(), format, content, resume_at: 0, crashed: CrashNotes::default() }
-    }
-
-    /// SHA-256 (hex) over what the shard is made of: names, sizes and versions of its objects, as far
-    /// as the listing tells them. Another one means another input.
-    pub fn identity(&self) -> String {
-        let mut sha256 = Sha256::new();
-        let mut add = |text: &str| {
-            sha256.update((text.len() as u64).to_le_bytes());
-            sha256.update(text);
-        };
-        add(&self.name);
-        add(self.format.as_str());
-        let mut object = |object: &ObjectRef, image_id: &str| {
-            add(&object.uri);
-            add(image_id);
-            add(&object.size_bytes.map_or(String::new(), |bytes| bytes.to_string()));
-            add(object.version.as_deref().unwrap_or_default());
-        };
-        match &self.content {
-            ShardContent::Container(container) => object(container, ""),
-            ShardContent::Objects(entries) => {
-                entries.iter().for_each(|entry| object(&entry.object, &entry.image_id));
-            }
-        }
-        hex(&sha256.finalize())
-    }
-
-    /// Version of its container, where there is one and the listing tells it.
-    pub fn version(&self) -> Option<&str> {
-        match &self.content {
-            ShardContent::Container(object) => object.version.as_deref(),
-            ShardContent::Objects(_) => None,
-        }
-    }
-
-    /// Bytes of its objects, as far as the listing knows them. What a server says of them need not be true.
-    pub fn size_bytes(&self) -> u64 {
-        match &self.content {
-            ShardContent::Container(object) => object.size_bytes.unwrap_or_default(),
-            ShardContent::Objects(entries) => {
-                let sizes = entries.iter().filter_map(|entry| entry.object.size_bytes);
-                sizes.fold(0, u64::saturating_add)
-            }
-        }
-    }
-}
+pub use call::{Allowance, Call, CallOptions, CrashNotes, Kept, Resume, Scored, Segment, Ticket};
+pub use shard::{ManifestEntry, ObjectRef, ShardContent, ShardFormat, ShardRef};
 
 /// Why a record has no scores, as the `status` column spells it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -303,6 +162,8 @@ impl RawRecord {
 /// One record on its way to the decode stage.
 #[derive(Debug)]
 pub struct EncodedImage {
+    /// The signal by which a native decoder crashed on it in an earlier attempt: it is not decoded again.
+    pub crashed: Option<i32>,
     pub shard: Arc<ShardRef>,
     /// Position in the shard, from 0.
     pub record_index: u64,
@@ -398,17 +259,32 @@ pub struct ShardEnd {
 #[derive(Debug)]
 pub enum ShardItem {
     Record(EncodedImage),
-    /// Always last. A stream that stops without it belongs to a run that is being abandoned.
+    /// Always last, unless the shard failed.
     End(ShardEnd),
+    /// The shard cannot be read: always last.
+    Failed(Error),
 }
 
-/// What leaves the decode stage, in input order.
+/// What leaves the decode stage, in order.
 #[derive(Debug)]
 pub enum Decoded {
-    ShardStart(Arc<ShardRef>),
+    ShardStart(Arc<Call>),
     Image(DecodedImage),
     Rejected(RecordMeta, Rejected),
+    /// The decoder panicked on a record of the shard.
+    Panicked(Error),
     ShardEnd(ShardEnd),
+    ShardCut(Cut),
+    /// No record is on its way: a batch that has begun waits for nothing.
+    Flush,
+}
+
+/// Why a shard stopped before its end.
+#[derive(Debug)]
+pub enum Cut {
+    /// Its call asked for it.
+    Stopped,
+    Failed(Error),
 }
 
 /// One image ready to be put into a batch.
@@ -419,20 +295,23 @@ pub struct DecodedImage {
     pub pixels: Pixels,
 }
 
-/// One thing on its way to the sink, in input order.
+/// One thing on its way to the sink, in order.
 #[derive(Debug)]
 pub enum Entry {
-    ShardStart(Arc<ShardRef>),
+    ShardStart(Arc<Call>),
     /// Its scores are the next row of the batch.
     Scored(RecordMeta),
     Rejected(RecordMeta, Rejected),
+    /// The decoder panicked on a record of the shard.
+    Panicked(Error),
     ShardEnd(ShardEnd),
+    ShardCut(Cut),
 }
 
 /// What goes into the engine, and what travels along.
 #[derive(Debug)]
 pub struct Batch {
-    /// Position in the run, from 0; `None` where there is nothing to score.
+    /// Number of the batch in this process, from 0; `None` where there is nothing to score.
     pub id: Option<u64>,
     /// `batch_size` rows: `rows` images, then zeros; `None` where there is nothing to score.
     pub pixels: Option<Box<dyn BatchBuffer>>,
@@ -448,7 +327,26 @@ pub struct Batch {
 pub struct Inferred {
     pub entries: Vec<Entry>,
     /// `None` where there was nothing to score.
-    pub outcome: Option<Outcome>,
+    pub outcome: Result<Option<Outcome>, BatchFailure>,
+}
+
+/// Why a batch has no scores. Every shard that has a row in it fails.
+#[derive(Debug, Clone)]
+pub struct BatchFailure {
+    pub batch_id: u64,
+    /// In the engine's own words.
+    pub message: String,
+    pub panicked: bool,
+}
+
+impl From<&BatchFailure> for Error {
+    fn from(failure: &BatchFailure) -> Self {
+        let BatchFailure { batch_id, message, panicked } = failure.clone();
+        match panicked {
+            true => Self::StagePanicked { stage: "engine", message },
+            false => EngineError::Inference { batch_id, message }.into(),
+        }
+    }
 }
 
 /// Scores of one batch and what they cost.
@@ -489,10 +387,18 @@ impl BatchTiming {
 /// One shard being read ahead: its records arrive here while it waits for its turn.
 #[derive(Debug)]
 pub struct ShardStream {
-    pub shard: Arc<ShardRef>,
+    pub call: Arc<Call>,
     pub items: Receiver<ShardItem>,
     /// What the shard's records may hold in memory; closed on drop, so that the reader ends.
     pub account: Account,
+}
+
+/// What callers hand to the source stage, and the source stage to the decode stage.
+#[derive(Debug)]
+pub enum Feed<T> {
+    Shard(T),
+    /// Nobody is about to bring another shard.
+    Flush,
 }
 
 impl Drop for ShardStream {

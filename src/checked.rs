@@ -1,0 +1,176 @@
+//! A plan with everything tried that can fail before the first byte of input is read.
+//!
+//! - [`Checked::new`]: the model loads and fits the pipeline, and the output is vacant or holds this very run.
+//! - [`Checked::prepare`]: every engine has run, and the batch buffers are taken.
+
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::time::{Duration, Instant, SystemTime};
+
+use chrono::{DateTime, Utc};
+use tokio::runtime::Handle;
+
+use crate::commit::{Output, OutputListing, RunRecord, SCHEMA_VERSION, Share};
+use crate::engine::{self, Engine};
+use crate::error::{Error, SinkError};
+use crate::flow::StopSignal;
+use crate::items::{BatchBuffer, Outcome};
+use crate::limits::check_memory;
+use crate::pipeline::{Bounds, MemoryBound, warm_up};
+use crate::plan::{Plan, threads_or_cores};
+use crate::report::rfc3339;
+use crate::shown::without_secrets;
+use crate::source::input_around;
+use crate::store::Stores;
+
+/// How a run is done, as opposed to what it computes.
+#[derive(Debug, Clone, Default)]
+pub struct JobOptions {
+    /// Records to score at most.
+    pub limit: Option<u64>,
+    /// Ask this to drain the run.
+    pub stop: StopSignal,
+    /// The shards to score, where several workers share the output.
+    pub share: Share,
+    /// Whether to remove a run that is there, and start anew.
+    pub overwrite: bool,
+}
+
+/// A pipeline whose every part has been tried, short of running it.
+pub struct Checked {
+    pub plan: Plan,
+    pub stores: Stores,
+    pub model_sha256: String,
+    pub plan_sha256: String,
+    /// Scores of one row.
+    pub classes: usize,
+    pub bounds: Bounds,
+    pub memory: MemoryBound,
+    pub(crate) output: Output,
+    /// What the output held before.
+    pub(crate) listing: OutputListing,
+    /// Whether that is this run, finished.
+    pub(crate) is_finished: bool,
+    pub(crate) engines: Vec<Box<dyn Engine>>,
+    pub(crate) decode_threads: usize,
+}
+
+/// Engines that have run, and their buffers.
+pub struct Prepared {
+    pub(crate) checked: Checked,
+    pub(crate) buffers: Vec<Box<dyn BatchBuffer>>,
+    /// What the first run of each engine took.
+    pub(crate) warm_ups: Vec<Outcome>,
+    /// Time that preparing took.
+    pub(crate) startup: Duration,
+}
+
+impl Checked {
+    /// Load the model, see that it fits the pipeline, and that the output is vacant or holds this run.
+    pub fn new(plan: Plan, runtime: &Handle, options: &JobOptions) -> Result<Self, Error> {
+        let stores = Stores::with(runtime.clone(), plan.storage.clone());
+        let output = Output::open(&stores, &plan.output.uri)?;
+        refuse_output_inside_input(&stores, &plan)?;
+        let model_sha256 = engine::hash_model(&plan.model.path)?;
+        let listing = output.list()?;
+        let mut is_finished = false;
+        if !options.overwrite
+            && let Some(record) =
+                output.run_in(&listing, &run_record(&plan, &model_sha256, options.limit), false)?
+        {
+            is_finished = output.is_finished(&record.run_id)?;
+        }
+        check_memory(&plan)?;
+        let engines = engine::load(&plan, &model_sha256)
+            .map_err(|error| engine::explain_memory(&plan, &model_sha256, error))?;
+        let decode_threads = threads_or_cores(plan.preprocess.threads);
+        let bounds = Bounds::new(&plan, decode_threads, engines.len());
+        let shape = engines[0].batch_shape();
+        Ok(Self {
+            plan_sha256: plan.hash(&model_sha256),
+            classes: engines[0].classes(),
+            memory: MemoryBound::new(
+                &plan,
+                &bounds,
+                shape,
+                engines[0].classes(),
+                decode_threads,
+                engines.len(),
+            ),
+            plan,
+            stores,
+            model_sha256,
+            bounds,
+            output,
+            listing,
+            is_finished,
+            engines,
+            decode_threads,
+        })
+    }
+
+    /// Run every engine once, and take the batch buffers. `started` is when the process began to load the model.
+    ///
+    /// # Errors
+    /// [`crate::error::EngineError::WarmUp`] and [`crate::error::EngineError::Memory`].
+    pub fn prepare(mut self, started: Instant) -> Result<Prepared, Error> {
+        let warm_ups = match warm_up(&mut self.engines) {
+            Ok(warm_ups) => warm_ups,
+            Err(error) => {
+                // what was too large must be gone before something smaller is tried
+                self.engines.clear();
+                return Err(engine::explain_memory(&self.plan, &self.model_sha256, error).into());
+            }
+        };
+        check_memory(&self.plan)?;
+        let count = self.bounds.batch_buffers(self.engines.len());
+        let buffers = self.engines[0].buffers(count)?;
+        Ok(Prepared { checked: self, buffers, warm_ups, startup: started.elapsed() })
+    }
+
+    /// What runs where, and what decides the last bits of a score beside the plan.
+    pub(crate) fn runs_on(&self) -> Vec<String> {
+        let mut found: Vec<_> = self.engines.iter().map(|engine| engine.describe()).collect();
+        #[cfg(target_arch = "x86_64")]
+        let set = if is_x86_feature_detected!("avx512f") { "AVX-512" } else { "AVX2 or less" };
+        #[cfg(not(target_arch = "x86_64"))]
+        let set = "the base set";
+        found.push(format!("{} with {set}", std::env::consts::ARCH));
+        found
+    }
+}
+
+/// The record of a run that begins now.
+pub(crate) fn run_record(plan: &Plan, model_sha256: &str, limit: Option<u64>) -> RunRecord {
+    let now = SystemTime::now();
+    RunRecord {
+        schema_version: SCHEMA_VERSION.to_owned(),
+        sluice_version: env!("CARGO_PKG_VERSION").to_owned(),
+        run_id: new_run_id(&plan.name, now),
+        started_at: rfc3339(now),
+        plan_sha256: plan.hash(model_sha256),
+        limit,
+        determinants: plan.determinants(model_sha256),
+    }
+}
+
+/// Listing would find what this run or an earlier one has written.
+fn refuse_output_inside_input(stores: &Stores, plan: &Plan) -> Result<(), Error> {
+    let uri = &plan.output.uri;
+    let Ok(location) = stores.resolve(uri) else { return Ok(()) };
+    match input_around(stores, &plan.inputs, &location)? {
+        None => Ok(()),
+        Some(input) => {
+            let message =
+                format!("lies inside the input {}, which would read it back", without_secrets(input));
+            Err(SinkError::Uri { uri: uri.clone(), message }.into())
+        }
+    }
+}
+
+/// `name-20261123T101500Z-1a2b3c4d`: sorts by time, and two runs never share it.
+fn new_run_id(name: &str, now: SystemTime) -> String {
+    // the hasher's keys are random for each process and differ for each hasher
+    let random = RandomState::new().build_hasher().finish() as u32;
+    format!("{name}-{}-{random:08x}", DateTime::<Utc>::from(now).format("%Y%m%dT%H%M%SZ"))
+}

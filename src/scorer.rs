@@ -1,0 +1,179 @@
+//! One scorer for each process: engines, buffers and decode threads that outlive a shard.
+//!
+//! - [`Scorer::score`] may be called from many threads at once. The calls share engines, memory and decode threads, and
+//!   their records share batches. Shards are read ahead of each other, and decoded one after another in the order of the
+//!   calls.
+//! - A batch waits for the records of other calls only while some are on their way, so the last rows of a shard never
+//!   wait for calls that may not come.
+//! - An error, a panic or a stop ends the call that it met and no other.
+//! - A scorer is one attempt at a run: its parts go to the plan's output, its batches have ids of their own, and
+//!   [`Scorer::close`] notes what it stored. Whoever knows that all shards have their parts finishes the run.
+//!
+//! Calls that block are marked so. They must not be made inside an async task: the stores run on a tokio runtime, and
+//! these calls wait for it.
+
+use std::time::Instant;
+
+use tokio::runtime::Handle;
+
+use crate::checked::{Checked, JobOptions, Prepared, run_record};
+use crate::commit::{AttemptNote, Claim, Output, shard_history};
+use crate::decode::Decoder;
+use crate::error::{Error, SourceError};
+use crate::items::{CallOptions, Resume, Scored, ShardRef, Ticket};
+use crate::pipeline::{Meters, MoreExpected, Pipeline, Stages};
+use crate::plan::Plan;
+use crate::report::{OutputReport, PartReport};
+use crate::sink::{ParquetSink, RunIdentity};
+use crate::source::{ReadOptions, open_shard_in_turn};
+
+/// See the module.
+pub struct Scorer {
+    pipeline: Pipeline,
+    output: Output,
+    run_id: String,
+}
+
+impl Scorer {
+    /// Load the model, warm the engines up, and begin the plan's run in its output, or join it. Blocks.
+    ///
+    /// # Errors
+    /// Whatever can be wrong with the plan, its model, its output or this machine.
+    pub fn new(plan: Plan, runtime: &Handle, options: &JobOptions) -> Result<Self, Error> {
+        let started = Instant::now();
+        let prepared = Checked::new(plan, runtime, options)?.prepare(started)?;
+        let claim = prepared.claim(options)?;
+        let meters = prepared.meters();
+        Self::start(prepared, &claim, meters)
+    }
+
+    /// Start the stages of the attempt `claim`.
+    pub(crate) fn start(prepared: Prepared, claim: &Claim, meters: Meters) -> Result<Self, Error> {
+        let Prepared { checked, buffers, warm_ups, .. } = prepared;
+        let Checked { plan, stores, bounds, output, engines, decode_threads, .. } = checked;
+        let run_id = claim.record.run_id.clone();
+        let identity = RunIdentity {
+            run_id: run_id.clone(),
+            shard_index: claim.note.shard_index,
+            attempt: claim.note.attempt,
+            model_sha256: checked.model_sha256,
+            plan_sha256: checked.plan_sha256,
+            labels: plan.model.labels.as_ref().map(|labels| serde_json::json!(labels).to_string()),
+        };
+        let note = claim.note.clone();
+        let sink = ParquetSink::new(output.clone(), &plan, identity, checked.classes, note, warm_ups)?;
+        let element = engines[0].batch_shape().element;
+        let read_options = ReadOptions::from(&plan.input);
+        let pipeline = Pipeline::start(Stages {
+            open: Box::new(move |shard, first, turn| {
+                open_shard_in_turn(&stores, shard, first, &read_options, turn)
+            }),
+            decoder: Decoder::new(&plan.preprocess, plan.input.max_image_bytes, element),
+            decode_threads,
+            engines,
+            buffers,
+            sink: Box::new(sink),
+            bounds,
+            meters,
+        })?;
+        Ok(Self { pipeline, output, run_id })
+    }
+
+    /// The run that the scorer's attempt belongs to.
+    pub fn run_id(&self) -> &str {
+        &self.run_id
+    }
+
+    /// Where the parts go.
+    pub fn output(&self) -> &Output {
+        &self.output
+    }
+
+    /// Score one shard, and return when its part is stored. Blocks. A shard whose part is stored already is not scored
+    /// again; one of which checkpoints hold rows is resumed after them.
+    ///
+    /// # Errors
+    /// - [`Error::Stopped`] when `options` asked to stop, or left no record to take. Rows scored so far are in a
+    ///   checkpoint.
+    /// - [`Error::Source`] when the shard cannot be read, or has come since the run was finished.
+    /// - [`Error::Engine`] when a batch with one of its rows could not be scored.
+    /// - [`Error::Sink`] when the output cannot be written, or holds another run by now.
+    /// - [`Error::StagePanicked`].
+    pub fn score(&self, shard: &ShardRef, options: CallOptions) -> Result<PartReport, Error> {
+        let history = shard_history(&self.output, &self.run_id, shard)?;
+        if let Some(part) = history.part {
+            return Ok(part);
+        }
+        if history.is_finished {
+            let message = "it has come since the run was finished".to_owned();
+            return Err(SourceError::Changed { shard: shard.name.clone(), message }.into());
+        }
+        let ticket = self.submit(shard.clone(), history.resume, options)?;
+        match self.wait(ticket)? {
+            Scored::Part(part) => Ok(*part),
+            Scored::Stopped(_) | Scored::Unwanted => Err(Error::Stopped { shard: shard.name.clone() }),
+        }
+    }
+
+    /// Begin to score a shard, whose history is known. Blocks until its turn to be read has come.
+    pub(crate) fn submit(
+        &self,
+        shard: ShardRef,
+        resume: Resume,
+        options: CallOptions,
+    ) -> Result<Ticket, Error> {
+        self.pipeline.submit(shard, resume, options)
+    }
+
+    /// Wait until a shard is scored.
+    pub(crate) fn wait(&self, ticket: Ticket) -> Result<Scored, Error> {
+        self.pipeline.wait(ticket)
+    }
+
+    /// While the returned value lives, further calls are expected soon: batches wait for their records rather than
+    /// leaving padded.
+    pub fn expect_more(&self) -> MoreExpected<'_> {
+        self.pipeline.expect_more()
+    }
+
+    /// End the attempt: wait for the calls that are under way, store the batches part, and note what was stored.
+    /// Blocks. A scorer that is dropped instead ends its calls, too, but notes nothing.
+    ///
+    /// # Errors
+    /// Those of the store, and [`Error::StagePanicked`].
+    pub fn close(self) -> Result<OutputReport, Error> {
+        self.pipeline.close()
+    }
+}
+
+impl Prepared {
+    /// Meters of the stages that this will be.
+    pub(crate) fn meters(&self) -> Meters {
+        let checked = &self.checked;
+        Meters::new(checked.plan.input.look_ahead + 1, checked.decode_threads, checked.engines.len())
+    }
+
+    /// Begin the run in the plan's output, or join the one that is there.
+    pub(crate) fn claim(&self, options: &JobOptions) -> Result<Claim, Error> {
+        let Checked { plan, output, .. } = &self.checked;
+        let record = run_record(plan, &self.checked.model_sha256, options.limit);
+        let mut note = AttemptNote::begun(options.share.shard_index, options.share.num_shards);
+        note.runs_on = self.checked.runs_on();
+        let claim = output.claim(&record, &note, options.overwrite)?;
+        let others = claim.notes.attempts.iter().find(|other| other.runs_on != claim.note.runs_on);
+        if let Some(AttemptNote { attempt, runs_on, .. }) = others {
+            let here = &claim.note.runs_on;
+            tracing::warn!(
+                attempt,
+                ?runs_on,
+                ?here,
+                "another attempt at this run scores on something else: last bits may differ"
+            );
+        }
+        if claim.record.sluice_version != env!("CARGO_PKG_VERSION") {
+            let (begun_by, here) = (&claim.record.sluice_version, env!("CARGO_PKG_VERSION"));
+            tracing::info!(begun_by, here, "resuming a run of another version of sluice, which scores alike");
+        }
+        Ok(claim)
+    }
+}

@@ -1,0 +1,220 @@
+//! The last step of a part: wait until it is stored, note it, and answer its call.
+//!
+//! Comes in: parts whose last row was written, in order. Goes out: an answer for each, and the attempt's note, which
+//! lists what this attempt stored.
+//!
+//! - Runs on a thread of its own, so that a call is answered as soon as its part is stored, and the sink goes on
+//!   with the next shard meanwhile.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use crate::commit::{AttemptNote, Output, Segment, Stored};
+use crate::error::{Error, SinkError, panic_message};
+use crate::flow::spawn_stage;
+use crate::items::{Call, Scored};
+use crate::report::{OutputReport, PartReport, rfc3339};
+
+use super::open_part::ClosedPart;
+use super::part::PendingPart;
+
+/// Finished parts that may wait for the store's acknowledgement. A bucket takes some 100 ms for it; eight in flight keep
+/// shards of 20 images flowing at 1,500 images/s.
+pub const PENDING_PARTS: usize = 8;
+
+/// A note is written again only after this many times as long as the last write took. Parts that are in no note are read
+/// by whoever needs to know of them.
+const NOTE_SHARE: u32 = 200;
+
+/// The longest time between two writes of the note: the store may have been slow once.
+const NOTE_AT_LEAST_EVERY: Duration = Duration::from_secs(600);
+
+/// What is handed to the thread.
+enum ToStore {
+    Part {
+        call: Arc<Call>,
+        file: PendingPart,
+        part: ClosedPart,
+    },
+    /// A part that another attempt stored.
+    PartOfAnother(Arc<Call>, PartReport),
+    /// A batches part that is stored.
+    Batches(PartReport),
+}
+
+/// The sink's end.
+pub(super) struct Storing {
+    parts: Sender<ToStore>,
+    thread: JoinHandle<Storer>,
+}
+
+impl Storing {
+    /// Start the thread for the attempt that `note` is of. The note is written no more often than `note_interval`.
+    ///
+    /// # Errors
+    /// [`Error::Threads`] when the system has no thread left.
+    pub fn start(
+        output: Output,
+        run_id: String,
+        note: AttemptNote,
+        note_interval: Duration,
+    ) -> Result<Self, Error> {
+        // one more is in the thread's hand
+        let (parts, received) = bounded(PENDING_PARTS - 1);
+        let storer = Storer {
+            output,
+            run_id,
+            note,
+            note_interval,
+            note_due: Instant::now() + note_interval,
+            report: OutputReport::default(),
+        };
+        let thread =
+            spawn_stage("store", move || storer.run(&received)).map_err(|error| Error::threads(1, &error))?;
+        Ok(Self { parts, thread })
+    }
+
+    /// Hand a part over; waits while too many are on their way.
+    pub fn part(&self, call: Arc<Call>, file: PendingPart, part: ClosedPart) {
+        // a thread that is gone has let go of all calls
+        let _ = self.parts.send(ToStore::Part { call, file, part });
+    }
+
+    pub fn part_of_another(&self, call: Arc<Call>, part: PartReport) {
+        let _ = self.parts.send(ToStore::PartOfAnother(call, part));
+    }
+
+    pub fn batches(&self, part: PartReport) {
+        let _ = self.parts.send(ToStore::Batches(part));
+    }
+
+    /// Wait until all parts are stored, write the attempt's note, and report what it stored.
+    pub fn finish(self) -> Result<OutputReport, SinkError> {
+        drop(self.parts);
+        let mut storer = match self.thread.join() {
+            Ok(storer) => storer,
+            Err(panic) => std::panic::resume_unwind(panic),
+        };
+        storer.write_note()?;
+        Ok(storer.report)
+    }
+}
+
+/// The thread's state.
+struct Storer {
+    output: Output,
+    run_id: String,
+    note: AttemptNote,
+    note_interval: Duration,
+    note_due: Instant,
+    report: OutputReport,
+}
+
+impl Storer {
+    fn run(mut self, parts: &Receiver<ToStore>) -> Self {
+        for part in parts {
+            match part {
+                ToStore::Part { call, file, part } => {
+                    let stored = self.store(file, part).map(|part| Scored::Part(Box::new(part)));
+                    call.answer(stored.map_err(Error::from));
+                }
+                ToStore::PartOfAnother(call, part) => {
+                    self.count(part.clone());
+                    call.answer(Ok(Scored::Part(Box::new(part))));
+                }
+                ToStore::Batches(part) => self.report.batches.push(part),
+            }
+            if Instant::now() >= self.note_due
+                && let Err(error) = self.write_note()
+            {
+                // parts in no note are read instead
+                tracing::warn!(%error, "the attempt's note cannot be written");
+            }
+        }
+        self
+    }
+
+    /// Wait until a part is there, stored by this attempt or another.
+    fn store(&mut self, file: PendingPart, part: ClosedPart) -> Result<PartReport, SinkError> {
+        let (path, stored) = file.wait(&self.output)?;
+        let ClosedPart { report, segments, reused } = part;
+        let report = if stored.was_there {
+            let theirs = self.stored_by_another(&path, &stored, &report)?;
+            if theirs.sha256 == stored.sha256 {
+                // the answer to its creation was lost
+                self.report.reused.add(&reused);
+            }
+            theirs
+        } else {
+            self.report.reused.add(&reused);
+            PartReport { path, bytes: stored.bytes, sha256: stored.sha256, ..report }
+        };
+        self.count(report.clone());
+        self.remove_segments(&segments);
+        Ok(report)
+    }
+
+    /// The part that was there before: of this run, and with as many rows as `own`.
+    fn stored_by_another(
+        &self,
+        path: &str,
+        stored: &Stored,
+        own: &PartReport,
+    ) -> Result<PartReport, SinkError> {
+        // of another run, if this one was removed
+        self.output.refuse_another(&self.run_id)?;
+        let theirs = self.output.read_back_one(path, &self.run_id)?;
+        if theirs.sha256 == stored.sha256 {
+            return Ok(theirs);
+        }
+        if theirs.rows != own.rows {
+            let message = "another attempt stored it with another number of rows".to_owned();
+            return Err(SinkError::Uri { uri: self.output.uri_of(path), message });
+        }
+        if theirs.rows_by_status == own.rows_by_status {
+            tracing::info!(part = path, "another attempt stored the part first");
+        } else {
+            // a web server that answered only one of them, or a record on which an attempt crashed
+            tracing::warn!(part = path, "another attempt stored the part first, and rejected other records");
+        }
+        Ok(theirs)
+    }
+
+    fn count(&mut self, part: PartReport) {
+        if let Some(rows) = &part.rows_by_status {
+            self.report.tally.add(rows);
+        }
+        self.report.parts.push(part);
+    }
+
+    /// Remove the segments that a part was put together from. The part is stored whether that succeeds or not.
+    fn remove_segments(&self, segments: &[Segment]) {
+        let segments: Vec<_> = segments.iter().map(|segment| segment.name.clone()).collect();
+        if let Err(error) = self.output.remove(&segments) {
+            tracing::warn!(%error, "segments of a finished shard are left");
+        }
+    }
+
+    /// Replace the attempt's note by one that lists what is stored. It is written whole, so the pause before the next
+    /// write grows with its length.
+    fn write_note(&mut self) -> Result<(), SinkError> {
+        let start = Instant::now();
+        self.output.refuse_another(&self.run_id)?;
+        self.note.updated_at = rfc3339(SystemTime::now());
+        self.note.rows = self.report.tally.rows();
+        self.note.parts.clone_from(&self.report.parts);
+        self.note.batches.clone_from(&self.report.batches);
+        let written = self.output.replace_note(&self.note);
+        let pause = NOTE_AT_LEAST_EVERY.min(NOTE_SHARE * start.elapsed()).max(self.note_interval);
+        self.note_due = Instant::now() + pause;
+        written
+    }
+}
+
+/// The words of a panic, as an error of the sink stage.
+pub(super) fn panicked(panic: &(dyn std::any::Any + Send)) -> Error {
+    Error::StagePanicked { stage: "sink", message: panic_message(panic).to_owned() }
+}
