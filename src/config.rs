@@ -23,14 +23,20 @@ use crate::shown::without_secrets;
 pub struct PipelineFile {
     /// The job's name; part of `run_id`.
     pub name: String,
+    /// What to score.
     #[serde(default)]
     pub input: InputSection,
+    /// What is done to the pixels of an image before the model sees them.
     pub preprocess: PreprocessSection,
+    /// The model, and the names of its classes.
     pub model: ModelSection,
+    /// What runs the model, and how.
     #[serde(default)]
     pub engine: EngineSection,
+    /// Where the predictions go.
     #[serde(default)]
     pub output: OutputSection,
+    /// How object stores are reached.
     #[serde(default)]
     pub storage: StorageSection,
 }
@@ -41,6 +47,7 @@ pub struct PipelineFile {
 pub struct InputSection {
     /// One URI or a list: object, folder (prefix) or glob.
     pub uri: OneOrMany,
+    /// Format of the shards.
     pub format: InputFormat,
     /// TFRecord feature or Parquet column with the encoded image. By default `image/encoded` in TFRecord, and in Parquet
     /// `image`, else the only column of binaries or image structs. In WebDataset the extension of the sample's member
@@ -81,7 +88,9 @@ impl Default for InputSection {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum OneOrMany {
+    /// A single address.
     One(#[serde(serialize_with = "uri_without_secrets")] String),
+    /// Several, read in this order.
     Many(#[serde(serialize_with = "uris_without_secrets")] Vec<String>),
 }
 
@@ -95,6 +104,7 @@ pub(crate) fn uris_without_secrets<S: Serializer>(uris: &[String], serializer: S
 }
 
 impl OneOrMany {
+    /// The addresses in order.
     pub fn into_vec(self) -> Vec<String> {
         match self {
             Self::One(one) => vec![one],
@@ -109,8 +119,11 @@ impl OneOrMany {
 pub enum InputFormat {
     /// By the object's name, then by its first bytes.
     Auto,
+    /// TFRecord files of `tf.Example` messages.
     Tfrecord,
+    /// Tar archives of images.
     Webdataset,
+    /// Parquet files with a column of images.
     Parquet,
     /// Loose images below a prefix or matching a glob.
     Files,
@@ -119,6 +132,7 @@ pub enum InputFormat {
 }
 
 impl InputFormat {
+    /// As the pipeline file spells it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Auto => "auto",
@@ -135,21 +149,27 @@ impl InputFormat {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PreprocessSection {
+    /// The size that the model takes, and how an image gets it.
     pub resize: Resize,
     /// Centred crop after the resize.
     #[serde(default)]
     pub crop: Option<Size>,
+    /// Order of the three colours.
     #[serde(default)]
     pub color: Color,
     /// `(pixel * scale - mean) / std`, per channel in tensor order.
     #[serde(default = "one")]
     pub scale: f32,
+    /// The mean to subtract from each channel, in tensor order.
     #[serde(default)]
     pub mean: [f32; 3],
+    /// The standard deviation to divide each channel by, in tensor order.
     #[serde(default = "ones")]
     pub std: [f32; 3],
+    /// Order of the dimensions in memory.
     #[serde(default)]
     pub layout: Layout,
+    /// Whether the orientation in the metadata is applied.
     #[serde(default)]
     pub orientation: Orientation,
     /// Colour that alpha is composited over, and that letterbox bars have; without it alpha is
@@ -190,10 +210,14 @@ fn default_max_pixels() -> u64 {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Resize {
+    /// Pixels.
     pub width: u32,
+    /// Pixels.
     pub height: u32,
+    /// What happens where the aspect ratios differ.
     #[serde(default)]
     pub fit: Fit,
+    /// How pixels are interpolated.
     #[serde(default)]
     pub filter: Filter,
 }
@@ -215,11 +239,16 @@ pub enum Fit {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Filter {
+    /// The nearest pixel.
     Nearest,
+    /// The mean of the covered pixels.
     Box,
+    /// A triangle over 2 pixels.
     #[default]
     Bilinear,
+    /// Keys' cubic over 4 pixels, with a = −0.5.
     Bicubic,
+    /// A windowed sinc over 6 pixels.
     Lanczos3,
 }
 
@@ -227,7 +256,9 @@ pub enum Filter {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Size {
+    /// Pixels.
     pub width: u32,
+    /// Pixels.
     pub height: u32,
 }
 
@@ -235,8 +266,10 @@ pub struct Size {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Color {
+    /// Red, green, blue.
     #[default]
     Rgb,
+    /// Blue, green, red.
     Bgr,
 }
 
@@ -244,7 +277,9 @@ pub enum Color {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Layout {
+    /// Batch, height, width, colour.
     Nhwc,
+    /// Batch, colour, height, width.
     #[default]
     Nchw,
 }
@@ -253,8 +288,10 @@ pub enum Layout {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Orientation {
+    /// Turned and mirrored as the metadata says.
     #[default]
     Apply,
+    /// As the pixels are stored.
     Ignore,
 }
 
@@ -262,6 +299,7 @@ pub enum Orientation {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelSection {
+    /// The model's file.
     pub path: PathBuf,
     /// Class names in output order: a list, or the path of a file with one per line.
     #[serde(default)]
@@ -272,7 +310,9 @@ pub struct ModelSection {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum LabelsSection {
+    /// A text file with one label in each line.
     File(PathBuf),
+    /// The labels themselves, in the order of the classes.
     Inline(Vec<String>),
 }
 
@@ -280,7 +320,9 @@ pub enum LabelsSection {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct EngineSection {
+    /// What runs the model.
     pub kind: EngineKind,
+    /// Where ONNX Runtime runs it.
     pub provider: Provider,
     /// Rows of every batch, the last one padded up to it.
     pub batch_size: usize,
@@ -316,7 +358,9 @@ impl Default for EngineSection {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EngineKind {
+    /// ONNX Runtime.
     Onnxruntime,
+    /// TensorRT.
     Tensorrt,
 }
 
@@ -324,7 +368,9 @@ pub enum EngineKind {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Devices {
+    /// Every GPU of the host.
     All(AllDevices),
+    /// GPUs by ordinal, from 0.
     List(Vec<usize>),
 }
 
@@ -332,6 +378,7 @@ pub enum Devices {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AllDevices {
+    /// The word `all`.
     All,
 }
 
@@ -345,7 +392,9 @@ impl Default for Devices {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Provider {
+    /// The CPU.
     Cpu,
+    /// CUDA on a GPU.
     Cuda,
     /// The plugin provider that contains TensorRT-RTX.
     #[serde(rename = "tensorrt-rtx")]
@@ -355,6 +404,7 @@ pub enum Provider {
 }
 
 impl Provider {
+    /// As the pipeline file spells it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Cpu => "cpu",
@@ -415,6 +465,7 @@ impl Default for StorageSection {
 pub struct Overrides {
     /// Replaces `input.uri` when not empty.
     pub inputs: Vec<String>,
+    /// Address of the output.
     pub output: Option<String>,
     /// `section.key=value`, the value in TOML or a bare string.
     pub set: Vec<String>,

@@ -110,6 +110,7 @@ impl Drop for AtWork<'_> {
 /// Where a decoder or a reader crashed.
 #[derive(Debug, Clone)]
 pub struct Crash {
+    /// The shard that was being read.
     pub shard: Arc<ShardRef>,
     /// Position in the shard, from 0.
     pub record_index: u64,

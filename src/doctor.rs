@@ -11,7 +11,9 @@ use crate::engine::{self, tensorrt};
 /// One thing that was looked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
+    /// What was looked for.
     pub name: String,
+    /// Whether it can be used.
     pub found: bool,
     /// Version and place, or why it cannot be used.
     pub detail: String,
@@ -28,8 +30,11 @@ impl Finding {
 /// All findings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Findings {
+    /// The machine's driver and GPUs.
     pub host: Vec<Finding>,
+    /// Shared libraries that engines load.
     pub libraries: Vec<Finding>,
+    /// Engines, each with whether it can run here.
     pub engines: Vec<Finding>,
 }
 

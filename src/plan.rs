@@ -30,21 +30,29 @@ pub const SCORING_VERSION: u32 = 2;
 /// A checked pipeline.
 #[derive(Debug, Clone, Serialize)]
 pub struct Plan {
+    /// Name of the pipeline.
     pub name: String,
     /// Input URIs, at least one, in the order given. Serialised without signatures and other secrets.
     #[serde(serialize_with = "crate::config::uris_without_secrets")]
     pub inputs: Vec<String>,
+    /// How the input is read.
     pub input: InputSection,
+    /// What is done to the pixels.
     pub preprocess: PreprocessSection,
+    /// The model.
     pub model: ModelPlan,
+    /// What runs it.
     pub engine: EngineSection,
+    /// Where the predictions go.
     pub output: OutputPlan,
+    /// How object stores are reached.
     pub storage: StorageSection,
 }
 
 /// The model's file and the names of its classes.
 #[derive(Debug, Clone, Serialize)]
 pub struct ModelPlan {
+    /// The model's file.
     pub path: PathBuf,
     /// Class names in output order.
     pub labels: Option<Vec<String>>,
@@ -53,9 +61,13 @@ pub struct ModelPlan {
 /// Where rows go, which of their scores are kept, and when a run has too many errors.
 #[derive(Debug, Clone, Serialize)]
 pub struct OutputPlan {
+    /// Address of the output.
     pub uri: String,
+    /// Which scores a row keeps.
     pub scores: ScoresKept,
+    /// Share of rejected rows, from 0 to 1, above which a run fails.
     pub max_error_rate: f64,
+    /// Damaged shards above which a run fails.
     pub max_damaged_shards: u64,
     /// Seconds between two checkpoints.
     pub checkpoint_seconds: f64,

@@ -24,10 +24,12 @@ pub fn rfc3339(time: SystemTime) -> String {
 pub struct Tally(BTreeMap<Status, u64>);
 
 impl Tally {
+    /// Count one row.
     pub fn count(&mut self, status: Status) {
         *self.0.entry(status).or_default() += 1;
     }
 
+    /// Add the rows of another tally.
     pub fn add(&mut self, other: &Self) {
         for (&status, rows) in &other.0 {
             let sum = self.0.entry(status).or_default();
@@ -40,10 +42,12 @@ impl Tally {
         self.0.values().fold(0, |sum, rows| sum.saturating_add(*rows))
     }
 
+    /// As JSON: an object with a number for each status that occurs.
     pub fn to_json(&self) -> String {
         serde_json::to_string(self).expect("a map of numbers always serialises to JSON")
     }
 
+    /// Rows of one status.
     pub fn of(&self, status: Status) -> u64 {
         self.0.get(&status).copied().unwrap_or_default()
     }
@@ -77,12 +81,16 @@ pub struct PartReport {
     /// Length of the shard's objects, as far as the listing had them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shard_bytes: Option<u64>,
+    /// Format of the shard; `None` for files of the batches table.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub format: Option<ShardFormat>,
+    /// Rows; `None` for files of the batches table.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rows: Option<u64>,
+    /// Rows by status; `None` for files of the batches table.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rows_by_status: Option<Tally>,
+    /// Size of the file. Bytes.
     pub bytes: u64,
     /// SHA-256 of the file, lower-case hexadecimal.
     pub sha256: String,
@@ -97,7 +105,9 @@ pub struct PartReport {
 /// What the sink wrote.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct OutputReport {
+    /// Rows by status.
     pub tally: Tally,
+    /// The parts that were written.
     pub parts: Vec<PartReport>,
     /// Batches parts of this attempt.
     pub batches: Vec<PartReport>,
@@ -178,6 +188,7 @@ impl BusyTime {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
+    /// Every shard has its part, and the limits on errors hold.
     Succeeded,
     /// This worker's share is done; other shares are not.
     ShareDone,
@@ -190,10 +201,15 @@ pub enum Outcome {
 /// Quantiles of batch latency, by the nearest-rank method. Milliseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Latency {
+    /// The fastest batch.
     pub min: f64,
+    /// The median.
     pub med: f64,
+    /// 95 of 100 batches took no longer.
     pub p95: f64,
+    /// 99 of 100 batches took no longer.
     pub p99: f64,
+    /// The slowest batch.
     pub max: f64,
 }
 
@@ -211,13 +227,19 @@ impl Latency {
 /// The result of a run in figures and words.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Summary {
+    /// Whether the run succeeded.
     pub outcome: Outcome,
+    /// Rows, scored or rejected.
     pub rows: u64,
+    /// Rows by status.
     pub rows_by_status: Tally,
     /// Of these, rows that other attempts scored.
     pub reused_rows: u64,
+    /// Share of rejected rows, from 0 to 1.
     pub error_rate: f64,
+    /// Shards with a part.
     pub shards: u64,
+    /// Shards that ended early.
     pub damaged_shards: u64,
     /// Containers without a record.
     pub empty_shards: u64,
@@ -229,6 +251,7 @@ pub struct Summary {
     pub unfinished_shard: Option<String>,
     /// Rows of that shard that are kept for the next attempt; not among `rows`.
     pub checkpointed_rows: u64,
+    /// Batches that engines ran, warm-ups left out.
     pub batches: u64,
     /// From the first shard to the last row, seconds.
     pub seconds: f64,
@@ -236,10 +259,13 @@ pub struct Summary {
     pub images_per_second: f64,
     /// Loading the model and the first run of each engine, seconds; not part of `seconds`.
     pub startup_seconds: f64,
+    /// Latency of the batches; `None` where none was run. Milliseconds.
     pub latency_ms: Option<Latency>,
     /// Share of the run in which a GPU had no batch, averaged over the GPUs; `None` without any.
     pub gpu_idle_share: Option<f64>,
+    /// Latency of each engine's warm-up. Milliseconds.
     pub warm_up_ms: Vec<f64>,
+    /// How each stage spent its time.
     pub stages: Vec<StageShare>,
     /// One sentence.
     pub bottleneck: String,

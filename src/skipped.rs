@@ -22,6 +22,7 @@ impl Skipped {
         }
     }
 
+    /// Add the counts of another.
     pub fn add(&mut self, other: &Self) {
         for (kind, count) in &other.0 {
             let sum = self.0.entry(kind.clone()).or_default();
@@ -34,14 +35,17 @@ impl Skipped {
         self.0.values().fold(0, |sum, count| sum.saturating_add(*count))
     }
 
+    /// Objects or members of one kind.
     pub fn of(&self, kind: &str) -> u64 {
         self.0.get(kind).copied().unwrap_or_default()
     }
 
+    /// Whether nothing was skipped.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
+    /// As JSON: an object with a number for each kind.
     pub fn to_json(&self) -> String {
         serde_json::to_string(self).expect("a map of numbers always serialises to JSON")
     }

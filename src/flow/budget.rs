@@ -59,6 +59,7 @@ struct AccountState {
 }
 
 impl Budget {
+    /// A budget with nothing taken.
     pub fn new(limits: BudgetLimits) -> Self {
         Self(Arc::new(Shared { limits, state: Mutex::default(), changed: Condvar::new() }))
     }

@@ -14,6 +14,7 @@ thread_local! {
 /// Counters of one stage, written by its threads and read by the summary.
 #[derive(Debug)]
 pub struct StageMeter {
+    /// Name of the stage.
     pub name: &'static str,
     /// Threads that can be busy at once.
     pub workers: usize,
@@ -28,7 +29,9 @@ pub struct StageMeter {
 /// A stage's time as shares of the run, each between 0 and 1.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct StageShare {
+    /// Name of the stage.
     pub stage: &'static str,
+    /// Threads of the stage.
     pub workers: usize,
     /// Items handed on.
     pub items: u64,
@@ -77,10 +80,12 @@ impl StageMeter {
         result
     }
 
+    /// Count time spent waiting for room in the next queue.
     pub fn add_blocked(&self, time: Duration) {
         self.blocked_ns.fetch_add(nanoseconds(time), Relaxed);
     }
 
+    /// Count time spent waiting for work.
     pub fn add_starved(&self, time: Duration) {
         self.starved_ns.fetch_add(nanoseconds(time), Relaxed);
     }

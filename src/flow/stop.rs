@@ -27,6 +27,7 @@ impl StopSignal {
         self.unasked.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
+    /// Whether sources take no new work, and what is under way is finished.
     pub fn is_draining(&self) -> bool {
         self.asked.try_recv() == Err(TryRecvError::Disconnected)
     }

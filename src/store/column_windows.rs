@@ -69,6 +69,7 @@ impl Window {
 }
 
 impl ColumnWindows {
+    /// Windows of this object, with none read.
     pub fn new(object: Object) -> Self {
         Self { object, state: Arc::default() }
     }

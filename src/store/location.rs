@@ -29,7 +29,9 @@ pub enum StoreKind {
 pub struct Location {
     /// The URI as it was given, except that `file://` has become a plain path.
     pub uri: String,
+    /// Which service or protocol it is.
     pub kind: StoreKind,
+    /// The client.
     pub store: Arc<dyn ObjectStore>,
     /// Path inside `store`, without a leading or trailing slash.
     pub path: Path,

@@ -89,10 +89,12 @@ impl Object {
         })
     }
 
+    /// Its address.
     pub fn uri(&self) -> &str {
         &self.inner.location.uri
     }
 
+    /// Its size. Bytes.
     pub fn size_bytes(&self) -> u64 {
         self.inner.size_bytes
     }
