@@ -3,8 +3,8 @@
 
 | part        | what it does                                                                      |
 | ----------- | --------------------------------------------------------------------------------- |
-| conformance | every engine's scores against ONNX Runtime's on the CPU: EfficientNetV2-S at      |
-|             | batches of 1, 10 and 32, fp32 and fp16                                            |
+| conformance | every engine through the suite of the trait `Engine`; its scores against ONNX     |
+|             | Runtime's on the CPU: EfficientNetV2-S at batches of 1, 10 and 32, fp32 and fp16  |
 | photos      | the same for EfficientNet-Lite0 on all photos; padded batches against full ones,  |
 |             | bit by bit                                                                        |
 | bench       | `sluice bench`: the investigation's table; its original protocol against a loop   |
@@ -152,6 +152,7 @@ class Check:
     # --- Conformance ---------------------------------------------------------------------------
 
     def conformance(self):
+        self.suite()
         for precision, model in self.v2s.items():
             rows = self.bench_rows(f"conformance-{precision}", model, "1,10,32", 3, "--check", "--setups", ",".join(ENGINES))
             for row in rows:
@@ -159,6 +160,25 @@ class Check:
                 difference = row.get("max_difference")  # none also where a score is no number
                 met = difference is not None and difference <= TOLERANCE[precision]
                 self.demand(what, row.get("reason", difference), met)
+
+    def suite(self):
+        what = "every engine keeps the contract of the trait Engine"
+        if self.args.engine_tests:
+            command = [self.args.engine_tests]
+        elif shutil.which("cargo"):
+            command = ["cargo", "test", "--locked", "--test", "gpu_engines", "--"]
+        else:
+            build = "cargo test --locked --test gpu_engines --no-run"
+            self.demand(what, f"not run: no cargo here, and no --engine-tests with what `{build}` builds", False)
+            return
+        # one after the other: each takes memory of the GPU for its engines
+        environment = os.environ | {"ORT_DISABLE_TELEMETRY": "1"}
+        done = subprocess.run(
+            [*command, "--test-threads", "1"], cwd=ROOT, env=environment, capture_output=True, text=True
+        )
+        print(done.stdout, flush=True)
+        result = re.search(r"test result: .*?;.*? failed", done.stdout)
+        self.demand(what, result[0] if result else done.stderr[-1500:], done.returncode == 0)
 
     def photos(self):
         photos = [ROOT / "fixtures/photos"]
@@ -488,11 +508,13 @@ def cpu():
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sluice", type=Path, default=ROOT / "target/release/sluice")
+    parser.add_argument("--engine-tests", type=Path, help="what `cargo test --test gpu_engines --no-run` builds")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--json", type=Path, default=ROOT / "out" / "gpu-check.json")
     parser.add_argument("--work", type=Path, help="keep models, images and outputs here")
     args = parser.parse_args()
     args.sluice = args.sluice.resolve()
+    args.engine_tests = args.engine_tests and args.engine_tests.resolve()
 
     with tempfile.TemporaryDirectory(prefix="gpu-check-") as work:
         work = args.work or Path(work)
