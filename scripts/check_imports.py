@@ -41,7 +41,7 @@ sink
 pipeline
 scorer
 job
-bench doctor extract
+bench doctor extract docs
 lib
 cli
 main

@@ -6,8 +6,9 @@ use sluice::error::Error;
 use sluice::job::{Checked, JobOptions};
 use sluice::source::{ReadOptions, check_fit, list_shards};
 
+use super::pipeline_args::PipelineArgs;
 use super::print::print;
-use super::{PipelineArgs, storage_runtime};
+use super::storage::storage_runtime;
 
 /// Check the pipeline and print the resolved plan as JSON.
 pub fn run(args: &PipelineArgs) -> anyhow::Result<ExitCode> {

@@ -10,7 +10,7 @@ use sluice::extract::extract;
 use sluice::store::Stores;
 
 use super::print::print_as_is;
-use super::storage_runtime;
+use super::storage::storage_runtime;
 
 /// Arguments of `sluice extract`.
 #[derive(Debug, Args)]

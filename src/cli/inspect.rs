@@ -12,9 +12,10 @@ use sluice::skipped::Skipped;
 use sluice::source::{ReadOptions, list_shards, open_shard};
 use sluice::store::Stores;
 
+use super::exit;
 use super::print::{print, print_json};
+use super::storage::storage_runtime;
 use super::summary::skipped;
-use super::{exit, storage_runtime};
 
 /// Arguments of `sluice inspect`.
 #[derive(Debug, Args)]

@@ -11,12 +11,14 @@ mod help;
 mod inspect;
 mod logging;
 mod parts;
+mod pipeline_args;
 mod print;
 mod progress;
 mod run;
 mod share;
 mod shells;
 mod show;
+mod storage;
 mod summary;
 mod terminal;
 mod total;
@@ -25,19 +27,16 @@ mod verify;
 use std::any::Any;
 use std::io::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use clap::{Args, Parser, Subcommand};
-use sluice::config::{Overrides, PipelineFile};
-use sluice::error::ConfigError;
+use clap::{CommandFactory, Parser, Subcommand};
 use sluice::limits::{check_stack, open_files, reserve_threads};
-use sluice::plan::Plan;
 use sluice::shown::{message_without_secrets, printable};
 
 use logging::LogFormat;
+use pipeline_args::PipelineArgs;
 use progress::Progress;
 
 /// Batch image scoring: shards from a bucket or a disk in, Parquet out.
@@ -89,30 +88,6 @@ enum Command {
     /// Print a manual page.
     #[command(after_help = help::MAN)]
     Man(shells::ManArgs),
-}
-
-/// A pipeline file, and what the command line overrides in it.
-#[derive(Debug, Args)]
-struct PipelineArgs {
-    /// Pipeline file (TOML).
-    file: PathBuf,
-    /// Score this instead of input.uri: an object, a folder or a glob; may be repeated.
-    #[arg(long, value_name = "URI")]
-    input: Vec<String>,
-    /// Write here instead of output.uri.
-    #[arg(long, value_name = "URI")]
-    output: Option<String>,
-    /// Override one key of the file; may be repeated.
-    #[arg(long, value_name = "SECTION.KEY=VALUE")]
-    set: Vec<String>,
-}
-
-impl PipelineArgs {
-    fn load(&self) -> Result<Plan, ConfigError> {
-        let overrides =
-            Overrides { inputs: self.input.clone(), output: self.output.clone(), set: self.set.clone() };
-        Plan::check(PipelineFile::load(&self.file, &overrides)?)
-    }
 }
 
 /// Run the command that the arguments name. Parsing them needs stack, so the limit on it is checked first.
@@ -181,8 +156,8 @@ fn run_command(cli: &Cli, progress: &Progress) -> anyhow::Result<ExitCode> {
         Command::BuildEngine(args) => build_engine::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Doctor => doctor::run(),
-        Command::Completions(args) => shells::completions(args),
-        Command::Man(args) => shells::man(args),
+        Command::Completions(args) => shells::completions(args, &mut Cli::command()),
+        Command::Man(args) => shells::man(args, Cli::command()),
     }
 }
 
@@ -214,18 +189,9 @@ fn with_causes(error: &anyhow::Error) -> String {
     text
 }
 
-/// A small async runtime for object stores; everything else runs on threads of its own.
-fn storage_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
-    Ok(tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .thread_name("storage")
-        .enable_all()
-        .build()?)
-}
-
 #[cfg(test)]
 mod tests {
-    use sluice::error::Error;
+    use sluice::error::{ConfigError, Error};
 
     use super::*;
 

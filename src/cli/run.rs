@@ -17,10 +17,12 @@ use sluice::report::Outcome;
 use sluice::source::list_shards;
 
 use super::logging::LogFormat;
+use super::pipeline_args::PipelineArgs;
 use super::print::{print, print_json_line};
 use super::progress::Progress;
 use super::share::ShareArgs;
-use super::{PipelineArgs, exit, storage_runtime, summary, total};
+use super::storage::storage_runtime;
+use super::{exit, summary, total};
 
 /// Arguments of `sluice run`.
 #[derive(Debug, Args)]

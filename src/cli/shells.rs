@@ -2,10 +2,9 @@
 
 use std::process::ExitCode;
 
-use clap::{Args, CommandFactory, ValueEnum};
+use clap::{Args, Command, ValueEnum};
 use sluice::error::{ConfigError, Error};
 
-use super::Cli;
 use super::print::print_as_is;
 
 /// Arguments of `sluice completions`.
@@ -30,22 +29,21 @@ pub struct ManArgs {
     command: Option<String>,
 }
 
-/// Print the script that completes commands and options.
-pub fn completions(args: &CompletionsArgs) -> anyhow::Result<ExitCode> {
+/// Print the script that completes the commands and options of `sluice`.
+pub fn completions(args: &CompletionsArgs, sluice: &mut Command) -> anyhow::Result<ExitCode> {
     let shell = match args.shell {
         Shell::Bash => clap_complete::Shell::Bash,
         Shell::Zsh => clap_complete::Shell::Zsh,
         Shell::Fish => clap_complete::Shell::Fish,
     };
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "sluice", &mut script);
+    clap_complete::generate(shell, sluice, "sluice", &mut script);
     print_as_is(&script)?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Print a manual page, as roff.
-pub fn man(args: &ManArgs) -> anyhow::Result<ExitCode> {
-    let mut sluice = Cli::command();
+/// Print a manual page of `sluice`, as roff.
+pub fn man(args: &ManArgs, mut sluice: Command) -> anyhow::Result<ExitCode> {
     sluice.build();
     let command = match &args.command {
         None => sluice,

@@ -19,7 +19,7 @@ use sluice::store::Stores;
 
 use super::parts::{open, parts};
 use super::print::{print, print_json};
-use super::storage_runtime;
+use super::storage::storage_runtime;
 use super::summary::{outcome_text, skipped};
 use predictions::{COLUMNS, Predictions};
 

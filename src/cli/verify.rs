@@ -5,8 +5,9 @@ use std::process::ExitCode;
 use clap::Args;
 use sluice::commit::{Verification, verify};
 
+use super::exit;
 use super::print::{print, print_json};
-use super::{exit, storage_runtime};
+use super::storage::storage_runtime;
 
 /// Problems listed.
 const LISTED: usize = 20;

@@ -3,28 +3,24 @@
 //! Comes in: URIs, messages of stores, names of objects. Goes out: the same text if it is harmless.
 //!
 //! - In a URI, everything before the host's `@` is removed, and the value of each parameter whose name is that of a
-//!   secret (`parameters`), after `?`, `&`, `;` or `#`, in any spelling.
+//!   secret (`secret_names`), after `?`, `&`, `;` or `#`, in any spelling.
 //! - `user:password@host` is removed without a scheme as well, and in the path of a file. Digits of a hash replace it
 //!   there, since it may be an ordinary name.
 //! - In a bucket, `@`, `?` and `=` belong to names. Only the parameters of a signature are secrets there.
 
-mod parameters;
+mod address;
 mod quoted;
+mod secret_names;
 
 use std::borrow::Cow;
 use std::fmt::Write;
 
-use parameters::{MAX_ENCODINGS, Secrets, hash_of, without_values};
+use address::{bare_without_secrets, redacted, uri_start, without_values};
+use secret_names::{MAX_ENCODINGS, Secrets};
 
+pub use address::without_secrets;
+pub(crate) use address::{is_signed, looks_like_uri, names_container};
 pub(crate) use quoted::quoted;
-
-/// Schemes whose addresses are a bucket and a key.
-const BUCKET_SCHEMES: [&str; 8] = ["gs", "s3", "s3a", "az", "azure", "adl", "abfs", "abfss"];
-
-/// A URI without the secrets that give access.
-pub fn without_secrets(uri: &str) -> Cow<'_, str> {
-    redacted(uri, MAX_ENCODINGS)
-}
 
 /// A message without the secrets of the URIs and parameters in it.
 pub fn message_without_secrets(text: &str) -> Cow<'_, str> {
@@ -91,120 +87,6 @@ pub fn printable_json(json: &str) -> Cow<'_, str> {
 fn steers(c: char) -> bool {
     (c.is_control() && !matches!(c, '\n' | '\t'))
         || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-}
-
-/// Whether an address in a bucket has the parameters of a signature, which give access to anybody who has it.
-pub(crate) fn is_signed(address: &str) -> bool {
-    without_values(address, Secrets::Signatures, MAX_ENCODINGS) != address
-}
-
-/// Whether `text` begins like an address, well-formed or not.
-pub(crate) fn looks_like_uri(text: &str) -> bool {
-    uri_start(text) == Some(0)
-}
-
-/// Whether the authority is `container@account.…`, as in Azure's addresses.
-pub(crate) fn names_container(scheme: &str, authority: &str) -> bool {
-    let is_azure = ["az", "abfs", "abfss"].contains(&scheme);
-    let account = authority.split_once('@').filter(|(container, _)| !container.contains(':'));
-    is_azure
-        && account.is_some_and(|(_, host)| {
-            !host.contains('@')
-                && [".windows.net", ".fabric.microsoft.com"].iter().any(|end| host.ends_with(end))
-        })
-}
-
-/// Where in a word a URI begins: a scheme of two letters or more, a colon and a slash. What browsers accept as an
-/// address counts, too: `https:/host`, `https:\\host`, `https:host`.
-fn uri_start(word: &str) -> Option<usize> {
-    word.match_indices(':').find_map(|(colon, _)| {
-        let is_scheme = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.');
-        let scheme = word[..colon].rsplit(|c| !is_scheme(c)).next().unwrap_or_default();
-        let scheme = scheme.trim_start_matches(|c: char| !c.is_ascii_alphabetic());
-        let is_web = ["http", "https"].iter().any(|web| scheme.eq_ignore_ascii_case(web));
-        let is_uri = scheme.len() > 1 && (is_web || word[colon + 1..].starts_with(['/', '\\']));
-        is_uri.then_some(colon - scheme.len())
-    })
-}
-
-fn redacted(uri: &str, encodings: u32) -> Cow<'_, str> {
-    // leading blanks do not change the address
-    let trimmed = uri.trim_start_matches(|c: char| c.is_whitespace() || c.is_control());
-    let Some((scheme, rest)) = trimmed.split_once(':').filter(|_| uri_start(trimmed) == Some(0)) else {
-        return bare_without_secrets(uri);
-    };
-    let scheme = scheme.to_ascii_lowercase();
-    if scheme == "file" {
-        return joined(uri, &[&uri[..uri.len() - rest.len()], &bare_without_secrets(rest)]);
-    }
-    let is_bucket = BUCKET_SCHEMES.contains(&scheme.as_str());
-    let secrets = if is_bucket { Secrets::Signatures } else { Secrets::All };
-    let address = rest.trim_start_matches(['/', '\\']);
-    let start = &uri[..uri.len() - address.len()];
-    let end = address.find(['/', '\\', '?', '#']).unwrap_or(address.len());
-    let (authority, path) = address.split_at(end);
-    let path = without_values(path, secrets, encodings);
-    if names_container(&scheme, authority) {
-        return joined(uri, &[start, authority, &path]);
-    }
-    let (user, server) =
-        authority.rsplit_once('@').map_or((None, authority), |(user, server)| (Some(user), server));
-    // a password with a slash or a question mark looks like a host that ends there
-    let port = server.split_once(':').filter(|_| !server.starts_with('[')).map(|(_, port)| port);
-    let is_cut = port.is_some_and(|port| {
-        !port.bytes().all(|byte| byte.is_ascii_digit())
-            || (path.starts_with(['?', '#']) && address[end..].contains('@'))
-    });
-    if user.is_none() && is_cut {
-        return format!("{start}…").into();
-    }
-    match user {
-        Some(_) => joined(uri, &[start, "…@", server, &path]),
-        None => joined(uri, &[start, server, &path]),
-    }
-}
-
-/// The parts joined; borrows `uri` if they are equal to it.
-fn joined<'a>(uri: &'a str, parts: &[&str]) -> Cow<'a, str> {
-    let shown = parts.concat();
-    if shown == uri { uri.into() } else { shown.into() }
-}
-
-/// A path, or an address without a scheme, without what looks like `user:password@` before a host.
-fn bare_without_secrets(path: &str) -> Cow<'_, str> {
-    if !path.contains('@') {
-        return path.into();
-    }
-    // `//host/path` is an address without its scheme
-    let host_at = (path.starts_with("//") && !path.starts_with("///")).then_some(2);
-    let mut shown = String::with_capacity(path.len());
-    for segment in path.split_inclusive(['/', '\\']) {
-        let user_start = if host_at == Some(shown.len()) && !segment.starts_with('…') {
-            Some(0)
-        } else {
-            user_start(segment)
-        };
-        match user_start.zip(segment.rfind('@')) {
-            Some((start, at)) => {
-                let (before, secret) = segment[..at].split_at(start);
-                let _ = write!(shown, "{before}…{}{}", hash_of(secret), &segment[at..]);
-            }
-            None => shown.push_str(segment),
-        }
-    }
-    if shown == path { path.into() } else { shown.into() }
-}
-
-/// Where the user begins in `user:password@host`.
-fn user_start(segment: &str) -> Option<usize> {
-    let (before, host) = segment.rsplit_once('@')?;
-    let (user, password) = before.split_once(':')?;
-    let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '%' | '+' | '-');
-    let user = user.rsplit(|c| !is_name(c)).next().unwrap_or_default();
-    let user = user.trim_start_matches(|c: char| !c.is_ascii_alphabetic());
-    let is_address =
-        !user.is_empty() && !password.is_empty() && host.starts_with(|c: char| c.is_alphanumeric());
-    is_address.then(|| before.len() - password.len() - 1 - user.len())
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Quotes servers' messages: the first characters, without secrets, also those outside of addresses.
 
 use super::message_without_secrets;
-use super::parameters::{Secrets, is_secret};
+use super::secret_names::{Secrets, is_secret};
 
 /// Enough for a sentence or two.
 const MAX_CHARS: usize = 200;

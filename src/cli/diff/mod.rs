@@ -18,9 +18,10 @@ use sluice::items::{ObjectRef, Status};
 use sluice::sink::PREDICTIONS;
 use sluice::store::Stores;
 
+use super::exit;
 use super::parts::{Batches, open, parts};
 use super::print::{print, print_json};
-use super::{exit, storage_runtime};
+use super::storage::storage_runtime;
 use matching::{Matched, Side, Waiting, match_all, moved};
 use row::{COLUMNS, Row};
 

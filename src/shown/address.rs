@@ -1,7 +1,5 @@
-//! Parameters of addresses: which of them are secrets, and how their values are removed.
+//! Removes the secrets of addresses: of users, of parameters, and of addresses inside an address.
 //!
-//! - Names are compared by letters and digits only: percent-decoded, in lower case, without separators. Names of form
-//!   fields (`x[sig]`, `sig[]`) match if one of their parts does.
 //! - Eight digits of its SHA-256 replace a value, so that addresses that differ stay different. A value that can be
 //!   guessed has none, since a guess could be compared with them.
 
@@ -10,75 +8,131 @@ use std::fmt::Write;
 
 use sha2::{Digest, Sha256};
 
-use super::{redacted, uri_start};
+use super::secret_names::{MAX_ENCODINGS, Secrets, can_be_guessed, decoded, is_secret, letters_and_digits};
+
+/// Schemes whose addresses are a bucket and a key.
+const BUCKET_SCHEMES: [&str; 8] = ["gs", "s3", "s3a", "az", "azure", "adl", "abfs", "abfss"];
 
 /// Where a parameter begins.
 const DELIMITERS: [char; 4] = ['?', '&', ';', '#'];
 
-/// Names of parameters that are secrets in every address: whole names, and parts of names.
-const SIGNATURE_NAMES: [&str; 2] = ["sig", "googleaccessid"];
-const SIGNATURE_PARTS: [&str; 6] =
-    ["signature", "xamz", "xgoog", "accesstoken", "securitytoken", "awsaccesskey"];
+/// A URI without the secrets that give access.
+pub fn without_secrets(uri: &str) -> Cow<'_, str> {
+    redacted(uri, MAX_ENCODINGS)
+}
 
-/// The same for the addresses of web servers, and for servers' messages. In a bucket they may belong to an object's key.
-const SECRET_NAMES: [&str; 14] = [
-    "pwd",
-    "jwt",
-    "hmac",
-    "hdnts",
-    "hdnea",
-    "hdntl",
-    "keypairid",
-    "sas",
-    "sid",
-    "otp",
-    "psw",
-    "passwd",
-    "creds",
-    "cookie",
-];
-const SECRET_PARTS: [&str; 20] = [
-    "token",
-    "secret",
-    "passw",
-    "passphrase",
-    "passcode",
-    "credential",
-    "session",
-    "sessid",
-    "bearer",
-    "authorization",
-    "authentication",
-    "apikey",
-    "accesskey",
-    "authkey",
-    "accountkey",
-    "sharedkey",
-    "privatekey",
-    "signingkey",
-    "subscriptionkey",
-    "masterkey",
-];
+/// Whether an address in a bucket has the parameters of a signature, which give access to anybody who has it.
+pub(crate) fn is_signed(address: &str) -> bool {
+    without_values(address, Secrets::Signatures, MAX_ENCODINGS) != address
+}
 
-/// Names of secrets in addresses that have other meanings in a sentence.
-const ADDRESS_NAMES: [&str; 8] = ["key", "auth", "pass", "policy", "code", "sign", "pin", "pw"];
+/// Whether `text` begins like an address, well-formed or not.
+pub(crate) fn looks_like_uri(text: &str) -> bool {
+    uri_start(text) == Some(0)
+}
 
-/// Names of parameters whose values can be guessed.
-const PASSWORD_NAMES: [&str; 3] = ["pin", "pw", "otp"];
-const PASSWORD_PARTS: [&str; 4] = ["pass", "pwd", "psw", "secret"];
+/// Whether the authority is `container@account.…`, as in Azure's addresses.
+pub(crate) fn names_container(scheme: &str, authority: &str) -> bool {
+    let is_azure = ["az", "abfs", "abfss"].contains(&scheme);
+    let account = authority.split_once('@').filter(|(container, _)| !container.contains(':'));
+    is_azure
+        && account.is_some_and(|(_, host)| {
+            !host.contains('@')
+                && [".windows.net", ".fabric.microsoft.com"].iter().any(|end| host.ends_with(end))
+        })
+}
 
-/// Layers of percent-encoding that are searched for secrets.
-pub(super) const MAX_ENCODINGS: u32 = 3;
+/// Where in a word a URI begins: a scheme of two letters or more, a colon and a slash. What browsers accept as an
+/// address counts, too: `https:/host`, `https:\\host`, `https:host`.
+pub(super) fn uri_start(word: &str) -> Option<usize> {
+    word.match_indices(':').find_map(|(colon, _)| {
+        let is_scheme = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.');
+        let scheme = word[..colon].rsplit(|c| !is_scheme(c)).next().unwrap_or_default();
+        let scheme = scheme.trim_start_matches(|c: char| !c.is_ascii_alphabetic());
+        let is_web = ["http", "https"].iter().any(|web| scheme.eq_ignore_ascii_case(web));
+        let is_uri = scheme.len() > 1 && (is_web || word[colon + 1..].starts_with(['/', '\\']));
+        is_uri.then_some(colon - scheme.len())
+    })
+}
 
-/// Which parameters are secrets. Each level includes the ones before it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Secrets {
-    /// Signatures of stores.
-    Signatures,
-    /// Everything that gives access, if its name has no other meaning.
-    Unmistakable,
-    /// Everything that gives access.
-    All,
+pub(super) fn redacted(uri: &str, encodings: u32) -> Cow<'_, str> {
+    // leading blanks do not change the address
+    let trimmed = uri.trim_start_matches(|c: char| c.is_whitespace() || c.is_control());
+    let Some((scheme, rest)) = trimmed.split_once(':').filter(|_| uri_start(trimmed) == Some(0)) else {
+        return bare_without_secrets(uri);
+    };
+    let scheme = scheme.to_ascii_lowercase();
+    if scheme == "file" {
+        return joined(uri, &[&uri[..uri.len() - rest.len()], &bare_without_secrets(rest)]);
+    }
+    let is_bucket = BUCKET_SCHEMES.contains(&scheme.as_str());
+    let secrets = if is_bucket { Secrets::Signatures } else { Secrets::All };
+    let address = rest.trim_start_matches(['/', '\\']);
+    let start = &uri[..uri.len() - address.len()];
+    let end = address.find(['/', '\\', '?', '#']).unwrap_or(address.len());
+    let (authority, path) = address.split_at(end);
+    let path = without_values(path, secrets, encodings);
+    if names_container(&scheme, authority) {
+        return joined(uri, &[start, authority, &path]);
+    }
+    let (user, server) =
+        authority.rsplit_once('@').map_or((None, authority), |(user, server)| (Some(user), server));
+    // a password with a slash or a question mark looks like a host that ends there
+    let port = server.split_once(':').filter(|_| !server.starts_with('[')).map(|(_, port)| port);
+    let is_cut = port.is_some_and(|port| {
+        !port.bytes().all(|byte| byte.is_ascii_digit())
+            || (path.starts_with(['?', '#']) && address[end..].contains('@'))
+    });
+    if user.is_none() && is_cut {
+        return format!("{start}…").into();
+    }
+    match user {
+        Some(_) => joined(uri, &[start, "…@", server, &path]),
+        None => joined(uri, &[start, server, &path]),
+    }
+}
+
+/// The parts joined; borrows `uri` if they are equal to it.
+fn joined<'a>(uri: &'a str, parts: &[&str]) -> Cow<'a, str> {
+    let shown = parts.concat();
+    if shown == uri { uri.into() } else { shown.into() }
+}
+
+/// A path, or an address without a scheme, without what looks like `user:password@` before a host.
+pub(super) fn bare_without_secrets(path: &str) -> Cow<'_, str> {
+    if !path.contains('@') {
+        return path.into();
+    }
+    // `//host/path` is an address without its scheme
+    let host_at = (path.starts_with("//") && !path.starts_with("///")).then_some(2);
+    let mut shown = String::with_capacity(path.len());
+    for segment in path.split_inclusive(['/', '\\']) {
+        let user_start = if host_at == Some(shown.len()) && !segment.starts_with('…') {
+            Some(0)
+        } else {
+            user_start(segment)
+        };
+        match user_start.zip(segment.rfind('@')) {
+            Some((start, at)) => {
+                let (before, secret) = segment[..at].split_at(start);
+                let _ = write!(shown, "{before}…{}{}", hash_of(secret), &segment[at..]);
+            }
+            None => shown.push_str(segment),
+        }
+    }
+    if shown == path { path.into() } else { shown.into() }
+}
+
+/// Where the user begins in `user:password@host`.
+fn user_start(segment: &str) -> Option<usize> {
+    let (before, host) = segment.rsplit_once('@')?;
+    let (user, password) = before.split_once(':')?;
+    let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '%' | '+' | '-');
+    let user = user.rsplit(|c| !is_name(c)).next().unwrap_or_default();
+    let user = user.trim_start_matches(|c: char| !c.is_ascii_alphabetic());
+    let is_address =
+        !user.is_empty() && !password.is_empty() && host.starts_with(|c: char| c.is_alphanumeric());
+    is_address.then(|| before.len() - password.len() - 1 - user.len())
 }
 
 /// `text`, a path and parameters, with the values of secret parameters replaced. The path on a web server may contain
@@ -125,19 +179,8 @@ fn path_without_secrets(path: &str, secrets: Secrets, encodings: u32) -> String 
 }
 
 /// The first eight hexadecimal digits of the SHA-256 of `value`.
-pub(super) fn hash_of(value: &str) -> String {
+fn hash_of(value: &str) -> String {
     Sha256::digest(value)[..4].iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// Whether the value of the parameter `name`, percent-decoded, is a secret.
-pub(super) fn is_secret(name: &str, secrets: Secrets) -> bool {
-    std::iter::once(name).chain(name.split(['[', ']'])).map(letters_and_digits).any(|name| {
-        let is = |names: &[&str]| names.contains(&name.as_str());
-        is(&SIGNATURE_NAMES)
-            || contains_any(&name, &SIGNATURE_PARTS)
-            || (secrets >= Secrets::Unmistakable && (is(&SECRET_NAMES) || contains_any(&name, &SECRET_PARTS)))
-            || (secrets == Secrets::All && is(&ADDRESS_NAMES))
-    })
 }
 
 /// The parameters of `text`, each with its delimiter, with which `text` must begin. A delimiter belongs to the parameter
@@ -184,85 +227,9 @@ fn holds_secret(value: &str, secrets: Secrets, encodings: u32) -> bool {
         || (address.contains(DELIMITERS) && without_values(&address, secrets, encodings) != address)
 }
 
-fn can_be_guessed(name: &str) -> bool {
-    let name = letters_and_digits(name);
-    PASSWORD_NAMES.contains(&name.as_str()) || contains_any(&name, &PASSWORD_PARTS)
-}
-
-fn letters_and_digits(name: &str) -> String {
-    name.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
-}
-
-fn contains_any(name: &str, parts: &[&str]) -> bool {
-    parts.iter().any(|part| name.contains(part))
-}
-
-/// `text`, percent-decoded at most `times` times.
-fn decoded(text: &str, times: u32) -> String {
-    let mut text = text.to_owned();
-    for _ in 0..times {
-        if !text.contains('%') {
-            break;
-        }
-        let (mut bytes, mut rest) = (Vec::with_capacity(text.len()), text.as_bytes());
-        while let [first, tail @ ..] = rest {
-            let digits = tail.get(..2).and_then(|digits| std::str::from_utf8(digits).ok());
-            match digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
-                Some(byte) if *first == b'%' => {
-                    bytes.push(byte);
-                    rest = &tail[2..];
-                }
-                _ => {
-                    bytes.push(*first);
-                    rest = tail;
-                }
-            }
-        }
-        text = String::from_utf8_lossy(&bytes).into_owned();
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_name_of_a_secret_is_recognised_in_any_spelling() {
-        for name in [
-            "sas",
-            "session",
-            "session_id",
-            "sessionId",
-            "PHPSESSID",
-            "jsessionid",
-            "sid",
-            "bearer",
-            "passphrase",
-            "sig[]",
-            "[sig]",
-            "x[sig]",
-            "sig[0]",
-            "sig ",
-            "sig+",
-            "sig;",
-            "SIG",
-            "s-i-g",
-            "s_i.g",
-            "access-token",
-            "X-Api-Key",
-            "x_amz_signature",
-            "auth[token]",
-            "user[key]",
-            "Ocp-Apim-Subscription-Key",
-            "cookie",
-        ] {
-            assert!(is_secret(name, Secrets::All), "{name}");
-        }
-        for name in ["id", "size", "monkey", "keyboard", "design", "compass", "side", "sigma", "codec", ""] {
-            assert!(!is_secret(name, Secrets::All), "{name}");
-        }
-    }
 
     #[test]
     fn a_parameter_is_recognised_in_any_spelling() {
