@@ -1,4 +1,4 @@
-"""Take JPEG, PNG and WebP apart and put them together again, and write EXIF by hand.
+"""Split and reassemble JPEG, PNG and WebP, and write EXIF by hand.
 
 Used by codec_fixtures.py for what no encoder writes: metadata of every kind, damage, missing ends.
 """
@@ -41,7 +41,7 @@ def segment(marker, payload):
 
 
 def with_segments(jpeg, *segments):
-    """The JPEG with further segments behind its first marker."""
+    """The JPEG with further segments after its first marker."""
     return jpeg[:2] + b"".join(segments) + jpeg[2:]
 
 
@@ -68,7 +68,7 @@ def with_frame(jpeg, marker=None, bits=None, size=None, factors=()):
 
 
 def arithmetic_jpeg(width, height, data, progressive=False):
-    """A gray JPEG with arithmetic coding, whose scan is `data` and zeros for ever."""
+    """A gray JPEG with arithmetic coding, whose scan is `data` and zeros forever."""
     stuffed = data.replace(b"\xff", b"\xff\0")
     frame = struct.pack(">BHHB", 8, height, width, 1) + b"\1\x11\0"
     head = b"\xff\xd8" + segment(0xDB, b"\0" + bytes([9] * 64)) + segment(0xCA if progressive else 0xC9, frame)
@@ -118,7 +118,7 @@ def png_of(*chunks):
 
 
 def png_image(png):
-    """What the pixels need, all of the image data in one chunk."""
+    """The chunks that the pixels need, with the image data in one chunk."""
     chunks = list(png_chunks(png))
     data = b"".join(payload for kind, payload in chunks if kind == b"IDAT")
     head = [chunk for chunk in chunks if chunk[0] in (b"IHDR", b"PLTE", b"tRNS")]
@@ -130,7 +130,7 @@ def riff_chunk(kind, payload):
 
 
 def webp_of(*chunks, size_off_by=0):
-    """A WebP of kinds and payloads; the size in its header is off by so much."""
+    """A WebP of kinds and payloads, with an error in the size of its header."""
     body = b"WEBP" + b"".join(riff_chunk(*chunk) for chunk in chunks)
     return b"RIFF" + struct.pack("<I", len(body) + size_off_by) + body
 

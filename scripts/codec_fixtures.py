@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Make fixtures/codecs: small images in every format and mode, and what Pillow makes of them.
+"""Make fixtures/codecs: small images in every format and mode, with the pixels that Pillow decodes.
 
     python3 -m venv /tmp/codecs && /tmp/codecs/bin/pip install pillow==12.3.0 numpy==2.4.6
     /tmp/codecs/bin/python scripts/codec_fixtures.py
 
-Writes the images, `expected/*.png` (RGB, lossless) and `cases.json`, which tells for each image the
-`[preprocess]` section and the expected pixels, and which images are refused. The pictures are
-synthetic, so nobody else's licence applies to them.
+Writes the images, `expected/*.png` (RGB, lossless) and `cases.json`: the `[preprocess]` section and the
+expected pixels of each image, and the images that are refused. The pictures are synthetic, so no other
+licence applies to them.
 """
 
 import io

@@ -209,7 +209,7 @@ class Comparison:
         for name, difference in self.differences.items():
             other = " another top label" if name in self.other_labels else ""
             reason = f" rejected: {self.rejected[name]}" if name in self.rejected else ""
-            if verbose or other or not difference < TOLERANCE:  # NaN is no agreement
+            if verbose or other or not difference < TOLERANCE:  # NaN does not agree
                 yield f"  {self.pipeline}, {self.scored_by}, {name}: {difference:.1e}{other}{reason}"
 
 

@@ -79,7 +79,7 @@ def webdataset(images, metadata):
 
 
 def add_member(tar, name, data):
-    member = tarfile.TarInfo(name)  # the owner is root and the time 0 unless told otherwise
+    member = tarfile.TarInfo(name)  # by default the owner is root and the time 0
     member.size = len(data)
     tar.addfile(member, io.BytesIO(data))
 

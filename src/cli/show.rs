@@ -126,7 +126,7 @@ pub fn run(args: &ShowArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// The run for a program: its manifest without the lists of parts, or its record, what attempts have noted, and what
-/// the shards that have ended hold that is no record, `passed`.
+/// the finished shards contain besides records, `passed`.
 fn run_json(output: &Output, listing: &OutputListing, passed: &Skipped) -> anyhow::Result<serde_json::Value> {
     let read = |name: &str| -> anyhow::Result<serde_json::Value> {
         serde_json::from_slice(&output.read(name)?)

@@ -180,9 +180,9 @@ mod tests {
             let uri = uri.replace("SECRET", SECRET);
             let shown = without_secrets(&uri);
             assert!(shown.starts_with(start) && !shown.contains(SECRET), "{uri}: {shown}");
-            let told = format!("cannot read ({uri}): not found");
-            let shown = message_without_secrets(&told);
-            assert!(!shown.contains(SECRET) && shown.contains("not found"), "{told}: {shown}");
+            let message = format!("cannot read ({uri}): not found");
+            let shown = message_without_secrets(&message);
+            assert!(!shown.contains(SECRET) && shown.contains("not found"), "{message}: {shown}");
         }
     }
 
@@ -221,8 +221,8 @@ mod tests {
         for text in ["line 3: expected a = b", "a:b c=d", "at 12:30:00, 5 of 7 (see gs://b/x)", "x?y", ""] {
             assert_eq!(message_without_secrets(text), text);
         }
-        let told = "GET \"http://me:very-secret@h:9/b?sig=very-secret\" in 3ms";
-        let shown = message_without_secrets(told);
+        let message = "GET \"http://me:very-secret@h:9/b?sig=very-secret\" in 3ms";
+        let shown = message_without_secrets(message);
         assert!(shown.starts_with("GET \"http://…@h:9/b?sig=…") && shown.ends_with("\" in 3ms"), "{shown}");
         assert_eq!(
             message_without_secrets("of /b?a=1&password=x&sig=").as_ref(),
@@ -267,8 +267,8 @@ mod tests {
         ) {
             let uri = format!("{scheme}:{slashes}me:{password}@host/{path}");
             prop_assert!(!without_secrets(&uri).contains(&password));
-            let told = format!("error: {uri}, gone");
-            prop_assert!(!message_without_secrets(&told).contains(&password));
+            let message = format!("error: {uri}, gone");
+            prop_assert!(!message_without_secrets(&message).contains(&password));
         }
     }
 }

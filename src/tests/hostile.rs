@@ -201,11 +201,11 @@ fn the_limit_on_a_parquet_page_holds_whatever_its_header_says() {
             let output = bench.run(&out, &limit);
             assert_code(&output, 5);
             let said = format!("{}{}", stdout(&output), stderr(&output));
-            let told = said.contains("limit is 4000000 bytes (input.max_page_bytes)")
+            let names_the_limit = said.contains("limit is 4000000 bytes (input.max_page_bytes)")
                 || said.contains("unpacks to more than the 3000000 bytes that its header says");
             // a page that the library unpacks as its header says is just damaged
             let fails_by_itself = kind == "lying" && matches!(name, "zstd" | "snappy" | "plain");
-            assert!(told || fails_by_itself, "{out}: {said}");
+            assert!(names_the_limit || fails_by_itself, "{out}: {said}");
         }
         fs::write(bench.path("in/a.parquet"), &honest).expect("file");
         let output = bench.run(&format!("{name}-allowed"), &["--set", "output.max_error_rate=1.0"]);

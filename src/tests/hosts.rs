@@ -192,10 +192,10 @@ fn fifos_and_devices_are_refused_unread() {
     let args = ["--input", "list.txt", "--set", "output.max_error_rate=1"];
     assert_code(&bench.run("rows", &args), 0);
     let rows = bench.rows("rows");
-    let told: Vec<_> =
+    let rows: Vec<_> =
         rows.iter().map(|row| (row.status.as_str(), row.error.clone().unwrap_or_default())).collect();
-    assert_eq!((told[0].0, told[1].0), ("read_error", "read_error"));
-    assert!(told[0].1.contains("is a FIFO") && told[1].1.contains("is a device"), "{told:?}");
+    assert_eq!((rows[0].0, rows[1].0), ("read_error", "read_error"));
+    assert!(rows[0].1.contains("is a FIFO") && rows[1].1.contains("is a device"), "{rows:?}");
 }
 
 #[test]
@@ -369,9 +369,9 @@ fn messages_of_servers_are_shown_and_stored_without_secrets() {
             ["--input", "list.txt", "--set", "output.max_error_rate=1", "--set", "storage.retry_seconds=0.1"];
         let scored = bench.run("out", &args);
         assert_code(&scored, 0);
-        let told = format!("{:?}{}", bench.rows("out"), said(&scored));
-        assert!(told.contains("500") && !told.contains("very-secret"), "{told}");
-        assert!(!told.contains(&" upstream".repeat(30)), "{told}");
+        let rows = format!("{:?}{}", bench.rows("out"), said(&scored));
+        assert!(rows.contains("500") && !rows.contains("very-secret"), "{rows}");
+        assert!(!rows.contains(&" upstream".repeat(30)), "{rows}");
     }
 }
 

@@ -80,8 +80,8 @@ fn an_image_is_scored_whatever_its_name_in_folders_and_tars() {
         let summary = "skipped    5 that are not images: 1 cls, 1 hidden, 1 json, 1 txt, 1 underscore";
         assert!(stdout(&run).contains(summary), "{}", stdout(&run));
         for name in ["captions.txt", "000.json", ".hidden.png"] {
-            let told = stderr(&run).lines().any(|line| line.contains("WARN") && line.contains(name));
-            assert!(told, "{name} is not told:\n{}", stderr(&run));
+            let is_logged = stderr(&run).lines().any(|line| line.contains("WARN") && line.contains(name));
+            assert!(is_logged, "{name} is not logged:\n{}", stderr(&run));
         }
         let shown = command(&bench, &["show", out]);
         assert_code(&shown, 0);
@@ -209,8 +209,8 @@ fn a_manifest_keeps_ids_as_written_and_names_that_begin_with_a_hash() {
     fs::write(bench.path("list.txt"), "{\"uri\": \"2.png\", \"id\": [7]}\n").expect("a manifest");
     let refused = bench.run("refused", &["--input", "list.txt"]);
     assert_code(&refused, 3);
-    let told = stderr(&refused);
-    assert!(told.contains("line 1 has an id that is neither a string nor a number"), "{told}");
+    let message = stderr(&refused);
+    assert!(message.contains("line 1 has an id that is neither a string nor a number"), "{message}");
 }
 
 #[test]
@@ -253,12 +253,12 @@ fn only_a_missing_end_mark_is_reported() {
     let bench = Bench::new();
     let tar = bench.path("in/a.tar");
     write_members(&tar, &[("0.png", &png(1)), ("0.txt", b"a"), ("1.png", &png(2))]);
-    let told = "archive ends without an end mark";
+    let message = "archive ends without an end mark";
     let keyed = ["--set", "input.image_key=png"];
     for (output, args) in [("plain", &[][..]), ("keyed", &keyed)] {
         let run = bench.run(output, args);
         assert_code(&run, 0);
-        assert!(!stderr(&run).contains(told), "{}", stderr(&run));
+        assert!(!stderr(&run).contains(message), "{}", stderr(&run));
     }
     let whole = fs::read(&tar).expect("the archive");
     fs::write(&tar, &whole[..whole.len() - 1024]).expect("the archive without its end mark");
@@ -266,7 +266,7 @@ fn only_a_missing_end_mark_is_reported() {
         let run = bench.run(output, args);
         assert_code(&run, 0);
         assert_eq!(ids(&bench.rows(output)), [("0", "ok"), ("1", "ok")]);
-        assert!(stderr(&run).contains(told), "{}", stderr(&run));
+        assert!(stderr(&run).contains(message), "{}", stderr(&run));
     }
 }
 
@@ -303,8 +303,8 @@ fn an_input_without_a_record_fails_and_leaves_the_output_vacant() {
         assert_code(&again, 0);
         assert!(stdout(&again).contains("done before"), "{}", stdout(&again));
     }
-    let told = stderr(&bench.run("out", &["--input", "texts.tar"]));
-    assert!(told.contains("1 json, 1 txt"), "{told}");
+    let message = stderr(&bench.run("out", &["--input", "texts.tar"]));
+    assert!(message.contains("1 json, 1 txt"), "{message}");
     write_tar(&bench.path("texts.tar"), &images(0, 2));
     assert_code(&bench.run("out", &["--input", "texts.tar"]), 0);
 }

@@ -7,11 +7,11 @@ fn reasons(bench: &Bench, input: &str) -> Vec<String> {
     let args = ["--input", input, "--set", "output.max_error_rate=1", "--set", "output.max_damaged_shards=9"];
     let run = bench.run("out", &[&args[..], &["--overwrite"]].concat());
     assert_code(&run, 0);
-    let told = stderr(&run) + &stdout(&run);
+    let message = stderr(&run) + &stdout(&run);
     for words in
         ["Parquet error", "argument error", "External:", "EOF:", "Protobuf", "Error parsing Path", "illegal"]
     {
-        assert!(!told.contains(words), "{told}");
+        assert!(!message.contains(words), "{message}");
     }
     bench.rows("out").into_iter().map(|row| row.error.unwrap_or_default()).collect()
 }
@@ -25,10 +25,10 @@ fn a_bad_line_of_a_manifest_is_named_with_what_is_wrong() {
         &[("a".to_owned(), [b"\xff\xd8\xff\xe0\0\x10JFIF\0", &[7; 99][..]].concat())],
     );
     fs::write(bench.path("list.txt"), "in/a.png\tcat\nin/\0b.png\na.tfrecord\n").expect("a manifest");
-    let told = reasons(&bench, "list.txt");
-    assert!(told[0].contains("holds the control character '\\t'"), "{told:?}");
-    assert!(told[1].contains("holds the control character '\\0'"), "{told:?}");
-    assert!(told[2].contains("it is a TFRecord file"), "{told:?}");
+    let found = reasons(&bench, "list.txt");
+    assert!(found[0].contains("holds the control character '\\t'"), "{found:?}");
+    assert!(found[1].contains("holds the control character '\\0'"), "{found:?}");
+    assert!(found[2].contains("it is a TFRecord file"), "{found:?}");
 }
 
 #[test]
@@ -43,9 +43,9 @@ fn reasons_of_damaged_shards_have_no_terms_of_a_library() {
         let mut damaged = whole.clone();
         damaged[at] ^= 0x55;
         fs::write(&path, damaged).expect("written");
-        let told = reasons(&bench, "a.parquet");
+        let found = reasons(&bench, "a.parquet");
         expected +=
-            told.iter().filter(|reason| reason.contains("row ") || reason.contains("footer: ")).count();
+            found.iter().filter(|reason| reason.contains("row ") || reason.contains("footer: ")).count();
     }
     assert!(expected > 0, "the damage was not where it hurts: {expected}");
     let path = bench.path("a.tfrecord");
@@ -54,8 +54,8 @@ fn reasons_of_damaged_shards_have_no_terms_of_a_library() {
         let crc =
             |bytes: &[u8]| crc32c::crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8).to_le_bytes();
         fs::write(&path, [&length[..], &crc(&length), example, &crc(example)].concat()).expect("written");
-        let told = reasons(&bench, "a.tfrecord");
-        assert!(told[0].contains("tf.Example"), "{told:?}");
+        let found = reasons(&bench, "a.tfrecord");
+        assert!(found[0].contains("tf.Example"), "{found:?}");
     }
 }
 
