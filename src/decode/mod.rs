@@ -22,6 +22,7 @@ mod jpeg;
 mod lzw;
 mod orientation;
 mod png;
+mod request;
 mod resample;
 mod samples;
 mod stage;
@@ -39,9 +40,10 @@ mod scoring_version;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use self::buffer::Buffer;
-use self::geometry::{Geometry, Placement, Window};
+use self::geometry::{Geometry, Placement};
 use self::jpeg::round_trip::JpegRoundTrip;
 use self::orientation::Orientation;
+use self::request::{Decoded, Request, damaged, rgb_bytes};
 use self::resample::{FirstPass, Resampler, Source};
 pub use self::stage::{run, thread_pool};
 use self::tensor::TensorWriter;
@@ -49,14 +51,6 @@ use crate::config::{self, Filter, PreprocessSection};
 use crate::error::panic_message;
 use crate::items::{ImageFormat, ImageHeader, PixelElement, Pixels, Rejected, Status};
 use crate::sniff;
-
-/// Longest side of an image, in pixels: far beyond any camera or scanner. It keeps the memory that
-/// resizing takes for each pixel of a side (weights, a few rows) below 100 MB.
-const MAX_SIDE: u32 = 1 << 20;
-
-/// CPU time that one image may take, decoding and resizing together. Estimates assume a core of 2020
-/// and the worst content that the headers allow, so ordinary images stay far below the limit.
-const MAX_DECODE_SECONDS: u64 = 20;
 
 /// Turns encoded bytes into tensor rows; shared by all threads.
 #[derive(Debug)]
@@ -85,85 +79,6 @@ pub struct Scratch {
     /// The image after its EXIF orientation is applied.
     upright: Buffer,
     round_trip: JpegRoundTrip,
-}
-
-/// The pipeline's settings for a codec, and the header that the codec reports back.
-struct Request<'a> {
-    geometry: &'a Geometry,
-    orientation: config::Orientation,
-    background: Option<[u8; 3]>,
-    scaled_decode: bool,
-    max_pixels: u64,
-    header: Option<ImageHeader>,
-}
-
-/// Describes the RGB pixels that a codec has written.
-#[derive(Debug, Clone, Copy)]
-struct Decoded {
-    /// Width and height of the written image.
-    size: (u32, u32),
-    /// Exact width and height before rounding up to `size`; they differ after a scaled decode only.
-    extent: (f64, f64),
-    /// Width and height of the image in the file.
-    stored: (u32, u32),
-    orientation: Orientation,
-}
-
-impl Decoded {
-    /// The image at its full stored size.
-    fn whole(size: (u32, u32), orientation: Orientation) -> Self {
-        Self { size, extent: (f64::from(size.0), f64::from(size.1)), stored: size, orientation }
-    }
-}
-
-impl Request<'_> {
-    /// Record the header, and reject the image if its size is beyond a limit.
-    fn admit(&mut self, header: ImageHeader) -> Result<(), Rejected> {
-        self.header = Some(header);
-        let ImageHeader { width, height, .. } = header;
-        if width == 0 || height == 0 {
-            return Err(damaged(format!("image is {width}×{height} pixels, a side is zero")));
-        }
-        if width.max(height) > MAX_SIDE {
-            let error = format!("image is {width}×{height} pixels, limit is {MAX_SIDE} on a side");
-            return Err(Rejected::new(Status::TooLarge, error));
-        }
-        if u64::from(width) * u64::from(height) > self.max_pixels {
-            let limit = match self.max_pixels {
-                pixels if pixels % 1_000_000 == 0 => format!("{} megapixels", pixels / 1_000_000),
-                pixels => format!("{pixels} pixels"),
-            };
-            let error = format!("image is {width}×{height} pixels, limit is {limit}");
-            return Err(Rejected::new(Status::TooLarge, error));
-        }
-        Ok(())
-    }
-
-    /// Reject an image whose decoding may take more than [`MAX_DECODE_SECONDS`] of CPU time. The limit
-    /// grows with `max_pixels` above its default.
-    fn admit_work(&self, nanoseconds: u64) -> Result<(), Rejected> {
-        let scaled = self.max_pixels.saturating_mul(MAX_DECODE_SECONDS) / config::DEFAULT_MAX_PIXELS;
-        let limit = scaled.max(MAX_DECODE_SECONDS);
-        let seconds = nanoseconds / 1_000_000_000;
-        if seconds < limit {
-            return Ok(());
-        }
-        let error = format!("image may take {seconds} s of CPU time to decode, limit is {limit}");
-        Err(Rejected::new(Status::TooLarge, error))
-    }
-
-    /// The orientation to apply; `read` is called only if the pipeline applies EXIF orientation.
-    fn orientation(&self, read: impl FnOnce() -> Orientation) -> Orientation {
-        match self.orientation {
-            config::Orientation::Apply => read(),
-            config::Orientation::Ignore => Orientation::UPRIGHT,
-        }
-    }
-
-    /// The window, in upright coordinates, that the tensor needs of an image of `stored` pixels.
-    fn window(&self, stored: (u32, u32), orientation: Orientation) -> Window {
-        self.geometry.place(orientation.upright_size(stored)).window
-    }
 }
 
 impl Decoder {
@@ -295,12 +210,4 @@ impl Decoder {
 /// pixel lies exactly on the edge between two resized pixels.
 fn is_symmetric(filter: Filter) -> bool {
     !matches!(filter, Filter::Nearest | Filter::Box)
-}
-
-fn rgb_bytes((width, height): (u32, u32)) -> usize {
-    width as usize * height as usize * 3
-}
-
-fn damaged(error: impl Into<String>) -> Rejected {
-    Rejected::new(Status::DecodeError, error)
 }

@@ -169,7 +169,7 @@ mod tests {
 
     #[test]
     fn ordinary_files_are_far_below_the_limit_and_hostile_ones_above() {
-        let limit = super::super::super::MAX_DECODE_SECONDS as f64;
+        let limit = super::super::super::request::MAX_DECODE_SECONDS as f64;
         let script = [(0, 0), (1, 5), (6, 63), (1, 63), (0, 0), (1, 63)];
         assert!(seconds(&gray(0xc2, &script)) < limit / 3.0);
         assert!(seconds(&gray(0xc9, &[(0, 63)])) < limit);

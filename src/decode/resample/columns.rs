@@ -2,8 +2,7 @@
 
 use pulp::{Arch, NullaryFnOnce};
 
-use super::RGB;
-use super::weights::{HALF, Weights, to_pixel};
+use super::weights::{HALF, RGB, Weights, to_pixel};
 
 /// Filter each column of `pixels`, whose first row is row `first_row` of the source.
 pub(super) fn shrink_columns(pixels: &[u8], width: usize, first_row: usize, down: &Weights, out: &mut [u8]) {

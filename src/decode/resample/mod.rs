@@ -16,7 +16,7 @@ mod weights;
 
 use self::columns::shrink_columns;
 use self::rows::RowPass;
-use self::weights::{Kernel, Weights};
+use self::weights::{Kernel, RGB, Weights};
 use super::buffer::Buffer;
 use super::geometry::Window;
 use crate::config::Filter;
@@ -63,9 +63,6 @@ pub(super) struct Resampler {
 /// An intermediate image larger than this must not be larger than the source. It is far more than
 /// models take, and about the size of a 20-megapixel photo.
 const LARGE_BYTES: u64 = 64 << 20;
-
-/// Channels of a pixel.
-const RGB: usize = 3;
 
 impl Resampler {
     /// Write `window` of the resized `source` to `out`, which holds `window.kept` width × height × 3

@@ -19,6 +19,9 @@ pub(super) fn to_pixel(sum: i32) -> u8 {
     (sum >> FRACTION_BITS).clamp(0, 255) as u8
 }
 
+/// Channels of a pixel.
+pub(super) const RGB: usize = 3;
+
 /// One of Pillow's filters: its support at scale 1, and its function.
 pub(super) struct Kernel {
     support: f64,

@@ -8,7 +8,7 @@
 use cudarc::driver::{CudaFunction, CudaSlice, CudaStream, LaunchConfig, PushKernelArg};
 use cudarc::nvrtc::{CompileOptions, compile_ptx_with_opts};
 
-use super::lane::DeviceMemory;
+use super::runner::DeviceMemory;
 use super::{CudaResult, Device, driver};
 use crate::config::{Color, Layout, PreprocessSection};
 

@@ -14,14 +14,16 @@ mod lane;
 mod library;
 mod onnxruntime;
 mod ordinary_memory;
+mod runner;
 mod tensorrt;
 
 pub use device::{Device, PinnedBuffer, devices};
 pub use kernel::{Normalise, nvrtc_version};
-pub use lane::{Lane, LaneTimes, Runner};
+pub use lane::{Lane, LaneTimes};
 pub use library::{Version, driver_release, find_library, keep_open, library_version};
 pub use onnxruntime::{OnnxRuntimeRunner, TensorSpec};
 pub use ordinary_memory::ordinary_memory;
+pub use runner::Runner;
 pub use tensorrt::{Binding, LoadError, Loaded, TensorRtRunner};
 pub(super) use tensorrt::{logger, tensorrt};
 

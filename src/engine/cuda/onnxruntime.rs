@@ -10,7 +10,7 @@ use ort::memory::{Allocator, MemoryInfo};
 use ort::session::{IoBinding, Session};
 use ort::value::{DynTensor, TensorElementType};
 
-use super::lane::{DeviceMemory, Runner};
+use super::runner::{DeviceMemory, Runner};
 use super::{CudaResult, driver};
 
 /// Name, shape and element type of an input or output.

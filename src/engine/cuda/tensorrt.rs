@@ -10,7 +10,8 @@ use cudarc::driver::{CudaSlice, CudaStream, DevicePtr};
 use trtx::{CudaEngine, DataType, ExecutionContext, Runtime, TensorFormat, TensorIOMode, TensorLocation};
 
 use super::flavour::{CompiledKernels, check_plan};
-use super::lane::{DeviceMemory, Runner, zeros};
+use super::lane::zeros;
+use super::runner::{DeviceMemory, Runner};
 use super::{CudaResult, Device};
 use crate::error::is_out_of_memory;
 

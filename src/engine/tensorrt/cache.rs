@@ -8,11 +8,11 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 
-use super::{FLAVOUR, Passport, Recipe, Target, Wanted, seconds};
+use super::{FLAVOUR, Passport, Recipe, Target, Wanted};
 use crate::engine::cuda::LoadError;
 use crate::error::EngineError;
 use crate::plan::hex;
@@ -164,6 +164,11 @@ fn key(recipe: &Recipe, target: &Target) -> String {
     let Recipe { onnx: _, model_sha256, input: _, precision: _, profile, tf32, workspace_bytes } = recipe;
     let text = format!("{model_sha256} {FLAVOUR} {target:?} {profile:?} {tf32} {workspace_bytes:?}");
     hex(&Sha256::digest(text))[..32].to_owned()
+}
+
+/// A duration for log messages.
+pub(super) fn seconds(time: Duration) -> String {
+    format!("{:.1} s", time.as_secs_f64())
 }
 
 #[cfg(test)]

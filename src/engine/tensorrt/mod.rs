@@ -12,7 +12,7 @@ mod shapes;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 pub use self::build::{Profile, Recipe, build};
 pub(super) use self::cache::folder as cache_folder;
@@ -21,6 +21,7 @@ pub use self::passport::{Passport, Target, Wanted};
 pub use self::shapes::{ShapeArguments, workspace_bytes};
 use super::cuda::{Device, LoadError, Loaded, TensorRtRunner, Version, devices};
 use super::gpu::{GpuEngine, Software, check_model, failed};
+use super::model_file::is_serialized;
 use super::shape::{check_input, input_dims};
 use super::{hash_model, onnx, warm_up};
 use crate::error::{ConfigError, EngineError, Error};
@@ -158,23 +159,13 @@ pub fn build_file(
     let serialized = build_on(&device, &recipe).map_err(load)?;
     let passport = Passport::issue(&recipe, &target, &serialized);
     cache::write_whole(engine, &serialized, &passport).map_err(unwritable)?;
-    tracing::info!(engine = %engine.display(), bytes = serialized.len(), took = seconds(start.elapsed()), "engine built");
+    tracing::info!(engine = %engine.display(), bytes = serialized.len(), took = cache::seconds(start.elapsed()), "engine built");
     Ok(passport)
 }
 
 fn build_on(device: &Device, recipe: &Recipe) -> Result<Vec<u8>, String> {
     device.make_current()?;
     build(recipe)
-}
-
-/// Whether a model file is a serialized engine, by its extension.
-pub(super) fn is_serialized(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension == "engine" || extension == "plan")
-}
-
-/// A duration for log messages.
-fn seconds(time: Duration) -> String {
-    format!("{:.1} s", time.as_secs_f64())
 }
 
 #[cfg(all(test, not(feature = "datacenter")))]

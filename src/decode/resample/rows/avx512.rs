@@ -7,9 +7,8 @@ use std::arch::x86_64::__m512i;
 
 use pulp::{NullaryFnOnce, x86::V4};
 
-use super::super::RGB;
-use super::super::weights::{FRACTION_BITS, HALF, Weights};
-use super::{LOW_BITS, split, with_slack};
+use super::super::weights::{FRACTION_BITS, HALF, RGB, Weights};
+use super::taps::{LOW_BITS, split, with_slack};
 
 /// Weights and memory of the pass.
 #[derive(Debug, Default)]

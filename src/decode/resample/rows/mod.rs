@@ -8,12 +8,13 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod taps;
 
 #[cfg(target_arch = "x86_64")]
 use pulp::x86::{V3, V4};
 
-use super::RGB;
-use super::weights::{HALF, Weights, to_pixel};
+use super::weights::{HALF, RGB, Weights, to_pixel};
 
 /// The horizontal pass of one thread, with its memory.
 #[derive(Debug, Default)]
@@ -51,28 +52,6 @@ fn shrink_rows(pixels: &[u8], row_bytes: usize, across: &Weights, out: &mut [u8]
             pixel.copy_from_slice(&sums.map(to_pixel));
         }
     }
-}
-
-/// The first `wanted_bytes` of `from`; if it is shorter, a copy in `tail`, padded with zeros.
-#[cfg(target_arch = "x86_64")]
-fn with_slack<'a>(from: &'a [u8], wanted_bytes: usize, tail: &'a mut Vec<u8>) -> &'a [u8] {
-    from.get(..wanted_bytes).unwrap_or_else(|| {
-        tail.clear();
-        tail.extend_from_slice(from);
-        tail.resize(wanted_bytes, 0);
-        tail
-    })
-}
-
-/// Bits of the low part of a weight: as an `i16` it is never negative.
-#[cfg(target_arch = "x86_64")]
-const LOW_BITS: u32 = 15;
-
-/// The low and the high part of a weight. A weight's magnitude is below 2^24, so the high part fits
-/// easily.
-#[cfg(target_arch = "x86_64")]
-fn split(weight: i32) -> [i16; 2] {
-    [(weight & ((1 << LOW_BITS) - 1)) as i16, (weight >> LOW_BITS) as i16]
 }
 
 #[cfg(test)]

@@ -1,0 +1,57 @@
+//! The file of a model: which kind it is, and the hash that identifies the model.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Component, Path};
+
+use sha2::{Digest, Sha256};
+
+use super::onnx;
+use crate::error::EngineError;
+use crate::plan::hex;
+use crate::regular_file::refuse_special;
+
+/// SHA-256 of a model, in lower-case hexadecimal: of its file, or of the hashes of all its files if an
+/// ONNX file keeps weights in other files.
+///
+/// # Errors
+/// When a file cannot be read, or a model names weights outside its own folder.
+pub fn hash_model(path: &Path) -> Result<String, EngineError> {
+    let whole = hash_file(path)?;
+    let is_onnx = !is_serialized(path);
+    let fail = |source| EngineError::ModelFile { path: path.to_owned(), source };
+    let external =
+        if is_onnx { onnx::external_files(&std::fs::read(path).map_err(fail)?) } else { Vec::new() };
+    if external.is_empty() {
+        return Ok(whole);
+    }
+    let mut sha256 = Sha256::new_with_prefix(&whole);
+    for name in external {
+        // a path outside the folder could name a device or a pipe, which may never end
+        let below = |part| matches!(part, Component::Normal(_) | Component::CurDir);
+        if !Path::new(&name).components().all(below) {
+            let message = format!("it keeps weights outside its folder, in {name:?}");
+            return Err(EngineError::Load { path: path.to_owned(), message });
+        }
+        sha256.update(hash_file(&path.with_file_name(name))?);
+    }
+    Ok(hex(&sha256.finalize()))
+}
+
+fn hash_file(path: &Path) -> Result<String, EngineError> {
+    let fail = |source| EngineError::ModelFile { path: path.to_owned(), source };
+    refuse_special(path).map_err(fail)?;
+    let mut file = File::open(path).map_err(fail)?;
+    let (mut sha256, mut buffer) = (Sha256::new(), vec![0; 1 << 20]);
+    loop {
+        match file.read(&mut buffer).map_err(fail)? {
+            0 => return Ok(hex(&sha256.finalize())),
+            read => sha256.update(&buffer[..read]),
+        }
+    }
+}
+
+/// Whether a model file is a serialized engine, by its extension.
+pub(super) fn is_serialized(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "engine" || extension == "plan")
+}
