@@ -38,7 +38,9 @@ store
 source decode batch engine
 limits commit
 sink
+progress
 pipeline
+checked
 scorer
 job
 bench doctor extract docs
