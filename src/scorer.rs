@@ -27,6 +27,9 @@ use crate::report::{OutputReport, PartReport};
 use crate::sink::{ParquetSink, RunIdentity};
 use crate::source::{ReadOptions, open_shard_in_turn};
 
+#[cfg(test)]
+mod tests;
+
 /// See the module.
 pub struct Scorer {
     pipeline: Pipeline,

@@ -45,6 +45,8 @@ use self::jpeg::round_trip::JpegRoundTrip;
 use self::orientation::Orientation;
 use self::request::{Decoded, Request, damaged, rgb_bytes};
 use self::resample::{FirstPass, Resampler, Source};
+#[cfg(test)]
+pub(crate) use self::stage::PANICKING_ID;
 pub use self::stage::{run, thread_pool};
 use self::tensor::TensorWriter;
 use crate::config::{self, Filter, PreprocessSection};

@@ -25,6 +25,10 @@ use crate::items::{
 
 use super::{Decoder, Scratch};
 
+/// The id of an image on which the stage panics, outside of what [`Decoder::decode`] catches.
+#[cfg(test)]
+pub(crate) const PANICKING_ID: &str = "panics";
+
 /// What all decode tasks share.
 struct Shared {
     decoder: Decoder,
@@ -185,6 +189,8 @@ impl Shared {
             let thread = rayon::current_thread_index().unwrap_or_default();
             // a decoder that panicked left its scratch behind fresh, so poison means nothing here
             let mut scratch = self.scratch[thread].lock().unwrap_or_else(PoisonError::into_inner);
+            #[cfg(test)]
+            assert!(meta.image_id != PANICKING_ID, "the decoder was told to panic");
             let work = Work::Decoding(&meta);
             let _at_work = AtWork::on(&work);
             self.decoder.decode(&bytes, &mut scratch)

@@ -1,0 +1,321 @@
+//! The scorer from its callers to the stored parts, with shards and an engine of the tests' own.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::time::Duration;
+
+use arrow_array::{Array, RecordBatch};
+use arrow_cast::display::array_value_to_string;
+use object_store::local::LocalFileSystem;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+use super::*;
+use crate::commit::{RunRecord, SCHEMA_VERSION};
+use crate::config::{Overrides, PipelineFile};
+use crate::decode::PANICKING_ID;
+use crate::engine::{Engine, Inference};
+use crate::error::{ReadError, StorageError};
+use crate::flow::StopSignal;
+use crate::items::{
+    BatchShape, PixelElement, PixelsRef, RawRecord, Rejected, ShardContent, ShardFormat, Status,
+};
+use crate::pipeline::{Bounds, OpenShard};
+use crate::source::{OpenedShard, Skips};
+
+/// Scores of a row: the sum of its bytes, and their number.
+struct Sums;
+
+const SHAPE: BatchShape = BatchShape { batch_size: 32, row_elements: 12, element: PixelElement::U8 };
+
+impl Engine for Sums {
+    fn describe(&self) -> String {
+        "sums".to_owned()
+    }
+
+    fn batch_shape(&self) -> BatchShape {
+        SHAPE
+    }
+
+    fn classes(&self) -> usize {
+        2
+    }
+
+    fn computes_on_cpu(&self) -> bool {
+        false
+    }
+
+    fn infer(&mut self, pixels: PixelsRef<'_>, rows: usize) -> Result<Inference, String> {
+        let rows = pixels.rgb()?.chunks(SHAPE.row_elements).take(rows);
+        let scores = rows.flat_map(|row| [row.iter().map(|&byte| f32::from(byte)).sum(), row.len() as f32]);
+        let none = Duration::ZERO;
+        Ok(Inference { scores: scores.collect(), h2d: none, compute: none, d2h: none })
+    }
+
+    fn infer_floats(&mut self, _: &[f32]) -> Result<Vec<f32>, String> {
+        Err("takes bytes".to_owned())
+    }
+}
+
+/// Records of the shard in that place: none to some hundred.
+fn records_of(shard: u64) -> u64 {
+    match shard % 5 {
+        0 => 0,
+        1 => 1,
+        2 => 7,
+        3 => 40,
+        _ => 150 + shard,
+    }
+}
+
+/// A shard's record: an image whose pixels depend on its place, or now and then none.
+fn record(shard: u64, index: u64) -> RawRecord {
+    if index % 11 == 10 {
+        return RawRecord::new(index.to_string(), Err(Rejected::new(Status::MissingImage, "no image")));
+    }
+    let pixel = image::Rgb([shard as u8, index as u8, (shard * 7 + index * 3) as u8]);
+    let mut bmp = Vec::new();
+    let image = image::RgbImage::from_pixel(1, 1, pixel);
+    image.write_to(&mut std::io::Cursor::new(&mut bmp), image::ImageFormat::Bmp).expect("an image in memory");
+    RawRecord::new(index.to_string(), Ok(bmp.into()))
+}
+
+fn opened(shard: u64, first: u64) -> OpenedShard {
+    let records = (first..records_of(shard)).map(move |index| Ok(record(shard, index)));
+    OpenedShard { first_record: first, records: Box::new(records), skips: Skips::default() }
+}
+
+fn sound() -> Box<OpenShard> {
+    Box::new(|shard, first, _| Ok(opened(shard.index, first)))
+}
+
+fn shard(index: u64) -> ShardRef {
+    ShardRef::new(index, format!("shard-{index}"), ShardFormat::Webdataset, ShardContent::Objects(Vec::new()))
+}
+
+/// A folder with an output, and what a scorer needs.
+struct Bench {
+    runtime: Runtime,
+    folder: TempDir,
+    plan: Plan,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("pipeline.toml");
+        let text = "name = \"sums\"\n[model]\npath = \"none.onnx\"\n[preprocess]\n\
+                    resize = { width = 2, height = 2, fit = \"stretch\", filter = \"nearest\" }\n\
+                    [engine]\nkind = \"onnxruntime\"\nbatch_size = 32\n";
+        std::fs::write(&file, text).expect("a file");
+        let overrides =
+            Overrides { inputs: vec!["in".to_owned()], output: Some("out".to_owned()), set: Vec::new() };
+        let plan = Plan::check(PipelineFile::load(&file, &overrides).expect("a pipeline")).expect("a plan");
+        Self { runtime: Runtime::new().expect("runtime"), folder, plan }
+    }
+
+    fn output(&self, name: &str) -> Output {
+        let store = LocalFileSystem::new_with_prefix(self.folder.path()).expect("a store");
+        let local = self.folder.path().join(name);
+        Output::new(Arc::new(store), name.into(), name.to_owned(), Some(local), self.runtime.handle().clone())
+    }
+
+    /// A scorer of an attempt of its own at the run in `name`.
+    fn scorer(&self, name: &str, open: Box<OpenShard>) -> Scorer {
+        let output = self.output(name);
+        let record = RunRecord {
+            schema_version: SCHEMA_VERSION.to_owned(),
+            sluice_version: env!("CARGO_PKG_VERSION").to_owned(),
+            run_id: format!("run-{name}"),
+            started_at: String::new(),
+            plan_sha256: String::new(),
+            limit: None,
+            determinants: serde_json::json!({}),
+        };
+        let claim =
+            output.claim(&record, &AttemptNote::begun(0, 1), false).expect("the output is this run's");
+        let identity = RunIdentity {
+            run_id: record.run_id.clone(),
+            shard_index: 0,
+            attempt: claim.note.attempt,
+            model_sha256: String::new(),
+            plan_sha256: String::new(),
+            labels: None,
+        };
+        let sink = ParquetSink::new(output.clone(), &self.plan, identity, 2, claim.note, Vec::new());
+        let mut engine: Box<dyn Engine> = Box::new(Sums);
+        let bounds = Bounds::new(&self.plan, 2, 1);
+        let stages = Stages {
+            open,
+            decoder: Decoder::new(&self.plan.preprocess, 1 << 20, PixelElement::U8),
+            decode_threads: 2,
+            buffers: engine.buffers(bounds.batch_buffers(1)).expect("memory"),
+            engines: vec![engine],
+            sink: Box::new(sink.expect("a sink")),
+            bounds,
+            meters: Meters::new(bounds.look_ahead + 1, 2, 1),
+        };
+        Scorer { pipeline: Pipeline::start(stages).expect("threads"), output, run_id: record.run_id }
+    }
+
+    /// Rows of a part, without the columns that differ between runs.
+    fn rows(&self, output: &str, part: &PartReport) -> Vec<Vec<String>> {
+        let path: PathBuf = self.folder.path().join(output).join(&part.path);
+        let file = std::fs::File::open(path).expect("the part is stored");
+        let reader = ParquetRecordBatchReaderBuilder::try_new(file).expect("Parquet").build().expect("rows");
+        reader.flat_map(|batch| table(&batch.expect("rows"))).collect()
+    }
+}
+
+fn table(rows: &RecordBatch) -> Vec<Vec<String>> {
+    let schema = rows.schema();
+    let columns = schema.fields().iter().zip(rows.columns());
+    let columns: Vec<_> = columns
+        .filter(|(field, _)| !["run_id", "batch_id"].contains(&field.name().as_str()))
+        .map(|(_, column)| column)
+        .collect();
+    let cell = |column: &dyn Array, row| array_value_to_string(column, row).expect("a value");
+    (0..rows.num_rows()).map(|row| columns.iter().map(|column| cell(column, row)).collect()).collect()
+}
+
+#[test]
+fn shards_scored_from_many_threads_have_the_rows_of_shards_scored_one_after_another() {
+    const THREADS: u64 = 8;
+    const SHARDS: u64 = 200;
+    const UNREADABLE: u64 = 33;
+    const PANICKING: u64 = 64;
+    const STOPPED: u64 = 99;
+    let bench = Bench::new();
+    let alone = bench.scorer("alone", sound());
+    let expected: Vec<_> =
+        (0..SHARDS).map(|index| alone.score(&shard(index), CallOptions::default()).expect("sound")).collect();
+    alone.close().expect("stored");
+
+    let stop = StopSignal::default();
+    let asked = stop.clone();
+    let faulty = Arc::new(AtomicBool::new(true));
+    let is_faulty = Arc::clone(&faulty);
+    let open: Box<OpenShard> = Box::new(move |shard, first, _| {
+        let index = shard.index;
+        if !is_faulty.load(SeqCst) {
+            return Ok(opened(index, first));
+        }
+        if index == UNREADABLE {
+            let source = object_store::Error::Generic { store: "test", source: "no route to host".into() };
+            return Err(ReadError::Storage(StorageError { uri: "gs://bucket/33".to_owned(), source }));
+        }
+        let mut opened = opened(index, first);
+        let asked = asked.clone();
+        opened.records = Box::new(opened.records.enumerate().map(move |(at, record)| match record {
+            Ok(record) if index == PANICKING && at == 100 => {
+                Ok(RawRecord { image_id: PANICKING_ID.to_owned(), ..record })
+            }
+            record => {
+                if index == STOPPED && at == 100 {
+                    asked.drain();
+                }
+                record
+            }
+        }));
+        Ok(opened)
+    });
+    let scorer = bench.scorer("together", open);
+    let next = std::sync::atomic::AtomicU64::new(0);
+    let score = |index| {
+        let stop = if index == STOPPED { stop.clone() } else { StopSignal::default() };
+        let options = CallOptions { stop, ..CallOptions::default() };
+        let progress = Arc::clone(&options.progress);
+        (index, scorer.score(&shard(index), options), progress.counts().rows)
+    };
+    let scored: Vec<_> = std::thread::scope(|scope| {
+        let callers: Vec<_> = (0..THREADS)
+            .map(|_| {
+                scope.spawn(|| {
+                    let numbers =
+                        std::iter::from_fn(|| Some(next.fetch_add(1, SeqCst)).filter(|&n| n < SHARDS));
+                    numbers.map(score).collect::<Vec<_>>()
+                })
+            })
+            .collect();
+        callers.into_iter().flat_map(|caller| caller.join().expect("no panic")).collect()
+    });
+    let mut failed = Vec::new();
+    for (index, scored, rows) in scored {
+        match scored {
+            Ok(part) => {
+                assert_eq!(rows, records_of(index), "progress of shard {index}");
+                assert_eq!(bench.rows("together", &part), bench.rows("alone", &expected[index as usize]));
+            }
+            Err(error) => failed.push((index, error.to_string())),
+        }
+    }
+    failed.sort_unstable();
+    let [(UNREADABLE, unreadable), (PANICKING, panicked), (STOPPED, stopped)] = &failed[..] else {
+        panic!("{failed:?}")
+    };
+    assert!(unreadable.contains("no route to host"), "{unreadable}");
+    assert!(panicked.contains("the decode stage panicked"), "{panicked}");
+    assert!(stopped.contains("shard-99 was stopped"), "{stopped}");
+
+    // once more: what was kept of them is resumed, and what is stored is not scored again
+    faulty.store(false, SeqCst);
+    for index in [UNREADABLE, PANICKING, STOPPED] {
+        let part = scorer.score(&shard(index), CallOptions::default()).expect("sound by now");
+        assert_eq!(bench.rows("together", &part), bench.rows("alone", &expected[index as usize]));
+        assert_eq!(scorer.score(&shard(index), CallOptions::default()).expect("stored"), part);
+    }
+    let report = scorer.close().expect("stored");
+    assert_eq!(report.parts.len() as u64, SHARDS);
+    assert_eq!(report.batches.len(), 1, "one batches part of all shards");
+}
+
+#[test]
+fn a_stopped_shard_is_resumed_after_its_rows_by_another_scorer() {
+    let bench = Bench::new();
+    let options = CallOptions::default();
+    let (asked, arrived) = (options.stop.clone(), Arc::clone(&options.progress));
+    let first = bench.scorer(
+        "out",
+        Box::new(move |shard, first, _| {
+            let (asked, arrived) = (asked.clone(), Arc::clone(&arrived));
+            let opened = opened(shard.index, first);
+            let records = opened.records.enumerate().map(move |(at, record)| {
+                if at == 140 {
+                    while arrived.counts().rows == 0 {
+                        std::thread::yield_now();
+                    }
+                    asked.drain();
+                }
+                record
+            });
+            Ok(OpenedShard { records: Box::new(records), ..opened })
+        }),
+    );
+    let stopped = first.score(&shard(4), options).expect_err("stopped");
+    assert!(matches!(stopped, Error::Stopped { .. }), "{stopped}");
+    first.close().expect("noted");
+
+    let second = bench.scorer("out", sound());
+    let options = CallOptions::default();
+    let progress = Arc::clone(&options.progress);
+    let part = second.score(&shard(4), options).expect("scored");
+    let counts = progress.counts();
+    assert_eq!((part.rows, counts.rows), (Some(154), 154));
+    assert!(counts.reused_rows > 0, "{counts:?}");
+    let indices: Vec<_> = bench.rows("out", &part).into_iter().map(|row| row[2].clone()).collect();
+    assert_eq!(indices, (0..154).map(|index| index.to_string()).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_scorer_that_is_dropped_lets_go_of_its_threads_and_stores_no_torn_part() {
+    let bench = Bench::new();
+    let scorer = bench.scorer("out", sound());
+    let ticket = scorer.submit(shard(4), Resume::default(), CallOptions::default()).expect("taken");
+    drop(scorer);
+    match ticket.wait() {
+        Some(Ok(Scored::Part(part))) => assert_eq!(bench.rows("out", &part).len() as u64, records_of(4)),
+        other => panic!("{other:?}"),
+    }
+}
