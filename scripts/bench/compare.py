@@ -54,7 +54,7 @@ class Result:
 
     @staticmethod
     def mean(results):
-        """Of several runs, whose scores must be the same."""
+        """The mean of several runs, whose scores must be equal."""
         scores = results[0].scores
         if not all(np.array_equal(result.scores, scores) for result in results):
             sys.exit("two runs of sluice gave different scores")
@@ -103,7 +103,7 @@ def peer_setups(args, images, work):
 
 @dataclass
 class Visit:
-    """One run of sluice, and what it is made of right before and after."""
+    """One run of sluice, with decoding and inference alone right before and after it."""
 
     result: Result
     stages: dict[str, float]  # images/s of decoding and inference alone, on all cores
@@ -185,7 +185,7 @@ def agreement(scores, expected):
 
 
 def figures(rounds):
-    """Everything the tables say, from the rounds."""
+    """All figures of the tables, from the rounds."""
 
     def ratio(of_round):
         return median(of_round(one) for one in rounds)

@@ -7,20 +7,20 @@
 |             | Runtime's on the CPU: EfficientNetV2-S at batches of 1, 10 and 32, fp32 and fp16  |
 | photos      | the same for EfficientNet-Lite0 on all photos; padded batches against full ones,  |
 |             | bit by bit                                                                        |
-| bench       | `sluice bench`: the investigation's table; its original protocol against a loop   |
-|             | of Python's TensorRT                                                              |
+| bench       | `sluice bench`, every engine; the original protocol against a Python loop over    |
+|             | TensorRT                                                                          |
 | alone       | `sluice run` on TFRecord shards of 384x384 JPEGs against the engine alone; the    |
 |             | GPU's idle share                                                                  |
 | decoding    | `sluice run` on TFRecord shards of 1280x960 JPEGs against PyTorch's DataLoader    |
 | devices     | two GPUs against one, where there are two                                         |
-| resume      | a run that is killed twice and gone on with, against one in one go, bit by bit    |
+| resume      | a run that is killed twice and resumed, against an uninterrupted one, bit by bit  |
 | commit      | 1,000 shards of 20 images against 10 of 2,000; how long the GPU waits for commits |
 |             | and all else, and what a run takes to finish                                      |
 | faults      | wrong GPU, wrong TensorRT, damaged engine, missing library                        |
-| memory      | a batch that 80 GB cannot hold, and the one that is said to fit                   |
+| memory      | a batch that 80 GB cannot hold, and the one that the message suggests             |
 
-Each demand is a line of the last table. The JSON keeps for each part its demands and figures, when and
-on what host they were found; parts that are not run now stay in it as they are.
+Each demand is a line of the last table. The JSON has the demands and figures of each part, with date and
+host; parts that do not run now stay unchanged in it.
 """
 
 import argparse
@@ -49,9 +49,9 @@ import shards  # noqa: E402 (found through the line above)
 
 PARTS = ("conformance", "photos", "bench", "alone", "decoding", "devices", "resume", "commit", "faults", "memory")
 TOLERANCE = {"fp32": 1e-3, "fp16": 1e-2}
-# Two medians of the same thing differ by this much from run to run.
+# Two medians of the same measurement differ by this much from run to run.
 NOISE = 1.02
-# What is compared runs by turns, this often; the median counts.
+# Compared runs alternate, this often; the median counts.
 TURNS = 3
 # name, and what a pipeline sets for it
 ENGINES = {
@@ -79,7 +79,7 @@ uri = "unused"
 scores = "{scores}"
 """
 
-# Takes what a GPU has beyond 80 GB, and gives it back when its input ends.
+# Holds a GPU's memory beyond 80 GB until its input ends.
 HOLDER = """
 import sys, torch
 free, _ = torch.cuda.mem_get_info()
@@ -157,7 +157,7 @@ class Check:
             rows = self.bench_rows(f"conformance-{precision}", model, "1,10,32", 3, "--check", "--setups", ",".join(ENGINES))
             for row in rows:
                 what = f"EfficientNetV2-S {precision}, {row['setup']}, batch {row['batch_size']}: within {TOLERANCE[precision]} of the CPU"
-                difference = row.get("max_difference")  # none also where a score is no number
+                difference = row.get("max_difference")  # also None if a score is not a number
                 met = difference is not None and difference <= TOLERANCE[precision]
                 self.demand(what, row.get("reason", difference), met)
 
@@ -197,7 +197,7 @@ class Check:
         self.padding()
 
     def padding(self):
-        """Rows of batches that are filled to different degrees, against those of full batches."""
+        """Compare the rows of partly filled batches with those of full ones."""
         photos = sorted(path for path in (ROOT / "fixtures/photos").iterdir() if path.suffix in dataset.SUFFIXES)
         tar = self.work / "photos.tar"
         tar.write_bytes(shards.webdataset(photos, False))
@@ -385,7 +385,7 @@ class Check:
         return folder
 
     def commit(self):
-        """What exactly-once costs where images are scored fastest: by turns, medians."""
+        """The cost of commits at the highest rate: alternating runs, medians."""
         pipeline, tfrecords = self.small_set()
         images = dataset.make(self.work, 20_000, SMALL)
         few, many = self.shards_of(2000, images), self.shards_of(20, images)
@@ -403,7 +403,7 @@ class Check:
             summary = self.run(pipeline, [tfrecords, again], "commit", ("output.checkpoint_seconds=3",))
             self.figures.setdefault("runs with commits and checkpoints", []).append(summary)
             finish = summary["finish_seconds"]
-            # whatever keeps the GPU waiting counts, commits among it
+            # every wait of the GPU counts, not only commits
             waited = summary["gpu_idle_share"] * summary["seconds"]
             costs.append((waited + finish) / (summary["seconds"] + finish))
             sinks.append(next(stage["busy"] for stage in summary["stages"] if stage["stage"] == "sink"))
@@ -416,7 +416,7 @@ class Check:
     # --- Faults --------------------------------------------------------------------------------
 
     def resume(self):
-        """Batches of other images than before, for a resumed run fills its first one with what is left."""
+        """A resumed run fills its batches with other images than an uninterrupted one."""
         pipeline, images = self.small_set()
         whole = self.run(pipeline, [images], "whole", ("output.scores=all",))
         settings = ("output.scores=all", "output.checkpoint_seconds=0.2")
@@ -436,9 +436,9 @@ class Check:
         code, found = self.diff("whole", "killed", "--tolerance", 0)
         figure = f"{found}; {summary.get('reused_rows')} of {summary.get('rows')} rows were there"
         met = done.returncode == 0 and code == 0 and 0 < summary["reused_rows"] < summary["rows"]
-        self.demand("a run killed twice and gone on with gives the same bits", figure, met)
+        self.demand("a run that is killed twice and resumed gives the same bits", figure, met)
         verified = self.sluice("verify", output)
-        self.demand("and its output is proved whole", verified.stdout.strip()[-200:], verified.returncode == 0)
+        self.demand("and `sluice verify` accepts its output", verified.stdout.strip()[-200:], verified.returncode == 0)
 
     def faults(self):
         engine = self.work / "v2s.engine"
@@ -477,7 +477,7 @@ class Check:
     # --- Memory --------------------------------------------------------------------------------
 
     def memory(self):
-        """What a GPU of 80 GB would say to a batch of 4096, and whether it is right."""
+        """Whether the batch size suggested on a GPU of 80 GB instead of 4096 fits."""
         with subprocess.Popen([sys.executable, "-c", HOLDER], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
             if holder.stdout.readline().strip() != b"held":
                 raise RuntimeError("torch could not take the memory beyond 80 GB")
@@ -487,7 +487,7 @@ class Check:
             self.demand(what, f"{code}: {error[-400:]}", code == 4 and fits and not output.exists())
             if fits:
                 code, error, _ = self.score_photos(int(fits[1]))
-                self.demand("what is said to fit does", f"batch {fits[1]}: {code}: {error[-200:]}", code == 0)
+                self.demand("the suggested batch size fits", f"batch {fits[1]}: {code}: {error[-200:]}", code == 0)
             holder.communicate()
 
     def score_photos(self, batch):
@@ -530,7 +530,7 @@ def main():
             check.figures, check.demands = {}, []
             try:
                 getattr(check, part)()
-            except Exception as error:  # whatever it is, the other parts and the report are wanted
+            except Exception as error:  # the other parts and the report follow in any case
                 check.demand(f"{part} runs to its end", repr(error)[-1500:], False)
             demands += check.demands
             if check.demands:

@@ -1,4 +1,4 @@
-"""Runs a command to its end and tells what it took; and the same for `sluice run`."""
+"""Runs a command, or `sluice run`, and measures its time and memory."""
 
 import json
 import os
@@ -12,14 +12,14 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Usage:
-    """What a process took."""
+    """Time and memory of a process."""
 
     wall_seconds: float
     peak_rss_mb: float  # 10**6 bytes; of the largest process, where it starts others
 
 
 def run(command):
-    """Run a command that must succeed; its output is shown only when it does not."""
+    """Run a command that must succeed; its output is shown only if it fails."""
     command = [str(word) for word in command]
     with tempfile.TemporaryFile() as output:
         started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""What the Python peers share: their arguments, and the file they leave for the comparison."""
+"""Shared by the Python peers: their arguments, and the result file for the comparison."""
 
 import argparse
 import sys
@@ -12,7 +12,7 @@ from reference import Reference  # noqa: E402, F401 (found through the line abov
 
 
 def arguments(description):
-    """Parser of the arguments that every peer takes."""
+    """A parser for the arguments of every peer."""
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("--pipeline", type=Path, required=True)
     parser.add_argument("--images", type=Path, required=True, help="folder of encoded images")
@@ -25,5 +25,5 @@ def image_paths(folder):
 
 
 def save(out, names, scores, seconds):
-    """Leave scores by file name, and the seconds from the first read to the last score."""
+    """Write scores by file name, and the seconds from the first read to the last score."""
     np.savez(out, names=np.asarray(names), scores=np.asarray(scores, np.float32), seconds=seconds)

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Run a TensorRT-RTX engine in a Python loop, by the protocol of the original investigation.
+"""Run a TensorRT-RTX engine in a Python loop, with the original protocol.
 
     scripts/bench/peer_tensorrt.py --engine FILE --batch 32 [--iterations 100]
 
 Each iteration copies a batch of random float32 from pageable host memory to the GPU, runs the
-engine, copies the scores back and waits for the GPU. The engine is one of `sluice build-engine`, its
-context the bindings' default one: without a CUDA graph.
+engine, copies the scores back and waits for the GPU. The engine comes from `sluice build-engine`;
+the context is the bindings' default one, without a CUDA graph.
 Needs torch (for GPU memory and streams) and TensorRT-RTX's Python bindings of the same version
 (PyPI: tensorrt-rtx-cu13-bindings==1.6.1.120). Prints one JSON object, times in seconds.
 """

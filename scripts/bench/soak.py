@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Run sluice for long and on large shards, and watch memory and speed; scripts/soak.sh calls this.
+"""Run sluice for long and on large shards, and measure memory and speed; scripts/soak.sh calls this.
 
 | part   | input                                                   | what is asked                     |
 | ------ | ------------------------------------------------------- | --------------------------------- |
@@ -34,7 +34,7 @@ LARGE = dataset.Kind(4000, 3000, quality=92, noise=4.0)
 LARGE_DISTINCT = 24
 
 RSS_LIMIT_MB = 700
-# "No higher" up to what repeated runs of one input differ by: allocators keep what they like.
+# "No higher" within the noise of repeated runs: allocators keep some memory.
 RSS_NOISE = 1.05
 SPEED_TOLERANCE = 0.10
 FEW_SHARDS, MANY_SHARDS = 10, 1000
@@ -69,7 +69,7 @@ def write_twice(folder, once):
 
 
 class Soak:
-    """Runs sluice on inputs in a work folder and keeps what each run took."""
+    """Runs sluice on inputs in a work folder and keeps the figures of each run."""
 
     def __init__(self, args, work):
         self.args, self.work, self.runs = args, work, []

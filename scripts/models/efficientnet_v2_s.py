@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Write EfficientNetV2-S as ONNX with random weights: the classifier of the investigation.
+"""Write EfficientNetV2-S as ONNX with random weights: the classifier of the GPU measurements.
 
     scripts/models/efficientnet_v2_s.py OUT.onnx [--precision fp16] [--seed 0]
 
-Its speed is that of the trained network, for speed does not depend on what the weights are. The
+Its speed is that of the trained network, since speed does not depend on the values of weights. The
 network is that of Tan and Le, "EfficientNetV2: Smaller Models and Faster Training" (2021), table 4.
 
 - Input `input_1`: N x 384 x 384 x 3 float32, N dynamic. Output `probabilities`: N x 1000 float32.
