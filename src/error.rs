@@ -15,6 +15,7 @@ use crate::shown::{message_without_secrets, without_secrets};
 /// | [`Error::Config`] | never |
 /// | [`Error::Threads`], [`Error::Memory`], [`Error::OpenFiles`], [`Error::Stack`] | never: limits come with the job |
 /// | [`Error::StagePanicked`], [`SinkError::Encode`] | again, a few times: a bug that may depend on timing |
+/// | [`Error::Stopped`] | again: it resumes |
 /// | [`SourceError::Uri`] | never: the address, or what it names, is wrong |
 /// | [`SourceError::NoInput`] | again, once there is input |
 /// | [`SourceError::Changed`], [`SourceError::Late`] | never: the message says what to do |
@@ -81,18 +82,16 @@ pub enum Error {
 }
 
 impl Error {
-    /// The system refused to start so many threads.
+    /// The error of a system that refuses to start that many threads.
     pub(crate) fn threads(threads: usize, error: &dyn std::error::Error) -> Self {
         Self::Threads { threads, message: error.to_string() }
     }
 
-    /// Whether bytes arrived that are not those of the object.
+    /// Whether the bytes received have another checksum than the object.
     pub fn is_wrong_checksum(&self) -> bool {
         matches!(self, Self::Source(SourceError::Storage(error)) if error.is_wrong_checksum())
     }
-}
 
-impl Error {
     /// Whether a retry helps.
     pub fn retry(&self) -> Retry {
         match self {
@@ -248,7 +247,7 @@ pub struct NoListing {
 pub enum SourceError {
     #[error("input {}: {}", without_secrets(uri), message_without_secrets(message))]
     Uri { uri: String, message: String },
-    #[error("input {} holds nothing to score: {message}", without_secrets(uri))]
+    #[error("input {} has nothing to score: {message}", without_secrets(uri))]
     NoInput { uri: String, message: String },
     #[error(
         "the input has changed since this output was begun: {shard}: {message}; choose another output, or start over with --overwrite"

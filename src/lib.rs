@@ -30,13 +30,18 @@
 //! 5. [`sink`] turns scores into Parquet parts, and [`commit`] publishes them.
 //!
 //! [`items`] has the data in order of travel, [`flow`] the bounded channels that it travels through, and [`store`] opens
-//! the object stores that both ends use. [`pipeline`] alone knows all stages.
+//! the object stores that both ends use. [`pipeline`] alone knows all stages. [`scorer`] is the pipeline of one process,
+//! and [`job`] scores a whole input with it.
 //!
 //! # The first call
 //!
 //! A pipeline file becomes a [`config::PipelineFile`] as written, a [`plan::Plan`] as checked, and a [`job::Job`] that is
-//! ready to run. A program must set `ORT_DISABLE_TELEMETRY=1` before it starts threads; no model is loaded otherwise.
-//! Calls block: make none of them inside an async task. Errors say whether a retry helps: [`error::Error::retry`].
+//! ready to run. A program that gets its shards one by one makes one [`scorer::Scorer`] instead, and calls it from as many
+//! threads as it likes.
+//!
+//! - Set `ORT_DISABLE_TELEMETRY=1` before the program starts threads; no model is loaded otherwise.
+//! - These calls block: make none of them inside an async task.
+//! - Errors say whether a retry helps: [`error::Error::retry`].
 //!
 //! ```no_run
 //! use sluice::config::{Overrides, PipelineFile};

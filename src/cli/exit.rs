@@ -218,7 +218,10 @@ mod tests {
             (SinkError::Storage(unsupported()), OUTPUT, Never),
             (SinkError::Encode { part: text(), source: encode }, FAILED, Again),
         ];
-        let mut errors = vec![(Error::StagePanicked { stage: "sink", message: text() }, FAILED, Again)];
+        let mut errors = vec![
+            (Error::StagePanicked { stage: "sink", message: text() }, FAILED, Again),
+            (Error::Stopped { shard: text() }, FAILED, Again),
+        ];
         errors.extend(config.map(|error| (error.into(), USAGE, Never)));
         errors.extend(limits.map(|error| (error, USAGE, Never)));
         errors.extend(source.map(|(error, code, retry)| (error.into(), code, retry)));
