@@ -24,21 +24,20 @@ from collections import deque
 from pathlib import Path
 
 # The rooms, lowest first. Whatever stands in one line shares a level: a room imports itself and the
-# lines above, never its neighbours. A room is a file or a folder, named without `.rs`.
+# lines above, never its neighbours. A room is a file or a folder, named without `.rs`, or several with
+# a plus between them.
 ROOMS = """
 shown regular_file
 flow skipped
 error
 config
 plan
-items
-report
+items+report+progress
 sniff crash
 store
 source decode batch engine
 limits commit
 sink
-progress
 pipeline
 checked
 scorer
@@ -392,24 +391,27 @@ def circles(graph):
     return sorted(found, key=lambda circle: (len(circle), circle))
 
 
-def room(file):
+def top(file):
+    """The file or folder at the top of the sources that a file belongs to, without `.rs`."""
     return file.split("/")[0].removesuffix(".rs")
 
 
 def upward(graph, rooms):
     """(file, line, imported file, reason) of each import that the order of rooms forbids."""
-    level = {name: number for number, line in enumerate(rooms.split("\n")) for name in line.split()}
+    rooms_by_line = [line.split() for line in rooms.split("\n")]
+    room = {name: room for line in rooms_by_line for room in line for name in room.split("+")}
+    level = {room: number for number, line in enumerate(rooms_by_line) for room in line}
     found = []
     for file, edges in sorted(graph.items()):
-        if room(file) not in level:
+        if top(file) not in room:
             found.append((file, 1, file, "is in no room of the table"))
             continue
+        own = room[top(file)]
         for target, lines in sorted(edges.items()):
-            if room(target) == room(file) or room(target) not in level:
-                continue
-            if level[room(target)] > level[room(file)]:
+            other = room.get(top(target), own)
+            if level[other] > level[own]:
                 found.append((file, lines[0], target, "is in a higher room"))
-            elif level[room(target)] == level[room(file)]:
+            elif other != own and level[other] == level[own]:
                 found.append((file, lines[0], target, "is in a neighbouring room"))
     return found
 
@@ -539,6 +541,11 @@ class OfSmallTrees(unittest.TestCase):
         )
         told = upward(graph, "low\nhigh beside\nlib")
         self.assertEqual([(file, target) for file, _, target, _ in told], [("high.rs", "beside.rs"), ("low.rs", "high.rs")])
+
+    def test_files_of_one_room_import_each_other(self):
+        graph = {"low.rs": {"beside.rs": [1]}, "beside.rs": {}}
+        self.assertEqual(upward(graph, "low+beside"), [])
+        self.assertEqual(len(upward(graph, "low beside")), 1)
 
     def test_a_file_in_no_room_is_refused(self):
         told = upward({"lost.rs": {}}, "low\nhigh")

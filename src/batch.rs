@@ -40,6 +40,7 @@ pub struct Batcher {
 }
 
 impl Batcher {
+    /// A batcher of batches of this shape, with none open.
     pub fn new(shape: BatchShape) -> Self {
         Self { shape, next_id: 0, entries: Vec::new(), pixels: None, rows: 0, holds_end: false }
     }

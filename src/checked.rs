@@ -38,13 +38,19 @@ pub struct JobOptions {
 
 /// A pipeline whose every part has been tried, short of running it.
 pub struct Checked {
+    /// The plan.
     pub plan: Plan,
+    /// The stores of its inputs and its output.
     pub stores: Stores,
+    /// SHA-256 of the model, in hexadecimal.
     pub model_sha256: String,
+    /// SHA-256 of the plan, in hexadecimal.
     pub plan_sha256: String,
     /// Scores of one row.
     pub classes: usize,
+    /// Limits on what is in flight.
     pub bounds: Bounds,
+    /// Memory that scoring may take.
     pub memory: MemoryBound,
     pub(crate) output: Output,
     /// What the output held before.

@@ -4,6 +4,8 @@
 //! - Every error says whether a retry helps: [`Error::retry`].
 //! - Messages are lower case and name the thing and the limit.
 
+#![allow(missing_docs, reason = "the message of a variant says what it is, and names its fields")]
+
 use std::path::PathBuf;
 
 use crate::shown::{message_without_secrets, without_secrets};

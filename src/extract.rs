@@ -28,7 +28,9 @@ const MAX_IMAGE_BYTES: u64 = 1 << 31;
 /// An image as stored in its shard.
 #[derive(Debug)]
 pub struct Extracted {
+    /// The encoded image.
     pub bytes: Bytes,
+    /// Its `image_id` in the output.
     pub image_id: String,
     /// Whether the shard is known to be the one that was scored. Otherwise it has the same name, and the image the
     /// same length.

@@ -59,6 +59,7 @@ pub struct Bounds {
 }
 
 impl Bounds {
+    /// The bounds of a plan with as many threads and engines.
     pub fn new(plan: &Plan, decode_threads: usize, engines: usize) -> Self {
         let engine_queue = engines + 1;
         Self {
@@ -102,6 +103,7 @@ pub struct MemoryBound {
 }
 
 impl MemoryBound {
+    /// The wiring of a run.
     pub fn new(
         plan: &Plan,
         bounds: &Bounds,
@@ -135,14 +137,20 @@ impl MemoryBound {
 /// The meters of all stages, shared with whoever shows them.
 #[derive(Debug, Clone)]
 pub struct Meters {
+    /// Of the readers.
     pub source: Arc<StageMeter>,
+    /// Of the decode pool.
     pub decode: Arc<StageMeter>,
+    /// Of the batch stage.
     pub batch: Arc<StageMeter>,
+    /// Of the engines.
     pub engine: Arc<StageMeter>,
+    /// Of the sink.
     pub sink: Arc<StageMeter>,
 }
 
 impl Meters {
+    /// Meters at zero for stages of as many threads.
     pub fn new(readers: usize, decode_threads: usize, engines: usize) -> Self {
         let meter = |name, workers| Arc::new(StageMeter::new(name, workers));
         Self {
@@ -167,15 +175,21 @@ pub type OpenShard = dyn Fn(&ShardRef, u64, &Turn) -> Result<OpenedShard, ReadEr
 
 /// What the stages are made of.
 pub struct Stages {
+    /// Opens the shards.
     pub open: Box<OpenShard>,
+    /// Turns encoded images into rows.
     pub decoder: Decoder,
+    /// Threads of the decode pool.
     pub decode_threads: usize,
     /// At least one, all with the same batch shape.
     pub engines: Vec<Box<dyn Engine>>,
     /// [`Bounds::batch_buffers`] of them, of the engines' own kind.
     pub buffers: Vec<Box<dyn BatchBuffer>>,
+    /// Takes what leaves the engines.
     pub sink: Box<dyn Sink>,
+    /// Limits on what is in flight.
     pub bounds: Bounds,
+    /// Count what the stages do.
     pub meters: Meters,
 }
 

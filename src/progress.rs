@@ -29,17 +29,20 @@ pub struct ProgressCounters {
 /// One look at [`ProgressCounters`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
+    /// Rows, scored or rejected.
     pub rows: u64,
     /// Of these, rows without scores.
     pub rejected: u64,
     /// Of `rows`, those that earlier attempts have scored.
     pub reused_rows: u64,
+    /// Bytes of input.
     pub bytes: u64,
     /// Of `bytes`, those of shards that earlier attempts have finished.
     pub reused_bytes: u64,
 }
 
 impl ProgressCounters {
+    /// The counts at this moment.
     pub fn counts(&self) -> Counts {
         let (reused_rows, reused_bytes) = (self.reused_rows.load(Relaxed), self.reused_bytes.load(Relaxed));
         let bytes = self.ended_bytes.load(Relaxed).saturating_add(self.open_bytes.load(Relaxed));

@@ -34,17 +34,22 @@ use crate::plan::{ModelPlan, OutputPlan, Plan, ScoresKept};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Setup {
+    /// TensorRT, by itself.
     Tensorrt,
     /// ONNX Runtime with the TensorRT-RTX plugin if it is found, else with classic TensorRT.
     OnnxruntimeTensorrt,
+    /// ONNX Runtime with its CUDA provider.
     OnnxruntimeCuda,
+    /// ONNX Runtime on the CPU.
     OnnxruntimeCpu,
 }
 
 impl Setup {
+    /// Every setup, in the order of the table.
     pub const ALL: [Self; 4] =
         [Self::Tensorrt, Self::OnnxruntimeTensorrt, Self::OnnxruntimeCuda, Self::OnnxruntimeCpu];
 
+    /// Its name on the command line and in the table.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Tensorrt => "tensorrt",
@@ -88,8 +93,11 @@ impl FromStr for Setup {
 /// What to measure.
 #[derive(Debug, Clone)]
 pub struct BenchOptions {
+    /// The model's ONNX file.
     pub onnx: PathBuf,
+    /// What to measure, in this order.
     pub setups: Vec<Setup>,
+    /// Rows of a batch, each measured by itself.
     pub batch_sizes: Vec<usize>,
     /// Timed runs of each measurement, unless they take longer than `patience`.
     pub iterations: usize,
@@ -106,8 +114,11 @@ pub struct BenchOptions {
 /// One setup at one batch size.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct BenchRow {
+    /// What ran the model.
     pub setup: Setup,
+    /// Rows of a batch.
     pub batch_size: usize,
+    /// Its figures, or why there are none.
     #[serde(flatten)]
     pub outcome: BenchOutcome,
 }
@@ -116,9 +127,11 @@ pub struct BenchRow {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum BenchOutcome {
+    /// It ran, with these figures.
     Measured(Box<Measured>),
     /// The setup cannot run on this host.
     Failed {
+        /// Why it cannot run here.
         reason: String,
     },
 }
@@ -136,10 +149,13 @@ pub struct Measured {
     pub first_run_s: f64,
     /// `None` if the model's input is not float32.
     pub original: Option<Times>,
+    /// Times of the engine as production calls it.
     pub own: Times,
     /// Steps of the median run of the own path, by the device's clock.
     pub h2d_ms: f64,
+    /// Median time in the model. Milliseconds.
     pub compute_ms: f64,
+    /// Median device to host copy. Milliseconds.
     pub d2h_ms: f64,
     /// Images/s with all lanes at once.
     pub overlapped_images_per_second: f64,
@@ -154,8 +170,11 @@ pub struct Measured {
 /// Times of one batch, in one kind of measurement.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Times {
+    /// The fastest batch. Seconds.
     pub min_s: f64,
+    /// The median batch. Seconds.
     pub med_s: f64,
+    /// The slowest batch. Seconds.
     pub max_s: f64,
     /// At the median time.
     pub images_per_second: f64,

@@ -57,6 +57,7 @@ pub struct Inference {
     pub scores: Vec<f32>,
     /// Host to device copy; zero where the model runs on the CPU.
     pub h2d: Duration,
+    /// Time in the model.
     pub compute: Duration,
     /// Device to host copy; zero where the model runs on the CPU.
     pub d2h: Duration,

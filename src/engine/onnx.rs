@@ -12,6 +12,7 @@ use crate::regular_file::refuse_special;
 /// The image input of a model, as declared, and the precision of its weights.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OnnxInput {
+    /// Name of the tensor in the model.
     pub name: String,
     /// Batch first; -1 where dynamic.
     pub dims: Vec<i64>,
@@ -25,10 +26,15 @@ pub struct OnnxInput {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
+    /// 32-bit floats.
     Fp32,
+    /// 16-bit floats.
     Fp16,
+    /// 16-bit floats with the exponent of 32-bit ones.
     Bf16,
+    /// Integers of 8 bits.
     Int8,
+    /// 8-bit floats.
     Fp8,
     /// Another type, or no weights at all.
     Other,

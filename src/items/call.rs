@@ -14,7 +14,16 @@ use crate::flow::StopSignal;
 use crate::progress::ProgressCounters;
 use crate::report::PartReport;
 
-use super::{Cut, ShardRef};
+use super::ShardRef;
+
+/// Why a shard stopped before its end.
+#[derive(Debug)]
+pub enum Cut {
+    /// Its call asked for it.
+    Stopped,
+    /// An error, which its call returns.
+    Failed(Error),
+}
 
 /// What a caller may set for one call.
 #[derive(Debug, Clone, Default)]
@@ -34,6 +43,7 @@ pub struct CallOptions {
 pub struct Allowance(AtomicU64);
 
 impl Allowance {
+    /// An allowance of so many records.
     pub fn new(records: u64) -> Self {
         Self(AtomicU64::new(records))
     }
@@ -54,6 +64,7 @@ impl Allowance {
 pub struct Resume {
     /// Rows that checkpoints hold, without a gap from the first record on. Their records are not handed on.
     pub segments: Vec<Segment>,
+    /// Records on which earlier attempts crashed.
     pub crashed: CrashNotes,
 }
 
@@ -102,6 +113,7 @@ pub enum Scored {
 /// Rows of an unfinished shard that checkpoints hold.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Kept {
+    /// Rows in all.
     pub rows: u64,
     /// Of these, rows that other attempts have scored.
     pub rows_of_others: u64,
@@ -110,8 +122,11 @@ pub struct Kept {
 /// A call on its way through the stages.
 #[derive(Debug)]
 pub struct Call {
+    /// The shard it belongs to.
     pub shard: Arc<ShardRef>,
+    /// Where the shard is resumed.
     pub resume: Resume,
+    /// What the caller has set.
     pub options: CallOptions,
     answer: Sender<Result<Scored, Error>>,
 }
@@ -124,6 +139,7 @@ pub struct Ticket {
 }
 
 impl Call {
+    /// A call, and the ticket that its caller waits with.
     pub fn new(shard: ShardRef, resume: Resume, options: CallOptions) -> (Arc<Self>, Ticket) {
         let (tx, rx) = bounded(1);
         let shard = Arc::new(shard);
@@ -152,6 +168,7 @@ impl Call {
 }
 
 impl Ticket {
+    /// The shard of the call.
     pub fn shard(&self) -> &Arc<ShardRef> {
         &self.shard
     }

@@ -7,168 +7,37 @@
 //!   of their shard. Only the decode stage works on several records at once, and it puts them back in order.
 //! - What a stage hands on for a shard begins with its start and ends with its end or its cut.
 
-use std::borrow::Cow;
-use std::fmt;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
 
 use crate::error::{EngineError, Error};
 use crate::flow::{Account, Filler, Permit, Receiver};
-use crate::shown::message_without_secrets;
 use crate::skipped::Skipped;
 
 mod call;
+mod record;
 mod shard;
 
-pub use call::{Allowance, Call, CallOptions, CrashNotes, Kept, Resume, Scored, Segment, Ticket};
+pub use call::{Allowance, Call, CallOptions, CrashNotes, Cut, Kept, Resume, Scored, Segment, Ticket};
+pub use record::{ImageFormat, ImageHeader, RawRecord, Rejected, Status};
 pub use shard::{ManifestEntry, ObjectRef, ShardContent, ShardFormat, ShardRef};
-
-/// Why a record has no scores, as the `status` column spells it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Status {
-    /// Scored.
-    Ok,
-    /// The bytes are not an image this build can decode, or are cut short or damaged.
-    DecodeError,
-    /// Over the limit of pixels or bytes; judged on the header, before any allocation.
-    TooLarge,
-    /// The record's image is zero bytes long.
-    Empty,
-    /// The record carries no image at all: a null cell, an absent feature.
-    MissingImage,
-    /// The container is damaged here, or holds something else than one image: a checksum mismatch, a member cut
-    /// short, several images in one record.
-    CorruptRecord,
-    /// The object named by a listing or a manifest is gone or may not be read.
-    ReadError,
-    /// The model's scores of the image are not all finite numbers.
-    InvalidScore,
-}
-
-impl Status {
-    pub const ALL: [Self; 8] = [
-        Self::Ok,
-        Self::DecodeError,
-        Self::TooLarge,
-        Self::Empty,
-        Self::MissingImage,
-        Self::CorruptRecord,
-        Self::ReadError,
-        Self::InvalidScore,
-    ];
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::DecodeError => "decode_error",
-            Self::TooLarge => "too_large",
-            Self::Empty => "empty",
-            Self::MissingImage => "missing_image",
-            Self::CorruptRecord => "corrupt_record",
-            Self::ReadError => "read_error",
-            Self::InvalidScore => "invalid_score",
-        }
-    }
-}
-
-impl fmt::Display for Status {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// A record that gets no scores, and why. Bad input is data, not an error.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rejected {
-    /// Never [`Status::Ok`].
-    pub status: Status,
-    /// One lower-case sentence that names the thing and the limit.
-    pub error: String,
-    /// What the header told before the image was given up.
-    pub header: Option<ImageHeader>,
-}
-
-impl Rejected {
-    /// `error` is stored: without the secrets of addresses, and with control characters spelled out.
-    pub fn new(status: Status, error: impl Into<String>) -> Self {
-        let mut error = error.into();
-        if let Cow::Owned(shown) = message_without_secrets(&error) {
-            error = shown;
-        }
-        if error.contains(char::is_control) {
-            let spelled =
-                |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
-            error = error.chars().map(spelled).collect();
-        }
-        Self { status, error, header: None }
-    }
-}
-
-/// Codec of an image, as the `format` column spells it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum ImageFormat {
-    Jpeg,
-    Png,
-    Webp,
-    Gif,
-    Bmp,
-    Tiff,
-}
-
-impl ImageFormat {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Jpeg => "jpeg",
-            Self::Png => "png",
-            Self::Webp => "webp",
-            Self::Gif => "gif",
-            Self::Bmp => "bmp",
-            Self::Tiff => "tiff",
-        }
-    }
-}
-
-/// What the header of an image says, before orientation is applied.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ImageHeader {
-    pub format: ImageFormat,
-    /// Pixels.
-    pub width: u32,
-    /// Pixels.
-    pub height: u32,
-}
-
-/// One record as a shard reader yields it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RawRecord {
-    /// Member stem, id feature, id column or URI; the record's index where the format has no name.
-    pub image_id: String,
-    /// Full name of the archive's member that holds the image.
-    pub member: Option<String>,
-    pub content: Result<Bytes, Rejected>,
-}
-
-impl RawRecord {
-    /// A record that is no member of an archive.
-    pub fn new(image_id: impl Into<String>, content: Result<Bytes, Rejected>) -> Self {
-        Self { image_id: image_id.into(), member: None, content }
-    }
-}
 
 /// One record on its way to the decode stage.
 #[derive(Debug)]
 pub struct EncodedImage {
     /// The signal by which a native decoder crashed on it in an earlier attempt: it is not decoded again.
     pub crashed: Option<i32>,
+    /// The shard it belongs to.
     pub shard: Arc<ShardRef>,
     /// Position in the shard, from 0.
     pub record_index: u64,
+    /// Its `image_id` in the output.
     pub image_id: String,
+    /// Full name of the archive's member that holds the image.
     pub member: Option<String>,
+    /// The encoded image, or why there is none.
     pub content: Result<Bytes, Rejected>,
     /// Keeps the bytes on the read-ahead budget until they are decoded.
     pub permit: Permit,
@@ -177,14 +46,17 @@ pub struct EncodedImage {
 /// What the sink needs of a record besides its scores.
 #[derive(Debug, Clone)]
 pub struct RecordMeta {
+    /// The shard it belongs to.
     pub shard: Arc<ShardRef>,
     /// Position in the shard, from 0.
     pub record_index: u64,
+    /// Its `image_id` in the output.
     pub image_id: String,
     /// Full name of the archive's member that holds the image.
     pub member: Option<String>,
     /// Length of the encoded image; 0 where there is none.
     pub image_bytes: u64,
+    /// What its header says, where it was read.
     pub header: Option<ImageHeader>,
 }
 
@@ -200,7 +72,9 @@ pub enum Pixels {
 /// Pixels to read.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum PixelsRef<'a> {
+    /// Not normalised.
     U8(&'a [u8]),
+    /// Normalised.
     F32(&'a [f32]),
 }
 
@@ -217,14 +91,18 @@ impl<'a> PixelsRef<'a> {
 /// Pixels to write.
 #[derive(Debug, PartialEq)]
 pub enum PixelsMut<'a> {
+    /// Not normalised.
     U8(&'a mut [u8]),
+    /// Normalised.
     F32(&'a mut [f32]),
 }
 
 /// Memory for the pixels of one batch. Its engine chooses it: the heap, or pinned memory that a
 /// device reads at full speed.
 pub trait BatchBuffer: std::fmt::Debug + Send {
+    /// All of its pixels.
     fn pixels(&self) -> PixelsRef<'_>;
+    /// All of its pixels, to be written.
     fn pixels_mut(&mut self) -> PixelsMut<'_>;
 }
 
@@ -258,6 +136,7 @@ pub struct ShardEnd {
 /// What a shard's reader hands to the decode stage.
 #[derive(Debug)]
 pub enum ShardItem {
+    /// The next record, in the shard's order.
     Record(EncodedImage),
     /// Always last, unless the shard failed.
     End(ShardEnd),
@@ -268,28 +147,26 @@ pub enum ShardItem {
 /// What leaves the decode stage, in order.
 #[derive(Debug)]
 pub enum Decoded {
+    /// A shard begins: what follows belongs to it.
     ShardStart(Arc<Call>),
+    /// A record whose image was decoded.
     Image(DecodedImage),
+    /// A record that gets no scores, and why.
     Rejected(RecordMeta, Rejected),
     /// The decoder panicked on a record of the shard.
     Panicked(Error),
+    /// The shard has no further record.
     ShardEnd(ShardEnd),
+    /// The shard stops before its end.
     ShardCut(Cut),
     /// No record is on its way: a batch that has begun waits for nothing.
     Flush,
 }
 
-/// Why a shard stopped before its end.
-#[derive(Debug)]
-pub enum Cut {
-    /// Its call asked for it.
-    Stopped,
-    Failed(Error),
-}
-
 /// One image ready to be put into a batch.
 #[derive(Debug)]
 pub struct DecodedImage {
+    /// The record it belongs to.
     pub meta: RecordMeta,
     /// One row of the batch.
     pub pixels: Pixels,
@@ -298,13 +175,17 @@ pub struct DecodedImage {
 /// One thing on its way to the sink, in order.
 #[derive(Debug)]
 pub enum Entry {
+    /// A shard begins: what follows belongs to it.
     ShardStart(Arc<Call>),
     /// Its scores are the next row of the batch.
     Scored(RecordMeta),
+    /// A record that gets no scores, and why.
     Rejected(RecordMeta, Rejected),
     /// The decoder panicked on a record of the shard.
     Panicked(Error),
+    /// The shard has no further record.
     ShardEnd(ShardEnd),
+    /// The shard stops before its end.
     ShardCut(Cut),
 }
 
@@ -317,6 +198,7 @@ pub struct Batch {
     pub pixels: Option<Box<dyn BatchBuffer>>,
     /// Images in the batch; the entries hold as many [`Entry::Scored`].
     pub rows: usize,
+    /// What travels with the rows, in input order.
     pub entries: Vec<Entry>,
     /// When the batch was complete.
     pub sealed_at: Instant,
@@ -325,6 +207,7 @@ pub struct Batch {
 /// What comes out of the engine.
 #[derive(Debug)]
 pub struct Inferred {
+    /// What travels with the rows, in input order.
     pub entries: Vec<Entry>,
     /// `None` where there was nothing to score.
     pub outcome: Result<Option<Outcome>, BatchFailure>,
@@ -333,9 +216,11 @@ pub struct Inferred {
 /// Why a batch has no scores. Every shard that has a row in it fails.
 #[derive(Debug, Clone)]
 pub struct BatchFailure {
+    /// Number of the batch in this process, from 0.
     pub batch_id: u64,
     /// In the engine's own words.
     pub message: String,
+    /// Whether the engine panicked, on this batch or on one before it.
     pub panicked: bool,
 }
 
@@ -352,10 +237,13 @@ impl From<&BatchFailure> for Error {
 /// Scores of one batch and what they cost.
 #[derive(Debug)]
 pub struct Outcome {
+    /// Number of the batch in this process, from 0; below zero for a warm-up.
     pub batch_id: i64,
+    /// Images in the batch, without padding.
     pub rows: usize,
     /// `rows × classes` in row order; padding is already cut off.
     pub scores: Vec<f32>,
+    /// What it took.
     pub timing: BatchTiming,
     /// Ordinal of the GPU that ran it.
     pub device: Option<usize>,
@@ -368,6 +256,7 @@ pub struct BatchTiming {
     pub queue_ms: f64,
     /// Host to device copy; 0 where the model runs on the CPU.
     pub h2d_ms: f64,
+    /// Time in the model.
     pub compute_ms: f64,
     /// Device to host copy; 0 where the model runs on the CPU.
     pub d2h_ms: f64,
@@ -387,7 +276,9 @@ impl BatchTiming {
 /// One shard being read ahead: its records arrive here while it waits for its turn.
 #[derive(Debug)]
 pub struct ShardStream {
+    /// The call that the shard belongs to.
     pub call: Arc<Call>,
+    /// Its records in order, then its end.
     pub items: Receiver<ShardItem>,
     /// What the shard's records may hold in memory; closed on drop, so that the reader ends.
     pub account: Account,
@@ -396,6 +287,7 @@ pub struct ShardStream {
 /// What callers hand to the source stage, and the source stage to the decode stage.
 #[derive(Debug)]
 pub enum Feed<T> {
+    /// The next shard.
     Shard(T),
     /// Nobody is about to bring another shard.
     Flush,
@@ -425,6 +317,7 @@ pub struct BatchShape {
     pub batch_size: usize,
     /// Elements of one row: width × height × 3.
     pub row_elements: usize,
+    /// What each element is.
     pub element: PixelElement,
 }
 

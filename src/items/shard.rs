@@ -30,6 +30,7 @@ pub enum ShardFormat {
 }
 
 impl ShardFormat {
+    /// As columns and reports spell it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Tfrecord => "tfrecord",
@@ -70,6 +71,7 @@ pub enum ShardContent {
 /// One loose image: where it is and what it is called.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ManifestEntry {
+    /// The image's object.
     pub object: ObjectRef,
     /// Identifier for the `image_id` column; the URI where the manifest names none.
     pub image_id: String,
@@ -95,7 +97,9 @@ pub struct ShardRef {
     pub index: u64,
     /// Unique in the run: the object's URI, or the first object's URI and a count for loose files.
     pub name: String,
+    /// How its records are stored.
     pub format: ShardFormat,
+    /// The objects that hold its records.
     pub content: ShardContent,
 }
 
@@ -111,6 +115,7 @@ struct Versioned<'a> {
 }
 
 impl ShardRef {
+    /// A shard at this place in the input.
     pub fn new(index: u64, name: impl Into<String>, format: ShardFormat, content: ShardContent) -> Self {
         Self { index, name: name.into(), format, content }
     }

@@ -13,6 +13,7 @@ pub enum Content {
     OtherImage(&'static str),
     /// Something known that is not an image, with its article.
     Other(&'static str),
+    /// Bytes of no format that sluice decodes.
     Unknown,
 }
 

@@ -20,6 +20,7 @@ pub type Records = Box<dyn Iterator<Item = Result<RawRecord, ReadError>> + Send>
 pub struct OpenedShard {
     /// Position in the shard of the first of `records`: no later than where the shard is to be resumed.
     pub first_record: u64,
+    /// Its records in order.
     pub records: Records,
     /// What is passed over on the way; all of it once `records` has ended.
     pub skips: Skips,

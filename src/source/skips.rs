@@ -34,6 +34,7 @@ impl Skips {
         }
     }
 
+    /// What has been skipped so far.
     pub fn counts(&self) -> Skipped {
         self.passed().counts.clone()
     }

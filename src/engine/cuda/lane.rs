@@ -19,9 +19,11 @@ use super::{CudaResult, Device, Normalise, PinnedBuffer, driver};
 /// Time of each step of one batch.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LaneTimes {
+    /// Host to device copy.
     pub h2d: Duration,
     /// Normalisation and inference.
     pub compute: Duration,
+    /// Device to host copy.
     pub d2h: Duration,
 }
 

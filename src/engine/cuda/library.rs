@@ -13,8 +13,11 @@ use super::CudaResult;
 /// A release of TensorRT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Version {
+    /// The first number.
     pub major: i32,
+    /// The second number.
     pub minor: i32,
+    /// The third number.
     pub patch: i32,
 }
 

@@ -16,7 +16,9 @@ use super::{CudaResult, driver};
 /// Name, shape and element type of an input or output.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorSpec {
+    /// Name of the tensor in the model.
     pub name: String,
+    /// Dimensions, batch first; below zero where dynamic.
     pub dims: Vec<i64>,
     /// 16-bit floats instead of 32-bit ones.
     pub half: bool,

@@ -22,6 +22,7 @@ pub struct Loaded {
     engine: Mutex<CudaEngine<'static>>,
     _runtime: Runtime<'static>,
     device: Device,
+    /// The image input.
     pub input: Binding,
     /// The model's first output.
     pub output: Binding,
@@ -47,6 +48,7 @@ impl std::fmt::Debug for Loaded {
 /// One input or output of an engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Binding {
+    /// Name of the tensor in the model.
     pub name: String,
     /// Batch first; negative if dynamic.
     pub dims: Vec<i64>,

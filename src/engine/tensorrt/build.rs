@@ -17,14 +17,18 @@ use crate::engine::onnx::Precision;
 /// rejects shapes outside `min` and `max`.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Profile {
+    /// The smallest dimensions that the engine takes.
     pub min: Vec<i64>,
+    /// The dimensions that it is tuned for.
     pub opt: Vec<i64>,
+    /// The largest dimensions that it takes.
     pub max: Vec<i64>,
 }
 
 /// The model and the options that an engine is built with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recipe {
+    /// The ONNX file.
     pub onnx: PathBuf,
     /// Of the ONNX file.
     pub model_sha256: String,
@@ -32,6 +36,7 @@ pub struct Recipe {
     pub input: String,
     /// Precision of the model's weights, in which the engine computes.
     pub precision: Precision,
+    /// Dimensions of the input.
     pub profile: Profile,
     /// Whether tensor cores may round float32 operands to TF32: ten bits of mantissa.
     pub tf32: bool,

@@ -18,13 +18,16 @@ use crate::plan::hex;
 /// The target of an engine: a GPU, and the installed version of TensorRT.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
+    /// Name of the GPU.
     pub gpu: String,
     /// Such as `9.0`.
     pub compute_capability: String,
+    /// Version of TensorRT.
     pub version: Version,
 }
 
 impl Target {
+    /// The device, with this version of TensorRT.
     pub fn new(device: &Device, version: Version) -> Self {
         let (major, minor) = device.compute_capability;
         Self { gpu: device.name.clone(), compute_capability: format!("{major}.{minor}"), version }
@@ -36,6 +39,7 @@ impl Target {
 pub struct Wanted {
     /// Dimensions of a batch.
     pub dims: Vec<i64>,
+    /// Whether 32-bit floats may be multiplied with the precision of TF32.
     pub tf32: bool,
 }
 
@@ -55,6 +59,7 @@ pub fn rebuild(engine: &Path, input: &str, dims: &[i64], tf32: bool) -> String {
 pub struct Passport {
     /// Hash of the ONNX model.
     pub model_sha256: String,
+    /// SHA-256 of the engine's file, in hexadecimal.
     pub engine_sha256: String,
     /// Name of the engine's input.
     pub input: String,
@@ -62,9 +67,11 @@ pub struct Passport {
     pub flavour: String,
     /// Such as `1.6.1`.
     pub tensorrt_version: String,
+    /// Name of the GPU.
     pub gpu: String,
     /// Such as `9.0`.
     pub compute_capability: String,
+    /// Dimensions of the input.
     pub profile: Profile,
     /// The precision of most of the model's weights.
     pub precision: Precision,
