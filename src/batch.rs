@@ -4,7 +4,7 @@
 //! with the entries that arrived between its rows.
 //!
 //! - Batches fill across shards. A batch leaves early, padded with zeros, when no record is on its way, when a shard
-//!   that has ended would wait too long for the records of others ([`ENDED_SHARD_WAITS`]), or when too many entries
+//!   that has ended would wait too long for the records of others (`ENDED_SHARD_WAITS`), or when too many entries
 //!   wait in it ([`MAX_WAITING_ENTRIES`]).
 //! - An entry leaves in the batch that was open when it arrived, which keeps the order. Entries before the first row of
 //!   a batch do not wait for a row.
