@@ -233,7 +233,7 @@ const THOROUGH: &str = "resize = { width = 9, height = 7, fit = 'cover', filter 
 fn try_decode(bytes: &[u8]) -> Result<(), TestCaseError> {
     match decoder(THOROUGH).decode(bytes, &mut Scratch::default()) {
         Ok((_, Pixels::U8(row))) => prop_assert_eq!(row.len(), 9 * 7 * 3),
-        Ok(_) => prop_assert!(false, "u8 was asked for"),
+        Ok(_) => prop_assert!(false, "u8 was requested"),
         Err(rejected) => {
             prop_assert!(rejected.status != Status::Ok);
             prop_assert!(!rejected.error.is_empty());

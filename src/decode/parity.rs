@@ -41,7 +41,7 @@ fn fixtures() -> Fixtures {
 fn difference(case: &Case, scratch: &mut Scratch) -> Result<(u8, usize), String> {
     let decoder = Decoder::new(&case.preprocess, 1 << 20, PixelElement::U8);
     let (_, pixels) = decoder.decode(&bytes(&case.input), scratch).map_err(|rejected| rejected.error)?;
-    let Pixels::U8(pixels) = pixels else { unreachable!("u8 was asked for") };
+    let Pixels::U8(pixels) = pixels else { unreachable!("u8 was requested") };
     let expected = image::load_from_memory(&bytes(&case.expected)).expect("expected PNG").into_rgb8();
     let pairs = || pixels.iter().zip(expected.as_raw());
     assert_eq!(pixels.len(), expected.as_raw().len(), "{}", case.name);

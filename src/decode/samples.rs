@@ -15,7 +15,7 @@ pub(super) enum Model {
     Rgba,
     /// 0 is no ink.
     Cmyk,
-    /// 255 is no ink: Adobe writes JPEGs so, and Pillow assumes it of every four-component JPEG.
+    /// 255 is no ink, as in the JPEGs of Adobe, and as Pillow assumes of every four-component JPEG.
     InvertedCmyk,
 }
 

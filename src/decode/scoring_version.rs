@@ -72,7 +72,7 @@ fn digests() -> BTreeMap<String, String> {
                     let bytes: Vec<u8> = row.iter().flat_map(|value| value.to_le_bytes()).collect();
                     hex(&Sha256::digest(bytes))
                 }
-                Ok(_) => unreachable!("f32 was asked for"),
+                Ok(_) => unreachable!("f32 was requested"),
                 Err(rejected) => rejected.status.as_str().to_owned(),
             };
             digests.insert(format!("{name}, {section}"), digest);

@@ -154,7 +154,7 @@ mod tests {
         }
         let writer = TensorWriter::new(&preprocess(Color::Bgr, Layout::Nhwc), (2, 2), PixelElement::U8);
         let Pixels::U8(row) = writer.write(&rgb, Placement { window, at: (0, 0) }) else {
-            panic!("u8 was asked for")
+            panic!("u8 was requested")
         };
         assert_eq!(row[..6], [2, 1, 0, 5, 4, 3]);
     }
@@ -165,7 +165,7 @@ mod tests {
         section.scale = 1.0 / 255.0;
         section.mean = [0.485, 0.456, 0.406];
         section.std = [0.229, 0.224, 0.225];
-        let Pixels::F32(row) = write(&section, PixelElement::F32) else { panic!("f32 was asked for") };
+        let Pixels::F32(row) = write(&section, PixelElement::F32) else { panic!("f32 was requested") };
         let pixels = [9, 8, 7, 9, 8, 7, 3, 2, 1, 6, 5, 4_u8];
         for (index, (value, pixel)) in row.iter().zip(pixels).enumerate() {
             let channel = index % 3;

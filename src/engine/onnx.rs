@@ -329,11 +329,11 @@ mod tests {
 
         for outside in ["/dev/zero", "../m.data"] {
             std::fs::write(&path, of(graph(vec![weight("a", outside)]))).expect("write");
-            let refused = crate::engine::hash_model(&path).expect_err("not beside the model");
+            let refused = crate::engine::hash_model(&path).expect_err("not next to the model");
             assert!(refused.to_string().contains("outside its folder"), "{refused}");
         }
         std::fs::write(&path, of(graph(vec![weight("a", "./m.data")]))).expect("write");
-        crate::engine::hash_model(&path).expect("beside the model");
+        crate::engine::hash_model(&path).expect("next to the model");
     }
 
     #[test]

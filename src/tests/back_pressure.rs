@@ -1,5 +1,5 @@
-//! All stages with a sink and an engine of the test's own: what they admit while the sink stands still, and which calls
-//! a fault ends.
+//! All stages between a test source, a test engine and a test sink: how many records they admit while the sink is
+//! stalled, and which calls fail after a fault.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
@@ -33,10 +33,10 @@ const BOUNDS: Bounds = Bounds {
     sink_queue: 5,
 };
 
-/// Long enough for a thread that has room to take one more step.
+/// Time in which a thread that is not blocked would have admitted another record.
 const QUIET: Duration = Duration::from_millis(500);
 
-/// Long enough for the queues to fill, on any machine.
+/// Upper bound of the time in which the queues fill, on any machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn preprocess() -> PreprocessSection {
@@ -61,7 +61,7 @@ fn image() -> bytes::Bytes {
     bmp.into()
 }
 
-/// Fails or panics when its turn comes; scores are zero otherwise.
+/// An engine that gives scores of zero, and fails or panics at a given batch.
 struct TestEngine {
     fails_at: Option<u64>,
     panics: bool,
@@ -80,7 +80,7 @@ impl Engine for TestEngine {
     }
 
     fn infer_floats(&mut self, _: &[f32]) -> Result<Vec<f32>, String> {
-        Err("nothing is compared here".to_owned())
+        Err("no test compares engines".to_owned())
     }
 
     fn batch_shape(&self) -> BatchShape {
@@ -106,7 +106,7 @@ impl Engine for TestEngine {
     }
 }
 
-/// Takes nothing before the gate is opened (dropped), then remembers the records that it was given.
+/// A sink that blocks until its gate is opened, by dropping the other end, and then reports the records that it gets.
 struct GatedSink {
     gate: Receiver<()>,
     seen: Sender<(u64, u64)>,
@@ -117,7 +117,7 @@ struct GatedSink {
 
 impl Sink for GatedSink {
     fn accept(&mut self, inferred: Inferred) {
-        // an open gate answers at once that nobody holds it
+        // returns an error at once if the gate is open
         let _ = self.gate.recv();
         let Inferred { entries, outcome } = inferred;
         for entry in entries {
@@ -172,7 +172,7 @@ fn ungated() -> (GatedSink, Receiver<(u64, u64)>) {
     (GatedSink { gate, seen: seen_tx, open: None, fails_at: None }, seen)
 }
 
-/// Opens shards of so many black images each.
+/// Opens shards of `records` black images.
 fn images(records: u64) -> Box<OpenShard> {
     let image = image();
     Box::new(move |_, first, _| {
@@ -209,7 +209,7 @@ fn start(
     Pipeline::start(stages).expect("threads")
 }
 
-/// Score shards one after another, and return the rows of each or why it failed.
+/// Submit shards in order. Returns the number of rows of each, or why it failed.
 fn score_all(pipeline: &Pipeline, shards: u64, options: &CallOptions) -> Vec<Result<u64, String>> {
     let more = pipeline.expect_more();
     let tickets: Vec<_> = (0..shards)
@@ -227,7 +227,7 @@ fn rows(scored: Result<Scored, Error>) -> Result<u64, String> {
     }
 }
 
-/// See the source admit `expected` records, and then no more.
+/// Assert that the source admits `expected` records, and then no more.
 fn assert_stops_at(expected: u64, meters: &Meters) {
     let start = Instant::now();
     while meters.source.items() < expected && start.elapsed() < PATIENCE {
@@ -238,13 +238,13 @@ fn assert_stops_at(expected: u64, meters: &Meters) {
     assert_eq!(meters.source.items(), expected);
 }
 
-/// Records that the stages hold while their sink stands still.
-fn held_records() -> u64 {
-    // in batches: one in the sink's hand, a full sink queue, one in the batch stage's hand
+/// Number of records in all stages while the sink is stalled.
+fn admitted_records() -> u64 {
+    // batches: the one that the sink is processing, a full sink queue, and the one in the batch stage
     let batches = 1 + BOUNDS.sink_queue + 1;
-    // beyond them: a full queue of decoded records and one in the dispatcher's hand
+    // a full queue of decoded records, and the record that the dispatcher is waiting to enqueue
     let decoding = BOUNDS.decode_slots + 1;
-    // and a full stream for the shard being decoded and for each one read ahead
+    // a full stream for the shard being decoded, and for each shard read ahead
     let streams = (BOUNDS.look_ahead + 1) * BOUNDS.records_per_shard;
     (batches * BATCH_SIZE + decoding + streams) as u64
 }
@@ -259,7 +259,7 @@ fn a_stalled_sink_admits_exactly_what_the_queues_hold() {
     let pipeline = start(TestEngine::good(), sink, images(records), BOUNDS, &meters);
     std::thread::scope(|scope| {
         let running = scope.spawn(|| score_all(&pipeline, shards, &CallOptions::default()));
-        assert_stops_at(held_records(), &meters);
+        assert_stops_at(admitted_records(), &meters);
         drop(gate_holder);
         assert_eq!(running.join().expect("no panic"), vec![Ok(records); shards as usize]);
     });
@@ -278,7 +278,7 @@ fn a_stopped_call_finishes_what_was_admitted_and_takes_no_more() {
     let pipeline = start(TestEngine::good(), sink, images(1000), BOUNDS, &meters);
     let scored = std::thread::scope(|scope| {
         let running = scope.spawn(|| score_all(&pipeline, 3, &options));
-        assert_stops_at(held_records(), &meters);
+        assert_stops_at(admitted_records(), &meters);
         options.stop.drain();
         drop(gate_holder);
         running.join().expect("no panic")
@@ -297,18 +297,18 @@ fn a_stopped_call_finishes_what_was_admitted_and_takes_no_more() {
 #[test]
 fn a_batch_that_fails_ends_the_shards_that_have_a_row_in_it_and_no_other() {
     let (sink, _seen) = ungated();
-    // shards of six records: the batches of four are of shards 0, 0 and 1, 1, 2 …
+    // with six records per shard and four rows per batch, the batches hold shards 0, then 0 and 1, then 1, then 2 …
     let engine = TestEngine { fails_at: Some(1), ..TestEngine::good() };
     let pipeline = start(engine, sink, images(6), BOUNDS, &meters());
     let scored = score_all(&pipeline, 4, &CallOptions::default());
     let failed = || Err("inference failed on batch 1: the device fell off the bus".to_owned());
     assert_eq!(scored, [failed(), failed(), Ok(6), Ok(6)]);
-    // all buffers are back: more batches than there are buffers follow
+    // all buffers are free again: more batches follow than there are buffers
     assert_eq!(score_all(&pipeline, 20, &CallOptions::default()), vec![Ok(6); 20]);
 }
 
 #[test]
-fn an_engine_that_panics_is_not_called_again_and_every_call_is_told() {
+fn an_engine_that_panics_is_not_called_again_and_every_call_fails() {
     let (sink, _seen) = ungated();
     let engine = TestEngine { fails_at: Some(1), panics: true, ..TestEngine::good() };
     let pipeline = start(engine, sink, images(4), BOUNDS, &meters());
@@ -378,7 +378,7 @@ fn calls_from_many_threads_share_batches_and_get_their_own_answers() {
 }
 
 #[test]
-fn the_last_rows_of_a_shard_wait_for_no_call_that_may_not_come() {
+fn the_last_rows_of_a_shard_never_wait_for_calls_that_may_not_come() {
     let (sink, _seen) = ungated();
     let (hanging, gate) = bounded::<()>(0);
     let good = images(5);
@@ -390,9 +390,9 @@ fn the_last_rows_of_a_shard_wait_for_no_call_that_may_not_come() {
         good(shard, first, turn)
     });
     let pipeline = start(TestEngine::good(), sink, open, BOUNDS, &meters());
-    // alone, a batch and a padded one
+    // alone: a full batch and a padded one
     assert_eq!(score_all(&pipeline, 1, &CallOptions::default()), [Ok(5)]);
-    // beside a shard whose store hangs
+    // together with a shard whose store hangs
     let first = pipeline.submit(shard(0), Resume::default(), CallOptions::default()).expect("taken");
     let second = pipeline.submit(shard(1), Resume::default(), CallOptions::default()).expect("taken");
     assert_eq!(rows(pipeline.wait(first)), Ok(5));
@@ -402,7 +402,7 @@ fn the_last_rows_of_a_shard_wait_for_no_call_that_may_not_come() {
 }
 
 #[test]
-fn a_call_that_stops_while_its_store_hangs_makes_room_for_the_next() {
+fn a_call_that_is_stopped_while_its_store_hangs_does_not_block_the_next() {
     let (sink, _seen) = ungated();
     let (_hanging, gate) = bounded::<()>(0);
     let good = images(5);
@@ -460,8 +460,8 @@ fn streams_hold_no_more_bytes_than_their_budget() {
     let pipeline = start(TestEngine::good(), sink, open, bounds, &meters);
     std::thread::scope(|scope| {
         let running = scope.spawn(|| score_all(&pipeline, shards, &CallOptions::default()));
-        // decoded images give their bytes back; the current shard's last ones still hold theirs,
-        // one in the dispatcher's hand and the rest in the stream
+        // Decoded images have returned their bytes to the budget. The last images of the current shard have not: one
+        // is with the dispatcher, and the others are in the stream.
         let decoded = (1 + BOUNDS.sink_queue + 1) * BATCH_SIZE + BOUNDS.decode_slots;
         assert_stops_at(decoded as u64 + current + ahead, &meters);
         drop(gate_holder);

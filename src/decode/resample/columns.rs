@@ -5,8 +5,8 @@ use pulp::{Arch, NullaryFnOnce};
 use super::weights::{HALF, RGB, Weights, to_pixel};
 
 /// Filter each column of `pixels`, whose first row is row `first_row` of the source.
-pub(super) fn shrink_columns(pixels: &[u8], width: usize, first_row: usize, down: &Weights, out: &mut [u8]) {
-    Arch::new().dispatch(ShrinkColumns { pixels, row_bytes: width * RGB, first_row, down, out });
+pub(super) fn filter_columns(pixels: &[u8], width: usize, first_row: usize, down: &Weights, out: &mut [u8]) {
+    Arch::new().dispatch(FilterColumns { pixels, row_bytes: width * RGB, first_row, down, out });
 }
 
 /// Bytes of a row that are summed at once: four registers of eight sums.
@@ -14,7 +14,7 @@ const BLOCK: usize = 32;
 
 /// A type rather than a closure: only then are the loops reliably inlined into the function that
 /// `pulp` compiles for the instruction set.
-struct ShrinkColumns<'a> {
+struct FilterColumns<'a> {
     pixels: &'a [u8],
     row_bytes: usize,
     first_row: usize,
@@ -22,7 +22,7 @@ struct ShrinkColumns<'a> {
     out: &'a mut [u8],
 }
 
-impl NullaryFnOnce for ShrinkColumns<'_> {
+impl NullaryFnOnce for FilterColumns<'_> {
     type Output = ();
 
     #[inline(always)]

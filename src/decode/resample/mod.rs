@@ -4,9 +4,9 @@
 //!
 //! - The arithmetic is Pillow's: coefficients in double precision, rounded to 22 fractional bits;
 //!   32-bit sums; two passes with 8-bit pixels between them, horizontally first unless the image is
-//!   more than a hundred times as tall as wide. A difference of 1 in a few pixels changes a model's
-//!   score by about 0.001. No resampling library fits, therefore: `fast_image_resize` has 16-bit
-//!   coefficients.
+//!   more than a hundred times as tall as wide. A difference of 1 in a few pixels changes a score by
+//!   about 0.001, so libraries with less precise arithmetic do not serve: `fast_image_resize` has
+//!   16-bit coefficients.
 //! - Only the window is computed, so an extreme aspect ratio with `cover` costs no more than others.
 //! - The inner loops are safe Rust; `pulp` picks the instruction set at run time.
 
@@ -14,7 +14,7 @@ mod columns;
 mod rows;
 mod weights;
 
-use self::columns::shrink_columns;
+use self::columns::filter_columns;
 use self::rows::RowPass;
 use self::weights::{Kernel, RGB, Weights};
 use super::buffer::Buffer;
@@ -94,7 +94,7 @@ impl Resampler {
         let pixels = &source.pixels[..width * height * RGB];
         match (keeps_width, keeps_height) {
             (true, true) => out.copy_from_slice(pixels),
-            (true, false) => shrink_columns(pixels, width, 0, down, out),
+            (true, false) => filter_columns(pixels, width, 0, down, out),
             (false, true) => row_pass.run(pixels, width, across, out),
             (false, false) => {
                 match first_pass(first, source.size, window) {
@@ -104,11 +104,11 @@ impl Resampler {
                         let part = between.take(needed.len() * kept_width * RGB);
                         let from = &pixels[needed.start * width * RGB..needed.end * width * RGB];
                         row_pass.run(from, width, across, part);
-                        shrink_columns(part, kept_width, needed.start, down, out);
+                        filter_columns(part, kept_width, needed.start, down, out);
                     }
                     FirstPass::Height => {
                         let part = between.take(width * kept_height * RGB);
-                        shrink_columns(pixels, width, 0, down, part);
+                        filter_columns(pixels, width, 0, down, part);
                         row_pass.run(part, width, across, out);
                     }
                 }
@@ -118,7 +118,7 @@ impl Resampler {
     }
 }
 
-/// Pillow resizes an image more than so many times as tall as wide vertically first.
+/// Ratio of height to width above which Pillow resizes vertically first.
 const TALL: u64 = 100;
 
 /// The first pass that Pillow would choose; `wanted` is `Width` if the source is upright, and `Height` if it is

@@ -67,7 +67,7 @@ fn a_flipped_bit_in_data_with_a_checksum_never_changes_a_pixel() {
         let decoded = decoder.decode(&tile(16, compression, stream), &mut Scratch::default());
         decoded.map(|(_, pixels)| match pixels {
             Pixels::U8(pixels) => pixels,
-            _ => unreachable!("u8 was asked for"),
+            _ => unreachable!("u8 was requested"),
         })
     };
     for (compression, stream) in [(DEFLATE, deflated(&content)), (ZSTD, zstd_with_checksum(&content))] {

@@ -27,8 +27,8 @@ pub struct LaneTimes {
     pub d2h: Duration,
 }
 
-/// Polls per batch: a sleep between two polls takes a fiftieth of the batch's time, of which half, or 1%
-/// of the batch, is lost on average.
+/// Polls per batch. On average a batch ends in the middle of the sleep between two polls, which wastes 1%
+/// of its time.
 const POLLS: u32 = 50;
 
 /// Bounds of the sleep between two polls. The system sleeps about 50 µs longer than requested.

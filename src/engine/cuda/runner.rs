@@ -1,4 +1,4 @@
-//! What a lane asks of the library that runs the model.
+//! The interface between a lane and the runtime that runs the model.
 
 use cudarc::driver::{CudaStream, sys};
 

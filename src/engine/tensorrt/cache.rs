@@ -109,7 +109,7 @@ impl Kernels {
 
 /// The engine at `path`, if it exists and its passport confirms it; a damaged one is rebuilt.
 fn cached(path: &Path, recipe: &Recipe, target: &Target) -> Option<Vec<u8>> {
-    let passport = Passport::beside(path).unwrap_or_default()?;
+    let passport = Passport::read(path).unwrap_or_default()?;
     let serialized = std::fs::read(path).ok()?;
     let wanted = Wanted { dims: recipe.profile.max.clone(), tf32: recipe.tf32 };
     match passport.check(path, &serialized, target, &wanted) {

@@ -94,7 +94,7 @@ fn checked_file(plan: &Plan, target: &Target) -> Result<Vec<u8>, EngineError> {
     let path = &plan.model.path;
     let serialized =
         std::fs::read(path).map_err(|source| EngineError::ModelFile { path: path.clone(), source })?;
-    match Passport::beside(path)? {
+    match Passport::read(path)? {
         Some(passport) => {
             let wanted = Wanted { dims: input_dims(plan).to_vec(), tf32: plan.engine.tf32 };
             passport.check(path, &serialized, target, &wanted)?;

@@ -104,7 +104,7 @@ impl Passport {
     }
 
     /// The passport of an engine, if it has one.
-    pub fn beside(engine: &Path) -> Result<Option<Self>, EngineError> {
+    pub fn read(engine: &Path) -> Result<Option<Self>, EngineError> {
         let path = Self::path(engine);
         let text = match std::fs::read_to_string(&path) {
             Ok(text) => text,
@@ -243,9 +243,9 @@ mod tests {
     fn a_passport_is_read_back_as_written() {
         let folder = tempfile::tempdir().expect("temp folder");
         let engine = folder.path().join("model.engine");
-        assert_eq!(Passport::beside(&engine).expect("no file is no error"), None);
+        assert_eq!(Passport::read(&engine).expect("no file is no error"), None);
         let text = serde_json::to_string_pretty(&passport()).expect("to JSON");
         std::fs::write(folder.path().join("model.engine.json"), text).expect("write");
-        assert_eq!(Passport::beside(&engine).expect("a passport"), Some(passport()));
+        assert_eq!(Passport::read(&engine).expect("a passport"), Some(passport()));
     }
 }

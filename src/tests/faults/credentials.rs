@@ -12,7 +12,7 @@ fn a_run_outlives_its_access_tokens() {
     // as on a virtual machine in the cloud: no key, but a metadata server
     run.env_remove("STORAGE_EMULATOR_HOST").env("GOOGLE_BASE_URL", cloud.gcs.url());
     run.env("GCE_METADATA_HOST", cloud.gcs.url().trim_start_matches("http://"));
-    run.env("HOME", cloud.bench.path("nobody")).env_remove("GOOGLE_APPLICATION_CREDENTIALS");
+    run.env("HOME", cloud.bench.path("no-such-home")).env_remove("GOOGLE_APPLICATION_CREDENTIALS");
     assert_code(&run.output().expect("starts"), 0);
     let (issued, refused) = cloud.gcs.tokens();
     assert!(issued > 2 && refused > 0, "{issued} tokens, {refused} requests refused: no token expired");
@@ -23,11 +23,11 @@ fn a_run_outlives_its_access_tokens() {
 fn the_error_for_missing_credentials_comes_soon_and_says_what_to_set() {
     let cloud = Cloud::new();
     let mut run = cloud.command("out");
-    let nobody = "127.0.0.1:9";
+    let unreachable = "127.0.0.1:9";
     // an empty variable counts as unset
     run.env("STORAGE_EMULATOR_HOST", "").env("GOOGLE_BASE_URL", cloud.gcs.url());
-    run.env("GCE_METADATA_HOST", nobody).env("GCE_METADATA_IP", nobody);
-    run.env("HOME", cloud.bench.path("nobody")).env_remove("GOOGLE_APPLICATION_CREDENTIALS");
+    run.env("GCE_METADATA_HOST", unreachable).env("GCE_METADATA_IP", unreachable);
+    run.env("HOME", cloud.bench.path("no-such-home")).env_remove("GOOGLE_APPLICATION_CREDENTIALS");
     let output = run.args(["--set", "storage.retry_seconds=1"]).output().expect("starts");
     assert!(matches!(output.status.code(), Some(3 | 6)), "{}", stderr(&output));
     let error = last_error(&output);

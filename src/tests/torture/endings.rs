@@ -110,18 +110,18 @@ impl Torture {
                 }
                 failures.extend(trial.faults_of(&out));
             }
-            // two at once, one of which is as strict as before
-            let beside = trial.command(&out, &[]).spawn().expect("starts");
+            // two concurrent attempts, one of them with the strict limit
+            let strict = trial.command(&out, &[]).spawn().expect("starts");
             let (kills, ended) = self.with_kills(&trial, &out, &ALLOWED);
             killed += kills;
-            let beside = beside.wait_with_output().expect("a child");
-            if ended.status.code() != Some(0) || !matches!(beside.status.code(), Some(0 | 5)) {
+            let strict = strict.wait_with_output().expect("a child");
+            if ended.status.code() != Some(0) || !matches!(strict.status.code(), Some(0 | 5)) {
                 failures.push(format!(
-                    "{:?} {} beside {:?} {}",
+                    "{:?} {} next to {:?} {}",
                     ended.status,
                     stderr(&ended),
-                    beside.status,
-                    stderr(&beside)
+                    strict.status,
+                    stderr(&strict)
                 ));
             }
             failures.extend(trial.faults_of(&out));

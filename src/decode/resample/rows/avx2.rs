@@ -30,7 +30,7 @@ impl RowPass {
     ) {
         self.taps.pack(across);
         let Self { taps, tail } = self;
-        simd.vectorize(ShrinkRows { simd, pixels, row_bytes, taps, tail, out });
+        simd.vectorize(FilterRows { simd, pixels, row_bytes, taps, tail, out });
     }
 }
 
@@ -74,7 +74,7 @@ const LOAD_BYTES: usize = 16;
 /// Bytes that may be loaded past the end of a row: the last pixel of a row may be the first of a block.
 const SLACK_BYTES: usize = LOAD_BYTES - RGB;
 
-struct ShrinkRows<'a> {
+struct FilterRows<'a> {
     simd: V3,
     pixels: &'a [u8],
     row_bytes: usize,
@@ -83,7 +83,7 @@ struct ShrinkRows<'a> {
     out: &'a mut [u8],
 }
 
-impl NullaryFnOnce for ShrinkRows<'_> {
+impl NullaryFnOnce for FilterRows<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -137,7 +137,7 @@ fn filtered(simd: V3, rows: &[u8], row_bytes: usize, blocks: &[Block]) -> [u8; 4
         let high_weights = avx2._mm256_permutevar8x32_epi32(block, high_taps);
         for row in 0..ROWS {
             let at = row * row_bytes + index * TAPS * RGB;
-            let bytes: [u8; LOAD_BYTES] = *rows[at..].first_chunk().expect("rows have slack behind them");
+            let bytes: [u8; LOAD_BYTES] = *rows[at..].first_chunk().expect("with_slack pads the rows");
             let pixels = avx2._mm256_broadcastsi128_si256(pulp::cast(bytes));
             let samples = avx2._mm256_shuffle_epi8(pixels, pairs);
             low[row] = avx2._mm256_add_epi32(low[row], avx2._mm256_madd_epi16(samples, low_weights));

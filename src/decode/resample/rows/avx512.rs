@@ -35,7 +35,7 @@ impl RowPass {
         let none = pulp::cast([0_u8; 64]);
         self.strip.resize(steps * PAIRS, [none; RGB]);
         let Self { taps, strip, tail } = self;
-        simd.vectorize(ShrinkRows { simd, pixels, row_bytes, taps, strip, tail, out });
+        simd.vectorize(FilterRows { simd, pixels, row_bytes, taps, strip, tail, out });
     }
 
     #[cfg(test)]
@@ -95,7 +95,7 @@ fn paired(first: i32, second: i32) -> [i32; 2] {
     pulp::cast([first_low, second_low, first_high, second_high])
 }
 
-struct ShrinkRows<'a> {
+struct FilterRows<'a> {
     simd: V4,
     pixels: &'a [u8],
     row_bytes: usize,
@@ -105,7 +105,7 @@ struct ShrinkRows<'a> {
     out: &'a mut [u8],
 }
 
-impl NullaryFnOnce for ShrinkRows<'_> {
+impl NullaryFnOnce for FilterRows<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -161,7 +161,7 @@ fn transposed_pairs(simd: V4, rows: &[u8], row_bytes: usize) -> [Pair; PAIRS] {
     let mut bytes = [[[0; LOAD_BYTES]; 4]; 4];
     for row in 0..ROWS {
         let from = rows[row * row_bytes..].first_chunk();
-        bytes[row % 4][row / 4] = *from.expect("rows have slack behind them");
+        bytes[row % 4][row / 4] = *from.expect("with_slack pads the rows");
     }
     let mut pairs = [[avx512f._mm512_setzero_si512(); RGB]; PAIRS];
     for (pair, samples) in pairs.iter_mut().zip(SAMPLES) {

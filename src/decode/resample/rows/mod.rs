@@ -35,12 +35,12 @@ impl RowPass {
         } else if let Some(simd) = V3::try_new() {
             return self.avx2.run(simd, pixels, row_bytes, across, out);
         }
-        shrink_rows(pixels, row_bytes, across, out);
+        filter_rows(pixels, row_bytes, across, out);
     }
 }
 
 /// The portable version of the pass.
-fn shrink_rows(pixels: &[u8], row_bytes: usize, across: &Weights, out: &mut [u8]) {
+fn filter_rows(pixels: &[u8], row_bytes: usize, across: &Weights, out: &mut [u8]) {
     for (row, out) in pixels.chunks_exact(row_bytes).zip(out.chunks_exact_mut(across.len() * RGB)) {
         for ((start, weights), pixel) in across.positions().zip(out.chunks_exact_mut(RGB)) {
             let mut sums = [HALF; RGB];
@@ -76,7 +76,7 @@ mod tests {
             let mut across = Weights::default();
             across.set(&kernel, width as f64 / f64::from(resized), width as f64, width, 0..resized);
             let mut expected = vec![0; rows.len() * resized as usize * RGB];
-            shrink_rows(&pixels, width * RGB, &across, &mut expected);
+            filter_rows(&pixels, width * RGB, &across, &mut expected);
             let mut got = vec![0; expected.len()];
             RowPass::default().run(&pixels, width, &across, &mut got);
             prop_assert_eq!(&got, &expected);
@@ -100,7 +100,7 @@ mod tests {
             let mut across = Weights::default();
             across.set(&kernel, width as f64 / 5.0, width as f64, width, 0..5);
             let (mut expected, mut got) = ([0; 5 * RGB], [0; 5 * RGB]);
-            shrink_rows(&pixels, width * RGB, &across, &mut expected);
+            filter_rows(&pixels, width * RGB, &across, &mut expected);
             pass.run(&pixels, width, &across, &mut got);
             assert_eq!(got, expected, "{width} pixels wide");
             assert!(pass.avx512.strip_bytes() <= 2 << 20, "{} bytes", pass.avx512.strip_bytes());
