@@ -10,7 +10,7 @@ use crate::error::SinkError;
 use crate::items::Outcome;
 use crate::report::PartReport;
 
-use super::parquet_sink::RunIdentity;
+use super::identity::RunIdentity;
 use super::part::PartWriter;
 use super::rows::BatchRows;
 use super::schema::BATCHES;

@@ -15,6 +15,7 @@ use crate::items::Inferred;
 use crate::report::OutputReport;
 
 mod batches;
+mod identity;
 mod open_part;
 mod parquet_sink;
 mod part;
@@ -22,7 +23,8 @@ mod rows;
 mod schema;
 mod storing;
 
-pub use parquet_sink::{PARTS_BYTES, ParquetSink, RunIdentity};
+pub use identity::RunIdentity;
+pub use parquet_sink::{PARTS_BYTES, ParquetSink};
 pub use schema::{BATCHES, PREDICTIONS};
 pub use storing::PENDING_PARTS;
 

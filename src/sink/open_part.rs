@@ -18,7 +18,7 @@ use crate::error::SinkError;
 use crate::items::{ShardEnd, ShardRef, Status};
 use crate::report::{PartReport, Tally};
 
-use super::parquet_sink::RunIdentity;
+use super::identity::RunIdentity;
 use super::part::{PartWriter, PendingPart};
 use super::schema::PREDICTIONS;
 

@@ -17,6 +17,7 @@ use crate::report::{BusyTime, OutputReport};
 
 use super::Sink;
 use super::batches::BatchesWriter;
+use super::identity::RunIdentity;
 use super::open_part::OpenPart;
 use super::rows::{BYTES_PER_ENCODE, PredictionRows, RunColumns};
 use super::schema::ROW_GROUP_BYTES;
@@ -34,27 +35,6 @@ pub const PARTS_BYTES: u64 = (PENDING_PARTS as u64 + 3) * UPLOAD_BYTES
     + SEGMENT_BYTES as u64
     + 3 * BYTES_PER_ENCODE as u64
     + READ_BYTES as u64;
-
-/// What the rows and footers of a run are marked with.
-#[derive(Debug, Clone)]
-pub struct RunIdentity {
-    pub run_id: String,
-    /// Number of this worker among those that share the output.
-    pub shard_index: u32,
-    /// Number of this attempt at the run, from 0, over all workers.
-    pub attempt: u32,
-    pub model_sha256: String,
-    pub plan_sha256: String,
-    /// Class names in output order, as a JSON array.
-    pub labels: Option<String>,
-}
-
-impl RunIdentity {
-    /// The `worker` column.
-    pub(super) fn worker(&self) -> String {
-        format!("{:06}", self.shard_index)
-    }
-}
 
 /// Writes a run's Parquet.
 pub struct ParquetSink {
