@@ -37,7 +37,7 @@
 //!
 //! A pipeline file becomes a [`config::PipelineFile`] as written, a [`plan::Plan`] as checked, and a [`job::Job`] that is
 //! ready to run. A program that gets its shards one by one makes one [`scorer::Scorer`] instead, and calls it from as many
-//! threads as it likes.
+//! threads as it likes; `src/examples/score.rs` does that (`cargo run --example score`).
 //!
 //! - Set `ORT_DISABLE_TELEMETRY=1` before the program starts threads; no model is loaded otherwise.
 //! - These calls block: make none of them inside an async task.

@@ -2,7 +2,7 @@
 //!
 //!     cargo run --example score -- pipelines/photos.toml [--input URI]... [--output URI] [--threads N]
 //!
-//! Lists the input, scores each shard from one of the threads (2 unless told otherwise), prints a line for each part, and
+//! Lists the input, scores each shard from one of the threads (2 by default), prints a line for each part, and
 //! leaves the run unfinished: `sluice run` with the same pipeline finishes it, and scores what is missing.
 
 use std::process::ExitCode;
@@ -34,7 +34,7 @@ fn main() -> ExitCode {
     match score(&Args::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}; a retry helps: {:?}", error.retry());
+            eprintln!("error: {error}; retry={}", error.retry().as_str());
             ExitCode::FAILURE
         }
     }
