@@ -100,7 +100,7 @@ fn scored(bench: &Bench, input: &str, round: usize) -> Cost {
     }
 }
 
-/// What the last line of the log says of the time from the last row to `_SUCCESS`.
+/// The time from the last row to `_SUCCESS`, from the log.
 fn finish_time(log: &str) -> Duration {
     let lines = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
     let mut found =

@@ -46,7 +46,7 @@ impl Torture {
                 self.unsettle(&trial.place);
                 let mut resumed = trial.command(&out, &[]).output().expect("starts");
                 let mut again = 0;
-                // faults may stop a run, which must then exit with a code that allows to repeat it
+                // faults may stop a run, but only with an exit code that says that a retry helps
                 while matches!(resumed.status.code(), Some(3 | 6)) && again < 20 {
                     again += 1;
                     self.unsettle(&trial.place);

@@ -2,8 +2,8 @@
 //!
 //!     torture [--seed N] [--kills N] [PART...]
 //!
-//! Parts: kills, faults, zombies, workers, endings, listing, troubles, cost. Each prints one line for each thing it has tried, and
-//! all of them one table at the end. What is random follows from the seed.
+//! Parts: kills, faults, zombies, workers, endings, listing, troubles, cost. Each part prints a line
+//! for each claim, and the program prints a table of all claims at its end. The seed determines everything random.
 
 #[path = "../support/gcs/mod.rs"]
 mod gcs;
@@ -24,7 +24,7 @@ mod zombies;
 
 use std::process::ExitCode;
 
-/// The name of a part and what it does.
+/// Name and function of a part.
 type Part = (&'static str, fn(&mut Torture));
 
 fn main() -> ExitCode {

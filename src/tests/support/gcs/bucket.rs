@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::http::{HttpAnswer, HttpRequest, decoded, escaped};
-use super::{Fault, ListingOddity, Logged, Oddity, Step, lies};
+use super::{Fault, ListingOddity, Logged, Oddity, Step, old_listings};
 
 #[derive(Default)]
 pub(super) struct State {
@@ -19,7 +19,7 @@ pub(super) struct State {
     pub(super) listing: Option<Synthetic>,
     pub(super) tokens: Option<Tokens>,
     /// By bucket.
-    pub(super) old_listings: HashMap<String, lies::OldListing>,
+    pub(super) old_listings: HashMap<String, old_listings::OldListing>,
     /// Part of the names of objects whose creation is answered as if it had failed.
     pub(super) lost_answers: Option<String>,
     pub(super) faults: HashMap<u64, Fault>,

@@ -10,8 +10,8 @@ mod azure;
 mod bucket;
 pub mod faults;
 mod http;
-mod lies;
 mod oddities;
+mod old_listings;
 
 use std::io::{self, BufReader};
 use std::net::{TcpListener, TcpStream};
