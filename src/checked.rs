@@ -10,9 +10,9 @@ use std::time::{Duration, Instant, SystemTime};
 use chrono::{DateTime, Utc};
 use tokio::runtime::Handle;
 
-use crate::commit::{Output, OutputListing, RunRecord, SCHEMA_VERSION, Share};
+use crate::commit::{Output, OutputState, RunRecord, SCHEMA_VERSION, Share, admit};
 use crate::engine::{self, Engine};
-use crate::error::{Error, SinkError};
+use crate::error::{ConfigError, Error, SinkError};
 use crate::flow::StopSignal;
 use crate::items::{BatchBuffer, Outcome};
 use crate::limits::check_memory;
@@ -36,6 +36,26 @@ pub struct JobOptions {
     pub overwrite: bool,
 }
 
+impl JobOptions {
+    /// That these options can be used together.
+    ///
+    /// # Errors
+    /// [`ConfigError::Argument`].
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let refuse =
+            |argument, message: &str| Err(ConfigError::Argument { argument, message: message.to_owned() });
+        self.share.check()?;
+        if self.share.num_shards > 1 && self.limit.is_some() {
+            return refuse("--limit", "is for a single worker: it counts records in input order");
+        }
+        if self.share.num_shards > 1 && self.overwrite {
+            let message = "is for a single worker; with several, remove the output before they start";
+            return refuse("--overwrite", message);
+        }
+        Ok(())
+    }
+}
+
 /// A pipeline whose every part has been tried, short of running it.
 pub struct Checked {
     /// The plan.
@@ -53,8 +73,6 @@ pub struct Checked {
     /// Memory that scoring may take.
     pub memory: MemoryBound,
     pub(crate) output: Output,
-    /// What the output held before.
-    pub(crate) listing: OutputListing,
     /// Whether that is this run, finished.
     pub(crate) is_finished: bool,
     pub(crate) engines: Vec<Box<dyn Engine>>,
@@ -74,18 +92,15 @@ pub struct Prepared {
 impl Checked {
     /// Load the model, see that it fits the pipeline, and that the output is vacant or holds this run.
     pub fn new(plan: Plan, runtime: &Handle, options: &JobOptions) -> Result<Self, Error> {
+        options.check()?;
         let stores = Stores::with(runtime.clone(), plan.storage.clone());
         let output = Output::open(&stores, &plan.output.uri)?;
         refuse_output_inside_input(&stores, &plan)?;
         let model_sha256 = engine::hash_model(&plan.model.path)?;
-        let listing = output.list()?;
-        let mut is_finished = false;
-        if !options.overwrite
-            && let Some(record) =
-                output.run_in(&listing, &run_record(&plan, &model_sha256, options.limit), false)?
-        {
-            is_finished = output.is_finished(&record.run_id)?;
-        }
+        let is_finished = !options.overwrite && {
+            let wanted = run_record(&plan, &model_sha256, options.limit);
+            matches!(admit(&output, &wanted)?, OutputState::Succeeded(..))
+        };
         check_memory(&plan)?;
         let engines = engine::load(&plan, &model_sha256)
             .map_err(|error| engine::explain_memory(&plan, &model_sha256, error))?;
@@ -108,7 +123,6 @@ impl Checked {
             model_sha256,
             bounds,
             output,
-            listing,
             is_finished,
             engines,
             decode_threads,
@@ -157,6 +171,7 @@ pub(crate) fn run_record(plan: &Plan, model_sha256: &str, limit: Option<u64>) ->
         plan_sha256: plan.hash(model_sha256),
         limit,
         determinants: plan.determinants(model_sha256),
+        removing: None,
     }
 }
 

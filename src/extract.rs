@@ -14,7 +14,10 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::Value;
 
-use crate::commit::{MANIFEST, Output, RUN, RunRecord, RunState, part_name, shard_index};
+use crate::commit::{
+    MANIFEST, Notes, Output, OutputListing, OutputState, RUN, RunRecord, observe, part_name, part_reports,
+    shard_index,
+};
 use crate::config::{InputFormat, InputSection};
 use crate::error::{Error, ReadError, SinkError, SourceError};
 use crate::items::{ManifestEntry, ObjectRef, ShardContent, ShardFormat, ShardRef, Status};
@@ -49,8 +52,8 @@ struct Row {
 /// [`SourceError`] if there is no such row, if its shard cannot be read or has changed, or if the record has no image.
 pub fn extract(stores: &Stores, out: &str, key: &str) -> Result<Extracted, Error> {
     let output = Output::open(stores, out).map_err(SinkError::of_reading)?;
-    let listing = output.list().map_err(SinkError::of_reading)?;
-    if !listing.begun {
+    let listing = OutputListing::read(&output).map_err(SinkError::of_reading)?;
+    if !listing.has_record {
         let message = "there is no output of a run".to_owned();
         return Err(SourceError::NoInput { uri: out.to_owned(), message }.into());
     }
@@ -61,8 +64,12 @@ pub fn extract(stores: &Stores, out: &str, key: &str) -> Result<Extracted, Error
         .and_then(|(shard, index)| Some((shard, index.parse::<u64>().ok()?)))
         .ok_or_else(|| refuse("is not a key: expected SHARD#RECORD_INDEX, as in the column key"))?;
     let record: RunRecord = json(&output, RUN)?;
-    let notes = output.notes(&listing, &record.run_id)?;
-    let parts = output.reports(listing.predictions.values(), &notes, &record.run_id)?;
+    if record.removing.is_some() {
+        let message = "its run is being removed, or its removal was interrupted".to_owned();
+        return Err(SourceError::Uri { uri: out.to_owned(), message }.into());
+    }
+    let notes = Notes::read(&output, &listing, &record.run_id, None)?;
+    let parts = part_reports(&output, listing.predictions.values(), &notes, &record.run_id)?;
     let part = parts.into_iter().find(|part| part.shard == shard);
     let part = part.ok_or_else(|| refuse("no part of the output has rows of that shard"))?;
     let row = read_row(stores, &output, &part, index)?.ok_or_else(|| refuse("the output has no such row"))?;
@@ -115,7 +122,7 @@ fn read_row(stores: &Stores, output: &Output, part: &PartReport, index: u64) -> 
 /// The run's input section and URIs, as far as the output has them: a manifest has both, the record of an unfinished run
 /// only the keys that determine rows.
 fn input_of(output: &Output, record: &RunRecord) -> Result<(InputSection, Vec<String>), Error> {
-    if !matches!(output.state()?, RunState::Unfinished) {
+    if matches!(observe(output)?, OutputState::Failed(..) | OutputState::Succeeded(..)) {
         let manifest: Value = json(output, MANIFEST)?;
         let plan = &manifest["plan"];
         let input = serde_json::from_value(plan["input"].clone());

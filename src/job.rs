@@ -13,7 +13,8 @@ use tokio::runtime::Handle;
 use crate::checked::Prepared;
 pub use crate::checked::{Checked, JobOptions};
 use crate::commit::{
-    Checkpoints, Claim, Crashes, DamagedPart, Done, Ending, Output, Remaining, RunReport, Share, TakenOver,
+    self, Checkpoints, Claim, Crashes, DamagedPart, Done, Ending, Output, Remaining, RunReport, TakenOver,
+    has_succeeded, observe, sound_checkpoints, take_over, unmark_done, without_damaged,
 };
 use crate::error::{Error, SinkError, SourceError};
 use crate::items::{Allowance, CallOptions, Kept, Scored, ShardRef, Status, Ticket};
@@ -85,34 +86,7 @@ impl Job {
         self,
         shards: impl Iterator<Item = Result<ShardRef, SourceError>>,
     ) -> Result<(), Error> {
-        let Checked { output, listing, .. } = self.prepared.checked;
-        let manifest = output.manifest()?;
-        let wrong = output.not_as_listed(&listing, manifest.parts.iter().chain(&manifest.batches))?;
-        if !wrong.is_empty() {
-            return Err(SinkError::Incomplete { uri: output.uri().to_owned(), wrong }.into());
-        }
-        let strays = listing.beside(&manifest.parts);
-        if let Some(first) = strays.first() {
-            tracing::warn!(parts = strays.len(), first, "removing parts that the manifest lacks");
-            output.remove(&strays)?;
-        }
-        if self.options.limit == Some(manifest.summary.rows) {
-            return Ok(());
-        }
-        let done = Done::listed(&manifest.parts);
-        let (checkpoints, crashes) = (Checkpoints::default(), Crashes::default());
-        let mut new = Remaining::new(shards, done, checkpoints, crashes, Share::default());
-        match new.next().transpose()? {
-            None => {
-                // listing the input may have taken long
-                output.refuse_another(&manifest.run_id)?;
-                Ok(output.tidy(&listing.passing().collect::<Vec<_>>())?)
-            }
-            Some((shard, _)) => {
-                let message = "it has come since the run was finished".to_owned();
-                Err(SourceError::Changed { shard: shard.name, message }.into())
-            }
-        }
+        commit::check_finished(self.output(), shards, self.options.limit)
     }
 
     /// Score those of `shards` that are this worker's and have no part yet, and finish the run if nothing else is
@@ -131,10 +105,6 @@ impl Job {
         let first = shards.next().transpose()?;
         let (stores, read_options) = (&prepared.checked.stores, ReadOptions::from(&plan.input));
         first.as_ref().map_or(Ok(()), |shard| check_fit(stores, shard, &read_options))?;
-        if options.overwrite {
-            // this includes what was stored since the plan was checked
-            output.overwrite(output.list()?)?;
-        }
         let claim = prepared.claim(&options)?;
         run_id.get_or_init(|| claim.record.run_id.clone());
         let share = options.share;
@@ -169,7 +139,7 @@ impl Job {
         };
         let written = match written {
             // whoever finishes a run removes what others were still writing
-            Err(Error::Sink(error)) if output.was_finished(&claim.record.run_id) => {
+            Err(Error::Sink(error)) if has_succeeded(&output, &claim.record.run_id) => {
                 tracing::info!(%error, "another attempt finished the run meanwhile");
                 OutputReport::default()
             }
@@ -183,7 +153,7 @@ impl Job {
             model_sha256,
             engines,
             share,
-            note: claim.note,
+            note: Some(claim.note),
             written,
             reused,
             listed: remaining.into_listed(),
@@ -224,14 +194,14 @@ fn begin(output: &Output, claim: &Claim, options: &JobOptions) -> Result<Begun, 
     let (share, run_id) = (options.share, &claim.record.run_id);
     let own = claim.listing.predictions.iter().filter(|(index, _)| share.takes(**index));
     let TakenOver { sound: reused, damaged } =
-        output.take_over(own.map(|(_, part)| part), &claim.notes, run_id)?;
-    if damaged.iter().any(DamagedPart::is_there) && !output.is_finished(run_id)? {
-        output.unmark_done(share.shard_index, share.num_shards)?;
+        take_over(output, own.map(|(_, part)| part), &claim.notes, run_id)?;
+    if damaged.iter().any(DamagedPart::exists) && !observe(output)?.is_success_of(run_id) {
+        unmark_done(output, share)?;
     }
-    let listing = output.without_damaged(claim.listing.clone(), &damaged, run_id)?;
+    let listing = without_damaged(output, claim.listing.clone(), &damaged, run_id)?;
     // a limit may end a shard anywhere, also before the end of a checkpoint
     let checkpoints = match options.limit {
-        None => output.sound(claim.checkpoints.clone(), |shard| share.takes(shard))?,
+        None => sound_checkpoints(output, claim.checkpoints.clone(), |shard| share.takes(shard))?,
         Some(_) => Checkpoints::default(),
     };
     let done = Done::new(&listing, &reused);

@@ -17,7 +17,7 @@ use std::time::Instant;
 use tokio::runtime::Handle;
 
 use crate::checked::{Checked, JobOptions, Prepared, run_record};
-use crate::commit::{AttemptNote, Claim, Output, shard_history};
+use crate::commit::{AttemptNote, Claim, Output, claim, overwrite, shard_history};
 use crate::decode::Decoder;
 use crate::error::{Error, SourceError};
 use crate::items::{CallOptions, Resume, Scored, ShardRef, Ticket};
@@ -162,7 +162,10 @@ impl Prepared {
         let record = run_record(plan, &self.checked.model_sha256, options.limit);
         let mut note = AttemptNote::begun(options.share.shard_index, options.share.num_shards);
         note.runs_on = self.checked.runs_on();
-        let claim = output.claim(&record, &note, options.overwrite)?;
+        if options.overwrite {
+            overwrite(output, &record)?;
+        }
+        let claim = claim(output, &record, &note)?;
         let others = claim.notes.attempts.iter().find(|other| other.runs_on != claim.note.runs_on);
         if let Some(AttemptNote { attempt, runs_on, .. }) = others {
             let here = &claim.note.runs_on;

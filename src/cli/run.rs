@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::Args;
 use signal_hook::consts::{SIGINT, SIGTERM};
-use sluice::commit::{Output, Share};
+use sluice::commit::{Output, Share, note_crash};
 use sluice::crash::{CrashWatch, leave, signal_name};
 use sluice::error::{ConfigError, Error};
 use sluice::flow::StopSignal;
@@ -49,12 +49,13 @@ pub struct RunArgs {
 pub fn run(args: &RunArgs, log_format: LogFormat, progress: &Progress) -> anyhow::Result<ExitCode> {
     let share = args.checked_share().map_err(Error::from)?;
     let stop = StopSignal::default();
+    let options = JobOptions { limit: args.limit, stop: stop.clone(), overwrite: args.overwrite, share };
+    options.check().map_err(Error::from)?;
     let received = drain_on_signals(&stop, Duration::from_secs_f64(args.grace))?;
     let mut plan = args.pipeline.load().map_err(Error::from)?;
     plan.input.allow_empty |= args.allow_empty;
     check_limits(&plan)?;
     let runtime = storage_runtime()?;
-    let options = JobOptions { limit: args.limit, stop, overwrite: args.overwrite, share };
     let job = Job::prepare(plan, runtime.handle(), options)?;
     announce(&job);
     let (plan, stores) = (&job.checked().plan, &job.checked().stores);
@@ -100,17 +101,7 @@ impl RunArgs {
         if !(0.0..=MAX_GRACE_SECONDS).contains(&self.grace) {
             return refuse("--grace", "must lie between 0 and 86400 seconds");
         }
-        let share = self.share.resolve(|name| std::env::var(name).ok())?;
-        if share.num_shards > 1 && self.limit.is_some() {
-            return refuse("--limit", "is for a single worker: it counts records in input order");
-        }
-        if share.num_shards > 1 && self.overwrite {
-            return refuse(
-                "--overwrite",
-                "is for a single worker; with several, remove the output before they start",
-            );
-        }
-        Ok(share)
+        self.share.resolve(|name| std::env::var(name).ok())
     }
 }
 
@@ -158,7 +149,7 @@ fn note_crashes(watch: CrashWatch, output: Output, run_id: Arc<OnceLock<String>>
             Err(error) => return tracing::error!(%error, "cannot watch for crashes any more"),
         };
         // the run id is set before anything is decoded
-        let noted = output.note_crash(&crash, run_id.wait());
+        let noted = note_crash(&output, &crash, run_id.wait());
         let (shard, signal) = (&crash.shard.name, signal_name(crash.signal));
         let (who, advice) = match crash.image_id {
             Some(_) => {

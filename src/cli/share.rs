@@ -70,13 +70,7 @@ impl ShareArgs {
                 return Err(missing("--num-shards", &format!("{source} is {index}; of how many workers?")));
             }
         };
-        if share.shard_index >= share.num_shards {
-            let message = format!(
-                "worker {} of {} does not exist: workers count from 0",
-                share.shard_index, share.num_shards
-            );
-            return Err(ConfigError::Argument { argument: "--shard-index", message });
-        }
+        share.check()?;
         Ok(share)
     }
 }

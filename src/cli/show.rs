@@ -9,7 +9,8 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::Float64Type;
 use clap::Args;
 use sluice::commit::{
-    AttemptNote, Checkpoints, MANIFEST, Output, OutputListing, RUN, RunRecord, RunState, StoredManifest,
+    AttemptNote, Checkpoints, MANIFEST, Notes, Output, OutputListing, OutputState, RUN, RunRecord,
+    StoredManifest, observe,
 };
 use sluice::error::{ConfigError, Error, SinkError, SourceError};
 use sluice::report::Latency;
@@ -73,12 +74,12 @@ pub fn run(args: &ShowArgs) -> anyhow::Result<ExitCode> {
     let (mut predictions, mut latency_ms) = (Predictions::listing(args.rows, failed), Vec::new());
     let mut passed = Skipped::default();
     let output = Output::open(&stores, out).map_err(SinkError::of_reading)?;
-    let listing = output.list().map_err(SinkError::of_reading)?;
+    let listing = OutputListing::read(&output).map_err(SinkError::of_reading)?;
     if listing.anything().is_none() {
         let message = "there is no output of a run".to_owned();
         return Err(Error::from(SourceError::NoInput { uri: out.to_owned(), message }).into());
     }
-    for part in parts(&stores, &format!("{out}/predictions"), listing.begun)? {
+    for part in parts(&stores, &format!("{out}/predictions"), listing.has_record)? {
         predictions.parts += 1;
         let mut batches = open(&stores, &part, &PREDICTIONS, &COLUMNS)?;
         if let Some(reason) = batches.footer("sluice.damage") {
@@ -108,10 +109,12 @@ pub fn run(args: &ShowArgs) -> anyhow::Result<ExitCode> {
         print_json(&object)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let mut lines = match output.state().map_err(SinkError::of_reading)? {
-        RunState::Succeeded(said) => ended("succeeded", &said),
-        RunState::Failed(said) => ended("too many errors, no _SUCCESS", &said),
-        RunState::Unfinished => unfinished(&output, &listing, &passed)?,
+    let mut lines = match observe(&output).map_err(SinkError::of_reading)? {
+        OutputState::Succeeded(_, said) => ended("succeeded", &said),
+        OutputState::Failed(_, said) => ended("too many errors, no _SUCCESS", &said),
+        OutputState::Unfinished(record) => unfinished(&output, &record, &listing, &passed)?,
+        OutputState::Removing(record) => vec![being_removed(&record)],
+        OutputState::Vacant | OutputState::Foreign(_) => vec![format!("no run: there is no {RUN}")],
     };
     lines.extend(predictions.lines());
     if let Some(latency) = latency {
@@ -132,12 +135,13 @@ fn run_json(output: &Output, listing: &OutputListing, passed: &Skipped) -> anyho
         serde_json::from_slice(&output.read(name)?)
             .with_context(|| format!("{} cannot be read", output.uri_of(name)))
     };
-    let state = output.state().map_err(SinkError::of_reading)?;
+    let state = observe(output).map_err(SinkError::of_reading)?;
     let (word, mut run) = match state {
-        RunState::Succeeded(_) => ("succeeded", read(MANIFEST)?),
-        RunState::Failed(_) => ("too_many_errors", read(MANIFEST)?),
-        RunState::Unfinished if listing.begun => ("unfinished", read(RUN)?),
-        RunState::Unfinished => return Ok(serde_json::json!({ "state": "none" })),
+        OutputState::Succeeded(..) => ("succeeded", read(MANIFEST)?),
+        OutputState::Failed(..) => ("too_many_errors", read(MANIFEST)?),
+        OutputState::Unfinished(_) => ("unfinished", read(RUN)?),
+        OutputState::Removing(_) => ("removing", read(RUN)?),
+        OutputState::Vacant | OutputState::Foreign(_) => return Ok(serde_json::json!({ "state": "none" })),
     };
     if let Some(run) = run.as_object_mut() {
         for list in ["parts", "batches", "record", "plan", "determinants"] {
@@ -145,8 +149,8 @@ fn run_json(output: &Output, listing: &OutputListing, passed: &Skipped) -> anyho
         }
         run.insert("state".to_owned(), word.into());
         let run_id = run.get("run_id").and_then(|run_id| run_id.as_str()).unwrap_or_default().to_owned();
-        if matches!(state, RunState::Unfinished) {
-            let notes = output.notes(listing, &run_id)?.attempts;
+        if matches!(state, OutputState::Unfinished(_)) {
+            let notes = Notes::read(output, listing, &run_id, None)?.attempts;
             let notes: Vec<_> = notes.iter().map(AttemptNote::in_short).collect();
             run.insert("attempts".to_owned(), serde_json::json!(notes));
             run.insert(
@@ -176,15 +180,24 @@ fn ended(how: &str, said: &StoredManifest) -> Vec<String> {
     lines
 }
 
+/// An output whose run is being removed.
+fn being_removed(record: &RunRecord) -> String {
+    let removed = record.removing.as_deref().unwrap_or_default();
+    format!(
+        "the run {removed} is being removed, or its removal was interrupted: begin the run that was to follow again, or \
+         start anew with --overwrite"
+    )
+}
+
 /// The progress of an unfinished run.
-fn unfinished(output: &Output, listing: &OutputListing, passed: &Skipped) -> anyhow::Result<Vec<String>> {
-    if !listing.begun {
-        return Ok(vec![format!("no run: there is no {RUN}")]);
-    }
-    let record: RunRecord = serde_json::from_slice(&output.read(RUN)?)
-        .with_context(|| format!("{} cannot be read", output.uri_of(RUN)))?;
+fn unfinished(
+    output: &Output,
+    record: &RunRecord,
+    listing: &OutputListing,
+    passed: &Skipped,
+) -> anyhow::Result<Vec<String>> {
     let mut lines = vec![format!("unfinished: run {}, begun {}", record.run_id, record.started_at)];
-    let notes = output.notes(listing, &record.run_id)?.attempts;
+    let notes = Notes::read(output, listing, &record.run_id, None)?.attempts;
     let hidden = notes.len().saturating_sub(LISTED);
     if hidden > 0 {
         lines.push(format!("  {hidden} earlier attempts"));

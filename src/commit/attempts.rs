@@ -1,50 +1,30 @@
-//! `_attempts/NNNNNN.json`: what one attempt at a run notes of itself.
+//! `_attempts/NNNNNN.json`: the note of one attempt at a run.
 //!
-//! - Created before anything is scored, which makes the number the attempt's own; replaced at each
-//!   checkpoint by nobody else.
-//! - Lists the parts that the attempt has stored, with their hashes, so that others can tell whether they still are
-//!   what was stored. A part that is in no note, because its attempt was killed first, is taken for what it says.
+//! - Created before anything is scored, which gives the attempt its number. Only the attempt replaces it, at
+//!   checkpoints.
+//! - Lists the parts that the attempt has stored, with their hashes, so that others can tell whether they still are what
+//!   was stored. A part in no note, because its attempt was killed first, is taken for what its footer says.
 
 use std::collections::HashMap;
 use std::time::SystemTime;
 
 use futures_util::{StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
-use super::finish::StoredManifest;
 use super::listing::{ObjectEntry, OutputListing};
-use super::names::shard_index;
-use super::output::{Output, json, random_name};
-use super::state::RunState;
-use super::stored_part::READS;
+use super::manifest::StoredManifest;
+use super::names::{ObjectName, shard_index};
+use super::output::{Output, REQUESTS, json, random_name, sha256_of};
+use super::stored_part::read_parts;
 use crate::error::SinkError;
-use crate::plan::hex;
 use crate::report::{Outcome, PartReport, rfc3339};
-
-/// Name of the note of an attempt.
-pub fn attempt_name(number: u32) -> String {
-    format!("{ATTEMPTS}/{number:06}.json")
-}
-
-/// Number of the attempt whose note has that name.
-pub(super) fn attempt_number(name: &str) -> Option<u32> {
-    let number = name.strip_prefix(ATTEMPTS)?.strip_prefix('/')?.strip_suffix(".json")?.parse().ok()?;
-    (number <= MAX_ATTEMPT).then_some(number)
-}
-
-/// The highest number of an attempt: shifted by 32 bits, it begins the ids of the attempt's batches.
-pub(super) const MAX_ATTEMPT: u32 = 1 << 30;
-
-/// Folder of notes, below the output.
-pub(super) const ATTEMPTS: &str = "_attempts";
 
 /// One attempt at a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AttemptNote {
     /// From 0, over all workers.
     pub attempt: u32,
-    /// Tells this attempt's note from one that another attempt creates under the same name at the same time.
+    /// Tells this note from one that another attempt creates under the same name at the same time.
     #[serde(default)]
     pub nonce: String,
     pub run_id: String,
@@ -60,7 +40,7 @@ pub struct AttemptNote {
     pub started_at: String,
     /// RFC 3339, UTC: when the note was last written.
     pub updated_at: String,
-    /// How it ended; `None` while it goes on, and for ever if it was killed.
+    /// How it ended; `None` while it runs, and for ever if it was killed.
     pub outcome: Option<Outcome>,
     /// Rows of `parts`.
     pub rows: u64,
@@ -70,14 +50,14 @@ pub struct AttemptNote {
     /// Batches parts that it has stored.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub batches: Vec<PartReport>,
-    /// SHA-256 over all that as JSON, lower-case hexadecimal: what a note says of parts is believed.
+    /// SHA-256 over all that as JSON, lower-case hexadecimal, for what a note says of parts is trusted.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub sha256: String,
 }
 
 impl AttemptNote {
-    /// Of an attempt that begins now, by worker `shard_index` of `num_shards`; its number and run are not
-    /// known yet.
+    /// The note of an attempt that begins now, by worker `shard_index` of `num_shards`; its number and run are not known
+    /// yet.
     pub fn begun(shard_index: u32, num_shards: u32) -> Self {
         let now = rfc3339(SystemTime::now());
         Self {
@@ -96,6 +76,11 @@ impl AttemptNote {
             batches: Vec::new(),
             sha256: String::new(),
         }
+    }
+
+    /// Replace the stored note by what this one says.
+    pub fn store(&self, output: &Output) -> Result<(), SinkError> {
+        output.replace(&ObjectName::Attempt(self.attempt).to_string(), self.to_json())
     }
 
     /// Without the lists.
@@ -120,15 +105,15 @@ impl AttemptNote {
 
     fn checksum(&self) -> String {
         let bare = Self { sha256: String::new(), ..self.clone() };
-        hex(&Sha256::digest(json(&bare)))
+        sha256_of(&json(&bare))
     }
 }
 
-/// What the notes of an output say, and a manifest that may give way to another one.
+/// What the notes of a run say, and its manifest if the run failed.
 #[derive(Debug, Default)]
 pub struct Notes {
     pub attempts: Vec<AttemptNote>,
-    /// Of each part what is said of it: the same, unless a later attempt has stored it anew.
+    /// What is said of each part: one report, unless a later attempt has stored the part again.
     parts: HashMap<String, Vec<PartReport>>,
 }
 
@@ -152,66 +137,66 @@ impl Notes {
         self.parts.get(name).map_or(&[], Vec::as_slice)
     }
 
-    /// What is said of a part that is there, where nothing else is.
-    fn of_part(&self, held: &ObjectEntry) -> Option<&PartReport> {
-        match self.said_of(&held.name) {
-            [said] if said.bytes == held.bytes => Some(said),
+    /// What is said of a listed part, if it fits and nothing else is said.
+    fn of_part(&self, entry: &ObjectEntry) -> Option<&PartReport> {
+        match self.said_of(&entry.name) {
+            [said] if said.bytes == entry.bytes => Some(said),
             _ => None,
         }
     }
 
-    /// Whether that part is one that somebody tells of.
-    pub fn know(&self, held: &ObjectEntry) -> bool {
-        self.of_part(held).is_some()
+    /// Whether a note tells of that part.
+    pub fn know(&self, entry: &ObjectEntry) -> bool {
+        self.of_part(entry).is_some()
     }
 }
 
-impl Output {
-    /// Replace an attempt's note by what it says now.
-    pub fn replace_note(&self, note: &AttemptNote) -> Result<(), SinkError> {
-        self.replace(&attempt_name(note.attempt), note.to_json())
-    }
-
-    /// Read the notes of all attempts at the run `run_id`. Those of another, which was removed while
-    /// somebody was still at it, are passed over.
-    pub fn notes(&self, listing: &OutputListing, run_id: &str) -> Result<Notes, SinkError> {
+impl Notes {
+    /// Read the notes of all attempts at the run `run_id`; what its `failed` manifest says counts as well, if it has one.
+    /// Notes of a removed run are passed over.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn read(
+        output: &Output,
+        listing: &OutputListing,
+        run_id: &str,
+        failed: Option<StoredManifest>,
+    ) -> Result<Self, SinkError> {
         let read = |&number: &u32| async move {
-            let name = attempt_name(number);
-            let note: Option<AttemptNote> = self.read_if_there(&name).await?.and_then(|bytes| {
+            let name = ObjectName::Attempt(number).to_string();
+            let note: Option<AttemptNote> = output.get(&name).await?.and_then(|bytes| {
                 let note = AttemptNote::parse(&bytes);
                 note.inspect_err(|error| tracing::warn!(name, %error, "a note cannot be read")).ok()
             });
             Ok::<_, SinkError>(note)
         };
-        let reading = futures_util::stream::iter(&listing.attempts).map(read).buffered(READS).try_collect();
-        let notes: Vec<Option<AttemptNote>> = self.runtime().block_on(reading)?;
+        let reading: Vec<_> = listing.attempts.iter().map(read).collect();
+        let reading = futures_util::stream::iter(reading).buffered(REQUESTS).try_collect();
+        let notes: Vec<Option<AttemptNote>> = output.runtime().block_on(reading)?;
         let of_this_run = notes.into_iter().flatten().filter(|note| note.run_id == run_id);
-        let manifest = match self.state()? {
-            RunState::Failed(said) if said.run_id == run_id => Some(said),
-            _ => None,
-        };
-        Ok(Notes::of(of_this_run.collect(), manifest))
+        Ok(Self::of(of_this_run.collect(), failed))
     }
+}
 
-    /// What parts say of themselves: those that are in a note by the note, the others by being read. Good enough to look
-    /// at an output; a manifest lists what was read, see `Output::take_over`.
-    pub fn reports<'a>(
-        &self,
-        held: impl Iterator<Item = &'a ObjectEntry>,
-        notes: &Notes,
-        run_id: &str,
-    ) -> Result<Vec<PartReport>, SinkError> {
-        let (mut reports, mut unknown) = (Vec::new(), Vec::new());
-        for part in held {
-            match notes.of_part(part) {
-                Some(noted) => reports.push(noted.clone()),
-                None => unknown.push(part.name.clone()),
-            }
+/// What parts say of themselves: those that are in a note by the note, the others by being read. Good enough to show an
+/// output; a manifest lists what was read, see [`super::takeover`].
+pub(crate) fn part_reports<'a>(
+    output: &Output,
+    entries: impl Iterator<Item = &'a ObjectEntry>,
+    notes: &Notes,
+    run_id: &str,
+) -> Result<Vec<PartReport>, SinkError> {
+    let (mut reports, mut unknown) = (Vec::new(), Vec::new());
+    for entry in entries {
+        match notes.of_part(entry) {
+            Some(noted) => reports.push(noted.clone()),
+            None => unknown.push(entry.name.clone()),
         }
-        reports.extend(self.read_back(unknown, run_id)?);
-        reports.sort_by(|a, b| (shard_index(&a.path), &a.path).cmp(&(shard_index(&b.path), &b.path)));
-        Ok(reports)
     }
+    reports.extend(read_parts(output, &unknown, run_id)?);
+    reports.sort_by(|a, b| (shard_index(&a.path), &a.path).cmp(&(shard_index(&b.path), &b.path)));
+    Ok(reports)
 }
 
 #[cfg(test)]

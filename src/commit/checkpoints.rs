@@ -1,49 +1,37 @@
-//! `_checkpoints/`: rows of a shard that has not ended yet.
+//! `_checkpoints/`: rows of shards that have not ended yet.
 //!
-//! - A segment is a Parquet file like a part, of the records from one position to another. Its name
-//!   says of which shard, in which version, and by which attempt at which run, so that no two attempts
-//!   write the same one, and what is left of a run that was removed is not taken for this one's.
-//! - Whoever goes on with the shard takes the longest run of segments from its first record on; when the
-//!   shard ends, its part is put together from them. Then they go.
+//! - A segment is a Parquet file like a part, of the records from one position to another. Its name says of which shard,
+//!   in which version, and by which attempt at which run, so no two attempts write the same one, and segments of a
+//!   removed run are passed over.
+//! - Whoever resumes the shard takes the longest chain of segments from its first record on. When the shard ends, its
+//!   part is put together from them, and they are removed.
 
 use std::collections::{BTreeMap, HashMap};
 
-use sha2::{Digest, Sha256};
-
+use super::names::{ObjectName, PartName, SegmentName, run_tag};
 pub use crate::items::Segment;
-use crate::plan::hex;
-
-/// Folder of segments, below the output.
-pub(super) const CHECKPOINTS: &str = "_checkpoints";
-
-/// What tells the segments of one run from those of another, and its notes of crashes.
-pub(super) fn run_tag(run_id: &str) -> String {
-    hex(&Sha256::digest(run_id))[..8].to_owned()
-}
-
-/// Folder of the segments of a part.
-pub(super) fn checkpoint_folder(part: &str) -> String {
-    let stem = part.trim_start_matches("predictions/").trim_end_matches(".parquet");
-    format!("{CHECKPOINTS}/{stem}")
-}
 
 impl Segment {
-    /// The segment that `attempt` at the run `run_id` stores of the shard whose part is to be called
-    /// `part`.
+    /// The segment that `attempt` at the run `run_id` stores of the shard whose part is called `part`.
+    ///
+    /// # Panics
+    /// If `part` is not the name of a part.
     pub fn new(part: &str, from: u64, to: u64, attempt: u32, run_id: &str) -> Self {
-        let run = run_tag(run_id);
-        let name = format!("{}/{from:010}-{to:010}-{attempt:06}-{run}.parquet", checkpoint_folder(part));
-        Self { name, from, to, attempt, run }
+        let part = PartName::parse(part).expect("it is the name of a part");
+        Self::named(SegmentName { part, from, to, attempt, run: run_tag(run_id) })
+    }
+
+    fn named(name: SegmentName) -> Self {
+        let SegmentName { from, to, attempt, run, .. } = name.clone();
+        Self { name: ObjectName::Segment(name).to_string(), from, to, attempt, run }
     }
 
     /// The segment of that name, and the part it is for.
-    pub fn parse(name: &str) -> Option<(String, Self)> {
-        let (stem, file) = name.strip_prefix(CHECKPOINTS)?.strip_prefix('/')?.split_once('/')?;
-        let mut fields = file.strip_suffix(".parquet")?.splitn(4, '-');
-        let (from, to) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
-        let (attempt, run) = (fields.next()?.parse().ok()?, fields.next()?.to_owned());
-        let part = format!("predictions/{stem}.parquet");
-        (from < to).then(|| (part, Self { name: name.to_owned(), from, to, attempt, run }))
+    fn parse(name: &str) -> Option<(String, Self)> {
+        match ObjectName::parse(name) {
+            Some(ObjectName::Segment(name)) => Some((name.part.to_string(), Self::named(name))),
+            _ => None,
+        }
     }
 }
 
@@ -78,14 +66,14 @@ impl Checkpoints {
         chain
     }
 
-    /// Do without a segment of `part`.
-    pub fn forget(&mut self, part: &str, segment: &Segment) {
+    /// Leave a segment of `part` out.
+    pub(super) fn forget(&mut self, part: &str, segment: &Segment) {
         if let Some(segments) = self.0.get_mut(part) {
             segments.remove(&segment.from);
         }
     }
 
-    /// Records of the shard that are in such segments.
+    /// Records of the shard that are in such a chain.
     pub fn records(&self, part: &str) -> u64 {
         self.chain(part).last().map_or(0, |segment| segment.to)
     }
@@ -108,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shard_is_gone_on_with_where_its_segments_end() {
+    fn a_shard_is_resumed_where_its_segments_end() {
         for (segments, records) in [
             (&[][..], 0),
             (&[(0, 10, 0), (10, 25, 0)], 25),
@@ -124,16 +112,9 @@ mod tests {
     }
 
     #[test]
-    fn what_another_run_has_left_is_not_gone_on_from() {
+    fn segments_of_another_run_are_not_resumed_behind() {
         let name = Segment::new(PART, 0, 10, 0, "another run").name;
         assert_eq!(Checkpoints::of(std::slice::from_ref(&name), "run"), Checkpoints::default());
         assert_eq!(Checkpoints::of(&[name], "another run").records(PART), 10);
-    }
-
-    #[test]
-    fn names_that_are_none_are_passed_over() {
-        let names =
-            ["_checkpoints/x", "_checkpoints/part-0/1-2.txt", "_checkpoints/part-0/7-7-0-a.parquet", "a"];
-        assert!(names.iter().all(|name| Segment::parse(name).is_none()));
     }
 }

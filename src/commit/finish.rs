@@ -1,101 +1,90 @@
-//! The end of a run: whoever completes it writes `_manifest.json`, then `_SUCCESS`.
+//! The end of a run: whoever completes it publishes `_manifest.json`, then `_SUCCESS`.
 //!
-//! - A worker that has done its share leaves a mark, and looks for those of the others only then: of
-//!   workers that end together at least one sees all marks, and of those that do, one creates the
-//!   manifest. What a listing lacks is looked up by name, so that an old one leaves no run without an end.
-//! - A manifest that says "succeeded" is created, never replaced, and `_SUCCESS` holds its hash. Whoever finds
-//!   one without `_SUCCESS` sees that it lists what is there, and takes it over.
-//! - With too many errors the manifest says so, and there is no `_SUCCESS`. Notes and marks stay, so that the
-//!   same run can be begun again with higher limits: then this manifest is removed and another one created.
-//! - What only a run under way has a use for is removed last of all.
+//! - A worker that has done its share leaves a mark, and looks for the marks of the others only then: of workers that
+//!   end together at least one sees all marks, and of those that do, one creates the manifest. What a listing lacks is
+//!   looked up by name, so a listing that is behind leaves no run without an end.
+//! - Whoever finds a manifest that says "succeeded" without `_SUCCESS` checks that it lists the same parts, and creates
+//!   `_SUCCESS` with its hash.
+//! - With too many errors the manifest says so, and there is no `_SUCCESS`. Notes and marks stay, so that the same run
+//!   can be begun again with higher limits: then that version of the manifest is removed and another one created.
+//! - What a finished run does not need is removed last of all.
+//! - All of it may be done twice, by several processes at once, and late.
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, SystemTime};
 
-use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
-
+use super::attempts::{AttemptNote, Notes};
+use super::footer::SCHEMA_VERSION;
+use super::listing::{ObjectEntry, OutputListing};
+use super::manifest::{StoredManifest, success_content};
+use super::names::{MANIFEST, ObjectName, RUN, SUCCESS, shard_index};
+use super::output::{Output, json, sha256_of};
+use super::overwrite::clear;
+use super::record::{RunRecord, check_current};
 use super::resume::{Listed, Share};
-use super::{
-    AttemptNote, MANIFEST, Notes, ObjectEntry, Output, OutputListing, RUN, RunRecord, SCHEMA_VERSION,
-    TakenOver, json, shard_index,
-};
+use super::run_report::{Manifest, RunReport};
+use super::state::{OutputState, has_succeeded, observe};
+use super::takeover::{TakenOver, remove_damaged, remove_parts_of_other_runs, take_over};
+use super::upload::{LEFT_BEHIND, publish};
 use crate::error::{Error, SinkError, SourceError};
 use crate::flow::StageShare;
-use crate::plan::{Plan, hex};
+use crate::plan::Plan;
 use crate::report::{Outcome, OutputReport, PartReport, Summary, Tally, rfc3339};
 use crate::skipped::Skipped;
 
-/// What a run leaves behind, as its manifest says it.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct RunReport {
-    pub schema_version: String,
-    pub sluice_version: String,
-    pub name: String,
-    pub run_id: String,
-    /// When the first attempt began. RFC 3339, UTC.
-    pub started_at: String,
-    /// RFC 3339, UTC.
-    pub finished_at: String,
-    pub plan_sha256: String,
-    pub model_sha256: String,
-    /// Records the run was limited to, if it was.
-    pub limit: Option<u64>,
-    /// What scored the input: one for each engine of the last attempt.
-    pub engines: Vec<String>,
-    /// Rows are those of the whole run; times are those of the last attempt.
-    pub summary: Summary,
-    /// Predictions parts in input order.
-    pub parts: Vec<PartReport>,
-    pub batches: Vec<PartReport>,
-    /// The record of the run.
-    pub record: PartReport,
-    /// Attempts at the run: those of all workers, killed ones included.
-    pub attempts: Vec<AttemptNote>,
+/// How often the manifest, or `_SUCCESS`, is published before that is given up: another attempt may publish one each
+/// time.
+const PUBLISHING_TRIES: u32 = 3;
+
+/// A run that is to be finished.
+#[derive(Debug, Clone, Copy)]
+pub struct Run<'a> {
+    pub plan: &'a Plan,
+    /// As it is stored in the output.
+    pub record: &'a RunRecord,
 }
 
-/// The manifest: the report and the plan that led to it.
-#[derive(Serialize)]
-struct Manifest<'a> {
-    #[serde(flatten)]
-    report: &'a RunReport,
-    plan: &'a Plan,
+/// Finish a run whose shards have all been scored. It does not matter who has scored them, nor whether somebody else
+/// finishes the run at the same time or did so before.
+///
+/// `listed` are the shards of the whole input. `reports` are of parts that the caller has seen published; all others
+/// are read.
+///
+/// # Errors
+/// Those of the store; [`SinkError::OtherRun`] if the output belongs to another run; [`SourceError::Late`] if a part is
+/// missing, and [`SourceError::Changed`] if the parts are those of another input.
+pub fn finish(
+    output: &Output,
+    run: Run<'_>,
+    listed: Listed,
+    reports: Vec<PartReport>,
+) -> Result<RunReport, Error> {
+    let Run { plan, record } = run;
+    let model_sha256 = record.determinants["model_sha256"].as_str().unwrap_or_default().to_owned();
+    if plan.hash(&model_sha256) != record.plan_sha256 {
+        let difference = "its plan is another one".to_owned();
+        return Err(SinkError::OtherRun { uri: output.uri().to_owned(), difference }.into());
+    }
+    Ending {
+        output,
+        plan,
+        record,
+        model_sha256,
+        engines: Vec::new(),
+        share: Share::default(),
+        note: None,
+        written: OutputReport::default(),
+        reused: reports,
+        skipped_by_listing: listed.skipped().clone(),
+        listed,
+        wall: Duration::ZERO,
+        startup: Duration::ZERO,
+        stages: Vec::new(),
+    }
+    .finish()
 }
 
-/// What of a manifest is looked at again.
-#[derive(Debug, Deserialize)]
-pub struct StoredManifest {
-    pub run_id: String,
-    pub finished_at: String,
-    pub plan_sha256: String,
-    pub model_sha256: String,
-    pub limit: Option<u64>,
-    pub summary: StoredSummary,
-    pub parts: Vec<PartReport>,
-    pub batches: Vec<PartReport>,
-    pub record: PartReport,
-}
-
-/// What of a manifest's summary is looked at again.
-#[derive(Debug, Deserialize)]
-pub struct StoredSummary {
-    pub outcome: Outcome,
-    pub rows: u64,
-    pub rows_by_status: Tally,
-    #[serde(default)]
-    pub shards: u64,
-    #[serde(default)]
-    pub damaged_shards: u64,
-    #[serde(default)]
-    pub empty_shards: u64,
-    #[serde(default)]
-    pub skipped: Skipped,
-    /// Builds of 27 November 2026 and before do not tell it apart.
-    #[serde(default)]
-    pub skipped_by_listing: Option<Skipped>,
-}
-
-/// The attempt that has come to its end.
+/// The end of an attempt, or of a run that somebody finishes without one.
 pub(crate) struct Ending<'a> {
     pub output: &'a Output,
     pub plan: &'a Plan,
@@ -103,11 +92,11 @@ pub(crate) struct Ending<'a> {
     pub model_sha256: String,
     pub engines: Vec<String>,
     pub share: Share,
-    /// As it was created.
-    pub note: AttemptNote,
+    /// The attempt's note as it was created; `None` if there was no attempt, and the whole input is known to be scored.
+    pub note: Option<AttemptNote>,
     /// What this attempt has written.
     pub written: OutputReport,
-    /// Parts of this worker's share that were there before, as they were read.
+    /// Parts of this worker's share that others have stored, as they were read.
     pub reused: Vec<PartReport>,
     /// The whole input, as far as it was listed.
     pub listed: Listed,
@@ -119,62 +108,70 @@ pub(crate) struct Ending<'a> {
 }
 
 impl Ending<'_> {
-    /// Finish the run, if nothing else is missing, and say what it came to.
+    /// Finish the run, if nothing else is missing, and report how it ended.
     pub fn finish(mut self) -> Result<RunReport, Error> {
-        // of an input that was listed in part, as with a limit, nobody knows how much of it was
+        // if the input was listed in part, as with a limit, nobody knows which part
         if self.listed.has_ended() {
             self.written.skipped_by_listing = self.skipped_by_listing.clone();
         }
         match self.finish_or_leave() {
-            // who finishes a run tidies up behind whoever still wrote
-            Err(Error::Sink(error)) if self.output.was_finished(&self.record.run_id) => {
+            // whoever finishes a run tidies up behind attempts that still write
+            Err(Error::Sink(error)) if has_succeeded(self.output, &self.record.run_id) => {
                 tracing::debug!(%error, "something of this attempt was removed");
-                self.end_behind_another(&self.output.list()?)
+                self.end_behind_another(&OutputListing::read(self.output)?)
             }
             done => done,
         }
     }
 
     fn finish_or_leave(&mut self) -> Result<RunReport, Error> {
-        self.note.parts.clone_from(&self.written.parts);
-        self.note.batches.clone_from(&self.written.batches);
-        self.note.rows = self.written.tally.rows();
-        let share = in_input_order(self.written.clone().with(self.reused.clone()));
         let (output, run_id) = (self.output, &self.record.run_id);
-        output.refuse_another(run_id)?;
-        if self.written.drained {
-            let listing = output.list()?;
-            if output.is_finished(run_id)? {
-                return self.end_behind_another(&listing);
-            }
-            return Ok(self.end(&share, Outcome::Interrupted)?);
-        }
+        check_current(output, run_id)?;
         let Share { shard_index, num_shards } = self.share;
-        output.mark_done(shard_index, num_shards)?;
-        let mut listing = output.list()?;
-        // what this attempt has stored is there, whatever the listing says
-        listing.done.insert((shard_index, num_shards));
-        let unmarked = output.first_unmarked(&mut listing, num_shards)?;
+        let mut listing = OutputListing::default();
+        if let Some(note) = &mut self.note {
+            note.parts.clone_from(&self.written.parts);
+            note.batches.clone_from(&self.written.batches);
+            note.rows = self.written.tally.rows();
+            if !self.written.drained {
+                publish(output, run_id, &mark_of(self.share), b"done\n".to_vec())?;
+            }
+            listing = OutputListing::read(output)?;
+        }
+        let mut unmarked = None;
+        if self.note.is_some() && !self.written.drained {
+            // this attempt's own mark exists, whatever the listing says
+            listing.marks.insert((shard_index, num_shards));
+            unmarked = listing.first_unmarked(output, num_shards)?;
+        }
         // whoever finishes a run removes the marks behind `_SUCCESS`
-        if output.is_finished(run_id)? {
-            return self.end_behind_another(&listing);
+        let failed = match observe(output)? {
+            OutputState::Succeeded(record, _) if record.run_id == *run_id => {
+                return self.end_behind_another(&OutputListing::read(output)?);
+            }
+            OutputState::Failed(record, manifest) if record.run_id == *run_id => Some(*manifest),
+            _ => None,
+        };
+        let share = in_input_order(self.written.clone().with(self.reused.clone()));
+        if self.written.drained {
+            return Ok(self.end(&share, Outcome::Interrupted)?);
         }
         if let Some(index) = unmarked {
             tracing::info!("worker {index} of {num_shards} has not done its share yet");
             return Ok(self.end(&share, Outcome::ShareDone)?);
         }
-        if num_shards > 1 {
-            // a list is not of one moment: a part may have come to a place that was listed already, and its worker's mark before it was listed
-            listing = output.list()?;
+        // a listing is not of one moment: a part may have come to a place that was listed already, and the mark of its
+        // worker before it was listed
+        if num_shards > 1 || self.note.is_none() {
+            listing = OutputListing::read(output)?;
         }
-        output.remove_foreign_manifest(run_id)?;
-        output.add_unlisted_attempts(&mut listing, self.note.attempt)?;
-        let notes = output.notes(&listing, run_id)?;
-        output.add_unlisted_batches(&mut listing, &notes)?;
-        output.add_unlisted_parts(&mut listing, self.listed.parts())?;
+        listing.add_unlisted_attempts(output, self.note.as_ref().map(|note| note.attempt))?;
+        let notes = Notes::read(output, &listing, run_id, failed)?;
+        listing.add_unlisted_batches(output, &notes)?;
+        listing.add_unlisted_parts(output, self.listed.parts())?;
         let parts = listing.predictions.values().chain(&listing.batches).cloned();
         let parts = parts.chain(listing.duplicate_parts()).collect();
-        let listing = output.without_others(listing, parts, &notes, run_id)?;
+        let listing = remove_parts_of_other_runs(output, listing, parts, &notes, run_id)?;
         self.listed.compare(&listing, self.record.limit.is_some(), num_shards)?;
         self.complete(&listing, notes)
     }
@@ -182,33 +179,32 @@ impl Ending<'_> {
     /// The run is finished already: remove what this attempt has left since.
     ///
     /// # Errors
-    /// When this attempt has scored a shard that the finished run does not know. Its part is removed: no
-    /// manifest will ever list it.
+    /// When this attempt has scored a shard that the finished run does not have. Its part is removed: no manifest will
+    /// ever list it.
     fn end_behind_another(&self, listing: &OutputListing) -> Result<RunReport, Error> {
-        let manifest = self.output.manifest()?;
+        let manifest = StoredManifest::read(self.output)?;
         tracing::info!("another attempt has finished the run");
         self.tidy(listing);
-        let strays = listing.beside(&manifest.parts);
-        if !strays.is_empty() {
-            self.output.refuse_another(&self.record.run_id)?;
-            self.output.remove(&strays)?;
-        }
+        remove_strays(self.output, listing, &manifest.run_id, &manifest.parts)?;
         let listed: HashSet<_> = manifest.parts.iter().map(|part| &part.path).collect();
-        if let Some(late) = self.written.parts.iter().find(|part| !listed.contains(&part.path)) {
+        let known = self.written.parts.iter().chain(&self.reused);
+        if let Some(late) = known.into_iter().find(|part| !listed.contains(&part.path)) {
             let message = "it has come since the run was finished".to_owned();
             return Err(SourceError::Changed { shard: late.shard.clone(), message }.into());
         }
         Ok(self.report(&self.whole(manifest.parts), Outcome::Succeeded))
     }
 
-    /// Remove what only a run under way has a use for. The run is finished whether that succeeds or not.
+    /// Remove what a finished run does not need. The run is finished whether that succeeds or not.
     fn tidy(&self, listing: &OutputListing) {
-        if let Err(error) = self.output.tidy(&listing.passing().collect::<Vec<_>>()) {
+        let tidied = check_current(self.output, &self.record.run_id)
+            .and_then(|()| self.output.tidy(&listing.transient().collect::<Vec<_>>()));
+        if let Err(error) = tidied {
             tracing::warn!(%error, "the run is finished, but notes and checkpoints of it are left");
         }
     }
 
-    /// All parts are there: write the manifest, and if there are few enough errors `_SUCCESS`.
+    /// All parts exist: publish the manifest, and with few enough errors `_SUCCESS`.
     fn complete(&mut self, listing: &OutputListing, notes: Notes) -> Result<RunReport, Error> {
         let (output, run_id) = (self.output, &self.record.run_id);
         let whole = self.whole(self.predictions(listing, &notes)?);
@@ -216,28 +212,26 @@ impl Ending<'_> {
         let outcome = self.outcome(&whole);
         let mut report = self.report(&whole, outcome);
         report.batches = self.batches(listing, &notes)?;
-        let others = notes.attempts.into_iter().filter(|note| note.attempt != self.note.attempt);
+        let own = self.note.as_ref().map(|note| note.attempt);
+        let others = notes.attempts.into_iter().filter(|note| Some(note.attempt) != own);
         report.attempts.extend(others.map(|note| note.in_short()));
         report.attempts.sort_by_key(|note| note.attempt);
         report.record = output.digest(RUN)?;
         let manifest = json(&Manifest { report: &report, plan: self.plan });
-        // reading what is in no note may have taken long
-        output.refuse_another(run_id)?;
-        let (created, manifest_sha256) = publish(output, manifest, &report)?;
-        if outcome == Outcome::Succeeded {
-            // whoever was first has written the same
-            output.succeed(run_id, &manifest_sha256, created)?;
-        }
-        if let Err(error @ SinkError::OtherRun { .. }) = output.refuse_another(run_id) {
-            output.take_manifest_back(run_id)?;
-            return Err(error.into());
-        }
+        let (created, manifest_sha256) = publish_manifest(output, manifest, &report)?;
         if outcome != Outcome::Succeeded {
             // what the same run needs, begun again with higher limits, stays
             return Ok(self.end(&whole, outcome)?);
         }
-        match output.list() {
-            Ok(listing) => self.tidy(&listing),
+        publish_success(output, run_id, &manifest_sha256, created)?;
+        match OutputListing::read(output) {
+            Ok(listing) => {
+                self.tidy(&listing);
+                // an attempt at a removed run may have published since the parts were listed
+                if let Err(error) = remove_strays(output, &listing, run_id, &report.parts) {
+                    tracing::warn!(%error, "the run is finished, but parts of another one are left");
+                }
+            }
             Err(error) => {
                 tracing::warn!(%error, "the run is finished, but what it has left cannot be listed");
             }
@@ -245,15 +239,15 @@ impl Ending<'_> {
         Ok(report)
     }
 
-    /// The predictions parts of the run. Those that this attempt has stored, or read when it began, are not read again.
+    /// The predictions parts of the run. Parts that this attempt has stored, or read when it began, are not read again.
     ///
     /// # Errors
-    /// [`SinkError::Damaged`], for the shard of such a part is another worker's, or the time to score it again is over.
+    /// [`SinkError::Damaged`], for the shard of such a part is another worker's, or it is too late to score it again.
     fn predictions(&self, listing: &OutputListing, notes: &Notes) -> Result<Vec<PartReport>, SinkError> {
         let known = self.written.parts.iter().chain(&self.reused);
         let (mut parts, others) = split(listing.predictions.values(), known, notes);
         let TakenOver { sound, damaged } =
-            self.output.take_over(others.into_iter(), notes, &self.record.run_id)?;
+            take_over(self.output, others.into_iter(), notes, &self.record.run_id)?;
         if let Some(part) = damaged.into_iter().next() {
             let workers = u64::from(self.share.num_shards);
             let worker = shard_index(&part.name).unwrap_or_default() % workers;
@@ -264,26 +258,26 @@ impl Ending<'_> {
         Ok(parts)
     }
 
-    /// The batches parts of the run. What is damaged is removed: nothing but latencies is lost.
+    /// The batches parts of the run. A damaged one is removed: nothing but latencies is lost.
     fn batches(&self, listing: &OutputListing, notes: &Notes) -> Result<Vec<PartReport>, SinkError> {
         let (output, run_id) = (self.output, &self.record.run_id);
         let (mut parts, others) = split(listing.batches.iter(), self.written.batches.iter(), notes);
-        let TakenOver { sound, damaged } = output.take_over(others.into_iter(), notes, run_id)?;
-        output.remove_damaged(&damaged, run_id, "removing a damaged part: its batches are lost")?;
+        let TakenOver { sound, damaged } = take_over(output, others.into_iter(), notes, run_id)?;
+        remove_damaged(output, &damaged, run_id, "removing a damaged part: its batches are lost")?;
         parts.extend(sound);
         parts.sort_by(|a, b| a.path.cmp(&b.path));
         Ok(parts)
     }
 
-    /// A run without a row is no success, unless the plan says that it is one. A worker alone leaves the output free,
-    /// so that the same command may find more next time.
+    /// A run without a row is not a success, unless the plan says that it is one. If no other worker shares the run the
+    /// output is left vacant, so that the same command may find more next time.
     fn refuse_empty(&self, whole: &OutputReport) -> Result<(), Error> {
         if whole.tally.rows() > 0 || self.plan.input.allow_empty || self.record.limit == Some(0) {
             return Ok(());
         }
         if self.share.num_shards == 1 {
-            self.output.refuse_another(&self.record.run_id)?;
-            self.output.clear(self.output.list()?)?;
+            check_current(self.output, &self.record.run_id)?;
+            clear(self.output, self.record)?;
         }
         let (shards, skipped) = (whole.parts.len(), whole.skipped());
         let skipped = match skipped.total() {
@@ -321,18 +315,23 @@ impl Ending<'_> {
         }
     }
 
-    /// The run goes on elsewhere or later, or is not to be used: note how this attempt has ended.
+    /// The run is not finished, or has failed: note how this attempt has ended.
     fn end(&mut self, written: &OutputReport, outcome: Outcome) -> Result<RunReport, SinkError> {
-        self.note.outcome = Some(outcome);
-        self.note.updated_at = rfc3339(SystemTime::now());
-        self.output.replace_note(&self.note)?;
+        if let Some(note) = &mut self.note {
+            note.outcome = Some(outcome);
+            note.updated_at = rfc3339(SystemTime::now());
+            note.store(self.output)?;
+        }
         Ok(self.report(written, outcome))
     }
 
     fn report(&self, written: &OutputReport, outcome: Outcome) -> RunReport {
         let finished_at = rfc3339(SystemTime::now());
-        let note =
-            AttemptNote { outcome: Some(outcome), updated_at: finished_at.clone(), ..self.note.in_short() };
+        let note = self.note.as_ref().map(|note| AttemptNote {
+            outcome: Some(outcome),
+            updated_at: finished_at.clone(),
+            ..note.in_short()
+        });
         RunReport {
             schema_version: SCHEMA_VERSION.to_owned(),
             sluice_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -348,7 +347,7 @@ impl Ending<'_> {
             parts: written.parts.clone(),
             batches: written.batches.clone(),
             record: PartReport { path: RUN.to_owned(), ..PartReport::default() },
-            attempts: vec![note],
+            attempts: note.into_iter().collect(),
         }
     }
 }
@@ -358,55 +357,66 @@ fn in_input_order(mut report: OutputReport) -> OutputReport {
     report
 }
 
-/// Of the parts `held`, what is known of those that are among the `known` ones and of which no note says anything else;
-/// and the others.
+/// Of the listed `entries`, the reports of those that are `known` and of which no note says anything else; and the others.
 fn split<'a>(
-    held: impl Iterator<Item = &'a ObjectEntry>,
+    entries: impl Iterator<Item = &'a ObjectEntry>,
     known: impl Iterator<Item = &'a PartReport>,
     notes: &Notes,
 ) -> (Vec<PartReport>, Vec<&'a ObjectEntry>) {
     let known: HashMap<_, _> = known.map(|part| (&part.path, part)).collect();
     let (mut parts, mut others) = (Vec::new(), Vec::new());
-    for held in held {
-        let part = known.get(&held.name).filter(|part| part.bytes == held.bytes);
-        match part.filter(|part| notes.said_of(&held.name).iter().all(|said| said == **part)) {
+    for entry in entries {
+        let part = known.get(&entry.name).filter(|part| part.bytes == entry.bytes);
+        match part.filter(|part| notes.said_of(&entry.name).iter().all(|said| said == **part)) {
             Some(&part) => parts.push(part.clone()),
-            None => others.push(held),
+            None => others.push(entry),
         }
     }
     (parts, others)
 }
 
-impl Output {
-    /// The manifest that is there.
-    pub fn manifest(&self) -> Result<StoredManifest, SinkError> {
-        serde_json::from_slice(&self.read(MANIFEST)?).map_err(|error| SinkError::Uri {
-            uri: self.uri_of(MANIFEST),
-            message: format!("cannot be read: {error}"),
-        })
-    }
+/// Take back that a worker has done its share: a shard of it must be scored again.
+pub(crate) fn unmark_done(output: &Output, share: Share) -> Result<(), SinkError> {
+    output.remove(&[mark_of(share)])
 }
 
-/// SHA-256 in lower-case hexadecimal.
-pub(crate) fn sha256_of(bytes: &[u8]) -> String {
-    hex(&Sha256::digest(bytes))
+/// The name of the mark of a worker that has done its share.
+fn mark_of(share: Share) -> String {
+    ObjectName::Mark { worker: share.shard_index, workers: share.num_shards }.to_string()
 }
 
-/// How often a manifest is created before it is given up: another attempt may put one there each time.
-const PUBLISHING_TRIES: u32 = 3;
+/// Remove predictions parts that are not among the `parts` of the finished run `run_id`. No attempt at that run publishes under such a
+/// name, so nothing of it can be hit.
+pub(super) fn remove_strays(
+    output: &Output,
+    listing: &OutputListing,
+    run_id: &str,
+    parts: &[PartReport],
+) -> Result<(), SinkError> {
+    let strays = listing.parts_beside(parts);
+    let Some(first) = strays.first() else { return Ok(()) };
+    check_current(output, run_id)?;
+    tracing::warn!(parts = strays.len(), first, "removing parts that the manifest lacks");
+    output.remove(&strays)
+}
 
-/// Create the `manifest` that says `report`, or find one that another attempt at the run has created and that lists
-/// the same parts. Returns whether it was created, and the hash of the one that is there.
+/// Publish the `manifest` that says `report`, or find one that another attempt at the run has published and that lists the
+/// same parts. Returns whether it was created, and the hash of the one that is there.
 ///
-/// One that says "too many errors" gives way to one that says something else. One that says "succeeded" never does,
-/// also where this attempt counts too many errors itself: its author may be about to create `_SUCCESS`.
-fn publish(output: &Output, manifest: Vec<u8>, report: &RunReport) -> Result<(bool, String), SinkError> {
+/// One that says "too many errors" gives way to one that says something else. One that says "succeeded" never does, also
+/// where this attempt counts too many errors itself: its author may be about to create `_SUCCESS`.
+fn publish_manifest(
+    output: &Output,
+    manifest: Vec<u8>,
+    report: &RunReport,
+) -> Result<(bool, String), SinkError> {
     let failed = |message: String| Err(SinkError::Uri { uri: output.uri_of(MANIFEST), message });
     for _ in 0..PUBLISHING_TRIES {
-        if output.create(MANIFEST, manifest.clone())? {
+        if publish(output, &report.run_id, MANIFEST, manifest.clone())? {
             return Ok((true, sha256_of(&manifest)));
         }
-        let Some(stored) = output.read_if_any(MANIFEST)? else { continue };
+        let version = output.runtime().block_on(output.version(MANIFEST))?;
+        let (Some(version), Some(stored)) = (version, output.read_if_any(MANIFEST)?) else { continue };
         let said: StoredManifest = match serde_json::from_slice(&stored) {
             Ok(said) => said,
             Err(error) => return failed(format!("cannot be read ({error}); remove it and run again")),
@@ -416,15 +426,44 @@ fn publish(output: &Output, manifest: Vec<u8>, report: &RunReport) -> Result<(bo
             (Outcome::Succeeded, _) if is_same => return Ok((false, sha256_of(&stored))),
             (was, is) if is_same && was == is => return Ok((false, sha256_of(&stored))),
             (Outcome::TooManyErrors, _) if said.run_id == report.run_id => {
-                if !output.remove_failed_manifest(&report.run_id)? {
-                    break;
-                }
+                let why = "removing the manifest of the attempt that had too many errors";
+                output.runtime().block_on(output.remove_version(&version, why))?;
             }
             _ => return failed("lists other parts than are there; remove it and run again".to_owned()),
         }
     }
-    failed(
-        "is being replaced by another attempt, or one has died in the middle; run again in 15 minutes"
-            .to_owned(),
-    )
+    failed("is being replaced by another attempt at the same time; run again".to_owned())
+}
+
+/// Publish `_SUCCESS`, which holds the hash of the manifest.
+///
+/// # Errors
+/// Those of the store, and [`SinkError::Uri`] if there is a `_SUCCESS` that names another manifest, unless this attempt has
+/// `created` the manifest: then it is of a run that was removed before, and makes way.
+pub(super) fn publish_success(
+    output: &Output,
+    run_id: &str,
+    manifest_sha256: &str,
+    created: bool,
+) -> Result<(), SinkError> {
+    let content = success_content(manifest_sha256);
+    for _ in 0..PUBLISHING_TRIES {
+        if publish(output, run_id, SUCCESS, content.clone())? {
+            return Ok(());
+        }
+        let version = output.runtime().block_on(output.version(SUCCESS))?;
+        let (Some(version), Some(stored)) = (version, output.read_if_any(SUCCESS)?) else { continue };
+        if stored[..] == content[..] {
+            return Ok(());
+        }
+        // the manifest may have been removed by hand and made again while this attempt was suspended
+        if !created || sha256_of(&output.read(MANIFEST)?) != manifest_sha256 {
+            break;
+        }
+        output.runtime().block_on(output.remove_version(&version, LEFT_BEHIND))?;
+    }
+    let message = format!(
+        "names another manifest than {MANIFEST}; remove both and run again: what is scored stays as it is"
+    );
+    Err(SinkError::Uri { uri: output.uri_of(SUCCESS), message })
 }

@@ -4,12 +4,14 @@
 //!   of a distributed runner does, asks here: other workers may have stored parts and checkpoints since it began.
 
 use super::attempts::Notes;
-use super::checkpoints::{Checkpoints, checkpoint_folder};
-use super::crashes::{Crashes, crash_folder};
-use super::listing::ObjectEntry;
-use super::names::part_name;
+use super::checkpoints::Checkpoints;
+use super::crashes::Crashes;
+use super::listing::{ObjectEntry, OutputListing, names_in};
+use super::names::PartName;
 use super::output::Output;
-use super::takeover::TakenOver;
+use super::segments::sound_checkpoints;
+use super::state::observe;
+use super::takeover::{TakenOver, remove_damaged, remove_parts_of_other_runs, take_over};
 use crate::error::SinkError;
 use crate::items::{Resume, ShardRef};
 use crate::report::PartReport;
@@ -25,25 +27,32 @@ pub struct ShardHistory {
     pub is_finished: bool,
 }
 
-/// Look up what the run `run_id` has of `shard`. A part that is damaged is removed, if the run is not finished.
+/// Look up what the run `run_id` has of `shard`. A part that is damaged or of another run is removed, if the run is not
+/// finished.
 ///
 /// # Errors
-/// Those of the store, and when the part is one of another run or of another shard.
+/// Those of the store, and when the part is not of this shard.
 pub fn shard_history(output: &Output, run_id: &str, shard: &ShardRef) -> Result<ShardHistory, SinkError> {
-    let name = part_name(shard);
-    let is_finished = output.is_finished(run_id)?;
-    if let Some(bytes) = output.size_of(&name)? {
-        let entry = ObjectEntry { name: name.clone(), bytes };
-        let TakenOver { mut sound, damaged } =
-            output.take_over(std::iter::once(&entry), &Notes::default(), run_id)?;
-        if let Some(part) = sound.pop() {
-            return Ok(ShardHistory { part: Some(part), resume: Resume::default(), is_finished });
-        }
-        output.remove_damaged(&damaged, run_id, "removing a damaged part: its shard is scored again")?;
+    let part = PartName::of(shard);
+    let name = part.to_string();
+    let is_finished = observe(output)?.is_success_of(run_id);
+    let mut listing = OutputListing::default();
+    if let Some(bytes) = output.sizes_of(std::slice::from_ref(&name))?[0] {
+        listing.predictions.insert(part.index, ObjectEntry { name: name.clone(), bytes });
     }
-    let segments = Checkpoints::of(&output.names_in(&checkpoint_folder(&name))?, run_id);
-    let crashes = Crashes::of(&output.names_in(&crash_folder(&name))?, run_id);
-    let segments = output.sound(segments, |_| true)?.chain(&name);
+    let notes = Notes::default();
+    if !is_finished {
+        let parts = listing.predictions.values().cloned().collect();
+        listing = remove_parts_of_other_runs(output, listing, parts, &notes, run_id)?;
+    }
+    let TakenOver { mut sound, damaged } = take_over(output, listing.predictions.values(), &notes, run_id)?;
+    if let Some(part) = sound.pop() {
+        return Ok(ShardHistory { part: Some(part), resume: Resume::default(), is_finished });
+    }
+    remove_damaged(output, &damaged, run_id, "removing a damaged part: its shard is scored again")?;
+    let segments = Checkpoints::of(&names_in(output, &part.checkpoints())?, run_id);
+    let crashes = Crashes::of(&names_in(output, &part.crashes())?, run_id);
+    let segments = sound_checkpoints(output, segments, |_| true)?.chain(&name);
     let resume = Resume { segments, crashed: crashes.in_shard(&name) };
     Ok(ShardHistory { part: None, resume, is_finished })
 }

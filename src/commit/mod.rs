@@ -1,20 +1,74 @@
-//! The commit protocol: how attempts that are killed, repeated and shared leave one whole output.
+//! The commit protocol: how attempts that are killed, repeated, suspended and shared leave one whole output.
+//!
+//! What is promised:
+//! - Whoever reads `predictions/` of an output that has `_SUCCESS` finds exactly one part for each shard, and each part
+//!   is as its attempt has written it.
+//! - An attempt may be killed at any moment. The next one resumes with the parts and checkpoints it has left.
+//! - Any number of attempts at one run may be alive at once, as workers that share it, or because one was taken for dead.
+//! - A run that was removed by `--overwrite` leaves nothing in the output, whatever its attempts do when they wake.
+//!
+//! What a store must offer: an object is readable under its name as soon as its creation is acknowledged, and of several
+//! requests that create one name, one succeeds. Listings may be behind, except for `--overwrite`, which removes what it
+//! finds listed. Clocks decide nothing. [`crate::docs::protocol`] tells the steps one by one.
+//!
+//! # One part for each shard
+//! The name of a part follows from the shard's place and version, so two attempts never make two parts of one shard:
+//! both create the same name, and the store lets one of them. [`claim()`] joins attempts into a run by what determines the
+//! predictions; each gets a number, and notes the parts that it has stored with their hashes. Whoever finishes the run
+//! ([`finish()`]) compares the parts with the listed input, publishes a manifest with the hash of each, and then
+//! `_SUCCESS` with the manifest's hash. Neither is ever replaced. [`OutputState`] has the states in between.
+//!
+//! # The fence
+//! Every object that somebody may take for a result (parts, the manifest, `_SUCCESS`, marks of workers that have done
+//! their share) is published in four steps:
+//!
+//! 1. its bytes are stored under `_staging/`, with a name of its own;
+//! 2. `_run.json` is read, and must name the run;
+//! 3. the staged object is copied to its name, if there is none;
+//! 4. the staged object is removed.
+//!
+//! `--overwrite` replaces `_run.json` first. Then it removes `_SUCCESS`, the manifest, the staged objects, and last
+//! everything else ([`overwrite()`]). So nothing of the old run appears after that:
+//!
+//! - An attempt that reads `_run.json` after it was replaced stops at step 2.
+//! - An attempt that read it before had staged its object before. Either it has copied the object by the time that staged
+//!   objects are removed, and the copy is removed with everything else; or its copy finds no source.
+//!
+//! On S3 a copy that creates is three requests: the source is read by the second, the object appears by the third. An
+//! attempt that is suspended between them may publish late. Therefore `_run.json` is read once more after each copy. If
+//! it names another run by then, and that run has finished, the attempt removes its part, unless the manifest lists the
+//! name. Nobody else publishes under that name, so the removal hits nothing else. If the other run has not finished, the
+//! part is left to that run, which removes what it meets of other runs: when an attempt begins, when it publishes the same
+//! name, and when it finishes, once more behind `_SUCCESS`. A part tells its run in its footer.
+//!
+//! # Limits
+//! - Removing one version of an object (a damaged part, a part of another run) is a look and a removal. An attempt that is
+//!   suspended exactly between them, while another attempt at the same run does the same and publishes the part again,
+//!   removes the new part. A finished run then lacks it, which `run` and `verify` say.
+//! - A request that the store itself carries out after the removal is met as above by the new run only as long as that
+//!   runs.
+//! - Of two `--overwrite` at the same time one stops, but what it has asked the store to remove, 32 objects at most, may
+//!   be removed late.
 
 mod attempts;
+mod body;
 mod checkpoints;
 mod claim;
 mod crashes;
-mod fence;
 mod finish;
+mod finished;
 mod footer;
 mod history;
 mod listing;
 mod lookup;
+mod manifest;
 mod names;
 mod obstacles;
 mod output;
+mod overwrite;
 mod record;
 mod resume;
+mod run_report;
 mod segments;
 mod state;
 mod stored_part;
@@ -24,12 +78,14 @@ mod testing;
 mod upload;
 mod verify;
 
-pub use attempts::{AttemptNote, Notes, attempt_name};
+pub(crate) use attempts::part_reports;
+pub use attempts::{AttemptNote, Notes};
 pub use checkpoints::{Checkpoints, Segment};
-pub use claim::Claim;
-pub use crashes::Crashes;
-pub(crate) use finish::Ending;
-pub use finish::{RunReport, StoredManifest, StoredSummary};
+pub use claim::{Claim, admit, claim};
+pub use crashes::{Crashes, note_crash};
+pub(crate) use finish::{Ending, unmark_done};
+pub use finish::{Run, finish};
+pub use finished::check_finished;
 pub use footer::SCHEMA_VERSION;
 pub(crate) use footer::{
     ATTEMPT, BODY, DAMAGE, LABELS, PLAN, ROWS_BY_STATUS, RUN_ID, SCHEMA, SHARD, SHARD_BYTES, SHARD_FORMAT,
@@ -37,12 +93,17 @@ pub(crate) use footer::{
 };
 pub use history::{ShardHistory, shard_history};
 pub use listing::{ObjectEntry, OutputListing};
-pub use names::{part_name, part_name_of, shard_index, shard_of_part, short_identity};
-pub use output::{MANIFEST, Output, SUCCESS, json};
-pub use record::{RUN, RunRecord};
+pub use manifest::{StoredManifest, StoredSummary};
+pub use names::{MANIFEST, ObjectName, PartName, RUN, SUCCESS, part_name, shard_index};
+pub use output::{Output, json};
+pub use overwrite::overwrite;
+pub use record::{RunRecord, check_current};
 pub use resume::{Done, Listed, Remaining, Share};
-pub(crate) use segments::{READ_BYTES, read_segment};
-pub use state::RunState;
-pub(crate) use takeover::{DamagedPart, TakenOver};
+pub use run_report::RunReport;
+pub(crate) use segments::{READ_BYTES, read_segment, sound_checkpoints};
+pub(crate) use state::has_succeeded;
+pub use state::{OutputState, observe};
+pub(crate) use stored_part::read_part;
+pub(crate) use takeover::{DamagedPart, TakenOver, take_over, without_damaged};
 pub(crate) use upload::{PendingUpload, Stored, UPLOAD_BYTES, Upload};
 pub use verify::{Verification, verify};

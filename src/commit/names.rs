@@ -1,79 +1,321 @@
-//! The names of an output's objects.
+//! The names of an output's objects, formatted and parsed here and nowhere else.
+//!
+//! ```text
+//! _run.json  _manifest.json  _SUCCESS
+//! predictions/part-000007-0123456789ab.parquet       place and identity of the shard
+//! batches/part-000001-000003-000000.parquet          worker, attempt, number
+//! _attempts/000003.json                              attempt
+//! _workers/000001-of-000004                          a worker that has done its share
+//! _checkpoints/part-000007-0123456789ab/0000000000-0000000010-000003-2c26b46b.parquet
+//!                                                    first record, end, attempt, run
+//! _crashes/part-000007-0123456789ab/0000000012-11-2c26b46b.json
+//!                                                    record, signal, run
+//! _staging/2c26b46b68ffc68f                          not published yet
+//! ```
 
-use super::attempts::{ATTEMPTS, MAX_ATTEMPT};
-use super::checkpoints::CHECKPOINTS;
-use super::crashes::CRASHES;
-use super::fence::DISPLACED;
-use super::upload::STAGING;
+use std::fmt;
+
+use sha2::{Digest, Sha256};
+
 use crate::items::ShardRef;
+use crate::plan::hex;
+
+/// The record of the run.
+pub const RUN: &str = "_run.json";
+
+/// The list of parts.
+pub const MANIFEST: &str = "_manifest.json";
+
+/// Says that the run is complete, and holds the hash of its manifest.
+pub const SUCCESS: &str = "_SUCCESS";
+
+/// Folders of parts.
+pub const PREDICTIONS: &str = "predictions";
+pub const BATCHES: &str = "batches";
+
+/// Folders that a finished run does not need.
+pub const ATTEMPTS: &str = "_attempts";
+pub const WORKERS: &str = "_workers";
+pub const CHECKPOINTS: &str = "_checkpoints";
+pub const CRASHES: &str = "_crashes";
+pub const STAGING: &str = "_staging";
+pub const TRANSIENT: [&str; 5] = [ATTEMPTS, WORKERS, CHECKPOINTS, CRASHES, STAGING];
+
+/// The highest number of an attempt: shifted by 32 bits, it begins the ids of the attempt's batches.
+pub const MAX_ATTEMPT: u32 = 1 << 30;
 
 /// Digits of a shard's identity in the name of its part: enough to tell versions of one shard apart.
 const IDENTITY_DIGITS: usize = 12;
 
-/// Name of a shard's part, the same in every run over the same input: the shard's place keeps the
-/// parts in order, its identity tells versions of it apart.
-pub fn part_name(shard: &ShardRef) -> String {
-    part_name_of(shard.index, short_identity(shard))
+/// What begins the name of a crash note if the shard's reader crashed, not a decoder.
+const OF_READER: &str = "reader-";
+
+/// The name of an object, relative to its output.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ObjectName {
+    Run,
+    Manifest,
+    Success,
+    Part(PartName),
+    Batches {
+        worker: u64,
+        attempt: u32,
+        number: u64,
+    },
+    Attempt(u32),
+    /// The mark of a worker that has done its share.
+    Mark {
+        worker: u32,
+        workers: u32,
+    },
+    Segment(SegmentName),
+    Crash(CrashName),
+    Staged(String),
+    /// In a folder of ours, with a name that no version of sluice reads any more.
+    Unknown,
 }
 
-/// The same, of a shard in that place of the input with that short identity.
-pub fn part_name_of(index: u64, short_identity: u64) -> String {
-    format!("predictions/part-{index:06}-{short_identity:0IDENTITY_DIGITS$x}.parquet")
+/// The part of a shard. It is the same in every run over the same input: the place keeps the parts in order, the
+/// identity tells versions of a shard apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct PartName {
+    /// The shard's place in the input.
+    pub index: u64,
+    /// The first digits of the shard's identity.
+    pub identity: u64,
 }
 
-/// What of a shard's identity is in the name of its part, as a number.
-pub fn short_identity(shard: &ShardRef) -> u64 {
-    u64::from_str_radix(&shard.identity()[..IDENTITY_DIGITS], 16).expect("a hash is hexadecimal")
+/// A segment: rows of a shard that has not ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SegmentName {
+    pub part: PartName,
+    /// Position in the shard of the first record, and behind the last one.
+    pub from: u64,
+    pub to: u64,
+    pub attempt: u32,
+    /// See [`run_tag`].
+    pub run: String,
 }
 
-/// Place and short identity of the shard whose part has that name.
-pub fn shard_of_part(name: &str) -> Option<(u64, u64)> {
-    let (index, identity) =
-        name.strip_prefix("predictions/part-")?.strip_suffix(".parquet")?.split_once('-')?;
-    if identity.len() != IDENTITY_DIGITS {
-        return None;
+/// A note of a crash.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CrashName {
+    pub part: PartName,
+    pub of_reader: bool,
+    pub record_index: u64,
+    pub signal: i32,
+    /// See [`run_tag`].
+    pub run: String,
+}
+
+/// What tells one run's segments and crash notes from another's.
+pub fn run_tag(run_id: &str) -> String {
+    hex(&Sha256::digest(run_id))[..8].to_owned()
+}
+
+impl PartName {
+    pub fn of(shard: &ShardRef) -> Self {
+        let identity = u64::from_str_radix(&shard.identity()[..IDENTITY_DIGITS], 16);
+        Self { index: shard.index, identity: identity.expect("a hash is hexadecimal") }
     }
-    Some((number(index)?, u64::from_str_radix(identity, 16).ok()?))
+
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::of_file(name.strip_prefix(PREDICTIONS)?.strip_prefix('/')?)
+    }
+
+    fn of_file(file: &str) -> Option<Self> {
+        Self::of_stem(file.strip_suffix(".parquet")?)
+    }
+
+    fn of_stem(stem: &str) -> Option<Self> {
+        let (index, identity) = stem.strip_prefix("part-")?.split_once('-')?;
+        if identity.len() != IDENTITY_DIGITS {
+            return None;
+        }
+        Some(Self { index: number(index)?, identity: u64::from_str_radix(identity, 16).ok()? })
+    }
+
+    /// The folder of the shard's segments.
+    pub(super) fn checkpoints(self) -> String {
+        format!("{CHECKPOINTS}/{}", self.stem())
+    }
+
+    /// The folder of the shard's crash notes.
+    pub(super) fn crashes(self) -> String {
+        format!("{CRASHES}/{}", self.stem())
+    }
+
+    fn stem(self) -> String {
+        format!("part-{:06}-{:0IDENTITY_DIGITS$x}", self.index, self.identity)
+    }
 }
 
-/// The place in the input of the shard whose part has that name.
-pub fn shard_index(name: &str) -> Option<u64> {
-    shard_of_part(name).map(|(index, _)| index)
+impl fmt::Display for PartName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{PREDICTIONS}/{}.parquet", self.stem())
+    }
 }
 
-/// The attempt that has written the batches part of that name.
-pub(super) fn batches_attempt(name: &str) -> Option<u32> {
-    let mut numbers = name.strip_prefix("batches/part-")?.strip_suffix(".parquet")?.split('-').map(number);
-    let (_worker, attempt, _number) = (numbers.next()??, numbers.next()??, numbers.next()??);
-    let attempt = if numbers.next().is_some() { None } else { attempt.try_into().ok() };
-    attempt.filter(|&attempt| attempt <= MAX_ATTEMPT)
+impl fmt::Display for ObjectName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Run => f.write_str(RUN),
+            Self::Manifest => f.write_str(MANIFEST),
+            Self::Success => f.write_str(SUCCESS),
+            Self::Part(part) => part.fmt(f),
+            Self::Batches { worker, attempt, number } => {
+                write!(f, "{BATCHES}/part-{worker:06}-{attempt:06}-{number:06}.parquet")
+            }
+            Self::Attempt(number) => write!(f, "{ATTEMPTS}/{number:06}.json"),
+            Self::Mark { worker, workers } => write!(f, "{WORKERS}/{worker:06}-of-{workers:06}"),
+            Self::Segment(SegmentName { part, from, to, attempt, run }) => {
+                write!(f, "{}/{from:010}-{to:010}-{attempt:06}-{run}.parquet", part.checkpoints())
+            }
+            Self::Crash(CrashName { part, of_reader, record_index, signal, run }) => {
+                let of = if *of_reader { OF_READER } else { "" };
+                write!(f, "{}/{of}{record_index:010}-{signal}-{run}.json", part.crashes())
+            }
+            Self::Staged(name) => write!(f, "{STAGING}/{name}"),
+            Self::Unknown => f.write_str("an unknown name"),
+        }
+    }
 }
 
-/// A number as names have it: of six digits, or more where it needs them.
+impl ObjectName {
+    /// `None` for a name that no object of an output has.
+    pub fn parse(name: &str) -> Option<Self> {
+        match name {
+            RUN => return Some(Self::Run),
+            MANIFEST => return Some(Self::Manifest),
+            SUCCESS => return Some(Self::Success),
+            _ => {}
+        }
+        let (folder, file) = name.split_once('/')?;
+        match folder {
+            PREDICTIONS => PartName::of_file(file).map(Self::Part),
+            BATCHES => batches(file),
+            ATTEMPTS => attempt_number(file.strip_suffix(".json")?.parse().ok()?).map(Self::Attempt),
+            WORKERS => {
+                let (worker, workers) = file.split_once("-of-")?;
+                Some(Self::Mark { worker: worker.parse().ok()?, workers: workers.parse().ok()? })
+            }
+            CHECKPOINTS => Some(segment(file).map_or(Self::Unknown, Self::Segment)),
+            CRASHES => Some(crash(file).map_or(Self::Unknown, Self::Crash)),
+            STAGING => Some(Self::Staged(file.to_owned())),
+            _ => None,
+        }
+    }
+}
+
+fn batches(file: &str) -> Option<ObjectName> {
+    let mut numbers = file.strip_prefix("part-")?.strip_suffix(".parquet")?.split('-').map(number);
+    let (worker, attempt, number) = (numbers.next()??, numbers.next()??, numbers.next()??);
+    let attempt = attempt_number(attempt)?;
+    numbers.next().is_none().then_some(ObjectName::Batches { worker, attempt, number })
+}
+
+fn segment(path: &str) -> Option<SegmentName> {
+    let (stem, file) = path.split_once('/')?;
+    let mut fields = file.strip_suffix(".parquet")?.splitn(4, '-');
+    let (from, to) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+    let (attempt, run) = (fields.next()?.parse().ok()?, fields.next()?.to_owned());
+    (from < to).then_some(SegmentName { part: PartName::of_stem(stem)?, from, to, attempt, run })
+}
+
+fn crash(path: &str) -> Option<CrashName> {
+    let (stem, file) = path.split_once('/')?;
+    let reader = file.strip_prefix(OF_READER);
+    let mut fields = reader.unwrap_or(file).strip_suffix(".json")?.splitn(3, '-');
+    Some(CrashName {
+        part: PartName::of_stem(stem)?,
+        of_reader: reader.is_some(),
+        record_index: fields.next()?.parse().ok()?,
+        signal: fields.next()?.parse().ok()?,
+        run: fields.next()?.to_owned(),
+    })
+}
+
+fn attempt_number(number: u64) -> Option<u32> {
+    number.try_into().ok().filter(|&number| number <= MAX_ATTEMPT)
+}
+
+/// A number of six digits, or more where it needs them.
 fn number(digits: &str) -> Option<u64> {
     (digits.len() >= 6 && digits.bytes().all(|digit| digit.is_ascii_digit())).then(|| digits.parse().ok())?
 }
 
-pub(super) fn lies_in(folder: &str, name: &str) -> bool {
-    name.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'))
+/// Whether that is the name of one of an output's folders, or of the output itself. Consoles create an object of no
+/// bytes in a bucket to show a folder; a listing has its name without the slash.
+pub fn is_folder(name: &str) -> bool {
+    ["", PREDICTIONS, BATCHES].contains(&name) || TRANSIENT.contains(&name)
 }
 
-/// Whether that is the name of one of an output's folders, or of the output itself. In a bucket consoles make an object
-/// of no bytes to show one, `predictions/`, which is listed without its slash.
-pub(super) fn is_folder(name: &str) -> bool {
-    ["", "predictions", "batches", STAGING, ATTEMPTS, CHECKPOINTS, CRASHES, DISPLACED, WORKERS]
-        .contains(&name)
+/// Whether objects of an output lie in the folder of that name.
+pub fn holds_objects(name: &str) -> bool {
+    let of_a_shard = name.split_once('/');
+    is_folder(name)
+        || of_a_shard
+            .is_some_and(|(folder, shard)| [CHECKPOINTS, CRASHES].contains(&folder) && !shard.contains('/'))
 }
 
-/// Folder of workers' marks, below the output.
-pub(super) const WORKERS: &str = "_workers";
-
-/// Name of the mark of a worker that has done its share.
-pub(super) fn done_name(shard_index: u32, num_shards: u32) -> String {
-    format!("{WORKERS}/{shard_index:06}-of-{num_shards:06}")
+/// Name of a shard's part.
+pub fn part_name(shard: &ShardRef) -> String {
+    PartName::of(shard).to_string()
 }
 
-pub(super) fn done_worker(name: &str) -> Option<(u32, u32)> {
-    let (index, of) = name.strip_prefix(WORKERS)?.strip_prefix('/')?.split_once("-of-")?;
-    Some((index.parse().ok()?, of.parse().ok()?))
+/// The place in the input of the shard whose part has that name.
+pub fn shard_index(name: &str) -> Option<u64> {
+    PartName::parse(name).map(|part| part.index)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_is_parsed_and_formatted_is_the_same() {
+        for name in [
+            RUN,
+            MANIFEST,
+            SUCCESS,
+            "predictions/part-000007-0123456789ab.parquet",
+            "predictions/part-1000007-0123456789ab.parquet",
+            "batches/part-000001-000003-000000.parquet",
+            "_attempts/000003.json",
+            "_workers/000001-of-000004",
+            "_checkpoints/part-000007-0123456789ab/0000000000-0000000010-000003-2c26b46b.parquet",
+            "_crashes/part-000007-0123456789ab/0000000012-11-2c26b46b.json",
+            "_crashes/part-000007-0123456789ab/reader-0000000012-11-2c26b46b.json",
+            "_staging/2c26b46b68ffc68f",
+        ] {
+            let parsed = ObjectName::parse(name).expect(name);
+            assert_eq!(parsed.to_string(), name);
+        }
+    }
+
+    #[test]
+    fn names_of_nothing_of_ours_are_not_parsed() {
+        for name in [
+            "notes.txt",
+            "_staging-mine/x",
+            "_checkpoints_old.csv",
+            "_crashes",
+            "_attempts/x.json",
+            "predictions/part-00000-0123456789ab.parquet",
+            "predictions/part-000007-c000.parquet",
+            "batches/part-000000-000000.parquet",
+            "batches/part-000000-9999999999-000000.parquet",
+            "batches/part-00000-2f1e-c000.snappy.parquet",
+        ] {
+            assert_eq!(ObjectName::parse(name), None, "{name}");
+        }
+        for name in [
+            "_checkpoints/x",
+            "_checkpoints/part-000007-0123456789ab/1-2.txt",
+            "_checkpoints/part-000007-0123456789ab/7-7-0-a.parquet",
+            "_crashes/part-000007-0123456789ab/a-b-c.json",
+        ] {
+            assert_eq!(ObjectName::parse(name), Some(ObjectName::Unknown), "{name}");
+        }
+    }
 }

@@ -1,31 +1,28 @@
-//! What stands on a disk where an output's files belong, and is none: no listing shows it, and nothing can be created
-//! in its place.
+//! Things on a disk that have the name of an output's file and are not files: no listing shows them, and nothing can be
+//! created in their place.
 //!
 //! - Links that lead nowhere, FIFOs, sockets and empty folders hold nothing: `--overwrite` removes them.
 //! - Devices, and folders that hold something, are refused before anything is removed.
-//! - Under any other name such a thing is in nobody's way, and stays.
+//! - Under any other name such a thing stays.
 
 use std::fs::{self, FileType};
 use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
-use super::checkpoints::CHECKPOINTS;
-use super::crashes::CRASHES;
-use super::listing::OutputListing;
-use super::names::{is_folder, lies_in};
+use super::names::{ObjectName, holds_objects};
 use super::output::Output;
-use crate::error::{SinkError, StorageError};
+use crate::error::SinkError;
 
-/// Something that is in the way.
-struct InTheWay {
+/// See above.
+struct Obstacle {
     /// Path below the output.
     name: String,
     path: PathBuf,
     kind: FileType,
 }
 
-impl InTheWay {
+impl Obstacle {
     /// What it is, in words, and whether it may be removed.
     fn judge(&self) -> io::Result<(&'static str, bool)> {
         Ok(match self.kind {
@@ -43,14 +40,8 @@ impl InTheWay {
     }
 }
 
-/// Whether files of an output belong below the folder of that name.
-fn holds_files(name: &str) -> bool {
-    let is_of_a_shard = lies_in(CHECKPOINTS, name) || lies_in(CRASHES, name);
-    is_folder(name) || is_of_a_shard && name.matches('/').count() == 1
-}
-
-/// Add what is in the way in `folder`, which is called `prefix` below the output.
-fn look(folder: &Path, prefix: &str, found: &mut Vec<InTheWay>) -> io::Result<()> {
+/// Add the obstacles in `folder`, whose name below the output is `prefix`.
+fn look(folder: &Path, prefix: &str, found: &mut Vec<Obstacle>) -> io::Result<()> {
     let entries = match fs::read_dir(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         entries => entries?,
@@ -59,11 +50,11 @@ fn look(folder: &Path, prefix: &str, found: &mut Vec<InTheWay>) -> io::Result<()
         let entry = entry?;
         let (name, path) = (format!("{prefix}{}", entry.file_name().to_string_lossy()), entry.path());
         match fs::metadata(&path) {
-            // what is a file is listed
+            // a listing shows it
             Ok(meta) if meta.is_file() => {}
-            Ok(meta) if meta.is_dir() && holds_files(&name) => look(&path, &format!("{name}/"), found)?,
-            _ if holds_files(&name) || OutputListing::of(&name).foreign.is_none() => {
-                found.push(InTheWay { name, path, kind: entry.file_type()? });
+            Ok(meta) if meta.is_dir() && holds_objects(&name) => look(&path, &format!("{name}/"), found)?,
+            _ if holds_objects(&name) || ObjectName::parse(&name).is_some() => {
+                found.push(Obstacle { name, path, kind: entry.file_type()? });
             }
             _ => {}
         }
@@ -71,37 +62,31 @@ fn look(folder: &Path, prefix: &str, found: &mut Vec<InTheWay>) -> io::Result<()
     Ok(())
 }
 
-impl Output {
-    /// Remove the run that is there, and what is in the way of another one.
-    ///
-    /// # Errors
-    /// [`SinkError::Occupied`], and then nothing is removed, where something lies that is nothing of ours, or is in the
-    /// way and may hold something.
-    pub fn overwrite(&self, listing: OutputListing) -> Result<(), SinkError> {
-        self.refuse_foreign(&listing)?;
-        if let Some(local) = self.local() {
-            let failed = |name: &str, error: io::Error| {
-                let source = object_store::Error::Generic { store: "folder", source: error.into() };
-                SinkError::from(StorageError { uri: self.uri_of(name), source })
-            };
-            let mut found = Vec::new();
-            look(local, "", &mut found).map_err(|error| failed("", error))?;
-            let mut kinds = Vec::new();
-            for thing in &found {
-                let (kind, may_go) = thing.judge().map_err(|error| failed(&thing.name, error))?;
-                if !may_go {
-                    let what = format!("{}, which is {kind}", thing.name);
-                    return Err(SinkError::Occupied { uri: self.uri().to_owned(), what });
-                }
-                kinds.push(kind);
-            }
-            for (thing, kind) in found.iter().zip(kinds) {
-                tracing::warn!(name = thing.name, kind, "removing what is in the way of an output's file");
-                thing.remove().map_err(|error| failed(&thing.name, error))?;
-            }
+/// Remove what is in the way of an output's files on this machine's disk.
+///
+/// # Errors
+/// [`SinkError::Occupied`], and then nothing is removed, if one of them may hold something.
+pub(super) fn remove_obstacles(output: &Output) -> Result<(), SinkError> {
+    let Some(local) = output.local() else { return Ok(()) };
+    let failed = |name: &str, error: io::Error| {
+        output.failed(name, object_store::Error::Generic { store: "folder", source: error.into() })
+    };
+    let mut found = Vec::new();
+    look(local, "", &mut found).map_err(|error| failed("", error))?;
+    let mut kinds = Vec::new();
+    for obstacle in &found {
+        let (kind, may_go) = obstacle.judge().map_err(|error| failed(&obstacle.name, error))?;
+        if !may_go {
+            let what = format!("{}, which is {kind}", obstacle.name);
+            return Err(SinkError::Occupied { uri: output.uri().to_owned(), what });
         }
-        self.clear(listing)
+        kinds.push(kind);
     }
+    for (obstacle, kind) in found.iter().zip(kinds) {
+        tracing::warn!(name = obstacle.name, kind, "removing what is in the way of an output's file");
+        obstacle.remove().map_err(|error| failed(&obstacle.name, error))?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -114,9 +99,8 @@ mod tests {
     use object_store::local::LocalFileSystem;
     use rustix::fs::{CWD, FileType, Mode, mknodat};
 
-    use super::super::output::{MANIFEST, SUCCESS};
-    use super::super::record::RUN;
     use super::*;
+    use crate::commit::names::{MANIFEST, RUN, SUCCESS};
 
     const FILES: [&str; 6] = [
         RUN,
@@ -128,8 +112,8 @@ mod tests {
     ];
     const FOLDERS: [&str; 3] = ["_attempts", "_crashes/part-000000-0123456789ab", "predictions"];
 
-    /// An output on a disk in which there is one object, and what `make` makes under a name of an output's file.
-    fn overwritten(name: &str, make: impl Fn(&Path)) -> (tempfile::TempDir, Result<(), String>) {
+    /// The obstacles removed from an output on a disk that has one object, and what `make` makes under the name of another.
+    fn cleared(name: &str, make: impl Fn(&Path)) -> (tempfile::TempDir, Result<(), String>) {
         let runtime = tokio::runtime::Runtime::new().expect("runtime");
         let folder = tempfile::tempdir().expect("a folder");
         let store = LocalFileSystem::new_with_prefix(folder.path()).expect("a store");
@@ -144,12 +128,12 @@ mod tests {
         assert!(output.create("_workers/000000-of-000001", b"x".to_vec()).expect("stored"));
         fs::create_dir_all(local.join(name).parent().expect("a folder")).expect("folders");
         make(&local.join(name));
-        let done = output.overwrite(output.list().expect("a list"));
+        let done = remove_obstacles(&output);
         (folder, done.map_err(|error| error.to_string()))
     }
 
     #[test]
-    fn what_holds_nothing_is_removed_where_a_file_belongs_and_stays_elsewhere() {
+    fn an_empty_obstacle_is_removed_where_a_file_belongs_and_stays_elsewhere() {
         let fifo = |path: &Path| mknodat(CWD, path, FileType::Fifo, Mode::RWXU, 0).expect("a FIFO");
         let link = |path: &Path| symlink("nowhere", path).expect("a link");
         let socket = |path: &Path| {
@@ -162,37 +146,37 @@ mod tests {
         let dir = |path: &Path| fs::create_dir(path).expect("a folder");
         let kinds: [&dyn Fn(&Path); 4] = [&fifo, &link, &socket, &dir];
         for (at, make) in kinds.into_iter().enumerate() {
-            // an empty folder is none in the way of a folder
+            // an empty folder is in the way of no folder
             let folders = if at < 3 { &FOLDERS[..] } else { &[] };
             for name in FILES.iter().chain(folders) {
-                let (folder, done) = overwritten(name, make);
+                let (folder, done) = cleared(name, make);
                 assert_eq!(done, Ok(()), "{name}");
                 let left = folder.path().join("out").join(name).symlink_metadata();
                 assert!(left.is_err(), "{name} is left");
             }
             for name in ["notes", "predictions/notes"] {
-                let (folder, done) = overwritten(name, make);
+                let (folder, done) = cleared(name, make);
                 assert_eq!(done, Ok(()), "{name}");
                 assert!(
                     folder.path().join("out").join(name).symlink_metadata().is_ok(),
-                    "{name} is nobody's"
+                    "{name} was removed"
                 );
             }
         }
     }
 
     #[test]
-    fn what_may_hold_something_is_refused_before_anything_is_removed() {
+    fn an_obstacle_that_may_hold_something_is_refused_before_anything_is_removed() {
         for name in FILES {
             let (folder, done) =
-                overwritten(name, |path| fs::create_dir_all(path.join("more")).expect("folders"));
+                cleared(name, |path| fs::create_dir_all(path.join("more")).expect("folders"));
             let refused = done.expect_err("it holds something");
             assert!(refused.contains(&format!("{name}, which is a folder that is not empty")), "{refused}");
             assert!(folder.path().join("out").join(name).join("more").is_dir());
             assert!(folder.path().join("out/_workers/000000-of-000001").is_file(), "something was removed");
         }
         let kind = fs::metadata("/dev/null").expect("a device").file_type();
-        let device = InTheWay { name: RUN.to_owned(), path: "/dev/null".into(), kind };
+        let device = Obstacle { name: RUN.to_owned(), path: "/dev/null".into(), kind };
         assert_eq!(device.judge().expect("looked at"), ("a device", false));
     }
 }

@@ -1,15 +1,17 @@
 //! `_run.json`: which run an output belongs to.
 //!
-//! - Created once, by the first attempt, and never replaced: of two attempts that begin at the same
-//!   time one creates it, and the other goes on with what it says.
-//! - Another attempt belongs to the run if everything that determines its predictions is the same. The
-//!   version of sluice is not part of that, its scoring version is.
+//! - The first attempt creates it. Of two attempts that begin at the same time one creates it, and the other joins the
+//!   run that it names. Only `--overwrite` replaces it, see [`super::overwrite`].
+//! - An attempt belongs to the run if everything that determines the predictions is the same. The version of sluice is
+//!   not part of that, its scoring version is.
+//! - It is the fence of the protocol: an attempt whose run it does not name publishes nothing.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// Name of the record, at the output's root.
-pub const RUN: &str = "_run.json";
+use super::names::RUN;
+use super::output::Output;
+use crate::error::SinkError;
 
 /// Key of the scoring version among the determinants.
 const SCORING: &str = "scoring_version";
@@ -28,11 +30,33 @@ pub struct RunRecord {
     pub limit: Option<u64>,
     /// What `plan_sha256` is over: everything that determines the predictions of an input.
     pub determinants: Value,
+    /// While a run is being removed: its id, or nothing if it had none. This record's run begins after that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub removing: Option<String>,
+}
+
+/// That the output still belongs to the run `run_id`.
+///
+/// # Errors
+/// [`SinkError::OtherRun`] if `--overwrite` has removed that run.
+pub fn check_current(output: &Output, run_id: &str) -> Result<(), SinkError> {
+    output.runtime().block_on(check_current_async(output, run_id))
+}
+
+/// The same, inside the runtime.
+pub(super) async fn check_current_async(output: &Output, run_id: &str) -> Result<(), SinkError> {
+    let record = output.get(RUN).await?.and_then(|bytes| serde_json::from_slice::<RunRecord>(&bytes).ok());
+    let now = match record {
+        Some(record) if record.run_id == run_id && record.removing.is_none() => return Ok(()),
+        Some(record) => record.run_id,
+        None => "nothing".to_owned(),
+    };
+    let difference = format!("{run_id} was removed, there is {now} in its place");
+    Err(SinkError::OtherRun { uri: output.uri().to_owned(), difference })
 }
 
 impl RunRecord {
-    /// What keeps an attempt that would have created `other` from going on with this run: the first
-    /// difference, in words.
+    /// Why an attempt that would have created `other` cannot join this run: the first difference, in words.
     pub fn difference(&self, other: &Self) -> Option<String> {
         let (was, is) = (&self.schema_version, &other.schema_version);
         if was != is {
@@ -108,6 +132,7 @@ mod tests {
             plan_sha256: determinants.to_string(),
             limit: None,
             determinants,
+            removing: None,
         }
     }
 

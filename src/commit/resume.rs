@@ -1,21 +1,21 @@
-//! What is left of an input when a run is gone on with, or shared by several workers.
+//! What is left of an input when a run is resumed, or shared by several workers.
 //!
-//! - A shard whose part is there is not read again. Parts are told by name, which says the shard's
-//!   place in the input and its identity; a part of another identity in that place means that the
-//!   input has changed since, which is an error and nothing to be mended silently.
-//! - A shard of which a checkpoint holds the first records is resumed behind them, and is told where
-//!   decoders and its reader have crashed.
+//! - A shard whose part exists is not read again. The name of a part says the shard's place in the input and its
+//!   identity; a part of another identity in that place means that the input has changed since, which is an error.
+//! - A shard whose first records are in a checkpoint is resumed behind them, and knows the records on which decoders and
+//!   its reader have crashed.
 //! - Of N workers, worker I scores the shards whose place in the input, modulo N, is I.
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::{
-    Checkpoints, Crashes, ObjectEntry, OutputListing, part_name, part_name_of, shard_index, shard_of_part,
-    short_identity,
-};
-use crate::error::SourceError;
+use super::checkpoints::Checkpoints;
+use super::crashes::Crashes;
+use super::listing::{ObjectEntry, OutputListing};
+use super::names::{PartName, part_name, shard_index};
+use crate::error::{ConfigError, SourceError};
 use crate::items::{Resume, ShardRef};
 use crate::report::PartReport;
+use crate::skipped::Skipped;
 
 /// The part of a run's shards that one worker scores.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,22 +33,35 @@ impl Default for Share {
 }
 
 impl Share {
+    /// That the worker is one of those that share the run.
+    ///
+    /// # Errors
+    /// [`ConfigError::Argument`], also if no worker does.
+    pub fn check(self) -> Result<(), ConfigError> {
+        let Self { shard_index, num_shards } = self;
+        if shard_index < num_shards {
+            return Ok(());
+        }
+        let message = format!("worker {shard_index} of {num_shards} does not exist: workers count from 0");
+        Err(ConfigError::Argument { argument: "--shard-index", message })
+    }
+
     /// Whether the shard in that place of the input is this worker's.
     pub fn takes(self, index: u64) -> bool {
         index % u64::from(self.num_shards) == u64::from(self.shard_index)
     }
 }
 
-/// What a listing is compared with.
+/// The parts that exist when an attempt begins.
 #[derive(Debug, Default)]
 pub struct Done {
     parts: BTreeMap<u64, ObjectEntry>,
-    /// Shards by the paths of their parts, as far as they are known.
+    /// Names of shards by the paths of their parts, as far as they are known.
     shards: HashMap<String, String>,
 }
 
 impl Done {
-    /// The parts of `listing`; `known` say which shards some of them are of.
+    /// The parts of `listing`; the `known` ones tell the names of their shards.
     pub fn new(listing: &OutputListing, known: &[PartReport]) -> Self {
         let shards = known.iter().map(|part| (part.path.clone(), part.shard.clone())).collect();
         Self { parts: listing.predictions.clone(), shards }
@@ -56,8 +69,8 @@ impl Done {
 
     /// The parts that a manifest lists.
     pub fn listed(parts: &[PartReport]) -> Self {
-        let held = |part: &PartReport| ObjectEntry { name: part.path.clone(), bytes: part.bytes };
-        let placed = parts.iter().filter_map(|part| Some((shard_index(&part.path)?, held(part))));
+        let entry = |part: &PartReport| ObjectEntry { name: part.path.clone(), bytes: part.bytes };
+        let placed = parts.iter().filter_map(|part| Some((shard_index(&part.path)?, entry(part))));
         let shards = parts.iter().map(|part| (part.path.clone(), part.shard.clone())).collect();
         Self { parts: placed.collect(), shards }
     }
@@ -69,26 +82,38 @@ impl Done {
 }
 
 /// The shards that an attempt has listed, by what is in the names of their parts: 8 bytes for each.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Listed {
     identities: Vec<u64>,
     /// Whether that is all of them.
     ended: bool,
+    skipped: Skipped,
 }
 
 impl Listed {
+    /// All shards of an input, in their order, and what its listing has skipped.
+    pub fn all<'a>(shards: impl IntoIterator<Item = &'a ShardRef>, skipped: Skipped) -> Self {
+        let identities = shards.into_iter().map(|shard| PartName::of(shard).identity).collect();
+        Self { identities, ended: true, skipped }
+    }
+
     /// Whether the whole input was listed.
     pub fn has_ended(&self) -> bool {
         self.ended
     }
 
-    /// Names of the parts of the shards listed.
-    pub fn parts(&self) -> impl Iterator<Item = String> {
-        (0..).zip(&self.identities).map(|(place, &identity)| part_name_of(place, identity))
+    /// What the listing has found that is in no shard, if it is known.
+    pub(super) fn skipped(&self) -> &Skipped {
+        &self.skipped
     }
 
-    /// That the parts of `listing` are those of the shards listed, one for each: other workers, and
-    /// attempts before, may have listed another input. With `limited`, one for each of the first shards.
+    /// Names of the parts of the shards listed.
+    pub(super) fn parts(&self) -> impl Iterator<Item = String> {
+        (0..).zip(&self.identities).map(|(index, &identity)| PartName { index, identity }.to_string())
+    }
+
+    /// That the parts of `listing` are those of the shards listed, one for each: other workers, and earlier attempts, may
+    /// have listed another input. If the run is `limited`, one for each of the first shards.
     ///
     /// # Errors
     /// [`SourceError::Changed`], with a part's or a shard's place.
@@ -98,20 +123,20 @@ impl Listed {
         if let Some(part) = listing.duplicates.first() {
             return changed(part.clone(), "beside it is a part of the same shard in another version");
         }
-        for (place, held) in (0..).zip(listing.predictions.values()) {
-            let part = shard_of_part(&held.name);
-            let missing = part.is_none_or(|(index, _)| index != place);
-            let Some(&listed) = self.identities.get(place as usize) else {
+        for (place, entry) in (0..).zip(listing.predictions.values()) {
+            let part = PartName::parse(&entry.name);
+            let missing = part.is_none_or(|part| part.index != place);
+            let Some(&identity) = self.identities.get(place as usize) else {
                 if !self.ended {
                     return Ok(());
                 }
-                return changed(held.name.clone(), "that part is of a shard which is not there any more");
+                return changed(entry.name.clone(), "that part is of a shard which is not there any more");
             };
             if missing {
                 return self.refuse_gap(place, workers);
             }
-            if part != Some((place, listed)) {
-                return changed(held.name.clone(), "that part is of another shard than is in its place now");
+            if part != Some(PartName { index: place, identity }) {
+                return changed(entry.name.clone(), "that part is of another shard than is in its place now");
             }
         }
         let parts = listing.predictions.len();
@@ -148,10 +173,10 @@ impl<I: Iterator<Item = Result<ShardRef, SourceError>>> Remaining<I> {
 
     /// What has been listed.
     pub fn into_listed(self) -> Listed {
-        Listed { identities: self.listed, ended: self.ended }
+        Listed { identities: self.listed, ended: self.ended, skipped: Skipped::default() }
     }
 
-    /// What is wrong with `shard`, whose place the part `done` has.
+    /// That the part `done`, which is in the place of `shard`, is of this shard.
     fn compare(&self, shard: &ShardRef, done: &ObjectEntry) -> Result<(), SourceError> {
         if done.name == part_name(shard) {
             return Ok(());
@@ -181,7 +206,7 @@ impl<I: Iterator<Item = Result<ShardRef, SourceError>>> Iterator for Remaining<I
                 Ok(shard) => shard,
                 Err(error) => return Some(Err(error)),
             };
-            self.listed.push(short_identity(&shard));
+            self.listed.push(PartName::of(&shard).identity);
             match self.done.parts.remove(&shard.index) {
                 Some(done) => {
                     if let Err(error) = self.compare(&shard, &done) {
@@ -202,8 +227,8 @@ impl<I: Iterator<Item = Result<ShardRef, SourceError>>> Iterator for Remaining<I
 
 #[cfg(test)]
 mod tests {
-    use super::super::Segment;
     use super::*;
+    use crate::commit::checkpoints::Segment;
     use crate::items::{ObjectRef, ShardContent, ShardFormat};
 
     fn shard(index: u64, name: &str, version: &str) -> ShardRef {
@@ -252,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shard_is_resumed_behind_what_a_checkpoint_holds() {
+    fn a_shard_is_resumed_behind_its_checkpoint() {
         let shards = three();
         let segment = Segment::new(&part_name(&shards[1]), 0, 40, 3, "run").name;
         let checkpoints = Checkpoints::of(&[segment], "run");
@@ -265,10 +290,11 @@ mod tests {
     }
 
     #[test]
-    fn parts_of_workers_that_have_listed_another_input_are_not_taken_for_ones_own() {
+    fn parts_of_workers_that_have_listed_another_input_are_refused() {
         let listed = |shards: &[ShardRef], ended| Listed {
-            identities: shards.iter().map(short_identity).collect(),
+            identities: shards.iter().map(|shard| PartName::of(shard).identity).collect(),
             ended,
+            skipped: Skipped::default(),
         };
         let listing = |shards: &[ShardRef]| {
             let held = |shard: &ShardRef| (shard.index, ObjectEntry { name: part_name(shard), bytes: 7 });

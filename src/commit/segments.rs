@@ -1,7 +1,7 @@
-//! Rows that checkpoints hold, read back.
+//! Reading segments back.
 //!
-//! - What a segment holds is looked at before its shard is resumed behind it: the records that its name says, one row
-//!   each, in order. One that is damaged is removed, and its records are scored again.
+//! - A segment is checked before its shard is resumed behind it: it has the records that its name says, one row each,
+//!   in order. A damaged segment is removed, and its records are scored again.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -11,11 +11,11 @@ use arrow_array::types::Int64Type;
 use bytes::Bytes;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
+use super::body::Body;
 use super::checkpoints::{Checkpoints, Segment};
 use super::footer::BODY;
 use super::names::shard_index;
 use super::output::Output;
-use super::upload::Body;
 use crate::error::SinkError;
 use crate::items::Status;
 use crate::report::Tally;
@@ -26,7 +26,7 @@ pub(crate) const READ_BYTES: usize = 8 << 20;
 /// Pass the rows of `file`, which is `segment`'s, to `take`, and count them.
 ///
 /// # Errors
-/// What is wrong with it, or with `take`.
+/// What is wrong with it, through `damaged`, and the errors of `take`.
 pub(crate) fn read_segment<E>(
     file: Bytes,
     segment: &Segment,
@@ -58,7 +58,7 @@ pub(crate) fn read_segment<E>(
     Ok(tally)
 }
 
-/// Count rows by status, the first of which is to be record `next`; returns the record behind the last one.
+/// Count rows by status, which begin with record `next`; returns the record behind the last one.
 fn count_rows(rows: &RecordBatch, mut next: u64, tally: &mut Tally) -> Result<u64, String> {
     let column = |name: &str| rows.column_by_name(name).ok_or(format!("it has no column {name}"));
     let statuses = column("status")?.as_string_opt::<i32>().ok_or("its column status holds no strings")?;
@@ -75,42 +75,37 @@ fn count_rows(rows: &RecordBatch, mut next: u64, tally: &mut Tally) -> Result<u6
     Ok(next)
 }
 
-impl Output {
-    /// `checkpoints` without what is damaged of the shards that a worker `takes`: it is removed.
-    ///
-    /// # Errors
-    /// Those of the store.
-    pub(crate) fn sound(
-        &self,
-        mut checkpoints: Checkpoints,
-        takes: impl Fn(u64) -> bool,
-    ) -> Result<Checkpoints, SinkError> {
-        let parts: Vec<_> = checkpoints.parts().cloned().collect();
-        for part in parts.iter().filter(|part| shard_index(part).is_some_and(&takes)) {
-            for segment in checkpoints.chain(part) {
-                let Some(file) = self.read_if_any(&segment.name)? else {
-                    // another attempt has finished the shard
-                    checkpoints.forget(part, &segment);
-                    break;
-                };
-                let read = || read_segment(file, &segment, |what| what, |_| Ok(()));
-                // the Parquet library meets some damaged files with a panic
-                let read = catch_unwind(AssertUnwindSafe(read));
-                let read = read.unwrap_or_else(|_| Err("the Parquet library cannot read it".to_owned()));
-                if let Err(what) = read {
-                    tracing::warn!(
-                        checkpoint = segment.name,
-                        what,
-                        "a checkpoint is damaged: its records are scored again"
-                    );
-                    self.remove(std::slice::from_ref(&segment.name))?;
-                    checkpoints.forget(part, &segment);
-                    break;
-                }
+/// `checkpoints` without the damaged segments of the shards that a worker `takes`, which are removed.
+///
+/// # Errors
+/// Those of the store.
+pub(crate) fn sound_checkpoints(
+    output: &Output,
+    mut checkpoints: Checkpoints,
+    takes: impl Fn(u64) -> bool,
+) -> Result<Checkpoints, SinkError> {
+    let parts: Vec<_> = checkpoints.parts().cloned().collect();
+    for part in parts.iter().filter(|part| shard_index(part).is_some_and(&takes)) {
+        for segment in checkpoints.chain(part) {
+            let Some(file) = output.read_if_any(&segment.name)? else {
+                // another attempt has finished the shard
+                checkpoints.forget(part, &segment);
+                break;
+            };
+            let read = || read_segment(file, &segment, |what| what, |_| Ok(()));
+            // the Parquet library meets some damaged files with a panic
+            let read = catch_unwind(AssertUnwindSafe(read));
+            let read = read.unwrap_or_else(|_| Err("the Parquet library cannot read it".to_owned()));
+            if let Err(what) = read {
+                let checkpoint = &segment.name;
+                tracing::warn!(checkpoint, what, "a checkpoint is damaged: its records are scored again");
+                output.remove(std::slice::from_ref(&segment.name))?;
+                checkpoints.forget(part, &segment);
+                break;
             }
         }
-        Ok(checkpoints)
     }
+    Ok(checkpoints)
 }
 
 #[cfg(test)]
@@ -144,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_damaged_of_a_checkpoint_is_not_resumed_from() {
+    fn a_shard_is_not_resumed_behind_a_damaged_segment() {
         let runtime = tokio::runtime::Runtime::new().expect("runtime");
         let sound = file(10..20);
         let cut = sound[..sound.len() / 2].to_vec();
@@ -174,12 +169,12 @@ mod tests {
                 names.push(name);
             }
             let checkpoints = || Checkpoints::of(&names, "run");
-            let left = output.sound(checkpoints(), |index| index == 3).expect("readable");
+            let left = sound_checkpoints(&output, checkpoints(), |index| index == 3).expect("readable");
             assert_eq!(left.records(PART), records);
             let is_there = output.read_if_any(&names[1]).expect("readable").is_some();
-            assert_eq!(is_there, records == 30, "what is damaged is removed");
-            // those of other workers are theirs
-            let left = output.sound(checkpoints(), |index| index == 4).expect("readable");
+            assert_eq!(is_there, records == 30, "a damaged segment is removed");
+            // segments of other workers' shards are not read
+            let left = sound_checkpoints(&output, checkpoints(), |index| index == 4).expect("readable");
             assert_eq!(left.records(PART), 30);
         }
     }

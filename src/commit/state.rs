@@ -1,58 +1,100 @@
-//! How far the run of an output has come: the one place that says which objects mean what.
+//! The states of an output, and what may follow each.
 //!
-//! | `_manifest.json` | `_SUCCESS` | state |
+//! | state | next state | by |
 //! | --- | --- | --- |
-//! | any | its hash | succeeded |
-//! | says "too many errors" | none | failed |
-//! | anything else | | unfinished |
+//! | vacant | unfinished | any attempt, which creates `_run.json` |
+//! | foreign | | nobody |
+//! | unfinished | succeeded, failed | whoever finishes the run: an attempt at it, or [`super::finish()`] |
+//! | failed | succeeded, failed | the same run with other limits: its manifest replaces the failed one |
+//! | any but vacant and foreign | removing | `--overwrite` |
+//! | removing | unfinished | the attempt that is removing, when it is done |
+//! | removing | removing | `--overwrite`, or an attempt at the same run, after a removal that was interrupted |
+//! | unfinished | vacant | an attempt that finds no record in the whole input, through removing |
 //!
-//! - A manifest that says "succeeded" is only ever created, so `_SUCCESS`, which comes after it, stays true. One that
-//!   says "too many errors" gives way to it when the same run is begun again with higher limits: it is removed, as
-//!   that very version, before the other one is created.
-//! - `_SUCCESS` is read first. Whoever reads the manifest first may see one that has given way since.
+//! Three objects decide, and they are read by name, for a listing may be behind:
+//!
+//! | `_run.json` | `_manifest.json` of that run | `_SUCCESS` | state |
+//! | --- | --- | --- | --- |
+//! | none | | | vacant, or foreign if anything else is there |
+//! | names a run to be removed | | | removing |
+//! | names a run | any | its hash | succeeded |
+//! | names a run | says "too many errors" | none | failed |
+//! | names a run | | | unfinished |
+//!
+//! - A manifest that says "succeeded" is only ever created, so `_SUCCESS`, which comes after it, stays true.
+//! - `_SUCCESS` is read first: whoever reads a failed manifest first may find the `_SUCCESS` of the one that has
+//!   replaced it since.
 
-use super::fence::success_of;
-use super::finish::{StoredManifest, sha256_of};
-use super::{MANIFEST, Output, SUCCESS};
+use super::listing::OutputListing;
+use super::manifest::{StoredManifest, success_content};
+use super::names::{MANIFEST, RUN, SUCCESS};
+use super::output::{Output, sha256_of};
+use super::record::RunRecord;
 use crate::error::SinkError;
 use crate::report::Outcome;
 
-/// See the table above.
+/// See the tables above.
 #[derive(Debug)]
-pub enum RunState {
-    Succeeded(StoredManifest),
-    /// The output is whole, with more errors than were allowed.
-    Failed(StoredManifest),
-    Unfinished,
+pub enum OutputState {
+    /// Nothing is here, or only staged objects.
+    Vacant,
+    /// This object is here, and no record of a run.
+    Foreign(String),
+    /// Another run is being removed; this one begins after that.
+    Removing(RunRecord),
+    Unfinished(RunRecord),
+    /// All parts are here, with more errors than were allowed.
+    Failed(RunRecord, Box<StoredManifest>),
+    Succeeded(RunRecord, Box<StoredManifest>),
 }
 
-impl Output {
-    /// The state of the run that lies here. Objects are asked for by name, as a listing may be behind.
-    ///
-    /// # Errors
-    /// Those of the store. What cannot be understood is no error, but means an unfinished run.
-    pub fn state(&self) -> Result<RunState, SinkError> {
-        let success = self.read_if_any(SUCCESS)?;
-        let Some(manifest) = self.read_if_any(MANIFEST)? else { return Ok(RunState::Unfinished) };
-        let Ok(said) = serde_json::from_slice::<StoredManifest>(&manifest) else {
-            return Ok(RunState::Unfinished);
-        };
-        Ok(match success {
-            Some(success) if success[..] == success_of(&sha256_of(&manifest))[..] => {
-                RunState::Succeeded(said)
-            }
-            None if said.summary.outcome == Outcome::TooManyErrors => RunState::Failed(said),
-            _ => RunState::Unfinished,
-        })
+impl OutputState {
+    /// Whether the run `run_id` has succeeded.
+    pub fn is_success_of(&self, run_id: &str) -> bool {
+        matches!(self, Self::Succeeded(record, _) if record.run_id == run_id)
     }
+}
 
-    /// Whether the run `run_id` has succeeded here.
-    pub(crate) fn is_finished(&self, run_id: &str) -> Result<bool, SinkError> {
-        Ok(matches!(self.state()?, RunState::Succeeded(said) if said.run_id == run_id))
+/// The state of an output.
+///
+/// # Errors
+/// Those of the store, and [`SinkError::OtherRun`] if the record cannot be parsed.
+pub fn observe(output: &Output) -> Result<OutputState, SinkError> {
+    let run = || output.runtime().block_on(observe_run(output));
+    if let Some(state) = run()? {
+        return Ok(state);
     }
+    let Some(found) = OutputListing::read(output)?.anything() else { return Ok(OutputState::Vacant) };
+    // an attempt that has begun meanwhile creates the record before anything else
+    Ok(run()?.unwrap_or(OutputState::Foreign(found)))
+}
 
-    /// The same, as far as that can be seen.
-    pub(crate) fn was_finished(&self, run_id: &str) -> bool {
-        self.is_finished(run_id).unwrap_or(false)
+/// The state of the run in an output; `None` if there is no record of one.
+pub(super) async fn observe_run(output: &Output) -> Result<Option<OutputState>, SinkError> {
+    let Some(record) = output.get(RUN).await? else { return Ok(None) };
+    let record: RunRecord = serde_json::from_slice(&record).map_err(|error| SinkError::OtherRun {
+        uri: output.uri().to_owned(),
+        difference: format!("{RUN} cannot be read: {error}"),
+    })?;
+    if record.removing.is_some() {
+        return Ok(Some(OutputState::Removing(record)));
     }
+    let success = output.get(SUCCESS).await?;
+    let manifest = output.get(MANIFEST).await?.unwrap_or_default();
+    let said = serde_json::from_slice::<StoredManifest>(&manifest).ok();
+    let said = said.filter(|said| said.run_id == record.run_id).map(Box::new);
+    Ok(Some(match (said, success) {
+        (Some(said), Some(success)) if success[..] == success_content(&sha256_of(&manifest))[..] => {
+            OutputState::Succeeded(record, said)
+        }
+        (Some(said), None) if said.summary.outcome == Outcome::TooManyErrors => {
+            OutputState::Failed(record, said)
+        }
+        _ => OutputState::Unfinished(record),
+    }))
+}
+
+/// Whether the run `run_id` has succeeded, as far as can be seen.
+pub(crate) fn has_succeeded(output: &Output, run_id: &str) -> bool {
+    observe(output).is_ok_and(|state| state.is_success_of(run_id))
 }

@@ -1,7 +1,7 @@
-//! Parts that are stored already: what an output holds, and what its parts say of themselves.
+//! Reading a stored part back: its bytes, its footer, and what that says.
 //!
-//! - A part appears whole, so one that is there is finished. Its name says which shard it is of, in
-//!   which version; its footer says how many rows of which status it has.
+//! - A part appears whole, so one that is there is finished. Its name says of which shard it is, and in which version;
+//!   its footer says how many rows of which status it has, and has a checksum of the rows.
 
 use std::ops::Range;
 use std::panic::catch_unwind;
@@ -10,55 +10,60 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt};
 use object_store::path::Path;
-use object_store::{GetOptions, ObjectMeta, ObjectStore, ObjectStoreExt};
+use object_store::{Error, GetOptions, ObjectMeta, ObjectStore, ObjectStoreExt};
 use parquet::file::metadata::{FooterTail, ParquetMetaData, ParquetMetaDataReader};
 use sha2::{Digest, Sha256};
 
+use super::body::Body;
 use super::footer::{
     ATTEMPT, BODY, DAMAGE, ROWS_BY_STATUS, RUN_ID, SHARD, SHARD_BYTES, SHARD_FORMAT, SHARD_IDENTITY,
     SHARD_VERSION, SKIPPED,
 };
-use super::output::Output;
-use super::upload::Body;
-use crate::error::{SinkError, StorageError, parquet_words};
+use super::output::{Output, REQUESTS};
+use crate::error::{SinkError, parquet_words};
 use crate::items::ShardFormat;
 use crate::plan::hex;
 use crate::report::{PartReport, Tally};
 use crate::store::retry::again;
 
-/// Small objects asked for at once.
-pub(super) const READS: usize = 32;
+/// What the stored part `name` of the run `run_id` says of itself.
+///
+/// # Errors
+/// When it cannot be read, is not a part, is of another run or shard than its name says, or counts its own rows
+/// wrongly.
+pub(crate) fn read_part(output: &Output, name: &str, run_id: &str) -> Result<PartReport, SinkError> {
+    output.runtime().block_on(read_part_async(output, name, run_id))
+}
 
-impl Output {
-    /// What the stored part `name` of the run `run_id` says of itself.
-    ///
-    /// # Errors
-    /// When it cannot be read, is no part, is one of another run or shard than its name says, or counts
-    /// its own rows wrongly.
-    pub fn read_back_one(&self, name: &str, run_id: &str) -> Result<PartReport, SinkError> {
-        self.runtime().block_on(self.read_part(name.to_owned(), run_id))
-    }
+/// The same for the parts `names`, in that order.
+pub(super) fn read_parts(
+    output: &Output,
+    names: &[String],
+    run_id: &str,
+) -> Result<Vec<PartReport>, SinkError> {
+    let reading: Vec<_> = names.iter().map(|name| read_part_async(output, name, run_id)).collect();
+    output.runtime().block_on(futures_util::stream::iter(reading).buffered(REQUESTS).try_collect())
+}
 
-    /// The same for the parts `names`, in that order.
-    pub fn read_back(&self, names: Vec<String>, run_id: &str) -> Result<Vec<PartReport>, SinkError> {
-        let read = |name| self.read_part(name, run_id);
-        self.runtime().block_on(futures_util::stream::iter(names).map(read).buffered(READS).try_collect())
-    }
+async fn read_part_async(output: &Output, name: &str, run_id: &str) -> Result<PartReport, SinkError> {
+    let (store, path) = (output.store(), output.path_of(name));
+    let report = match again(|| async { read_object(store, &path).await?.part(store).await }).await {
+        Ok(stored) if stored.is_damaged => {
+            Err("its rows are not those that its footer was written for".to_owned())
+        }
+        Ok(stored) => stored.report(name.to_owned(), run_id),
+        Err(Error::Generic { store: NO_PART, source }) => Err(source.to_string()),
+        Err(source) => return Err(output.failed(name, source)),
+    };
+    report.map_err(|message| no_part(output.uri_of(name), &message))
+}
 
-    async fn read_part(&self, name: String, run_id: &str) -> Result<PartReport, SinkError> {
-        let uri = self.uri_of(&name);
-        let path = self.path_of(&name);
-        let stored =
-            again(|| async { read_object(self.store(), &path).await?.part(self.store()).await }).await;
-        let report = match stored {
-            Ok(stored) if stored.is_damaged => {
-                Err("its rows are not those that its footer was written for".to_owned())
-            }
-            Ok(stored) => stored.report(name, run_id),
-            Err(object_store::Error::Generic { store: NO_PART, source }) => Err(source.to_string()),
-            Err(source) => return Err(StorageError { uri, source }.into()),
-        };
-        report.map_err(|message| no_part(uri, &message))
+/// The run that a part names; `None` if it names none, or is not a part.
+pub(super) async fn run_of_part(output: &Output, meta: &ObjectMeta) -> Result<Option<String>, SinkError> {
+    match again(|| read_footer(output.store(), &meta.location, meta.size)).await {
+        Ok(footer) => Ok(value(&footer, RUN_ID)),
+        Err(Error::Generic { store: NO_PART, .. } | Error::NotFound { .. }) => Ok(None),
+        Err(source) => Err(output.failed(&output.name_of(&meta.location), source)),
     }
 }
 
@@ -95,7 +100,7 @@ pub(super) async fn read_object(
     const REPLACED: usize = 3;
     for _ in 0..REPLACED {
         match read_version(store, path).await {
-            Err(object_store::Error::Precondition { .. }) => {}
+            Err(Error::Precondition { .. }) => {}
             read => return read,
         }
     }
@@ -136,7 +141,7 @@ async fn read_window(
         return Ok(window);
     }
     let message = format!("{} bytes came, not {}", window.len(), range.end - range.start);
-    Err(object_store::Error::Generic { store: "read", source: message.into() })
+    Err(Error::Generic { store: "read", source: message.into() })
 }
 
 impl ReadObject {
@@ -164,7 +169,7 @@ impl ReadObject {
 }
 
 /// The footer of a part of `bytes`, and nothing else of it.
-pub(super) async fn read_footer(
+async fn read_footer(
     store: &Arc<dyn ObjectStore>,
     path: &Path,
     bytes: u64,
@@ -200,18 +205,18 @@ async fn footer(
     }
 }
 
-/// What is said of an object that is called as a part and is none.
+/// The error of an object that has the name of a part and is not one.
 pub(super) fn no_part(uri: String, what: &str) -> SinkError {
     let message =
-        format!("is no part of this run: {what}; if it is damaged, remove it: its shard is scored again");
+        format!("is not a part of this run: {what}; if it is damaged, remove it: its shard is scored again");
     SinkError::Uri { uri, message }
 }
 
-/// Where errors say they are from that are about an object which is no part.
+/// Where errors come from that say why an object is not a part.
 pub(super) const NO_PART: &str = "part";
 
-fn damaged(message: String) -> object_store::Error {
-    object_store::Error::Generic { store: NO_PART, source: message.into() }
+fn damaged(message: String) -> Error {
+    Error::Generic { store: NO_PART, source: message.into() }
 }
 
 /// What a footer says under `key`.

@@ -1,22 +1,28 @@
 //! Parts that other attempts have stored, read before a manifest lists them.
 //!
-//! - A part may rot on its disk. One whose bytes are not those that its attempt has noted is not taken over: whoever
-//!   begins an attempt removes it from its share and scores its shard again.
-//! - A part of an attempt that was killed before it could note it is taken for what its footer says, which has a checksum
-//!   of the rows, for nothing else is known of it. So is one that a later attempt has stored in the place of a damaged one.
-//! - Nothing is called damaged that was read once only: a store's answer may have been wrong.
+//! - A part whose footer names another run was left behind by an attempt at a run that was removed. It is removed, see
+//!   [`super`].
+//! - A part may be damaged on its disk. One whose bytes are not those that its attempt has noted is not taken over: the
+//!   attempt that begins removes it from its share and scores its shard again.
+//! - A part of an attempt that was killed before it could note it is taken for what its footer says, which has a
+//!   checksum of the rows, for nothing else is known of it. So is a part that a later attempt has stored in the place of
+//!   a damaged one.
+//! - No part is called damaged after one look only: a store's answer may have been wrong.
 
 use std::sync::Arc;
 
 use futures_util::{StreamExt, TryStreamExt};
 use object_store::{Error, ObjectMeta};
 
-use super::attempts::{AttemptNote, Notes, attempt_name};
+use super::attempts::{AttemptNote, Notes};
 use super::listing::{ObjectEntry, OutputListing};
-use super::names::batches_attempt;
-use super::output::Output;
-use super::stored_part::{NO_PART, READS, no_part, read_object};
-use crate::error::{SinkError, StorageError};
+use super::names::ObjectName;
+use super::output::{Output, REQUESTS};
+use super::record::check_current;
+use super::state::observe;
+use super::stored_part::{NO_PART, no_part, read_object};
+use super::upload::{LEFT_BEHIND, version_of_another_run};
+use crate::error::SinkError;
 use crate::report::PartReport;
 use crate::store::retry::again;
 
@@ -32,151 +38,173 @@ pub struct TakenOver {
 pub struct DamagedPart {
     /// Path below the output.
     pub name: String,
-    /// The version that was read; `None` where there is nothing any more.
+    /// The version that was read; `None` if there was none any more.
     meta: Option<ObjectMeta>,
 }
 
 impl DamagedPart {
-    /// Whether it was still there when it was read.
-    pub fn is_there(&self) -> bool {
+    /// Whether it existed when it was read.
+    pub fn exists(&self) -> bool {
         self.meta.is_some()
     }
 }
 
-/// What one look at a part has found.
+/// The result of one look at a part.
 enum Found {
     Sound(PartReport),
     Damaged(DamagedPart),
 }
 
-impl Output {
-    /// Read the parts `held`, and compare them with what `notes` say of them.
-    ///
-    /// # Errors
-    /// Those of the store, and when something of which no note tells is no part of the run `run_id`.
-    pub(crate) fn take_over<'a>(
-        &self,
-        held: impl Iterator<Item = &'a ObjectEntry>,
-        notes: &Notes,
-        run_id: &str,
-    ) -> Result<TakenOver, SinkError> {
-        let look = |part: &'a ObjectEntry| async {
-            match self.look_at(part, notes, run_id).await? {
-                Found::Damaged(DamagedPart { meta: Some(_), .. }) => self.look_at(part, notes, run_id).await,
-                found => Ok(found),
-            }
-        };
-        let looking = futures_util::stream::iter(held.map(look)).buffered(READS).try_collect();
-        let found: Vec<_> = self.runtime().block_on(looking)?;
-        let mut taken = TakenOver::default();
-        for found in found {
-            match found {
-                Found::Sound(part) => taken.sound.push(part),
-                Found::Damaged(part) => taken.damaged.push(part),
-            }
+/// Read the listed `parts`, and compare them with what `notes` say of them.
+///
+/// # Errors
+/// Those of the store, and when an object that no note tells of is not a part of the run `run_id`.
+pub(crate) fn take_over<'a>(
+    output: &Output,
+    parts: impl Iterator<Item = &'a ObjectEntry>,
+    notes: &Notes,
+    run_id: &str,
+) -> Result<TakenOver, SinkError> {
+    let look = |part: &'a ObjectEntry| async {
+        match look_at(output, part, notes, run_id).await? {
+            Found::Damaged(DamagedPart { meta: Some(_), .. }) => look_at(output, part, notes, run_id).await,
+            found => Ok::<_, SinkError>(found),
         }
-        Ok(taken)
+    };
+    let looking: Vec<_> = parts.map(look).collect();
+    let looking = futures_util::stream::iter(looking).buffered(REQUESTS).try_collect();
+    let found: Vec<_> = output.runtime().block_on(looking)?;
+    let mut taken = TakenOver::default();
+    for found in found {
+        match found {
+            Found::Sound(part) => taken.sound.push(part),
+            Found::Damaged(part) => taken.damaged.push(part),
+        }
     }
+    Ok(taken)
+}
 
-    async fn look_at(&self, part: &ObjectEntry, notes: &Notes, run_id: &str) -> Result<Found, SinkError> {
-        let said = notes.said_of(&part.name);
-        let (store, path) = (Arc::clone(self.store()), self.path_of(&part.name));
-        // in a task of its own, for hashing keeps a core busy
-        let reading = self.runtime().spawn(async move { again(|| read_object(&store, &path)).await });
-        let read = reading.await.unwrap_or_else(|source| Err(Error::JoinError { source }));
-        let storage = |source| StorageError { uri: self.uri_of(&part.name), source };
-        let damaged = |meta| Ok(Found::Damaged(DamagedPart { name: part.name.clone(), meta }));
-        let object = match read {
-            Ok(object) => object,
-            Err(Error::NotFound { .. }) => return damaged(None),
-            Err(error) => return Err(storage(error).into()),
-        };
-        let is_this = |said: &&PartReport| said.bytes == object.bytes && said.sha256 == object.sha256;
-        if let Some(said) = said.iter().find(is_this) {
-            return Ok(Found::Sound(said.clone()));
-        }
-        let meta = object.meta.clone();
-        let (report, is_damaged) = match object.part(self.store()).await {
-            Ok(stored) => {
-                let is_damaged = stored.is_damaged;
-                (stored.report(part.name.clone(), run_id), is_damaged)
-            }
-            Err(Error::Generic { store: NO_PART, source }) => (Err(source.to_string()), false),
-            Err(error) => return Err(storage(error).into()),
-        };
-        match report {
-            Ok(_) if is_damaged => damaged(Some(meta)),
-            Ok(report) if said.is_empty() || self.is_stored_anew(&report, said, run_id).await? => {
-                Ok(Found::Sound(report))
-            }
-            // An unreadable batches part is given up. An unreadable predictions part may be somebody's own file.
-            Err(what) if said.is_empty() && batches_attempt(&part.name).is_none() => {
-                Err(no_part(self.uri_of(&part.name), &what))
-            }
-            _ => damaged(Some(meta)),
-        }
+async fn look_at(
+    output: &Output,
+    part: &ObjectEntry,
+    notes: &Notes,
+    run_id: &str,
+) -> Result<Found, SinkError> {
+    let said = notes.said_of(&part.name);
+    let (store, path) = (Arc::clone(output.store()), output.path_of(&part.name));
+    // in a task of its own, for hashing keeps a core busy
+    let reading = output.runtime().spawn(async move { again(|| read_object(&store, &path)).await });
+    let read = reading.await.unwrap_or_else(|source| Err(Error::JoinError { source }));
+    let damaged = |meta| Ok(Found::Damaged(DamagedPart { name: part.name.clone(), meta }));
+    let object = match read {
+        Ok(object) => object,
+        Err(Error::NotFound { .. }) => return damaged(None),
+        Err(error) => return Err(output.failed(&part.name, error)),
+    };
+    let is_this = |said: &&PartReport| said.bytes == object.bytes && said.sha256 == object.sha256;
+    if let Some(said) = said.iter().find(is_this) {
+        return Ok(Found::Sound(said.clone()));
     }
+    let meta = object.meta.clone();
+    let (report, is_damaged) = match object.part(output.store()).await {
+        Ok(stored) => {
+            let is_damaged = stored.is_damaged;
+            (stored.report(part.name.clone(), run_id), is_damaged)
+        }
+        Err(Error::Generic { store: NO_PART, source }) => (Err(source.to_string()), false),
+        Err(error) => return Err(output.failed(&part.name, error)),
+    };
+    let is_batches = matches!(ObjectName::parse(&part.name), Some(ObjectName::Batches { .. }));
+    match report {
+        Ok(_) if is_damaged => damaged(Some(meta)),
+        Ok(report) if said.is_empty() || is_stored_again(output, &report, said, run_id).await? => {
+            Ok(Found::Sound(report))
+        }
+        // An unreadable batches part is given up. An unreadable predictions part may be somebody's own file.
+        Err(what) if said.is_empty() && !is_batches => Err(no_part(output.uri_of(&part.name), &what)),
+        _ => damaged(Some(meta)),
+    }
+}
 
-    /// Whether a part that differs from its notes was stored by an attempt that none of them names. That attempt may
-    /// have begun after the notes were read, so its own note is looked up by name. If the number in the footer is
-    /// itself damaged, no such note exists.
-    async fn is_stored_anew(
-        &self,
-        report: &PartReport,
-        said: &[PartReport],
-        run_id: &str,
-    ) -> Result<bool, SinkError> {
-        let Some(attempt) = report.attempt.filter(|_| said.iter().all(|said| said.attempt != report.attempt))
-        else {
-            return Ok(false);
-        };
-        let note = self.read_if_there(&attempt_name(attempt)).await?;
-        Ok(note.and_then(|bytes| AttemptNote::parse(&bytes).ok()).is_some_and(|note| note.run_id == run_id))
-    }
+/// Whether a part that differs from its notes was stored by an attempt that none of them names. That attempt may have
+/// begun after the notes were read, so its own note is looked up by name. If the number in the footer is itself
+/// damaged, no such note exists.
+async fn is_stored_again(
+    output: &Output,
+    report: &PartReport,
+    said: &[PartReport],
+    run_id: &str,
+) -> Result<bool, SinkError> {
+    let Some(attempt) = report.attempt.filter(|_| said.iter().all(|said| said.attempt != report.attempt))
+    else {
+        return Ok(false);
+    };
+    let note = output.get(&ObjectName::Attempt(attempt).to_string()).await?;
+    Ok(note.and_then(|bytes| AttemptNote::parse(&bytes).ok()).is_some_and(|note| note.run_id == run_id))
+}
 
-    /// `listing` without the `damaged` parts, which are removed: whoever scores their shards again stores them under
-    /// the same names. If another attempt has finished the run meanwhile, all of them stay.
-    pub(crate) fn without_damaged(
-        &self,
-        listing: OutputListing,
-        damaged: &[DamagedPart],
-        run_id: &str,
-    ) -> Result<OutputListing, SinkError> {
-        if damaged.is_empty() || self.is_finished(run_id)? {
-            return Ok(listing);
-        }
-        self.remove_damaged(damaged, run_id, "removing a damaged part: its shard is scored again")?;
-        Ok(listing.without(&damaged.iter().map(|part| part.name.clone()).collect()))
+/// `listing` without those of `parts` that another run than `run_id` has published, which are removed. A part that
+/// `notes` know is of this run.
+///
+/// # Errors
+/// Those of the store, and [`SinkError::OtherRun`].
+pub(super) fn remove_parts_of_other_runs(
+    output: &Output,
+    listing: OutputListing,
+    parts: Vec<ObjectEntry>,
+    notes: &Notes,
+    run_id: &str,
+) -> Result<OutputListing, SinkError> {
+    let unknown: Vec<_> = parts.into_iter().filter(|part| !notes.know(part)).collect();
+    let looking = unknown.into_iter().map(|part| async {
+        let theirs = version_of_another_run(output, run_id, &part.name).await?;
+        Ok::<_, SinkError>(theirs.map(|meta| (part.name, meta)))
+    });
+    let looking: Vec<_> = looking.collect();
+    let looking = futures_util::stream::iter(looking).buffered(REQUESTS).try_collect();
+    let found: Vec<Option<(String, ObjectMeta)>> = output.runtime().block_on(looking)?;
+    let theirs: Vec<_> = found.into_iter().flatten().collect();
+    if theirs.is_empty() {
+        return Ok(listing);
     }
+    check_current(output, run_id)?;
+    for (_, meta) in &theirs {
+        output.runtime().block_on(output.remove_version(meta, LEFT_BEHIND))?;
+    }
+    // not listed again: objects that have come since are not known to be of this run
+    Ok(listing.without(&theirs.into_iter().map(|(name, _)| name).collect()))
+}
 
-    /// Remove `damaged` parts, and warn `why`.
-    pub(crate) fn remove_damaged(
-        &self,
-        damaged: &[DamagedPart],
-        run_id: &str,
-        why: &str,
-    ) -> Result<(), SinkError> {
-        let fence = self.fence(run_id);
-        for DamagedPart { name, meta } in damaged {
-            let Some(meta) = meta else { continue };
-            // a finished run keeps all that its manifest lists
-            if self.is_finished(run_id)? {
-                break;
-            }
-            let uri = self.uri_of(name);
-            match self.runtime().block_on(fence.remove_damaged(self.store(), meta, why)) {
-                Ok(true) => {}
-                Ok(false) => {
-                    self.refuse_another(run_id)?;
-                    let message =
-                        "is damaged, and another attempt is about to remove it; run again, after 15 minutes if that one was killed".to_owned();
-                    return Err(SinkError::Uri { uri, message });
-                }
-                Err(source) => return Err(StorageError { uri, source }.into()),
-            }
-        }
-        Ok(())
+/// `listing` without the `damaged` parts, which are removed: whoever scores their shards again stores them under the same
+/// names. If another attempt has finished the run meanwhile, all of them stay.
+pub(crate) fn without_damaged(
+    output: &Output,
+    listing: OutputListing,
+    damaged: &[DamagedPart],
+    run_id: &str,
+) -> Result<OutputListing, SinkError> {
+    if damaged.is_empty() || observe(output)?.is_success_of(run_id) {
+        return Ok(listing);
     }
+    remove_damaged(output, damaged, run_id, "removing a damaged part: its shard is scored again")?;
+    Ok(listing.without(&damaged.iter().map(|part| part.name.clone()).collect()))
+}
+
+/// Remove `damaged` parts, and warn `why`. A finished run keeps all that its manifest lists.
+pub(super) fn remove_damaged(
+    output: &Output,
+    damaged: &[DamagedPart],
+    run_id: &str,
+    why: &str,
+) -> Result<(), SinkError> {
+    for meta in damaged.iter().filter_map(|part| part.meta.as_ref()) {
+        check_current(output, run_id)?;
+        if observe(output)?.is_success_of(run_id) {
+            break;
+        }
+        output.runtime().block_on(output.remove_version(meta, why))?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -184,10 +212,11 @@ mod tests {
     use object_store::memory::InMemory;
     use object_store::path::Path;
 
-    use super::super::RunRecord;
-    use super::super::footer::{ATTEMPT, ROWS_BY_STATUS, SHARD, SHARD_FORMAT, SHARD_IDENTITY};
-    use super::super::testing::store_part;
     use super::*;
+    use crate::commit::claim::claim;
+    use crate::commit::footer::{ATTEMPT, ROWS_BY_STATUS, SHARD, SHARD_FORMAT, SHARD_IDENTITY};
+    use crate::commit::stored_part::read_part;
+    use crate::commit::testing::{record, store_part};
 
     const PART: &str = "predictions/part-000000-0123456789ab.parquet";
 
@@ -201,7 +230,7 @@ mod tests {
             (ROWS_BY_STATUS, "{}"),
         ];
         assert!(!store_part(output, run_id, PART, &footer).was_there);
-        output.read_back_one(PART, run_id).expect("sound")
+        read_part(output, PART, run_id).expect("sound")
     }
 
     fn replace(output: &Output, bytes: Vec<u8>) {
@@ -213,23 +242,14 @@ mod tests {
         let runtime = tokio::runtime::Runtime::new().expect("runtime");
         let memory = Arc::new(InMemory::new());
         let output = Output::new(memory, Path::from("a"), "a".to_owned(), None, runtime.handle().clone());
-        let record = RunRecord {
-            schema_version: "1".to_owned(),
-            sluice_version: "0.1.0".to_owned(),
-            run_id: "mine".to_owned(),
-            started_at: String::new(),
-            plan_sha256: String::new(),
-            limit: None,
-            determinants: serde_json::Value::Null,
-        };
-        let claim = || output.claim(&record, &AttemptNote::begun(0, 1), false).expect("this run's").note;
-        let note = claim();
+        let begin = || claim(&output, &record("mine"), &AttemptNote::begun(0, 1)).expect("this run's").note;
+        let note = begin();
         let first = store(&output, "mine", "0");
         let bytes = output.read(PART).expect("stored").to_vec();
         let taken = || {
-            let listing = output.list().expect("a list");
-            let notes = output.notes(&listing, "mine").expect("readable");
-            let taken = output.take_over(listing.predictions.values(), &notes, "mine").expect("ours");
+            let listing = OutputListing::read(&output).expect("a list");
+            let notes = Notes::read(&output, &listing, "mine", None).expect("readable");
+            let taken = take_over(&output, listing.predictions.values(), &notes, "mine").expect("ours");
             assert_eq!(taken.sound.len() + taken.damaged.len(), 1);
             (taken.sound.into_iter().next(), taken.damaged)
         };
@@ -241,7 +261,7 @@ mod tests {
         replace(&output, rotten);
         assert_eq!(taken().0, None);
         replace(&output, bytes.clone());
-        output.replace_note(&AttemptNote { parts: vec![first.clone()], ..note }).expect("stored");
+        AttemptNote { parts: vec![first.clone()], ..note }.store(&output).expect("stored");
         assert_eq!(taken().0.as_ref(), Some(&first));
 
         for at in 0..bytes.len() {
@@ -254,25 +274,26 @@ mod tests {
         let (sound, damaged) = taken();
         assert_eq!(sound, None);
 
-        let listing = output.list().expect("a list");
-        let left = output.without_damaged(listing, &damaged, "mine").expect("removed");
+        let listing = OutputListing::read(&output).expect("a list");
+        let left = without_damaged(&output, listing, &damaged, "mine").expect("removed");
         assert_eq!(left.predictions.len(), 0);
-        let before = output.notes(&output.list().expect("a list"), "mine").expect("readable");
-        assert_eq!(claim().attempt, 1);
+        let before = Notes::read(&output, &OutputListing::read(&output).expect("a list"), "mine", None)
+            .expect("readable");
+        assert_eq!(begin().attempt, 1);
         let second = store(&output, "mine", "1");
         assert!(second != first);
         assert_eq!(taken().0.as_ref(), Some(&second));
         // the part is sound also to an attempt that read the notes before this one began
-        let listing = output.list().expect("a list");
-        let seen = output.take_over(listing.predictions.values(), &before, "mine").expect("ours");
+        let listing = OutputListing::read(&output).expect("a list");
+        let seen = take_over(&output, listing.predictions.values(), &before, "mine").expect("ours");
         assert_eq!((seen.sound, seen.damaged.len()), (vec![second], 0));
         // an unreadable batches part without a note does not block the run
         let name = "batches/part-000000-000000-000000.parquet";
         output.create(name, b"PAR1 rotten PAR1".to_vec()).expect("stored");
-        let listing = output.list().expect("a list");
-        let seen = output.take_over(listing.batches.iter(), &before, "mine").expect("readable");
+        let listing = OutputListing::read(&output).expect("a list");
+        let seen = take_over(&output, listing.batches.iter(), &before, "mine").expect("readable");
         assert_eq!((seen.sound.len(), seen.damaged.len()), (0, 1));
-        output.remove_damaged(&seen.damaged, "mine", "removing a damaged part").expect("removed");
-        assert_eq!(output.list().expect("a list").batches.len(), 0);
+        remove_damaged(&output, &seen.damaged, "mine", "removing a damaged part").expect("removed");
+        assert_eq!(OutputListing::read(&output).expect("a list").batches.len(), 0);
     }
 }

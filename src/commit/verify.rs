@@ -1,16 +1,15 @@
 //! Proof that an output is what its run has written: nothing missing, nothing added, no byte changed.
 //!
-//! - `_SUCCESS` holds the manifest's hash, the manifest those of all other files; so each byte counts. A run that
-//!   ended with too many errors has no `_SUCCESS`: its manifest, for which nothing vouches, says so, and the rest is
-//!   held against that.
-//! - Each part is read: its rows are those of one shard, one for each record from 0 on, and as many of
-//!   each status as its footer and the manifest say.
+//! - `_SUCCESS` holds the manifest's hash, and the manifest those of all other files, so each byte counts. A run that
+//!   ended with too many errors has no `_SUCCESS`: its manifest says so, nothing vouches for it, and the rest is compared
+//!   with it.
+//! - Each part is read: its rows are those of one shard, one for each record from 0 on, and as many of each status as its
+//!   footer and the manifest say.
 //! - The parts are those of the shards 0, 1, 2, …, no shard has two, and they add up to the summary: rows by status,
 //!   shards that ended early or have no record, and what is skipped. No batch is there twice.
-//! - What an attempt stored that lost the race to finish the run is no fault: its batches and notes are
-//!   told, and that is all.
-//! - These are checksums, not signatures: whoever edits a part, the manifest and `_SUCCESS` so that they
-//!   agree is not found out.
+//! - Batches parts and notes of an attempt that did not finish the run itself are remarks, not problems.
+//! - These are checksums, not signatures: they do not show that somebody has edited a part, the manifest and `_SUCCESS` so
+//!   that they agree.
 
 use std::collections::{BTreeMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -20,28 +19,29 @@ use arrow_array::types::Int64Type;
 use object_store::Error::{Generic, NotFound};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
-use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
 
-use super::fence::success_of;
-use super::finish::{StoredManifest, StoredSummary, sha256_of};
-use super::{MANIFEST, Output, OutputListing, RUN, RunRecord, SUCCESS, shard_index};
+use super::listing::OutputListing;
+use super::manifest::{StoredManifest, StoredSummary, success_content};
+use super::names::{MANIFEST, RUN, SUCCESS, shard_index};
+use super::output::{Output, sha256_of};
+use super::record::RunRecord;
+use super::stored_part::read_part;
 use crate::error::{Error, SinkError, SourceError, StorageError, parquet_words};
 use crate::items::{ObjectRef, Status};
-use crate::plan::hex;
 use crate::report::{Outcome, OutputReport, PartReport, Tally};
 use crate::store::retry::may_get_better;
 use crate::store::{ColumnWindows, Object, Stores};
 
-/// What was found.
+/// The result of a verification.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Verification {
     pub parts: u64,
     pub rows: u64,
     pub bytes: u64,
-    /// Of a run that ended with too many errors: how many, in words.
+    /// How many errors, in words, if the run ended with too many.
     pub failed: Option<String>,
-    /// What is wrong; nothing, if the output holds.
+    /// What is wrong; empty if the output holds.
     pub problems: Vec<String>,
     /// What is odd and does no harm.
     pub remarks: Vec<String>,
@@ -50,36 +50,45 @@ pub struct Verification {
 /// Verify the output at `uri`.
 ///
 /// # Errors
-/// When it cannot be looked at: there is none, or its store denies it or does not answer. What is wrong with
-/// it is no error but a problem.
+/// If it cannot be read: there is none, or its store denies access or does not answer. Whatever is wrong with the output
+/// itself is a problem, not an error.
 pub fn verify(uri: &str, runtime: &Handle) -> Result<Verification, Error> {
     let stores = Stores::new(runtime.clone());
     let output = Output::open(&stores, uri).map_err(SinkError::of_reading)?;
-    let listing = output.list().map_err(SinkError::of_reading)?;
-    let begun = looked_at(output.read_if_any(RUN))?.is_ok_and(|record| record.is_some());
+    let listing = OutputListing::read(&output).map_err(SinkError::of_reading)?;
+    let record = looked_at(output.read_if_any(RUN))?.ok().flatten();
     // a listing may be behind
-    if listing.anything().is_none() && !begun {
+    if listing.anything().is_none() && record.is_none() {
         let message = "there is no output of a run".to_owned();
         return Err(SourceError::NoInput { uri: uri.to_owned(), message }.into());
     }
     let mut found = Verification::default();
-    if let Some(manifest) = found.manifest(&output, &listing, begun)? {
+    let said = record.as_ref().and_then(|record| serde_json::from_slice::<RunRecord>(record).ok());
+    if let Some(removed) = said.and_then(|said| said.removing) {
+        let what = format!(
+            "the run {removed} is being removed, or its removal was interrupted; begin the run that was to follow \
+             again, or start anew with --overwrite"
+        );
+        found.problem(RUN, what);
+        return Ok(found);
+    }
+    if let Some(manifest) = found.manifest(&output, &listing, record.is_some())? {
         found.check(&stores, &output, listing, manifest)?;
     }
     Ok(found)
 }
 
-/// What was read, or why it is not there or not what it should be.
+/// What was read, or in words why it is missing or not what it should be.
 ///
 /// # Errors
-/// Of a store that denies it or does not answer: that says nothing about the output.
+/// Those of a store that denies access or does not answer, which say nothing about the output.
 fn looked_at<T>(read: Result<T, SinkError>) -> Result<Result<T, String>, Error> {
     match read {
         Ok(read) => Ok(Ok(read)),
         Err(SinkError::Storage(StorageError { source: NotFound { .. }, .. })) => {
             Ok(Err("it is missing".to_owned()))
         }
-        // answers that came and are none, also after several tries, and what is no Parquet
+        // wrong answers, also after several tries, and files that are not Parquet
         Err(SinkError::Storage(error))
             if matches!(error.source, Generic { .. })
                 && may_get_better(&error.source)
@@ -131,7 +140,8 @@ impl Verification {
         };
         let StoredSummary { outcome, rows, rows_by_status, .. } = &said.summary;
         match (success, outcome) {
-            (Some(success), Outcome::Succeeded) if success[..] == success_of(&sha256_of(&manifest))[..] => {}
+            (Some(success), Outcome::Succeeded)
+                if success[..] == success_content(&sha256_of(&manifest))[..] => {}
             (Some(_), Outcome::Succeeded) => {
                 self.problem(MANIFEST, format_args!("it is not the one that {SUCCESS} names"));
             }
@@ -169,7 +179,7 @@ impl Verification {
                 self.problem(&part.path, format_args!("{} has another part", part.shard));
             }
             self.parts += 1;
-            // what is not the file that was written is not decoded
+            // a part with other bytes is not decoded
             if self.part(output, part, &manifest.run_id)? {
                 self.bytes += part.bytes;
                 let rows = || rows(stores, output, part, &manifest.run_id);
@@ -194,11 +204,10 @@ impl Verification {
                 }
             }
         }
-        self.strays(stores, output, listing, &manifest, &mut batch_ids)
+        self.unlisted(stores, output, listing, &manifest, &mut batch_ids)
     }
 
-    /// What the summary counts of shards and of what is skipped is what the parts' footers say, which the manifest
-    /// repeats.
+    /// The summary counts the same shards and skipped objects as the footers of the parts, which the manifest repeats.
     fn counts(&mut self, manifest: &StoredManifest) {
         let said = &manifest.summary;
         let Some(skipped_by_listing) = said.skipped_by_listing.clone() else { return };
@@ -225,7 +234,7 @@ impl Verification {
         let found = PartReport {
             path: RUN.to_owned(),
             bytes: bytes.len() as u64,
-            sha256: hex(&Sha256::digest(&bytes)),
+            sha256: sha256_of(&bytes),
             ..PartReport::default()
         };
         if found == manifest.record {
@@ -236,7 +245,7 @@ impl Verification {
         match serde_json::from_slice::<RunRecord>(&bytes) {
             Err(error) => self.problem(RUN, error),
             Ok(record) => {
-                let determined = hex(&Sha256::digest(record.determinants.to_string()));
+                let determined = sha256_of(record.determinants.to_string().as_bytes());
                 if record.run_id != manifest.run_id
                     || record.limit != manifest.limit
                     || record.plan_sha256 != manifest.plan_sha256
@@ -250,8 +259,8 @@ impl Verification {
         Ok(())
     }
 
-    /// What `look` finds in a part that is what the manifest lists. If that is nothing, the part is read again, and
-    /// then looked at again: its store may have failed in between, which is no problem of the part.
+    /// What `look` finds in a part that is what the manifest lists. If it fails, the part is compared with the manifest and
+    /// looked at once more: the store may have failed in between.
     fn twice<T>(
         &mut self,
         output: &Output,
@@ -268,9 +277,9 @@ impl Verification {
         Ok(guarded(look).map_err(|problem| self.problem(&listed.path, problem)).ok())
     }
 
-    /// Size, hash and footer of a part; whether they are what the manifest lists.
+    /// Whether size, hash and footer of a part are what the manifest lists.
     fn part(&mut self, output: &Output, listed: &PartReport, run_id: &str) -> Result<bool, Error> {
-        match looked_at(output.read_back_one(&listed.path, run_id))? {
+        match looked_at(read_part(output, &listed.path, run_id))? {
             Err(what) => self.problem(&listed.path, what),
             Ok(found) if found != *listed => self.problem(&listed.path, "it is not what the manifest lists"),
             Ok(_) => return Ok(true),
@@ -278,8 +287,8 @@ impl Verification {
         Ok(false)
     }
 
-    /// What lies in the output and is not in the manifest.
-    fn strays(
+    /// The objects of the output that the manifest does not list.
+    fn unlisted(
         &mut self,
         stores: &Stores,
         output: &Output,
@@ -289,19 +298,19 @@ impl Verification {
     ) -> Result<(), Error> {
         let all = manifest.parts.iter().chain(&manifest.batches);
         let listed: HashSet<_> = all.map(|part| part.path.as_str()).collect();
-        let passing: Vec<_> = listing.passing().collect();
-        let parts = listing.predictions.into_values().map(|held| held.name).chain(listing.duplicates);
-        let strangers = parts.chain(listing.foreign).filter(|name| !listed.contains(name.as_str()));
-        for name in strangers.chain(output.unlisted()) {
+        let transient: Vec<_> = listing.transient().collect();
+        let parts = listing.predictions.into_values().map(|entry| entry.name).chain(listing.duplicates);
+        let foreign = parts.chain(listing.foreign).filter(|name| !listed.contains(name.as_str()));
+        for name in foreign.chain(output.unlisted()) {
             self.problem(&name, "it is not in the manifest");
         }
         let late = |name: &str| format!("{name}: of an attempt that did not finish the run");
-        for name in listing.batches.into_iter().map(|held| held.name) {
+        for name in listing.batches.into_iter().map(|entry| entry.name) {
             if listed.contains(name.as_str()) {
                 continue;
             }
-            // somebody who had lost the race may have stored it; a copy of another or a foreign one, nobody
-            let read = looked_at(output.read_back_one(&name, &manifest.run_id))?;
+            // an attempt that did not finish the run may have stored it; a copy of another part is a problem
+            let read = looked_at(read_part(output, &name, &manifest.run_id))?;
             match read.and_then(|_| guarded(|| batches(stores, output, &name, batch_ids))) {
                 Ok(ids) => {
                     batch_ids.extend(ids);
@@ -310,9 +319,9 @@ impl Verification {
                 Err(what) => self.problem(&name, format_args!("it is not in the manifest: {what}")),
             }
         }
-        // what failed may be begun again with higher limits, and keeps what that needs
+        // a failed run keeps what it needs to be begun again with higher limits
         if self.failed.is_none() {
-            self.remarks.extend(passing.iter().map(|name| late(name)));
+            self.remarks.extend(transient.iter().map(|name| late(name)));
         }
         Ok(())
     }
@@ -401,7 +410,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_store_that_does_not_let_look_is_no_verdict() {
+    fn a_store_that_denies_access_is_an_error_and_not_a_problem() {
         let found = |source| {
             let error = StorageError { uri: "gs://b/out".to_owned(), source };
             looked_at::<()>(Err(SinkError::Storage(error))).map_err(|error| error.to_string())

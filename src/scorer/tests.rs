@@ -133,9 +133,9 @@ impl Bench {
             plan_sha256: String::new(),
             limit: None,
             determinants: serde_json::json!({}),
+            removing: None,
         };
-        let claim =
-            output.claim(&record, &AttemptNote::begun(0, 1), false).expect("the output is this run's");
+        let claim = claim(&output, &record, &AttemptNote::begun(0, 1)).expect("the output is this run's");
         let identity = RunIdentity {
             run_id: record.run_id.clone(),
             shard_index: 0,

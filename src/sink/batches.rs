@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::commit::{Output, PLAN, SCHEMA, SCHEMA_VERSION};
+use crate::commit::{ObjectName, Output, PLAN, SCHEMA, SCHEMA_VERSION};
 use crate::error::SinkError;
 use crate::items::Outcome;
 use crate::report::PartReport;
@@ -69,7 +69,7 @@ impl BatchesWriter {
         self.encode(identity, output)?;
         self.begun = Instant::now();
         let Some(written) = self.writer.take() else { return Ok(None) };
-        let (path, stored) = written.finish(&[], output)?.wait(output)?;
+        let (path, stored) = written.finish(&[], output)?.wait()?;
         let report = PartReport { path, bytes: stored.bytes, sha256: stored.sha256, ..PartReport::default() };
         // attempts have numbers of their own, so a part that was there before is this very part
         if stored.was_there && output.digest(&report.path)? != report {
@@ -94,6 +94,7 @@ impl BatchesWriter {
 
 fn begin(identity: &RunIdentity, number: u32, output: &Output) -> Result<PartWriter, SinkError> {
     let footer = [(SCHEMA, SCHEMA_VERSION), (PLAN, &identity.plan_sha256[..])];
-    let name = format!("batches/part-{}-{:06}-{number:06}.parquet", identity.worker(), identity.attempt);
+    let (worker, attempt, number) = (identity.shard_index.into(), identity.attempt, number.into());
+    let name = ObjectName::Batches { worker, attempt, number }.to_string();
     PartWriter::create(output, &identity.run_id, name, &BATCHES, &footer)
 }

@@ -128,7 +128,7 @@ impl OpenPart {
         if self.writer.rows() == 0 {
             return Ok(());
         }
-        self.await_segment(output)?;
+        self.await_segment()?;
         let (from, rows) = (self.kept(), self.writer.rows());
         let segment = Segment::new(&self.name, from, from + rows, identity.attempt, &identity.run_id);
         let next = begin_file(&self.name, &self.shard, identity, output)?;
@@ -139,13 +139,13 @@ impl OpenPart {
     }
 
     /// Wait until all segments are stored.
-    pub fn await_segment(&mut self, output: &Output) -> Result<(), SinkError> {
-        self.pending.take().map_or(Ok(()), |pending| pending.wait(output).map(drop))
+    pub fn await_segment(&mut self) -> Result<(), SinkError> {
+        self.pending.take().map_or(Ok(()), |pending| pending.wait().map(drop))
     }
 
     /// Names of all segments that are stored of the shard, to be removed.
-    pub fn into_segments(mut self, output: &Output) -> Vec<String> {
-        if let Err(error) = self.await_segment(output) {
+    pub fn into_segments(mut self) -> Vec<String> {
+        if let Err(error) = self.await_segment() {
             tracing::debug!(%error, "a segment that is not wanted could not be stored");
         }
         self.segments.into_iter().chain(self.discarded).map(|segment| segment.name).collect()
@@ -196,7 +196,7 @@ impl OpenPart {
     /// Copy the segments' rows, and the last ones, into one new file. Returns those of other attempts.
     fn put_together(&mut self, identity: &RunIdentity, output: &Output) -> Result<Tally, SinkError> {
         self.checkpoint(identity, output)?;
-        self.await_segment(output)?;
+        self.await_segment()?;
         let (mut tally, mut reused) = (Tally::default(), Tally::default());
         for segment in &self.segments {
             let file = output.read(&segment.name)?;

@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
-use crate::commit::{AttemptNote, Output, READ_BYTES, UPLOAD_BYTES, part_name};
+use crate::commit::{AttemptNote, Output, READ_BYTES, UPLOAD_BYTES, check_current, part_name, read_part};
 use crate::error::{Error, SinkError};
 use crate::flow::StopSignal;
 use crate::items::{
@@ -191,7 +191,7 @@ impl ParquetSink {
         match part.close(end, &self.identity, &self.output) {
             Ok((file, part)) => self.storing.part(call, file, part),
             // another attempt that stored the part may have removed the segments of this one
-            Err(error) => match self.output.read_back_one(&part_name(&call.shard), &self.identity.run_id) {
+            Err(error) => match read_part(&self.output, &part_name(&call.shard), &self.identity.run_id) {
                 Ok(theirs) => self.storing.part_of_another(call, theirs),
                 Err(_) => return Err(error),
             },
@@ -204,7 +204,7 @@ impl ParquetSink {
         let kept = self.store_segment();
         let OpenShard { call, mut part, .. } =
             self.open.take().expect("a shard is cut only after it has started");
-        let kept = kept.and_then(|()| part.await_segment(&self.output));
+        let kept = kept.and_then(|()| part.await_segment());
         let (rows, rows_of_others) = (part.kept(), part.kept_by_others(self.identity.attempt));
         match (error, kept) {
             (Some(error), kept) => {
@@ -227,7 +227,7 @@ impl ParquetSink {
     fn discard(&mut self, error: Error) {
         let Some(OpenShard { call, part, .. }) = self.open.take() else { return };
         self.drop_open();
-        let segments = part.into_segments(&self.output);
+        let segments = part.into_segments();
         if let Err(error) = self.output.remove(&segments) {
             tracing::error!(
                 %error,
@@ -249,7 +249,7 @@ impl ParquetSink {
 
     fn checkpoint(&mut self) -> Result<(), SinkError> {
         self.checkpoint_due = Instant::now() + self.checkpoint_interval;
-        self.output.refuse_another(&self.identity.run_id)?;
+        check_current(&self.output, &self.identity.run_id)?;
         self.store_segment()?;
         if let Some(part) = self.batches.checkpoint(&self.identity, &self.output)? {
             self.storing.batches(part);
@@ -353,7 +353,7 @@ impl Sink for ParquetSink {
     }
 
     fn finish(mut self: Box<Self>) -> Result<OutputReport, SinkError> {
-        let current = self.output.refuse_another(&self.identity.run_id);
+        let current = check_current(&self.output, &self.identity.run_id);
         let batches = current.and_then(|()| self.batches.store(&self.identity, &self.output));
         if let Ok(Some(part)) = &batches {
             self.storing.batches(part.clone());

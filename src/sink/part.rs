@@ -7,7 +7,7 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::KeyValue;
 
 use crate::commit::{BODY, Output, PendingUpload, RUN_ID, Stored, Upload};
-use crate::error::{SinkError, StorageError};
+use crate::error::SinkError;
 
 use super::schema::writer_properties;
 
@@ -36,7 +36,7 @@ impl PartWriter {
         schema: &SchemaRef,
         footer: &[(&str, &str)],
     ) -> Result<Self, SinkError> {
-        let upload = output.start_upload(run_id);
+        let upload = Upload::start(output, run_id);
         let footer = [&[(RUN_ID, run_id)], footer].concat();
         match ArrowWriter::try_new(upload, SchemaRef::clone(schema), Some(writer_properties(&footer))) {
             Ok(writer) => Ok(Self { name, writer, rows: 0 }),
@@ -48,10 +48,7 @@ impl PartWriter {
     pub fn write(&mut self, rows: &RecordBatch, output: &Output) -> Result<(), SinkError> {
         self.rows += rows.num_rows() as u64;
         self.writer.write(rows).map_err(|source| encode_error(&self.name, output, source))?;
-        match self.writer.inner_mut().failure(output.runtime()) {
-            Some(source) => Err(StorageError { uri: output.uri_of(&self.name), source }.into()),
-            None => Ok(()),
-        }
+        self.writer.inner_mut().failure().map_or(Ok(()), Err)
     }
 
     /// Rows written.
@@ -90,7 +87,7 @@ impl PartWriter {
         }
         match writer.into_inner() {
             Ok(upload) => {
-                let upload = upload.finish(output.path_of(&name));
+                let upload = upload.finish(&name);
                 Ok(PendingPart { name, upload })
             }
             Err(source) => Err(encode_error(&name, output, source)),
@@ -104,10 +101,7 @@ fn encode_error(name: &str, output: &Output, source: ParquetError) -> SinkError 
 
 impl PendingPart {
     /// Wait until the file is visible.
-    pub fn wait(self, output: &Output) -> Result<(String, Stored), SinkError> {
-        match self.upload.wait(output.runtime()) {
-            Ok(stored) => Ok((self.name, stored)),
-            Err(source) => Err(StorageError { uri: output.uri_of(&self.name), source }.into()),
-        }
+    pub fn wait(self) -> Result<(String, Stored), SinkError> {
+        Ok((self.name, self.upload.wait()?))
     }
 }

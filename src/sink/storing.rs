@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use crate::commit::{AttemptNote, Output, Segment, Stored};
+use crate::commit::{AttemptNote, Output, Segment, Stored, check_current, read_part};
 use crate::error::{Error, SinkError, panic_message};
 use crate::flow::spawn_stage;
 use crate::items::{Call, Scored};
@@ -139,7 +139,7 @@ impl Storer {
 
     /// Wait until a part is there, stored by this attempt or another.
     fn store(&mut self, file: PendingPart, part: ClosedPart) -> Result<PartReport, SinkError> {
-        let (path, stored) = file.wait(&self.output)?;
+        let (path, stored) = file.wait()?;
         let ClosedPart { report, segments, reused } = part;
         let report = if stored.was_there {
             let theirs = self.stored_by_another(&path, &stored, &report)?;
@@ -165,8 +165,8 @@ impl Storer {
         own: &PartReport,
     ) -> Result<PartReport, SinkError> {
         // of another run, if this one was removed
-        self.output.refuse_another(&self.run_id)?;
-        let theirs = self.output.read_back_one(path, &self.run_id)?;
+        check_current(&self.output, &self.run_id)?;
+        let theirs = read_part(&self.output, path, &self.run_id)?;
         if theirs.sha256 == stored.sha256 {
             return Ok(theirs);
         }
@@ -202,12 +202,12 @@ impl Storer {
     /// write grows with its length.
     fn write_note(&mut self) -> Result<(), SinkError> {
         let start = Instant::now();
-        self.output.refuse_another(&self.run_id)?;
+        check_current(&self.output, &self.run_id)?;
         self.note.updated_at = rfc3339(SystemTime::now());
         self.note.rows = self.report.tally.rows();
         self.note.parts.clone_from(&self.report.parts);
         self.note.batches.clone_from(&self.report.batches);
-        let written = self.output.replace_note(&self.note);
+        let written = self.note.store(&self.output);
         let pause = NOTE_AT_LEAST_EVERY.min(NOTE_SHARE * start.elapsed()).max(self.note_interval);
         self.note_due = Instant::now() + pause;
         written

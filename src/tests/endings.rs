@@ -58,7 +58,7 @@ fn too_many_errors_leave_an_output_that_verify_accepts_and_that_says_so() {
     // repeating the command scores nothing again, and ends the same way
     let again = bench.run("out", &[]);
     assert_code(&again, 5);
-    assert!(stdout(&again).contains("4 rows were there"), "{}", stdout(&again));
+    assert!(stdout(&again).contains("4 rows are from earlier attempts"), "{}", stdout(&again));
     assert_eq!(bench.manifest("out"), manifest);
     assert_verified(&bench, "out", "too many errors");
 
@@ -74,12 +74,12 @@ fn too_many_errors_leave_an_output_that_verify_accepts_and_that_says_so() {
     // with a higher limit it succeeds
     let allowed = bench.run("out", &ALLOWED);
     assert_code(&allowed, 0);
-    assert!(stdout(&allowed).contains("4 rows were there"), "{}", stdout(&allowed));
+    assert!(stdout(&allowed).contains("4 rows are from earlier attempts"), "{}", stdout(&allowed));
     let succeeded = bench.manifest("out");
     assert_eq!(succeeded["summary"]["outcome"], "succeeded");
     assert_eq!((&succeeded["run_id"], &succeeded["parts"]), (&manifest["run_id"], &manifest["parts"]));
     assert_verified(&bench, "out", "the output holds");
-    for folder in ["_attempts", "_displaced", "_workers"] {
+    for folder in ["_attempts", "_staging", "_workers"] {
         assert!(!bench.path("out").join(folder).exists(), "{folder} is left");
     }
     // and stays successful
@@ -197,7 +197,7 @@ fn a_finished_run_with_a_missing_or_truncated_part_is_refused() {
     }
     let output = bench.run("out", &[]);
     assert_code(&output, 0);
-    assert!(stdout(&output).contains("20 rows were there"), "{}", stdout(&output));
+    assert!(stdout(&output).contains("20 rows are from earlier attempts"), "{}", stdout(&output));
     assert!(predictions(&bench, "out") == expected);
     assert_verified(&bench, "out", "the output holds");
 }

@@ -92,7 +92,11 @@ fn a_killed_run_resumes_and_keeps_its_finished_parts() {
     let resumed = bench.run("out", &[]);
     assert_code(&resumed, 0);
     let reused = finished.len() * IMAGES as usize;
-    assert!(stdout(&resumed).contains(&format!("{reused} rows were there")), "{}", stdout(&resumed));
+    assert!(
+        stdout(&resumed).contains(&format!("{reused} rows are from earlier attempts")),
+        "{}",
+        stdout(&resumed)
+    );
     let after = contents(&bench.path("out/predictions"));
     assert!(finished.iter().all(|(name, bytes)| after.get(name) == Some(bytes)), "a part was rewritten");
     assert_as_uninterrupted(&bench);
@@ -206,7 +210,7 @@ fn an_attempt_at_a_removed_run_does_not_disturb_the_next_run() {
 /// As when a run is removed and begun anew beside an attempt that is still alive.
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn what_attempts_at_a_removed_run_have_left_is_no_obstacle() {
+fn objects_of_a_removed_run_are_removed_when_they_are_met() {
     let bench = Bench::new();
     let mut killed = started(&bench, 2);
     killed.kill().expect("the child is there");
@@ -225,7 +229,7 @@ fn what_attempts_at_a_removed_run_have_left_is_no_obstacle() {
     let output = bench.run("out", &[]);
     assert_code(&output, 0);
     assert!(
-        stderr(&output).contains("removing what a run has left that was removed before"),
+        stderr(&output).contains("removing an object of a run that was removed before"),
         "{}",
         stderr(&output)
     );
@@ -238,7 +242,7 @@ fn what_attempts_at_a_removed_run_have_left_is_no_obstacle() {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn what_is_nothing_of_ours_is_never_touched() {
+fn foreign_objects_are_never_touched() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 5));
     fs::create_dir(bench.path("out")).expect("folder");
@@ -253,7 +257,7 @@ fn what_is_nothing_of_ours_is_never_touched() {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn what_is_in_the_way_of_a_part_is_overwritten_or_refused() {
+fn an_obstacle_in_the_place_of_a_part_is_overwritten_or_refused() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 5));
     assert_code(&bench.run("out", &[]), 0);

@@ -12,7 +12,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use serde::Serialize;
-use sluice::commit::Output;
+use sluice::commit::{Output, StoredManifest};
 use sluice::error::Error;
 use sluice::items::{ObjectRef, Status};
 use sluice::sink::PREDICTIONS;
@@ -170,7 +170,7 @@ fn by_shard(stores: &Stores, out: &str, parts: Parts) -> Result<Parts, Error> {
         return Ok(parts);
     }
     let output = Output::open(stores, out.trim_end_matches('/'))?;
-    let listed = output.manifest().map(|manifest| manifest.parts).unwrap_or_default();
+    let listed = StoredManifest::read(&output).map(|manifest| manifest.parts).unwrap_or_default();
     let listed: HashMap<_, _> = listed.into_iter().map(|part| (part.path, part.shard)).collect();
     let mut named = Parts::new();
     for (name, part) in parts {

@@ -27,7 +27,7 @@ fn a_damaged_part_is_not_reused_by_a_resumed_run() {
         let warning =
             log.lines().find(|line| line.contains("removing a damaged part: its shard is scored again"));
         assert!(warning.is_some_and(|line| line.contains(name)), "{log}");
-        assert!(stdout(&output).contains("2 rows were there"), "{}", stdout(&output));
+        assert!(stdout(&output).contains("2 rows are from earlier attempts"), "{}", stdout(&output));
         assert!(predictions(&bench, "out") == expected);
         assert_verified(&bench, "out", if index == 0 { "too many errors" } else { "the output holds" });
     }
@@ -55,7 +55,7 @@ fn a_damaged_part_is_not_reused_although_no_manifest_or_note_has_its_checksum() 
         "{}",
         stderr(&output)
     );
-    assert!(stdout(&output).contains("40 rows were there"), "{}", stdout(&output));
+    assert!(stdout(&output).contains("40 rows are from earlier attempts"), "{}", stdout(&output));
     assert!(predictions(&bench, "out") == expected);
     assert_verified(&bench, "out", "the output holds");
 }

@@ -75,7 +75,7 @@ fn a_drained_run_stores_every_row_that_it_has_scored() {
     let scored: usize = parts(&bench.path("out/batches")).iter().map(|part| rows_of_batches(part)).sum();
     assert_eq!(rows_in_segments(&bench), scored);
     let shown = sluice().arg("show").arg(bench.path("out")).output().expect("starts");
-    let expected = format!("checkpoints hold {scored} more rows, of 1 shards that have not ended");
+    let expected = format!("checkpoints hold {scored} more rows, of 1 unfinished shards");
     for words in ["unfinished: run", "worker 0 of 1: 0 rows in parts", "interrupted", &expected] {
         assert!(stdout(&shown).contains(words), "{words} is missing:\n{}", stdout(&shown));
     }

@@ -50,7 +50,7 @@ fn the_last_worker_to_finish_its_share_finishes_the_run() {
 
     let refused = bench.run("other", &["--shard-index", "0", "--num-shards", "2", "--limit", "3"]);
     assert_code(&refused, 2);
-    assert!(stderr(&refused).contains("--limit: counts records"), "{}", stderr(&refused));
+    assert!(stderr(&refused).contains("--limit: is for a single worker"), "{}", stderr(&refused));
 }
 
 #[test]

@@ -2,8 +2,8 @@
 //!
 //!     torture [--seed N] [--kills N] [PART...]
 //!
-//! Parts: kills, faults, zombies, workers, endings, listing, troubles, cost. Each part prints a line
-//! for each claim, and the program prints a table of all claims at its end. The seed determines everything random.
+//! Parts: kills, faults, zombies, two-runs, workers, endings, listing, troubles, cost. Each part prints a line for each
+//! claim, and the program prints a table of all claims at its end. The seed determines everything random.
 
 #[path = "../support/gcs/mod.rs"]
 mod gcs;
@@ -19,6 +19,7 @@ mod kills;
 mod listing;
 mod trial;
 mod troubles;
+mod two_runs;
 mod workers;
 mod zombies;
 
@@ -39,10 +40,11 @@ fn main() -> ExitCode {
         }
     }
     let mut torture = Torture { random: Random::new(seed), kills, rows: Vec::new() };
-    let parts: [Part; 8] = [
+    let parts: [Part; 9] = [
         ("kills", Torture::kills),
         ("faults", Torture::faults),
         ("zombies", Torture::zombies),
+        ("two-runs", Torture::two_runs),
         ("workers", Torture::workers),
         ("endings", Torture::endings),
         ("listing", Torture::listing),

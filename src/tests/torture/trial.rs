@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::TryStreamExt;
 use object_store::{ObjectStore, ObjectStoreExt};
@@ -102,6 +103,86 @@ impl Place {
     }
 }
 
+impl Place {
+    /// Names of the objects in a folder, those of files that are being written on a disk included.
+    pub fn names(&self, bench: &Bench, folder: &str) -> Vec<String> {
+        match self {
+            Self::Disk => {
+                let files = fs::read_dir(bench.path(folder)).into_iter().flatten().flatten();
+                files.map(|file| file.file_name().to_string_lossy().into_owned()).collect()
+            }
+            Self::Gcs(gcs) => {
+                let keys = gcs.keys("bucket").into_iter();
+                keys.filter_map(|key| Some(key.strip_prefix(folder)?.strip_prefix('/')?.to_owned())).collect()
+            }
+            Self::S3(server) => {
+                let store = server.bucket("bucket");
+                let folder = object_store::path::Path::from(folder);
+                let listed: Vec<_> =
+                    runtime().block_on(store.list(Some(&folder)).try_collect()).expect("a list");
+                listed.iter().filter_map(|object| object.location.filename().map(str::to_owned)).collect()
+            }
+        }
+    }
+
+    /// The bytes of an object, if there is one.
+    pub fn read(&self, bench: &Bench, name: &str) -> Option<Vec<u8>> {
+        match self {
+            Self::Disk => fs::read(bench.path(name)).ok(),
+            Self::Gcs(gcs) => gcs.get("bucket", name).map(|bytes| bytes.to_vec()),
+            Self::S3(server) => {
+                let store = server.bucket("bucket");
+                let read = async { store.get(&name.into()).await?.bytes().await };
+                match runtime().block_on(read) {
+                    Ok(bytes) => Some(bytes.to_vec()),
+                    Err(object_store::Error::NotFound { .. }) => None,
+                    Err(error) => panic!("{name}: {error}"),
+                }
+            }
+        }
+    }
+
+    /// Store a file of the bench's folder `in` again, so that it has another version.
+    pub fn put_input(&self, file: &Path, bytes: &[u8]) {
+        fs::write(file, bytes).expect("a file");
+        let key = input_key(file);
+        match self {
+            Self::Disk => {
+                // a file system may count time in coarse steps
+                let later = SystemTime::now() + Duration::from_secs(1);
+                fs::File::options()
+                    .write(true)
+                    .open(file)
+                    .and_then(|file| file.set_modified(later))
+                    .expect("a time");
+            }
+            Self::Gcs(gcs) => gcs.put("input", &key, bytes.to_vec()),
+            Self::S3(server) => {
+                let put = async { server.bucket("bucket").put(&key.into(), bytes.to_vec().into()).await };
+                runtime().block_on(put).expect("stored");
+            }
+        }
+    }
+
+    /// Remove a file of the bench's folder `in`.
+    pub fn remove_input(&self, file: &Path) {
+        fs::remove_file(file).expect("a file");
+        let key = input_key(file);
+        match self {
+            Self::Disk => {}
+            Self::Gcs(gcs) => gcs.remove("input", &key),
+            Self::S3(server) => {
+                let store = server.bucket("bucket");
+                runtime().block_on(async { store.delete(&key.into()).await }).expect("removed");
+            }
+        }
+    }
+}
+
+fn input_key(file: &Path) -> String {
+    format!("in/{}", file.file_name().and_then(|name| name.to_str()).expect("a name"))
+}
+
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime")
 }
@@ -160,6 +241,17 @@ impl Trial {
         trial
     }
 
+    /// The bench's folder `in` in that place.
+    pub fn over(bench: Bench, place: Place) -> Self {
+        place.load(&bench, "in");
+        let settings =
+            vec!["output.checkpoint_seconds=0.01".to_owned(), "storage.timeout_seconds=5".to_owned()];
+        let mut trial = Self { bench, place, settings, expected: BTreeMap::new(), took: Duration::ZERO };
+        assert_code(&trial.command("one-go", &[]).output().expect("starts"), 0);
+        trial.expected = trial.rows("one-go");
+        trial
+    }
+
     pub fn command(&self, out: &str, args: &[&str]) -> Command {
         let (input, output) = (self.place.uri(&self.bench, "in"), self.place.uri(&self.bench, out));
         let mut command = self.bench.command("run", &output, &[&["--input", &input], args].concat());
@@ -175,13 +267,20 @@ impl Trial {
         keyed(self.bench.rows("saved"))
     }
 
-    /// The first fault of a finished output, if it has any.
-    pub fn faults_of(&self, out: &str) -> Option<String> {
+    /// What `sluice verify` finds wrong with an output.
+    pub fn verify(&self, out: &str) -> Option<String> {
         let mut verify = sluice();
         verify.arg("verify").arg(self.place.uri(&self.bench, out)).envs(self.place.environment());
         let verified = verify.output().expect("starts");
-        if !verified.status.success() {
-            return Some(format!("verify: {}{}", stdout(&verified), stderr(&verified)));
+        let found = || format!("verify: {}{}", stdout(&verified), stderr(&verified));
+        (!verified.status.success()).then(found)
+    }
+
+    /// What is wrong with a finished output.
+    pub fn faults_of(&self, out: &str) -> Option<String> {
+        let wrong = self.verify(out);
+        if wrong.is_some() {
+            return wrong;
         }
         differs(&self.expected, &self.rows(out))
     }

@@ -1,5 +1,4 @@
-//! Attempts that are taken for dead: they wake up behind the end of their run, or go on beside another run that
-//! was begun in its place.
+//! Attempts that are taken for dead, and wake up behind the end of their run.
 
 use rustix::process::Signal;
 
@@ -44,34 +43,6 @@ impl Torture {
             failures.iter().for_each(|failure| println!("FAILED {what}: {failure}"));
             let figure = format!("{woken} attempts suspended while they ran, {} failures", failures.len());
             self.row(what, figure, failures.is_empty());
-            self.removed(&trial);
         }
-    }
-
-    /// An attempt is still at it when its run is removed and begun anew: it stops, and harms nobody.
-    fn removed(&mut self, trial: &Trial) {
-        let what = format!("runs removed beside a live attempt, {}", trial.place.name());
-        let (mut refused, mut failures) = (0, Vec::new());
-        for round in 0..ROUNDS {
-            let out = format!("removed-{round}");
-            let first = trial.command(&out, &[]).spawn().expect("starts");
-            std::thread::sleep(trial.took.mul_f64(self.random.below(100) as f64 / 100.0));
-            let other = trial.command(&out, &["--overwrite"]).output().expect("starts");
-            if other.status.code() != Some(0) {
-                failures.push(format!("the new run {:?} {}", other.status.code(), stderr(&other)));
-            }
-            let first = first.wait_with_output().expect("a child");
-            match first.status.code() {
-                // it had ended before, or its run was the one that was gone on with
-                Some(0) => {}
-                Some(6) => refused += 1,
-                code => failures.push(format!("the removed run {code:?} {}", stderr(&first))),
-            }
-            failures.extend(trial.faults_of(&out));
-        }
-        failures.iter().for_each(|failure| println!("FAILED {what}: {failure}"));
-        let figure =
-            format!("{ROUNDS} rounds, {refused} attempts stopped with 6, {} failures", failures.len());
-        self.row(what, figure, failures.is_empty() && refused > 0);
     }
 }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::http::{HttpAnswer, HttpRequest, decoded, escaped};
-use super::{Fault, ListingOddity, Logged, Oddity, Step, old_listings};
+use super::{Call, Fault, ListingOddity, Logged, Oddity, Step, old_listings};
 
 #[derive(Default)]
 pub(super) struct State {
@@ -28,6 +28,8 @@ pub(super) struct State {
     pub(super) odd_listing: Option<ListingOddity>,
     /// For the next request of that step.
     pub(super) aimed: Option<(Step, Fault)>,
+    /// Called when the request of that number has been carried out, before it is answered.
+    pub(super) call: Option<(u64, Call)>,
     pub(super) log: Vec<Logged>,
 }
 

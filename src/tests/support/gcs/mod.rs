@@ -77,6 +77,9 @@ struct Shared {
     stopped: AtomicBool,
 }
 
+/// Something that a request of a client waits for.
+pub type Call = Box<dyn FnOnce() + Send>;
+
 impl Gcs {
     pub fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -202,6 +205,7 @@ impl Gcs {
         let mut state = self.state();
         state.faults = faults.into_iter().collect();
         state.aimed = None;
+        state.call = None;
         state.log.clear();
         self.shared.requests.store(0, SeqCst);
     }
@@ -210,6 +214,11 @@ impl Gcs {
     pub fn aim(&self, step: Step, fault: Fault) {
         self.schedule([]);
         self.state().aimed = Some((step, fault));
+    }
+
+    /// Call that when the request of that number since the schedule began has been carried out, before it is answered.
+    pub fn call_at(&self, number: u64, call: Call) {
+        self.state().call = Some((number, call));
     }
 
     /// What has arrived since the schedule began.
@@ -273,7 +282,11 @@ impl Shared {
                 fault,
                 changed: fault.is_some_and(|fault| fault.changes(&answer)),
             });
+            let call = state.call.take_if(|(at, _)| *at == number);
             drop(state);
+            if let Some((_, call)) = call {
+                call();
+            }
             match fault {
                 None if odd == Some(Oddity::Endless) => {
                     return oddities::send_without_end(&answer, &mut writer);

@@ -1,0 +1,51 @@
+//! The first bytes of a part, up to its footer, as a length and a checksum: the footer says them, so that damage to
+//! the rows shows.
+
+/// How many bytes, and their CRC-32C.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Body {
+    bytes: u64,
+    crc32c: u32,
+}
+
+impl Body {
+    pub fn add(&mut self, bytes: &[u8]) {
+        self.bytes += bytes.len() as u64;
+        self.crc32c = crc32c::crc32c_append(self.crc32c, bytes);
+    }
+
+    pub fn of(bytes: &[u8]) -> Self {
+        let mut body = Self::default();
+        body.add(bytes);
+        body
+    }
+
+    /// Parse what [`Body::to_string`] has written.
+    pub fn parse(said: &str) -> Option<Self> {
+        let (bytes, crc32c) = said.split_once(' ')?;
+        Some(Self { bytes: bytes.parse().ok()?, crc32c: u32::from_str_radix(crc32c, 16).ok()? })
+    }
+
+    pub fn bytes(self) -> u64 {
+        self.bytes
+    }
+
+    /// Whether `whole` is these bytes and then `rest`.
+    pub fn is_without(self, whole: Self, rest: &[u8]) -> bool {
+        self.bytes + rest.len() as u64 == whole.bytes
+            && crc32c::crc32c_combine(self.crc32c, crc32c::crc32c(rest), rest.len()) == whole.crc32c
+    }
+
+    /// Whether `object` begins with the bytes that `said` was written for.
+    pub fn is_of(said: &str, object: &[u8]) -> bool {
+        let bytes = said.split(' ').next().and_then(|bytes| bytes.parse::<usize>().ok());
+        let first = bytes.and_then(|bytes| object.get(..bytes));
+        first.is_some_and(|first| Self::of(first).to_string() == said)
+    }
+}
+
+impl std::fmt::Display for Body {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {:08x}", self.bytes, self.crc32c)
+    }
+}

@@ -1,0 +1,50 @@
+//! A run that is begun again after it has finished.
+
+use super::checkpoints::Checkpoints;
+use super::crashes::Crashes;
+use super::finish::remove_strays;
+use super::listing::OutputListing;
+use super::manifest::StoredManifest;
+use super::output::Output;
+use super::record::check_current;
+use super::resume::{Done, Remaining, Share};
+use crate::error::{Error, SinkError, SourceError};
+use crate::items::ShardRef;
+
+/// That a finished run is whole, as far as names and sizes tell, and of `shards` and no others; with the run's `limit`, if
+/// it has one, of some of them. Nothing is written; what an attempt has left that was killed behind the end of the run
+/// is removed.
+///
+/// # Errors
+/// [`SinkError::Incomplete`] when something that the manifest lists is missing or has another size, and
+/// [`SourceError::Changed`].
+pub fn check_finished(
+    output: &Output,
+    shards: impl Iterator<Item = Result<ShardRef, SourceError>>,
+    limit: Option<u64>,
+) -> Result<(), Error> {
+    let listing = OutputListing::read(output)?;
+    let manifest = StoredManifest::read(output)?;
+    let reported = manifest.parts.iter().chain(&manifest.batches);
+    let wrong = listing.not_as_reported(output, reported)?;
+    if !wrong.is_empty() {
+        return Err(SinkError::Incomplete { uri: output.uri().to_owned(), wrong }.into());
+    }
+    remove_strays(output, &listing, &manifest.run_id, &manifest.parts)?;
+    if limit == Some(manifest.summary.rows) {
+        return Ok(());
+    }
+    let done = Done::listed(&manifest.parts);
+    let (checkpoints, crashes) = (Checkpoints::default(), Crashes::default());
+    match Remaining::new(shards, done, checkpoints, crashes, Share::default()).next().transpose()? {
+        None => {
+            // listing the input may have taken long
+            check_current(output, &manifest.run_id)?;
+            Ok(output.tidy(&listing.transient().collect::<Vec<_>>())?)
+        }
+        Some((shard, _)) => {
+            let message = "it has come since the run was finished".to_owned();
+            Err(SourceError::Changed { shard: shard.name, message }.into())
+        }
+    }
+}

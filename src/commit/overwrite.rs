@@ -1,0 +1,361 @@
+//! `--overwrite`: a run is removed, and another one begins in its place.
+//!
+//! 1. `_run.json` is replaced by the record of the new run, which says that the old one is being removed. From now on no
+//!    attempt at the old run publishes anything. The record is read back: of two commands that begin at the same time,
+//!    the one whose record was replaced stops.
+//! 2. `_SUCCESS` is removed, then the manifest: what is left is no finished run.
+//! 3. The staged objects are removed: an attempt that read the old record cannot publish them any more.
+//! 4. Everything else is removed, and listed again until nothing is left. `_run.json` is read again before each group.
+//! 5. The record is replaced by the same without that word, and read back.
+//!
+//! A removal that was interrupted is taken over from step 1 under a new run id, by `--overwrite` or by an attempt at the
+//! same run; see [`super::state`].
+
+use super::listing::OutputListing;
+use super::names::{MANIFEST, RUN, STAGING, SUCCESS, TRANSIENT};
+use super::obstacles::remove_obstacles;
+use super::output::{Output, json};
+use super::record::{RunRecord, check_current};
+use crate::error::SinkError;
+
+/// Objects that are removed between two looks at the record.
+const GROUP: usize = 32;
+
+/// How often the output is listed at most: requests of the old run that the store carries out late may still create
+/// objects. The new run removes an object that comes later, or that a listing still shows, when it meets it.
+const LISTINGS: usize = 8;
+
+/// Remove the run in the output and all its parts, so that the run of `record` can begin.
+///
+/// # Errors
+/// [`SinkError::Occupied`], and then nothing is removed, if there is an object that is not of an output;
+/// [`SinkError::OtherRun`] if another command does the same at this time.
+pub fn overwrite(output: &Output, record: &RunRecord) -> Result<(), SinkError> {
+    let listing = OutputListing::read(output)?;
+    if let Some(what) = listing.foreign {
+        return Err(SinkError::Occupied { uri: output.uri().to_owned(), what });
+    }
+    remove_obstacles(output)?;
+    let is_vacant = listing.anything().is_none() && listing.staged.is_empty();
+    if is_vacant && output.read_if_any(RUN)?.is_none() {
+        return Ok(());
+    }
+    replace_run(output, record)
+}
+
+/// Remove the run in the output, and leave `record`.
+pub(super) fn replace_run(output: &Output, record: &RunRecord) -> Result<(), SinkError> {
+    remove_run(output, record)?;
+    output.replace(RUN, json(record))?;
+    check_current(output, &record.run_id)
+}
+
+/// Remove the run of `record`, and leave the output vacant.
+pub(super) fn clear(output: &Output, record: &RunRecord) -> Result<(), SinkError> {
+    let after = RunRecord { run_id: format!("{}-cleared", record.run_id), ..record.clone() };
+    remove_run(output, &after)?;
+    check_removing(output, &after)?;
+    output.remove(&[RUN.to_owned()])
+}
+
+/// Steps 1 to 4.
+fn remove_run(output: &Output, record: &RunRecord) -> Result<(), SinkError> {
+    let old = output.read_if_any(RUN)?.and_then(|bytes| serde_json::from_slice::<RunRecord>(&bytes).ok());
+    let old = old.map_or(String::new(), |old| old.removing.unwrap_or(old.run_id));
+    tracing::info!(run_id = old, "removing a run");
+    output.replace(RUN, json(&RunRecord { removing: Some(old), ..record.clone() }))?;
+    check_removing(output, record)?;
+    output.remove(&[SUCCESS.to_owned()])?;
+    output.remove(&[MANIFEST.to_owned()])?;
+    for _ in 0..LISTINGS {
+        remove_all(output, record, &OutputListing::read(output)?.staged)?;
+        output.remove_folder(STAGING)?;
+        let mut published: Vec<_> = OutputListing::read(output)?.published().collect();
+        published.retain(|name| name != RUN);
+        if published.is_empty() {
+            break;
+        }
+        remove_all(output, record, &published)?;
+    }
+    TRANSIENT.iter().try_for_each(|folder| output.remove_folder(folder))
+}
+
+fn remove_all(output: &Output, record: &RunRecord, names: &[String]) -> Result<(), SinkError> {
+    for group in names.chunks(GROUP) {
+        check_removing(output, record)?;
+        output.remove(group)?;
+    }
+    Ok(())
+}
+
+/// That the output is still being emptied for the run of `record`.
+fn check_removing(output: &Output, record: &RunRecord) -> Result<(), SinkError> {
+    let now = output.read_if_any(RUN)?.and_then(|bytes| serde_json::from_slice::<RunRecord>(&bytes).ok());
+    match now {
+        Some(now) if now.run_id == record.run_id && now.removing.is_some() => Ok(()),
+        now => {
+            let by = now.map_or("another command".to_owned(), |now| format!("the run {}", now.run_id));
+            let difference = format!("{by} has replaced it at the same time");
+            Err(SinkError::OtherRun { uri: output.uri().to_owned(), difference })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ops::Range;
+    use std::sync::Arc;
+
+    use object_store::ObjectStore;
+    use object_store::memory::InMemory;
+
+    use super::*;
+    use crate::commit::attempts::{AttemptNote, Notes};
+    use crate::commit::claim::claim;
+    use crate::commit::finish::remove_strays;
+    use crate::commit::state::{OutputState, observe};
+    use crate::commit::takeover::remove_parts_of_other_runs;
+    use crate::commit::testing::{Hooked, in_memory, record, store_part};
+    use crate::commit::upload::publish;
+    use crate::report::PartReport;
+
+    const PARTS: [&str; 2] =
+        ["predictions/part-000007-0123456789ab.parquet", "batches/part-000000-000000-000000.parquet"];
+
+    fn begin(output: &Output, run_id: &str) -> String {
+        claim(output, &record(run_id), &AttemptNote::begun(0, 1)).expect("begun").record.run_id
+    }
+
+    #[test]
+    fn a_run_is_removed_and_another_one_begins() {
+        let runtime = tokio::runtime::Runtime::new().expect("runtime");
+        let output = in_memory(&runtime);
+        overwrite(&output, &record("first")).expect("nothing to remove");
+        assert!(matches!(observe(&output).expect("a state"), OutputState::Vacant));
+        assert_eq!(begin(&output, "first"), "first");
+        PARTS.iter().for_each(|name| drop(store_part(&output, "first", name, &[])));
+        output.create("_staging/0123456789abcdef", b"rows".to_vec()).expect("stored");
+        overwrite(&output, &record("second")).expect("removed");
+        let left = OutputListing::read(&output).expect("a listing");
+        assert_eq!(left, OutputListing { has_record: true, ..OutputListing::default() });
+        assert_eq!(begin(&output, "third"), "second");
+        clear(&output, &record("second")).expect("removed");
+        assert_eq!(OutputListing::read(&output).expect("a listing"), OutputListing::default());
+    }
+
+    #[test]
+    fn parts_without_a_record_are_removed() {
+        let runtime = tokio::runtime::Runtime::new().expect("runtime");
+        let output = in_memory(&runtime);
+        output.create(PARTS[0], b"rows".to_vec()).expect("stored");
+        let refused = claim(&output, &record("first"), &AttemptNote::begun(0, 1)).expect_err("occupied");
+        assert!(matches!(&refused, SinkError::Occupied { what, .. } if what == PARTS[0]), "{refused}");
+        overwrite(&output, &record("first")).expect("removed");
+        assert_eq!(begin(&output, "second"), "first");
+    }
+
+    #[test]
+    fn an_object_that_is_not_of_an_output_stays_and_so_does_the_run_beside_it() {
+        let runtime = tokio::runtime::Runtime::new().expect("runtime");
+        let output = in_memory(&runtime);
+        begin(&output, "first");
+        output.create("predictions/theirs.csv", b"x".to_vec()).expect("stored");
+        let before = OutputListing::read(&output).expect("a listing");
+        let refused = overwrite(&output, &record("second")).expect_err("occupied").to_string();
+        assert!(refused.contains("predictions/theirs.csv"), "{refused}");
+        assert_eq!(OutputListing::read(&output).expect("a listing"), before);
+    }
+
+    #[test]
+    fn an_interrupted_removal_is_taken_over_by_the_same_run_and_by_overwrite_only() {
+        let runtime = tokio::runtime::Runtime::new().expect("runtime");
+        let output = in_memory(&runtime);
+        let interrupted = || {
+            output.create(PARTS[0], b"rows".to_vec()).expect("stored");
+            let removing = RunRecord { removing: Some("first".to_owned()), ..record("second") };
+            output.replace(RUN, json(&removing)).expect("stored");
+            assert!(matches!(observe(&output).expect("a state"), OutputState::Removing(_)));
+            check_current(&output, "second").expect_err("it has not begun");
+        };
+        interrupted();
+        let other = RunRecord { determinants: serde_json::json!({ "width": 8 }), ..record("third") };
+        let refused = claim(&output, &other, &AttemptNote::begun(0, 1)).expect_err("another run").to_string();
+        assert!(refused.contains("width") && refused.contains("--overwrite"), "{refused}");
+        assert_eq!(begin(&output, "fourth"), "fourth");
+        assert_eq!(OutputListing::read(&output).expect("a listing").predictions.len(), 0);
+        interrupted();
+        overwrite(&output, &other).expect("removed");
+        assert_eq!(OutputListing::read(&output).expect("a listing").predictions.len(), 0);
+        check_current(&output, "third").expect("it may begin");
+    }
+
+    #[test]
+    fn of_two_removals_the_one_whose_record_was_replaced_stops() {
+        let runtime = tokio::runtime::Runtime::new().expect("runtime");
+        let output = in_memory(&runtime);
+        begin(&output, "first");
+        store_part(&output, "first", PARTS[0], &[]);
+        let other = RunRecord { removing: Some("first".to_owned()), ..record("theirs") };
+        output.replace(RUN, json(&other)).expect("stored");
+        let names: Vec<_> = PARTS.iter().map(|&name| name.to_owned()).collect();
+        let stopped = remove_all(&output, &record("mine"), &names).expect_err("another removes it");
+        assert!(matches!(stopped, SinkError::OtherRun { .. }), "{stopped}");
+        assert_eq!(OutputListing::read(&output).expect("a listing").predictions.len(), 1);
+    }
+
+    #[test]
+    fn an_attempt_at_a_removed_run_publishes_nothing() {
+        use std::io::Write;
+
+        use crate::commit::upload::Upload;
+
+        let runtime = tokio::runtime::Runtime::new().expect("runtime");
+        let output = in_memory(&runtime);
+        begin(&output, "first");
+        let mut upload = Upload::start(&output, "first");
+        upload.write_all(b"rows").expect("a buffer takes anything");
+        overwrite(&output, &record("second")).expect("removed");
+        let stopped = upload.finish(PARTS[0]).wait().expect_err("its run was removed");
+        assert!(matches!(stopped, SinkError::OtherRun { .. }), "{stopped}");
+        let stopped = publish(&output, "first", SUCCESS, b"hash".to_vec()).expect_err("its run was removed");
+        assert!(matches!(stopped, SinkError::OtherRun { .. }), "{stopped}");
+        let left = OutputListing::read(&output).expect("a listing");
+        assert_eq!(left, OutputListing { has_record: true, ..OutputListing::default() });
+    }
+
+    #[test]
+    fn a_part_of_a_removed_run_makes_way_and_a_part_of_this_run_does_not() {
+        let runtime = tokio::runtime::Runtime::new().expect("runtime");
+        let output = in_memory(&runtime);
+        for name in PARTS {
+            begin(&output, "mine");
+            // as if its request had been carried out after the removal
+            let theirs = crate::commit::testing::part("theirs", &[]);
+            output.create(name, theirs).expect("stored");
+            let mine = store_part(&output, "mine", name, &[]);
+            assert!(!mine.was_there, "a part of another run is in the way of {name}");
+            assert_eq!(output.digest(name).expect("stored").sha256, mine.sha256);
+            assert!(store_part(&output, "mine", name, &[]).was_there);
+        }
+    }
+
+    #[test]
+    fn parts_of_a_removed_run_are_removed_when_an_attempt_begins() {
+        let runtime = tokio::runtime::Runtime::new().expect("runtime");
+        let output = in_memory(&runtime);
+        begin(&output, "mine");
+        store_part(&output, "mine", "predictions/part-000003-0123456789ab.parquet", &[]);
+        let theirs = crate::commit::testing::part("theirs", &[]);
+        for name in
+            ["predictions/part-000007-0123456789ab.parquet", "predictions/part-000003-ba9876543210.parquet"]
+        {
+            output.create(name, theirs.clone()).expect("stored");
+        }
+        let claim = claim(&output, &record("mine"), &AttemptNote::begun(0, 1)).expect("mine");
+        assert_eq!(claim.listing.predictions.keys().collect::<Vec<_>>(), [&3]);
+        assert_eq!(claim.listing.duplicates, [""; 0]);
+    }
+
+    /// What the attempt at the removed run publishes: a part that the new run has as well, one that it does not have,
+    /// and the end of a run.
+    const OLD: [&str; 4] = [PARTS[0], "predictions/part-000008-0123456789ab.parquet", MANIFEST, SUCCESS];
+
+    /// Begin `second`, publish its part, and finish it.
+    fn replace_and_finish(output: &Output, steps: Range<usize>) {
+        let manifest = || manifest("second", &[PARTS[0]]);
+        for step in steps {
+            match step {
+                0 => overwrite(output, &record("second")).expect("removed"),
+                1 => assert_eq!(begin(output, "third"), "second"),
+                2 => drop(store_part(output, "second", PARTS[0], &[])),
+                3 => {
+                    let listing = OutputListing::read(output).expect("a listing");
+                    let parts = listing.predictions.values().cloned().collect();
+                    remove_parts_of_other_runs(output, listing, parts, &Notes::default(), "second")
+                        .map(drop)
+                        .expect("removed");
+                    assert!(publish(output, "second", MANIFEST, manifest()).expect("published"));
+                }
+                4 => {
+                    let sha256 = crate::commit::output::sha256_of(&manifest());
+                    crate::commit::finish::publish_success(output, "second", &sha256, true)
+                        .expect("published");
+                }
+                _ => {
+                    let listing = OutputListing::read(output).expect("a listing");
+                    let part = PartReport { path: PARTS[0].to_owned(), ..PartReport::default() };
+                    remove_strays(output, &listing, "second", &[part]).expect("removed");
+                }
+            }
+        }
+    }
+
+    fn manifest(run_id: &str, parts: &[&str]) -> Vec<u8> {
+        let part = |path: &str| serde_json::json!({ "path": path, "bytes": 0, "sha256": "" });
+        let manifest = serde_json::json!({
+            "run_id": run_id, "finished_at": "", "plan_sha256": "", "model_sha256": "", "limit": null,
+            "summary": {"outcome": "succeeded", "rows": 0, "rows_by_status": {}},
+            "parts": parts.iter().map(|path| part(path)).collect::<Vec<_>>(), "batches": [], "record": part(""),
+        });
+        json(&manifest)
+    }
+
+    /// An attempt at a run is suspended at a moment before or after one of its requests; its run is removed, and another
+    /// one comes as far as `steps` say before it wakes, and finishes after that.
+    fn woken(runtime: &tokio::runtime::Runtime, moment: u64, in_steps: bool, steps: usize) -> bool {
+        let memory = InMemory::new();
+        let (sent, received) = std::sync::mpsc::channel::<Output>();
+        let received = std::sync::Mutex::new(received);
+        let store = Hooked::new(memory, in_steps, move |now| {
+            if now == moment {
+                let output = received.lock().expect("no panic").recv().expect("an output");
+                replace_and_finish(&output, 0..steps);
+            }
+            Ok(())
+        });
+        let at = |store| Output::new(store, "a".into(), "a".to_owned(), None, runtime.handle().clone());
+        let plain = at(Arc::clone(&store.inner) as Arc<dyn ObjectStore>);
+        plain.create(RUN, json(&record("first"))).expect("created");
+        sent.send(plain.clone()).expect("received later");
+        let hooked = at(Arc::new(store));
+        let mut ends = Vec::new();
+        for name in OLD {
+            let content = match name {
+                MANIFEST => manifest("first", &OLD[..2]),
+                SUCCESS => b"hash".to_vec(),
+                _ => crate::commit::testing::part("first", &[]),
+            };
+            ends.push(publish(&hooked, "first", name, content));
+        }
+        // the hook has taken the output if the moment came
+        let has_come = sent.send(plain.clone()).is_ok()
+            && check_current(&plain, "first").is_err_and(|error| matches!(error, SinkError::OtherRun { .. }));
+        if !has_come {
+            return false;
+        }
+        for end in ends {
+            assert!(end.as_ref().is_ok() || matches!(end, Err(SinkError::OtherRun { .. })), "{end:?}");
+        }
+        replace_and_finish(&plain, steps..6);
+        let listing = OutputListing::read(&plain).expect("a listing");
+        let case = format!("moment {moment}, in steps {in_steps}, {steps} steps");
+        let parts: Vec<_> = listing.predictions.values().map(|part| part.name.as_str()).collect();
+        assert_eq!((parts, listing.duplicates), (vec![PARTS[0]], vec![]), "{case}");
+        let sha256 = crate::commit::output::sha256_of(&crate::commit::testing::part("second", &[]));
+        assert_eq!(plain.digest(PARTS[0]).expect("stored").sha256, sha256, "{case}");
+        let state = observe(&plain).expect("a state");
+        assert!(state.is_success_of("second"), "{case}: {state:?}");
+        true
+    }
+
+    #[test]
+    fn whenever_an_attempt_at_a_removed_run_wakes_nothing_of_it_stays() {
+        let runtime = tokio::runtime::Runtime::new().expect("runtime");
+        for in_steps in [false, true] {
+            for steps in 1..=6 {
+                let moments = (0..).take_while(|&moment| woken(&runtime, moment, in_steps, steps)).count();
+                assert!(moments > 30, "{moments} moments");
+            }
+        }
+    }
+}
