@@ -5,7 +5,7 @@
 //!
 //! - *Original protocol*: random float32 values in pageable memory are copied to the device memory that
 //!   the engine is bound to, run and copied out, each batch synchronously.
-//! - *Own path*: random pixels as bytes in the engine's own batch buffer, through [`Engine::infer`], one
+//! - *Own path*: random pixels as bytes in the engine's own batch buffer, through [`engine::Engine::infer`], one
 //!   batch after another; and on all lanes at once, if a setup has several.
 //! - The first run of each engine is reported separately. What an engine prepares before it, such as
 //!   TensorRT compiling kernels that are not cached, counts as loading.

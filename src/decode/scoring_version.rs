@@ -50,7 +50,7 @@ const SECTIONS: [(&str, &str); 2] = [
 ];
 
 #[derive(Serialize, Deserialize)]
-struct Kept {
+struct Recorded {
     scoring_version: u32,
     /// For each image and section, the SHA-256 of its tensor row, or its status if it is rejected.
     digests: BTreeMap<String, String>,
@@ -84,29 +84,29 @@ fn digests() -> BTreeMap<String, String> {
 #[test]
 fn pixels_and_statuses_change_only_with_the_scoring_version() {
     let found = digests();
-    let kept: Option<Kept> = std::fs::read(fixture())
+    let recorded: Option<Recorded> = std::fs::read(fixture())
         .ok()
-        .map(|kept| serde_json::from_slice(&kept).expect("fixtures/scoring.json"));
-    let other = |kept: &Kept| {
+        .map(|recorded| serde_json::from_slice(&recorded).expect("fixtures/scoring.json"));
+    let changes = |recorded: &Recorded| {
         let differs = |(name, digest): (&String, &String)| {
-            kept.digests.get(name).is_some_and(|kept| kept != digest).then(|| name.clone())
+            recorded.digests.get(name).is_some_and(|recorded| recorded != digest).then(|| name.clone())
         };
         found.iter().filter_map(differs).collect::<Vec<_>>()
     };
-    let changed = kept.as_ref().map(other).unwrap_or_default();
-    let version = kept.as_ref().map(|kept| kept.scoring_version);
+    let changed = recorded.as_ref().map(changes).unwrap_or_default();
+    let version = recorded.as_ref().map(|recorded| recorded.scoring_version);
     assert!(
         changed.is_empty() || version != Some(SCORING_VERSION),
         "the pixels or statuses of these images differ from scoring version {SCORING_VERSION}: {changed:?}; if \
          that is intended, raise SCORING_VERSION in src/plan.rs, then run {WRITE}=1 cargo test --lib scoring_version"
     );
     if std::env::var_os(WRITE).is_some() {
-        let kept = Kept { scoring_version: SCORING_VERSION, digests: found };
-        let text = serde_json::to_string_pretty(&kept).expect("strings always serialise to JSON") + "\n";
+        let recorded = Recorded { scoring_version: SCORING_VERSION, digests: found };
+        let text = serde_json::to_string_pretty(&recorded).expect("strings always serialise to JSON") + "\n";
         return std::fs::write(fixture(), text).expect("fixtures/scoring.json");
     }
-    let is_current =
-        kept.is_some_and(|kept| kept.scoring_version == SCORING_VERSION && kept.digests == found);
+    let is_current = recorded
+        .is_some_and(|recorded| recorded.scoring_version == SCORING_VERSION && recorded.digests == found);
     assert!(
         is_current,
         "fixtures/scoring.json is for another scoring version or other images: run {WRITE}=1 cargo test --lib \
