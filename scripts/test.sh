@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Everything the test suite needs, then format, lints, dependencies, docs, the manifests under scripts/deploy, parity
-# with Python, the output as analysts open it, the engines of the datacenter flavour, and all tests.
+# Everything the test suite needs, then imports, format, lints, dependencies, docs, the manifests under scripts/deploy,
+# parity with Python, the output as analysts open it, the engines of the datacenter flavour, and all tests.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PATH=$PATH:$HOME/.cargo/bin # where rustup puts cargo
@@ -13,6 +13,8 @@ for component in rustfmt clippy; do
 done
 
 step() { printf '\n== %s\n' "$*"; "$@"; }
+step scripts/check_imports.py --self-test
+step scripts/check_imports.py
 step cargo fmt --check
 step cargo clippy --locked --all-targets -- -D warnings
 step cargo clippy --locked --test torture --test gpu_engines -- -D warnings # which cargo test leaves out
