@@ -27,10 +27,13 @@ pub struct AttemptNote {
     /// Tells this note from one that another attempt creates under the same name at the same time.
     #[serde(default)]
     pub nonce: String,
+    /// Id of the run.
     pub run_id: String,
     /// Number of the worker, and of how many.
     pub shard_index: u32,
+    /// Workers that share the run.
     pub num_shards: u32,
+    /// Version of sluice that wrote it.
     pub sluice_version: String,
     /// What it scores on, as far as that decides the last bits of a score: one engine or several, and the processor's
     /// instruction set.
@@ -112,6 +115,7 @@ impl AttemptNote {
 /// What the notes of a run say, and its manifest if the run failed.
 #[derive(Debug, Default)]
 pub struct Notes {
+    /// Notes of the attempts, by number.
     pub attempts: Vec<AttemptNote>,
     /// What is said of each part: one report, unless a later attempt has stored the part again.
     parts: HashMap<String, Vec<PartReport>>,

@@ -39,6 +39,7 @@ const PUBLISHING_TRIES: u32 = 3;
 /// A run that is to be finished.
 #[derive(Debug, Clone, Copy)]
 pub struct Run<'a> {
+    /// The plan of the run.
     pub plan: &'a Plan,
     /// As it is stored in the output.
     pub record: &'a RunRecord,

@@ -19,19 +19,24 @@ use crate::store::retry::again;
 pub struct ObjectEntry {
     /// Path below the output.
     pub name: String,
+    /// Size. Bytes.
     pub bytes: u64,
 }
 
 /// The objects of an output, by what their names say.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct OutputListing {
+    /// Whether `_run.json` is there.
     pub has_record: bool,
+    /// Whether `_manifest.json` is there.
     pub has_manifest: bool,
+    /// Whether `_SUCCESS` is there.
     pub has_success: bool,
     /// Predictions parts by the place of their shard in the input.
     pub predictions: BTreeMap<u64, ObjectEntry>,
     /// Names of predictions parts of a shard that has another one.
     pub duplicates: Vec<String>,
+    /// Files of the batches table.
     pub batches: Vec<ObjectEntry>,
     /// Numbers of the attempts so far, from 0.
     pub attempts: BTreeSet<u32>,

@@ -11,29 +11,45 @@ use crate::skipped::Skipped;
 /// What is read of a manifest.
 #[derive(Debug, Deserialize)]
 pub struct StoredManifest {
+    /// Id of the run.
     pub run_id: String,
+    /// When the run was finished, in UTC (RFC 3339).
     pub finished_at: String,
+    /// SHA-256 of the plan, in hexadecimal.
     pub plan_sha256: String,
+    /// SHA-256 of the model, in hexadecimal.
     pub model_sha256: String,
+    /// Records that the run was limited to; `None` without a limit.
     pub limit: Option<u64>,
+    /// Totals of the run.
     pub summary: StoredSummary,
+    /// The parts, in the order of their shards.
     pub parts: Vec<PartReport>,
+    /// Files of the batches table.
     pub batches: Vec<PartReport>,
+    /// The file as the manifest lists it.
     pub record: PartReport,
 }
 
 /// What is read of a manifest's summary.
 #[derive(Debug, Deserialize)]
 pub struct StoredSummary {
+    /// Whether the run succeeded.
     pub outcome: Outcome,
+    /// Rows of all parts.
     pub rows: u64,
+    /// Rows of all parts by status.
     pub rows_by_status: Tally,
+    /// Shards of the run.
     #[serde(default)]
     pub shards: u64,
+    /// Shards that ended early.
     #[serde(default)]
     pub damaged_shards: u64,
+    /// Shards without a record.
     #[serde(default)]
     pub empty_shards: u64,
+    /// What the shards hold that is no record.
     #[serde(default)]
     pub skipped: Skipped,
     /// Absent in manifests of 27 November 2026 and before.

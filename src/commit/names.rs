@@ -53,23 +53,37 @@ const OF_READER: &str = "reader-";
 /// The name of an object, relative to its output.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ObjectName {
+    /// The record of the run, `_run.json`.
     Run,
+    /// The manifest, `_manifest.json`.
     Manifest,
+    /// The mark of success, `_SUCCESS`.
     Success,
+    /// The predictions part of a shard.
     Part(PartName),
+    /// A file of the batches table.
     Batches {
+        /// Number of the worker that wrote it.
         worker: u64,
+        /// Number of the attempt that wrote it.
         attempt: u32,
+        /// Position among the attempt's files, from 0.
         number: u64,
     },
+    /// The note of an attempt, by its number.
     Attempt(u32),
     /// The mark of a worker that has done its share.
     Mark {
+        /// Number of the worker.
         worker: u32,
+        /// Workers that share the run.
         workers: u32,
     },
+    /// Rows of an unfinished shard.
     Segment(SegmentName),
+    /// A note of a crash.
     Crash(CrashName),
+    /// An object that waits to be published.
     Staged(String),
     /// In a folder of ours, with a name that no version of sluice reads any more.
     Unknown,
@@ -114,11 +128,13 @@ pub fn run_tag(run_id: &str) -> String {
 }
 
 impl PartName {
+    /// The name of a shard's part.
     pub fn of(shard: &ShardRef) -> Self {
         let identity = u64::from_str_radix(&shard.identity()[..IDENTITY_DIGITS], 16);
         Self { index: shard.index, identity: identity.expect("a hash is hexadecimal") }
     }
 
+    /// The part of this name below the output, if it is a part's.
     pub fn parse(name: &str) -> Option<Self> {
         Self::of_file(name.strip_prefix(PREDICTIONS)?.strip_prefix('/')?)
     }

@@ -96,6 +96,7 @@ impl Output {
         Self { store, root, uri: uri.trim_end_matches('/').to_owned(), local, runtime }
     }
 
+    /// The runtime that its requests run on.
     pub fn runtime(&self) -> &Handle {
         &self.runtime
     }

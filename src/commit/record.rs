@@ -21,10 +21,13 @@ const SCORING: &str = "scoring_version";
 pub struct RunRecord {
     /// Of the rows' columns.
     pub schema_version: String,
+    /// Version of sluice that wrote it.
     pub sluice_version: String,
+    /// Id of the run.
     pub run_id: String,
     /// RFC 3339, UTC.
     pub started_at: String,
+    /// SHA-256 of the plan, in hexadecimal.
     pub plan_sha256: String,
     /// Records the run is limited to, if it is.
     pub limit: Option<u64>,

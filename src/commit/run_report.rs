@@ -9,15 +9,21 @@ use crate::report::{PartReport, Summary};
 /// The end of a run, as its manifest says it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct RunReport {
+    /// Version of the columns of the output.
     pub schema_version: String,
+    /// Version of sluice that wrote it.
     pub sluice_version: String,
+    /// Name of the pipeline.
     pub name: String,
+    /// Id of the run.
     pub run_id: String,
     /// When the first attempt began. RFC 3339, UTC.
     pub started_at: String,
     /// RFC 3339, UTC.
     pub finished_at: String,
+    /// SHA-256 of the plan, in hexadecimal.
     pub plan_sha256: String,
+    /// SHA-256 of the model, in hexadecimal.
     pub model_sha256: String,
     /// Records the run was limited to, if it was.
     pub limit: Option<u64>,
@@ -27,6 +33,7 @@ pub struct RunReport {
     pub summary: Summary,
     /// Predictions parts in input order.
     pub parts: Vec<PartReport>,
+    /// Files of the batches table.
     pub batches: Vec<PartReport>,
     /// The record of the run.
     pub record: PartReport,

@@ -42,9 +42,11 @@ pub enum OutputState {
     Foreign(String),
     /// Another run is being removed; this one begins after that.
     Removing(RunRecord),
+    /// A run that has begun and has not been finished.
     Unfinished(RunRecord),
     /// All parts are here, with more errors than were allowed.
     Failed(RunRecord, Box<StoredManifest>),
+    /// A run that has succeeded.
     Succeeded(RunRecord, Box<StoredManifest>),
 }
 

@@ -36,8 +36,11 @@ use crate::store::{ColumnWindows, Object, Stores};
 /// The result of a verification.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Verification {
+    /// Parts that were read.
     pub parts: u64,
+    /// Rows of all parts.
     pub rows: u64,
+    /// Size. Bytes.
     pub bytes: u64,
     /// How many errors, in words, if the run ended with too many.
     pub failed: Option<String>,
