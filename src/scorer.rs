@@ -98,7 +98,7 @@ impl Scorer {
     /// # Errors
     /// - [`Error::Stopped`] when `options` asked to stop, or left no record to take. Rows scored so far are in a
     ///   checkpoint.
-    /// - [`Error::Source`] when the shard cannot be read, or has come since the run was finished.
+    /// - [`Error::Source`] when the shard cannot be read, or was added after the run finished.
     /// - [`Error::Engine`] when a batch with one of its rows could not be scored.
     /// - [`Error::Sink`] when the output cannot be written, or holds another run by now.
     /// - [`Error::StagePanicked`].
@@ -108,7 +108,7 @@ impl Scorer {
             return Ok(part);
         }
         if history.is_finished {
-            let message = "it has come since the run was finished".to_owned();
+            let message = "it was added after the run finished".to_owned();
             return Err(SourceError::Changed { shard: shard.name.clone(), message }.into());
         }
         let ticket = self.submit(shard.clone(), history.resume, options)?;

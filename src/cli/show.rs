@@ -180,12 +180,12 @@ fn ended(how: &str, said: &StoredManifest) -> Vec<String> {
     lines
 }
 
-/// An output whose run is being removed.
+/// The line for an output whose run is being removed.
 fn being_removed(record: &RunRecord) -> String {
     let removed = record.removing.as_deref().unwrap_or_default();
     format!(
-        "the run {removed} is being removed, or its removal was interrupted: begin the run that was to follow again, or \
-         start anew with --overwrite"
+        "the run {removed} is being removed, or its removal was interrupted: run the command of the new run again, or \
+         start over with --overwrite"
     )
 }
 

@@ -190,7 +190,7 @@ impl Ending<'_> {
         let listed: HashSet<_> = manifest.parts.iter().map(|part| &part.path).collect();
         let known = self.written.parts.iter().chain(&self.reused);
         if let Some(late) = known.into_iter().find(|part| !listed.contains(&part.path)) {
-            let message = "it has come since the run was finished".to_owned();
+            let message = "it was added after the run finished".to_owned();
             return Err(SourceError::Changed { shard: late.shard.clone(), message }.into());
         }
         Ok(self.report(&self.whole(manifest.parts), Outcome::Succeeded))

@@ -43,7 +43,7 @@ pub fn check_finished(
             Ok(output.tidy(&listing.transient().collect::<Vec<_>>())?)
         }
         Some((shard, _)) => {
-            let message = "it has come since the run was finished".to_owned();
+            let message = "it was added after the run finished".to_owned();
             Err(SourceError::Changed { shard: shard.name, message }.into())
         }
     }

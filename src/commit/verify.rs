@@ -69,8 +69,8 @@ pub fn verify(uri: &str, runtime: &Handle) -> Result<Verification, Error> {
     let said = record.as_ref().and_then(|record| serde_json::from_slice::<RunRecord>(record).ok());
     if let Some(removed) = said.and_then(|said| said.removing) {
         let what = format!(
-            "the run {removed} is being removed, or its removal was interrupted; begin the run that was to follow \
-             again, or start anew with --overwrite"
+            "the run {removed} is being removed, or its removal was interrupted; run the command of the new run \
+             again, or start over with --overwrite"
         );
         found.problem(RUN, what);
         return Ok(found);

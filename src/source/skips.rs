@@ -57,7 +57,7 @@ impl SkipWarnings {
         for (kind, names) in &passed.first {
             let told = told.entry(kind.clone()).or_default();
             for name in names.iter().take(NAMES_TOLD.saturating_sub(*told)) {
-                tracing::warn!(place, name, kind, "skipped: it is no record");
+                tracing::warn!(place, name, kind, "skipped: it is not a record");
                 *told += 1;
             }
         }

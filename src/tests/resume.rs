@@ -180,7 +180,11 @@ fn an_attempt_that_listed_more_input_than_the_finished_run_removes_its_extra_par
     send(Signal::CONT, &second);
     let second = second.wait_with_output().expect("a child");
     assert_code(&second, 6);
-    assert!(stderr(&second).contains("zz-late.tar: it has come since"), "{}", stderr(&second));
+    assert!(
+        stderr(&second).contains("zz-late.tar: it was added after the run finished"),
+        "{}",
+        stderr(&second)
+    );
     fs::remove_file(bench.path("in/zz-late.tar")).expect("a file");
     assert_as_uninterrupted(&bench);
 }

@@ -99,7 +99,7 @@ fn another_run_is_refused_with_the_difference_and_changes_nothing() {
     refused(&["--limit", "3"], "--limit 3");
 
     write_tar(&bench.path("in/c.tar"), &images(10, 5));
-    refused(&[], "c.tar: it has come since");
+    refused(&[], "c.tar: it was added after the run finished");
     fs::remove_file(bench.path("in/c.tar")).expect("a file");
     fs::remove_file(bench.path("in/b.tar")).expect("a file");
     refused(&[], "b.tar: its part is there, the shard is not any more");
