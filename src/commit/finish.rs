@@ -468,3 +468,82 @@ pub(super) fn publish_success(
     );
     Err(SinkError::Uri { uri: output.uri_of(SUCCESS), message })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commit::claim::claim;
+    use crate::commit::footer::{ATTEMPT, ROWS_BY_STATUS, SHARD, SHARD_FORMAT, SHARD_IDENTITY};
+    use crate::commit::names::part_name;
+    use crate::commit::testing::{in_memory, record, store_part};
+    use crate::config::{Overrides, PipelineFile};
+    use crate::items::{ShardContent, ShardFormat, ShardRef};
+
+    /// A plan for which an input without a record is fine.
+    fn plan() -> Plan {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("pipeline.toml");
+        let text = "name = \"test\"\n[model]\npath = \"none.onnx\"\n[preprocess]\n\
+                    resize = { width = 2, height = 2, fit = \"stretch\", filter = \"nearest\" }\n\
+                    [engine]\nkind = \"onnxruntime\"\nbatch_size = 32\n[input]\nallow_empty = true\n";
+        std::fs::write(&file, text).expect("a file");
+        let overrides =
+            Overrides { inputs: vec!["in".to_owned()], output: Some("out".to_owned()), set: Vec::new() };
+        Plan::check(PipelineFile::load(&file, &overrides).expect("a pipeline")).expect("a plan")
+    }
+
+    fn shard(index: u64) -> ShardRef {
+        ShardRef::new(
+            index,
+            format!("{index}.tar"),
+            ShardFormat::Webdataset,
+            ShardContent::Objects(Vec::new()),
+        )
+    }
+
+    fn store(output: &Output, shard: &ShardRef) {
+        let identity = shard.identity();
+        let footer = [
+            (ATTEMPT, "0"),
+            (SHARD, &shard.name[..]),
+            (SHARD_IDENTITY, &identity),
+            (SHARD_FORMAT, "webdataset"),
+            (ROWS_BY_STATUS, "{}"),
+        ];
+        assert!(!store_part(output, "run", &part_name(shard), &footer).was_there);
+    }
+
+    #[test]
+    fn anybody_may_finish_a_run_twice_late_and_at_the_same_time() {
+        let runtime = tokio::runtime::Runtime::new().expect("runtime");
+        let (output, plan) = (in_memory(&runtime), plan());
+        let shards = [shard(0), shard(1)];
+        let record = RunRecord {
+            plan_sha256: plan.hash("model"),
+            determinants: plan.determinants("model"),
+            ..record("run")
+        };
+        claim(&output, &record, &AttemptNote::begun(0, 1)).expect("an empty output");
+        store(&output, &shards[0]);
+        let run = Run { plan: &plan, record: &record };
+        let finish = || finish(&output, run, Listed::all(&shards, Skipped::default()), Vec::new());
+        let early = finish().expect_err("a part is missing");
+        assert!(matches!(early, Error::Source(SourceError::Late { place: 1, .. })), "{early}");
+        store(&output, &shards[1]);
+        let parts = std::thread::scope(|scope| {
+            let finishing: Vec<_> = (0..4).map(|_| scope.spawn(finish)).collect();
+            let reports = finishing.into_iter().map(|thread| thread.join().expect("no panic"));
+            reports.map(|report| report.expect("finished").parts).collect::<Vec<_>>()
+        });
+        assert!(parts.iter().all(|found| *found == parts[0] && found.len() == 2), "{parts:?}");
+        assert!(observe(&output).expect("a state").is_success_of("run"));
+        let manifest = output.read(MANIFEST).expect("it exists");
+        assert_eq!(finish().expect("again").parts, parts[0]);
+        assert_eq!(output.read(MANIFEST).expect("it exists"), manifest);
+        let other = RunRecord { run_id: "other".to_owned(), ..record.clone() };
+        let run = Run { plan: &plan, record: &other };
+        let refused = super::finish(&output, run, Listed::all(&shards, Skipped::default()), Vec::new());
+        let refused = refused.expect_err("the output is of another run");
+        assert!(matches!(refused, Error::Sink(SinkError::OtherRun { .. })), "{refused}");
+    }
+}
