@@ -64,3 +64,6 @@ pub const READER_BYTES: u64 = {
     let most = if parquet > container { parquet } else { container };
     if files::BYTES_IN_FLIGHT > most { files::BYTES_IN_FLIGHT } else { most }
 };
+
+#[cfg(test)]
+mod conformance_tests;

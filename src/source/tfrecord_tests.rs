@@ -283,16 +283,6 @@ fn a_cut_shard_keeps_its_whole_records() {
 }
 
 #[test]
-fn a_huge_length_with_a_true_checksum_is_not_allocated() {
-    let length = (1_u64 << 62).to_le_bytes();
-    let mut shard = length.to_vec();
-    shard.extend(masked_crc(&length).to_le_bytes());
-    shard.extend([0; 100]);
-    let message = read(&shard)[0].as_ref().expect_err("cut").to_string();
-    assert!(message.contains("the file ends inside the record's 4611686018427387904 bytes"), "{message}");
-}
-
-#[test]
 fn a_record_that_is_no_example_is_corrupt() {
     let shard = [frame(&[0xff; 20]), image_record("b", b"two")].concat();
     let found = read(&shard);
