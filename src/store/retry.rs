@@ -262,12 +262,4 @@ mod tests {
         let error = create(u32::MAX, false).expect_err("never there");
         assert!(matches!(error, Error::Generic { .. }), "{error}");
     }
-
-    #[test]
-    fn an_object_is_created_once() {
-        let store = object_store::memory::InMemory::new();
-        let create = |text: &'static str| runtime().block_on(create(&store, &Path::from("a"), text.into()));
-        assert!(create("mine").expect("created"));
-        assert!(!create("yours").expect("there"));
-    }
 }

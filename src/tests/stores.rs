@@ -1,5 +1,9 @@
-//! The whole path against stores that others have written.
+//! Stores: the conformance suite of each of them, and whole runs against servers that others have written.
 
+#[path = "stores/conformance.rs"]
+mod conformance;
+#[path = "support/gcs/mod.rs"]
+mod gcs;
 #[path = "support/servers.rs"]
 mod servers;
 mod support;

@@ -174,7 +174,14 @@ impl State {
         if wanted.is_some_and(|wanted| wanted != there.to_string()) {
             return error(412, "PreconditionFailed");
         }
-        let bytes = match request.header("x-goog-copy-source") {
+        // as Azure refuses to replace a blob
+        if request.header("if-none-match") == Some("*") && there > 0 {
+            return error(409, "BlobAlreadyExists");
+        }
+        // Azure names the source by its URL
+        let azure_source = request.header("x-ms-copy-source").and_then(|url| url.splitn(4, '/').nth(3));
+        let azure_source = azure_source.map(|path| path.split('?').next().unwrap_or_default());
+        let bytes = match request.header("x-goog-copy-source").or(azure_source) {
             None => request.body.clone(),
             Some(source) => {
                 let (from, name) = source.split_once('/').unwrap_or((source, ""));
