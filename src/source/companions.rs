@@ -16,7 +16,7 @@ use crate::store::retry::again;
 
 use crate::store::{
     Encoding, Location, ObjectRead, OddFile, Stores, ambiguous_fault, check_unchanged, condition,
-    object_fault, told_size, unusable_object,
+    object_fault, stated_size, unusable_object,
 };
 
 /// First bytes by which an image is told.
@@ -71,7 +71,7 @@ pub(super) async fn begins_as_image(location: &Location, known: &ObjectRef) -> o
         };
         async move {
             let answer = store.get_opts(path, options).await?;
-            let size = told_size(&answer).and(known.size_bytes);
+            let size = stated_size(&answer).and(known.size_bytes);
             check_unchanged(*kind, &answer.meta, size, known.version.as_deref())?;
             let encoding = Encoding::of(&answer.attributes);
             let (mut bytes, mut pieces) = (Vec::new(), answer.into_stream());

@@ -19,7 +19,7 @@ use crate::sniff::is_image;
 use crate::store::retry::again;
 use crate::store::{
     Encoding, Location, ObjectCrc32c, ObjectRead, OddFile, SentUnpacked, StoreKind, check_unchanged,
-    condition, told_size, version_of,
+    condition, stated_size, version_of,
 };
 
 use super::companions::{self, HEAD_BYTES};
@@ -73,12 +73,12 @@ pub(super) async fn fetch(
     // a wrong answer of a web server is not requested again: a manifest may name any number of servers
     let ask = || async {
         let answer = store.get_opts(&path, options.clone()).await?;
-        let size = told_size(&answer).and(known.size_bytes);
+        let size = stated_size(&answer).and(known.size_bytes);
         check_unchanged(kind, &answer.meta, size, known.version.as_deref())?;
         Ok(answer)
     };
     let answer = if kind == StoreKind::Http { ask().await? } else { again(ask).await? };
-    let (size, version) = (told_size(&answer), version_of(kind, &answer.meta));
+    let (size, version) = (stated_size(&answer), version_of(kind, &answer.meta));
     if let Some(image_bytes) = size.filter(|size| *size > max_image_bytes) {
         return Ok(Fetched::TooLarge { image_bytes });
     }
@@ -93,9 +93,9 @@ pub(super) async fn fetch(
                 Some(answer) => answer,
                 None => store.get_opts(path, options.clone()).await?,
             };
-            check_unchanged(kind, &answer.meta, told_size(&answer).and(size), version)?;
+            check_unchanged(kind, &answer.meta, stated_size(&answer).and(size), version)?;
             let is_sent_as_stored = answer.extensions.get::<SentUnpacked>().is_none();
-            let expected = told_size(&answer).or(known.size_bytes.filter(|_| is_sent_as_stored));
+            let expected = stated_size(&answer).or(known.size_bytes.filter(|_| is_sent_as_stored));
             let stored = answer.extensions.get().copied();
             let encoding = Encoding::of(&answer.attributes);
             let bytes = answer.bytes().await?;

@@ -1,10 +1,10 @@
-//! How long an answer may be, and how long it is where its server does not say.
+//! Bounds the length of answers, and gives a length to answers without one.
 //!
-//! - Of an answer no more is taken than it announces, and one byte that tells whoever reads it that something is
-//!   wrong. A body in chunks may go on for ever, whatever length stands above it.
-//! - `object_store` takes no answer without a length. Common servers send such: in chunks, or until the connection
-//!   ends. Whoever reads an object says how much they would take ([`ObjectRead`]), gets that as the length, and is told
-//!   that it is none ([`LengthUnknown`]). Any other answer of that kind is small, and is read whole.
+//! - No more of an answer is read than its stated length and one byte, which shows the reader that something is wrong. A
+//!   chunked body may be endless, whatever length the headers state.
+//! - `object_store` refuses answers without a length, which common servers send: chunked, or until the connection closes.
+//!   The reader of an object therefore says how much it would accept ([`ObjectRead`]). It gets that as the length, with a
+//!   mark that the length is unknown ([`LengthUnknown`]). All other such answers are small, and are read whole.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -21,24 +21,23 @@ use object_store::client::{HttpError, HttpErrorKind, HttpResponse, HttpResponseB
 /// as six, is a tenth of it.
 const ANSWER_BYTES_MAX: u64 = 64 << 20;
 
-/// Marks a request for an object: no more than so many bytes of it are of use.
+/// Marks a request for an object: the reader accepts at most this many bytes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ObjectRead {
     pub most_bytes: u64,
 }
 
-/// Marks an answer whose server did not say how long it is: the length that it seems to have is no more than the
-/// most that its reader would take.
+/// Marks an answer without a length: the length that it seems to have is the most that its reader accepts.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LengthUnknown;
 
-/// Marks an answer whose server has unpacked what it stores: neither the length nor the checksum of the stored object is
-/// its own.
+/// Marks an answer that the server decompressed: the length and the checksum of the stored object are not those of the
+/// answer.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct SentUnpacked;
 
 impl ObjectRead {
-    /// To be sent along with a request.
+    /// As the extensions of a request.
     pub fn extensions(self) -> http::Extensions {
         let mut extensions = http::Extensions::new();
         extensions.insert(self);
@@ -46,7 +45,7 @@ impl ObjectRead {
     }
 }
 
-/// The answer to a GET, its body bounded, with a length where it had none.
+/// The answer to a GET with a bounded body, and with a length if it had none.
 pub(super) async fn bounded(
     mut response: HttpResponse,
     read: Option<ObjectRead>,
@@ -93,12 +92,12 @@ pub(super) fn limited(response: HttpResponse, left: u64) -> HttpResponse {
     response.map(|inner| HttpResponseBody::new(LimitedBody { inner, left }))
 }
 
-/// `response`, which is no object, with no more of its body than any such answer has.
+/// `response`, which is not an object, with a bounded body.
 pub(super) fn limited_words(response: HttpResponse) -> HttpResponse {
     limited(response, ANSWER_BYTES_MAX)
 }
 
-/// The encoding in which the object was sent, if it is none that its server has chosen.
+/// Whether the server decompressed what it stores.
 fn is_unpacked(headers: &HeaderMap) -> bool {
     let stored = headers.get("x-goog-stored-content-encoding");
     stored.is_some_and(|stored| stored != "identity" && headers.get(CONTENT_ENCODING) != Some(stored))
@@ -112,7 +111,7 @@ fn number(headers: &HeaderMap, name: &str) -> Option<u64> {
     headers.get(name)?.to_str().ok()?.trim().parse().ok()
 }
 
-/// Length of the range that an answer says it is.
+/// Length of the range that the headers state.
 fn announced_bytes(headers: &HeaderMap) -> Option<u64> {
     let range = headers.get(CONTENT_RANGE)?.to_str().ok()?;
     let (first, last) = range.trim().strip_prefix("bytes ")?.split_once('/')?.0.split_once('-')?;
@@ -122,7 +121,7 @@ fn announced_bytes(headers: &HeaderMap) -> Option<u64> {
 /// The beginning of an answer.
 struct LimitedBody {
     inner: HttpResponseBody,
-    /// Bytes that may yet come.
+    /// Bytes that are still accepted.
     left: u64,
 }
 
@@ -150,8 +149,8 @@ impl Body for LimitedBody {
     }
 }
 
-/// How long the answer says that it is.
-pub(crate) fn told_size(answer: &GetResult) -> Option<u64> {
+/// The size that the answer states; `None` if it is unknown.
+pub(crate) fn stated_size(answer: &GetResult) -> Option<u64> {
     answer.extensions.get::<LengthUnknown>().is_none().then_some(answer.meta.size)
 }
 
@@ -181,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_cut_behind_what_it_announces() {
+    fn an_answer_is_cut_after_its_stated_length() {
         let told = |text: &str| text.to_owned();
         let range = |range| vec![("content-range", range)];
         assert_eq!(taken(206, &range("bytes 10-19/5000"), None).expect("cut"), (told("10"), 11, false));
@@ -194,14 +193,14 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_of_unknown_length_is_taken_as_far_as_it_is_of_use() {
+    fn an_answer_of_unknown_length_is_cut_where_its_reader_stops() {
         assert_eq!(taken(200, &[], Some(5000)).expect("whole"), ("5001".to_owned(), 1000, true));
         assert_eq!(taken(200, &[], Some(10)).expect("cut"), ("11".to_owned(), 11, true));
         assert_eq!(taken(200, &[], None).expect("read"), ("1000".to_owned(), 1000, false));
     }
 
     #[test]
-    fn what_google_has_unpacked_is_told_from_what_it_sends_as_it_is_stored() {
+    fn an_answer_that_google_decompressed_is_recognised() {
         let headers = |pairs: &[(&'static str, &'static str)]| {
             pairs
                 .iter()

@@ -1,9 +1,9 @@
-//! What an object was packed with for its way (HTTP's Content-Encoding), and how to unpack it.
+//! HTTP's Content-Encoding of an object, and how to decode it.
 //!
-//! - Stores keep the header beside the bytes and send both as they are: `gsutil -z` and others so make objects whose
-//!   bytes are gzip, and whose name and type are those of the image inside. A browser shows the image.
-//! - An encoding that the bytes do not have is a mistake of whoever stored them, and passed over.
-//! - Nothing is unpacked beyond the longest image.
+//! - Stores keep the header beside the bytes and send both unchanged. `gsutil -z` and others create objects whose bytes are
+//!   gzip but whose name and type are those of the image inside; a browser shows the image.
+//! - A header that does not fit the bytes is an uploader's mistake and is ignored.
+//! - Nothing is decompressed beyond the longest allowed image.
 
 use std::io::{self, Read};
 
@@ -17,7 +17,7 @@ use crate::sniff::{self, image_format, is_gzip, is_zlib, is_zstd};
 /// by default. A frame header may ask for up to 2 TiB, which nothing in an image shard justifies.
 pub(crate) const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 
-/// How bytes of an object are packed, outermost last.
+/// The encodings of an object, outermost last.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Encoding(Vec<Coding>);
 
@@ -30,11 +30,11 @@ enum Coding {
     Zstd,
 }
 
-/// Encodings on top of each other: one is usual, and each may unpack to as much as an image may have.
+/// The most encodings on top of each other: one is usual, and each may decompress to the longest image.
 const CODINGS_MAX: usize = 4;
 
 impl Encoding {
-    /// That of an answer. What is not known, or is of the transport (`aws-chunked`), is left to the bytes.
+    /// The encoding of an answer. Unknown ones, and those of the transport (`aws-chunked`), are ignored.
     pub fn of(attributes: &Attributes) -> Self {
         let header = attributes.get(&Attribute::ContentEncoding).map(|value| value.to_string());
         Self::parse(&header.unwrap_or_default())
@@ -52,10 +52,10 @@ impl Encoding {
         Self(codings.take(CODINGS_MAX).collect())
     }
 
-    /// The bytes as they were before.
+    /// The decoded bytes.
     ///
     /// # Errors
-    /// [`Status::TooLarge`] for more than `max_bytes`, [`Status::ReadError`] for what cannot be unpacked.
+    /// [`Status::TooLarge`] for more than `max_bytes`, [`Status::ReadError`] for bytes that cannot be decoded.
     pub fn unpacked(&self, mut bytes: Bytes, max_bytes: u64) -> Result<Bytes, Rejected> {
         for coding in self.0.iter().rev() {
             bytes = coding.unpacked(bytes, max_bytes)?;
@@ -65,8 +65,7 @@ impl Encoding {
 }
 
 impl Encoding {
-    /// The first bytes of an object as they were before, of those that have come; `None` where they are too few to
-    /// unpack any.
+    /// The first bytes of an object, decoded from those that have arrived; `None` if these are too few to decode any.
     pub fn head_unpacked(&self, mut head: Vec<u8>) -> Option<Vec<u8>> {
         for coding in self.0.iter().rev() {
             head = coding.head_unpacked(head)?;
@@ -88,7 +87,7 @@ impl Coding {
             Self::Zstd => Box::new(::zstd::stream::read::Decoder::with_buffer(&head[..]).ok()?),
         };
         let mut filled = 0;
-        // it ends where the head does, with an error or without
+        // decoding ends with the head, with or without an error
         while let Ok(bytes @ 1..) = reader.read(&mut unpacked[filled..]) {
             filled += bytes;
         }
@@ -112,7 +111,7 @@ impl Coding {
         };
         match read {
             Err(error) => {
-                let message = format!("it is stored as {} and cannot be unpacked: {error}", self.name());
+                let message = format!("it is stored as {} and cannot be decompressed: {error}", self.name());
                 Err(Rejected::new(Status::ReadError, message))
             }
             Ok(_) if unpacked.len() as u64 > max_bytes => Err(longer_than(max_bytes)),
@@ -120,13 +119,13 @@ impl Coding {
         }
     }
 
-    /// Whether bytes that are said to be packed so are.
+    /// Whether the bytes are encoded as the header says.
     fn is_of(self, packed: &[u8]) -> bool {
         match self {
             Self::Gzip => is_gzip(packed),
             Self::Deflate => is_zlib(packed),
             Self::Zstd => is_zstd(packed),
-            // it has no mark of its own: an image that is one as it stands was not packed
+            // Brotli has no magic bytes: what is an image already is not compressed
             Self::Brotli => image_format(packed).is_none(),
         }
     }
@@ -149,7 +148,7 @@ fn zstd(packed: &[u8], most: u64, unpacked: &mut Vec<u8>) -> io::Result<usize> {
     decoder.take(most).read_to_end(unpacked)
 }
 
-/// An image of unknown length that is too long.
+/// The rejection of an image of unknown length that is too long.
 pub(crate) fn longer_than(max_image_bytes: u64) -> Rejected {
     Rejected::new(Status::TooLarge, format!("image is longer than the limit of {max_image_bytes} bytes"))
 }
@@ -172,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_packed_for_the_way_is_unpacked() {
+    fn an_encoded_image_is_decoded() {
         let mut zlib = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::fast());
         zlib.write_all(IMAGE).expect("to memory");
         let mut brotli = Vec::new();
@@ -198,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_unpacked_beyond_the_longest_image() {
+    fn nothing_is_decompressed_beyond_the_longest_image() {
         let bomb = gzip(&vec![0; 1 << 20]);
         assert_eq!(unpacked("gzip", bomb.clone(), 1000), Err(Status::TooLarge));
         assert_eq!(unpacked("gzip", bomb, 1 << 20).map(|bytes| bytes.len()), Ok(1 << 20));

@@ -1,10 +1,10 @@
-//! This machine's disk as an object store: `LocalFileSystem`, where it would hang or could not create.
+//! This machine's disk as an object store: `LocalFileSystem`, except where it would hang or cannot create objects.
 //!
-//! - A FIFO, a socket or a device is refused before it is opened: opening alone may wait for ever.
-//! - An object that is whole is created by a hard link, which fails where there is something already. A file
-//!   system without hard links (FAT, exFAT, many that FUSE serves) is asked for a rename that replaces nothing,
-//!   which gives the same: whole or not at all, and one of several who create. One that has neither cannot hold
-//!   an output, and the error says so.
+//! - A FIFO, a socket or a device is refused before it is opened: opening it may block for ever.
+//! - A complete object is created by a hard link, which fails if the object exists. On a file system without hard links (FAT,
+//!   exFAT, many FUSE file systems) it is created by a rename that replaces nothing, with the same guarantee: it appears
+//!   whole or not at all, and only one of several writers succeeds. A file system with neither cannot hold an output, and
+//!   the error says so.
 
 use std::collections::hash_map::RandomState;
 use std::fmt;
@@ -27,21 +27,21 @@ use rustix::fs::RenameFlags;
 
 use crate::regular_file::refuse_special;
 
-/// How this store is called in messages.
+/// Name of this store in messages.
 const DISK: &str = "disk";
 
-/// All of this machine's file system; paths are absolute, without their first slash.
+/// The file system of this machine; paths are absolute, without their first slash.
 #[derive(Debug, Clone)]
 pub(super) struct Disk {
     inner: LocalFileSystem,
-    /// Makes a second name for a file.
+    /// Creates a second name for a file.
     link: fn(&FilePath, &FilePath) -> io::Result<()>,
     /// Renames a file, replacing nothing.
     rename: fn(&FilePath, &FilePath) -> io::Result<()>,
 }
 
 impl Disk {
-    /// What is written is synced: a machine that is taken away keeps what its disk has been told to keep.
+    /// Everything that is written is synced, so that it survives the loss of the machine.
     pub fn new() -> Self {
         Self {
             inner: LocalFileSystem::new().with_fsync(true),
@@ -70,13 +70,13 @@ impl Disk {
         })
     }
 
-    /// Publish the whole file `from` as `to`, if there is none.
+    /// Publish the complete file `from` as `to` if that is absent.
     fn create(&self, from: &FilePath, to: &FilePath) -> Result<()> {
         let mut made = self.link_or_rename(from, to);
         if made.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) && from.exists() {
             let folder = to.parent().unwrap_or(FilePath::new("/"));
             std::fs::create_dir_all(folder).map_err(|error| failed(to, error))?;
-            // the folders above it are to outlive the machine as well
+            // the folders above it must survive the loss of the machine as well
             folder.ancestors().take_while(|above| above.parent().is_some()).for_each(sync);
             made = self.link_or_rename(from, to);
         }
@@ -107,16 +107,16 @@ fn write(path: &FilePath, content: &PutPayload) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Whether the file system has no hard links, or no more of them for this file.
+/// Whether the file system has no hard links, or allows no more of them for this file.
 fn has_no_links(error: &io::Error) -> bool {
     let codes = [libc::EPERM, libc::EOPNOTSUPP, libc::ENOSYS, libc::EMLINK, libc::EXDEV, libc::EINVAL];
     error.raw_os_error().is_some_and(|code| codes.contains(&code))
 }
 
-/// Have the names in a folder outlive the machine, as far as its file system knows how to.
+/// Sync the names in a folder, if the file system can do that.
 fn sync(folder: &FilePath) {
     if let Err(error) = File::open(folder).and_then(|folder| folder.sync_all()) {
-        tracing::debug!(folder = %folder.display(), %error, "a folder could not be synced");
+        tracing::debug!(folder = %folder.display(), %error, "cannot sync a folder");
     }
 }
 
@@ -125,12 +125,12 @@ fn failed(to: &FilePath, source: io::Error) -> Error {
     Error::Generic { store: DISK, source: source.into() }
 }
 
-/// Where the object lies; the root of the store is that of the disk.
+/// The path of an object; the root of the store is that of the disk.
 fn file_path(location: &Path) -> PathBuf {
     PathBuf::from(format!("/{location}"))
 }
 
-/// Do what may wait for the disk away from async tasks, as `LocalFileSystem` does.
+/// Do work that may wait for the disk outside of async tasks, as `LocalFileSystem` does.
 async fn away<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     match tokio::runtime::Handle::try_current() {
         Ok(runtime) => runtime.spawn_blocking(work).await?,
@@ -150,13 +150,13 @@ impl ObjectStore for Disk {
         if !matches!(options.mode, PutMode::Create) {
             return self.inner.put_opts(location, payload, options).await;
         }
-        // the name of a file that is being written, which no listing shows
+        // a name that marks an unfinished file, which listings leave out
         let staged = format!("{location}#{}", RandomState::new().build_hasher().finish());
         let (disk, staged, to) = (self.clone(), file_path(&Path::from(staged)), file_path(location));
         away(move || {
             let put = write(&staged, &payload).map_err(|error| failed(&to, error));
             let put = put.and_then(|()| disk.create(&staged, &to));
-            // after a rename there is none
+            // after a rename it does not exist
             let _ = std::fs::remove_file(&staged);
             put.map(|()| PutResult { e_tag: None, version: None, extensions: Default::default() })
         })
@@ -196,7 +196,7 @@ impl ObjectStore for Disk {
         self.inner.list_with_delimiter(prefix).await
     }
 
-    /// A copy that creates may take `from` away: whoever publishes removes it anyway.
+    /// A copy to an absent object may remove `from`: whoever publishes an object deletes its staged copy anyway.
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
         if options.mode != CopyMode::Create {
             return self.inner.copy_opts(from, to, options).await;
@@ -220,7 +220,7 @@ mod tests {
         Err(io::Error::from_raw_os_error(libc::EINVAL))
     }
 
-    /// A folder in which `a` and `b` are whole, and what comes of publishing each of them as `c/d`.
+    /// A folder with complete files `a` and `b`, and the results of publishing each of them as `c/d`.
     fn published(disk: &Disk) -> (tempfile::TempDir, [Result<()>; 2]) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("runtime");
         let folder = tempfile::tempdir().expect("folder");
@@ -233,19 +233,19 @@ mod tests {
     }
 
     #[test]
-    fn one_of_two_creates_with_and_without_hard_links() {
+    fn one_of_two_writers_succeeds_with_and_without_hard_links() {
         let without = Disk { link: denied, ..Disk::new() };
         for disk in [Disk::new(), without] {
             let (folder, [first, second]) = published(&disk);
-            first.expect("there was nothing");
+            first.expect("it was absent");
             assert!(matches!(second, Err(Error::AlreadyExists { .. })), "{second:?}");
             assert_eq!(std::fs::read(folder.path().join("c/d")).expect("whole"), b"a");
-            assert!(folder.path().join("b").exists(), "who was second keeps its own");
+            assert!(folder.path().join("b").exists(), "the second writer keeps its file");
         }
     }
 
     #[test]
-    fn a_put_that_creates_replaces_nothing_and_leaves_nothing_else() {
+    fn a_put_to_an_absent_object_replaces_nothing_and_leaves_nothing_else() {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("runtime");
         for disk in [Disk::new(), Disk { link: denied, ..Disk::new() }] {
             let folder = tempfile::tempdir().expect("folder");
@@ -253,7 +253,7 @@ mod tests {
             let put = |text: &'static str| {
                 runtime.block_on(disk.put_opts(&to, text.into(), PutMode::Create.into()))
             };
-            put("first").expect("there was nothing");
+            put("first").expect("it was absent");
             let second = put("second");
             assert!(matches!(second, Err(Error::AlreadyExists { .. })), "{second:?}");
             let names: Vec<_> = std::fs::read_dir(folder.path().join("c")).expect("folder").collect();
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_system_that_cannot_create_is_told_as_such() {
+    fn a_file_system_that_cannot_create_whole_files_is_refused() {
         let (folder, [first, _]) = published(&Disk { link: denied, rename: unknown, ..Disk::new() });
         let message = first.expect_err("impossible").to_string();
         for words in ["neither hard links", "another disk"] {
@@ -273,14 +273,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_not_found() {
+    fn copying_a_missing_file_is_not_found() {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("runtime");
         let copied = runtime.block_on(Disk::new().copy_if_not_exists(&"no/such".into(), &"no/other".into()));
         assert!(matches!(copied, Err(Error::NotFound { .. })), "{copied:?}");
     }
 
     #[test]
-    fn what_may_never_end_is_not_opened() {
+    fn a_device_is_not_opened() {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("runtime");
         let refused = runtime.block_on(Disk::new().get(&"dev/zero".into())).expect_err("no file");
         assert!(refused.to_string().contains("is a device"), "{refused}");

@@ -1,8 +1,8 @@
-//! The environment variables that stores are set up from, looked at before a store does.
+//! Checks the environment variables that configure stores, before a store reads them.
 //!
-//! - A variable that no request could carry, for a line break in it, is named, never its value.
-//! - Certificates are read from a regular file, or a folder.
-//! - An endpoint is an address of a server, and holds no password: it stands in every message about a request.
+//! - A variable with a value that no request can carry, such as one with a line break, is named in the error, without its value.
+//! - Certificates are read from a regular file or a folder.
+//! - An endpoint is the address of a server without a password: messages about requests contain it.
 
 use std::path::{Path, PathBuf};
 
@@ -11,26 +11,26 @@ use url::Url;
 use crate::regular_file::refuse_special;
 use crate::shown::without_secrets;
 
-/// Variables of all stores that come from the network.
+/// Variables that apply to all stores except the disk.
 const PROXIES: [&str; 3] = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"];
 
-/// Words in the names of variables that end up in headers or addresses, which are ASCII.
+/// Words in the names of variables whose values end up in headers or addresses, which are ASCII.
 const IN_REQUESTS: [&str; 6] = ["KEY", "TOKEN", "REGION", "ACCOUNT", "ENDPOINT", "URL"];
 
-/// Endings of names of variables that hold the address of a server.
+/// Endings of the names of variables that hold the address of a server.
 const ADDRESSES: [&str; 6] =
     ["_ENDPOINT", "_ENDPOINT_URL", "_ENDPOINT_URL_S3", "_ENDPOINT_URL_STS", "_BASE_URL", "_FULL_URI"];
 
-/// A key file's own text, which is JSON.
+/// Variables that hold the JSON text of a key file.
 const KEY_FILES: [&str; 2] = ["GOOGLE_SERVICE_ACCOUNT_KEY", "GOOGLE_APPLICATION_CREDENTIALS_JSON"];
 
-/// What is wrong with the variables whose names begin with one of `prefixes`.
+/// Check the variables whose names begin with one of `prefixes`.
 ///
 /// # Errors
 /// The name of a variable, and what is wrong with it.
 pub(super) fn check(prefixes: &[&str]) -> Result<(), String> {
     for (name, value) in std::env::vars_os() {
-        // no store looks at others
+        // no store reads other variables
         let Some(name) = name.to_str() else { continue };
         let is_proxy = PROXIES.iter().any(|proxy| name.eq_ignore_ascii_case(proxy));
         if is_proxy || prefixes.iter().any(|prefix| name.starts_with(prefix)) {
@@ -41,7 +41,7 @@ pub(super) fn check(prefixes: &[&str]) -> Result<(), String> {
     Ok(())
 }
 
-/// What is wrong with where certificates are sought, which is where the network is.
+/// Check where certificates are read from, for every store except the disk.
 ///
 /// # Errors
 /// The name of a variable, and what is wrong with it.
@@ -56,17 +56,17 @@ pub(super) fn check_certificates() -> Result<(), String> {
     Ok(())
 }
 
-/// A device is read without end, and a FIFO waits for somebody who writes. What is not there is left to whoever opens it.
+/// A device may be endless, and a FIFO blocks until somebody writes. A missing file is left to whoever opens it.
 fn check_place(path: &Path, is_folder: bool) -> Result<(), String> {
     match std::fs::metadata(path) {
-        Ok(found) if is_folder && !found.is_dir() => Err("is no folder".to_owned()),
+        Ok(found) if is_folder && !found.is_dir() => Err("is not a folder".to_owned()),
         Ok(found) if !is_folder && found.is_dir() => Err("is a folder, expected a regular file".to_owned()),
         _ => refuse_special(path).map_err(|error| error.to_string()),
     }
 }
 
-/// The variables whose names begin with `prefix`, as settings of a store: the name in lower case, and the value. An empty
-/// value counts as none.
+/// The variables whose names begin with `prefix`, as settings of a store: the name in lower case and the value. Empty
+/// variables count as unset.
 pub(super) fn settings(prefix: &str) -> impl Iterator<Item = (String, String)> {
     std::env::vars_os().filter_map(move |(name, value)| {
         let (name, value) = (name.into_string().ok()?, value.into_string().ok()?);
@@ -74,7 +74,7 @@ pub(super) fn settings(prefix: &str) -> impl Iterator<Item = (String, String)> {
     })
 }
 
-/// The value of a variable. An empty one counts as none.
+/// The value of a variable. An empty one counts as unset.
 pub(super) fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
@@ -110,7 +110,7 @@ fn check_address(value: &str) -> Result<(), &'static str> {
     let url = Url::parse(value).map_err(|_| not_one)?;
     let is_address =
         matches!(url.scheme(), "http" | "https") && url.host_str().is_some_and(|host| !host.is_empty());
-    // it is used as it was written
+    // it is used as written
     if is_address && value.parse::<http::Uri>().is_ok() { Ok(()) } else { Err(not_one) }
 }
 
@@ -119,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_no_request_could_carry_is_told_by_its_name_alone() {
+    fn a_value_that_no_request_can_carry_is_refused_by_the_name_of_its_variable() {
         for (name, value, expected) in [
             ("AWS_SECRET_ACCESS_KEY", "secret\n", "line break"),
             ("AWS_SESSION_TOKEN", "a\r\nsecret: b", "line break"),
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn what_works_is_let_through() {
+    fn usable_values_are_accepted() {
         for (name, value) in [
             ("AWS_ENDPOINT_URL", "http://127.0.0.1:9000"),
             ("AWS_ENDPOINT_URL", "https://minio.example/base/"),

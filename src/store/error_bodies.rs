@@ -1,10 +1,9 @@
-//! What a store says of a request that it refuses, cut down to what an operator needs.
+//! Reduces the body of a store's error to what an operator needs.
 //!
-//! - Some services repeat in it what they were sent: S3 answers a wrong signature with the request that it
-//!   has signed itself, key id and session token included, and an expired token with that token. Only the
-//!   code and the words for people go on.
-//! - What is passed on is short, and the secrets of addresses in it are left out ([`quoted`]).
-//! - A body is never read beyond [`MAX_BODY_BYTES`], whatever is at the other end.
+//! - Some services repeat the request in it: S3 answers a wrong signature with the request that it signed itself, key id and
+//!   session token included, and an expired token with that token. Only the code and the message are passed on.
+//! - The result is short, and secrets in addresses are left out ([`quoted`]).
+//! - No more than [`MAX_BODY_BYTES`] of a body are read.
 
 use futures_util::StreamExt;
 use object_store::client::HttpResponseBody;
@@ -12,13 +11,13 @@ use serde_json::Value;
 
 use crate::shown::quoted;
 
-/// What is read of an error: stores send a page of text.
+/// The most that is read of an error: stores send a page of text.
 const MAX_BODY_BYTES: usize = 64 << 10;
 
-/// Read the body of an error, as far as it comes, and say what it says.
+/// Read the body of an error as far as it arrives, and reduce it.
 pub(super) async fn reduced(body: HttpResponseBody) -> String {
     let (mut stream, mut bytes) = (body.bytes_stream(), Vec::new());
-    // what breaks off has said something all the same
+    // a body that breaks off may still hold the message
     while bytes.len() < MAX_BODY_BYTES
         && let Some(Ok(chunk)) = stream.next().await
     {
@@ -27,14 +26,14 @@ pub(super) async fn reduced(body: HttpResponseBody) -> String {
     words(&String::from_utf8_lossy(&bytes))
 }
 
-/// What the whole body of an error says.
+/// Code and message in the whole body of an error.
 pub(super) fn words(body: &str) -> String {
     let body = body.trim_start_matches('\u{feff}').trim();
     if body.starts_with('<') {
-        // `Details` is where Google says who lacks which permission
+        // in `Details` Google names the account and the missing permission
         let elements =
             ["Code", "Message", "Details"].into_iter().filter_map(|name| element(body, name)).map(quoted);
-        // a page for browsers has none of them
+        // an HTML page has none of them
         return elements.collect::<Vec<_>>().join(": ");
     }
     if body.starts_with('{') {
@@ -64,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_an_error_only_its_code_and_its_words_are_passed_on() {
+    fn only_code_and_message_of_an_error_are_passed_on() {
         let cases = [
             (
                 "<?xml version='1.0'?>\n<Error><Code>SignatureDoesNotMatch</Code><Message>It does not.</Message>\

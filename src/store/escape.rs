@@ -1,8 +1,8 @@
-//! Names as text: any bytes in, a string that says exactly these.
+//! Names as text: any bytes become a string that stands for exactly these bytes.
 //!
-//! - Valid UTF-8 stays as it is, but for control characters.
-//! - Every other byte becomes `\\xHH`. A backslash stays itself unless it would read as such an escape; then it is
-//!   escaped. So different names are different texts, and a text leads back to its name.
+//! - Valid UTF-8 stays unchanged, except for control characters.
+//! - Every other byte becomes `\\xHH`. A backslash is escaped only where it would otherwise read as such an escape. Different
+//!   names therefore have different texts, and a text determines its name.
 
 use object_store::path;
 
@@ -33,19 +33,17 @@ pub fn escaped(name: &[u8]) -> String {
     text
 }
 
-/// Why no store can be asked for a name.
+/// Why no store can address a name.
 pub fn unaddressable(error: &path::Error) -> String {
     let name = match error {
         path::Error::EmptySegment { path } | path::Error::BadSegment { path, .. } => path,
-        _ => return "is no name that a store can be asked for".to_owned(),
+        _ => return "is not a name that a store can address".to_owned(),
     };
     match name.chars().find(|c| c.is_control()) {
         Some(c) => {
-            format!("holds the control character {c:?}, which no name may hold that a store is asked for")
+            format!("holds the control character {c:?}, which stores cannot address")
         }
-        None => {
-            "has an empty part, or one of dots alone, in its name, for which no store can be asked".to_owned()
-        }
+        None => "has an empty part, or one of dots only, in its name, which stores cannot address".to_owned(),
     }
 }
 
@@ -71,7 +69,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// The name that `text` says.
+    /// The name that `text` stands for.
     fn unescaped(text: &str) -> Vec<u8> {
         let (mut name, mut rest) = (Vec::new(), text.as_bytes());
         while let Some((&first, behind)) = rest.split_first() {
@@ -88,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_text_stays_and_the_rest_is_spelled_out() {
+    fn text_stays_unchanged_and_other_bytes_are_escaped() {
         let cases: [(&[u8], &str); 7] = [
             ("dir/ä b.jpg".as_bytes(), "dir/ä b.jpg"),
             (br"a\xff.jpg", r"a\xff.jpg"),
@@ -105,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_no_store_can_be_asked_for_is_told_why() {
+    fn the_reason_names_what_makes_a_name_unaddressable() {
         for (name, expected) in
             [("a/b\tc", "character '\\t'"), ("a\0", "'\\0'"), ("a//b", "an empty part"), ("a/../b", "dots")]
         {
@@ -116,12 +114,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_text_leads_back_to_its_name(name in proptest::collection::vec(any::<u8>(), 0..60)) {
+        fn a_text_determines_its_name(name in proptest::collection::vec(any::<u8>(), 0..60)) {
             prop_assert_eq!(unescaped(&escaped(&name)), name);
         }
 
         #[test]
-        fn names_that_look_like_escapes_are_told_apart(name in "[\\\\xA-F0-9\u{1}]{0,20}") {
+        fn names_that_look_like_escapes_stay_different(name in "[\\\\xA-F0-9\u{1}]{0,20}") {
             prop_assert_eq!(unescaped(&escaped(name.as_bytes())), name.as_bytes());
         }
     }

@@ -1,16 +1,18 @@
-//! What travels between a server and this process, checked and bounded.
+//! Checks and bounds every request to a server and every answer.
 //!
-//! - Google's checksum of a whole answer is compared with its bytes; that of an object of which a range
-//!   was asked for is handed on ([`ObjectCrc32c`]), for whoever reads all ranges.
-//! - A request that creates something if there is nothing is repeated when its answer was lost: it then
-//!   finds what it has made. `object_store` repeats only what HTTP calls safe.
-//! - Of an answer no more is taken than it announces, of an error no more than its words.
-//! - A date that is none is left out.
-//! - A page of a listing is one ([`Listing`]), and one odd entry does not spoil that of an input.
-//! - An object comes as it is stored: Google unpacks what `gsutil -z` has packed for whoever does not ask for that, and
-//!   sends it without a length.
-//! - A web server that cannot list is told from one that fails for the moment, and from an empty folder ([`NoListing`]).
-//! - A server that has never answered is given up early ([`NoAnswer`]), a web server also later ([`Outage`]).
+//! - The bytes of a whole answer are compared with Google's checksum. The checksum of an object of which a range was
+//!   requested is passed on ([`ObjectCrc32c`]) to the reader of all ranges.
+//! - A request that creates an object if it is absent is repeated when its answer was lost: it then finds what it created.
+//!   `object_store` repeats only the methods that HTTP calls safe.
+//! - No more of an answer is read than its length, and no more of an error than its message.
+//! - An invalid date is dropped.
+//! - A page of a listing is verified ([`Listing`]), and an invalid entry does not spoil the listing of an input.
+//! - An object arrives as it is stored: without `Accept-Encoding: gzip`, Google decompresses what `gsutil -z` compressed
+//!   and sends it without a length.
+//! - A web server without listings is distinguished from one that fails at the moment, and from an empty folder
+//!   ([`NoListing`]).
+//! - Requests to a server that has never answered are given up early ([`NoAnswer`]), and so are those to a web server that
+//!   has failed for long ([`Outage`]).
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -37,19 +39,19 @@ use super::listing_entries::MendEntries;
 use super::outage::{AskedOnce, GivenUp, Outage};
 use super::web::AsWritten;
 
-/// Checksum of a whole object (CRC-32C, Castagnoli), as its store told it beside a range.
+/// Checksum of a whole object (CRC-32C, Castagnoli), as its store states it beside a range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ObjectCrc32c(pub u32);
 
-/// Makes clients that check. A store has one for its objects, and one for its credentials where those
-/// come from a server.
+/// Makes clients that check. A store has one for its objects, and another one for its credentials if they come from a
+/// server.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct CheckedConnector {
-    /// How long a server is asked that has not answered once.
+    /// How long requests to a server that has never answered are repeated.
     pub first_answer_within: Duration,
-    /// How long a server may fail before each further request is made once; `None` for ever.
+    /// How long a server may fail before each further request is made only once; `None` for no limit.
     pub give_up_after: Option<Duration>,
-    /// What is asked for as the encoding of an object; `None` where stores send what they have, and sign requests.
+    /// The `Accept-Encoding` of requests for objects; `None` where stores send what they store and sign requests.
     pub accept_encoding: Option<&'static str>,
 }
 
@@ -64,17 +66,17 @@ struct Checked {
     inner: HttpClient,
     connector: CheckedConnector,
     has_answered: AtomicBool,
-    /// When a request first reached nobody.
+    /// When a request first failed to reach the server.
     unreached_since: OnceLock<Instant>,
     outage: Outage,
-    /// Objects of which an answer was whole and wrong.
+    /// Objects whose complete answer had another checksum.
     wrong: WrongAnswers,
 }
 
 /// By path and query of the request.
 type WrongAnswers = Arc<Mutex<HashMap<String, WrongChecksum>>>;
 
-/// Objects that are read at once are far fewer; those of earlier are forgotten.
+/// Far more than the objects that are read at once; beyond that, earlier ones are forgotten.
 const MAX_WRONG_ANSWERS: usize = 256;
 
 impl Checked {
@@ -84,7 +86,7 @@ impl Checked {
         Self { inner, connector, has_answered, unreached_since, outage, wrong: WrongAnswers::default() }
     }
 
-    /// An error that is not repeated, where the server has failed for too long.
+    /// `error`, or one that is not repeated if the server has failed for too long.
     fn given_up(&self, error: HttpError) -> HttpError {
         let is_for_the_moment = matches!(
             error.kind(),
@@ -93,7 +95,7 @@ impl Checked {
                 | HttpErrorKind::Timeout
                 | HttpErrorKind::Interrupted
         );
-        match is_for_the_moment.then(|| self.outage.goes_on(Instant::now())).flatten() {
+        match is_for_the_moment.then(|| self.outage.failed_at(Instant::now())).flatten() {
             Some(lasting) => {
                 let error = GivenUp { seconds: lasting.as_secs(), last: error.to_string() };
                 HttpError::new(HttpErrorKind::Unknown, error)
@@ -102,7 +104,7 @@ impl Checked {
         }
     }
 
-    /// What is to be said of a server that could not be reached: `object_store` does not repeat it.
+    /// `source`, or an error that `object_store` does not repeat if the server could not be reached for too long.
     fn no_answer(&self, uri: &Uri, source: HttpError) -> HttpError {
         let is_unreached = matches!(source.kind(), HttpErrorKind::Connect | HttpErrorKind::Timeout);
         if !is_unreached || self.has_answered.load(Relaxed) {
@@ -142,7 +144,7 @@ impl HttpService for Checked {
         let lists_folder = request.method().as_str() == "PROPFIND";
         let uri = request.uri().clone();
         if is_get && asks_for_nothing(request.headers()) {
-            // it stays there for whoever else reads the object at the moment
+            // the entry stays: others may be reading the same object
             let wrong =
                 self.wrong.lock().unwrap_or_else(PoisonError::into_inner).get(&address(&uri)).copied();
             let broken = || std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
@@ -170,11 +172,11 @@ impl HttpService for Checked {
             return Err(HttpError::new(HttpErrorKind::Unknown, error));
         }
         if lists_folder && is_unknown_method(status) {
-            // `object_store` would repeat it, or take it for an empty folder
+            // `object_store` would repeat the request, or take the answer for an empty folder
             return Err(HttpError::new(HttpErrorKind::Unknown, NoListing { status }));
         }
         if is_for_the_moment(status) {
-            if let Some(lasting) = self.outage.goes_on(Instant::now()) {
+            if let Some(lasting) = self.outage.failed_at(Instant::now()) {
                 let error = GivenUp { seconds: lasting.as_secs(), last: status.to_string() };
                 return Err(HttpError::new(HttpErrorKind::Unknown, error));
             }
@@ -202,7 +204,7 @@ impl HttpService for Checked {
             return Ok(limited_words(response));
         }
         if asks_for_all && status == StatusCode::PARTIAL_CONTENT {
-            let part = std::io::Error::other("its server sent a part of it where all of it was asked for");
+            let part = std::io::Error::other("its server sent a part of it although all of it was requested");
             return Err(HttpError::new(HttpErrorKind::Decode, part));
         }
         let listing = Listing::of(&uri).filter(|_| read.is_none());
@@ -219,7 +221,7 @@ fn address(uri: &Uri) -> String {
     uri.path_and_query().map_or_else(String::new, ToString::to_string)
 }
 
-/// Whether `object_store` can read the date: it refuses an object whose date is none, and not one without a date.
+/// Whether `object_store` can parse the date: it refuses an object with an invalid date, but not one without.
 fn is_date(header: &HeaderValue) -> bool {
     header.to_str().is_ok_and(|date| chrono::DateTime::parse_from_rfc2822(date).is_ok())
 }
@@ -229,7 +231,7 @@ fn is_for_the_moment(status: StatusCode) -> bool {
     status.is_server_error() || matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT)
 }
 
-/// How servers answer a request of a kind that they do not know.
+/// Whether servers answer an unknown method with this status.
 fn is_unknown_method(status: StatusCode) -> bool {
     matches!(status, StatusCode::BAD_REQUEST | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED)
 }
@@ -238,7 +240,7 @@ fn is_no_answer(error: &HttpError) -> bool {
     std::error::Error::source(error).is_some_and(|source| source.is::<NoAnswer>())
 }
 
-/// What to do about a server that would have given credentials, told by the path that it was asked for.
+/// What to do about a credentials server that failed, known by the path of the request.
 fn credentials_advice(path: &str) -> &'static str {
     if path.starts_with("/computeMetadata/") {
         "; outside Google Cloud, set GOOGLE_APPLICATION_CREDENTIALS to the path of a key file"
@@ -252,8 +254,8 @@ fn credentials_advice(path: &str) -> &'static str {
     }
 }
 
-/// Whether the range begins behind its end. So `object_store` goes on with an answer all of whose bytes
-/// have come, and whose end was an error.
+/// Whether the range begins after its end. `object_store` resumes so after an answer that was complete but ended with an
+/// error.
 fn asks_for_nothing(headers: &HeaderMap) -> bool {
     let range = headers.get(http::header::RANGE).and_then(|range| range.to_str().ok());
     let bounds = range.and_then(|range| range.strip_prefix("bytes=")?.split_once('-'));
@@ -261,7 +263,7 @@ fn asks_for_nothing(headers: &HeaderMap) -> bool {
     bounds.and_then(|(first, last)| Some(number(first)? > number(last)?)).unwrap_or(false)
 }
 
-/// Whether the request makes something only where there is nothing, begins an upload, or removes.
+/// Whether the request creates an object only if it is absent, begins an upload, or deletes.
 fn creates(request: &HttpRequest) -> bool {
     let is = |name: &str, value: &str| request.headers().get(name).is_some_and(|found| found == value);
     let query = request.uri().query().unwrap_or_default();
@@ -274,7 +276,7 @@ fn creates(request: &HttpRequest) -> bool {
     }
 }
 
-/// The checksum of the object as it is stored; `None` where it is sent otherwise, unpacked on the way.
+/// The checksum of the stored object; `None` if the answer is not what is stored but decompressed.
 fn stored_crc32c(headers: &HeaderMap) -> Option<u32> {
     let stored = headers.get("x-goog-stored-content-encoding").filter(|encoding| *encoding != "identity");
     if stored != headers.get(http::header::CONTENT_ENCODING) {
@@ -286,7 +288,7 @@ fn stored_crc32c(headers: &HeaderMap) -> Option<u32> {
     big_endian_of_base64(crc32c)
 }
 
-/// Four bytes in base64 (RFC 4648): six digits that count, and padding.
+/// Four bytes in base64 (RFC 4648): six significant digits and padding.
 fn big_endian_of_base64(text: &str) -> Option<u32> {
     let digits = text.strip_suffix("==").filter(|digits| digits.len() == 6)?;
     let mut bits = 0_u64;
@@ -305,7 +307,7 @@ fn big_endian_of_base64(text: &str) -> Option<u32> {
     u32::try_from(bits >> 4).ok()
 }
 
-/// An answer whose end is an error if its bytes are not those that the store has.
+/// The body of an answer; it ends with an error if its checksum does not match.
 struct CheckedBody {
     inner: HttpResponseBody,
     found: u32,
@@ -371,19 +373,19 @@ mod tests {
         assert_eq!(stored_crc32c(&headers(&[("x-goog-hash", "crc32c=AAAA")])), None);
     }
 
-    /// A server that says what it has been told to, in turn.
+    /// A server with prepared answers.
     #[derive(Debug)]
-    struct Told(Mutex<Vec<Result<HttpResponse, HttpError>>>);
+    struct Scripted(Mutex<Vec<Result<HttpResponse, HttpError>>>);
 
     #[async_trait::async_trait]
-    impl HttpService for Told {
+    impl HttpService for Scripted {
         async fn call(&self, _: HttpRequest) -> Result<HttpResponse, HttpError> {
             self.0.lock().expect("no test has panicked").remove(0)
         }
     }
 
     fn checked(told: Vec<Result<HttpResponse, HttpError>>) -> Checked {
-        let inner = HttpClient::new(Told(Mutex::new(told)));
+        let inner = HttpClient::new(Scripted(Mutex::new(told)));
         let connector = CheckedConnector {
             first_answer_within: Duration::ZERO,
             give_up_after: Some(Duration::from_secs(60)),
@@ -402,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_that_nobody_has_asked_for_is_no_object() {
+    fn an_unrequested_part_is_not_an_object() {
         let part = || {
             let body = Bytes::from("part").into();
             Ok(http::Response::builder()
@@ -420,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_has_never_answered_is_given_up_early_and_one_that_has_is_not() {
+    fn only_a_server_that_never_answered_is_given_up_early() {
         let refused = || {
             let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
             Err(HttpError::new(HttpErrorKind::Connect, refused))
@@ -442,7 +444,7 @@ mod tests {
     }
 
     #[test]
-    fn a_date_that_is_none_is_left_out() {
+    fn an_invalid_date_is_dropped() {
         for (date, kept) in
             [("Mon, 23 Nov 2026 00:00:00 GMT", true), ("yesterday", false), ("", false), ("0", false)]
         {
@@ -455,7 +457,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_is_told_without_what_was_sent() {
+    fn an_error_does_not_repeat_the_request() {
         let body = "<Error><Code>ExpiredToken</Code><Token-0>very-secret</Token-0></Error>";
         let answer = http::Response::builder().status(400).body(Bytes::from(body).into()).expect("an answer");
         let server = checked(vec![Ok(answer)]);

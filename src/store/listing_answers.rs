@@ -1,12 +1,12 @@
-//! Whether an answer to a listing is one, before `object_store` reads it.
+//! Verifies the answer to a listing before `object_store` reads it.
 //!
-//! `object_store` takes what it knows out of any XML: a page that is an error, or of another kind, has no keys and no
-//! token, and would end a listing as the last page does. Keys would be lost in silence.
+//! `object_store` takes the elements that it knows from any XML. An error, or a document of another kind, has no keys and no
+//! token, and would end a listing as its last page does: keys would be lost silently.
 //!
-//! - The root element is the one of a listing, and it is closed.
+//! - The root element is that of a listing, and it is closed.
 //! - A page that is not the last says where the next one begins.
-//! - A page holds no more keys than were asked for: which of them made it fail could not be told.
-//! - Dates and sizes that are none are mended in the listing of an input ([`super::listing_entries`]).
+//! - A page holds no more keys than were requested; otherwise the key that made a page fail could not be found.
+//! - Invalid dates and sizes are replaced in the listing of an input ([`super::listing_entries`]).
 
 use bytes::Bytes;
 use http::Uri;
@@ -17,10 +17,10 @@ use quick_xml::events::{BytesStart, Event};
 use super::error_bodies::words;
 use super::listing_entries::{Mending, OF_AZURE, OF_S3};
 
-/// Longest name of an element that is told, characters.
+/// Longest name of an element in a message, characters.
 const MAX_NAME_CHARS: usize = 40;
 
-/// What is asked for by a listing.
+/// A request for a listing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Listing {
     api: Api,
@@ -29,28 +29,28 @@ pub(super) struct Listing {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Api {
-    /// Of S3, which Google has as well.
+    /// The API of S3, which Google has as well.
     S3,
     Azure,
 }
 
-/// Why an answer is no page of a listing.
+/// Why an answer is not a page of a listing.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 enum WrongPage {
     #[error("the server's listing is an error: {0}")]
     Error(String),
-    #[error("the server's answer is no listing: its root element is {found:?} instead of {expected}")]
+    #[error("the server's answer is not a listing: its root element is {found:?} instead of {expected}")]
     OtherRoot { found: String, expected: &'static str },
-    #[error("the server's answer is no listing: it is no XML, or cut short")]
+    #[error("the server's answer is not a listing: it is not XML, or cut short")]
     NoXml,
-    #[error("the server's listing goes on, and does not say where")]
+    #[error("the server's listing continues but does not say where")]
     NoToken,
-    #[error("the server's listing holds {found} names in a page for which {max_keys} were asked")]
+    #[error("the server's listing holds {found} names in a page for which {max_keys} were requested")]
     TooMany { found: usize, max_keys: usize },
 }
 
 impl Listing {
-    /// The listing that a GET of `uri` asks for; `None` if it asks for something else.
+    /// The listing that a GET of `uri` requests; `None` if it requests something else.
     pub fn of(uri: &Uri) -> Option<Self> {
         let pairs = || uri.query().unwrap_or_default().split('&');
         let api = pairs().find_map(|pair| match pair {
@@ -62,11 +62,11 @@ impl Listing {
         Some(Self { api, max_keys })
     }
 
-    /// `response`, a successful one, if it is a page of the listing; its entries mended if it is to be.
+    /// A successful `response` if it is a page of the listing, with its entries mended if requested.
     ///
     /// # Errors
-    /// A failure for the moment ([`HttpErrorKind::Interrupted`]) where the page is an error: servers that have begun to
-    /// answer cannot change the status any more. Otherwise an answer that is wrong, or what ended it.
+    /// A temporary failure ([`HttpErrorKind::Interrupted`]) if the page is an error: a server that has begun to answer cannot
+    /// change the status any more. Otherwise a wrong answer, or the error that ended it.
     pub async fn checked(
         self,
         response: HttpResponse,
@@ -82,7 +82,7 @@ impl Listing {
         }
     }
 
-    /// What is to be mended in a page.
+    /// Verify a page. Returns what has to be mended in it.
     fn check(self, body: &Bytes) -> Result<Mending, WrongPage> {
         let mut reader = Reader::from_reader(&body[..]);
         let mut page = Page::default();
@@ -98,7 +98,7 @@ impl Listing {
                 }
                 Event::Empty(start) => {
                     self.enter(&mut page, &mut path, &start, body)?;
-                    mending.is_empty(&path, before..at(&reader));
+                    mending.empty(&path, before..at(&reader));
                     path.pop();
                 }
                 Event::End(_) => {
@@ -136,7 +136,7 @@ impl Listing {
         }
     }
 
-    /// An element begins, which stands within those of `path`.
+    /// An element begins inside those of `path`.
     fn enter(
         self,
         page: &mut Page,
@@ -170,12 +170,12 @@ impl Listing {
     }
 }
 
-/// What a page says of itself.
+/// The parts of a page that describe the page itself.
 #[derive(Default)]
 struct Page {
     has_root: bool,
     names: usize,
-    /// Whether there are more, as it is written.
+    /// Whether more pages follow, as written.
     truncated: Vec<u8>,
     token: Vec<u8>,
 }
@@ -195,7 +195,7 @@ impl Page {
 mod tests {
     use super::*;
 
-    /// The page as it is mended.
+    /// The mended page.
     fn mended(query: &str, body: &str) -> Result<String, WrongPage> {
         let uri = format!("http://h/b?{query}").parse().expect("an address");
         let body = Bytes::copy_from_slice(body.as_bytes());
@@ -215,7 +215,7 @@ mod tests {
                         <CommonPrefixes><Prefix>c/</Prefix></CommonPrefixes>";
 
     #[test]
-    fn listings_are_told_from_other_requests_by_their_address() {
+    fn listings_are_recognised_by_their_address() {
         let of = |uri: &'static str| Listing::of(&Uri::from_static(uri));
         assert_eq!(
             of("http://h/b?list-type=2&max-keys=7"),
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn pages_of_a_listing_are_let_through() {
+    fn valid_pages_are_accepted() {
         for within in [
             String::new(),
             KEYS.to_owned(),
@@ -238,7 +238,7 @@ mod tests {
             "<IsTruncated>true</IsTruncated><NextContinuationToken>a&amp;b</NextContinuationToken>"
                 .to_owned(),
             "<IsTruncated>true</IsTruncated><NextContinuationToken>&lt;</NextContinuationToken>".to_owned(),
-            // no more than a key's own element of that name
+            // an element of a key, not of the page
             "<Contents><IsTruncated>true</IsTruncated></Contents>".to_owned(),
         ] {
             assert_eq!(check("list-type=2", &s3(&within)), Ok(()), "{within}");
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn dates_and_sizes_that_are_none_are_mended_and_nothing_else() {
+    fn only_invalid_dates_and_sizes_are_mended() {
         let (date, size) = ("<LastModified>2026-11-23T00:00:00.000Z</LastModified>", "<Size>12</Size>");
         let (no_date, no_size) =
             ("<LastModified>1970-01-01T00:00:00Z</LastModified>", "<Size>18446744073709551615</Size>");
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_page_of_a_listing_is_told() {
+    fn an_answer_that_is_not_a_page_is_refused() {
         let no_token = s3("<IsTruncated>true</IsTruncated>");
         let empty_token =
             s3("<NextContinuationToken></NextContinuationToken><IsTruncated>true</IsTruncated>");
@@ -307,8 +307,8 @@ mod tests {
             ("list-type=2", "<Foo/>", "\"Foo\" instead of ListBucketResult"),
             ("list-type=2", azure, "\"EnumerationResults\" instead of ListBucketResult"),
             ("comp=list", "<Foo><Blobs/></Foo>", "\"Foo\" instead of EnumerationResults"),
-            ("list-type=2", "", "no XML"),
-            ("list-type=2", "{\"items\": []}", "no XML"),
+            ("list-type=2", "", "not XML"),
+            ("list-type=2", "{\"items\": []}", "not XML"),
             ("list-type=2", "<ListBucketResult><Contents>", "cut short"),
             ("list-type=2", "<ListBucketResult><IsTrunc", "cut short"),
             ("list-type=2", &no_token, "does not say where"),

@@ -1,10 +1,10 @@
-//! Dates and sizes in a page of a listing that are none, or are missing.
+//! Replaces invalid and missing dates and sizes in a page of a listing.
 //!
-//! `object_store` refuses the whole page for one of them, and so an input for one of its objects. An input needs no date,
-//! and how long an object is can be asked when it is read.
+//! `object_store` refuses the whole page for one of them, and the input with it. An input needs no dates, and the size of an
+//! object can be looked up when it is read.
 //!
-//! - Only listings of inputs are mended ([`MendEntries`]): those of outputs are gone by their dates.
-//! - A date becomes the first one of Unix time, a size [`UNKNOWN_BYTES`].
+//! - Only listings of inputs are mended ([`MendEntries`]): listings of outputs are used for their dates.
+//! - An invalid date becomes the start of Unix time, an invalid size [`UNKNOWN_BYTES`].
 
 use std::ops::Range;
 
@@ -15,26 +15,26 @@ use chrono::{DateTime, NaiveDateTime, Utc};
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct MendEntries;
 
-/// The size of an object of which the listing tells none.
+/// The size of an object whose size the listing does not state.
 pub(crate) const UNKNOWN_BYTES: u64 = u64::MAX;
 
-/// An element of each entry that `object_store` cannot do without.
+/// An element of each entry that `object_store` requires.
 struct Field {
     name: &'static str,
     is_sound: fn(&str) -> bool,
-    /// What is put in its place.
+    /// The replacement.
     instead: &'static str,
 }
 
 const SIZE: &str = "18446744073709551615";
 
-/// Where entries have their fields, and which.
+/// Where the entries of a page have which fields.
 pub(super) struct Entries {
     path: &'static [&'static str],
     fields: [Field; 2],
 }
 
-/// Of S3, which Google has as well.
+/// The entries of S3, which Google has as well.
 pub(super) const OF_S3: Entries = Entries {
     path: &["ListBucketResult", "Contents"],
     fields: [
@@ -59,12 +59,12 @@ pub(super) const OF_AZURE: Entries = Entries {
     ],
 };
 
-/// What is to be mended in a page, found while it is read from its start to its end. Positions are those in its bytes.
+/// The edits of a page, collected while it is parsed. Positions are offsets in its bytes.
 pub(super) struct Mending {
     entries: Entries,
-    /// Which fields the entry has had so far.
+    /// Which fields the current entry has had so far.
     seen: [bool; 2],
-    /// The field that is being read, and where its text begins.
+    /// The field that is being parsed, and where its text begins.
     open: Option<(usize, usize)>,
     text: Vec<u8>,
     edits: Vec<(Range<usize>, String)>,
@@ -85,7 +85,7 @@ impl Mending {
         self.is_entry(within).then_some(field)
     }
 
-    /// The last element of `path` has begun; what is in it begins at `content`.
+    /// The last element of `path` begins; its content starts at `content`.
     pub fn begins(&mut self, path: &[String], content: usize) {
         if self.is_entry(path) {
             self.seen = [false; 2];
@@ -102,7 +102,7 @@ impl Mending {
         }
     }
 
-    /// The last element of `path` ends; what was in it ends at `content`.
+    /// The last element of `path` ends; its content ended at `content`.
     pub fn ends(&mut self, path: &[String], content: usize) {
         let fields = &self.entries.fields;
         if self.is_entry(path) {
@@ -122,8 +122,8 @@ impl Mending {
         }
     }
 
-    /// The last element of `path` is an empty one, at `at`.
-    pub fn is_empty(&mut self, path: &[String], at: Range<usize>) {
+    /// The last element of `path` is empty and stands at `at`.
+    pub fn empty(&mut self, path: &[String], at: Range<usize>) {
         if let Some(field) = self.field(path) {
             self.seen[field] = true;
             self.edits.push((at, self.entries.fields[field].element()));

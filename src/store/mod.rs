@@ -41,7 +41,7 @@ mod version;
 mod web;
 
 pub use address::is_staged_name;
-pub(crate) use answer_length::{ObjectRead, SentUnpacked, told_size};
+pub(crate) use answer_length::{ObjectRead, SentUnpacked, stated_size};
 pub(crate) use ascending::Ascending;
 pub use column_windows::ColumnWindows;
 pub(crate) use column_windows::{PIECE_BYTES, WINDOWS_BYTES};

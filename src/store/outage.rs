@@ -1,30 +1,30 @@
-//! How long a web server is waited for that has begun to fail.
+//! How long requests to a failing web server are repeated.
 //!
-//! - Each request is repeated for `storage.retry_seconds`, as to a bucket. A manifest may name a million images of one
-//!   server, though, so the patience is the server's: once it has failed for so long without one good answer, each
-//!   further request is made once. The first good answer makes up for everything.
+//! - Each request is repeated for `storage.retry_seconds`, as with a bucket. But a manifest may name a million images of one
+//!   server, so the limit applies to the server as a whole: once it has failed for that long without a good answer, each
+//!   further request is made only once. The first good answer resets this.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Marks a request that is made once, whatever comes of it.
+/// Marks a request that is made once, whatever the answer.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct AskedOnce;
 
-/// What a client knows of its server.
+/// A client's record of its server's failures.
 #[derive(Debug)]
 pub(super) struct Outage {
-    /// `None` for stores that a run cannot do without.
+    /// `None` for stores without which a run cannot go on.
     patience: Option<Duration>,
     since: Mutex<Option<Instant>>,
 }
 
-/// A server that has failed for as long as it was waited for.
+/// The server has failed for as long as requests are repeated.
 #[derive(Debug, thiserror::Error)]
 #[error("its server has answered nothing but errors for {} s ({last})", .seconds)]
 pub(super) struct GivenUp {
     pub seconds: u64,
-    /// What was answered last.
+    /// The last answer.
     pub last: String,
 }
 
@@ -33,13 +33,13 @@ impl Outage {
         Self { patience, since: Mutex::default() }
     }
 
-    /// A good answer has come.
+    /// Record a good answer.
     pub fn ended(&self) {
         *self.since.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// A request has failed for the moment at `now`; how long it goes on, if that is longer than the patience.
-    pub fn goes_on(&self, now: Instant) -> Option<Duration> {
+    /// Record a temporary failure at `now`. Returns for how long the server has failed if that exceeds the patience.
+    pub fn failed_at(&self, now: Instant) -> Option<Duration> {
         let mut since = self.since.lock().unwrap_or_else(PoisonError::into_inner);
         let lasting = now.saturating_duration_since(*since.get_or_insert(now));
         self.patience.filter(|patience| lasting >= *patience).map(|_| lasting)
@@ -51,9 +51,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn patience_is_the_servers_and_one_good_answer_renews_it() {
+    fn patience_belongs_to_the_server_and_a_good_answer_renews_it() {
         let (outage, start) = (Outage::new(Some(Duration::from_secs(60))), Instant::now());
-        let at = |seconds| outage.goes_on(start + Duration::from_secs(seconds));
+        let at = |seconds| outage.failed_at(start + Duration::from_secs(seconds));
         assert_eq!(at(0), None);
         assert_eq!(at(59), None);
         assert_eq!(at(61), Some(Duration::from_secs(61)));
@@ -61,6 +61,6 @@ mod tests {
         assert_eq!(at(100), None);
         assert_eq!(at(159), None);
         assert_eq!(at(160), Some(Duration::from_secs(60)));
-        assert_eq!(Outage::new(None).goes_on(start), None);
+        assert_eq!(Outage::new(None).failed_at(start), None);
     }
 }

@@ -1,21 +1,21 @@
-//! Whether what has come of an object, range by range, is the object.
+//! Verifies an object that arrived range by range.
 //!
-//! - Ranges that follow each other are put together by their checksums (CRC-32C), without their bytes.
-//!   What is missing between them is fetched, what came twice is fetched once more and compared.
-//! - A shard that ended well is checked if that takes little; one that looks damaged always is, for its
-//!   rows would say of the data what may be true of the network alone. Where less has come of it than is
-//!   missing, what has come is fetched once more instead of the rest: a terabyte that is no tar at all is
-//!   judged by its first bytes.
+//! - The checksums (CRC-32C) of consecutive ranges are combined, without their bytes. Missing ranges are fetched; ranges that
+//!   arrived twice are fetched once more and compared.
+//! - A shard that ended normally is verified if that takes little. One that looks damaged is always verified: its rows would
+//!   otherwise blame the data for an error of the network. If less of it has arrived than is missing, the ranges that have
+//!   arrived are fetched once more instead of the rest: a terabyte that is not a tar archive at all is judged by its first
+//!   bytes.
 
 use std::ops::Range;
 
 use crate::error::WrongChecksum;
 
-/// Bytes that are fetched for the sake of the checksum alone: this, and an eighth of the object. The
-/// columns of a Parquet file that nobody reads are names beside images.
+/// The most bytes that are fetched only for the checksum, besides an eighth of the object. The unread columns of a Parquet
+/// file are mostly names beside images.
 const SPARE_BYTES: u64 = 8 << 20;
 
-/// Checksums of ranges of one object, in the order in which they came.
+/// Checksums of ranges of one object, in the order of their arrival.
 #[derive(Debug, Default, Clone)]
 pub(super) struct RangesSeen(Vec<(Range<u64>, u32)>);
 
@@ -23,7 +23,7 @@ impl RangesSeen {
     pub fn add(&mut self, range: Range<u64>, bytes: &[u8]) {
         let crc32c = crc32c::crc32c(bytes);
         match self.0.last_mut() {
-            // an object read from end to end is one range
+            // an object that is read from start to end is one range
             Some((last, so_far)) if last.end == range.start => {
                 *so_far = crc32c::crc32c_combine(*so_far, crc32c, bytes.len());
                 last.end = range.end;
@@ -32,8 +32,8 @@ impl RangesSeen {
         }
     }
 
-    /// Compare with the `expected` checksum of an object of `size_bytes`; `fetch` gets the bytes of a
-    /// range. `damaged` is what the shard looks like.
+    /// Compare with the `expected` checksum of an object of `size_bytes`. `fetch` returns the checksum of a range; `damaged`
+    /// says whether the shard looks damaged.
     ///
     /// # Errors
     /// Those of `fetch`.
@@ -68,8 +68,7 @@ impl RangesSeen {
         compare(again.into_iter(), fetch)
     }
 
-    /// The object from end to end in pieces, those that have not come without a checksum; and what came
-    /// beside them.
+    /// The whole object in pieces, without a checksum where a piece has not arrived; and the ranges that arrived besides.
     #[allow(clippy::type_complexity, reason = "ranges with and without a checksum, and nothing else")]
     fn pieces(&self, size_bytes: u64) -> (Vec<(Range<u64>, Option<u32>)>, Vec<(Range<u64>, u32)>) {
         let mut seen = self.0.clone();
@@ -93,7 +92,7 @@ impl RangesSeen {
     }
 }
 
-/// Fetch ranges again and compare them with what had come.
+/// Fetch ranges again and compare them with those that arrived.
 fn compare<E>(
     ranges: impl Iterator<Item = (Range<u64>, u32)>,
     mut fetch: impl FnMut(Range<u64>) -> Result<u32, E>,
@@ -131,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_bit_is_found_wherever_it_came() {
+    fn a_wrong_bit_is_found_in_any_range() {
         let bytes: Vec<u8> = (0..1000_u32).map(|n| ((n * 31) >> 3) as u8).collect();
         assert_eq!(check(&bytes, &[(0..400, true), (400..1000, true)], false), (true, 0));
         assert_eq!(check(&bytes, &[(0..400, true), (400..1000, false)], false), (false, 0));
@@ -146,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn what_would_have_to_be_fetched_is_weighed_unless_the_shard_looks_damaged() {
+    fn only_a_damaged_shard_is_verified_at_any_cost() {
         let bytes = vec![7; 2 * SPARE_BYTES as usize];
         let seen = [(0..100, true)];
         assert_eq!(check(&bytes, &seen, false), (true, 0));

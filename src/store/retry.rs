@@ -1,10 +1,10 @@
-//! A store's request once more, where `object_store` gives up too soon.
+//! Repeats requests where `object_store` gives up too soon.
 //!
-//! - `object_store` itself repeats what a server refused for the moment and what did not reach it, with
-//!   backoff and jitter, for as long as `storage.retry_seconds`. It does not repeat an answer that came
-//!   and is wrong: cut short, not what was asked for, of another checksum. [`again`] does, a few times.
-//! - What cannot get better is not tried again: what is missing, denied, there already or replaced, what
-//!   this machine's disk refuses for good, and what `object_store` has repeated until it gave up.
+//! - `object_store` itself repeats requests that a server refused temporarily or that did not reach it, with backoff and
+//!   jitter, for `storage.retry_seconds`. It does not repeat a request whose answer is wrong: cut short, not what was
+//!   requested, a checksum mismatch. [`again`] does, a few times.
+//! - Permanent failures are not repeated: objects that are missing, denied, replaced or exist already, permanent errors of
+//!   this machine's disk, and requests that `object_store` repeated until it gave up.
 
 use std::collections::hash_map::RandomState;
 use std::error::Error as StdError;
@@ -21,21 +21,21 @@ use crate::error::{NoAnswer, NoListing, WrongChecksum};
 /// Requests in all.
 const TRIES: u32 = 4;
 
-/// Pause before the second one; each further pause is twice as long, and all are cut at random by up to a
-/// half, so that many workers do not come back together.
+/// Pause before the second request. Each further pause is twice as long, and each is shortened at random by up to a half, so
+/// that many workers do not return at the same time.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
-/// A request that took longer than this was repeated by `object_store`, or would take a run's patience
-/// several times over.
+/// A request that took longer than this was repeated by `object_store`, or repeating it would take several times the
+/// configured time.
 const GIVEN_UP_AFTER: Duration = Duration::from_secs(60);
 
-/// How `object_store` words the end of a request that it has repeated; its type cannot be named.
+/// Part of the message of `object_store` about a request that it repeated; its type cannot be named.
 const REPEATED: &str = ", max_retries: ";
 
-/// How it words what a listing may not see or does not find; elsewhere these are errors of their own.
+/// Parts of its message about a listing that is denied or not found; for other requests these are errors of their own.
 const REFUSED: [&str; 2] = ["status code: 403 ", "status code: 404 "];
 
-/// Make a request whose repetition does no harm, again if its answer was wrong.
+/// Make a request that may safely be repeated, again if its answer was wrong.
 pub async fn again<T, F: Future<Output = object_store::Result<T>>>(
     mut request: impl FnMut() -> F,
 ) -> object_store::Result<T> {
@@ -52,20 +52,20 @@ pub async fn again<T, F: Future<Output = object_store::Result<T>>>(
     request().await
 }
 
-/// Create an object where there is none; whether it was not there before.
+/// Create an object if it is absent. Returns whether it was absent.
 ///
-/// S3 refuses with the same status what is there and what somebody else is just about to create, who may
-/// yet fail. So the object is looked up, and created once more where it is not there after all.
+/// S3 answers with the same status whether the object exists or another writer is about to create it, who may still fail.
+/// The object is therefore looked up, and created again if it does not exist after all.
 ///
 /// # Errors
-/// Those of the store; also when it keeps saying that the object is there, and that it is not.
+/// Those of the store; also when it keeps saying that the object exists and that it does not.
 pub async fn create(store: &dyn ObjectStore, path: &Path, payload: PutPayload) -> object_store::Result<bool> {
     let put =
         || async { again(|| store.put_opts(path, payload.clone(), PutMode::Create.into())).await.map(drop) };
     create_by(put, || async { again(|| store.head(path)).await.map(drop) }).await
 }
 
-/// The same by any request that creates, `put`, with `head` to look whether the object is there.
+/// The same with any request `put` that creates the object, and `head` to look it up.
 pub async fn create_by<P, H>(
     mut put: impl FnMut() -> P,
     mut head: impl FnMut() -> H,
@@ -93,15 +93,15 @@ where
 
 /// Wait, after `pauses` other pauses.
 async fn pause(pauses: u32) {
-    // the hasher's keys are random
+    // the keys of the hasher are random
     let random = RandomState::new().build_hasher().finish() as f64 / u64::MAX as f64;
     tokio::time::sleep((FIRST_PAUSE * 2_u32.pow(pauses)).mul_f64(1.0 - random / 2.0)).await;
 }
 
-/// Whether an answer came and was wrong, so that another one may be right.
+/// Whether the error is a wrong answer, so that another one may be right.
 pub(crate) fn may_get_better(error: &Error) -> bool {
     match error {
-        // a token may have run out on its way
+        // a token may have expired on the way
         Error::Unauthenticated { .. } => true,
         Error::Generic { .. } => {
             let mut cause: Option<&dyn StdError> = Some(error);
@@ -121,12 +121,12 @@ pub(crate) fn may_get_better(error: &Error) -> bool {
     }
 }
 
-/// Whether `object_store` has repeated the request until it gave up.
+/// Whether `object_store` repeated the request until it gave up.
 pub(crate) fn was_repeated(error: &Error) -> bool {
     error.to_string().contains(REPEATED)
 }
 
-/// The last word of a chain of errors: what was answered, or why nothing was.
+/// The innermost error of a chain: the answer, or why there was none.
 pub(crate) fn cause(error: &Error) -> String {
     let mut cause: &dyn StdError = error;
     while let Some(deeper) = cause.source() {
@@ -135,9 +135,9 @@ pub(crate) fn cause(error: &Error) -> String {
     cause.to_string()
 }
 
-/// Whether a cause of a failure says that nothing is to be had by trying again.
+/// Whether a cause of a failure shows that repeating is useless.
 fn is_final(cause: &(dyn StdError + 'static)) -> bool {
-    // who cannot be reached has been tried for as long as it makes sense
+    // `object_store` already repeats requests to an unreachable server for as long as makes sense
     let unreached =
         cause.downcast_ref().is_some_and(|error: &HttpError| error.kind() == HttpErrorKind::Connect);
     let refused = cause.downcast_ref().is_some_and(|error: &io::Error| {
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_answer_is_asked_for_again_and_a_refusal_is_not() {
+    fn a_wrong_answer_is_repeated_and_a_refusal_is_not() {
         assert_eq!(tried(|| generic("cut short")), TRIES);
         let missing = || Error::NotFound { path: "a".to_owned(), source: "no such key".into() };
         assert_eq!(tried(missing), 1);
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_disk_refuses_for_good_is_not_asked_for_again() {
+    fn a_permanent_error_of_the_disk_is_not_repeated() {
         for kind in [ErrorKind::PermissionDenied, ErrorKind::StorageFull, ErrorKind::ReadOnlyFilesystem] {
             assert_eq!(tried(|| generic(io::Error::from(kind))), 1, "{kind}");
         }
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn what_object_store_has_given_up_is_not_asked_for_again() {
+    fn an_unreachable_server_is_not_asked_again() {
         let refused =
             || HttpError::new(HttpErrorKind::Connect, io::Error::from(ErrorKind::ConnectionRefused));
         assert_eq!(tried(|| generic(refused())), 1);
@@ -215,7 +215,7 @@ mod tests {
 
     /// The words by which that is known are the library's own, and may change with it.
     #[test]
-    fn what_object_store_has_repeated_to_the_end_is_not_asked_for_again() {
+    fn a_request_that_object_store_gave_up_is_not_repeated() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
         let busy = std::thread::spawn(move || {
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn an_object_is_there_only_if_it_can_be_looked_up() {
+    fn an_object_exists_only_if_it_can_be_looked_up() {
         let there = || Error::AlreadyExists { path: "a".to_owned(), source: "409".into() };
         let missing = || Error::NotFound { path: "a".to_owned(), source: "404".into() };
         // another writer's object, which is not there until the `appears`th look; or he fails

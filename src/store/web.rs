@@ -1,7 +1,7 @@
-//! Web servers as an object store: `HttpStore`, and addresses that no path of an object store can hold.
+//! Web servers as object stores: `HttpStore`, also for addresses that no path of an object store can hold.
 //!
-//! - `object_store` builds addresses from paths. A path has no query, and `%2F` in it becomes a slash, `%2B` a plus sign.
-//!   An address with any of these becomes a path of one segment: a mark, then the address as written.
+//! - `object_store` builds addresses from paths. A path has no query, `%2F` in it becomes a slash, and `%2B` a plus sign. An
+//!   address with any of these becomes a path of one segment: a mark, then the address as written.
 //! - Such a path can only be read; it is never a folder.
 
 use std::fmt;
@@ -19,10 +19,10 @@ use url::{Position, Url};
 
 use super::escape::unaddressable;
 
-/// Begins a path that is an address as it is written. Private-use characters have no place in names.
+/// Begins a path that holds an address as written. Names do not contain private-use characters.
 const MARK: char = '\u{e000}';
 
-/// Codes that a path would lose: `object_store` decodes them and encodes them differently.
+/// Codes that a path loses: `object_store` decodes them and encodes them differently.
 const LOST: [&str; 4] = ["%2f", "%2b", "%3b", "%ee%80%80"];
 
 /// The path that stands for `url`; an error says why none can.
@@ -32,22 +32,22 @@ pub(super) fn path_of(url: &Url) -> std::result::Result<Path, String> {
         return Path::from_url_path(url.path()).map_err(|error| unaddressable(&error));
     }
     let written = &url[Position::BeforePath..Position::AfterQuery];
-    written.parse::<PathAndQuery>().map_err(|error| format!("cannot be asked for: {error}"))?;
+    written.parse::<PathAndQuery>().map_err(|error| format!("cannot be requested: {error}"))?;
     let segment = format!("{MARK}{}", written.replace('%', "%25").replace('/', "%2F"));
     Path::parse(segment).map_err(|error| unaddressable(&error))
 }
 
-/// Marks a request for an address as it is written, whatever its path has become.
+/// Marks a request for an address as written, whatever its path.
 #[derive(Debug, Clone)]
 pub(super) struct AsWritten(pub PathAndQuery);
 
-/// The address that `path` holds as it is written, if it is such a path.
+/// The address that `path` holds as written, if it holds one.
 fn as_written(path: &Path) -> Option<AsWritten> {
     let written = path.as_ref().strip_prefix(MARK)?.replace("%2F", "/").replace("%25", "%");
     written.parse().ok().map(AsWritten)
 }
 
-/// Whether `path` is an address that can be read and nothing else.
+/// Whether `path` holds an address as written, which can only be read.
 pub(super) fn is_as_written(path: &Path) -> bool {
     path.as_ref().starts_with(MARK)
 }
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_a_path_would_change_is_kept_as_it_is_written() {
+    fn an_address_that_a_path_would_change_is_kept_as_written() {
         for written in [
             "/a.jpg?",
             "/a.jpg?x=1&y=%2F/z//%25",
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn every_other_address_is_a_path_of_its_own_name() {
+    fn every_other_address_becomes_its_path() {
         for (url, expected) in [("https://h/a%20b.jpg", "a b.jpg"), ("https://h/a%3Fb.jpg", "a?b.jpg")] {
             assert_eq!(path(url).as_ref(), expected);
             assert!(!is_as_written(&path(url)));
