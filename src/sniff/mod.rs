@@ -1,12 +1,12 @@
-//! What bytes are, by the bytes themselves: the one place that decides what an image is.
+//! What bytes are, judged by the bytes themselves: the one place that decides what an image is.
 //!
 //! Comes in: the first bytes of an object or a record, [`HEAD_BYTES`] or all of it. Goes out: a
 //! [`Content`]. Sources and decoders both ask here, so the decoders accept what the sources take for an image.
 //!
 //! - Names and media types are never consulted: a text file called `.jpg` is not an image.
-//! - Images of the formats that we decode are recognised as leniently as Pillow does it.
+//! - Images of the formats that we decode are recognised as leniently as by Pillow.
 //! - Recognising a format promises nothing about the rest of the bytes.
-//! - What cannot be decoded is named, so that its owner knows what to do about it.
+//! - Content that cannot be decoded is named, so that its owner knows what to do about it.
 
 mod magic;
 mod text;
@@ -23,7 +23,7 @@ pub const HEAD_BYTES: usize = 4096;
 /// Bytes quoted in the message about unknown content.
 const QUOTED_BYTES: usize = 8;
 
-/// Sizes of the second BMP header, by which a bitmap is told from any text that begins with "BM".
+/// Sizes of the second BMP header, which distinguish a bitmap from text that begins with "BM".
 const BMP_HEADER_BYTES: [u32; 7] = [12, 40, 52, 56, 64, 108, 124];
 
 /// What `bytes` are; only the first [`HEAD_BYTES`] count.
@@ -54,7 +54,7 @@ fn riff(head: &[u8]) -> Option<Content> {
     find(RIFF, head.strip_prefix(b"RIFF")?.get(4..8)?, |_| true)
 }
 
-/// "BM" begins many a text, so that the size of the second header must be one that exists.
+/// Text may begin with "BM", so the second header must also have a valid size.
 fn is_bmp(head: &[u8]) -> bool {
     let size = head.get(14..18).and_then(|size| size.try_into().ok()).map(u32::from_le_bytes);
     head.starts_with(b"BM") && size.is_some_and(|size| BMP_HEADER_BYTES.contains(&size))
@@ -69,7 +69,7 @@ pub fn is_image(head: &[u8]) -> bool {
     }
 }
 
-/// What bytes are that were taken for something else, with an article; `None` for what is not known.
+/// The name of unexpected content, with an article; `None` if it is unknown.
 pub fn name(bytes: &[u8]) -> Option<String> {
     match content(bytes) {
         Content::Image(format) => Some(format!("an image ({})", format.as_str())),
@@ -79,7 +79,7 @@ pub fn name(bytes: &[u8]) -> Option<String> {
     }
 }
 
-/// Whether `head` begins as a tar archive does, but for those of before POSIX, which have no mark.
+/// Whether `head` begins as a POSIX tar archive does. Older archives have no mark.
 pub fn is_tar(head: &[u8]) -> bool {
     head.get(257..262) == Some(b"ustar")
 }
@@ -96,7 +96,7 @@ pub fn masked_crc(data: &[u8]) -> u32 {
     crc32c::crc32c(data).rotate_right(15).wrapping_add(0xa282_ead8)
 }
 
-/// What to say of bytes in which [`image_format`] finds no image that we decode.
+/// The reason for rejecting bytes in which [`image_format`] finds no image that we decode.
 pub fn refusal(bytes: &[u8]) -> String {
     match content(bytes) {
         Content::OtherImage(name) => {
@@ -194,7 +194,7 @@ fn by_magic(head: &[u8]) -> Option<&'static str> {
     }
 }
 
-/// What is left of an image that was handled as what it is not.
+/// Images that were damaged by wrong handling, such as a conversion of encodings.
 fn damaged(head: &[u8]) -> Option<&'static str> {
     if head.len() >= 4 && head.iter().all(|&byte| byte == 0) {
         return Some("nothing but zero bytes");
@@ -224,7 +224,7 @@ fn damaged(head: &[u8]) -> Option<&'static str> {
 const JPEG_INSIDE: &str = "a JPEG with other bytes before it";
 const PNG_INSIDE: &str = "a PNG with other bytes before it";
 
-/// Whether a name that was found here rests on an image somewhere inside, and not on the first bytes.
+/// Whether `name` was given because of an image somewhere inside, not because of the first bytes.
 pub fn is_of_inside(name: &str) -> bool {
     [JPEG_INSIDE, PNG_INSIDE].contains(&name)
 }
@@ -246,7 +246,7 @@ pub fn is_parquet(head: &[u8]) -> bool {
 }
 
 /// Whether `head` may begin a zlib stream (RFC 1950, 2.2): deflate with a window of up to 32 KiB, no dictionary, and a
-/// sum that holds.
+/// valid check bits.
 pub(crate) fn is_zlib(head: &[u8]) -> bool {
     const DICTIONARY: u8 = 0x20;
     matches!(head, [method, flags, ..] if method & 0xf == 8
@@ -260,7 +260,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn formats_that_we_decode_are_known_by_their_magic() {
+    fn formats_that_we_decode_are_recognised_by_their_magic_bytes() {
         let cases: [(&[u8], ImageFormat); 9] = [
             (b"\xff\xd8\xff\xe0", ImageFormat::Jpeg),
             (b"\x89PNG\r\n\x1a\n", ImageFormat::Png),
@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_image_is_named() {
+    fn content_that_is_not_an_image_is_named() {
         let cases: [(&[u8], &str); 29] = [
             (b"\n<!DOCTYPE html><html>", "HTML"),
             (b"<?xml version='1.0'?><html>", "HTML"),

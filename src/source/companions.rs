@@ -1,9 +1,9 @@
 //! Companions of images: whether one is an image itself.
 //!
-//! Comes in: an object that is called as a label, a caption or the like. Goes out: whether its first bytes are those of
+//! Comes in: an object whose name is that of a label, a caption or the like. Goes out: whether its first bytes are those of
 //! an image.
 //!
-//! - One that cannot be looked at counts as an image: its row says why it cannot be read.
+//! - A companion that cannot be read counts as an image: its row says why it cannot be read.
 
 use futures_util::StreamExt;
 use futures_util::future::join_all;
@@ -19,10 +19,10 @@ use crate::store::{
     object_fault, stated_size, unusable_object,
 };
 
-/// First bytes by which an image is told.
+/// First bytes that show whether an object is an image.
 pub(super) const HEAD_BYTES: u64 = sniff::HEAD_BYTES as u64;
 
-/// Whether each of `entries` is a record: what is no companion is one without a look. They are looked at all at once.
+/// Whether each of `entries` is a record. Only companions are read, all of them at once.
 ///
 /// # Errors
 /// When their store fails.
@@ -82,10 +82,10 @@ pub(super) async fn begins_as_image(location: &Location, known: &ObjectRef) -> o
         }
     };
     let looked = match again(|| head(Some((0..end).into()))).await {
-        // a server that knows no ranges, or unpacks what it stores, gives all of it
+        // a server without ranges, or one that decompresses what it stores, sends the whole object
         Err(error) if unusable_object(&error).is_some() => again(|| head(None)).await,
         looked => looked,
     };
-    // what cannot be unpacked is left to whoever reads all of it
+    // what cannot be decoded from its first bytes is left to the reader of the whole object
     Ok(looked?.is_none_or(|head| is_image(&head)))
 }

@@ -1,11 +1,11 @@
-//! Whole-file compression, told by its magic bytes.
+//! Whole-file compression, recognised by its magic bytes.
 //!
-//! Comes in: the raw bytes of a shard or manifest. Goes out: its content, whether it was plain,
-//! gzip or zstd, or in TFRecord zlib. A misleading extension changes nothing.
+//! Comes in: the raw bytes of a shard or manifest, plain, gzip or zstd, or for TFRecord also zlib. Goes out: its content.
+//! Extensions are ignored.
 //!
-//! - What is packed in another way is told by name, with [`io::ErrorKind::Unsupported`].
-//! - Decompression streams: output that nobody reads is not produced, and the formats cap each
-//!   record, so a small file that unpacks to terabytes costs no memory; [`MAX_RATIO`] ends the time.
+//! - Other compression formats are named in an error, [`io::ErrorKind::Unsupported`].
+//! - Decompression is streamed: output that is not read is not produced, and the formats limit each record, so a small file
+//!   that decompresses to terabytes costs no memory. [`MAX_RATIO`] limits the time.
 
 use std::io::{self, BufRead, BufReader, Cursor, Read};
 use std::sync::Arc;
@@ -16,22 +16,20 @@ use flate2::bufread::{GzDecoder, ZlibDecoder};
 use crate::sniff::{is_gzip, is_zlib, is_zstd};
 use crate::store::ZSTD_WINDOW_LOG_MAX;
 
-/// First bytes by which the packing is told. What a format needs to see its own beginning is among them: a block of tar.
+/// First bytes that show the compression. They include what a format needs to recognise its own start: a block of tar.
 pub(super) const HEAD_BYTES: usize = 512;
 
-/// Compressed bytes handed to a decoder at once. The sources behind hold megabytes; this only
-/// amortises the call.
+/// Compressed bytes given to a decoder at once. The underlying readers hold megabytes; this only amortises the calls.
 const BUFFER_BYTES: usize = 64 << 10;
 
-/// Times its packed size that a file may unpack to, once that is more than [`FREE_BYTES`]. Encoded images hardly
-/// shrink at all, and uncompressed bitmaps of drawings 50 times; gzip can pack a thousand bytes into one,
-/// zstd any number.
+/// The highest ratio of decompressed to compressed bytes, beyond [`FREE_BYTES`]. Encoded images hardly compress at all, and
+/// uncompressed bitmaps of drawings 50 times; gzip can compress a thousand bytes into one, zstd any number.
 pub(super) const MAX_RATIO: u64 = 200;
 
-/// What any file may unpack to, some seconds' work.
+/// Bytes that any file may decompress to: a few seconds of work.
 pub(super) const FREE_BYTES: u64 = 1 << 30;
 
-/// The most that decompression holds.
+/// The most bytes that decompression holds.
 pub(super) const WINDOW_BYTES: u64 = 1 << ZSTD_WINDOW_LOG_MAX;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,7 +41,7 @@ pub(super) enum Compression {
 }
 
 impl Compression {
-    /// By the first bytes of a file; zlib's are not telling.
+    /// The compression of a file with these first bytes. Those of zlib are too short to be certain.
     pub fn of(head: &[u8]) -> Self {
         if is_gzip(head) {
             Self::Gzip
@@ -58,14 +56,14 @@ impl Compression {
 /// The content behind `reader`.
 ///
 /// # Errors
-/// Those of `reader` and of the format, and [`io::ErrorKind::InvalidData`] when it unpacks to more than
+/// Those of `reader` and of the format, and [`io::ErrorKind::InvalidData`] when it decompresses to more than
 /// [`MAX_RATIO`] allows.
 pub(super) fn decompressed<'a>(reader: impl Read + Send + 'a) -> io::Result<Box<dyn Read + Send + 'a>> {
     unpacked_within(reader, |_| Compression::None, FREE_BYTES)
 }
 
-/// The same of a TFRecord file, which may also be packed by zlib, as TensorFlow's option `ZLIB` does. Two bytes are all
-/// that tells zlib, so what is a record as it stands comes first.
+/// The same for a TFRecord file, which may also be compressed by zlib, as with TensorFlow's option `ZLIB`. Only two bytes
+/// show zlib, so a plain record takes precedence.
 pub(super) fn decompressed_records<'a>(
     reader: impl Read + Send + 'a,
     is_plain: impl Fn(&[u8]) -> bool,
@@ -76,7 +74,7 @@ pub(super) fn decompressed_records<'a>(
     unpacked_within(reader, zlib, FREE_BYTES)
 }
 
-/// `otherwise` says what it is that is neither gzip nor zstd.
+/// `otherwise` gives the compression of a head that is neither gzip nor zstd.
 fn unpacked_within<'a>(
     mut reader: impl Read + Send + 'a,
     otherwise: impl Fn(&[u8]) -> Compression,
@@ -91,7 +89,7 @@ fn unpacked_within<'a>(
     if let Some(what) = Some(&head).filter(|_| compression == Compression::None).and_then(|head| unread(head))
     {
         let message = format!(
-            "it is {what}, which is not read; expected it plain, or packed by gzip or zstd (a TFRecord also by zlib)"
+            "it is {what}, which is not supported; expected it plain, or compressed by gzip or zstd (a TFRecord also by zlib)"
         );
         return Err(io::Error::new(io::ErrorKind::Unsupported, message));
     }
@@ -118,7 +116,7 @@ fn unpacked_within<'a>(
     Ok(Box::new(Bounded { inner: unpacked, bytes: 0, packed_bytes, free_bytes }))
 }
 
-/// The name of a packing that is not read.
+/// The name of an unsupported compression.
 fn unread(head: &[u8]) -> Option<&'static str> {
     const MAGICS: [(&[u8], &str); 8] = [
         (b"\xfd7zXZ\0", "xz data"),
@@ -170,8 +168,8 @@ impl<R: BufRead> Stream for ZlibDecoder<R> {
     }
 }
 
-/// The content of a gzip or zlib file: that of its streams, one after the other. Zeros behind the last one are padding
-/// of tapes and block devices, which gzip passes over as well.
+/// The content of a gzip or zlib file: its streams, one after the other. Zeros after the last one are padding of tapes and
+/// block devices, which gzip ignores as well.
 struct Streams<S> {
     /// `None` once all has been read.
     stream: Option<S>,
@@ -199,7 +197,7 @@ impl<S: Stream> Read for Streams<S> {
     }
 }
 
-/// Read zeros away; whether there was nothing else.
+/// Read zeros. Returns whether nothing else followed.
 fn is_padding(reader: &mut impl BufRead) -> io::Result<bool> {
     loop {
         let ahead = reader.fill_buf()?;
@@ -229,7 +227,7 @@ impl<R: Read> Read for Counted<R> {
     }
 }
 
-/// Ends with an error where too little has unpacked to too much.
+/// Ends with an error when the decompression ratio is too high.
 struct Bounded<R> {
     inner: R,
     bytes: u64,
@@ -276,7 +274,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn plain_gzip_and_zstd_are_told_by_their_first_bytes() {
+    fn plain_gzip_and_zstd_are_recognised_by_their_first_bytes() {
         let text = b"the same content";
         for bytes in [text.to_vec(), gzip(text), zstd(text), [gzip(&text[..4]), gzip(&text[4..])].concat()] {
             assert_eq!(unpacked(&bytes).expect("unpack"), text);
@@ -294,7 +292,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn zlib_is_unpacked_where_nothing_else_can_be_meant() {
+    fn zlib_is_decompressed_unless_the_file_is_a_plain_record() {
         let text = b"the same content".repeat(100);
         let unpacked = |bytes: &[u8], is_plain: bool| {
             let mut content = Vec::new();
@@ -315,7 +313,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_packing_that_is_not_read_is_named() {
+    fn an_unsupported_compression_is_named() {
         let cases: [(&[u8], &str); 5] = [
             (b"BZh91AY&SY\0\0", "bzip2 data"),
             (b"\xfd7zXZ\0\0\x04", "xz data"),
@@ -332,7 +330,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn zeros_behind_a_gzip_file_are_padding_and_anything_else_is_damage() {
+    fn zeros_after_a_gzip_file_are_padding_and_anything_else_is_damage() {
         let text = b"the same content";
         for padding in [1, 512, 3 * BUFFER_BYTES] {
             let padded = [gzip(text), vec![0; padding]].concat();
@@ -345,7 +343,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_unpacks_to_far_too_much_ends_with_an_error() {
+    fn an_extreme_decompression_ratio_ends_with_an_error() {
         let noise: Vec<u8> = (0..1_000_000_u32).map(|n| (n.wrapping_mul(n) >> 13) as u8).collect();
         let tight = |bytes: &[u8]| {
             let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());

@@ -1,13 +1,13 @@
 //! `tf.Example` as far as an image shard needs it: the first value of a few features.
 //!
-//! Comes in: one message. Goes out: the features asked for, or what is wrong with the message.
+//! Comes in: one message. Goes out: the requested features, or what is wrong with the message.
 //!
 //! Field numbers follow `tensorflow/core/example/{example,feature}.proto`.
 //!
-//! - The message is walked, not unpacked: a feature may have as many values as it has bytes, and each would
-//!   be an object of its own. Beside the message nothing is held but what was asked for.
+//! - The message is scanned, not decoded into objects: a feature may have as many values as bytes. Besides the message, only
+//!   the requested features are held.
 //! - Values share the message's memory; nothing is copied.
-//! - Of a feature that comes several times the last one is found, as in any map of protobuf, and how often it came.
+//! - For a feature that occurs several times, the last one and the number of occurrences are returned, as in any protobuf map.
 
 use std::collections::BTreeSet;
 
@@ -38,15 +38,15 @@ type Malformed = String;
 /// The first value of a feature.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Value {
-    /// Of as many strings of bytes.
+    /// The first of that many byte strings.
     Bytes(Bytes, u64),
     Integer(i64),
-    /// It holds none, or floats.
+    /// No value, or floats.
     None,
 }
 
 impl Value {
-    /// The text of an id, bytes as [`escaped`] spells them.
+    /// The text of an id, with bytes as [`escaped`] writes them.
     pub fn as_text(&self) -> Option<String> {
         match self {
             Self::Bytes(bytes, _) => Some(escaped(bytes)),
@@ -56,7 +56,7 @@ impl Value {
     }
 }
 
-/// A feature that was asked for.
+/// A requested feature.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Found {
     pub value: Value,
@@ -107,7 +107,7 @@ pub(super) fn has_feature_lists(mut example: Bytes) -> bool {
 /// Whether the message is a `tf.SequenceExample` with a list of this name.
 pub(super) fn has_feature_list(example: Bytes, name: &str) -> bool {
     let mut is_there = false;
-    // what can be read of the lists counts
+    // damage counts as the end of the lists
     let _ = each_entry(example, FEATURE_LISTS, |key, _, _| {
         is_there |= key == name.as_bytes();
         Ok(())
@@ -205,8 +205,7 @@ fn next_field(rest: &mut Bytes) -> Result<Option<Field>, Malformed> {
     if rest.is_empty() {
         return Ok(None);
     }
-    let (tag, wire_type) =
-        decode_key(rest).map_err(|_| "what should be the number of a field is none".to_owned())?;
+    let (tag, wire_type) = decode_key(rest).map_err(|_| "the number of a field is damaged".to_owned())?;
     let content = match wire_type {
         WireType::Varint => Content::Integer(varint(rest)?),
         WireType::LengthDelimited => {

@@ -1,16 +1,16 @@
 //! Loose images: one object, one record.
 //!
-//! Comes in: the entries of a virtual shard. Goes out: one record for each, in their order; but none for a companion
-//! of images that does not begin as an image does, which is counted.
+//! Comes in: the entries of a virtual shard. Goes out: one record for each, in order, except for companions of images that do
+//! not begin as images do, which are counted.
 //!
-//! - Whether a companion is a record is known only when it was looked at. A shard that is resumed is gone through from
-//!   its first entry on, and what is a record by its name is passed over without being read.
-//! - What is wrong with one object (gone, denied, replaced since it was listed, named impossibly, refused while its
-//!   bucket gives others) is that record's reason; a bucket or disk that fails ends the shard. Web servers are as many
-//!   as a manifest names, so whatever one of them answers is the record's own trouble.
-//! - An object over the size limit is told by its headers and not downloaded; where they tell no size, it is
-//!   downloaded up to the limit.
-//! - What is stored packed for the way (Content-Encoding, as `gsutil -z` does it) is unpacked, up to the limit, too.
+//! - Only a companion's first bytes show whether it is a record. A resumed shard is therefore walked from its first entry, but
+//!   entries that are records by name are passed over without being read.
+//! - A fault of one object (missing, denied, replaced since it was listed, an impossible name, refused while its bucket serves
+//!   others) is that record's reason; a bucket or disk that fails ends the shard. A manifest may name any number of web
+//!   servers, so whatever one of them answers is the record's fault.
+//! - An object over the size limit is recognised by its headers and not downloaded. Where they state no size, it is downloaded
+//!   up to the limit.
+//! - An object with a Content-Encoding, such as `gsutil -z` sets, is decompressed, also up to the limit.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -30,19 +30,19 @@ use super::records::{image_content, too_large};
 use super::skips::Skips;
 use crate::store::{StoreKind, Stores, longer_than, object_fault};
 
-/// Requests under way. Each is a round trip of some 50 ms to a bucket, so 32 make about 600 images
+/// Requests in flight. Each is a round trip of some 50 ms to a bucket, so 32 make about 600 images
 /// a second for each shard that is read; a local disk is busy with fewer.
 pub(crate) const REQUESTS_IN_FLIGHT: usize = 32;
 
-/// Bytes that may be under way or waiting for their turn: as much as 32 photos of 2 MiB. The next
-/// image in line is always fetched, so the most a shard holds is this and one image more.
+/// Bytes that may be in flight or waiting for their turn: 32 photos of 2 MiB. The next image in line is always fetched, so a
+/// shard holds at most this and one more image.
 pub(super) const BYTES_IN_FLIGHT: u64 = 64 << 20;
 
 /// The images of one virtual shard.
 pub(super) struct FileRecords {
     stores: Stores,
     entries: std::vec::IntoIter<ManifestEntry>,
-    /// Entries in order, the first one being waited for.
+    /// Requests in order; the first one is being waited for.
     in_flight: VecDeque<InFlight>,
     /// Bytes that may still be fetched ahead.
     room: Arc<Semaphore>,
@@ -55,7 +55,7 @@ pub(super) struct FileRecords {
 struct InFlight {
     entry: ManifestEntry,
     kind: Option<StoreKind>,
-    /// Told when it is the first in line, which waits for no room.
+    /// Notified when the entry is the first in line, which waits for no room.
     turn: Arc<Notify>,
     answer: Answer,
 }
@@ -68,11 +68,11 @@ enum Answer {
     Failed(StorageError),
 }
 
-/// An entry and what it holds; `None` for a companion that is no image.
+/// An entry and what it holds; `None` for a companion that is not an image.
 type Settled = (ManifestEntry, Option<Result<Bytes, Rejected>>);
 
 impl FileRecords {
-    /// The records of `entries` from the record `first_record` on; what is skipped is counted from the first entry on.
+    /// The records of `entries` from `first_record` on. Skipped entries are counted from the first entry on.
     pub fn new(
         stores: Stores,
         entries: Vec<ManifestEntry>,
@@ -97,19 +97,19 @@ impl FileRecords {
             match (content, &entry.sidecar) {
                 (None, Some(kind)) => self.skips.add(kind, &entry.object.uri),
                 (content, _) => {
-                    let content = content.unwrap_or_else(|| Err(unreadable(&entry, "it is no image")));
+                    let content = content.unwrap_or_else(|| Err(unreadable(&entry, "it is not an image")));
                     return Ok(Some(RawRecord::new(entry.image_id, content)));
                 }
             }
         }
     }
 
-    /// Pass over the records that a checkpoint holds.
+    /// Pass over the records that a checkpoint stored.
     fn pass_over(&mut self) -> Result<(), ReadError> {
         while self.to_pass > 0 {
             let next: Vec<_> = self.entries.as_slice().iter().take(REQUESTS_IN_FLIGHT).cloned().collect();
             if next.is_empty() {
-                let message = "it holds fewer images than a checkpoint has rows of it";
+                let message = "it holds fewer images than a checkpoint stored rows of it";
                 return Err(ReadError::Corrupt(message.to_owned()));
             }
             let looks = companions::look_at_all(&self.stores, &next)?;
@@ -125,7 +125,7 @@ impl FileRecords {
         Ok(())
     }
 
-    /// Wait for an entry's answer; `None` for a companion that is no image.
+    /// Wait for the answer for an entry.
     fn settle(&self, waiting: InFlight) -> Result<Settled, ReadError> {
         let InFlight { entry, kind, turn, answer } = waiting;
         turn.notify_one();
@@ -190,7 +190,7 @@ impl FileRecords {
         let location = match self.stores.resolve(&entry.object.uri) {
             Ok(location) => location,
             Err(SourceError::Storage(error)) => return settled(entry, Answer::Failed(error)),
-            // a store cannot be asked for every name that a disk may have
+            // stores cannot address every name that a file may have
             Err(_) if is_local_file(&entry.object.uri) => {
                 let path = PathBuf::from(&entry.object.uri);
                 let fetch = fetch_file(path, entry.clone(), self.max_image_bytes, gate);
@@ -210,7 +210,7 @@ impl FileRecords {
 }
 
 impl Drop for FileRecords {
-    /// A shard given up early must not go on downloading.
+    /// A shard that is abandoned must not continue to download.
     fn drop(&mut self) {
         for waiting in &self.in_flight {
             if let Answer::Coming(task) = &waiting.answer {

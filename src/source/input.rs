@@ -1,12 +1,11 @@
 //! One input URI: object, folder or glob.
 //!
-//! Comes in: a URI of the plan. Goes out: an [`Input`], which says where to list and which of the
-//! names found there it takes.
+//! Comes in: a URI of the plan. Goes out: an [`Input`], which says where to list and which names to take.
 //!
-//! - A name that exists as it stands is that object or folder, whatever characters it has.
+//! - A name that exists is that object or folder, whatever characters it contains.
 //! - In globs `*`, `?` and `[…]` stay inside one folder, `**` crosses folders, `{a,b}` is either.
-//! - Hidden names, those that start with a dot like `.DS_Store`, are taken only by a glob that spells such a name out
-//!   or an input that names the object. So are containers behind an underscore.
+//! - Hidden names, which start with a dot like `.DS_Store`, are taken only by a glob that spells out the dot or an input that
+//!   names the object. The same holds for containers whose name starts with an underscore.
 
 use std::collections::HashSet;
 
@@ -20,15 +19,15 @@ use crate::shown::without_secrets;
 use super::naming::{self, Rule, is_hidden, is_web_address};
 use crate::store::{Location, STANDARD_INPUT, StoreKind, Stores, is_immediate_refusal};
 
-/// Characters that make a pattern of a name.
+/// Characters that make a name a pattern.
 const GLOB_CHARACTERS: [char; 4] = ['*', '?', '[', '{'];
 
-/// A folder at the top of a disk that nobody may read, for what a check of the disk has found.
+/// A folder at the root of a file system that only root may read; fsck puts recovered files there.
 const LOST_AND_FOUND: &str = "lost+found";
 
 /// What one input URI stands for.
 pub(super) struct Input {
-    /// As given.
+    /// The URI as given.
     pub uri: String,
     /// The object, or the folder below which to list.
     pub location: Location,
@@ -40,24 +39,24 @@ pub(super) enum Shape {
     Object(ObjectRef),
     /// Everything below a folder or prefix.
     Folder,
-    /// What matches below the last folder that the pattern spells out.
+    /// What matches below the last folder without pattern characters.
     Glob(Glob),
 }
 
 /// A pattern, relative to the input's folder.
 pub(super) struct Glob {
     matcher: GlobMatcher,
-    /// What every match starts with.
+    /// The start of every match.
     pub literal: String,
     /// How many folders deep matches can lie, 1 being directly below; `None` with `**`.
     pub max_depth: Option<usize>,
     takes_hidden: bool,
     takes_underscored: bool,
-    /// For the folders on the way to a match, from the first on, as far as each stands for one folder.
+    /// Patterns of the folders on the way to a match, from the first on, up to one that spans several folders.
     folders: Vec<GlobMatcher>,
 }
 
-/// Which folders a walk has to look into.
+/// Which folders a walk descends into.
 pub(super) struct FolderRules {
     takes_hidden: bool,
     folders: Vec<GlobMatcher>,
@@ -66,16 +65,16 @@ pub(super) struct FolderRules {
 /// What a walk does with a folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Folder {
-    /// Something below may be asked for.
+    /// Something below may match.
     Descend,
-    /// Something below may be asked for, but for its being hidden.
+    /// Something below would match if it were not hidden.
     Hidden,
-    /// Nothing below is asked for.
+    /// Nothing below can match.
     Outside,
 }
 
 impl FolderRules {
-    /// What to do with the folder `name`, which is relative to the input's.
+    /// What to do with the folder `name`, relative to the input's folder.
     pub fn judge(&self, name: &str) -> Folder {
         let mut parts = name.split('/').enumerate();
         let inside = parts.all(|(depth, part)| {
@@ -92,7 +91,7 @@ impl FolderRules {
 }
 
 impl Input {
-    /// Find out what `uri` stands for. Asks the store about names without glob characters.
+    /// Find out what `uri` stands for. Names without glob characters are looked up.
     pub fn find(stores: &Stores, uri: &str) -> Result<Self, SourceError> {
         if uri == STANDARD_INPUT {
             stores.spool_standard_input()?;
@@ -108,7 +107,7 @@ impl Input {
             ));
         }
         if let Some(first_glob) = first_glob.filter(|_| !is_web) {
-            // the query of a signed address begins with a question mark
+            // the question mark may begin the query of a signed address
             let location = (key_start > 0).then(|| stores.resolve(uri)).transpose()?;
             let exists = match &location {
                 None => std::path::Path::new(uri).exists(),
@@ -132,7 +131,7 @@ impl Input {
                 Err(error) if is_immediate_refusal(&error.source) && holds_objects(stores, &location) => {
                     Shape::Folder
                 }
-                // its trouble is told when it is read: other inputs have nothing to do with it
+                // reported when the object is read: other inputs are not affected
                 Err(error) if is_immediate_refusal(&error.source) => {
                     Shape::Object(ObjectRef { uri: location.uri.clone(), size_bytes: None, version: None })
                 }
@@ -153,7 +152,7 @@ impl Input {
             location.uri = String::new();
         }
         if let Some(path) = location.local_path() {
-            // an empty match and a missing folder are different mistakes
+            // distinguish an empty match from a missing folder
             std::fs::metadata(&path).map_err(|source| {
                 let path = path.display().to_string();
                 let source = object_store::Error::NotFound { path, source: source.into() };
@@ -172,7 +171,7 @@ impl Input {
         Ok(Self { uri: uri.to_owned(), location, shape: Shape::Glob(glob) })
     }
 
-    /// What stands before the names found: the folder as it was typed, with a slash.
+    /// The prefix of all names in URIs: the folder as given, with a slash.
     pub fn base_uri(&self) -> String {
         with_slash(self.location.uri.clone())
     }
@@ -182,7 +181,7 @@ impl Input {
         with_slash(self.location.id())
     }
 
-    /// Whether `name` is what this input asks for, hidden or not.
+    /// Whether `name` matches this input, hidden or not.
     pub fn matches(&self, name: &str) -> bool {
         match &self.shape {
             Shape::Object(_) => false,
@@ -191,7 +190,7 @@ impl Input {
         }
     }
 
-    /// Which folders below it may hold what it asks for.
+    /// Which folders below this input may hold a match.
     pub fn folder_rules(&self) -> FolderRules {
         match &self.shape {
             Shape::Glob(Glob { takes_hidden, folders, .. }) => {
@@ -207,17 +206,16 @@ impl Input {
         !takes_hidden && is_hidden(name)
     }
 
-    /// What is to be done with the object `name` that its listing found, by the name alone.
+    /// What to do with the listed object `name`, judged by the name alone.
     pub fn rule(&self, name: &str) -> Rule {
         let takes_underscored = matches!(&self.shape, Shape::Glob(glob) if glob.takes_underscored);
         if self.hides(name) { Rule::Skip(naming::HIDDEN) } else { naming::listed(name, takes_underscored) }
     }
 }
 
-/// Inputs that came before, to drop what they have taken already.
+/// The inputs before the current one, whose objects are not taken again.
 ///
-/// An input is a rule about names, so nothing listed has to be remembered; only objects that were
-/// named one by one are.
+/// An input is a rule about names, so listed objects need not be remembered, only objects that inputs name.
 #[derive(Default)]
 pub(super) struct Earlier {
     objects: HashSet<String>,
@@ -269,7 +267,7 @@ pub fn input_around<'a>(
     Ok(None)
 }
 
-/// What the folders of a pattern have to match, one by one, as far as each part is of one folder.
+/// Matchers for the folders of a pattern, one by one, up to a part that spans several folders.
 fn folder_matchers(pattern: &str) -> Vec<GlobMatcher> {
     // alternatives may hold slashes, and so may a set of characters
     if pattern.contains(['{', '[', '\\']) {
@@ -282,7 +280,7 @@ fn folder_matchers(pattern: &str) -> Vec<GlobMatcher> {
     matchers.map_while(|glob| glob.ok().map(|glob| glob.compile_matcher())).collect()
 }
 
-/// Whether something lies below `location` in its bucket.
+/// Whether the bucket holds an object below `location`.
 fn holds_objects(stores: &Stores, location: &Location) -> bool {
     let first = async { location.store.list(Some(&location.path)).next().await };
     location.kind == StoreKind::Bucket && matches!(stores.wait(location.kind, first), Some(Ok(_)))
@@ -295,7 +293,7 @@ fn with_slash(mut folder: String) -> String {
     folder
 }
 
-/// Refuse inputs of which two are the same, in whatever spelling.
+/// Refuse inputs if two of them are the same, in whatever spelling.
 pub(super) fn refuse_repeated(inputs: &[Input]) -> Result<(), SourceError> {
     let (mut seen, mut names) = (HashSet::new(), HashSet::new());
     for input in inputs {
@@ -345,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn an_input_around_a_folder_is_told_from_one_beside_it() {
+    fn an_input_around_a_folder_differs_from_one_beside_it() {
         let (_runtime, stores) = local_stores();
         let folder = tempfile::tempdir().expect("folder");
         let at = |name: &str| format!("{}/{name}", folder.path().display());
@@ -366,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_exists_is_no_pattern() {
+    fn an_existing_name_is_not_a_pattern() {
         let (_runtime, stores) = local_stores();
         let folder = tempfile::tempdir().expect("folder");
         let path = folder.path().join("photo[1].jpg");

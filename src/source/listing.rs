@@ -1,20 +1,19 @@
 //! From input URIs to shards.
 //!
-//! Comes in: the inputs of a plan. Goes out: [`ShardList`], the shards in input order, found as
-//! they are asked for.
+//! Comes in: the inputs of a plan. Goes out: [`ShardList`], the shards in input order, found as they are needed.
 //!
-//! - Order is that of the inputs, and inside one that of the full names (local folders are sorted
-//!   one at a time; buckets list in this order by themselves). It is the same in every run.
-//! - Held at any time: one local folder's names or one page of a bucket's, and the images of one
-//!   unfinished virtual shard.
-//! - Loose images are cut into virtual shards of `files_per_shard`. One never mixes inputs nor
-//!   spans a container or manifest between its images. Companions of images, which are looked at when they are read,
-//!   go with the next images, or are a shard of their own at the input's end.
-//! - Nothing that is found is dropped without being counted.
-//! - Shard names are unique: a container's is its URI, a virtual shard's is its first image's URI,
-//!   `+` and its number of images by name (`gs://b/cat.jpg+1000`; of companions alone, theirs), a manifest's is the manifest's URI, `#`
-//!   and its first entry's line, `+` and its number of entries (`list.txt#1+1000`). An object that
-//!   two inputs match belongs to the first.
+//! - Shards come in the order of the inputs, and within an input in the order of full names (local folders are sorted one at a
+//!   time; buckets list in this order themselves). The order is the same in every run.
+//! - At any time one local folder's names or one page of a bucket's keys are held, and the images of one unfinished virtual
+//!   shard.
+//! - Loose images are grouped into virtual shards of `files_per_shard`. A virtual shard never mixes inputs and never spans a
+//!   container or manifest between its images. Companions of images, which are examined when they are read, join the next
+//!   images, or form a shard of their own at the end of the input.
+//! - Every object that is found is either taken or counted.
+//! - Shard names are unique. A container's name is its URI. A virtual shard's name is the URI of its first image, `+` and its
+//!   number of images by name (`gs://b/cat.jpg+1000`), or of its companions if it has no images. A manifest's shards are
+//!   named by its URI, `#` and the line of the first entry, `+` and the number of entries (`list.txt#1+1000`). An object that
+//!   two inputs match belongs to the first of them.
 
 use std::collections::VecDeque;
 use std::io::BufReader;
@@ -35,14 +34,14 @@ use super::naming::{self, Rule};
 use super::skips::{SkipWarnings, Skips};
 use crate::store::{Object, StoreKind, Stores, escaped};
 
-/// Companions of images that go into one virtual shard, for each image that it may hold.
+/// The most companions of images in a virtual shard, for each image that it may hold.
 const SIDECARS_PER_IMAGE: usize = 4;
 
-/// Companions looked at together.
+/// Companions that are examined together.
 const LOOKS_AT_ONCE: usize = 32;
 
 /// List the shards of `uris`, read as `input` says. Inputs without glob characters are looked up now, so that a typo is
-/// found before any work is done; nothing is listed yet.
+/// found before any work is done. Nothing is listed yet.
 ///
 /// # Errors
 /// [`SourceError::Uri`] for an input that cannot be understood or is given twice,
@@ -81,36 +80,36 @@ pub struct ShardList {
     classifier: Classifier,
     files_per_shard: usize,
     allow_empty: bool,
-    /// Whether the plan names a key of image or id, and loose images have not come yet, which know none.
+    /// Whether the plan names a key of image or id, and no loose image, to which keys do not apply, has come yet.
     has_keys: bool,
     inputs: Vec<Input>,
     /// The input being listed.
     position: usize,
     earlier: Earlier,
-    /// What that input finds; `None` before it is begun.
+    /// The names of that input; `None` before it is begun.
     names: Option<Names>,
-    /// A manifest met among them, being read.
+    /// A manifest among them that is being read.
     manifest: Option<Manifest>,
-    /// Objects of the virtual shard being put together, and how many of them are images by name.
+    /// Objects of the virtual shard that is being assembled, and how many of them are images by name.
     loose: Vec<ManifestEntry>,
     loose_images: usize,
-    /// Shards found and not yet handed out: a virtual shard and the container that ended it.
+    /// Shards that were found and not returned yet: a virtual shard and the container that ended it.
     ready: VecDeque<ShardRef>,
     next_index: u64,
     tally: Tally,
-    /// What is in no shard, in all inputs.
+    /// What no shard holds, in all inputs.
     skips: Skips,
-    /// `None` where nothing is to be told.
+    /// `None` for a quiet list.
     warnings: Option<SkipWarnings>,
     ended: bool,
 }
 
-/// What became of the names of one input.
+/// Counts of the objects of one input.
 #[derive(Default)]
 struct Tally {
     /// Containers, images and lines of manifests.
     taken: u64,
-    /// Companions of images, that are in a shard.
+    /// Companions of images that are in a shard.
     sidecars: u64,
     repeated: u64,
     manifests: u64,
@@ -142,7 +141,7 @@ impl Iterator for ShardList {
 }
 
 impl ShardList {
-    /// Look at one more object, or finish an input.
+    /// Process one more object, or finish an input.
     fn step(&mut self) -> Result<(), SourceError> {
         if self.manifest.is_some() {
             return self.step_manifest();
@@ -166,7 +165,7 @@ impl ShardList {
             }
             Listed::Named(object) => {
                 let id = self.inputs[self.position].location.id();
-                // a folder does not take as a list what an input names as one
+                // a folder does not take a list that another input names
                 let is_list =
                     naming::is_manifest(&object.uri) && self.classifier.format != InputFormat::Manifest;
                 if self
@@ -177,7 +176,7 @@ impl ShardList {
                     return Ok(());
                 }
                 let rule = self.classifier.named(&object)?;
-                // ids are stored, and addresses may be signed
+                // ids are stored, and addresses may carry signatures
                 let image_id = escaped(without_secrets(&object.uri).as_bytes());
                 self.add(rule, ManifestEntry::new(object, image_id))
             }
@@ -197,7 +196,7 @@ impl ShardList {
         }
         let uri = input.base_uri() + &name;
         let rule = match self.classifier.listed(input, &name) {
-            // what cannot be addressed can still be looked at as one file
+            // an unaddressable file can still be read as one image
             Rule::Container(_) | Rule::Manifest if path.is_some() => Rule::Image,
             rule => naming::of_size(rule, &name, size_bytes.unwrap_or(u64::MAX)),
         };
@@ -224,12 +223,12 @@ impl ShardList {
         self.skips.add(kind, name);
     }
 
-    /// The same list without a warning, for who lists once more.
+    /// The same list without warnings, for a second listing.
     pub fn quiet(self) -> Self {
         Self { warnings: None, ..self }
     }
 
-    /// What has been found that is in no shard; all of it once the list has ended.
+    /// What was found so far that no shard holds; complete once the list has ended.
     pub fn skips(&self) -> Skips {
         self.skips.clone()
     }
@@ -239,7 +238,7 @@ impl ShardList {
             Rule::Image => {
                 self.tally.taken += 1;
                 self.loose_images += 1;
-                self.tell_of_keys(&entry.object.uri);
+                self.warn_of_keys(&entry.object.uri);
                 self.add_loose(entry);
             }
             Rule::Sidecar(kind) => {
@@ -272,14 +271,14 @@ impl ShardList {
         }
     }
 
-    /// A key that the plan names has no meaning for `uri`, an image.
-    fn tell_of_keys(&mut self, uri: &str) {
+    /// Warn that the keys of the plan do not apply to `uri`, an image.
+    fn warn_of_keys(&mut self, uri: &str) {
         if std::mem::take(&mut self.has_keys) && self.warnings.is_some() {
-            tracing::warn!(uri, "input.image_key and input.id_key have no meaning for loose images");
+            tracing::warn!(uri, "input.image_key and input.id_key do not apply to loose images");
         }
     }
 
-    /// A walk of folders tells no versions. Containers are few enough to be asked for theirs.
+    /// Look up the version of a local container whose listing gave none. Containers are few enough for that.
     fn versioned(&self, object: ObjectRef) -> Result<ObjectRef, SourceError> {
         if object.version.is_some() {
             return Ok(object);
@@ -291,7 +290,7 @@ impl ShardList {
         Ok(self.stores.head(&location)?)
     }
 
-    /// Read as much of a manifest as makes one virtual shard.
+    /// Read the entries of one virtual shard from a manifest.
     fn step_manifest(&mut self) -> Result<(), SourceError> {
         let Some(manifest) = &mut self.manifest else { return Ok(()) };
         let mut first_line = None;
@@ -312,7 +311,7 @@ impl ShardList {
         Ok(())
     }
 
-    /// End the virtual shard before a container; companions alone wait for more.
+    /// End the virtual shard before a container; companions without an image wait for the next images.
     fn flush_images(&mut self) {
         if self.loose_images > 0 {
             self.flush_loose();
@@ -330,7 +329,7 @@ impl ShardList {
     }
 
     fn push(&mut self, name: String, format: ShardFormat, content: ShardContent) {
-        // names are stored, and addresses may be signed
+        // names are stored, and addresses may carry signatures
         let name = without_secrets(&name);
         self.ready.push_back(ShardRef::new(self.next_index, name, format, content));
         self.next_index += 1;
@@ -362,8 +361,8 @@ impl ShardList {
         Ok(())
     }
 
-    /// Nothing but companions of images has come, so they are looked at now: an input without an image is to be told
-    /// before a run begins.
+    /// Examine the companions of an input that has nothing else, so that an input without an image is reported before a run
+    /// begins.
     fn look_at_sidecars(&mut self) -> Result<(), SourceError> {
         for entries in self.loose.chunks(LOOKS_AT_ONCE) {
             if companions::look_at_all(&self.stores, entries)?.contains(&true) {
@@ -378,7 +377,7 @@ impl ShardList {
     }
 }
 
-/// What was found instead of something to score.
+/// What the input holds instead of images.
 impl std::fmt::Display for Tally {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if self.manifests > 0 {

@@ -1,13 +1,12 @@
 //! Manifests: a list of loose images.
 //!
 //! Comes in: lines of text, one URI each, or JSONL objects with `uri` and optionally `id`; both
-//! may be mixed. Blank lines are skipped, and so are comments, which begin with `#` and a blank; they are counted.
+//! may be mixed. Blank lines are skipped, and so are comments, which begin with `#` and a space; comments are counted.
 //! Goes out: entries, one at a time, each with its line number.
 //!
-//! - `#1.jpg` is a name: files are called so.
+//! - `#1.jpg` is a name, not a comment.
 //! - A relative URI starts at the manifest's own folder.
-//! - A line that cannot be understood is an error that names it: a manifest is the operator's
-//!   file, not data.
+//! - A line that cannot be parsed is an error that names it: a manifest is the operator's file, not data.
 
 use std::fmt;
 use std::io::{BufRead, Read};
@@ -24,7 +23,7 @@ use super::skips::Skips;
 use crate::store::escaped;
 
 /// Longest line, bytes: several times the longest object name of any store, and short enough that
-/// a file that is no text at all is refused before it is taken into memory.
+/// a file that is not text is refused before it is read into memory.
 const LINE_BYTES_MAX: u64 = 64 << 10;
 
 /// The entries of one manifest.
@@ -75,10 +74,10 @@ impl<R: BufRead> ManifestEntries<R> {
         Ok(ManifestEntry::new(ObjectRef { uri, size_bytes: None, version: None }, image_id))
     }
 
-    /// `uri` and `id` of a JSON object; what else it holds is left alone.
+    /// `uri` and `id` of a JSON object; other fields are ignored.
     fn json(&self, text: &str) -> Result<(String, Option<String>), SourceError> {
         let Fields(line) = serde_json::from_str(text).map_err(|error| {
-            self.error(&format!("begins as a JSON object and is none: see its column {}", error.column()))
+            self.error(&format!("begins as a JSON object but is not one: see its column {}", error.column()))
         })?;
         for key in ["uri", "id"] {
             if line.iter().filter(|(name, _)| name == key).count() > 1 {
@@ -90,10 +89,10 @@ impl<R: BufRead> ManifestEntries<R> {
             Some((raw.get(), raw.get().as_bytes()[0]))
         };
         let string =
-            |raw| serde_json::from_str(raw).map_err(|_| self.error("holds a string that is no Unicode"));
+            |raw| serde_json::from_str(raw).map_err(|_| self.error("holds a string that is not Unicode"));
         let uri = match value("uri") {
             Some((raw, b'"')) => string(raw)?,
-            Some(_) => return Err(self.error("has a uri that is no string")),
+            Some(_) => return Err(self.error("has a uri that is not a string")),
             None => return Err(self.error("has no uri")),
         };
         let id = match value("id") {
@@ -102,7 +101,7 @@ impl<R: BufRead> ManifestEntries<R> {
             Some((_, b'[' | b'{')) => {
                 return Err(self.error("has an id that is neither a string nor a number"));
             }
-            // as it is written: ids may have more digits than a number of any type holds
+            // as written: ids may have more digits than any number type holds
             Some((number_or_bool, _)) => Some(number_or_bool.to_owned()),
         };
         Ok((uri, id))
@@ -126,7 +125,7 @@ fn is_comment(line: &str) -> bool {
     line.starts_with('#') && line.trim_start_matches('#').chars().next().is_none_or(char::is_whitespace)
 }
 
-/// The fields of a JSON object as they stand there, those of one name too.
+/// The fields of a JSON object as written, repeated ones included.
 struct Fields(Vec<(String, Box<RawValue>)>);
 
 impl<'de> Deserialize<'de> for Fields {
@@ -212,10 +211,10 @@ mod tests {
             (b"a.jpg\n{\"url\": \"b.jpg\"}", "line 2 has no uri"),
             (b"{\"uri\": \"a.jpg\", \"uri\": \"b.jpg\"}", "line 1 has more than one uri"),
             (b"{\"uri\": \"a.jpg\", \"id\": 1, \"id\": 1}", "line 1 has more than one id"),
-            (b"{\"uri\": 7}", "line 1 has a uri that is no string"),
-            (b"{\"uri\": \"\\ud800\"}", "line 1 holds a string that is no Unicode"),
+            (b"{\"uri\": 7}", "line 1 has a uri that is not a string"),
+            (b"{\"uri\": \"\\ud800\"}", "line 1 holds a string that is not Unicode"),
             (b"{\"uri\": \"a\", \"id\": []}", "an id that is neither a string nor a number"),
-            (b"a.jpg\n\n{oops", "line 3 begins as a JSON object and is none"),
+            (b"a.jpg\n\n{oops", "line 3 begins as a JSON object but is not one"),
             (b"a.jpg\n\xff\xfe", "line 2 is not UTF-8"),
             (b"{\"uri\": \"\"}", "line 1 names no uri"),
             (&long, "line 2 is longer than 65536 bytes"),

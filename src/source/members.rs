@@ -1,15 +1,15 @@
 //! The members of a tar archive, one after the other.
 //!
-//! Comes in: the uncompressed bytes of an archive. Goes out: each member's name, kind and size; its content is read or
-//! passed over by who asks.
+//! Comes in: the uncompressed bytes of an archive. Goes out: each member's name, kind and size. The caller reads or skips its
+//! content.
 //!
-//! The members are walked here and not by the `tar` crate's `Archive`, which takes long-name
-//! members into memory whatever their size; header fields are still read by that crate.
+//! The `tar` crate parses header fields, but its `Archive` is not used: it reads long-name members into memory whatever their
+//! size.
 //!
-//! - Names are identifiers only, as [`escaped`] spells them. No path is ever made of one.
-//! - A header whose checksum fails ends the archive: nothing says where the next member starts.
-//! - Behind the end mark of one archive may stand another, as `cat` puts them together. Anything else there is
-//!   left alone, unless a header follows it: then the mark was a hole, and the archive is damaged.
+//! - Names are identifiers only, as [`escaped`] writes them. They are never used as paths.
+//! - A header with a checksum mismatch ends the archive: the start of the next member is unknown.
+//! - Another archive may follow the end mark of one, as after `cat`. Anything else there is ignored, unless a header follows it:
+//!   then the mark was a hole, and the archive is damaged.
 
 use std::borrow::Cow;
 use std::io::Read;
@@ -38,7 +38,7 @@ pub(super) struct Members<R> {
     padding: u64,
     /// A block that was read ahead.
     returned: Option<Block>,
-    /// Whether the end was reached: there is nothing behind it to look for.
+    /// Whether the end was reached.
     ended: bool,
 }
 
@@ -46,12 +46,12 @@ type Block = [u8; BLOCK_BYTES];
 
 /// A member, its header read and its content not.
 pub(super) struct Member {
-    /// As [`escaped`] spells it.
+    /// As [`escaped`] writes it.
     pub name: String,
     pub kind: EntryType,
-    /// Bytes of its content in the archive.
+    /// Bytes of the content in the archive.
     pub size: u64,
-    /// Whether holes were left out of its content.
+    /// Whether the content is stored without its holes.
     pub sparse: bool,
 }
 
@@ -60,7 +60,7 @@ impl Member {
         self.kind.is_hard_link() || self.kind.is_symlink()
     }
 
-    /// Whether it is a file, or a link to one. POSIX asks that a type nobody has defined is taken for a file.
+    /// Whether it is a file, or a link to one. POSIX requires an undefined type to be taken for a file.
     pub fn is_file(&self) -> bool {
         self.kind.is_file()
             || self.kind.is_contiguous()
@@ -69,7 +69,7 @@ impl Member {
             || is_undefined(self.kind)
     }
 
-    /// Whether it is a folder; the oldest writers only say so by a slash, and such a folder holds no bytes.
+    /// Whether it is a folder. The oldest writers mark folders only by a slash, and such a folder holds no bytes.
     pub fn is_folder(&self) -> bool {
         self.kind.is_dir() || self.kind.is_file() && self.size == 0 && self.name.ends_with('/')
     }
@@ -108,14 +108,14 @@ impl<R: Read> Members<R> {
         Ok(head)
     }
 
-    /// Pass over a member's content, of which `read` bytes have been read.
+    /// Skip a member's content, of which `read` bytes have been read.
     pub fn skip_rest(&mut self, member: &Member, read: u64) -> Result<(), ReadError> {
         let left = member.size - read;
         let skipped = self.stream.skip(left).map_err(|error| self.damaged(&member.name, &error))?;
         self.finish_member(&member.name, member.size, read + skipped)
     }
 
-    /// Read headers up to and including that of the next member. Past the end it is `None` again.
+    /// Read headers up to and including that of the next member. Returns `None` at the end and from then on.
     pub fn next_member(&mut self) -> Result<Option<Member>, ReadError> {
         let mut extensions = Extensions::default();
         loop {
@@ -199,7 +199,7 @@ impl<R: Read> Members<R> {
             match filled {
                 0.. if filled < BLOCK_BYTES && (zeros >= END_MARK_BLOCKS || (zeros > 0 && is_zero)) => {
                     if !is_zero {
-                        tracing::warn!(bytes = start, "something that is no archive follows the end mark");
+                        tracing::warn!(bytes = start, "data that is not an archive follows the end mark");
                     }
                     return Ok(None);
                 }
@@ -219,7 +219,7 @@ impl<R: Read> Members<R> {
         };
         if !is_header(&block) {
             if zeros >= END_MARK_BLOCKS && !self.has_header_ahead()? {
-                tracing::warn!(bytes = start, "something that is no archive follows the end mark");
+                tracing::warn!(bytes = start, "data that is not an archive follows the end mark");
                 return Ok(None);
             }
             let what = format!("the checksum of the header at byte {start} does not hold");

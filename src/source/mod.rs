@@ -7,16 +7,16 @@
 //! Comes in: the input section of a plan. Goes out: [`list_shards`] streams the shards of a run in
 //! input order, and [`open_shard`] streams the records of one.
 //!
-//! - Callers are plain blocking threads. tokio carries the object store and nothing else, and no
-//!   function here may be called from an async task.
-//! - Format parsing (`tfrecord`, `webdataset`, `parquet`) is pure: bytes in, records out, generic
-//!   over the reader. What it cannot understand it calls [`crate::error::ReadError::Corrupt`];
-//!   whether the store was to blame is settled once, in [`open_shard`].
-//! - Neither a shard nor a listing is ever held whole in memory, and no length found in the data
-//!   is allocated before as many bytes have arrived.
-//! - Records come in the order in which they are stored, each one either bytes or a reason.
+//! - Callers are plain blocking threads. tokio runs the requests to stores and nothing else, and no function here may be
+//!   called from an async task.
+//! - Parsers of formats (`tfrecord`, `webdataset`, `parquet`) are pure: bytes in, records out, generic over the reader. They
+//!   report what they cannot parse as [`crate::error::ReadError::Corrupt`]; [`open_shard`] decides in one place whether the
+//!   store is to blame instead.
+//! - Neither a shard nor a listing is held in memory as a whole, and a length in the data is allocated only as its bytes
+//!   arrive.
+//! - Records come in the order in which they are stored. Each one has either bytes or a reason.
 //!
-//! Knows nothing of pixels: an image is a run of bytes no longer than `max_image_bytes`.
+//! Knows nothing of pixels: an image is a sequence of at most `max_image_bytes` bytes.
 
 mod classify;
 mod companions;

@@ -1,18 +1,18 @@
-//! What a name says of an object found in a listing, or of a member of an archive.
+//! What the name of a listed object, or of a member of an archive, says about it.
 //!
 //! Comes in: a name relative to its input. Goes out: a [`Rule`].
 //!
-//! - A name never takes an image out of the input. It only decides what is looked at first: an object that is called
-//!   as an image, as nothing known, or as nothing at all is a record whatever it holds; one that is called as a
-//!   companion of images ([`SIDECARS`]) is a record if its first bytes are those of an image.
-//! - Hidden is what begins with a dot, or lies in a folder that does. It is not looked at.
-//! - An underscore hides containers (Spark's `_temporary/`, our own `_checkpoints/`) and makes a companion of anything
-//!   else that is not called as an image. Cameras write `_DSC0001.JPG`.
-//! - Every kind that is skipped comes from this file, so that a count by kind is bounded.
+//! - A name never excludes an image from the input. An object with the extension of an image, an unknown one or none is a record
+//!   whatever it holds. An object with the extension of a companion of images ([`SIDECARS`]) is a record if its first bytes
+//!   are those of an image.
+//! - A name that begins with a dot, or that is in a folder whose name does, is hidden. Hidden objects are not read.
+//! - An underscore hides containers (Spark's `_temporary/`, our own `_checkpoints/`) and makes everything else without the
+//!   extension of an image a companion. Cameras write `_DSC0001.JPG`.
+//! - All kinds of skipped objects are defined in this file, so the number of counts is bounded.
 
 use crate::items::ShardFormat;
 
-/// Kinds of what is skipped besides the extensions below.
+/// Kinds of skipped objects besides the extensions below.
 pub const HIDDEN: &str = "hidden";
 pub const UNDERSCORE: &str = "underscore";
 pub const NO_EXTENSION: &str = "no extension";
@@ -25,14 +25,14 @@ pub const UNADDRESSABLE: &str = "unaddressable";
 pub const OTHER_IMAGE: &str = "other image";
 pub const COMMENT: &str = "comment";
 
-/// What to do with what has a name.
+/// What to do with a named object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rule {
-    /// Neither a record nor looked at; counted under this kind.
+    /// Not read; counted under this kind.
     Skip(&'static str),
     /// A shard in this format.
     Container(ShardFormat),
-    /// A list of images; only where an input names it or says that all are lists.
+    /// A list of images; only if an input names it or its format says that all objects are lists.
     Manifest,
     /// A record, whatever it holds.
     Image,
@@ -40,7 +40,7 @@ pub enum Rule {
     Sidecar(&'static str),
 }
 
-/// Extensions of images, of which some are decoded and the others are told by their name in a reason.
+/// Extensions of images. Some are decoded; the others are named in a reason.
 const IMAGES: [&str; 50] = [
     "jpg", "jpeg", "jpe", "jfif", "jif", "jfi", "pjpeg", "pjp", "png", "apng", "webp", "gif", "bmp", "dib",
     "tif", "tiff", "heic", "heif", "hif", "avif", "jxl", "jp2", "j2k", "j2c", "jpf", "jpx", "jpm", "ico",
@@ -48,7 +48,7 @@ const IMAGES: [&str; 50] = [
     "nef", "arw", "dng", "raf", "orf", "rw2", "raw",
 ];
 
-/// Extensions of what lies beside images: labels and captions, tables and arrays, sound and film, archives, documents,
+/// Extensions of companions of images: labels and captions, tables and arrays, sound and film, archives, documents,
 /// programs, checksums and marks.
 #[rustfmt::skip]
 const SIDECARS: &[&str] = &[
@@ -67,7 +67,7 @@ const SIDECARS: &[&str] = &[
     "success",
 ];
 
-/// Names without an extension that are no images in any collection.
+/// Names without an extension that are never images.
 const DOCUMENTS: [&str; 12] = [
     "readme",
     "license",
@@ -86,11 +86,10 @@ const DOCUMENTS: [&str; 12] = [
 /// Endings of whole-file compression.
 const COMPRESSIONS: [&str; 4] = ["gz", "zst", "bz2", "xz"];
 
-/// What Hadoop calls the objects by which it shows folders in a bucket.
+/// The ending of the objects by which Hadoop shows folders in a bucket.
 const HADOOP_FOLDER: &str = "_$folder$";
 
-/// The rule for an object that a listing found and that is not hidden. `takes_underscored` where a glob spells such
-/// names out.
+/// The rule for a listed object that is not hidden. `takes_underscored` is set if a glob spells out such names.
 pub fn listed(name: &str, takes_underscored: bool) -> Rule {
     if name.ends_with(HADOOP_FOLDER) {
         return Rule::Skip(FOLDER_MARKER);
@@ -101,7 +100,7 @@ pub fn listed(name: &str, takes_underscored: bool) -> Rule {
     }
 }
 
-/// The rule for a member of an archive. A container inside of one is none.
+/// The rule for a member of an archive. Containers inside archives are not read.
 pub fn member(name: &str) -> Rule {
     if is_hidden(name) {
         return Rule::Skip(HIDDEN);
@@ -116,8 +115,8 @@ pub fn member(name: &str) -> Rule {
     }
 }
 
-/// The rule for what has `size` bytes: where a name says nothing and there is nothing in it, it is no image. Consoles
-/// of buckets make such objects to show folders, and programs to show that they are done.
+/// The rule for an object of `size` bytes. An empty object without an extension is not an image: consoles of buckets create
+/// such objects to show folders, and programs to show that they are done.
 pub fn of_size(rule: Rule, name: &str, size: u64) -> Rule {
     match rule {
         Rule::Image if size == 0 && extension(base(name)).is_none() => Rule::Skip(EMPTY),
@@ -136,7 +135,7 @@ pub fn has_image_extension(name: &str) -> bool {
     extension(base(name)).is_some_and(|extension| known(&IMAGES, extension).is_some())
 }
 
-/// The format of the container that `name` calls itself, in any case: `.tfrecord` and `.tfrecords` (also followed by a
+/// The format of the container that `name` stands for, in any case: `.tfrecord` and `.tfrecords` (also followed by a
 /// shard number such as `-00000-of-00010`), `.tar`, `.tgz`, `.parquet`; compression may follow, but for Parquet.
 pub fn container(name: &str) -> Option<ShardFormat> {
     let name = base(name).to_ascii_lowercase();
@@ -150,7 +149,7 @@ pub fn container(name: &str) -> Option<ShardFormat> {
     }
 }
 
-/// Whether `name` is that of a list of images: `.txt`, `.jsonl`, `.ndjson`, in any case; `.gz` and `.zst` may follow.
+/// Whether `name` is the name of a list of images: `.txt`, `.jsonl`, `.ndjson`, in any case; `.gz` and `.zst` may follow.
 pub fn is_manifest(name: &str) -> bool {
     let name = base(name).to_ascii_lowercase();
     let plain = name.strip_suffix(".gz").or_else(|| name.strip_suffix(".zst")).unwrap_or(&name);
@@ -205,7 +204,7 @@ pub fn is_web_address(name: &str) -> bool {
     scheme.is_some_and(|scheme| ["http", "https"].iter().any(|web| scheme.eq_ignore_ascii_case(web)))
 }
 
-/// What follows the last dot of a base name, if that is anything.
+/// The text after the last dot of a base name, unless it is empty.
 pub fn extension(base: &str) -> Option<&str> {
     base.rsplit_once('.').map(|(_, extension)| extension).filter(|extension| !extension.is_empty())
 }

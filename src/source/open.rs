@@ -1,10 +1,9 @@
-//! From a shard to its records, whatever its format.
+//! Opens shards of all formats.
 //!
 //! Comes in: a [`ShardRef`]. Goes out: [`Records`], in the order in which they are stored.
 //!
-//! - After its first error a reader ends. A storage error wins over the damage that it looked
-//!   like to the parser: nothing is known about data that did not arrive.
-//! - A panic inside a format's reader is damage of the shard.
+//! - A reader ends after its first error. A storage error takes precedence over the damage that the parser reports because
+//!   of it: nothing is known about data that did not arrive.
 
 use crate::error::{ReadError, SourceError, StorageError};
 use crate::items::{RawRecord, ShardContent, ShardFormat, ShardRef, Status};
@@ -80,11 +79,10 @@ fn open(
     Ok(OpenedShard { first_record: 0, records: Box::new(blamed), skips })
 }
 
-/// See whether the first shard of an input is what the pipeline's keys say, as far as its format tells without reading
-/// records.
+/// Check that the first shard of an input has what the pipeline's keys name, as far as its first records show.
 ///
 /// # Errors
-/// What does not fit, and the key to set. Any other trouble is left to whoever reads the shard.
+/// What does not fit, and the key to set. Any other error is left to the reader of the shard.
 pub fn check_fit(stores: &Stores, shard: &ShardRef, options: &ReadOptions) -> Result<(), SourceError> {
     let ShardContent::Container(object) = &shard.content else { return Ok(()) };
     let Ok(object) = Object::open(stores, object) else { return Ok(()) };
@@ -98,10 +96,11 @@ pub fn check_fit(stores: &Stores, shard: &ShardRef, options: &ReadOptions) -> Re
     }
 }
 
-/// Records looked at before it is said that a key fits none: a few of a sound input may lack their image.
+/// Records that are read before a key is said to fit none: a few records of a sound input may lack their image.
 const RECORDS_CHECKED: usize = 16;
 
-/// See whether the packing of a tar or TFRecord file is read, and one of its first records has what the key names.
+/// Check that the compression of a tar or TFRecord file is supported, and that one of its first records has what the key
+/// names.
 fn check_records(object: &Object, format: ShardFormat, options: &ReadOptions) -> Result<(), ReadError> {
     let records = open_container(object, format, options, &Skips::default(), None)?;
     if format == ShardFormat::Webdataset && options.image_key.is_none() {
@@ -155,7 +154,7 @@ fn open_container(
     })
 }
 
-/// Records of a container, with damage told from a store that failed.
+/// Records of a container. Decides for each error whether the data or the store is to blame.
 struct Blamed {
     object: Object,
     inner: Records,
@@ -180,7 +179,7 @@ impl Iterator for Blamed {
     }
 }
 
-/// The store's error where there was one, also if it sent other bytes than it has; else `error`.
+/// The store's error if there was one, also if it sent other bytes than it has; else `error`.
 fn blame(object: &Object, error: ReadError) -> ReadError {
     let fault = object.take_error().or_else(|| object.check(true).err());
     fault.map_or(error, |fault| of_store(object, fault))
@@ -191,13 +190,12 @@ fn of_store(object: &Object, error: StorageError) -> ReadError {
     trouble.map_or(ReadError::Storage(error), as_it_is_sent)
 }
 
-/// What is the object's own trouble is damage of its shard: the next attempt would find it again.
+/// A fault of the object itself is damage of its shard: the next attempt would meet it again.
 fn as_it_is_sent(trouble: String) -> ReadError {
     ReadError::Corrupt(format!("it cannot be read as its store sends it: {trouble}"))
 }
 
-/// An object that cannot even be resolved is no more the data's fault than one that cannot be
-/// reached.
+/// An object that cannot be resolved is a storage error, like one that cannot be reached.
 fn unreadable(stores: &Stores, error: SourceError) -> ReadError {
     match error {
         SourceError::Storage(error) => {

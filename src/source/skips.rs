@@ -1,17 +1,17 @@
-//! What a listing or a reader passes over: how much of each kind, and the first names.
+//! Counts what a listing or a reader skips, by kind, and keeps the first names.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::skipped::Skipped;
 
-/// Names kept, and told, of each kind: enough to see what they are.
-const NAMES_TOLD: usize = 3;
+/// Names of each kind that are kept and logged: enough to see what they are.
+const NAMES_KEPT: usize = 3;
 
-/// Characters told of each name.
-const CHARACTERS_TOLD: usize = 200;
+/// Characters of each name that are logged.
+const NAME_CHARACTERS: usize = 200;
 
-/// Counts and first names. Clones share them, so that whoever reads a shard's records can ask what else was there.
+/// Counts and first names. Clones share them, so that the reader of a shard's records sees what else it holds.
 #[derive(Debug, Clone, Default)]
 pub struct Skips(Arc<Mutex<Passed>>);
 
@@ -26,9 +26,9 @@ impl Skips {
     pub fn add(&self, kind: &str, name: &str) {
         let mut passed = self.passed();
         passed.counts.count(kind);
-        let name = || name.chars().take(CHARACTERS_TOLD).collect();
+        let name = || name.chars().take(NAME_CHARACTERS).collect();
         match passed.first.get_mut(kind) {
-            Some(first) if first.len() >= NAMES_TOLD => {}
+            Some(first) if first.len() >= NAMES_KEPT => {}
             Some(first) => first.push(name()),
             None => drop(passed.first.insert(kind.to_owned(), vec![name()])),
         }
@@ -45,20 +45,20 @@ impl Skips {
     }
 }
 
-/// Warns of the first names of each kind, so many in a whole run.
+/// Logs the first names of each kind, a few in a whole run.
 #[derive(Debug, Default)]
 pub struct SkipWarnings(Mutex<BTreeMap<String, usize>>);
 
 impl SkipWarnings {
-    /// Name what was skipped in `place`, a shard or an input.
+    /// Log what was skipped in `place`, a shard or an input.
     pub fn warn(&self, place: &str, skips: &Skips) {
         let passed = skips.passed();
-        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut logged = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for (kind, names) in &passed.first {
-            let told = told.entry(kind.clone()).or_default();
-            for name in names.iter().take(NAMES_TOLD.saturating_sub(*told)) {
+            let logged = logged.entry(kind.clone()).or_default();
+            for name in names.iter().take(NAMES_KEPT.saturating_sub(*logged)) {
                 tracing::warn!(place, name, kind, "skipped: it is not a record");
-                *told += 1;
+                *logged += 1;
             }
         }
     }

@@ -7,8 +7,8 @@
 
 use std::io::{self, Read};
 
-/// Memory given to a claimed length before the first of its bytes has arrived: holds most images,
-/// so that they are read without growing, and is nothing next to what a shard holds anyway.
+/// The most bytes that are allocated for a claimed length before they arrive. Most images fit, so that their buffer need not
+/// grow, and it is small beside what a shard holds anyway.
 const TRUSTED_BYTES: u64 = 1 << 20;
 
 /// A reader and its position.
@@ -27,7 +27,7 @@ impl<R: Read> Stream<R> {
         self.offset
     }
 
-    /// Fill `block` as far as the stream goes; fewer bytes than asked for mean that it has ended.
+    /// Fill `block`; fewer bytes than requested mean that the stream has ended.
     pub fn fill(&mut self, block: &mut [u8]) -> io::Result<usize> {
         let mut filled = 0;
         while filled < block.len() {
@@ -42,7 +42,7 @@ impl<R: Read> Stream<R> {
         Ok(filled)
     }
 
-    /// Read `length` bytes, or as many as there are before the end.
+    /// Read `length` bytes, or up to the end of the stream.
     pub fn read_bytes(&mut self, length: u64) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::with_capacity(length.min(TRUSTED_BYTES) as usize);
         self.reader.by_ref().take(length).read_to_end(&mut bytes)?;
@@ -50,7 +50,7 @@ impl<R: Read> Stream<R> {
         Ok(bytes)
     }
 
-    /// Read past `length` bytes; fewer skipped than asked for mean that the stream has ended.
+    /// Skip `length` bytes; fewer skipped bytes mean that the stream has ended.
     pub fn skip(&mut self, length: u64) -> io::Result<u64> {
         let skipped = io::copy(&mut self.reader.by_ref().take(length), &mut io::sink())?;
         self.offset += skipped;

@@ -7,9 +7,9 @@
 //! ```
 //! All little-endian, see `tensorflow/core/lib/io/record_writer.h`.
 //!
-//! - A length whose checksum fails says nothing about where the next frame starts, so the shard
-//!   ends there. Data whose checksum fails costs its own record only.
-//! - A frame longer than any acceptable image is read past and never held.
+//! - After a length with a checksum mismatch the start of the next frame is unknown, so the shard ends there. A checksum
+//!   mismatch of the data costs its own record only.
+//! - A frame longer than any acceptable image is skipped and never held.
 
 use std::io::Read;
 
@@ -29,8 +29,7 @@ const HEADER_BYTES: usize = 12;
 /// Bytes of a frame after its data.
 const FOOTER_BYTES: u64 = 4;
 
-/// What a record may hold besides its image (labels, boxes, captions) before it is taken for too
-/// large without being looked into, bytes.
+/// Bytes that a record may hold besides its image (labels, boxes, captions). A longer one is rejected without being parsed.
 const RECORD_SLACK_BYTES: u64 = 1 << 20;
 
 /// The image where no `image_key` is given: what TensorFlow's own dataset scripts write.
@@ -39,7 +38,7 @@ const DEFAULT_IMAGE_KEY: &str = "image/encoded";
 /// Ids where no `id_key` is given, the first one present.
 const DEFAULT_ID_KEYS: [&str; 2] = ["image/id", "image/filename"];
 
-/// Feature names listed when the image's is not among them: enough to see the typo.
+/// Feature names in a message about a missing image feature: enough to notice a typo.
 const NAMES_SHOWN: usize = 12;
 
 /// The records of one shard.
@@ -47,13 +46,13 @@ pub(super) struct TfRecords<R> {
     stream: Stream<R>,
     options: ReadOptions,
     next_index: u64,
-    /// Whether it was said that records lack the id that the pipeline asks for.
-    told_missing_id: bool,
+    /// Whether a missing id feature was reported.
+    reported_missing_id: bool,
 }
 
 impl<R: Read> TfRecords<R> {
     pub fn new(reader: R, options: ReadOptions) -> Self {
-        Self { stream: Stream::new(reader), options, next_index: 0, told_missing_id: false }
+        Self { stream: Stream::new(reader), options, next_index: 0, reported_missing_id: false }
     }
 
     /// The next record; `None` at the end.
@@ -74,7 +73,7 @@ impl<R: Read> TfRecords<R> {
             if index == 0 {
                 head.extend(self.stream.read_bytes(sniff::HEAD_BYTES as u64).map_err(failed)?);
             }
-            // images inside are what a damaged TFRecord has, too
+            // a damaged TFRecord file holds images, too
             return Err(match sniff::name(&head).filter(|name| !sniff::is_of_inside(name)) {
                 Some(name) if index == 0 => ReadError::Corrupt(format!("not a TFRecord file: it is {name}")),
                 _ => corrupt(
@@ -121,14 +120,14 @@ impl<R: Read> TfRecords<R> {
             }
         };
         let image = found.next().flatten();
-        // an empty one fills the feature where there is no id
+        // writers without an id leave the feature empty
         let id = found.flatten().filter_map(|found| found.value.as_text()).find(|text| !text.is_empty());
-        if let (Some(key), None, false) = (&self.options.id_key, &id, self.told_missing_id) {
+        if let (Some(key), None, false) = (&self.options.id_key, &id, self.reported_missing_id) {
             tracing::warn!(
                 record = index,
-                "no feature {key} as input.id_key asks; the record's index is its id"
+                "no feature {key}, which input.id_key names; the record's index is its id"
             );
-            self.told_missing_id = true;
+            self.reported_missing_id = true;
         }
         let content = match image {
             Some(Found { features, .. }) if features > 1 => {
@@ -156,15 +155,14 @@ impl<R: Read> TfRecords<R> {
     }
 }
 
-/// `image`, which lies in a record of `record_bytes`: copied out of it where it would keep much more alive than it
-/// is itself.
+/// `image`, which is part of a record of `record_bytes`; copied if it would keep much more memory alive than its own.
 fn detached(image: Bytes, record_bytes: usize) -> Bytes {
     const SHARE_OF_OTHERS: usize = 8;
     let others = record_bytes - image.len();
     if others > image.len() / SHARE_OF_OTHERS { Bytes::copy_from_slice(&image) } else { image }
 }
 
-/// A record that cannot be asked for its id.
+/// A record without a readable id.
 fn rejected(index: u64, reason: Rejected) -> RawRecord {
     RawRecord::new(index.to_string(), Err(reason))
 }
@@ -181,7 +179,7 @@ fn missing_feature(key: &str, example: Bytes) -> String {
     format!("no feature {key}; the record has: {}{more}; input.image_key names the image's", names.join(", "))
 }
 
-/// Length of the data, if its checksum holds.
+/// Length of the data, unless its checksum does not match.
 fn checked_length(header: &[u8; HEADER_BYTES]) -> Option<u64> {
     let (length, crc) = header.split_first_chunk()?;
     let crc = u32::from_le_bytes(*crc.first_chunk()?);

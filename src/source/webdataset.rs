@@ -3,13 +3,13 @@
 //! Comes in: the uncompressed bytes of an archive. Goes out: one record for each image, or with an image key one for
 //! each sample.
 //!
-//! - [`naming::member`] says what is a record by name; companions of images (`.json`, `.txt`, `.cls`) are records only
-//!   if they begin as images do. What is no record is counted.
-//! - The id is the member's name without a leading `./` and without its last extension. Where another member has taken
-//!   that id, as `a.jpg` has before `a.png`, it is the whole name. Where that is taken too, as by a member of the same
-//!   name, `#2`, `#3`, … follows it, the first one that is free.
-//! - With an image key, members in sequence whose names agree up to the first dot are a sample, as in WebDataset. The key is
-//!   what follows that dot (`jpg`, `seg.png`), or several in order of preference (`jpg;png`). The id is the sample's.
+//! - [`naming::member`] decides by name what is a record; companions of images (`.json`, `.txt`, `.cls`) are records only if
+//!   they begin as images do. Other members are counted.
+//! - The id is the member's name without a leading `./` and its last extension. If another member has that id already, as
+//!   `a.jpg` before `a.png`, it is the whole name. If that is taken as well, by a member of the same name, the first free one
+//!   of `#2`, `#3`, … is appended.
+//! - With an image key, consecutive members whose names agree up to the first dot form a sample, as in WebDataset. The key is
+//!   the text after that dot (`jpg`, `seg.png`), or several in order of preference (`jpg;png`). The id is the sample's.
 
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{HashMap, HashSet};
@@ -28,20 +28,20 @@ use super::naming::{self, Rule};
 use super::records::{ReadOptions, image_content, too_large};
 use super::skips::Skips;
 
-/// Ids of one archive that are remembered, some 16 bytes each. Of an archive with more images, a later one is only told
-/// apart from these.
+/// Ids of one archive that are remembered, some 16 bytes each. In an archive with more images, later ids are compared with
+/// these only.
 const IDS_REMEMBERED: usize = 1 << 18;
 
-/// The most that they take, while their tables grow.
+/// The most bytes that they take, while their tables grow.
 pub(super) const IDS_BYTES: u64 = 32 * IDS_REMEMBERED as u64;
 
-/// Members of a sample that are named where none is the image.
+/// Members of a sample that a message names if none is the image.
 const NAMES_SHOWN: usize = 12;
 
 /// Characters of such a name.
 const SUFFIX_SHOWN: usize = 60;
 
-/// What a member is called there whose name ends with the sample's key.
+/// Stands in such a message for a member whose name ends with the sample's key.
 const NO_SUFFIX: &str = "(no extension)";
 
 /// The images of one archive.
@@ -50,12 +50,12 @@ pub(super) struct TarRecords<R> {
     max_image_bytes: u64,
     skips: Skips,
     ids: Ids,
-    /// What tells the image among a sample's members; `None` where each image is a record.
+    /// The extensions of the image among a sample's members; `None` if each image is a record.
     key: Option<ImageKey>,
     sample: Option<Sample>,
     /// A member of the next sample.
     returned: Option<Member>,
-    /// Why the archive ends behind the sample.
+    /// Why the archive ends after the sample.
     failed: Option<ReadError>,
 }
 
@@ -65,9 +65,9 @@ struct ImageKey(Vec<String>);
 /// A sample whose members are arriving.
 struct Sample {
     key: String,
-    /// Its image so far: how much it is preferred (0 is best), its member's name, and what it holds.
+    /// The best image so far: its rank (0 is best), its member's name, and its content.
     image: Option<(usize, String, Result<Bytes, Rejected>)>,
-    /// What its other members are called behind the key, the first ones.
+    /// The first of the other members, by the text after the sample's key.
     others: Vec<String>,
 }
 
@@ -99,7 +99,7 @@ impl<R: Read> TarRecords<R> {
         Ok(None)
     }
 
-    /// What `member` holds if it is a record; else it is passed over and counted.
+    /// The content of `member` if it is a record; otherwise it is skipped and counted.
     fn look_at(&mut self, member: &Member) -> Result<Option<Result<Bytes, Rejected>>, ReadError> {
         let kind = match self.rule(member) {
             None => return self.members.skip_rest(member, 0).map(|()| None),
@@ -120,7 +120,7 @@ impl<R: Read> TarRecords<R> {
         self.members.skip_rest(member, 0).map(|()| None)
     }
 
-    /// `None` for folders, which hold nothing by themselves.
+    /// `None` for folders, which hold nothing themselves.
     fn rule(&self, member: &Member) -> Option<Rule> {
         if member.is_folder() {
             return None;
@@ -163,7 +163,7 @@ impl<R: Read> TarRecords<R> {
             match self.next_of_sample() {
                 Ok(true) => {}
                 Ok(false) => return Ok(self.sample.take().map(|sample| self.finish(sample))),
-                // a sample that has its image is a record; of one that has none nobody knows
+                // a sample that has its image is a record; without one, damage cannot be told from a missing image
                 Err(error) => match self.sample.take().filter(|sample| sample.image.is_some()) {
                     None => return Err(error),
                     Some(sample) => {
@@ -175,7 +175,7 @@ impl<R: Read> TarRecords<R> {
         }
     }
 
-    /// Take one more member into the sample; whether that was possible.
+    /// Add a member to the sample. Returns whether it belongs to it.
     fn next_of_sample(&mut self) -> Result<bool, ReadError> {
         let member = match self.returned.take() {
             Some(member) => member,
@@ -213,7 +213,7 @@ impl<R: Read> TarRecords<R> {
         let best = sample.image.as_ref().map_or(usize::MAX, |(rank, _, _)| *rank);
         match rank.filter(|&rank| rank < best) {
             Some(rank) => {
-                // what it takes the place of goes before it is read: one image is held at a time
+                // the image that it replaces is dropped first: one image is held at a time
                 if let Some((_, name, _)) = sample.image.take() {
                     self.skips.add(naming::OTHER_IMAGE, &name);
                 }
@@ -269,18 +269,18 @@ impl ImageKey {
         Self(keys.filter(|key| !key.is_empty()).collect())
     }
 
-    /// How much a member is preferred that is called `suffix` behind its sample's key; 0 is best.
+    /// The rank of a member with `suffix` after its sample's key; 0 is best.
     fn rank(&self, suffix: &str) -> Option<usize> {
         let suffix = suffix.to_lowercase();
         self.0.iter().position(|key| *key == suffix)
     }
 }
 
-/// The ids that members have taken, by their hashes. A hash that two ids share costs one of them its short form only.
+/// The ids that members have, by their hashes. If two ids share a hash, one of them only loses its short form.
 #[derive(Default)]
 struct Ids {
     taken: HashSet<u64>,
-    /// By a name's hash, the last number that was put behind it.
+    /// By the hash of a name, the last number that was appended to it.
     numbers: HashMap<u64, u64>,
 }
 
@@ -292,7 +292,7 @@ impl Ids {
         self.of_sample(&name[..end], name)
     }
 
-    /// `short` if nothing has taken it, else all of `name`, else that with a number.
+    /// `short` if it is free, else all of `name`, else that with a number.
     fn of_sample(&mut self, short: &str, name: &str) -> String {
         let name = plain(name);
         if self.take(short) {
@@ -306,7 +306,7 @@ impl Ids {
         loop {
             number += 1;
             let id = format!("{name}#{number}");
-            // without room no id is sure to be free, and looking for one has no end
+            // once the table is full no id is certain to be free, and a search may never end
             if self.take(&id) || !self.has_room() {
                 if self.has_room() || self.numbers.contains_key(&hash) {
                     self.numbers.insert(hash, number);
@@ -333,7 +333,7 @@ fn hash(id: &str) -> u64 {
     hasher.finish()
 }
 
-/// A member's name without what only says that it starts at the archive's own folder.
+/// A member's name without a leading `./`.
 fn plain(name: &str) -> &str {
     name.trim_start_matches("./")
 }

@@ -1,12 +1,12 @@
-//! The order in which a store lists its keys.
+//! Verifies the order in which a store lists its keys.
 //!
 //! Comes in: the keys of one listing, one after another. Goes out: an error for a key that does not ascend, and which keys
 //! are folder markers.
 
-/// Sees to it that keys ascend, so that none comes twice, whatever the tokens of its store lead to.
+/// Verifies that keys ascend, so that none is listed twice, wherever the store's page tokens lead.
 ///
-/// Stores list in the order of bytes, and those that keep folders folder by folder, as if a slash came before every
-/// other character. One listing keeps one of the orders from its start to its end.
+/// Stores list in the order of bytes, or, if they have folders, folder by folder, as if a slash sorted before every other
+/// character. A listing keeps one of these orders from start to end.
 #[derive(Debug)]
 pub(crate) struct Ascending {
     last: Option<String>,
@@ -21,13 +21,13 @@ impl Default for Ascending {
 }
 
 impl Ascending {
-    /// Take note of the next key, of an object of so many bytes; whether it is a folder marker.
+    /// Accept the next key, whose object has `bytes`. Returns whether it is a folder marker.
     ///
-    /// `object_store` takes the slash off the end of a key. Consoles show a folder by an object of no bytes, `a/`, which
-    /// comes behind `a` and `a-b` and is called `a` here.
+    /// `object_store` strips the slash at the end of a key. Consoles show a folder by an empty object `a/`, which is listed
+    /// after `a` and `a-b` and is called `a` here.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// What is wrong with the key.
     pub fn accept(&mut self, key: &str, bytes: u64) -> Result<bool, String> {
         let slashed = format!("{key}/");
         let (accepted, is_marker) = match self.orders(key) {
@@ -38,7 +38,7 @@ impl Ascending {
             (false, false) => return Err(self.refusal(key)),
             _ if is_marker && bytes > 0 => {
                 let what = self.refusal(key);
-                return Err(format!("{what}; or it is {slashed:?}, which cannot be asked for by that name"));
+                return Err(format!("{what}; or it is {slashed:?}, which cannot be addressed"));
             }
             (by_bytes, by_folders) => (self.by_bytes, self.by_folders) = (by_bytes, by_folders),
         }
@@ -55,9 +55,9 @@ impl Ascending {
     fn refusal(&self, key: &str) -> String {
         match &self.last {
             Some(last) if last.trim_end_matches('/') != key => {
-                format!("it names {key:?} behind {last:?}, and keys must ascend")
+                format!("it lists {key:?} after {last:?}, and keys must ascend")
             }
-            _ => format!("it names {key:?} twice"),
+            _ => format!("it lists {key:?} twice"),
         }
     }
 }
@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_ascend_by_bytes_or_by_folders_and_never_come_twice() {
+    fn keys_ascend_by_bytes_or_by_folders_and_never_repeat() {
         let accepted = |keys: &[&str]| {
             let mut order = Ascending::default();
             keys.iter().try_for_each(|key| order.accept(key, 1).map(drop)).is_ok()
@@ -80,12 +80,12 @@ mod tests {
     }
 
     #[test]
-    fn folder_markers_are_told_from_keys_that_come_twice() {
+    fn folder_markers_differ_from_repeated_keys() {
         let markers = |keys: &[(&str, u64)]| {
             let mut order = Ascending::default();
             keys.iter().map(|&(key, bytes)| order.accept(key, bytes)).collect::<Result<Vec<_>, _>>()
         };
-        // as `a/` is listed, behind `a` or what sorts between the two
+        // `a/` is listed after `a` and after keys that sort between the two
         assert_eq!(markers(&[("a", 7), ("a", 0), ("a/b", 7)]), Ok(vec![false, true, false]));
         assert_eq!(markers(&[("a", 0), ("a", 0), ("a/b", 7)]), Ok(vec![false, true, false]));
         assert_eq!(markers(&[("a-b", 7), ("a", 0), ("a/b", 7)]), Ok(vec![false, true, false]));
@@ -98,7 +98,7 @@ mod tests {
         ] {
             assert!(markers(keys).is_err(), "{keys:?}");
         }
-        // which of the two it is nobody can tell
+        // it may be either of the two
         let refused = markers(&[("a", 7), ("a", 1)]).expect_err("bytes");
         assert!(refused.contains("\"a\" twice") && refused.contains("\"a/\""), "{refused}");
     }

@@ -1,12 +1,10 @@
 //! Ranged reads for the Parquet reader, which asks page by page and column by column.
 //!
-//! Comes in: an [`Object`]. Goes out: a `ChunkReader` that turns many small asks into few
-//! requests.
+//! Comes in: an [`Object`]. Goes out: a `ChunkReader` that turns many small reads into few requests.
 //!
-//! - One window for each of the columns read, so that going back and forth between them fetches
-//!   nothing twice.
-//! - Once the column chunks are known no window reaches beyond the chunk it starts in: what
-//!   follows belongs to a column that nobody asked for.
+//! - Each column has a window of its own, so that reading columns in turn fetches nothing twice.
+//! - Once the column chunks are known, no window reaches beyond the chunk it starts in: the next bytes belong to a column
+//!   that is not read.
 
 use std::io::{self, BufReader, Read};
 use std::ops::Range;
@@ -18,21 +16,21 @@ use bytes::{Bytes, BytesMut};
 
 use super::object::Object;
 
-/// Bytes fetched at once; see the reasoning at `READ_BYTES` of the sequential reader. Nothing runs
-/// ahead here, so a request is twice as long.
+/// Bytes fetched at once. The reasoning is that of the sequential reader's `READ_BYTES`, but nothing is fetched ahead here,
+/// so requests are longer.
 const WINDOW_BYTES: u64 = 8 << 20;
 
-/// Image bytes, image path and id are the most columns that are ever read, and one for the footer.
+/// One for each column that is read, at most image bytes, image path and id, and one for the footer.
 const WINDOWS: usize = 4;
 
-/// What the windows hold.
+/// The most bytes that the windows hold.
 pub(crate) const WINDOWS_BYTES: u64 = WINDOWS as u64 * WINDOW_BYTES;
 
-/// Of a page longer than a window, what is fetched at once: its pieces are put together in one place, beside which only
-/// the last one is held.
+/// Bytes of a long page that are fetched at once. Its pieces are assembled in one buffer, and only the last piece is held
+/// besides.
 pub(crate) const PIECE_BYTES: u64 = 32 << 20;
 
-/// A page header is some tens of bytes, longer only with statistics.
+/// A page header has some tens of bytes, more only with statistics.
 const HEADER_BUFFER_BYTES: usize = 512;
 
 /// Shared by the readers of all columns.
@@ -102,8 +100,8 @@ impl ColumnWindows {
         Ok(whole.freeze())
     }
 
-    /// At least one byte at `start` and at most `length`; more than a window's worth, but no more than a piece, only
-    /// where nothing is at hand yet.
+    /// At least one byte at `start` and at most `length`. More than a window, but no more than a piece, only if no window
+    /// holds `start`.
     fn peek(&self, start: u64, length: u64) -> io::Result<Bytes> {
         if length == 0 {
             return Ok(Bytes::new());
@@ -119,7 +117,7 @@ impl ColumnWindows {
         self.fetch(start, length.min(PIECE_BYTES))
     }
 
-    /// Fetch `length` bytes at `start` and the window's worth that follows them.
+    /// Fetch `length` bytes at `start`, or a whole window if that is longer.
     fn fetch(&self, start: u64, length: u64) -> io::Result<Bytes> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let at = state.chunks.partition_point(|chunk| chunk.start <= start);
@@ -129,14 +127,14 @@ impl ColumnWindows {
         let fetched = self.object.read_range(start..end).map_err(|error| self.object.remember(error))?;
         let window = Window { start, bytes: fetched };
         let bytes = window.from(start, length);
-        // a window read to its end is of no more use to its own column
+        // its own column needs a window no longer once it is read to its end
         let spent = state.windows.iter().position(|old| old.start + old.bytes.len() as u64 == start);
         match spent {
             Some(at) => drop(state.windows.remove(at)),
             None if state.windows.len() == WINDOWS => drop(state.windows.remove(0)),
             None => {}
         }
-        // a page longer than a window is unpacked at once; kept, it would be held twice over
+        // a page longer than a window is decompressed at once; a window would hold it a second time
         if window.bytes.len() as u64 > length || length <= WINDOW_BYTES {
             state.windows.push(window);
         }

@@ -1,17 +1,17 @@
 //! Standard input as a manifest: `-` among the inputs.
 //!
-//! - It can be read once, and a run looks at its inputs several times. So it is copied to a file that has no name when it
-//!   is first asked for, and that goes with the process.
-//! - A run that is begun again is given the same lines again. Its shards are called `-#1+1000` and so on.
+//! - It can be read only once, but a run reads its inputs several times. It is therefore copied to a file without a name,
+//!   which disappears with the process.
+//! - A resumed run must be given the same lines again. Its shards are called `-#1+1000` and so on.
 
 use std::fs::File;
 use std::io::{self, IsTerminal};
 use std::os::fd::AsRawFd;
 
-/// How an input is called that is standard input. (A file of that name is `./-`.)
+/// The input that stands for standard input. (A file of that name is `./-`.)
 pub const STANDARD_INPUT: &str = "-";
 
-/// What has come from standard input.
+/// A copy of standard input.
 #[derive(Debug)]
 pub(crate) struct Spooled(File);
 
@@ -31,7 +31,7 @@ impl Spooled {
         Ok(Self(file))
     }
 
-    /// Where it can be opened, from its beginning, for as long as it is held.
+    /// A path by which the copy can be opened from its start, as long as this value exists.
     pub fn path(&self) -> String {
         format!("/proc/self/fd/{}", self.0.as_raw_fd())
     }
@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_has_come_once_can_be_read_often() {
+    fn standard_input_can_be_read_often() {
         let spooled = Spooled::copy(&b"a.jpg\nb.jpg\n"[..]).expect("spooled");
         for _ in 0..2 {
             assert_eq!(std::fs::read(spooled.path()).expect("there"), b"a.jpg\nb.jpg\n");

@@ -1,7 +1,7 @@
-//! What tells one version of an object from another: entity tags, dates, and what the disk knows of a file.
+//! Versions of objects: entity tags, dates, and the metadata of files.
 //!
-//! Comes in: what a listing, a look-up or an answer says of an object. Goes out: its version, the condition that a request
-//! carries, and whether an answer is of the version that was seen before.
+//! Comes in: the metadata of an object in a listing, a look-up or an answer. Goes out: its version, the condition of a
+//! request for that version, and whether an answer is of that version.
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
@@ -12,11 +12,11 @@ use object_store::ObjectMeta;
 
 use super::location::StoreKind;
 
-/// Whether an answer is of the object that was seen before, as far as its size and version are known.
+/// Check that an answer is of the object that was seen before, as far as its size and version are known.
 ///
 /// # Errors
-/// [`object_store::Error::Precondition`], as from a store that has been told the version; of the same version in
-/// another size [`object_store::Error::Generic`], for that is a wrong answer.
+/// [`object_store::Error::Precondition`] for another version, as from a store that was given the version as a condition;
+/// [`object_store::Error::Generic`] for the same version with another size, which is a wrong answer.
 pub(crate) fn check_unchanged(
     kind: StoreKind,
     answer: &ObjectMeta,
@@ -32,7 +32,7 @@ pub(crate) fn check_unchanged(
     {
         let is_same = version.is_some_and(|version| match kind {
             StoreKind::Http => answer.e_tag.as_ref().is_some_and(|tag| is_same_tag(version, tag)),
-            // it was a condition
+            // the version was a condition of the request
             StoreKind::Bucket | StoreKind::Local => strong_tag(version).is_some(),
         });
         let what = format!("it was {size} bytes and is {}", answer.size);
@@ -42,30 +42,30 @@ pub(crate) fn check_unchanged(
             changed(what)
         };
     }
-    // buckets and disks judge by themselves what can be a condition, and a bucket may list it in other words
+    // buckets and disks evaluate conditions themselves, and a bucket may write a version differently in its listing
     let Some(version) = version.filter(|version| kind == StoreKind::Http || strong_tag(version).is_none())
     else {
         return Ok(());
     };
-    let told = if version.starts_with(DATED) { dated(answer) } else { answer.e_tag.clone() };
-    match told {
-        Some(told) if !is_same_tag(version, &told) => {
-            changed(format!("its version was {version} and is {told}"))
+    let stated = if version.starts_with(DATED) { dated(answer) } else { answer.e_tag.clone() };
+    match stated {
+        Some(stated) if !is_same_tag(version, &stated) => {
+            changed(format!("its version was {version} and is {stated}"))
         }
         _ => Ok(()),
     }
 }
 
-/// What a version begins with that is a date.
+/// The start of a version that is a date.
 const DATED: &str = "W/\"modified ";
 
-/// When an object was last modified, as a tag; `None` where its server does not tell.
+/// The date of an object's last modification as a tag; `None` if its server states none.
 fn dated(meta: &ObjectMeta) -> Option<String> {
     let date = meta.last_modified;
     (date.timestamp() != 0).then(|| format!("{DATED}{}\"", date.to_rfc3339_opts(SecondsFormat::Secs, true)))
 }
 
-/// What tells this version of an object from others: its entity tag, or of a web server that has none, its date.
+/// The version of an object: its entity tag, or on a web server without tags its date.
 pub(crate) fn version_of(kind: StoreKind, meta: &ObjectMeta) -> Option<String> {
     let tag = meta.e_tag.clone().map(quoted_tag);
     if kind == StoreKind::Http { tag.or_else(|| dated(meta)) } else { tag }
@@ -82,11 +82,10 @@ pub(super) fn strong_tag(tag: &str) -> Option<String> {
     (!tag.starts_with("W/")).then(|| tag.to_owned())
 }
 
-/// The condition that an object still has the `version` that is known of it, where that can be one.
+/// The condition that an object still has the known `version`, if that can be a condition.
 ///
 /// # Errors
-/// [`object_store::Error::NotSupported`] for a tag that no header can hold: what came would not be known to be of that
-/// version.
+/// [`object_store::Error::NotSupported`] for a tag that no header can hold: the answer might be of another version.
 pub(crate) fn condition(version: Option<&str>) -> object_store::Result<Option<String>> {
     let tag = version.and_then(strong_tag);
     match &tag {
@@ -99,13 +98,13 @@ pub(crate) fn condition(version: Option<&str>) -> object_store::Result<Option<St
     }
 }
 
-/// Some servers list a tag without the quotes that it has in headers (RFC 9110, 8.8.3). With them
-/// a version reads the same wherever it was learnt.
+/// Some servers list a tag without the quotes that it has in headers (RFC 9110, 8.8.3). With quotes, a version is the same
+/// wherever it comes from.
 fn quoted_tag(tag: String) -> String {
     if tag.ends_with('"') { tag } else { format!("\"{tag}\"") }
 }
 
-/// The version that `LocalFileSystem` makes of a file's inode, time and size, without looking at it again.
+/// The version that `LocalFileSystem` derives from a file's inode, time and size, without another look-up.
 pub(crate) fn local_version(metadata: &Metadata) -> String {
     let since_1970 = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
     let micros = since_1970.unwrap_or_default().as_micros();
@@ -118,7 +117,7 @@ mod tests {
     use chrono::DateTime;
 
     #[test]
-    fn a_tag_is_quoted_wherever_it_was_learnt() {
+    fn a_tag_is_quoted_wherever_it_comes_from() {
         for tag in ["x", "\"x\""] {
             assert_eq!(quoted_tag(tag.to_owned()), "\"x\"");
         }
@@ -126,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_of_another_size_or_version_is_of_another_object() {
+    fn an_answer_of_another_size_or_version_is_refused() {
         let answer = |size: u64, tag: Option<&str>| ObjectMeta {
             location: "a".into(),
             last_modified: Default::default(),
@@ -168,18 +167,18 @@ mod tests {
     }
 
     #[test]
-    fn weak_tags_are_no_condition() {
+    fn weak_tags_are_not_conditions() {
         assert_eq!(condition(Some("W/\"x\"")).expect("none"), None);
         assert_eq!(condition(Some("\"x\"")).expect("a condition"), Some("\"x\"".to_owned()));
         assert_eq!(condition(None).expect("none"), None);
     }
 
     #[test]
-    fn a_tag_that_no_header_can_hold_is_the_objects_own_trouble() {
+    fn a_tag_that_no_header_can_hold_is_the_objects_fault() {
         for tag in ["\"a\nb\"", "\"\0\"", "\"\u{7f}\""] {
             let error = condition(Some(tag)).expect_err("not sent");
-            let said = super::super::object_errors::unusable_object(&error).expect("of the object");
-            assert!(said.contains("cannot be sent") && !said.contains('\n'), "{said}");
+            let fault = super::super::object_errors::unusable_object(&error).expect("of the object");
+            assert!(fault.contains("cannot be sent") && !fault.contains('\n'), "{fault}");
         }
     }
 }

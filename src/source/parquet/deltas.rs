@@ -1,11 +1,11 @@
-//! Parquet's delta-encoded lengths, counted before the Parquet library makes room for them.
+//! Counts Parquet's delta-encoded lengths before the Parquet library allocates memory for them.
 //!
 //! Comes in: the values of a page whose encoding is `DELTA_LENGTH_BYTE_ARRAY` or `DELTA_BYTE_ARRAY`. Goes out:
-//! that they hold no more lengths than they may, or what is wrong with them.
+//! nothing if the number of lengths is allowed, or what is wrong with them.
 //!
-//! - A list of lengths says at its start how many it has, and lengths that are alike take no bytes at all:
-//!   a page of some bytes can ask for any amount of memory. The library gives it before it reads on.
-//! - The lengths themselves are the library's to read; it compares them with the bytes of the page.
+//! - A list of lengths starts with their number, and equal lengths take no bytes at all: a page of a few bytes can claim any
+//!   amount of memory. The library allocates it before it reads on.
+//! - The library reads the lengths themselves and compares them with the bytes of the page.
 //!
 //! Layout: "Delta encoding (DELTA_BINARY_PACKED)" in Apache Parquet's `Encodings.md`.
 
@@ -42,7 +42,7 @@ pub(super) fn check(values: &[u8], lists: u64, max_count: u64, max_bytes: u64) -
     Ok(())
 }
 
-/// What stands at the start of a list.
+/// The start of a list.
 struct List {
     count: u64,
     miniblocks: u64,
@@ -61,9 +61,9 @@ impl List {
         is_sound.then_some(Self { count, miniblocks, miniblock_values })
     }
 
-    /// What follows the list.
+    /// The bytes after the list.
     fn end<'a>(&self, mut rest: &'a [u8]) -> Option<&'a [u8]> {
-        // the first one stands in front
+        // the header holds the first one
         let mut left = self.count.saturating_sub(1);
         while left > 0 {
             let _min_delta = varint(&mut rest)?;

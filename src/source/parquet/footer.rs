@@ -1,12 +1,12 @@
-//! The footer of a Parquet file, cut down to the columns that are read before the Parquet library parses it.
+//! Reduces the footer of a Parquet file to the columns that are read, before the Parquet library parses it.
 //!
 //! Comes in: any reader of a file. Goes out: the library's metadata of a few columns.
 //!
-//! - The library makes some hundred bytes of each field of the schema, and as much of each column of each row group.
-//!   Of a hundred thousand columns nobody reads all but three; so the library gets a footer that has only those.
-//! - What the footer says beside where pages lie (statistics, indexes, filters, texts of writers) is left out.
-//! - Fields, groups inside each other and row groups are limited, and every number is read as the type that the
-//!   format gives it.
+//! - The library allocates some hundred bytes for each field of the schema and for each column of each row group. A file may
+//!   have a hundred thousand columns, of which at most three are read, so the library gets a footer with only those.
+//! - Everything in the footer except the places of pages (statistics, indexes, filters, writers' metadata) is left out.
+//! - The numbers of fields, nested groups and row groups are limited, and every number is read with the type that the format
+//!   defines.
 //!
 //! The layout is that of `FileMetaData` in Apache Parquet's `parquet.thrift`.
 
@@ -26,26 +26,26 @@ use crate::source::records::ReadOptions;
 use crate::store::PIECE_BYTES;
 
 /// Longest footer. A column takes some 200 bytes of it in each row group, so this is a hundred columns in three
-/// thousand row groups. It is held while it is cut down.
+/// thousand row groups. It is held while it is reduced.
 pub(super) const MAX_FOOTER_BYTES: u64 = 64 << 20;
 
 /// Row groups: the format numbers them in 16 bits.
 const MAX_ROW_GROUPS: u64 = 32_767;
 
-/// What is kept of a footer: of each row group some 200 bytes, and of each of three columns some 500.
+/// The most bytes of a reduced footer: some 200 for each row group, and some 500 for each of three columns.
 pub(in crate::source) const METADATA_BYTES: u64 = MAX_ROW_GROUPS * 1900;
 
-/// What is held while a footer is cut down: the last piece of it that was fetched, itself, its schema as a tree, what is
-/// kept of it, and that as the library has it.
+/// The most bytes that are held while a footer is reduced: the last fetched piece, the footer, its schema as a tree, the
+/// reduced footer, and the library's copy of that.
 pub(in crate::source) const READING_BYTES: u64 =
     PIECE_BYTES + MAX_FOOTER_BYTES + MAX_FIELDS * FIELD_BYTES + MAX_ROW_GROUPS * 300 + METADATA_BYTES;
 
 /// Bytes after the footer: its length and the magic word.
 const FOOTER_TAIL_BYTES: u64 = 8;
 
-/// What a file says of itself.
+/// The metadata of a file.
 pub(super) struct Footer {
-    /// Of the columns alone that are read, in the order of [`Columns::leaves`].
+    /// Of the columns that are read, in the order of [`Columns::leaves`].
     pub metadata: ParquetMetaData,
     pub columns: Columns,
 }
@@ -53,7 +53,7 @@ pub(super) struct Footer {
 /// Read the footer of a file.
 ///
 /// # Errors
-/// [`ReadError::Corrupt`], and [`ReadError::Config`] where the file has not the columns that are asked for.
+/// [`ReadError::Corrupt`], and [`ReadError::Config`] if the file lacks the requested columns.
 pub(super) fn read(reader: &impl ChunkReader, options: &ReadOptions) -> Result<Footer, ReadError> {
     let bytes = bytes_of(reader)?;
     let parts = Parts::find(&bytes).map_err(|error| corrupt(&error))?;
@@ -63,7 +63,7 @@ pub(super) fn read(reader: &impl ChunkReader, options: &ReadOptions) -> Result<F
     Ok(Footer { metadata, columns })
 }
 
-/// See whether a file has the columns that are asked for, whatever else may be wrong with it.
+/// Check that a file has the requested columns, whatever else may be wrong with it.
 ///
 /// # Errors
 /// As [`read`].
@@ -102,7 +102,7 @@ fn bytes_of(reader: &impl ChunkReader) -> Result<Bytes, ReadError> {
     bytes(start, length)
 }
 
-/// What a footer is made of.
+/// The parts of a footer.
 struct Parts {
     version: i64,
     schema: Field,
@@ -139,7 +139,7 @@ impl Parts {
         })
     }
 
-    /// A footer of these columns alone.
+    /// A footer with only these columns.
     fn keep(&self, footer: &[u8], columns: &Columns) -> io::Result<Vec<u8>> {
         let mut out = CompactWriter::default();
         out.number(1, I32, self.version);

@@ -4,16 +4,15 @@
 //!
 //! - The image is a binary column, or Hugging Face's struct with a binary child `bytes` and a
 //!   string child `path`. Only the leaf columns needed are read.
-//! - Rows are decoded [`BATCH_ROWS`] at a time, row group after row group. The Parquet format
-//!   makes a page the smallest unit that can be unpacked, so a shard holds one page of images and one
-//!   dictionary at a time, of at most `max_page_bytes` each, see `pages`.
-//! - Rows may be copies of one value of a dictionary, or nulls that take no bytes: what they come to is held
-//!   against the file's size, as what unpacks is.
-//! - As many rows are read as the footer counts: pages that lack some would end a row group early, or pair
-//!   images with the ids of other rows. Where pages carry checksums, they are checked.
-//! - The library gets a footer of the columns alone that are read, see `footer`.
-//! - Types follow the Parquet schema alone; the Arrow schema that some writers embed would only
-//!   bring more names for the same bytes.
+//! - Rows are decoded [`BATCH_ROWS`] at a time, row group after row group. A page is the smallest unit of Parquet that can be
+//!   decompressed, so a shard holds one page of images and one dictionary at a time, of at most `max_page_bytes` each, see
+//!   `pages`.
+//! - Rows may repeat one value of a dictionary, or be nulls without any bytes. Their total size is limited in proportion to
+//!   the file's size, as for decompression.
+//! - Exactly as many rows are read as the footer states: pages with fewer would end a row group early, or pair images with the
+//!   ids of other rows. Checksums of pages are verified where they exist.
+//! - The library gets a footer with only the columns that are read, see `footer`.
+//! - Types follow the Parquet schema only; the Arrow schema that some writers embed would only add names for the same bytes.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -54,7 +53,7 @@ use pages::{CheckedPages, Chunk};
 /// some microseconds, an image is decoded for a thousand.
 const BATCH_ROWS: usize = 1;
 
-/// Rows that any file may have, some seconds' work.
+/// Rows that any file may have: a few seconds of work.
 const FREE_ROWS: u64 = 1_000_000;
 
 /// Bytes of the file that each row beyond those must stand for: nulls take none, so a few bytes can count any number
@@ -69,12 +68,12 @@ pub(super) struct ParquetRecords {
     chunks: Vec<Range<u64>>,
     max_image_bytes: u64,
     next_index: u64,
-    /// As the footer counts them.
+    /// As the footer states.
     rows: u64,
-    /// The most of them that are read.
+    /// The most rows that are read.
     max_rows: u64,
     file_bytes: u64,
-    /// What the rows so far come to.
+    /// Total bytes of the rows so far.
     produced_bytes: u64,
 }
 
@@ -179,7 +178,7 @@ impl ParquetRecords {
 }
 
 impl Batch {
-    /// What it counts against the file's size.
+    /// The bytes that a row counts against the file's size.
     fn bytes(&self) -> u64 {
         let value_bytes =
             |array: &dyn Array| array.to_data().buffers().iter().map(|b| b.len() as u64).sum::<u64>();
@@ -204,7 +203,7 @@ impl Batch {
             (Some(value), _) if value.len() as u64 > max_image_bytes => {
                 Err(too_large(value.len() as u64, max_image_bytes))
             }
-            // a slice would keep all images of the batch alive for as long as this one
+            // a slice would keep all images of the batch alive as long as this one
             (Some(value), _) => image_content(Bytes::copy_from_slice(value), max_image_bytes),
         };
         RawRecord::new(image_id, content)

@@ -23,21 +23,21 @@ const RLE: u64 = 3;
 pub(super) const DELTA_LENGTH_BYTE_ARRAY: u64 = 6;
 pub(super) const DELTA_BYTE_ARRAY: u64 = 7;
 
-/// What a page header tells of its page.
+/// The parts of a page header that are used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct PageHeader {
     pub kind: PageKind,
     /// As stored.
     pub page_bytes: u64,
     pub unpacked_bytes: u64,
-    /// With those that are null.
+    /// Nulls included.
     pub values: u64,
     pub encoding: u64,
-    /// Levels before the values of a page of version 2, which are never packed.
+    /// Levels before the values of a page of version 2, which are never compressed.
     pub levels_bytes: u64,
     /// Of a page of version 1, as [`Chunk::has_levels`]: whether they are.
     pub levels_are_rle: [bool; 2],
-    /// Whether the values are packed as the column is.
+    /// Whether the values are compressed with the column's codec.
     pub is_packed: bool,
 }
 

@@ -1,23 +1,17 @@
-//! Parquet pages, judged before the Parquet library unpacks them.
+//! Checks Parquet pages before the Parquet library decompresses them.
 //!
-//! Comes in: any reader of a file. Goes out: the same, but that a page which would take more memory than
-//! it may is an error.
+//! Comes in: any reader of a file. Goes out: the same reader, except that a page that would take too much memory is an error.
 //!
-//! - A page is refused by its header where that says how long the page is, packed or not, or how many values
-//!   a dictionary has.
-//! - The library unpacks gzip, Brotli and framed LZ4 to their end, whatever the header says. Such a page is
-//!   unpacked here first, into nothing, and no further than the limit. The other codecs fill a buffer of
-//!   the length that the header says.
-//! - The library makes room for as many delta-encoded lengths as a page claims to have. They are counted
-//!   first, see `deltas`.
-//! - While one page is unpacked its predecessor and its dictionary are still held, so a column takes [`PAGES_HELD`]
-//!   times the longest page. Pages beyond [`AHEAD_PAGE_BYTES`] wait for their shard's turn, so that of all shards
-//!   read ahead one alone holds such pages.
-//! - What the pages of a file unpack to is held against the file's size.
-//! - Only what a page header's reader and this file understand alike gets through: a header whose end or
-//!   whose packed length the library sees elsewhere is an error, and so is one of odd types, with a field
-//!   twice, or with another kind of page than it says. Columns that overlap, whose pages could be judged
-//!   as another column's, are refused.
+//! - A page is refused by the lengths in its header, compressed or not, and by the number of values of a dictionary.
+//! - The library decompresses gzip, Brotli and framed LZ4 to their end, whatever the header says. Such a page is decompressed
+//!   here first, into nothing and no further than the limit. The other codecs fill a buffer of the length in the header.
+//! - The library allocates as many delta-encoded lengths as a page claims. They are counted first, see `deltas`.
+//! - While a page is decompressed, its predecessor and its dictionary are still held, so a column takes [`PAGES_HELD`] times
+//!   the longest page. Pages longer than [`AHEAD_PAGE_BYTES`] wait for their shard's turn, so only one of the shards that are
+//!   read ahead holds such pages.
+//! - The decompressed size of a file's pages is limited in proportion to the file's size.
+//! - A header is accepted only if the library and this file read it alike: its end and its compressed length must agree. See
+//!   `page_header`. Columns that overlap are refused, because their pages could be checked as those of another column.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -36,7 +30,7 @@ use crate::source::compression::{FREE_BYTES, MAX_RATIO};
 use crate::source::read_ahead::Turn;
 use crate::store::PIECE_BYTES;
 
-/// Times the longest page that a column takes: its dictionary, the page before, and the next one packed and unpacked.
+/// Pages that a column holds: its dictionary, the previous page, and the next one compressed and decompressed.
 const PAGES_HELD: u64 = 4;
 
 /// Columns that are read beside the images: their ids and their paths.
@@ -49,10 +43,10 @@ const AHEAD_PAGE_BYTES: u64 = 8 << 20;
 /// Longest page of ids or paths: a thousand ids of 32 kB.
 const MAX_TEXT_PAGE_BYTES: u64 = 32 << 20;
 
-/// What each reader holds of pages before it is its shard's turn.
+/// The most bytes of pages that each reader holds before its shard's turn.
 pub(in crate::source) const AHEAD_PAGES_BYTES: u64 = PAGES_HELD * (1 + TEXT_COLUMNS) * AHEAD_PAGE_BYTES;
 
-/// What the one reader whose turn it is may hold of pages.
+/// The most bytes of pages that the reader whose turn it is holds.
 pub fn parquet_pages_bytes(max_page_bytes: u64) -> u64 {
     PAGES_HELD * (max_page_bytes + TEXT_COLUMNS * MAX_TEXT_PAGE_BYTES.min(max_page_bytes)) + PIECE_BYTES
 }
