@@ -324,7 +324,10 @@ pub(super) mod tests {
         for (head, name) in cases {
             let error = decompressed(head).err().expect("not read");
             assert_eq!(error.kind(), io::ErrorKind::Unsupported);
-            assert!(error.to_string().starts_with(&format!("it is {name}, which is not supported")), "{error}");
+            assert!(
+                error.to_string().starts_with(&format!("it is {name}, which is not supported")),
+                "{error}"
+            );
         }
         assert_eq!(unpacked(b"BZh9.jpg").expect("a name"), b"BZh9.jpg");
     }
