@@ -89,7 +89,7 @@ fn unpacked_within<'a>(
     if let Some(what) = Some(&head).filter(|_| compression == Compression::None).and_then(|head| unread(head))
     {
         let message = format!(
-            "it is {what}, which is not supported; expected it plain, or compressed by gzip or zstd (a TFRecord also by zlib)"
+            "it is {what}, which is not read; expected it plain, or packed by gzip or zstd (a TFRecord also by zlib)"
         );
         return Err(io::Error::new(io::ErrorKind::Unsupported, message));
     }
@@ -324,10 +324,7 @@ pub(super) mod tests {
         for (head, name) in cases {
             let error = decompressed(head).err().expect("not read");
             assert_eq!(error.kind(), io::ErrorKind::Unsupported);
-            assert!(
-                error.to_string().starts_with(&format!("it is {name}, which is not supported")),
-                "{error}"
-            );
+            assert!(error.to_string().starts_with(&format!("it is {name}, which is not read")), "{error}");
         }
         assert_eq!(unpacked(b"BZh9.jpg").expect("a name"), b"BZh9.jpg");
     }

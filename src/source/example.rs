@@ -205,7 +205,8 @@ fn next_field(rest: &mut Bytes) -> Result<Option<Field>, Malformed> {
     if rest.is_empty() {
         return Ok(None);
     }
-    let (tag, wire_type) = decode_key(rest).map_err(|_| "the number of a field is damaged".to_owned())?;
+    let (tag, wire_type) =
+        decode_key(rest).map_err(|_| "what should be the number of a field is none".to_owned())?;
     let content = match wire_type {
         WireType::Varint => Content::Integer(varint(rest)?),
         WireType::LengthDelimited => {

@@ -105,7 +105,7 @@ pub(super) async fn fetch(
             if let Some(expected) = expected
                 && bytes.len() as u64 != expected
             {
-                let message = format!("received {} of {expected} bytes", bytes.len());
+                let message = format!("{} bytes came of {expected}", bytes.len());
                 return Err(object_store::Error::Generic { store: "read", source: message.into() });
             }
             check_sum(&bytes, stored)?;

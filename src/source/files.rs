@@ -97,7 +97,7 @@ impl FileRecords {
             match (content, &entry.sidecar) {
                 (None, Some(kind)) => self.skips.add(kind, &entry.object.uri),
                 (content, _) => {
-                    let content = content.unwrap_or_else(|| Err(unreadable(&entry, "it is not an image")));
+                    let content = content.unwrap_or_else(|| Err(unreadable(&entry, "it is no image")));
                     return Ok(Some(RawRecord::new(entry.image_id, content)));
                 }
             }
@@ -109,7 +109,7 @@ impl FileRecords {
         while self.to_pass > 0 {
             let next: Vec<_> = self.entries.as_slice().iter().take(REQUESTS_IN_FLIGHT).cloned().collect();
             if next.is_empty() {
-                let message = "it holds fewer images than a checkpoint stored rows of it";
+                let message = "it holds fewer images than a checkpoint has rows of it";
                 return Err(ReadError::Corrupt(message.to_owned()));
             }
             let looks = companions::look_at_all(&self.stores, &next)?;

@@ -46,7 +46,7 @@ impl Address {
         let Some((scheme, rest)) = uri.split_once("://").filter(|(scheme, _)| is_scheme(scheme)) else {
             if looks_like_uri(uri) {
                 return Err(
-                    "looks like a URI but is not one: :// and a name must follow the scheme".to_owned()
+                    "looks like a URI, and is none: a scheme is followed by :// and a name".to_owned()
                 );
             }
             return Self::local(uri, uri);
@@ -81,9 +81,7 @@ impl Address {
         }
         let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '@');
         if !bucket.chars().all(is_name) {
-            return Err(
-                "names no bucket: a bucket's name has only letters, digits, '-', '_' and '.'".to_owned()
-            );
+            return Err("names no bucket: its name has letters, digits, '-', '_' and '.' only".to_owned());
         }
         let path = Path::parse(key).map_err(|error| unaddressable(&error))?;
         let root = format!("{scheme}://{bucket}/");
@@ -96,9 +94,7 @@ impl Address {
         let absolute = absolute.to_str().ok_or("the path is not valid UTF-8")?;
         let path = Path::parse(absolute).map_err(|error| unaddressable(&error))?;
         if path.filename().is_some_and(is_staged_name) {
-            return Err(
-                "a name that ends in # and digits belongs to a file that is still being written".to_owned()
-            );
+            return Err("a name that ends in # and digits is that of a file still being written".to_owned());
         }
         let root = "/".to_owned();
         Ok(Self { uri: uri.to_owned(), service: Service::Local, kind: StoreKind::Local, root, path })

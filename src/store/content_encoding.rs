@@ -111,7 +111,7 @@ impl Coding {
         };
         match read {
             Err(error) => {
-                let message = format!("it is stored as {} and cannot be decompressed: {error}", self.name());
+                let message = format!("it is stored as {} and cannot be unpacked: {error}", self.name());
                 Err(Rejected::new(Status::ReadError, message))
             }
             Ok(_) if unpacked.len() as u64 > max_bytes => Err(longer_than(max_bytes)),

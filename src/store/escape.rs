@@ -37,13 +37,15 @@ pub fn escaped(name: &[u8]) -> String {
 pub fn unaddressable(error: &path::Error) -> String {
     let name = match error {
         path::Error::EmptySegment { path } | path::Error::BadSegment { path, .. } => path,
-        _ => return "is not a name that a store can address".to_owned(),
+        _ => return "is no name that a store can be asked for".to_owned(),
     };
     match name.chars().find(|c| c.is_control()) {
         Some(c) => {
-            format!("holds the control character {c:?}, which stores cannot address")
+            format!("holds the control character {c:?}, which no name may hold that a store is asked for")
         }
-        None => "has an empty part, or one of dots only, in its name, which stores cannot address".to_owned(),
+        None => {
+            "has an empty part, or one of dots alone, in its name, for which no store can be asked".to_owned()
+        }
     }
 }
 

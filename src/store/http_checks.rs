@@ -204,7 +204,7 @@ impl HttpService for Checked {
             return Ok(limited_words(response));
         }
         if asks_for_all && status == StatusCode::PARTIAL_CONTENT {
-            let part = std::io::Error::other("its server sent a part of it although all of it was requested");
+            let part = std::io::Error::other("its server sent a part of it where all of it was asked for");
             return Err(HttpError::new(HttpErrorKind::Decode, part));
         }
         let listing = Listing::of(&uri).filter(|_| read.is_none());

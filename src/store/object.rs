@@ -210,7 +210,7 @@ async fn fetch(object: Object, range: Range<u64>) -> object_store::Result<Fetche
         let bytes = answer.bytes().await?;
         let expected = range.end - range.start;
         if bytes.len() as u64 != expected {
-            let message = format!("received {} of {expected} bytes at {}", bytes.len(), range.start);
+            let message = format!("{} bytes came for the {expected} at {}", bytes.len(), range.start);
             return Err(object_store::Error::Generic { store: "read", source: message.into() });
         }
         location.last_read.set(&location.path);

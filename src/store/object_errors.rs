@@ -170,7 +170,7 @@ mod tests {
         for own in [
             "Content-Length Header missing from response",
             "Received non-partial response when range requested",
-            "received 20 of 10 bytes at 0",
+            "20 bytes came for the 10 at 0",
         ] {
             assert_eq!(unusable_object(&generic(own)).as_deref(), Some(own));
         }

@@ -32,7 +32,7 @@ pub(super) fn path_of(url: &Url) -> std::result::Result<Path, String> {
         return Path::from_url_path(url.path()).map_err(|error| unaddressable(&error));
     }
     let written = &url[Position::BeforePath..Position::AfterQuery];
-    written.parse::<PathAndQuery>().map_err(|error| format!("cannot be requested: {error}"))?;
+    written.parse::<PathAndQuery>().map_err(|error| format!("cannot be asked for: {error}"))?;
     let segment = format!("{MARK}{}", written.replace('%', "%25").replace('/', "%2F"));
     Path::parse(segment).map_err(|error| unaddressable(&error))
 }

@@ -181,7 +181,7 @@ impl Suite {
         let listed = list_shards(&self.stores, &[format!("{}/*.png", self.base)], &InputSection::default());
         match listed.err() {
             Some(SourceError::Uri { message, .. }) => {
-                assert!(message.contains("cannot be listed"), "{message}")
+                assert!(message.contains("cannot be listed"), "{message}");
             }
             other => panic!("{other:?}"),
         }
@@ -205,7 +205,8 @@ fn the_disk_conforms() {
     if !rustix::process::geteuid().is_root() {
         let denied = folder.path().join("denied");
         std::fs::create_dir(&denied).expect("a folder");
-        std::fs::set_permissions(&denied, std::os::unix::fs::PermissionsExt::from_mode(0)).expect("a folder");
+        std::fs::set_permissions(&denied, std::os::unix::fs::PermissionsExt::from_mode(0o000))
+            .expect("a folder");
         conforms(&[(DENIED, &format!("{base}/denied/a.png"))]);
     }
 }
