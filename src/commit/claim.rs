@@ -17,9 +17,14 @@ use super::state::{OutputState, observe};
 use super::takeover::remove_parts_of_other_runs;
 use super::upload::{LEFT_BEHIND, version_of_another_run};
 use crate::error::SinkError;
+use crate::store::retry::pause;
 
 /// Attempts that may have begun and are in no listing yet: more than workers are ever started together.
 const MOST_UNLISTED: u32 = 10_000;
+
+/// How often an attempt takes over the removal of a run, and is itself replaced meanwhile by another that does the same.
+/// It pauses in between, twice as long each time and about a minute in all, so that one of them gets to the end.
+const MOST_LOST: u32 = 9;
 
 /// What an attempt begins with.
 #[derive(Debug)]
@@ -74,7 +79,7 @@ pub fn claim(output: &Output, wanted: &RunRecord, note: &AttemptNote) -> Result<
 }
 
 fn claim_once(output: &Output, wanted: &RunRecord, note: &AttemptNote) -> Result<Claim, SinkError> {
-    let (mut is_finished, mut failed) = (false, None);
+    let (mut is_finished, mut failed, mut lost) = (false, None, 0);
     let record = loop {
         match admit(output, wanted)? {
             OutputState::Unfinished(record) => break record,
@@ -86,10 +91,19 @@ fn claim_once(output: &Output, wanted: &RunRecord, note: &AttemptNote) -> Result
                 is_finished = true;
                 break record;
             }
-            OutputState::Removing(_) => {
+            OutputState::Removing(observed) => {
                 tracing::warn!("the removal of a run was interrupted: removing the rest of it");
-                replace_run(output, wanted)?;
-                break wanted.clone();
+                match replace_run(output, wanted, Some(&observed)) {
+                    // another attempt does the same: join its run, or take over again if it was killed
+                    Err(SinkError::OtherRun { .. }) if lost < MOST_LOST => {
+                        output.runtime().block_on(pause(lost));
+                        lost += 1;
+                    }
+                    done => {
+                        done?;
+                        break wanted.clone();
+                    }
+                }
             }
             OutputState::Vacant | OutputState::Foreign(_) => {
                 if output.create(RUN, json(wanted))? {

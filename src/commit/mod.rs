@@ -27,7 +27,7 @@
 //! 3. the staged object is copied to its name, if there is none;
 //! 4. the staged object is removed.
 //!
-//! `--overwrite` replaces `_run.json` first. Then it removes `_SUCCESS`, the manifest, the staged objects, and last
+//! `--overwrite` replaces `_run.json` first, on condition that it is as it was read. Then it removes `_SUCCESS`, the manifest, the staged objects, and last
 //! everything else ([`overwrite()`]). So nothing of the old run appears after that:
 //!
 //! - An attempt that reads `_run.json` after it was replaced stops at step 2.
@@ -48,7 +48,9 @@
 //! - A request that the store itself carries out after the removal is met as above by the new run only as long as that
 //!   runs.
 //! - Of two `--overwrite` at the same time one stops, but what it has asked the store to remove, 32 objects at most, may
-//!   be removed late.
+//!   be removed late. The same is true of an interrupted removal that was taken over, if the first command still lives.
+//! - On a disk, `_run.json` is compared and replaced in two calls. A command that is suspended exactly between them
+//!   replaces a record that has come since.
 
 mod attempts;
 mod body;

@@ -1,7 +1,7 @@
 //! An output: one folder in a store, and its objects by name. The protocol is not known here.
 //!
-//! - [`Output::create`] decides races: it fails where there is an object already. [`Output::replace`] is for objects
-//!   that have one writer.
+//! - [`Output::create`] decides races: it fails where there is an object already. So does [`Output::swap`], which
+//!   replaces an object of known content. [`Output::replace`] is for objects that have one writer.
 //! - On a disk an object is written under `_staging` and linked to its name, for a put that is killed leaves a file
 //!   next to the one it was to write.
 
@@ -13,7 +13,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt};
 use object_store::path::Path;
-use object_store::{Error, ObjectMeta, ObjectStore, ObjectStoreExt, WriteMultipart};
+use object_store::{Error, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, UpdateVersion, WriteMultipart};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
@@ -169,6 +169,31 @@ impl Output {
         put.map_err(|source| self.failed(name, source))
     }
 
+    /// Replace an object whose content is `old`; whether that was done. The store makes sure that nobody replaces it
+    /// in between. A disk, and a store that cannot, leaves the gap between a look and the replacement.
+    pub(super) fn swap(&self, name: &str, old: &[u8], new: Vec<u8>) -> Result<bool, SinkError> {
+        let (path, new) = (self.path_of(name), Bytes::from(new));
+        let swapped = self.runtime.block_on(async {
+            let Some((meta, found)) = self.get_version(&path).await? else { return Ok(false) };
+            if found[..] != *old {
+                return Ok(false);
+            }
+            let mode = PutMode::Update(UpdateVersion { e_tag: meta.e_tag, version: meta.version });
+            match again(|| self.store.put_opts(&path, new.clone().into(), mode.clone().into())).await {
+                Ok(_) => Ok(true),
+                Err(Error::NotImplemented { .. } | Error::NotSupported { .. }) => {
+                    self.put(&path, new).await.map(|()| true)
+                }
+                // only the answer may have been lost
+                Err(Error::Precondition { .. }) => {
+                    Ok(self.get_path(&path).await?.is_some_and(|found| found == new))
+                }
+                Err(error) => Err(error),
+            }
+        });
+        swapped.map_err(|source| self.failed(name, source))
+    }
+
     /// The bytes of a small object.
     pub fn read(&self, name: &str) -> Result<Bytes, SinkError> {
         let path = self.path_of(name);
@@ -187,8 +212,17 @@ impl Output {
     }
 
     async fn get_path(&self, path: &Path) -> object_store::Result<Option<Bytes>> {
-        match again(|| async { self.store.get(path).await?.bytes().await }).await {
-            Ok(bytes) => Ok(Some(bytes)),
+        Ok(self.get_version(path).await?.map(|(_, bytes)| bytes))
+    }
+
+    /// A small object, and which version of it was read.
+    async fn get_version(&self, path: &Path) -> object_store::Result<Option<(ObjectMeta, Bytes)>> {
+        let get = || async {
+            let got = self.store.get(path).await?;
+            Ok((got.meta.clone(), got.bytes().await?))
+        };
+        match again(get).await {
+            Ok(found) => Ok(Some(found)),
             Err(Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(error),
         }

@@ -5,8 +5,12 @@
 //!    the one whose record was replaced stops.
 //! 2. `_SUCCESS` is removed, then the manifest: what is left is no finished run.
 //! 3. The staged objects are removed: an attempt that read the old record cannot publish them any more.
-//! 4. Everything else is removed, and listed again until nothing is left. `_run.json` is read again before each group.
+//! 4. Everything else is removed, and listed again until nothing is left. Before each removal of these steps, 32 objects at
+//!    most, `_run.json` is read again.
 //! 5. The record is replaced by the same without that word, and read back.
+//!
+//! Both replacements are conditional on the record that was read ([`Output::swap`]), so a command that wakes up late
+//! replaces no other one's record. On a disk the gap between a look and the replacement stays.
 //!
 //! A removal that was interrupted is taken over from step 1 under a new run id, by `--overwrite` or by an attempt at the
 //! same run; see [`super::state`].
@@ -40,35 +44,60 @@ pub fn overwrite(output: &Output, record: &RunRecord) -> Result<(), SinkError> {
     if is_vacant && output.read_if_any(RUN)?.is_none() {
         return Ok(());
     }
-    replace_run(output, record)
+    replace_run(output, record, None)
 }
 
-/// Remove the run in the output, and leave `record`.
-pub(super) fn replace_run(output: &Output, record: &RunRecord) -> Result<(), SinkError> {
-    remove_run(output, record)?;
-    output.replace(RUN, json(record))?;
+/// Remove the run in the output, and leave `record`. A removal that is taken over is the one that was `observed`.
+///
+/// # Errors
+/// [`SinkError::OtherRun`] if somebody else has replaced the record of the run meanwhile.
+pub(super) fn replace_run(
+    output: &Output,
+    record: &RunRecord,
+    observed: Option<&RunRecord>,
+) -> Result<(), SinkError> {
+    let removing = remove_run(output, record, observed)?;
+    // if somebody else has replaced the record, the next look says so
+    output.swap(RUN, &removing, json(record))?;
     check_current(output, &record.run_id)
 }
 
 /// Remove the run of `record`, and leave the output vacant.
 pub(super) fn clear(output: &Output, record: &RunRecord) -> Result<(), SinkError> {
     let after = RunRecord { run_id: format!("{}-cleared", record.run_id), ..record.clone() };
-    remove_run(output, &after)?;
+    remove_run(output, &after, Some(record))?;
     check_removing(output, &after)?;
     output.remove(&[RUN.to_owned()])
 }
 
-/// Steps 1 to 4.
-fn remove_run(output: &Output, record: &RunRecord) -> Result<(), SinkError> {
-    let old = output.read_if_any(RUN)?.and_then(|bytes| serde_json::from_slice::<RunRecord>(&bytes).ok());
+/// Steps 1 to 4; the content of the record in between.
+fn remove_run(
+    output: &Output,
+    record: &RunRecord,
+    observed: Option<&RunRecord>,
+) -> Result<Vec<u8>, SinkError> {
+    let found = output.read_if_any(RUN)?;
+    let old = found.as_deref().and_then(|bytes| serde_json::from_slice::<RunRecord>(bytes).ok());
+    if observed.is_some() && observed != old.as_ref() {
+        return Err(replaced(output, old));
+    }
     let old = old.map_or(String::new(), |old| old.removing.unwrap_or(old.run_id));
     tracing::info!(run_id = old, "removing a run");
-    output.replace(RUN, json(&RunRecord { removing: Some(old), ..record.clone() }))?;
-    check_removing(output, record)?;
-    output.remove(&[SUCCESS.to_owned()])?;
-    output.remove(&[MANIFEST.to_owned()])?;
+    let removing = json(&RunRecord { removing: Some(old), ..record.clone() });
+    let is_replaced = match found {
+        Some(found) => output.swap(RUN, &found, removing.clone())?,
+        None => output.create(RUN, removing.clone())?,
+    };
+    if !is_replaced {
+        return Err(replaced(output, None));
+    }
+    for end in [SUCCESS, MANIFEST] {
+        check_removing(output, record)?;
+        output.remove(&[end.to_owned()])?;
+    }
     for _ in 0..LISTINGS {
         remove_all(output, record, &OutputListing::read(output)?.staged)?;
+        check_removing(output, record)?;
         output.remove_folder(STAGING)?;
         let mut published: Vec<_> = OutputListing::read(output)?.published().collect();
         published.retain(|name| name != RUN);
@@ -77,7 +106,11 @@ fn remove_run(output: &Output, record: &RunRecord) -> Result<(), SinkError> {
         }
         remove_all(output, record, &published)?;
     }
-    TRANSIENT.iter().try_for_each(|folder| output.remove_folder(folder))
+    for folder in TRANSIENT {
+        check_removing(output, record)?;
+        output.remove_folder(folder)?;
+    }
+    Ok(removing)
 }
 
 fn remove_all(output: &Output, record: &RunRecord, names: &[String]) -> Result<(), SinkError> {
@@ -93,12 +126,15 @@ fn check_removing(output: &Output, record: &RunRecord) -> Result<(), SinkError> 
     let now = output.read_if_any(RUN)?.and_then(|bytes| serde_json::from_slice::<RunRecord>(&bytes).ok());
     match now {
         Some(now) if now.run_id == record.run_id && now.removing.is_some() => Ok(()),
-        now => {
-            let by = now.map_or("another command".to_owned(), |now| format!("the run {}", now.run_id));
-            let difference = format!("{by} has replaced it at the same time");
-            Err(SinkError::OtherRun { uri: output.uri().to_owned(), difference })
-        }
+        now => Err(replaced(output, now)),
     }
+}
+
+/// The record of the run is `now` another one than it was.
+fn replaced(output: &Output, now: Option<RunRecord>) -> SinkError {
+    let by = now.map_or("another command".to_owned(), |now| format!("the run {}", now.run_id));
+    let difference = format!("{by} has replaced it at the same time");
+    SinkError::OtherRun { uri: output.uri().to_owned(), difference }
 }
 
 #[cfg(test)]
@@ -201,6 +237,83 @@ mod tests {
         let stopped = remove_all(&output, &record("mine"), &names).expect_err("another removes it");
         assert!(matches!(stopped, SinkError::OtherRun { .. }), "{stopped}");
         assert_eq!(OutputListing::read(&output).expect("a listing").predictions.len(), 1);
+    }
+
+    /// An output whose `moment`th request is preceded or followed by `act`, and the same output without that.
+    fn hooked(
+        runtime: &tokio::runtime::Runtime,
+        moment: u64,
+        act: impl Fn(&Output) + Send + Sync + 'static,
+    ) -> (Output, Output) {
+        let (sent, received) = std::sync::mpsc::channel::<Output>();
+        let received = std::sync::Mutex::new(received);
+        let store = Hooked::new(InMemory::new(), false, move |now| {
+            if now == moment {
+                act(&received.lock().expect("no panic").recv().expect("an output"));
+            }
+            Ok(())
+        });
+        let at = |store| Output::new(store, "a".into(), "a".to_owned(), None, runtime.handle().clone());
+        let plain = at(Arc::clone(&store.inner) as Arc<dyn ObjectStore>);
+        sent.send(plain.clone()).expect("received later");
+        (at(Arc::new(store)), plain)
+    }
+
+    #[test]
+    fn whenever_a_removal_is_suspended_the_run_of_the_one_that_took_it_over_stays() {
+        let runtime = tokio::runtime::Runtime::new().expect("runtime");
+        let mut taken_over = 0;
+        for moment in 0..60 {
+            let (slow, plain) = hooked(&runtime, moment, |output| {
+                // it may have ended already
+                if matches!(observe(output).expect("a state"), OutputState::Removing(_)) {
+                    assert_eq!(begin(output, "third"), "third");
+                    store_part(output, "third", PARTS[0], &[]);
+                }
+            });
+            plain.create(RUN, json(&record("first"))).expect("created");
+            plain.create(PARTS[1], b"rows".to_vec()).expect("created");
+            plain.create("_staging/0123456789abcdef", b"rows".to_vec()).expect("stored");
+            let done = overwrite(&slow, &record("second"));
+            let now = observe(&plain).expect("a state");
+            let listing = OutputListing::read(&plain).expect("a listing");
+            match now {
+                OutputState::Unfinished(now) if now.run_id == "third" => {
+                    let stopped = done.expect_err("another one has taken it over");
+                    assert!(matches!(stopped, SinkError::OtherRun { .. }), "{stopped}");
+                    assert_eq!(listing.predictions.len(), 1, "moment {moment}");
+                    taken_over += 1;
+                }
+                OutputState::Unfinished(now) => {
+                    done.expect("nobody has disturbed it");
+                    assert_eq!((now.run_id.as_str(), listing.predictions.len()), ("second", 0));
+                }
+                other => panic!("moment {moment}: {other:?}"),
+            }
+        }
+        assert!(taken_over > 15, "{taken_over} moments");
+    }
+
+    #[test]
+    fn of_two_attempts_that_take_a_removal_over_the_slower_one_joins_the_run_of_the_other() {
+        let runtime = tokio::runtime::Runtime::new().expect("runtime");
+        for moment in 0..60 {
+            let (sent, other) = std::sync::mpsc::channel();
+            let (slow, plain) = hooked(&runtime, moment, move |output| {
+                let run_id = begin(output, "third");
+                store_part(output, &run_id, PARTS[0], &[]);
+                sent.send(run_id).expect("received later");
+            });
+            let removing = RunRecord { removing: Some("first".to_owned()), ..record("second") };
+            plain.create(RUN, json(&removing)).expect("created");
+            plain.create("_staging/0123456789abcdef", b"rows".to_vec()).expect("stored");
+            let begun = begin(&slow, "fourth");
+            check_current(&plain, &begun).expect("the run that it has begun or joined");
+            if let Ok(other) = other.try_recv() {
+                assert_eq!(begun, other, "moment {moment}");
+                assert_eq!(OutputListing::read(&plain).expect("a listing").predictions.len(), 1);
+            }
+        }
     }
 
     #[test]

@@ -92,7 +92,7 @@ where
 }
 
 /// Wait, after `pauses` other pauses.
-async fn pause(pauses: u32) {
+pub async fn pause(pauses: u32) {
     // the keys of the hasher are random
     let random = RandomState::new().build_hasher().finish() as f64 / u64::MAX as f64;
     tokio::time::sleep((FIRST_PAUSE * 2_u32.pow(pauses)).mul_f64(1.0 - random / 2.0)).await;
