@@ -35,14 +35,14 @@ pub struct Batcher {
     entries: Vec<Entry>,
     pixels: Option<Box<dyn BatchBuffer>>,
     rows: usize,
-    /// Whether a shard that has ended waits for this batch.
-    holds_end: bool,
+    /// Since when a shard that has ended waits for this batch.
+    holds_end_since: Option<Instant>,
 }
 
 impl Batcher {
     /// A batcher of batches of this shape, with none open.
     pub fn new(shape: BatchShape) -> Self {
-        Self { shape, next_id: 0, entries: Vec::new(), pixels: None, rows: 0, holds_end: false }
+        Self { shape, next_id: 0, entries: Vec::new(), pixels: None, rows: 0, holds_end_since: None }
     }
 
     /// Whether taking `item` needs a buffer for a new batch.
@@ -72,7 +72,9 @@ impl Batcher {
             Decoded::ShardCut(cut) => Entry::ShardCut(cut),
             Decoded::Flush => return self.flush(),
         };
-        self.holds_end |= matches!(entry, Entry::ShardEnd(_) | Entry::ShardCut(_));
+        if matches!(entry, Entry::ShardEnd(_) | Entry::ShardCut(_)) {
+            self.holds_end_since.get_or_insert_with(Instant::now);
+        }
         self.entries.push(entry);
         let full = self.rows == self.shape.batch_size;
         // without a row there is nothing to wait for
@@ -86,7 +88,7 @@ impl Batcher {
     }
 
     fn seal(&mut self) -> Batch {
-        self.holds_end = false;
+        self.holds_end_since = None;
         let rows = std::mem::take(&mut self.rows);
         let id = (rows > 0).then_some(self.next_id);
         self.next_id += u64::from(rows > 0);
@@ -131,9 +133,9 @@ pub fn run(
         to_engine.send((batch, filler))
     };
     loop {
-        let slot = match batcher.holds_end {
-            false => input.recv(),
-            true => match input.recv_timeout(ENDED_SHARD_WAITS) {
+        let slot = match batcher.holds_end_since {
+            None => input.recv(),
+            Some(since) => match input.recv_timeout(ENDED_SHARD_WAITS.saturating_sub(since.elapsed())) {
                 Ok(slot) => Some(slot),
                 Err(RecvTimeoutError::Disconnected) => None,
                 Err(RecvTimeoutError::Timeout) => {

@@ -218,11 +218,15 @@ struct ScoredShards {
 }
 
 impl ScoredShards {
-    fn add(&mut self, shard: &ShardRef, scored: &Scored) {
-        if let Scored::Stopped(kept) = scored {
-            self.drained = true;
-            // shards are scored one after another: those behind the first were not begun
-            self.unfinished.get_or_insert_with(|| (shard.name.clone(), *kept));
+    fn add(&mut self, shard: &ShardRef, scored: &Scored, is_stopped: bool) {
+        match scored {
+            Scored::Part(_) => {}
+            Scored::Stopped(kept) => {
+                self.drained = true;
+                // shards are scored one after another: at most one is cut short
+                self.unfinished.get_or_insert_with(|| (shard.name.clone(), *kept));
+            }
+            Scored::NotBegun => self.drained |= is_stopped,
         }
     }
 
@@ -252,8 +256,10 @@ fn score_all<I: Iterator<Item = Result<ShardRef, SourceError>>>(
     let mut take = |ticket: Ticket| {
         let shard = Arc::clone(ticket.shard());
         match scorer.wait(ticket) {
-            Ok(done) => scored.add(&shard, &done),
+            Ok(done) => scored.add(&shard, &done, call.stop.is_draining()),
             Err(error) => {
+                // also where no stage could tell the other calls
+                call.stop.drain();
                 tracing::debug!(shard = shard.name, %error, "a shard failed");
                 fault.get_or_insert(error);
             }

@@ -258,7 +258,12 @@ impl Pipeline {
         })?;
         for mut engine in engines {
             let (batches, used, meter) = (batch_rx.clone(), used_tx.clone(), Arc::clone(&meters.engine));
-            running.spawn("engine", move || engine::run(engine.as_mut(), &batches, &used, &meter))?;
+            let panics = Arc::clone(&panics);
+            running.spawn("engine", move || {
+                if let Err(message) = engine::run(engine.as_mut(), &batches, &used, &meter) {
+                    panics.add("engine", message);
+                }
+            })?;
         }
         drop((batch_rx, used_tx));
         let meter = Arc::clone(&meters.sink);
@@ -292,7 +297,7 @@ impl Pipeline {
             Ok(()) => Ok(ticket),
             Err(Halt::Stopped) => {
                 self.flush_if_last();
-                call.answer(Ok(Scored::Stopped(Default::default())));
+                call.answer(Ok(Scored::NotBegun));
                 Ok(ticket)
             }
             Err(Halt::Ended) => Err(self.lost()),
@@ -329,16 +334,17 @@ impl Pipeline {
     /// Take no more calls, wait for those that are under way, and make what they stored durable.
     ///
     /// # Errors
-    /// Those of the sink, and [`Error::StagePanicked`] when a stage is lost.
+    /// Those of the sink, and [`Error::StagePanicked`] when it panicked.
     pub fn close(mut self) -> Result<OutputReport, Error> {
         self.calls = None;
-        for stage in self.stages.drain(..) {
-            stage.join().expect("a stage's panic is caught on its thread");
-        }
+        // the sink first: a reader may hang in a request, and what was scored is to be stored before
         let sink =
             self.sink.take().and_then(|sink| sink.join().expect("a stage's panic is caught on its thread"));
         let Some(sink) = sink else { return Err(self.lost()) };
         let report = self.panics.guard("sink", || self.sink_meter.busy(|| sink.finish()));
+        for stage in self.stages.drain(..) {
+            stage.join().expect("a stage's panic is caught on its thread");
+        }
         match report {
             Some(report) => Ok(report?),
             None => Err(self.lost()),
@@ -376,11 +382,15 @@ impl Panics {
             Ok(done) => Some(done),
             Err(panic) => {
                 let message = panic_message(panic.as_ref()).to_owned();
-                tracing::error!(stage, message, "a stage panicked: no shard can be scored any more");
-                self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert((stage, message));
+                self.add(stage, message);
                 None
             }
         }
+    }
+
+    fn add(&self, stage: &'static str, message: String) {
+        tracing::error!(stage, message, "a stage panicked");
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert((stage, message));
     }
 
     fn first(&self) -> Error {

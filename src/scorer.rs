@@ -19,7 +19,7 @@ use tokio::runtime::Handle;
 use crate::checked::{Checked, JobOptions, Prepared, run_record};
 use crate::commit::{AttemptNote, Claim, Output, claim, overwrite, shard_history};
 use crate::decode::Decoder;
-use crate::error::{Error, SourceError};
+use crate::error::{ConfigError, Error, SourceError};
 use crate::items::{CallOptions, Resume, Scored, ShardRef, Ticket};
 use crate::pipeline::{Meters, MoreExpected, Pipeline, Stages};
 use crate::plan::Plan;
@@ -38,11 +38,13 @@ pub struct Scorer {
 }
 
 impl Scorer {
-    /// Load the model, warm the engines up, and begin the plan's run in its output, or join it. Blocks.
+    /// Load the model, warm the engines up, and begin the plan's run in its output, or join it. The run has no limit.
+    /// Blocks.
     ///
     /// # Errors
     /// Whatever can be wrong with the plan, its model, its output or this machine.
-    pub fn new(plan: Plan, runtime: &Handle, options: &JobOptions) -> Result<Self, Error> {
+    pub fn new(plan: Plan, runtime: &Handle) -> Result<Self, Error> {
+        let options = &JobOptions::default();
         let started = Instant::now();
         let prepared = Checked::new(plan, runtime, options)?.prepare(started)?;
         let claim = prepared.claim(options)?;
@@ -96,13 +98,17 @@ impl Scorer {
     /// again; one of which checkpoints hold rows is resumed after them.
     ///
     /// # Errors
-    /// - [`Error::Stopped`] when `options` asked to stop, or left no record to take. Rows scored so far are in a
-    ///   checkpoint.
+    /// - [`Error::Config`] when `options` have an allowance: the part of a shard has all its records.
+    /// - [`Error::Stopped`] when `options` asked to stop. Rows scored so far are in a checkpoint.
     /// - [`Error::Source`] when the shard cannot be read, or was added after the run finished.
     /// - [`Error::Engine`] when a batch with one of its rows could not be scored.
     /// - [`Error::Sink`] when the output cannot be written, or holds another run by now.
     /// - [`Error::StagePanicked`].
     pub fn score(&self, shard: &ShardRef, options: CallOptions) -> Result<PartReport, Error> {
+        if options.allowance.is_some() {
+            let message = "a shard is scored as a whole; only a run has a limit".to_owned();
+            return Err(ConfigError::Argument { argument: "allowance", message }.into());
+        }
         let history = shard_history(&self.output, &self.run_id, shard)?;
         if let Some(part) = history.part {
             return Ok(part);
@@ -114,7 +120,7 @@ impl Scorer {
         let ticket = self.submit(shard.clone(), history.resume, options)?;
         match self.wait(ticket)? {
             Scored::Part(part) => Ok(*part),
-            Scored::Stopped(_) | Scored::Unwanted => Err(Error::Stopped { shard: shard.name.clone() }),
+            Scored::Stopped(_) | Scored::NotBegun => Err(Error::Stopped { shard: shard.name.clone() }),
         }
     }
 

@@ -125,10 +125,10 @@ fn drain_on_signals(stop: &StopSignal, grace: Duration) -> anyhow::Result<Arc<At
     let (stop, first) = (stop.clone(), Arc::clone(&received));
     std::thread::spawn(move || {
         for signal in signals.forever() {
-            if stop.is_draining() {
+            // the run may be draining for an error, too: that is no second signal
+            if first.swap(signal, Relaxed) != 0 {
                 leave(code_of_signal(signal));
             }
-            first.store(signal, Relaxed);
             stop.drain();
             tracing::warn!("interrupted: finishing the work in flight; a second signal exits at once");
             std::thread::spawn(move || {

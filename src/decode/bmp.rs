@@ -45,7 +45,7 @@ pub(super) fn decode(
     };
     if let RLE8 | RLE4 = header.compression {
         let Layout::Indexed(colors) = layout else {
-            return Err(damaged(format!("bmp: run-length data of {} bits is not supported", header.bits)));
+            return Err(damaged(format!("bmp: run lengths of {} bits are not supported", header.bits)));
         };
         let indices = raw.take(width * height);
         let is_odd = header.pixels_at % 2 != 0;
@@ -63,7 +63,7 @@ pub(super) fn decode(
         let start = row * stride;
         let stored = pixels
             .get(start..start + row_bits.div_ceil(8))
-            .ok_or_else(|| damaged(format!("bmp: image is cut short after {row} of {height} rows")))?;
+            .ok_or_else(|| damaged(format!("bmp: image is cut short, {row} of {height} rows are there")))?;
         match &layout {
             Layout::Indexed(colors) => {
                 write_row(row, &|rgb| expand(stored, usize::from(header.bits), colors, rgb));

@@ -89,12 +89,12 @@ fn many_scans(scans: usize) -> Vec<u8> {
 fn a_jpeg_with_too_many_scans_is_refused_by_its_estimated_work() {
     let rejected = refused(&decoder(SMALL), &many_scans(29));
     assert_eq!(rejected.status, Status::TooLarge);
-    assert_eq!(rejected.error, "image may take 347 s of CPU time to decode, limit is 20");
+    assert_eq!(rejected.error, "image may take 347 s of a core to decode, limit is 20");
     let header = ImageHeader { format: ImageFormat::Jpeg, width: 10_000, height: 10_000 };
     assert_eq!(rejected.header, Some(header));
     // ten times the pixel limit allows ten times the work
     let rejected = refused(&decoder(&format!("{SMALL}\nmax_pixels = 1000000000")), &many_scans(29));
-    assert_eq!(rejected.error, "image may take 347 s of CPU time to decode, limit is 200");
+    assert_eq!(rejected.error, "image may take 347 s of a core to decode, limit is 200");
 }
 
 /// A JPEG without tables must not be decoded with the tables of an earlier image.

@@ -43,7 +43,7 @@ pub(super) fn decode(
         return Err(damaged("gif: the first frame has no pixels"));
     }
     if data_bits > MAX_DATA_BITS {
-        return Err(damaged(format!("gif: LZW data of {data_bits} bits, limit is {MAX_DATA_BITS}")));
+        return Err(damaged(format!("gif: data of {data_bits} bits, limit is {MAX_DATA_BITS}")));
     }
 
     let mut colors = colors_of(palette);
@@ -58,7 +58,7 @@ pub(super) fn decode(
         Ending::BadCode => return Err(damaged("gif: the pixels are damaged")),
         Ending::EndCode | Ending::OutOfData => {
             let pixels = indices.len();
-            return Err(damaged(format!("gif: holds {written} of {pixels} pixels")));
+            return Err(damaged(format!("gif: {written} of {pixels} pixels are there")));
         }
     }
 

@@ -77,7 +77,7 @@ impl Request<'_> {
         if seconds < limit {
             return Ok(());
         }
-        let error = format!("image may take {seconds} s of CPU time to decode, limit is {limit}");
+        let error = format!("image may take {seconds} s of a core to decode, limit is {limit}");
         Err(Rejected::new(Status::TooLarge, error))
     }
 

@@ -19,8 +19,8 @@ use crate::crash::{AtWork, Work, signal_name};
 use crate::error::{Error, panic_message};
 use crate::flow::{Arrivals, Disconnected, Halt, Receiver, Sender, Slot, StageMeter, slot};
 use crate::items::{
-    Call, Cut, Decoded, DecodedImage, EncodedImage, Feed, Kept, RecordMeta, Rejected, Scored, ShardEnd,
-    ShardItem, ShardStream, Status,
+    Call, Cut, Decoded, DecodedImage, EncodedImage, Feed, RecordMeta, Rejected, Scored, ShardEnd, ShardItem,
+    ShardStream, Status,
 };
 
 use super::{Decoder, Scratch};
@@ -85,9 +85,9 @@ pub fn run(
         let is_last = match feed {
             Feed::Flush => true,
             Feed::Shard(stream) => {
-                match without_a_record(&stream.call) {
-                    Some(scored) => stream.call.answer(Ok(scored)),
-                    None => {
+                match is_wanted(&stream.call) {
+                    false => stream.call.answer(Ok(Scored::NotBegun)),
+                    true => {
                         hand_on(Decoded::ShardStart(Arc::clone(&stream.call)))?;
                         stream.account.make_current();
                         hand_on(match dispatch(&stream, out, &shared, pool)? {
@@ -111,13 +111,10 @@ pub fn run(
     Ok(())
 }
 
-/// The answer to a call of which no record is wanted.
-fn without_a_record(call: &Call) -> Option<Scored> {
-    if call.options.stop.is_draining() {
-        return Some(Scored::Stopped(Kept::default()));
-    }
-    let allowance = call.options.allowance.as_ref()?;
-    (allowance.left() == 0).then_some(Scored::Unwanted)
+/// Whether any record of the call is wanted.
+fn is_wanted(call: &Call) -> bool {
+    let is_used_up = call.options.allowance.as_ref().is_some_and(|allowance| allowance.left() == 0);
+    call.begin() && !call.options.stop.is_draining() && !is_used_up
 }
 
 /// Start to decode the records of one shard, and return how it ended.
@@ -130,22 +127,21 @@ fn dispatch(
     let Call { resume, options, .. } = &*stream.call;
     let mut taken = resume.rows();
     loop {
+        if options.allowance.as_ref().is_some_and(|allowance| allowance.left() == 0) {
+            return Ok(limited(stream, taken));
+        }
         let image = match stream.items.recv_unless(&options.stop) {
             Ok(ShardItem::End(end)) => return Ok(Ok(end)),
             Ok(ShardItem::Failed(error)) => return Ok(Err(Cut::Failed(error))),
-            Ok(ShardItem::Record(_)) | Err(Halt::Stopped | Halt::Ended) if options.stop.is_draining() => {
-                return Ok(Err(Cut::Stopped));
-            }
-            Ok(ShardItem::Record(image)) => image,
-            Err(Halt::Stopped) => return Ok(Err(Cut::Stopped)),
+            Ok(ShardItem::Record(image)) if !options.stop.is_draining() && !stream.call.has_failed() => image,
+            Ok(ShardItem::Record(_)) | Err(Halt::Stopped) => return Ok(Err(stopped(stream))),
+            Err(Halt::Ended) if options.stop.is_draining() => return Ok(Err(Cut::Stopped)),
             Err(Halt::Ended) => {
                 let message = "a reader ended without a word".to_owned();
                 return Ok(Err(Cut::Failed(Error::StagePanicked { stage: "source", message })));
             }
         };
-        if options.allowance.as_ref().is_some_and(|allowance| !allowance.take()) {
-            return Ok(limited(stream, taken));
-        }
+        options.allowance.iter().for_each(|allowance| allowance.take());
         let (filler, reserved) = slot();
         out.send(reserved)?;
         let shared = Arc::clone(shared);
@@ -154,18 +150,29 @@ fn dispatch(
     }
 }
 
-/// The end of a shard of which no more than `taken` records are wanted. Its reader may have found out meanwhile that
-/// the bytes read so far are wrong; it stops as soon as it looks.
+/// The cut of a shard of which no further record is wanted. Its reader may have found out that the bytes read so far are
+/// wrong, and said so after the records that wait here.
+fn stopped(stream: &ShardStream) -> Cut {
+    std::iter::from_fn(|| stream.items.try_recv()).find_map(wrong_bytes).map_or(Cut::Stopped, Cut::Failed)
+}
+
+/// The end of a shard of which no more than `taken` records are wanted. Its reader stops as soon as it looks, unless it
+/// finds out that the bytes read so far are wrong.
 fn limited(stream: &ShardStream, taken: u64) -> Result<ShardEnd, Cut> {
     stream.account.close();
-    while let Some(item) = stream.items.recv() {
-        if let ShardItem::Failed(error) = item
-            && error.is_wrong_checksum()
-        {
+    while let Ok(item) = stream.items.recv_unless(&stream.call.options.stop) {
+        if let Some(error) = wrong_bytes(item) {
             return Err(Cut::Failed(error));
         }
     }
     Ok(ShardEnd { records: taken, ..ShardEnd::default() })
+}
+
+fn wrong_bytes(item: ShardItem) -> Option<Error> {
+    match item {
+        ShardItem::Failed(error) if error.is_wrong_checksum() => Some(error),
+        _ => None,
+    }
 }
 
 impl Shared {

@@ -37,15 +37,18 @@ pub fn warm_up(engine: &mut dyn Engine, worker: usize) -> Result<Outcome, Engine
 /// The loop of one engine's thread: take batches from the queue, and fill their slots with the outcomes.
 ///
 /// - A batch that the engine cannot score fills its slot with the reason, and the next one is tried.
-/// - An engine that panics is not called again: its state is unknown. Every batch that it would get fails.
+/// - An engine that panics is not called again, for its state is unknown: its thread ends, and leaves the queue to the
+///   other engines.
 /// - The buffer of a batch goes back to the pool whatever becomes of the batch.
+///
+/// # Errors
+/// The words of the engine's panic.
 pub fn run(
     engine: &mut dyn Engine,
     batches: &Receiver<BatchJob>,
     used_buffers: &crossbeam_channel::Sender<Box<dyn BatchBuffer>>,
     meter: &StageMeter,
-) {
-    let mut panicked: Option<String> = None;
+) -> Result<(), String> {
     while let Some((batch, filler)) = batches.recv() {
         let Batch { id, pixels, rows, entries, sealed_at } = batch;
         let (Some(batch_id), Some(pixels)) = (id, pixels) else {
@@ -53,22 +56,22 @@ pub fn run(
         };
         let (taken_at, started_at) = (Instant::now(), SystemTime::now());
         let infer = || meter.busy(|| engine.infer(pixels.pixels(), rows));
-        let inferred = match &panicked {
-            Some(message) => Err(message.clone()),
-            None => catch_unwind(AssertUnwindSafe(infer)).unwrap_or_else(|panic| {
-                let message = panicked.insert(panic_message(panic.as_ref()).to_owned());
-                Err(message.clone())
-            }),
-        };
+        let inferred = catch_unwind(AssertUnwindSafe(infer));
         // a batch stage that has ended needs no buffer any more
         let _ = used_buffers.send(pixels);
         meter.add_items(1);
         let inference = match inferred {
-            Ok(inference) => inference,
-            Err(message) => {
-                let failure = BatchFailure { batch_id, message, panicked: panicked.is_some() };
+            Ok(Ok(inference)) => inference,
+            Ok(Err(message)) => {
+                let failure = BatchFailure { batch_id, message, panicked: false };
                 filler.fill(Inferred { entries, outcome: Err(failure) });
                 continue;
+            }
+            Err(panic) => {
+                let message = panic_message(panic.as_ref()).to_owned();
+                let failure = BatchFailure { batch_id, message: message.clone(), panicked: true };
+                filler.fill(Inferred { entries, outcome: Err(failure) });
+                return Err(message);
             }
         };
         tracing::trace!(batch_id, rows, compute_ms = inference.compute.as_secs_f64() * 1e3, "batch scored");
@@ -77,6 +80,7 @@ pub fn run(
         let outcome = Outcome { batch_id: batch_id as i64, rows, scores: inference.scores, timing, device };
         filler.fill(Inferred { entries, outcome: Ok(Some(outcome)) });
     }
+    Ok(())
 }
 
 fn timing(inference: &Inference, queued: Duration, started_at: SystemTime, warmup: bool) -> BatchTiming {

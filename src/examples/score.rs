@@ -13,7 +13,6 @@ use clap::Parser;
 use sluice::config::{Overrides, PipelineFile};
 use sluice::error::Error;
 use sluice::items::CallOptions;
-use sluice::job::JobOptions;
 use sluice::plan::Plan;
 use sluice::scorer::Scorer;
 use sluice::source::list_shards;
@@ -50,7 +49,7 @@ fn score(args: &Args) -> Result<(), Error> {
     let shards = list_shards(&stores, &plan.inputs, &plan.input)?;
 
     // Loads the model, warms the engine up, and begins the run, or joins it.
-    let scorer = Scorer::new(plan, runtime.handle(), &JobOptions::default())?;
+    let scorer = Scorer::new(plan, runtime.handle())?;
 
     // Each thread takes the next shard when it has scored the one before. Batches fill across the shards of all threads.
     let shards = Mutex::new(shards);

@@ -72,6 +72,11 @@ pub fn hand_over<T>(sender: &crossbeam_channel::Sender<T>, item: T, stop: &StopS
 }
 
 impl<T> Receiver<T> {
+    /// The next item, if it is here already.
+    pub fn try_recv(&self) -> Option<T> {
+        self.inner.try_recv().ok()
+    }
+
     /// The next item, waiting for it no longer than `patience`.
     pub fn recv_timeout(&self, patience: Duration) -> Result<T, RecvTimeoutError> {
         match self.inner.try_recv() {

@@ -33,7 +33,7 @@ impl StopSignal {
     }
 
     /// Ends when the drain is asked for; nothing ever arrives on it.
-    pub(super) fn asked(&self) -> &Receiver<Infallible> {
+    pub(crate) fn asked(&self) -> &Receiver<Infallible> {
         &self.asked
     }
 }

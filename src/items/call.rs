@@ -5,9 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicBool, AtomicU8, AtomicU64,
+    Ordering::{Relaxed, SeqCst},
+};
 
-use crossbeam_channel::{Receiver, Select, Sender, bounded};
+use crossbeam_channel::{Receiver, Select, Sender, bounded, select};
 
 use crate::error::Error;
 use crate::flow::StopSignal;
@@ -53,9 +56,9 @@ impl Allowance {
         self.0.load(Relaxed)
     }
 
-    /// Take one record; whether one was left. Only the dispatcher of records takes any.
-    pub(crate) fn take(&self) -> bool {
-        self.0.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok()
+    /// Take one record. Only the dispatcher of records takes any, and none if none is left.
+    pub(crate) fn take(&self) {
+        self.0.fetch_sub(1, Relaxed);
     }
 }
 
@@ -106,8 +109,8 @@ pub enum Scored {
     Part(Box<PartReport>),
     /// It was stopped before its end.
     Stopped(Kept),
-    /// The allowance was used up before its first record.
-    Unwanted,
+    /// It was not begun: its call asked to stop before, or the allowance was used up.
+    NotBegun,
 }
 
 /// Rows of an unfinished shard that checkpoints hold.
@@ -129,6 +132,29 @@ pub struct Call {
     /// What the caller has set.
     pub options: CallOptions,
     answer: Sender<Result<Scored, Error>>,
+    marks: Arc<Marks>,
+}
+
+/// What the stages, and the caller, tell each other about a call beside the data.
+#[derive(Debug, Default)]
+struct Marks {
+    /// [`QUEUED`], [`BEGUN`] or [`CANCELLED`].
+    turn: AtomicU8,
+    /// Whether the call has failed: nobody wants its records any more.
+    has_failed: AtomicBool,
+    /// Whether the bytes read of the shard are not those that its store has.
+    has_wrong_bytes: AtomicBool,
+}
+
+const QUEUED: u8 = 0;
+const BEGUN: u8 = 1;
+const CANCELLED: u8 = 2;
+
+impl Marks {
+    /// Change the turn of a call that is queued; whether it was.
+    fn turn_to(&self, turn: u8) -> bool {
+        self.turn.compare_exchange(QUEUED, turn, SeqCst, SeqCst).is_ok()
+    }
 }
 
 /// The caller's end of a call.
@@ -136,6 +162,8 @@ pub struct Call {
 pub struct Ticket {
     shard: Arc<ShardRef>,
     answer: Receiver<Result<Scored, Error>>,
+    stop: StopSignal,
+    marks: Arc<Marks>,
 }
 
 impl Call {
@@ -143,8 +171,29 @@ impl Call {
     pub fn new(shard: ShardRef, resume: Resume, options: CallOptions) -> (Arc<Self>, Ticket) {
         let (tx, rx) = bounded(1);
         let shard = Arc::new(shard);
-        let ticket = Ticket { shard: Arc::clone(&shard), answer: rx };
-        (Arc::new(Self { shard, resume, options, answer: tx }), ticket)
+        let marks = Arc::<Marks>::default();
+        let stop = options.stop.clone();
+        let ticket = Ticket { shard: Arc::clone(&shard), answer: rx, stop, marks: Arc::clone(&marks) };
+        (Arc::new(Self { shard, resume, options, answer: tx, marks }), ticket)
+    }
+
+    /// The turn of the shard has come; whether the caller still wants it.
+    pub(crate) fn begin(&self) -> bool {
+        self.marks.turn_to(BEGUN)
+    }
+
+    /// Whether the call has failed, so that nobody wants its records any more.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.marks.has_failed.load(Relaxed)
+    }
+
+    /// The bytes read of the shard are not those that its store has: no row of them may be kept.
+    pub(crate) fn mark_wrong_bytes(&self) {
+        self.marks.has_wrong_bytes.store(true, SeqCst);
+    }
+
+    pub(crate) fn has_wrong_bytes(&self) -> bool {
+        self.marks.has_wrong_bytes.load(SeqCst)
     }
 
     /// The shard stops short: an error stops the other calls, if the caller wants that.
@@ -156,8 +205,11 @@ impl Call {
 
     /// Tell the caller what became of the shard. Only the first answer counts.
     pub fn answer(&self, scored: Result<Scored, Error>) {
-        if scored.is_err() && self.options.stop_all_on_error {
-            self.options.stop.drain();
+        if scored.is_err() {
+            self.marks.has_failed.store(true, Relaxed);
+            if self.options.stop_all_on_error {
+                self.options.stop.drain();
+            }
         }
         if let Err(unsent) = self.answer.try_send(scored)
             && let Err(error) = unsent.into_inner()
@@ -180,9 +232,14 @@ impl Ticket {
         select.try_ready().is_ok()
     }
 
-    /// Wait for the answer; `None` if the stages ended without one.
+    /// Wait for the answer; `None` if the stages ended without one. A stop answers at once while the shard waits for its
+    /// turn.
     pub fn wait(self) -> Option<Result<Scored, Error>> {
-        self.answer.recv().ok()
+        let stopped = select! {
+            recv(self.answer) -> answer => return answer.ok(),
+            recv(self.stop.asked()) -> _ => self.marks.turn_to(CANCELLED),
+        };
+        if stopped { Some(Ok(Scored::NotBegun)) } else { self.answer.recv().ok() }
     }
 }
 
@@ -204,10 +261,10 @@ mod tests {
     fn the_first_answer_counts() {
         let (call, ticket) = call(CallOptions::default());
         assert!(!ticket.is_answered());
-        call.answer(Ok(Scored::Unwanted));
+        call.answer(Ok(Scored::NotBegun));
         call.answer(Err(failure()));
         assert!(ticket.is_answered());
-        assert!(matches!(ticket.wait(), Some(Ok(Scored::Unwanted))));
+        assert!(matches!(ticket.wait(), Some(Ok(Scored::NotBegun))));
         assert!(!call.options.stop.is_draining());
     }
 
@@ -229,9 +286,15 @@ mod tests {
     }
 
     #[test]
-    fn an_allowance_is_never_overdrawn() {
-        let allowance = Allowance::new(2);
-        assert_eq!([(); 3].map(|()| allowance.take()), [true, true, false]);
-        assert_eq!(allowance.left(), 0);
+    fn a_stop_answers_a_call_that_waits_for_its_turn_and_no_other() {
+        let (queued, ticket) = call(CallOptions::default());
+        queued.options.stop.drain();
+        assert!(matches!(ticket.wait(), Some(Ok(Scored::NotBegun))));
+        assert!(!queued.begin(), "nobody wants it any more");
+        let (begun, ticket) = call(CallOptions::default());
+        assert!(begun.begin());
+        begun.options.stop.drain();
+        begun.answer(Ok(Scored::Stopped(Kept::default())));
+        assert!(matches!(ticket.wait(), Some(Ok(Scored::Stopped(_)))));
     }
 }

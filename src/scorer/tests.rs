@@ -17,7 +17,7 @@ use crate::commit::{RunRecord, SCHEMA_VERSION};
 use crate::config::{Overrides, PipelineFile};
 use crate::decode::PANICKING_ID;
 use crate::engine::{Engine, Inference};
-use crate::error::{ReadError, StorageError};
+use crate::error::{ReadError, StorageError, WrongChecksum};
 use crate::flow::StopSignal;
 use crate::items::{
     BatchShape, PixelElement, PixelsRef, RawRecord, Rejected, ShardContent, ShardFormat, Status,
@@ -318,4 +318,48 @@ fn a_scorer_that_is_dropped_lets_go_of_its_threads_and_stores_no_torn_part() {
         Some(Ok(Scored::Part(part))) => assert_eq!(bench.rows("out", &part).len() as u64, records_of(4)),
         other => panic!("{other:?}"),
     }
+}
+
+#[test]
+fn rows_of_wrong_bytes_are_left_in_no_checkpoint_whatever_stops_the_shard() {
+    for (stops, index) in [(false, 4), (true, 9)] {
+        let bench = Bench::new();
+        let options = CallOptions::default();
+        let (asked, arrived) = (options.stop.clone(), Arc::clone(&options.progress));
+        let scorer = bench.scorer(
+            "out",
+            Box::new(move |shard, first, _| {
+                let (asked, arrived) = (asked.clone(), Arc::clone(&arrived));
+                let opened = opened(shard.index, first);
+                // the reader finds out at the object's end
+                let wrong = std::iter::once_with(move || {
+                    while arrived.counts().rows == 0 {
+                        std::thread::yield_now();
+                    }
+                    if stops {
+                        asked.drain();
+                    }
+                    let source = WrongChecksum { found: 1, expected: 2 }.into();
+                    let source = object_store::Error::Generic { store: "test", source };
+                    Err(ReadError::Storage(StorageError { uri: "gs://bucket/4".to_owned(), source }))
+                });
+                Ok(OpenedShard { records: Box::new(opened.records.chain(wrong)), ..opened })
+            }),
+        );
+        let failed = scorer.score(&shard(index), options).expect_err("not whole");
+        assert!(stops || failed.is_wrong_checksum(), "{failed}");
+        let output = scorer.output().clone();
+        scorer.close().expect("noted");
+        let history = shard_history(&output, "run-out", &shard(index)).expect("readable");
+        assert_eq!((history.part, history.resume), (None, Resume::default()));
+    }
+}
+
+#[test]
+fn a_part_of_a_shard_is_never_limited() {
+    let bench = Bench::new();
+    let scorer = bench.scorer("out", sound());
+    let allowance = Some(Arc::new(crate::items::Allowance::new(3)));
+    let refused = scorer.score(&shard(4), CallOptions { allowance, ..CallOptions::default() });
+    assert!(matches!(refused, Err(Error::Config(_))), "{refused:?}");
 }

@@ -65,7 +65,11 @@ pub fn run(sink: &mut dyn Sink, inferred: &Receiver<Slot<Inferred>>, meter: &Sta
         }
         match next {
             Err(Halt::Stopped) => {}
-            Err(Halt::Ended) => return,
+            Err(Halt::Ended) => {
+                // a stage that panicked may have lost the end of a shard
+                sink.lose_batch();
+                return;
+            }
             Ok(slot) => match slot.wait(meter) {
                 None => sink.lose_batch(),
                 Some(inferred) => {

@@ -143,12 +143,17 @@ impl OpenPart {
         self.pending.take().map_or(Ok(()), |pending| pending.wait().map(drop))
     }
 
+    /// Names of all segments of the shard, in use or not.
+    pub fn segment_names(&self) -> Vec<String> {
+        self.segments.iter().chain(&self.discarded).map(|segment| segment.name.clone()).collect()
+    }
+
     /// Names of all segments that are stored of the shard, to be removed.
     pub fn into_segments(mut self) -> Vec<String> {
         if let Err(error) = self.await_segment() {
             tracing::debug!(%error, "a segment that is not wanted could not be stored");
         }
-        self.segments.into_iter().chain(self.discarded).map(|segment| segment.name).collect()
+        self.segment_names()
     }
 
     /// The shard has ended: hand the part to the store.

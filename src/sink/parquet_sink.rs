@@ -50,6 +50,10 @@ pub struct ParquetSink {
     batches: BatchesWriter,
     storing: Storing,
     times: BatchTimes,
+    /// The last shard that was cut short, and its segments.
+    cut_short: Option<(Arc<Call>, Vec<String>)>,
+    /// What failed between two shards, of which no call is told.
+    fault: Option<SinkError>,
     /// Whether this attempt has warned of scores that are not finite.
     has_warned: bool,
 }
@@ -103,6 +107,8 @@ impl ParquetSink {
             columns,
             classes,
             times: BatchTimes::default(),
+            cut_short: None,
+            fault: None,
             has_warned: false,
         };
         for outcome in warm_ups {
@@ -117,15 +123,17 @@ impl ParquetSink {
     fn guarded(&mut self, work: impl FnOnce(&mut Self) -> Result<(), SinkError>) {
         let call = self.open.as_ref().map(|open| Arc::clone(&open.call));
         // what a panic leaves half done is dropped: the open part and the rows that are not encoded yet
-        let error = match catch_unwind(AssertUnwindSafe(|| work(self))) {
-            Ok(Ok(())) => return,
-            Ok(Err(error)) => error.into(),
-            Err(panic) => panicked(panic.as_ref()),
-        };
+        let done = catch_unwind(AssertUnwindSafe(|| work(self)));
+        if matches!(done, Ok(Ok(()))) {
+            return;
+        }
         self.drop_open();
-        match call {
-            Some(call) => call.answer(Err(error)),
-            None => tracing::error!(%error, "writing the output failed between two shards"),
+        match (done, call) {
+            (Ok(Ok(())), _) => unreachable!("returned above"),
+            (Ok(Err(error)), Some(call)) => call.answer(Err(error.into())),
+            (Err(panic), Some(call)) => call.answer(Err(panicked(panic.as_ref()))),
+            (Ok(Err(error)), None) => drop(self.fault.get_or_insert(error)),
+            (Err(panic), None) => std::panic::resume_unwind(panic),
         }
     }
 
@@ -149,6 +157,11 @@ impl ParquetSink {
             return Ok(());
         }
         if self.open.is_none() {
+            if let Entry::ShardCut(Cut::Failed(error)) = entry
+                && error.is_wrong_checksum()
+            {
+                self.discard_cut_short();
+            }
             return Ok(());
         }
         match (entry, scores) {
@@ -175,6 +188,7 @@ impl ParquetSink {
     }
 
     fn open(&mut self, call: Arc<Call>) {
+        self.settle_cut_short();
         call.options.progress.begin(&call.shard, call.resume.rows());
         let segments = call.resume.segments.clone();
         match OpenPart::begin(Arc::clone(&call.shard), segments, &self.identity, &self.output) {
@@ -205,6 +219,7 @@ impl ParquetSink {
         let OpenShard { call, mut part, .. } =
             self.open.take().expect("a shard is cut only after it has started");
         let kept = kept.and_then(|()| part.await_segment());
+        self.cut_short = Some((Arc::clone(&call), part.segment_names()));
         let (rows, rows_of_others) = (part.kept(), part.kept_by_others(self.identity.attempt));
         match (error, kept) {
             (Some(error), kept) => {
@@ -227,15 +242,33 @@ impl ParquetSink {
     fn discard(&mut self, error: Error) {
         let Some(OpenShard { call, part, .. }) = self.open.take() else { return };
         self.drop_open();
-        let segments = part.into_segments();
-        if let Err(error) = self.output.remove(&segments) {
+        self.remove_wrong(&part.into_segments());
+        call.answer(Err(error));
+    }
+
+    /// Remove the segments of the shard that was cut short: wrong bytes were read of it.
+    fn discard_cut_short(&mut self) {
+        if let Some((_, segments)) = self.cut_short.take() {
+            self.remove_wrong(&segments);
+        }
+    }
+
+    /// Keep the segments of the shard that was cut short, unless its reader has found out that it read wrong bytes.
+    fn settle_cut_short(&mut self) {
+        if self.cut_short.as_ref().is_some_and(|(call, _)| call.has_wrong_bytes()) {
+            self.discard_cut_short();
+        }
+        self.cut_short = None;
+    }
+
+    fn remove_wrong(&self, segments: &[String]) {
+        if let Err(error) = self.output.remove(segments) {
             tracing::error!(
                 %error,
                 ?segments,
                 "segments of wrong bytes could not be removed: remove them before the next attempt"
             );
         }
-        call.answer(Err(error));
     }
 
     /// Make the rows of the open shard so far a segment, and begin to store it.
@@ -353,6 +386,7 @@ impl Sink for ParquetSink {
     }
 
     fn finish(mut self: Box<Self>) -> Result<OutputReport, SinkError> {
+        self.settle_cut_short();
         let current = check_current(&self.output, &self.identity.run_id);
         let batches = current.and_then(|()| self.batches.store(&self.identity, &self.output));
         if let Ok(Some(part)) = &batches {
@@ -360,6 +394,9 @@ impl Sink for ParquetSink {
         }
         let report = self.storing.finish();
         batches?;
+        if let Some(fault) = self.fault {
+            return Err(fault);
+        }
         let BatchTimes { latency_ms, warm_up_ms, gpus } = self.times;
         Ok(OutputReport { latency_ms, warm_up_ms, gpus, ..report? })
     }

@@ -6,6 +6,7 @@
 //! - Runs on a thread of its own, so that a call is answered as soon as its part is stored, and the sink goes on
 //!   with the next shard meanwhile.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
@@ -47,8 +48,17 @@ enum ToStore {
 
 /// The sink's end.
 pub(super) struct Storing {
-    parts: Sender<ToStore>,
-    thread: JoinHandle<Storer>,
+    /// `None` once no more parts are handed over.
+    parts: Option<Sender<ToStore>>,
+    thread: Option<JoinHandle<Storer>>,
+}
+
+impl Drop for Storing {
+    fn drop(&mut self) {
+        self.parts = None;
+        // its panic was reported on the thread
+        self.thread.take().into_iter().for_each(|thread| drop(thread.join()));
+    }
 }
 
 impl Storing {
@@ -74,27 +84,33 @@ impl Storing {
         };
         let thread =
             spawn_stage("store", move || storer.run(&received)).map_err(|error| Error::threads(1, &error))?;
-        Ok(Self { parts, thread })
+        Ok(Self { parts: Some(parts), thread: Some(thread) })
     }
 
     /// Hand a part over; waits while too many are on their way.
     pub fn part(&self, call: Arc<Call>, file: PendingPart, part: ClosedPart) {
-        // a thread that is gone has let go of all calls
-        let _ = self.parts.send(ToStore::Part { call, file, part });
+        self.hand_over(ToStore::Part { call, file, part });
     }
 
     pub fn part_of_another(&self, call: Arc<Call>, part: PartReport) {
-        let _ = self.parts.send(ToStore::PartOfAnother(call, part));
+        self.hand_over(ToStore::PartOfAnother(call, part));
     }
 
     pub fn batches(&self, part: PartReport) {
-        let _ = self.parts.send(ToStore::Batches(part));
+        self.hand_over(ToStore::Batches(part));
+    }
+
+    fn hand_over(&self, what: ToStore) {
+        let parts = self.parts.as_ref().expect("open until the end");
+        // a thread that is gone has let go of all calls
+        let _ = parts.send(what);
     }
 
     /// Wait until all parts are stored, write the attempt's note, and report what it stored.
-    pub fn finish(self) -> Result<OutputReport, SinkError> {
-        drop(self.parts);
-        let mut storer = match self.thread.join() {
+    pub fn finish(mut self) -> Result<OutputReport, SinkError> {
+        self.parts = None;
+        let thread = self.thread.take().expect("running until the end");
+        let mut storer = match thread.join() {
             Ok(storer) => storer,
             Err(panic) => std::panic::resume_unwind(panic),
         };
@@ -118,8 +134,12 @@ impl Storer {
         for part in parts {
             match part {
                 ToStore::Part { call, file, part } => {
-                    let stored = self.store(file, part).map(|part| Scored::Part(Box::new(part)));
-                    call.answer(stored.map_err(Error::from));
+                    // a panic loses this part alone: nothing of it is counted before it is stored
+                    let stored = catch_unwind(AssertUnwindSafe(|| self.store(file, part)));
+                    call.answer(match stored {
+                        Ok(stored) => stored.map(|part| Scored::Part(Box::new(part))).map_err(Error::from),
+                        Err(panic) => Err(panicked(panic.as_ref())),
+                    });
                 }
                 ToStore::PartOfAnother(call, part) => {
                     self.count(part.clone());

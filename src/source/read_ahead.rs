@@ -123,6 +123,9 @@ fn read_or_fail(
             Error::StagePanicked { stage: "source", message: panic_message(panic.as_ref()).to_owned() }
         }
     };
+    if error.is_wrong_checksum() {
+        job.call.mark_wrong_bytes();
+    }
     // a receiver that hung up does not want the shard any more
     let _ = job.items.send(ShardItem::Failed(error));
 }

@@ -194,11 +194,24 @@ fn start(
     bounds: Bounds,
     meters: &Meters,
 ) -> Pipeline {
+    start_decoding_to(PixelElement::U8, engine, sink, open, bounds, meters)
+}
+
+/// With a decoder of these elements; those of the engine are bytes.
+fn start_decoding_to(
+    element: PixelElement,
+
+    engine: TestEngine,
+    sink: GatedSink,
+    open: Box<OpenShard>,
+    bounds: Bounds,
+    meters: &Meters,
+) -> Pipeline {
     let mut engine: Box<dyn Engine> = Box::new(engine);
     let buffers = engine.buffers(bounds.batch_buffers(1)).expect("memory");
     let stages = Stages {
         open,
-        decoder: Decoder::new(&preprocess(), 1 << 20, PixelElement::U8),
+        decoder: Decoder::new(&preprocess(), 1 << 20, element),
         decode_threads: THREADS,
         engines: vec![engine],
         buffers,
@@ -212,11 +225,10 @@ fn start(
 /// Submit shards in order. Returns the number of rows of each, or why it failed.
 fn score_all(pipeline: &Pipeline, shards: u64, options: &CallOptions) -> Vec<Result<u64, String>> {
     let more = pipeline.expect_more();
-    let tickets: Vec<_> = (0..shards)
-        .map(|index| pipeline.submit(shard(index), Resume::default(), options.clone()).expect("taken"))
-        .collect();
+    let tickets: Vec<_> =
+        (0..shards).map(|index| pipeline.submit(shard(index), Resume::default(), options.clone())).collect();
     drop(more);
-    tickets.into_iter().map(|ticket| rows(pipeline.wait(ticket))).collect()
+    tickets.into_iter().map(|ticket| rows(ticket.and_then(|ticket| pipeline.wait(ticket)))).collect()
 }
 
 fn rows(scored: Result<Scored, Error>) -> Result<u64, String> {
@@ -284,7 +296,9 @@ fn a_stopped_call_finishes_what_was_admitted_and_takes_no_more() {
         running.join().expect("no panic")
     });
     assert!(
-        scored.iter().all(|scored| scored.as_ref().is_err_and(|what| what.contains("Stopped"))),
+        scored
+            .iter()
+            .all(|scored| scored.as_ref().is_err_and(|what| what.contains("Stopped") || what == "NotBegun")),
         "{scored:?}"
     );
     let seen: Vec<_> = seen.try_iter().collect();
@@ -416,10 +430,29 @@ fn a_call_that_is_stopped_while_its_store_hangs_does_not_block_the_next() {
     let options = CallOptions::default();
     let hung = pipeline.submit(shard(0), Resume::default(), options.clone()).expect("taken");
     let next = pipeline.submit(shard(1), Resume::default(), CallOptions::default()).expect("taken");
+    // one that is behind it is not begun
+    let queued = CallOptions::default();
+    let behind = pipeline.submit(shard(2), Resume::default(), queued.clone()).expect("taken");
+    queued.stop.drain();
+    assert_eq!(rows(pipeline.wait(behind)), Err("NotBegun".to_owned()));
+    assert!(!next.is_answered());
     options.stop.drain();
     assert_eq!(rows(pipeline.wait(next)), Ok(5));
     assert!(rows(pipeline.wait(hung)).expect_err("stopped").contains("Stopped"));
     drop(_hanging);
+}
+
+#[test]
+fn a_stage_that_is_lost_fails_every_call_and_hangs_none() {
+    let (sink, _seen) = ungated();
+    let good = images(6);
+    let pipeline = start_decoding_to(PixelElement::F32, TestEngine::good(), sink, good, BOUNDS, &meters());
+    let scored = score_all(&pipeline, 20, &CallOptions::default());
+    let is_lost = |scored: &Result<u64, String>| {
+        scored.as_ref().is_err_and(|what| what.starts_with("the batch stage panicked: a decoded row"))
+    };
+    assert!(scored.iter().all(is_lost), "{scored:?}");
+    pipeline.close().expect("what the sink stored before stays");
 }
 
 #[test]
@@ -428,7 +461,7 @@ fn calls_share_an_allowance_in_their_order() {
     let pipeline = start(TestEngine::good(), sink, images(5), BOUNDS, &meters());
     let options = CallOptions { allowance: Some(Arc::new(Allowance::new(12))), ..CallOptions::default() };
     let scored = score_all(&pipeline, 4, &options);
-    assert_eq!(scored, [Ok(5), Ok(5), Ok(2), Err("Unwanted".to_owned())]);
+    assert_eq!(scored, [Ok(5), Ok(5), Ok(2), Err("NotBegun".to_owned())]);
 }
 
 #[test]

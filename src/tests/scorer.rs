@@ -66,8 +66,8 @@ fn the_example_scores_three_shards_from_two_threads() {
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn a_scorer_of_eight_threads_that_is_killed_at_any_moment_is_resumed_by_a_run() {
     let bench = Bench::new();
-    for shard in 0..40_u32 {
-        write_tar(&bench.path(&format!("in/{shard:03}.tar")), &images(shard * 100, shard * 13 % 60));
+    for shard in 0..200_u32 {
+        write_tar(&bench.path(&format!("in/{shard:03}.tar")), &images(shard * 100, shard * 13 % 23));
     }
     let start = std::time::Instant::now();
     assert_code(&bench.run("alone", &[]), 0);

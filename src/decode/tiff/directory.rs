@@ -3,7 +3,7 @@
 //! - Classic TIFF and BigTIFF, both byte orders, and the two invalid spellings of the magic number
 //!   that Pillow accepts.
 //! - Values are read from the file on demand; nothing is allocated for a count that the file states.
-//! - A tag whose values reach past the end of the file is an error if the pixels need it, and counts
+//! - A tag whose values reach behind the end of the file is an error if the pixels need it, and counts
 //!   as missing otherwise.
 
 /// A directory inside the bytes of a file.
@@ -41,7 +41,7 @@ impl<'a> Directory<'a> {
             Some((at.checked_add(count_bytes)?, count))
         });
         let Some((entries_at, stated)) = found else {
-            return Err("the directory lies past the end of the file".to_owned());
+            return Err("the directory lies behind the end of the file".to_owned());
         };
         // a truncated directory has fewer entries than stated
         let room = bytes.len().saturating_sub(entries_at) / directory.entry_bytes();
@@ -72,7 +72,7 @@ impl<'a> Directory<'a> {
     /// The values of a tag, or `None` if the file does not have it. If there are several entries, the
     /// last one counts, as in Pillow.
     ///
-    /// Fails if the values reach past the end of the file.
+    /// Fails if the values reach behind the end of the file.
     pub(super) fn values(&self, tag: u16) -> Result<Option<Values<'a>>, String> {
         let entries = (0..self.entries).rev().map(|index| self.entries_at + index * self.entry_bytes());
         let found =
@@ -98,9 +98,9 @@ impl<'a> Directory<'a> {
                         .ok_or(count),
                 )
             });
-        found
-            .transpose()
-            .map_err(|count| format!("tag {tag} states {count} values, which reach past the end of the file"))
+        found.transpose().map_err(|count| {
+            format!("tag {tag} states {count} values, which reach behind the end of the file")
+        })
     }
 
     /// The bytes of the `count` values of the entry at offset `entry`, unless they are truncated.
@@ -199,7 +199,7 @@ mod tests {
             let cut = Directory::first(&bytes[..bytes.len() - 1]).expect("a directory");
             assert_eq!(
                 cut.values(258).map(|_| ()),
-                Err("tag 258 states 3 values, which reach past the end of the file".to_owned())
+                Err("tag 258 states 3 values, which reach behind the end of the file".to_owned())
             );
             assert!(cut.has(258) && !cut.is_cut);
             assert_eq!(cut.metadata_number(258), None);

@@ -112,7 +112,7 @@ impl Layout {
             color = Color::PremultipliedRgba;
         }
         if color == (Color::Gray { white_is_zero: true }) && bits == 16 && directory.big_endian {
-            return Err("big-endian 16-bit gray with 0 as white is not supported".to_owned());
+            return Err("16-bit gray of which 0 is white is not supported in this byte order".to_owned());
         }
         if color == Color::YCbCr && (!matches!(compression, JPEG | OLD_JPEG) || planar) {
             return Err("YCbCr is supported inside JPEG only".to_owned());
@@ -216,7 +216,7 @@ fn bits(directory: &Directory, samples: usize) -> Result<usize, String> {
     // a single value applies to all samples, and excess values are ignored
     let unlike = stated.iter().take(samples).find(|bits| *bits != first);
     if stated.len() != 1 && (stated.len() < samples || unlike.is_some()) {
-        return Err("samples of different bit depths are not supported".to_owned());
+        return Err("samples of different numbers of bits are not supported".to_owned());
     }
     match first {
         1 | 2 | 4 | 8 | 16 => Ok(first as usize),
@@ -256,9 +256,7 @@ fn color(directory: &Directory, photometric: u64, samples: usize, bits: usize) -
         (Some(_), Some(2 | 999)) => Ok(Some(false)),
         // a single undeclared extra sample is taken for alpha
         (Some(1), None) => Ok(Some(false)),
-        (Some(_), None) => {
-            Err(format!("{samples} samples a pixel, some without a meaning, are not supported"))
-        }
+        (Some(_), None) => Err(format!("{samples} samples a pixel without their meaning are not supported")),
         (Some(_), Some(other)) => Err(format!("extra samples of kind {other} are not supported")),
     };
     let color = match photometric {
@@ -268,10 +266,7 @@ fn color(directory: &Directory, photometric: u64, samples: usize, bits: usize) -
                 None => gray,
                 Some(false) if photometric == BLACK_IS_ZERO => Color::GrayAlpha,
                 Some(_) => {
-                    return Err(
-                        "gray with premultiplied alpha, or inverted gray with alpha, is not supported"
-                            .to_owned(),
-                    );
+                    return Err("gray that is premultiplied or inverted is not supported".to_owned());
                 }
             }
         }

@@ -104,7 +104,7 @@ fn admit(layout: &Layout, max_pixels: u64) -> Result<(), Rejected> {
     let across = layout.across as u64 * width;
     if across.saturating_mul(layout.height as u64) > limit * ALLOWED_PADDING {
         return refused(format!(
-            "image is {}×{} pixels in tiles with a total width of {across} pixels",
+            "image is {}×{} pixels in tiles that are {across} pixels wide together",
             layout.width, layout.height
         ));
     }

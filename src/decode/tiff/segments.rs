@@ -81,7 +81,7 @@ impl<'a> Segments<'a> {
         let differenced = match (&codec, directory.number(tag::PREDICTOR)?.unwrap_or(1)) {
             (Codec::Lzw(_) | Codec::Deflate(_) | Codec::Zstd(_), 2) => match layout.bits {
                 8 | 16 => true,
-                bits => return Err(format!("horizontal differencing of {bits} bits is not supported")),
+                bits => return Err(format!("differences of {bits} bits are not supported")),
             },
             (Codec::Lzw(_) | Codec::Deflate(_) | Codec::Zstd(_), predictor @ (0 | 3..)) => {
                 return Err(format!("predictor {predictor} is not supported"));
@@ -144,7 +144,7 @@ impl<'a> Segments<'a> {
         self.budget = self
             .budget
             .checked_sub(read as u64)
-            .ok_or_else(|| format!("{name}s refer to the same parts of the file too often"))?;
+            .ok_or_else(|| format!("{name}s name the same parts of the file too often"))?;
         if self.differenced {
             let samples = self.layout.interleaved_samples;
             for row in output[..wanted].chunks_mut(row_bytes) {
@@ -188,7 +188,7 @@ fn codec<'a>(directory: &Directory<'a>, layout: &Layout) -> Result<Codec<'a>, St
         4 => Codec::Fax(Scheme::Group4),
         5 => Codec::Lzw(Lzw::new(Dialect::Tiff)),
         layout::OLD_JPEG => {
-            return Err("old-style JPEG (compression 6) is not supported".to_owned());
+            return Err("JPEG as it was before TIFF 6.0 (compression 6) is not supported".to_owned());
         }
         layout::JPEG => Codec::Jpeg { tables: directory.bytes(tag::JPEG_TABLES)?.unwrap_or(&[]) },
         8 | 32946 => Codec::Deflate(Box::new(Decompress::new(true))),

@@ -71,7 +71,7 @@ pub(super) fn read(webp: &[u8]) -> Result<Webp<'_>, &'static str> {
                 xmp: None,
             })
         }
-        _ => Err("first chunk is not an image"),
+        _ => Err("first chunk is no image"),
     }
 }
 

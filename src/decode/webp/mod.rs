@@ -40,7 +40,7 @@ pub(super) fn decode(
 
     if let Some(data) = webp.frame.lossless_data() {
         let bytes = prefix_codes::table_bytes(data, webp.frame.size)
-            .ok_or_else(|| damaged("webp: the prefix codes of the lossless data are damaged"))?;
+            .ok_or_else(|| damaged("webp: the codes of the lossless data are damaged"))?;
         let limit = (request.max_pixels * TABLE_BYTES_PER_PIXEL).max(MIN_TABLE_BYTES);
         if bytes > limit {
             let error = format!("webp: code tables may take {} MiB, limit is {}", bytes >> 20, limit >> 20);
