@@ -23,7 +23,7 @@ use super::overwrite::clear;
 use super::record::{RunRecord, check_current};
 use super::resume::{Listed, Share};
 use super::run_report::{Manifest, RunReport};
-use super::state::{OutputState, has_succeeded, observe};
+use super::state::{OutputState, observe};
 use super::takeover::{TakenOver, remove_damaged, remove_parts_of_other_runs, take_over};
 use super::upload::{LEFT_BEHIND, publish};
 use crate::error::{Error, SinkError, SourceError};
@@ -117,10 +117,13 @@ impl Ending<'_> {
         }
         match self.finish_or_leave() {
             // whoever finishes a run tidies up behind attempts that still write
-            Err(Error::Sink(error)) if has_succeeded(self.output, &self.record.run_id) => {
-                tracing::debug!(%error, "something of this attempt was removed");
-                self.end_behind_another(&OutputListing::read(self.output)?)
-            }
+            Err(Error::Sink(error)) => match observe(self.output) {
+                Ok(OutputState::Succeeded(record, manifest)) if record.run_id == self.record.run_id => {
+                    tracing::debug!(%error, "something of this attempt was removed");
+                    self.end_behind_another(*manifest)
+                }
+                _ => Err(error.into()),
+            },
             done => done,
         }
     }
@@ -147,8 +150,8 @@ impl Ending<'_> {
         }
         // whoever finishes a run removes the marks behind `_SUCCESS`
         let failed = match observe(output)? {
-            OutputState::Succeeded(record, _) if record.run_id == *run_id => {
-                return self.end_behind_another(&OutputListing::read(output)?);
+            OutputState::Succeeded(record, manifest) if record.run_id == *run_id => {
+                return self.end_behind_another(*manifest);
             }
             OutputState::Failed(record, manifest) if record.run_id == *run_id => Some(*manifest),
             _ => None,
@@ -177,23 +180,34 @@ impl Ending<'_> {
         self.complete(&listing, notes)
     }
 
-    /// The run is finished already: remove what this attempt has left since.
+    /// The run is finished already, with this `manifest`: remove what this attempt has left since.
     ///
     /// # Errors
-    /// When this attempt has scored a shard that the finished run does not have. Its part is removed: no manifest will
-    /// ever list it.
-    fn end_behind_another(&self, listing: &OutputListing) -> Result<RunReport, Error> {
-        let manifest = StoredManifest::read(self.output)?;
+    /// When this attempt has scored, or should have scored, a shard that the finished run does not have. Its part is
+    /// removed: no manifest will ever list it.
+    fn end_behind_another(&self, manifest: StoredManifest) -> Result<RunReport, Error> {
         tracing::info!("another attempt has finished the run");
-        self.tidy(listing);
-        remove_strays(self.output, listing, &manifest.run_id, &manifest.parts)?;
-        let listed: HashSet<_> = manifest.parts.iter().map(|part| &part.path).collect();
+        self.clean_up(&manifest.parts)?;
+        let finished: HashSet<_> = manifest.parts.iter().map(|part| &part.path).collect();
         let known = self.written.parts.iter().chain(&self.reused);
-        if let Some(late) = known.into_iter().find(|part| !listed.contains(&part.path)) {
+        let known = known.filter(|part| !finished.contains(&part.path)).map(|part| part.shard.clone());
+        let is_own = |name: &String| shard_index(name).is_some_and(|index| self.share.takes(index));
+        let listed = self.listed.parts().filter(|name| is_own(name) && !finished.contains(name));
+        // with a limit, shards behind it have no part
+        let listed = listed.filter(|_| self.record.limit.is_none());
+        if let Some(shard) = known.chain(listed).next() {
             let message = "it was added after the run finished".to_owned();
-            return Err(SourceError::Changed { shard: late.shard.clone(), message }.into());
+            return Err(SourceError::Changed { shard, message }.into());
         }
         Ok(self.report(&self.whole(manifest.parts), Outcome::Succeeded))
+    }
+
+    /// The run has succeeded with these `parts`: remove what it does not need, and then parts that are not among them.
+    /// An attempt that had not seen `_SUCCESS` before it published a part had staged it before. So either the part is
+    /// in the second listing, or its copy has found no source.
+    fn clean_up(&self, parts: &[PartReport]) -> Result<(), SinkError> {
+        self.tidy(&OutputListing::read(self.output)?);
+        remove_strays(self.output, &OutputListing::read(self.output)?, &self.record.run_id, parts)
     }
 
     /// Remove what a finished run does not need. The run is finished whether that succeeds or not.
@@ -209,6 +223,9 @@ impl Ending<'_> {
     fn complete(&mut self, listing: &OutputListing, notes: Notes) -> Result<RunReport, Error> {
         let (output, run_id) = (self.output, &self.record.run_id);
         let whole = self.whole(self.predictions(listing, &notes)?);
+        if let Some(limit) = self.record.limit {
+            self.listed.check_limit(limit, whole.tally.rows(), whole.parts.len(), self.share.num_shards)?;
+        }
         self.refuse_empty(&whole)?;
         let outcome = self.outcome(&whole);
         let mut report = self.report(&whole, outcome);
@@ -225,17 +242,8 @@ impl Ending<'_> {
             return Ok(self.end(&whole, outcome)?);
         }
         publish_success(output, run_id, &manifest_sha256, created)?;
-        match OutputListing::read(output) {
-            Ok(listing) => {
-                self.tidy(&listing);
-                // an attempt at a removed run may have published since the parts were listed
-                if let Err(error) = remove_strays(output, &listing, run_id, &report.parts) {
-                    tracing::warn!(%error, "the run is finished, but parts of another one are left");
-                }
-            }
-            Err(error) => {
-                tracing::warn!(%error, "the run is finished, but what it has left cannot be listed");
-            }
+        if let Err(error) = self.clean_up(&report.parts) {
+            tracing::warn!(%error, "the run is finished, but parts that are not its own may be left");
         }
         Ok(report)
     }
@@ -270,13 +278,13 @@ impl Ending<'_> {
         Ok(parts)
     }
 
-    /// A run without a row is not a success, unless the plan says that it is one. If no other worker shares the run the
-    /// output is left vacant, so that the same command may find more next time.
+    /// A run without a row is not a success, unless the plan says that it is one. If this is an attempt and no other
+    /// worker shares the run, the output is left vacant, so that the same command may find more next time.
     fn refuse_empty(&self, whole: &OutputReport) -> Result<(), Error> {
         if whole.tally.rows() > 0 || self.plan.input.allow_empty || self.record.limit == Some(0) {
             return Ok(());
         }
-        if self.share.num_shards == 1 {
+        if self.note.is_some() && self.share.num_shards == 1 {
             check_current(self.output, &self.record.run_id)?;
             clear(self.output, self.record)?;
         }
@@ -471,11 +479,16 @@ pub(super) fn publish_success(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use object_store::ObjectStore;
+    use object_store::memory::InMemory;
+
     use super::*;
     use crate::commit::claim::claim;
     use crate::commit::footer::{ATTEMPT, ROWS_BY_STATUS, SHARD, SHARD_FORMAT, SHARD_IDENTITY};
     use crate::commit::names::part_name;
-    use crate::commit::testing::{in_memory, record, store_part};
+    use crate::commit::testing::{Hooked, in_memory, record, store_part};
     use crate::config::{Overrides, PipelineFile};
     use crate::items::{ShardContent, ShardFormat, ShardRef};
 
@@ -490,6 +503,14 @@ mod tests {
         let overrides =
             Overrides { inputs: vec!["in".to_owned()], output: Some("out".to_owned()), set: Vec::new() };
         Plan::check(PipelineFile::load(&file, &overrides).expect("a pipeline")).expect("a plan")
+    }
+
+    fn recorded(plan: &Plan) -> RunRecord {
+        RunRecord {
+            plan_sha256: plan.hash("model"),
+            determinants: plan.determinants("model"),
+            ..record("run")
+        }
     }
 
     fn shard(index: u64) -> ShardRef {
@@ -518,11 +539,7 @@ mod tests {
         let runtime = tokio::runtime::Runtime::new().expect("runtime");
         let (output, plan) = (in_memory(&runtime), plan());
         let shards = [shard(0), shard(1)];
-        let record = RunRecord {
-            plan_sha256: plan.hash("model"),
-            determinants: plan.determinants("model"),
-            ..record("run")
-        };
+        let record = recorded(&plan);
         claim(&output, &record, &AttemptNote::begun(0, 1)).expect("an empty output");
         store(&output, &shards[0]);
         let run = Run { plan: &plan, record: &record };
@@ -545,5 +562,93 @@ mod tests {
         let refused = super::finish(&output, run, Listed::all(&shards, Skipped::default()), Vec::new());
         let refused = refused.expect_err("the output is of another run");
         assert!(matches!(refused, Error::Sink(SinkError::OtherRun { .. })), "{refused}");
+    }
+
+    #[test]
+    fn a_run_with_a_limit_is_not_finished_before_it_has_so_many_rows_or_all_shards() {
+        let runtime = tokio::runtime::Runtime::new().expect("runtime");
+        let (plan, shards) = (plan(), [shard(0), shard(1)]);
+        for limit in [0, 5] {
+            let output = in_memory(&runtime);
+            let record = RunRecord { limit: Some(limit), ..recorded(&plan) };
+            claim(&output, &record, &AttemptNote::begun(0, 1)).expect("an empty output");
+            store(&output, &shards[0]);
+            let run = Run { plan: &plan, record: &record };
+            let finish = || finish(&output, run, Listed::all(&shards, Skipped::default()), Vec::new());
+            if limit > 0 {
+                let early = finish().expect_err("there are no rows yet");
+                assert!(matches!(early, Error::Source(SourceError::Late { place: 1, .. })), "{early}");
+                store(&output, &shards[1]);
+            }
+            assert_eq!(finish().expect("all rows are there").parts.len(), if limit > 0 { 2 } else { 1 });
+        }
+    }
+
+    #[test]
+    fn an_empty_run_is_not_removed_by_somebody_who_has_scored_nothing() {
+        let runtime = tokio::runtime::Runtime::new().expect("runtime");
+        let (output, mut plan) = (in_memory(&runtime), plan());
+        plan.input.allow_empty = false;
+        let record = recorded(&plan);
+        claim(&output, &record, &AttemptNote::begun(0, 1)).expect("an empty output");
+        store(&output, &shard(0));
+        let run = Run { plan: &plan, record: &record };
+        let refused = finish(&output, run, Listed::all(&[shard(0)], Skipped::default()), Vec::new());
+        let refused = refused.expect_err("no row");
+        assert!(matches!(refused, Error::Source(SourceError::NoInput { .. })), "{refused}");
+        check_current(&output, "run").expect("it may go on");
+        assert_eq!(OutputListing::read(&output).expect("a listing").predictions.len(), 1);
+    }
+
+    /// A twin of the attempt that finishes the run has listed one shard more, and publishes its part. At a moment of
+    /// that the run is finished. Whether the moment came.
+    fn finished_meanwhile(runtime: &tokio::runtime::Runtime, moment: u64, in_steps: bool) -> bool {
+        let (sent, received) = std::sync::mpsc::channel::<Output>();
+        let received = std::sync::Mutex::new(received);
+        let plan = plan();
+        let record = recorded(&plan);
+        let finish = {
+            let (plan, record) = (plan.clone(), record.clone());
+            move |output: &Output| {
+                let listed = Listed::all(&[shard(0)], Skipped::default());
+                finish(output, Run { plan: &plan, record: &record }, listed, Vec::new())
+            }
+        };
+        let finishing = finish.clone();
+        let store = Hooked::new(InMemory::new(), in_steps, move |now| {
+            if now == moment {
+                // a part that is stored before the end is of another input
+                drop(finishing(&received.lock().expect("no panic").recv().expect("an output")));
+            }
+            Ok(())
+        });
+        let at = |store| Output::new(store, "a".into(), "a".to_owned(), None, runtime.handle().clone());
+        let plain = at(Arc::clone(&store.inner) as Arc<dyn ObjectStore>);
+        claim(&plain, &record, &AttemptNote::begun(0, 1)).expect("an empty output");
+        self::store(&plain, &shard(0));
+        sent.send(plain.clone()).expect("received later");
+        let hooked = at(Arc::new(store));
+        let name = part_name(&shard(1));
+        let published = publish(&hooked, "run", &name, crate::commit::testing::part("run", &[]));
+        let has_come =
+            sent.send(plain.clone()).is_ok() && plain.read_if_any(SUCCESS).expect("readable").is_some();
+        let listing = OutputListing::read(&plain).expect("a listing");
+        let case = format!("moment {moment}, in steps {in_steps}: {published:?}");
+        if has_come {
+            assert_eq!(listing.predictions.len(), 1, "{case}");
+            published.expect_err("the run has finished without it");
+        } else {
+            assert_eq!(listing.predictions.len(), 2, "{case}");
+        }
+        has_come
+    }
+
+    #[test]
+    fn a_part_that_a_finished_run_lacks_does_not_appear_behind_its_end() {
+        let runtime = tokio::runtime::Runtime::new().expect("runtime");
+        for in_steps in [false, true] {
+            let come = (0..40).filter(|&moment| finished_meanwhile(&runtime, moment, in_steps)).count();
+            assert!(come > 5, "{come} moments");
+        }
     }
 }

@@ -7,9 +7,10 @@
 //! - Any number of attempts at one run may be alive at once, as workers that share it, or because one was taken for dead.
 //! - A run that was removed by `--overwrite` leaves nothing in the output, whatever its attempts do when they wake.
 //!
-//! What a store must offer: an object is readable under its name as soon as its creation is acknowledged, and of several
-//! requests that create one name, one succeeds. Listings may be behind, except for `--overwrite`, which removes what it
-//! finds listed. Clocks decide nothing. [`crate::docs::protocol`] tells the steps one by one.
+//! What a store must offer: an object is readable under its name as soon as its creation is acknowledged, and of
+//! several requests that create one name, one succeeds. Listings may be behind, except behind `_SUCCESS` and for
+//! `--overwrite`, where what is listed is removed. Clocks decide nothing. [`crate::docs::protocol`] tells the steps one
+//! by one.
 //!
 //! # One part for each shard
 //! The name of a part follows from the shard's place and version, so two attempts never make two parts of one shard:
@@ -23,28 +24,36 @@
 //! their share) is published in four steps:
 //!
 //! 1. its bytes are stored under `_staging/`, with a name of its own;
-//! 2. `_run.json` is read, and must name the run;
+//! 2. `_run.json` is read, and must name the run; for a predictions part, `_SUCCESS` is looked for, and if the run has
+//!    finished, its manifest must list the part;
 //! 3. the staged object is copied to its name, if there is none;
 //! 4. the staged object is removed.
 //!
-//! `--overwrite` replaces `_run.json` first, on condition that it is as it was read. Then it removes `_SUCCESS`, the manifest, the staged objects, and last
-//! everything else ([`overwrite()`]). So nothing of the old run appears after that:
+//! `--overwrite` replaces `_run.json` first, on condition that it is as it was read. Then it removes `_SUCCESS`, the
+//! manifest, the staged objects, and last everything else ([`overwrite()`]). So nothing of the old run appears after
+//! that:
 //!
 //! - An attempt that reads `_run.json` after it was replaced stops at step 2.
 //! - An attempt that read it before had staged its object before. Either it has copied the object by the time that staged
 //!   objects are removed, and the copy is removed with everything else; or its copy finds no source.
 //!
+//! The end of a run is a fence of the same kind, for an attempt at the run may have listed another input than the one
+//! that has finished it. Whoever has published `_SUCCESS` removes the staged objects, lists the output again, and removes
+//! the parts that the manifest does not list.
+//!
 //! On S3 a copy that creates is three requests: the source is read by the second, the object appears by the third. An
-//! attempt that is suspended between them may publish late. Therefore `_run.json` is read once more after each copy. If
-//! it names another run by then, and that run has finished, the attempt removes its part, unless the manifest lists the
-//! name. Nobody else publishes under that name, so the removal hits nothing else. If the other run has not finished, the
-//! part is left to that run, which removes what it meets of other runs: when an attempt begins, when it publishes the same
-//! name, and when it finishes, once more behind `_SUCCESS`. A part tells its run in its footer.
+//! attempt that is suspended between them may publish late. Therefore step 2 is repeated after each copy, also after
+//! one that has failed. If the output belongs to a run by then that has finished, the attempt removes its part, unless
+//! the manifest lists the name; also if it belongs to no run. Nobody else publishes under that name, so the removal
+//! hits nothing else. If the other run has not finished, the part is left to that run, which removes what it meets of
+//! other runs: when an attempt begins, when it publishes the same name, and when it finishes, once more behind
+//! `_SUCCESS`. A part tells its run in its footer.
 //!
 //! # Limits
 //! - Removing one version of an object (a damaged part, a part of another run) is a look and a removal. An attempt that is
 //!   suspended exactly between them, while another attempt at the same run does the same and publishes the part again,
-//!   removes the new part. A finished run then lacks it, which `run` and `verify` say.
+//!   removes the new part, or, after an `--overwrite`, that of the run that has come since. A finished run then lacks it,
+//!   which `run` and `verify` say.
 //! - A request that the store itself carries out after the removal is met as above by the new run only as long as that
 //!   runs.
 //! - Of two `--overwrite` at the same time one stops, but what it has asked the store to remove, 32 objects at most, may

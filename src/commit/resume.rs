@@ -147,6 +147,25 @@ impl Listed {
         }
     }
 
+    /// That nothing is missing of a run with a `limit`, whose `parts` have so many `rows`: that is as many as the limit,
+    /// or there is a part for each shard of the whole input.
+    ///
+    /// # Errors
+    /// [`SourceError::Late`].
+    pub(super) fn check_limit(
+        &self,
+        limit: u64,
+        rows: u64,
+        parts: usize,
+        workers: u32,
+    ) -> Result<(), SourceError> {
+        if rows >= limit || self.ended && parts == self.identities.len() {
+            Ok(())
+        } else {
+            self.refuse_gap(parts as u64, workers)
+        }
+    }
+
     fn refuse_gap(&self, place: u64, workers: u32) -> Result<(), SourceError> {
         Err(SourceError::Late { place, worker: (place % u64::from(workers)) as u32 })
     }

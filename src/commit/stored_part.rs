@@ -67,6 +67,12 @@ pub(super) async fn run_of_part(output: &Output, meta: &ObjectMeta) -> Result<Op
     }
 }
 
+/// The shard that the part at `path` names, if it can be read.
+pub(super) async fn shard_of_part(output: &Output, path: &Path) -> Option<String> {
+    let meta = output.store().head(path).await.ok()?;
+    value(&read_footer(output.store(), path, meta.size).await.ok()?, SHARD)
+}
+
 /// A stored object of which every byte has been read.
 pub(super) struct ReadObject {
     pub meta: ObjectMeta,

@@ -3,8 +3,9 @@
 //!
 //! - The bytes are stored under `_staging/` while they are written: small objects by one put, larger ones by a
 //!   multipart upload. The name is said at the end.
-//! - Then `_run.json` is read: unless it names the run, the upload ends with [`SinkError::OtherRun`]. Only then the staged
-//!   object is copied to its name by a request that creates. [`super`] says why a removed run cannot publish.
+//! - Then `_run.json` is read: unless it names the run, the upload ends with [`SinkError::OtherRun`]. So is `_SUCCESS`,
+//!   for a predictions part: if the run has finished without it, the upload ends with an error, too. Only then the staged
+//!   object is copied to its name by a request that creates. [`super`] says why a removed or finished run cannot publish.
 //! - A part of another run under that name is removed, and the copy repeated. A part of this run is left as it is: of
 //!   attempts that race one wins, and the others see [`Stored::was_there`].
 //! - An upload that is dropped before [`Upload::finish`] leaves nothing; one whose process dies may leave a staged
@@ -28,7 +29,7 @@ use super::names::{MANIFEST, ObjectName, SUCCESS};
 use super::output::{Output, PUT_BYTES, PUTS_IN_FLIGHT};
 use super::record::check_current_async;
 use super::state::{OutputState, observe_run};
-use super::stored_part::run_of_part;
+use super::stored_part::{run_of_part, shard_of_part};
 use crate::error::SinkError;
 use crate::plan::hex;
 use crate::store::retry::{again, was_repeated};
@@ -273,42 +274,90 @@ async fn publish_staged(output: &Output, run_id: &str, staged: &Path, name: &str
 }
 
 async fn copy_staged(output: &Output, run_id: &str, staged: &Path, name: &str) -> Result<bool, SinkError> {
-    let path = output.path_of(name);
     for _ in 0..PUBLISHING_TRIES {
-        check_current_async(output, run_id).await?;
-        let created = match output.copy_new(staged, &path).await {
-            Ok(created) => created,
-            // an attempt that has finished the run tidies up behind all others
-            Err(Error::NotFound { .. }) if output.version(name).await?.is_some() => false,
-            Err(source) => return Err(output.failed(name, source)),
-        };
-        // read before the record: what is removed below cannot be of a run that has begun since
-        let theirs = if created { None } else { version_of_another_run(output, run_id, name).await? };
-        if let Err(error) = check_current_async(output, run_id).await {
+        check_wanted(output, run_id, staged, name).await?;
+        // what has failed may still have created the object
+        let copied = copy_once(output, run_id, staged, name).await;
+        if let Err(error) = check_wanted(output, run_id, staged, name).await {
             withdraw(output, run_id, name).await?;
             return Err(error);
         }
-        match theirs {
-            None => return Ok(created),
-            Some(theirs) => output.remove_version(&theirs, LEFT_BEHIND).await?,
+        match copied? {
+            Copied::Created => return Ok(true),
+            Copied::WasThere => return Ok(false),
+            Copied::Theirs(theirs) => output.remove_version(&theirs, LEFT_BEHIND).await?,
+            Copied::IsGone => {}
         }
     }
     let message = "objects of another run keep appearing in its place; stop what writes them".to_owned();
     Err(SinkError::Uri { uri: output.uri_of(name), message })
 }
 
-/// The run was removed while `name` was being published. The object is removed where nobody else would: if the run in
-/// its place has finished without it. Otherwise that run removes it when it publishes this name, or when it finishes.
+/// The result of one copy.
+enum Copied {
+    Created,
+    /// An object of this run, or one whose run is not known.
+    WasThere,
+    /// This object of another run is in its place.
+    Theirs(ObjectMeta),
+    /// An object was in its place, which somebody has removed since.
+    IsGone,
+}
+
+async fn copy_once(output: &Output, run_id: &str, staged: &Path, name: &str) -> Result<Copied, SinkError> {
+    match output.copy_new(staged, &output.path_of(name)).await {
+        Ok(true) => return Ok(Copied::Created),
+        Ok(false) => {}
+        // an attempt that has finished the run tidies up behind all others
+        Err(Error::NotFound { .. }) if output.version(name).await?.is_some() => {}
+        Err(source) => return Err(output.failed(name, source)),
+    }
+    // read before the record: what is removed cannot be of a run that has begun since
+    match version_of_another_run(output, run_id, name).await? {
+        Some(theirs) => Ok(Copied::Theirs(theirs)),
+        None if output.version(name).await?.is_none() => Ok(Copied::IsGone),
+        None => Ok(Copied::WasThere),
+    }
+}
+
+/// That the output still belongs to the run `run_id`, and that the run has not finished without the part `name`, which
+/// is `staged`.
+async fn check_wanted(output: &Output, run_id: &str, staged: &Path, name: &str) -> Result<(), SinkError> {
+    check_current_async(output, run_id).await?;
+    if !matches!(ObjectName::parse(name), Some(ObjectName::Part(_)))
+        || output.version(SUCCESS).await?.is_none()
+    {
+        return Ok(());
+    }
+    match observe_run(output).await? {
+        Some(OutputState::Succeeded(record, manifest))
+            if record.run_id == run_id && manifest.parts.iter().all(|part| part.path != name) =>
+        {
+            let shard = shard_of_part(output, staged).await.unwrap_or_else(|| name.to_owned());
+            let message = format!("{shard}: it was added after the run finished");
+            Err(SinkError::Uri { uri: output.uri().to_owned(), message })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// `name` was being published while its run was removed, or finished without it. The object is removed where nobody else
+/// would: if the run that the output belongs to now has finished without it, or there is none. Otherwise that run
+/// removes it when it publishes this name, or when it finishes.
 async fn withdraw(output: &Output, run_id: &str, name: &str) -> Result<(), SinkError> {
     // read before the state: what vouches for the other run's success has come before that
     let Some(meta) = output.version(name).await? else { return Ok(()) };
     let state = observe_run(output).await?;
-    let is_stray = match &state {
+    let is_unlisted = match &state {
         Some(OutputState::Succeeded(_, manifest)) => {
-            let listed = manifest.parts.iter().chain(&manifest.batches).any(|part| part.path == name);
-            !listed && is_part(name) && run_of_part(output, &meta).await?.as_deref() == Some(run_id)
+            manifest.parts.iter().chain(&manifest.batches).all(|part| part.path != name)
         }
-        _ => name == SUCCESS,
+        state => state.is_none(),
+    };
+    let is_stray = if is_part(name) {
+        is_unlisted && run_of_part(output, &meta).await?.as_deref() == Some(run_id)
+    } else {
+        name == SUCCESS && !matches!(state, Some(OutputState::Succeeded(..)))
     };
     if is_stray { output.remove_version(&meta, LEFT_BEHIND).await } else { Ok(()) }
 }
@@ -417,6 +466,73 @@ mod tests {
         let mut upload = Upload::start(&output, "run");
         upload.write_all(b"rows").expect("a buffer takes anything");
         assert!(!upload.finish(NAME).wait().expect("stored").was_there);
+    }
+
+    /// A part is published on S3, and `act` comes between the two last requests of its copy. The last one is answered
+    /// by `answer`. What is left of the part, and what the attempt is told.
+    fn published_around(
+        act: impl Fn(&Output) + Send + Sync + 'static,
+        answer: impl Fn() -> object_store::Result<()> + Send + Sync + 'static,
+    ) -> (Option<Bytes>, Result<bool, SinkError>) {
+        let runtime = tokio::runtime::Runtime::new().expect("runtime");
+        let (sent, received) = std::sync::mpsc::channel::<Output>();
+        let received = std::sync::Mutex::new(received);
+        // put, the record, `_SUCCESS`, and the copy's source: a moment before and after each but the last
+        let store = Hooked::new(InMemory::new(), true, move |now| {
+            match now {
+                7 => act(&received.lock().expect("no panic").recv().expect("an output")),
+                8 => return answer(),
+                _ => {}
+            }
+            Ok(())
+        });
+        let at = |store| Output::new(store, Path::from("a"), "a".to_owned(), None, runtime.handle().clone());
+        let plain = begun(at(Arc::clone(&store.inner) as _));
+        sent.send(plain.clone()).expect("received later");
+        let content = crate::commit::testing::part("run", &[]);
+        let published = publish(&at(Arc::new(store)), "run", NAME, content);
+        (plain.read_if_any(NAME).expect("readable"), published)
+    }
+
+    #[test]
+    fn a_part_whose_output_was_vacated_is_removed_also_if_its_copy_fails() {
+        let vacate = |output: &Output| {
+            output.remove(&[super::super::names::RUN.to_owned()]).expect("removed");
+        };
+        let denied = || {
+            let source = io::Error::from(io::ErrorKind::PermissionDenied).into();
+            Err(Error::Generic { store: "test", source })
+        };
+        for (left, stopped) in [published_around(vacate, || Ok(())), published_around(vacate, denied)] {
+            let stopped = stopped.expect_err("its run was removed");
+            assert!(matches!(stopped, SinkError::OtherRun { .. }), "{stopped}");
+            assert_eq!(left, None);
+        }
+        let (left, published) = published_around(|_| {}, || Ok(()));
+        assert!(left.is_some() && published.expect("published"));
+    }
+
+    #[test]
+    fn a_part_in_whose_place_there_was_another_one_for_a_moment_is_published() {
+        let runtime = tokio::runtime::Runtime::new().expect("runtime");
+        let (sent, received) = std::sync::mpsc::channel::<Output>();
+        let received = std::sync::Mutex::new(received);
+        let store = Hooked::new(InMemory::new(), false, move |now| {
+            let output = || received.lock().expect("no panic").recv().expect("an output");
+            match now {
+                // before the copy, and after the look behind it
+                6 => assert!(output().create(NAME, b"damaged".to_vec()).expect("created")),
+                8 => output().remove(&[NAME.to_owned()]).expect("removed"),
+                _ => {}
+            }
+            Ok(())
+        });
+        let at = |store| Output::new(store, Path::from("a"), "a".to_owned(), None, runtime.handle().clone());
+        let plain = begun(at(Arc::clone(&store.inner) as _));
+        (0..2).for_each(|_| sent.send(plain.clone()).expect("received later"));
+        let content = crate::commit::testing::part("run", &[]);
+        assert!(publish(&at(Arc::new(store)), "run", NAME, content.clone()).expect("published"));
+        assert_eq!(plain.read(NAME).expect("it is there"), content);
     }
 
     #[test]
