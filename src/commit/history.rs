@@ -7,7 +7,7 @@ use super::attempts::Notes;
 use super::checkpoints::Checkpoints;
 use super::crashes::Crashes;
 use super::listing::{ObjectEntry, OutputListing, names_in};
-use super::names::PartName;
+use super::names::{ATTEMPTS, PartName};
 use super::output::Output;
 use super::segments::sound_checkpoints;
 use super::state::observe;
@@ -15,6 +15,14 @@ use super::takeover::{TakenOver, remove_damaged, remove_parts_of_other_runs, tak
 use crate::error::SinkError;
 use crate::items::{Resume, ShardRef};
 use crate::report::PartReport;
+
+/// The notes of all attempts at a run: they show that an unreadable object was a part of it.
+fn all_notes(output: &Output, run_id: &str) -> Result<Notes, SinkError> {
+    let mut attempts = OutputListing::default();
+    names_in(output, ATTEMPTS)?.iter().for_each(|name| attempts.add(name, 0));
+    attempts.add_unlisted_attempts(output, None)?;
+    Notes::read(output, &attempts, run_id, None)
+}
 
 /// What earlier attempts left of a shard.
 #[derive(Debug)]
@@ -45,7 +53,14 @@ pub fn shard_history(output: &Output, run_id: &str, shard: &ShardRef) -> Result<
         let parts = listing.predictions.values().cloned().collect();
         listing = remove_parts_of_other_runs(output, listing, parts, &notes, run_id)?;
     }
-    let TakenOver { mut sound, damaged } = take_over(output, listing.predictions.values(), &notes, run_id)?;
+    let look = |notes: &Notes| take_over(output, listing.predictions.values(), notes, run_id);
+    let TakenOver { mut sound, damaged } = match look(&notes) {
+        Err(error) if !matches!(error, SinkError::Storage(_)) => {
+            tracing::debug!(%error, "looking for the part in the notes");
+            look(&all_notes(output, run_id)?)?
+        }
+        taken => taken?,
+    };
     if let Some(part) = sound.pop() {
         return Ok(ShardHistory { part: Some(part), resume: Resume::default(), is_finished });
     }
@@ -55,4 +70,43 @@ pub fn shard_history(output: &Output, run_id: &str, shard: &ShardRef) -> Result<
     let segments = sound_checkpoints(output, segments, |_| true)?.chain(&name);
     let resume = Resume { segments, crashed: crashes.in_shard(&name) };
     Ok(ShardHistory { part: None, resume, is_finished })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commit::attempts::AttemptNote;
+    use crate::commit::claim::claim;
+    use crate::commit::footer::{ATTEMPT, ROWS_BY_STATUS, SHARD, SHARD_FORMAT, SHARD_IDENTITY};
+    use crate::commit::stored_part::read_part;
+    use crate::commit::testing::{in_memory, record, store_part};
+    use crate::items::{ShardContent, ShardFormat};
+
+    #[test]
+    fn a_part_whose_footer_cannot_be_read_is_scored_again_if_a_note_knows_it() {
+        let runtime = tokio::runtime::Runtime::new().expect("runtime");
+        let output = in_memory(&runtime);
+        let note = claim(&output, &record("run"), &AttemptNote::begun(0, 1)).expect("an empty output").note;
+        let shard = ShardRef::new(0, "0.tar", ShardFormat::Webdataset, ShardContent::Objects(Vec::new()));
+        let (name, identity) = (PartName::of(&shard).to_string(), shard.identity());
+        let footer = [
+            (ATTEMPT, "0"),
+            (SHARD, "0.tar"),
+            (SHARD_IDENTITY, &identity),
+            (SHARD_FORMAT, "webdataset"),
+            (ROWS_BY_STATUS, "{}"),
+        ];
+        store_part(&output, "run", &name, &footer);
+        let history = || shard_history(&output, "run", &shard);
+        let part = read_part(&output, &name, "run").expect("sound");
+        assert_eq!(history().expect("sound").part.as_ref(), Some(&part));
+        let mut rotten = output.read(&name).expect("stored").to_vec();
+        let last = rotten.len() - 1;
+        rotten[last] ^= 1;
+        output.replace(&name, rotten).expect("stored");
+        history().expect_err("it may be somebody's own file");
+        AttemptNote { parts: vec![part], ..note }.store(&output).expect("stored");
+        assert_eq!(history().expect("a note knows it").part, None);
+        assert_eq!(output.read_if_any(&name).expect("readable"), None);
+    }
 }

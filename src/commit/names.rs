@@ -39,7 +39,9 @@ pub const WORKERS: &str = "_workers";
 pub const CHECKPOINTS: &str = "_checkpoints";
 pub const CRASHES: &str = "_crashes";
 pub const STAGING: &str = "_staging";
-pub const TRANSIENT: [&str; 5] = [ATTEMPTS, WORKERS, CHECKPOINTS, CRASHES, STAGING];
+/// Earlier versions moved parts there before they removed them.
+pub const DISPLACED: &str = "_displaced";
+pub const TRANSIENT: [&str; 6] = [ATTEMPTS, WORKERS, CHECKPOINTS, CRASHES, STAGING, DISPLACED];
 
 /// The highest number of an attempt: shifted by 32 bits, it begins the ids of the attempt's batches.
 pub const MAX_ATTEMPT: u32 = 1 << 30;
@@ -218,6 +220,7 @@ impl ObjectName {
             CHECKPOINTS => Some(segment(file).map_or(Self::Unknown, Self::Segment)),
             CRASHES => Some(crash(file).map_or(Self::Unknown, Self::Crash)),
             STAGING => Some(Self::Staged(file.to_owned())),
+            DISPLACED => Some(Self::Unknown),
             _ => None,
         }
     }
@@ -327,6 +330,7 @@ mod tests {
         }
         for name in [
             "_checkpoints/x",
+            "_displaced/predictions/part-000007-0123456789ab.parquet",
             "_checkpoints/part-000007-0123456789ab/1-2.txt",
             "_checkpoints/part-000007-0123456789ab/7-7-0-a.parquet",
             "_crashes/part-000007-0123456789ab/a-b-c.json",

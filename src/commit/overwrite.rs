@@ -171,6 +171,8 @@ mod tests {
         assert_eq!(begin(&output, "first"), "first");
         PARTS.iter().for_each(|name| drop(store_part(&output, "first", name, &[])));
         output.create("_staging/0123456789abcdef", b"rows".to_vec()).expect("stored");
+        // as earlier versions have left it
+        output.create("_displaced/0123456789abcdef", b"rows".to_vec()).expect("stored");
         overwrite(&output, &record("second")).expect("removed");
         let left = OutputListing::read(&output).expect("a listing");
         assert_eq!(left, OutputListing { has_record: true, ..OutputListing::default() });
