@@ -130,7 +130,7 @@ fn refused_when_cut(whole: &[u8], tag: u16, bytes: usize) {
         let (status, error) = refusal(&whole[..whole.len() - cut]);
         assert_eq!(status, Status::DecodeError);
         let expected = format!("tiff: tag {tag} states ");
-        assert!(error.starts_with(&expected) && error.ends_with("past the end of the file"), "{error}");
+        assert!(error.starts_with(&expected) && error.ends_with("behind the end of the file"), "{error}");
     }
 }
 
