@@ -17,9 +17,9 @@ use super::attempts::{AttemptNote, Notes};
 use super::footer::SCHEMA_VERSION;
 use super::listing::{ObjectEntry, OutputListing};
 use super::manifest::{StoredManifest, success_content};
-use super::names::{MANIFEST, ObjectName, RUN, SUCCESS, shard_index};
+use super::names::{MANIFEST, ObjectName, RUN, SUCCESS, TRANSIENT, shard_index};
 use super::output::{Output, json, sha256_of};
-use super::overwrite::clear;
+use super::overwrite::{GROUP, clear};
 use super::record::{RunRecord, check_current};
 use super::resume::{Listed, Share};
 use super::run_report::{Manifest, RunReport};
@@ -212,8 +212,8 @@ impl Ending<'_> {
 
     /// Remove what a finished run does not need. The run is finished whether that succeeds or not.
     fn tidy(&self, listing: &OutputListing) {
-        let tidied = check_current(self.output, &self.record.run_id)
-            .and_then(|()| self.output.tidy(&listing.transient().collect::<Vec<_>>()));
+        let transient: Vec<_> = listing.transient().collect();
+        let tidied = tidy(self.output, &self.record.run_id, &transient);
         if let Err(error) = tidied {
             tracing::warn!(%error, "the run is finished, but notes and checkpoints of it are left");
         }
@@ -285,8 +285,13 @@ impl Ending<'_> {
             return Ok(());
         }
         if self.note.is_some() && self.share.num_shards == 1 {
-            check_current(self.output, &self.record.run_id)?;
-            clear(self.output, self.record)?;
+            // another attempt may have listed another input
+            let is_alone = OutputListing::read(self.output)?.parts_beside(&whole.parts).is_empty();
+            if is_alone
+                && matches!(observe(self.output)?, OutputState::Unfinished(_) | OutputState::Failed(..))
+            {
+                clear(self.output, self.record)?;
+            }
         }
         let (shards, skipped) = (whole.parts.len(), whole.skipped());
         let skipped = match skipped.total() {
@@ -394,19 +399,41 @@ fn mark_of(share: Share) -> String {
     ObjectName::Mark { worker: share.shard_index, workers: share.num_shards }.to_string()
 }
 
-/// Remove predictions parts that are not among the `parts` of the finished run `run_id`. No attempt at that run publishes under such a
-/// name, so nothing of it can be hit.
+/// Remove what the run `run_id`, which has ended, does not need: the `transient` objects, and on a disk their folders, in
+/// which a killed process may have left files that no listing shows. What another attempt writes meanwhile may stay: that
+/// attempt finds the run finished when it ends, and calls this, too. Another run has objects of the same names, so the
+/// record of the run is read before each group.
+pub(super) fn tidy(output: &Output, run_id: &str, transient: &[String]) -> Result<(), SinkError> {
+    for group in transient.chunks(GROUP) {
+        check_current(output, run_id)?;
+        output.remove(group)?;
+    }
+    for folder in TRANSIENT.iter().filter(|_| output.local().is_some()) {
+        check_current(output, run_id)?;
+        output.remove_folder(folder)?;
+    }
+    Ok(())
+}
+
+/// Remove predictions parts that are not among the `parts` of the finished run `run_id`. No attempt at that run publishes
+/// under such a name, so nothing of it can be hit.
 pub(super) fn remove_strays(
     output: &Output,
     listing: &OutputListing,
     run_id: &str,
     parts: &[PartReport],
 ) -> Result<(), SinkError> {
-    let strays = listing.parts_beside(parts);
-    let Some(first) = strays.first() else { return Ok(()) };
+    let strays = output.versions_of(&listing.parts_beside(parts))?;
+    if strays.is_empty() {
+        return Ok(());
+    }
+    // read after the versions: they cannot be of a run that has begun since
     check_current(output, run_id)?;
-    tracing::warn!(parts = strays.len(), first, "removing parts that the manifest lacks");
-    output.remove(&strays)
+    for stray in strays.iter().flatten() {
+        let why = "removing a part that the manifest lacks";
+        output.runtime().block_on(output.remove_version(stray, why))?;
+    }
+    Ok(())
 }
 
 /// Publish the `manifest` that says `report`, or find one that another attempt at the run has published and that lists the
@@ -488,6 +515,7 @@ mod tests {
     use crate::commit::claim::claim;
     use crate::commit::footer::{ATTEMPT, ROWS_BY_STATUS, SHARD, SHARD_FORMAT, SHARD_IDENTITY};
     use crate::commit::names::part_name;
+    use crate::commit::stored_part::read_part;
     use crate::commit::testing::{Hooked, in_memory, record, store_part};
     use crate::config::{Overrides, PipelineFile};
     use crate::items::{ShardContent, ShardFormat, ShardRef};
@@ -649,6 +677,91 @@ mod tests {
         for in_steps in [false, true] {
             let come = (0..40).filter(|&moment| finished_meanwhile(&runtime, moment, in_steps)).count();
             assert!(come > 5, "{come} moments");
+        }
+    }
+
+    #[test]
+    fn an_empty_run_is_removed_unless_another_attempt_has_found_more_or_finished_it() {
+        let runtime = tokio::runtime::Runtime::new().expect("runtime");
+        let (allows, mut refuses) = (plan(), plan());
+        refuses.input.allow_empty = false;
+        for (is_finished, has_more) in [(false, false), (false, true), (true, false)] {
+            let (output, record) = (in_memory(&runtime), recorded(&allows));
+            let note = claim(&output, &record, &AttemptNote::begun(0, 1)).expect("an empty output").note;
+            store(&output, &shard(0));
+            let listed = Listed::all(&[shard(0)], Skipped::default());
+            let whole = if is_finished {
+                let run = Run { plan: &allows, record: &record };
+                finish(&output, run, listed.clone(), Vec::new()).expect("it may be empty").parts
+            } else {
+                vec![read_part(&output, &part_name(&shard(0)), "run").expect("sound")]
+            };
+            if has_more {
+                store(&output, &shard(1));
+            }
+            let ending = Ending {
+                output: &output,
+                plan: &refuses,
+                record: &record,
+                model_sha256: "model".to_owned(),
+                engines: Vec::new(),
+                share: Share::default(),
+                note: Some(note),
+                written: OutputReport::default(),
+                reused: Vec::new(),
+                skipped_by_listing: Skipped::default(),
+                listed,
+                wall: Duration::ZERO,
+                startup: Duration::ZERO,
+                stages: Vec::new(),
+            };
+            let refused = ending.refuse_empty(&OutputReport { parts: whole, ..OutputReport::default() });
+            assert!(matches!(refused, Err(Error::Source(SourceError::NoInput { .. }))), "{refused:?}");
+            let is_vacant = matches!(observe(&output).expect("a state"), OutputState::Vacant);
+            assert_eq!(is_vacant, !is_finished && !has_more);
+        }
+    }
+
+    /// What `act` does through a store before or after whose `moment`th request the run `old` is replaced by `new`, of
+    /// which there are a part and the note of an attempt by then.
+    fn replaced_meanwhile(moment: u64, act: impl Fn(&Output) -> Result<(), SinkError>) -> OutputListing {
+        let runtime = tokio::runtime::Runtime::new().expect("runtime");
+        let (sent, received) = std::sync::mpsc::channel::<Output>();
+        let received = std::sync::Mutex::new(received);
+        let store = Hooked::new(InMemory::new(), false, move |now| {
+            if now == moment {
+                let output = received.lock().expect("no panic").recv().expect("an output");
+                crate::commit::overwrite::overwrite(&output, &record("new")).expect("removed");
+                claim(&output, &record("new"), &AttemptNote::begun(0, 1)).expect("begun");
+                assert!(!store_part(&output, "new", &part_name(&shard(1)), &[]).was_there);
+            }
+            Ok(())
+        });
+        let at = |store| Output::new(store, "a".into(), "a".to_owned(), None, runtime.handle().clone());
+        let plain = at(Arc::clone(&store.inner) as Arc<dyn ObjectStore>);
+        claim(&plain, &record("old"), &AttemptNote::begun(0, 1)).expect("an empty output");
+        store_part(&plain, "old", &part_name(&shard(1)), &[]);
+        sent.send(plain.clone()).expect("received later");
+        let done = act(&at(Arc::new(store)));
+        assert!(done.is_ok() || matches!(done, Err(SinkError::OtherRun { .. })), "{done:?}");
+        OutputListing::read(&plain).expect("a listing")
+    }
+
+    #[test]
+    fn what_a_finished_run_does_not_need_is_removed_and_nothing_of_the_run_that_replaces_it() {
+        // one look at the stray, one at the record, and one before the removal
+        for moment in 0..5 {
+            let listing = replaced_meanwhile(moment, |output| {
+                remove_strays(output, &OutputListing::read(output)?, "old", &[])
+            });
+            assert_eq!(listing.predictions.len(), 1, "moment {moment}");
+        }
+        let mut transient: Vec<_> = (0..GROUP).map(|n| format!("_staging/{n:016}")).collect();
+        transient.push(ObjectName::Attempt(0).to_string());
+        // until the record is read for the second group
+        for moment in 0..5 {
+            let listing = replaced_meanwhile(moment, |output| tidy(output, "old", &transient));
+            assert_eq!(listing.attempts.len(), 1, "moment {moment}");
         }
     }
 }

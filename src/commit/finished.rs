@@ -2,11 +2,10 @@
 
 use super::checkpoints::Checkpoints;
 use super::crashes::Crashes;
-use super::finish::remove_strays;
+use super::finish::{remove_strays, tidy};
 use super::listing::OutputListing;
 use super::manifest::StoredManifest;
 use super::output::Output;
-use super::record::check_current;
 use super::resume::{Done, Remaining, Share};
 use crate::error::{Error, SinkError, SourceError};
 use crate::items::ShardRef;
@@ -38,9 +37,8 @@ pub fn check_finished(
     let (checkpoints, crashes) = (Checkpoints::default(), Crashes::default());
     match Remaining::new(shards, done, checkpoints, crashes, Share::default()).next().transpose()? {
         None => {
-            // listing the input may have taken long
-            check_current(output, &manifest.run_id)?;
-            Ok(output.tidy(&listing.transient().collect::<Vec<_>>())?)
+            let transient: Vec<_> = listing.transient().collect();
+            Ok(tidy(output, &manifest.run_id, &transient)?)
         }
         Some((shard, _)) => {
             let message = "it was added after the run finished".to_owned();

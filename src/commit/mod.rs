@@ -58,6 +58,10 @@
 //!   runs.
 //! - Of two `--overwrite` at the same time one stops, but what it has asked the store to remove, 32 objects at most, may
 //!   be removed late. The same is true of an interrupted removal that was taken over, if the first command still lives.
+//! - Notes and marks have the same names in every run. Whoever tidies up behind a finished run reads `_run.json` before
+//!   each group of 32. A group that is carried out after an `--overwrite` removes notes of the next run.
+//! - An attempt that finds no record in the whole input looks whether another one has found more or finished the run, and
+//!   then removes it. What another one finishes between the two is removed, too.
 //! - On a disk, `_run.json` is compared and replaced in two calls. A command that is suspended exactly between them
 //!   replaces a record that has come since.
 

@@ -18,7 +18,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
 
-use super::names::{BATCHES, ObjectName, PREDICTIONS, TRANSIENT};
+use super::names::{BATCHES, ObjectName, PREDICTIONS};
 use crate::error::{SinkError, StorageError};
 use crate::plan::hex;
 use crate::report::PartReport;
@@ -240,9 +240,14 @@ impl Output {
 
     /// Size of each of the objects `names`, in their order; `None` where there is none.
     pub(super) fn sizes_of(&self, names: &[String]) -> Result<Vec<Option<u64>>, SinkError> {
-        let sizes = names.iter().map(|name| async { Ok(self.version(name).await?.map(|meta| meta.size)) });
-        let sizes: Vec<_> = sizes.collect();
-        self.runtime.block_on(futures_util::stream::iter(sizes).buffered(REQUESTS).try_collect())
+        let versions = self.versions_of(names)?.into_iter();
+        Ok(versions.map(|version| version.map(|meta| meta.size)).collect())
+    }
+
+    /// The same with the current versions.
+    pub(super) fn versions_of(&self, names: &[String]) -> Result<Vec<Option<ObjectMeta>>, SinkError> {
+        let versions: Vec<_> = names.iter().map(|name| self.version(name)).collect();
+        self.runtime.block_on(futures_util::stream::iter(versions).buffered(REQUESTS).try_collect())
     }
 
     /// Size and SHA-256 of a small object.
@@ -333,14 +338,6 @@ impl Output {
             Ok(()) | Err(Error::NotFound { .. }) => {}
             Err(error) => tracing::debug!(%error, "a staged object is left"),
         }
-    }
-
-    /// Remove what a run that has ended does not need: the `transient` objects, and on a disk their folders, in which a
-    /// killed process may have left files that no listing shows. What another attempt writes meanwhile may stay: that
-    /// attempt finds the run finished when it ends, and calls this, too.
-    pub(super) fn tidy(&self, transient: &[String]) -> Result<(), SinkError> {
-        self.remove(transient)?;
-        TRANSIENT.iter().try_for_each(|folder| self.remove_folder(folder))
     }
 
     /// Remove a folder on this machine's disk, if the output lies there.

@@ -18,12 +18,12 @@
 use super::listing::OutputListing;
 use super::names::{MANIFEST, RUN, STAGING, SUCCESS, TRANSIENT};
 use super::obstacles::remove_obstacles;
-use super::output::{Output, json};
+use super::output::{Output, json, random_name};
 use super::record::{RunRecord, check_current};
 use crate::error::SinkError;
 
 /// Objects that are removed between two looks at the record.
-const GROUP: usize = 32;
+pub(super) const GROUP: usize = 32;
 
 /// How often the output is listed at most: requests of the old run that the store carries out late may still create
 /// objects. The new run removes an object that comes later, or that a listing still shows, when it meets it.
@@ -64,10 +64,13 @@ pub(super) fn replace_run(
 
 /// Remove the run of `record`, and leave the output vacant.
 pub(super) fn clear(output: &Output, record: &RunRecord) -> Result<(), SinkError> {
-    let after = RunRecord { run_id: format!("{}-cleared", record.run_id), ..record.clone() };
+    // of two attempts that do this at the same time, one stops
+    let after = RunRecord { run_id: format!("cleared-{}", random_name()), ..record.clone() };
     remove_run(output, &after, Some(record))?;
+    let version = output.runtime().block_on(output.version(RUN))?;
     check_removing(output, &after)?;
-    output.remove(&[RUN.to_owned()])
+    let Some(version) = version else { return Ok(()) };
+    output.runtime().block_on(output.remove_version(&version, "removing a run that has no rows"))
 }
 
 /// Steps 1 to 4; the content of the record in between.
@@ -106,7 +109,7 @@ fn remove_run(
         }
         remove_all(output, record, &published)?;
     }
-    for folder in TRANSIENT {
+    for folder in TRANSIENT.iter().filter(|_| output.local().is_some()) {
         check_removing(output, record)?;
         output.remove_folder(folder)?;
     }
