@@ -23,9 +23,9 @@ impl Torture {
                 let running = trial.command(&out, &[]).spawn().expect("starts");
                 std::thread::sleep(trial.took.mul_f64(self.random.below(90) as f64 / 100.0));
                 if code == 6 {
-                    gcs.set_read_only("bucket", true)
+                    gcs.set_read_only("bucket", true);
                 } else {
-                    gcs.set_gone("input", true)
+                    gcs.set_gone("input", true);
                 }
                 let before = gcs.log().len();
                 let unfinished = gcs.get("bucket", &format!("{out}/_SUCCESS")).is_none();
@@ -43,7 +43,7 @@ impl Torture {
                     Some(found)
                         if found == code && names.iter().all(|name| stderr(&output).contains(name)) =>
                     {
-                        stopped += 1
+                        stopped += 1;
                     }
                     other => failures.push(format!("{other:?} {}", stderr(&output))),
                 }
