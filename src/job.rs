@@ -76,8 +76,8 @@ impl Job {
         self.checked().is_finished
     }
 
-    /// See that a finished run is whole, as far as names and sizes tell, and of `shards` and no others. Nothing is
-    /// written; what an attempt has left that was killed behind the end of the run is removed.
+    /// Check that a finished run is complete, by names and sizes, and that its parts are those of `shards` and no others.
+    /// Nothing is written; leftovers of an attempt that was killed after the end of the run are removed.
     ///
     /// # Errors
     /// [`SinkError::Incomplete`] when something that the manifest lists is missing or has another size, and
@@ -196,7 +196,7 @@ fn begin(output: &Output, claim: &Claim, options: &JobOptions) -> Result<Begun, 
     let TakenOver { sound: reused, damaged } =
         take_over(output, own.map(|(_, part)| part), &claim.notes, run_id)?;
     if damaged.iter().any(DamagedPart::exists) && !observe(output)?.is_success_of(run_id) {
-        unmark_done(output, share)?;
+        unmark_done(output, share, run_id)?;
     }
     let listing = without_damaged(output, claim.listing.clone(), &damaged, run_id)?;
     // a limit may end a shard anywhere, also before the end of a checkpoint

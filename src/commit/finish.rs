@@ -148,7 +148,7 @@ impl Ending<'_> {
             listing.marks.insert((shard_index, num_shards));
             unmarked = listing.first_unmarked(output, num_shards)?;
         }
-        // whoever finishes a run removes the marks behind `_SUCCESS`
+        // whoever finishes a run removes the marks after `_SUCCESS` is published
         let failed = match observe(output)? {
             OutputState::Succeeded(record, manifest) if record.run_id == *run_id => {
                 return self.end_behind_another(*manifest);
@@ -193,7 +193,7 @@ impl Ending<'_> {
         let known = known.filter(|part| !finished.contains(&part.path)).map(|part| part.shard.clone());
         let is_own = |name: &String| shard_index(name).is_some_and(|index| self.share.takes(index));
         let listed = self.listed.parts().filter(|name| is_own(name) && !finished.contains(name));
-        // with a limit, shards behind it have no part
+        // shards past a limit have no part
         let listed = listed.filter(|_| self.record.limit.is_none());
         if let Some(shard) = known.chain(listed).next() {
             let message = "it was added after the run finished".to_owned();
@@ -389,8 +389,12 @@ fn split<'a>(
     (parts, others)
 }
 
-/// Take back that a worker has done its share: a shard of it must be scored again.
-pub(crate) fn unmark_done(output: &Output, share: Share) -> Result<(), SinkError> {
+/// Take back that a worker of the run `run_id` has done its share: a shard of it must be scored again.
+///
+/// # Errors
+/// [`SinkError::OtherRun`] if the output belongs to another run, whose mark has the same name.
+pub(crate) fn unmark_done(output: &Output, share: Share, run_id: &str) -> Result<(), SinkError> {
+    check_current(output, run_id)?;
     output.remove(&[mark_of(share)])
 }
 

@@ -10,9 +10,9 @@ use super::resume::{Done, Remaining, Share};
 use crate::error::{Error, SinkError, SourceError};
 use crate::items::ShardRef;
 
-/// That a finished run is whole, as far as names and sizes tell, and of `shards` and no others; with the run's `limit`, if
-/// it has one, of some of them. Nothing is written; what an attempt has left that was killed behind the end of the run
-/// is removed.
+/// Check that a finished run is complete, by names and sizes, and that its parts are those of `shards` and no others; of
+/// some of them if the run has a `limit`. Nothing is written; leftovers of an attempt that was killed after the end of the
+/// run are removed.
 ///
 /// # Errors
 /// [`SinkError::Incomplete`] when something that the manifest lists is missing or has another size, and

@@ -8,8 +8,8 @@
 //! - A run that was removed by `--overwrite` leaves nothing in the output, whatever its attempts do when they wake.
 //!
 //! What a store must offer: an object is readable under its name as soon as its creation is acknowledged, and of
-//! several requests that create one name, one succeeds. Listings may be behind, except behind `_SUCCESS` and for
-//! `--overwrite`, where what is listed is removed. Clocks decide nothing. [`crate::docs::protocol`] tells the steps one
+//! several requests that create one name, one succeeds. Listings may lag, except after `_SUCCESS` is published and for
+//! `--overwrite`, which remove what they list. Clocks decide nothing. [`crate::docs::protocol`] tells the steps one
 //! by one.
 //!
 //! # One part for each shard
@@ -41,29 +41,27 @@
 //! that has finished it. Whoever has published `_SUCCESS` removes the staged objects, lists the output again, and removes
 //! the parts that the manifest does not list.
 //!
-//! On S3 a copy that creates is three requests: the source is read by the second, the object appears by the third. An
-//! attempt that is suspended between them may publish late. Therefore step 2 is repeated after each copy, also after
-//! one that has failed. If the output belongs to a run by then that has finished, the attempt removes its part, unless
-//! the manifest lists the name; also if it belongs to no run. Nobody else publishes under that name, so the removal
-//! hits nothing else. If the other run has not finished, the part is left to that run, which removes what it meets of
-//! other runs: when an attempt begins, when it publishes the same name, and when it finishes, once more behind
-//! `_SUCCESS`. A part tells its run in its footer.
+//! On S3 a copy that creates is three requests: the second reads the source, the third makes the object appear. An attempt
+//! that is suspended between them may publish late. Therefore step 2 is repeated after each copy, also after one that
+//! failed. If another run has finished by then, or no run is left, the attempt removes its part, unless the manifest
+//! lists that name. Nobody else publishes under that name, so the removal hits nothing else. If the other run has not
+//! finished, the attempt leaves the part to it. A run removes the parts of other runs, which it knows by their footers,
+//! when an attempt begins, when an attempt publishes the same name, and after it has published `_SUCCESS`.
 //!
 //! # Limits
-//! - Removing one version of an object (a damaged part, a part of another run) is a look and a removal. An attempt that is
-//!   suspended exactly between them, while another attempt at the same run does the same and publishes the part again,
-//!   removes the new part, or, after an `--overwrite`, that of the run that has come since. A finished run then lacks it,
-//!   which `run` and `verify` say.
-//! - A request that the store itself carries out after the removal is met as above by the new run only as long as that
-//!   runs.
-//! - Of two `--overwrite` at the same time one stops, but what it has asked the store to remove, 32 objects at most, may
-//!   be removed late. The same is true of an interrupted removal that was taken over, if the first command still lives.
-//! - Notes and marks have the same names in every run. Whoever tidies up behind a finished run reads `_run.json` before
-//!   each group of 32. A group that is carried out after an `--overwrite` removes notes of the next run.
-//! - An attempt that finds no record in the whole input looks whether another one has found more or finished the run, and
-//!   then removes it. What another one finishes between the two is removed, too.
+//! - One version of an object (a damaged part, a part of another run) is removed by a HEAD and a DELETE. An attempt that
+//!   is suspended exactly between them may remove a part that another attempt, or the next run after an `--overwrite`,
+//!   has published since. `run` and `verify` then report that the part is missing.
+//! - If the store itself carries out a request of a removed run after the next run has ended, nobody removes its part.
+//!   `verify` reports it.
+//! - Of two `--overwrite` at the same time one stops, but up to 32 of its deletes may come late. The same is true of an
+//!   interrupted removal that was taken over, if the first command is still alive.
+//! - Notes and marks have the same names in every run. Whoever tidies up after a finished run reads `_run.json` before
+//!   each group of 32; a group that the store carries out after an `--overwrite` removes notes of the next run.
+//! - An attempt that finds no record in the whole input checks that no other attempt has found any, and then removes the
+//!   run. A run that another attempt finishes between the check and the removal is removed, too.
 //! - On a disk, `_run.json` is compared and replaced in two calls. A command that is suspended exactly between them
-//!   replaces a record that has come since.
+//!   replaces a newer record.
 
 mod attempts;
 mod body;

@@ -111,7 +111,7 @@ fn first_difference(at: &str, was: &Value, is: &Value) -> Option<String> {
     }
 }
 
-/// Longest list that is told whole.
+/// Longest list that a message shows in full.
 const SHORT: usize = 4;
 
 fn short(value: &Value) -> String {

@@ -2,8 +2,8 @@
 //!
 //! - A shard whose part exists is not read again. The name of a part says the shard's place in the input and its
 //!   identity; a part of another identity in that place means that the input has changed since, which is an error.
-//! - A shard whose first records are in a checkpoint is resumed behind them, and knows the records on which decoders and
-//!   its reader have crashed.
+//! - A shard whose first records are in a checkpoint is resumed after them, and knows the records on which decoders and
+//!   its reader crashed.
 //! - Of N workers, worker I scores the shards whose place in the input, modulo N, is I.
 
 use std::collections::{BTreeMap, HashMap};

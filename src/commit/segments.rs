@@ -1,6 +1,6 @@
 //! Reading segments back.
 //!
-//! - A segment is checked before its shard is resumed behind it: it has the records that its name says, one row each,
+//! - A segment is checked before its shard is resumed after it: it has the records that its name says, one row each,
 //!   in order. A damaged segment is removed, and its records are scored again.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

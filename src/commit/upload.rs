@@ -468,8 +468,8 @@ mod tests {
         assert!(!upload.finish(NAME).wait().expect("stored").was_there);
     }
 
-    /// A part is published on S3, and `act` comes between the two last requests of its copy. The last one is answered
-    /// by `answer`. What is left of the part, and what the attempt is told.
+    /// Publish a part on S3, with `act` between the last two requests of its copy, and `answer` for the last one. Returns
+    /// what remains of the part, and what publishing returned.
     fn published_around(
         act: impl Fn(&Output) + Send + Sync + 'static,
         answer: impl Fn() -> object_store::Result<()> + Send + Sync + 'static,
@@ -520,7 +520,7 @@ mod tests {
         let store = Hooked::new(InMemory::new(), false, move |now| {
             let output = || received.lock().expect("no panic").recv().expect("an output");
             match now {
-                // before the copy, and after the look behind it
+                // before the copy, and after the check that follows it
                 6 => assert!(output().create(NAME, b"damaged".to_vec()).expect("created")),
                 8 => output().remove(&[NAME.to_owned()]).expect("removed"),
                 _ => {}

@@ -137,7 +137,7 @@ fn dispatch(
             Ok(ShardItem::Record(_)) | Err(Halt::Stopped) => return Ok(Err(stopped(stream))),
             Err(Halt::Ended) if options.stop.is_draining() => return Ok(Err(Cut::Stopped)),
             Err(Halt::Ended) => {
-                let message = "a reader ended without a word".to_owned();
+                let message = "a reader thread ended before its shard".to_owned();
                 return Ok(Err(Cut::Failed(Error::StagePanicked { stage: "source", message })));
             }
         };

@@ -52,7 +52,7 @@ pub struct ParquetSink {
     times: BatchTimes,
     /// The last shard that was cut short, and its segments.
     cut_short: Option<(Arc<Call>, Vec<String>)>,
-    /// What failed between two shards, of which no call is told.
+    /// The first error between two shards, which no call returns.
     fault: Option<SinkError>,
     /// Whether this attempt has warned of scores that are not finite.
     has_warned: bool,

@@ -234,10 +234,15 @@ pub fn is_gzip(head: &[u8]) -> bool {
     head.starts_with(GZIP)
 }
 
+/// Whether `head` begins with a zstd frame.
+pub fn is_zstd_frame(head: &[u8]) -> bool {
+    head.starts_with(ZSTD)
+}
+
 /// Whether `head` begins a zstd stream: a frame, or a skippable frame, which `pzstd` writes before each of its frames
 /// (RFC 8878, 3.1.2).
 pub fn is_zstd(head: &[u8]) -> bool {
-    head.starts_with(ZSTD) || matches!(head, [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..])
+    is_zstd_frame(head) || matches!(head, [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..])
 }
 
 /// Whether `head` begins a Parquet file.

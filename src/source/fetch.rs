@@ -45,7 +45,7 @@ pub(super) struct Gate {
 
 impl Gate {
     /// Wait for room for `bytes`, or for the image's turn. Without this exception the first in line could wait for room
-    /// that only the images behind it hold.
+    /// that only the images after it have.
     async fn pass(self, bytes: u64) -> Option<OwnedSemaphorePermit> {
         tokio::select! {
             room = self.room.acquire_many_owned(u32::try_from(bytes).unwrap_or(u32::MAX)) => room.ok(),

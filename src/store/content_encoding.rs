@@ -11,7 +11,7 @@ use bytes::Bytes;
 use object_store::{Attribute, Attributes};
 
 use crate::items::{Rejected, Status};
-use crate::sniff::{self, image_format, is_gzip, is_zlib, is_zstd};
+use crate::sniff::{self, image_format, is_gzip, is_zlib, is_zstd_frame};
 
 /// Largest zstd window, as a power of two: what `zstd --long` uses and its command line accepts
 /// by default. A frame header may ask for up to 2 TiB, which nothing in an image shard justifies.
@@ -124,7 +124,7 @@ impl Coding {
         match self {
             Self::Gzip => is_gzip(packed),
             Self::Deflate => is_zlib(packed),
-            Self::Zstd => is_zstd(packed),
+            Self::Zstd => is_zstd_frame(packed),
             // Brotli has no magic bytes: what is an image already is not compressed
             Self::Brotli => image_format(packed).is_none(),
         }
@@ -194,6 +194,13 @@ mod tests {
         ] {
             assert_eq!(unpacked(header, packed, 1000).as_deref(), Ok(IMAGE), "{header}");
         }
+    }
+
+    #[test]
+    fn zstd_data_that_begins_with_a_skippable_frame_is_left_as_it_is() {
+        let mut packed = vec![0x50, 0x2a, 0x4d, 0x18, 0, 0, 0, 0];
+        packed.extend(zstd::stream::encode_all(IMAGE, 1).expect("to memory"));
+        assert_eq!(unpacked("zstd", packed.clone(), 1000).expect("not decoded")[..], packed[..]);
     }
 
     #[test]

@@ -391,19 +391,22 @@ fn calls_from_many_threads_share_batches_and_get_their_own_answers() {
     assert_eq!(seen, expected);
 }
 
+/// Opens shards of five images. The store of the shard `hanging` does not answer before `gate` is dropped.
+fn hanging_at(hanging: u64, gate: Receiver<()>) -> Box<OpenShard> {
+    let good = images(5);
+    Box::new(move |shard, first, turn| {
+        if shard.index == hanging {
+            let _ = gate.recv();
+        }
+        good(shard, first, turn)
+    })
+}
+
 #[test]
 fn the_last_rows_of_a_shard_never_wait_for_calls_that_may_not_come() {
     let (sink, _seen) = ungated();
     let (hanging, gate) = bounded::<()>(0);
-    let good = images(5);
-    let open: Box<OpenShard> = Box::new(move |shard, first, turn| {
-        if shard.index == 1 {
-            // a store that does not answer
-            let _ = gate.recv();
-        }
-        good(shard, first, turn)
-    });
-    let pipeline = start(TestEngine::good(), sink, open, BOUNDS, &meters());
+    let pipeline = start(TestEngine::good(), sink, hanging_at(1, gate), BOUNDS, &meters());
     // alone: a full batch and a padded one
     assert_eq!(score_all(&pipeline, 1, &CallOptions::default()), [Ok(5)]);
     // together with a shard whose store hangs
@@ -419,14 +422,7 @@ fn the_last_rows_of_a_shard_never_wait_for_calls_that_may_not_come() {
 fn a_call_that_is_stopped_while_its_store_hangs_does_not_block_the_next() {
     let (sink, _seen) = ungated();
     let (_hanging, gate) = bounded::<()>(0);
-    let good = images(5);
-    let open: Box<OpenShard> = Box::new(move |shard, first, turn| {
-        if shard.index == 0 {
-            let _ = gate.recv();
-        }
-        good(shard, first, turn)
-    });
-    let pipeline = start(TestEngine::good(), sink, open, BOUNDS, &meters());
+    let pipeline = start(TestEngine::good(), sink, hanging_at(0, gate), BOUNDS, &meters());
     let options = CallOptions::default();
     let hung = pipeline.submit(shard(0), Resume::default(), options.clone()).expect("taken");
     let next = pipeline.submit(shard(1), Resume::default(), CallOptions::default()).expect("taken");

@@ -46,6 +46,20 @@ fn store(output: &Output, shard: &ShardRef) {
 }
 
 #[test]
+fn a_mark_of_another_run_is_not_taken_back() {
+    let runtime = tokio::runtime::Runtime::new().expect("runtime");
+    let output = in_memory(&runtime);
+    let share = Share::default();
+    output.create(RUN, json(&record("theirs"))).expect("stored");
+    output.create(&mark_of(share), b"done".to_vec()).expect("stored");
+    let refused = unmark_done(&output, share, "ours").expect_err("another run");
+    assert!(matches!(refused, SinkError::OtherRun { .. }), "{refused}");
+    assert!(output.read_if_any(&mark_of(share)).expect("readable").is_some());
+    unmark_done(&output, share, "theirs").expect("its own");
+    assert!(output.read_if_any(&mark_of(share)).expect("readable").is_none());
+}
+
+#[test]
 fn anybody_may_finish_a_run_twice_late_and_at_the_same_time() {
     let runtime = tokio::runtime::Runtime::new().expect("runtime");
     let (output, plan) = (in_memory(&runtime), plan());

@@ -1,4 +1,4 @@
-//! Attempts that are taken for dead, and wake up behind the end of their run.
+//! Attempts that are suspended, and wake up after another attempt has finished their run.
 
 use rustix::process::Signal;
 
@@ -16,7 +16,7 @@ impl Torture {
     pub fn zombies(&mut self) {
         for place in [Place::Disk, Place::S3(Server::seaweedfs("bucket")), Place::Gcs(Gcs::start())] {
             let trial = Trial::new(place, &mut self.random);
-            let what = format!("attempts that wake up behind the end, {}", trial.place.name());
+            let what = format!("attempts that wake up after the end, {}", trial.place.name());
             let (mut woken, mut over, mut failures) = (0, 0, Vec::new());
             while woken < ROUNDS {
                 assert!(over < 10 * ROUNDS, "no attempt lives as long as one took");
