@@ -1,9 +1,9 @@
 //! `_attempts/NNNNNN.json`: the note of one attempt at a run.
 //!
-//! - Created before anything is scored, which gives the attempt its number. Only the attempt replaces it, at
+//! - It is created before anything is scored, which gives the attempt its number. Only the attempt itself replaces it, at
 //!   checkpoints.
-//! - Lists the parts that the attempt has stored, with their hashes, so that others can tell whether they still are what
-//!   was stored. A part in no note, because its attempt was killed first, is taken for what its footer says.
+//! - It lists the parts that the attempt has stored, with their hashes, so that other attempts can check them. If an
+//!   attempt was killed before it noted a part, the part's footer is trusted.
 
 use std::collections::HashMap;
 use std::time::SystemTime;
@@ -22,28 +22,27 @@ use crate::report::{Outcome, PartReport, rfc3339};
 /// One attempt at a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AttemptNote {
-    /// From 0, over all workers.
+    /// Number of the attempt, from 0, over all workers.
     pub attempt: u32,
-    /// Tells this note from one that another attempt creates under the same name at the same time.
+    /// Distinguishes this note from one that another attempt creates under the same name at the same time.
     #[serde(default)]
     pub nonce: String,
     /// Id of the run.
     pub run_id: String,
-    /// Number of the worker, and of how many.
+    /// Number of the worker.
     pub shard_index: u32,
     /// Workers that share the run.
     pub num_shards: u32,
     /// Version of sluice that wrote it.
     pub sluice_version: String,
-    /// What it scores on, as far as that decides the last bits of a score: one engine or several, and the processor's
-    /// instruction set.
+    /// Hardware that may decide the last bits of a score: one engine or several, and the processor's instruction set.
     #[serde(default)]
     pub runs_on: Vec<String>,
     /// RFC 3339, UTC.
     pub started_at: String,
     /// RFC 3339, UTC: when the note was last written.
     pub updated_at: String,
-    /// How it ended; `None` while it runs, and for ever if it was killed.
+    /// How the attempt ended. `None` while it runs, and if it was killed.
     pub outcome: Option<Outcome>,
     /// Rows of `parts`.
     pub rows: u64,
@@ -53,14 +52,13 @@ pub struct AttemptNote {
     /// Batches parts that it has stored.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub batches: Vec<PartReport>,
-    /// SHA-256 over all that as JSON, lower-case hexadecimal, for what a note says of parts is trusted.
+    /// SHA-256 of the other fields as JSON, in lower-case hexadecimal, because the lists of parts are trusted.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub sha256: String,
 }
 
 impl AttemptNote {
-    /// The note of an attempt that begins now, by worker `shard_index` of `num_shards`; its number and run are not known
-    /// yet.
+    /// The note of an attempt that begins now, by worker `shard_index` of `num_shards`. Its number and run are set later.
     pub fn begun(shard_index: u32, num_shards: u32) -> Self {
         let now = rfc3339(SystemTime::now());
         Self {
@@ -81,29 +79,25 @@ impl AttemptNote {
         }
     }
 
-    /// Replace the stored note by what this one says.
+    /// Replace the stored note with this one.
     pub fn store(&self, output: &Output) -> Result<(), SinkError> {
         output.replace(&ObjectName::Attempt(self.attempt).to_string(), self.to_json())
     }
 
-    /// Without the lists.
+    /// The note without its lists of parts.
     pub fn in_short(&self) -> Self {
         Self { parts: Vec::new(), batches: Vec::new(), sha256: String::new(), ..self.clone() }
     }
 
-    /// As it is stored: with its checksum.
+    /// The note as it is stored, with its checksum.
     pub(super) fn to_json(&self) -> Vec<u8> {
         json(&Self { sha256: self.checksum(), ..self.clone() })
     }
 
-    /// What `bytes` say, if they are as they were stored.
+    /// Parse a stored note, and check its checksum.
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, String> {
         let note: Self = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
-        if note.sha256 == note.checksum() {
-            Ok(note)
-        } else {
-            Err("its checksum is not that of what it says".to_owned())
-        }
+        if note.sha256 == note.checksum() { Ok(note) } else { Err("checksum mismatch".to_owned()) }
     }
 
     fn checksum(&self) -> String {
@@ -112,12 +106,12 @@ impl AttemptNote {
     }
 }
 
-/// What the notes of a run say, and its manifest if the run failed.
+/// The notes of a run, and its manifest if the run failed.
 #[derive(Debug, Default)]
 pub struct Notes {
     /// Notes of the attempts, by number.
     pub attempts: Vec<AttemptNote>,
-    /// What is said of each part: one report, unless a later attempt has stored the part again.
+    /// The reports of each part, by name: one, unless a later attempt has stored the part again.
     parts: HashMap<String, Vec<PartReport>>,
 }
 
@@ -136,12 +130,12 @@ impl Notes {
         Self { attempts, parts }
     }
 
-    /// All that is said of the part of that name.
+    /// All reports of the part `name`.
     pub fn said_of(&self, name: &str) -> &[PartReport] {
         self.parts.get(name).map_or(&[], Vec::as_slice)
     }
 
-    /// What is said of a listed part, if it fits and nothing else is said.
+    /// The report of a listed part, if there is exactly one and its size matches.
     fn of_part(&self, entry: &ObjectEntry) -> Option<&PartReport> {
         match self.said_of(&entry.name) {
             [said] if said.bytes == entry.bytes => Some(said),
@@ -149,15 +143,13 @@ impl Notes {
         }
     }
 
-    /// Whether a note tells of that part.
+    /// Whether a note lists that part.
     pub fn know(&self, entry: &ObjectEntry) -> bool {
         self.of_part(entry).is_some()
     }
-}
 
-impl Notes {
-    /// Read the notes of all attempts at the run `run_id`; what its `failed` manifest says counts as well, if it has one.
-    /// Notes of a removed run are passed over.
+    /// Read the notes of all attempts at the run `run_id`. If the run has a `failed` manifest, its reports are added. Notes
+    /// of a removed run are ignored.
     ///
     /// # Errors
     /// Those of the store.
@@ -183,8 +175,8 @@ impl Notes {
     }
 }
 
-/// What parts say of themselves: those that are in a note by the note, the others by being read. Good enough to show an
-/// output; a manifest lists what was read, see [`super::takeover`].
+/// Reports of parts: from a note if one lists the part, otherwise from the part's footer. For display only: before a
+/// manifest lists a part, [`super::takeover`] reads it.
 pub(crate) fn part_reports<'a>(
     output: &Output,
     entries: impl Iterator<Item = &'a ObjectEntry>,

@@ -1,7 +1,6 @@
-//! The first bytes of a part, up to its footer, as a length and a checksum: the footer says them, so that damage to
-//! the rows shows.
+//! Length and checksum of a part's bytes up to its footer. The footer stores them, so damage to the rows is detected.
 
-/// How many bytes, and their CRC-32C.
+/// A number of bytes, and their CRC-32C.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Body {
     bytes: u64,
@@ -20,7 +19,7 @@ impl Body {
         body
     }
 
-    /// Parse what [`Body::to_string`] has written.
+    /// Parse the output of [`Body::to_string`].
     pub fn parse(said: &str) -> Option<Self> {
         let (bytes, crc32c) = said.split_once(' ')?;
         Some(Self { bytes: bytes.parse().ok()?, crc32c: u32::from_str_radix(crc32c, 16).ok()? })
@@ -30,13 +29,13 @@ impl Body {
         self.bytes
     }
 
-    /// Whether `whole` is these bytes and then `rest`.
+    /// Whether `whole` is these bytes followed by `rest`.
     pub fn is_without(self, whole: Self, rest: &[u8]) -> bool {
         self.bytes + rest.len() as u64 == whole.bytes
             && crc32c::crc32c_combine(self.crc32c, crc32c::crc32c(rest), rest.len()) == whole.crc32c
     }
 
-    /// Whether `object` begins with the bytes that `said` was written for.
+    /// Whether `object` begins with the bytes that `said` describes.
     pub fn is_of(said: &str, object: &[u8]) -> bool {
         let bytes = said.split(' ').next().and_then(|bytes| bytes.parse::<usize>().ok());
         let first = bytes.and_then(|bytes| object.get(..bytes));

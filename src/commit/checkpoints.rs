@@ -1,10 +1,10 @@
-//! `_checkpoints/`: rows of shards that have not ended yet.
+//! `_checkpoints/`: rows of unfinished shards.
 //!
-//! - A segment is a Parquet file like a part, of the records from one position to another. Its name says of which shard,
-//!   in which version, and by which attempt at which run, so no two attempts write the same one, and segments of a
-//!   removed run are passed over.
-//! - Whoever resumes the shard takes the longest chain of segments from its first record on. When the shard ends, its
-//!   part is put together from them, and they are removed.
+//! - A segment is a Parquet file like a part, of the records from one position to another. Its name has the shard, its
+//!   version, the attempt and the run, so no two attempts write the same segment, and segments of a removed run are
+//!   ignored.
+//! - A shard is resumed after the longest chain of segments from its first record on. When the shard ends, its part is
+//!   assembled from the segments, and they are removed.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -26,7 +26,7 @@ impl Segment {
         Self { name: ObjectName::Segment(name).to_string(), from, to, attempt, run }
     }
 
-    /// The segment of that name, and the part it is for.
+    /// Parse the name of a segment. Returns the name of its part, too.
     fn parse(name: &str) -> Option<(String, Self)> {
         match ObjectName::parse(name) {
             Some(ObjectName::Segment(name)) => Some((name.part.to_string(), Self::named(name))),
@@ -35,18 +35,18 @@ impl Segment {
     }
 }
 
-/// The segments of an output, by the names of the parts they are for.
+/// The segments of an output, by the names of their parts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Checkpoints(HashMap<String, BTreeMap<u64, Segment>>);
 
 impl Checkpoints {
-    /// Of the objects with these names, those of the run `run_id`.
+    /// The segments of the run `run_id` among the objects `names`.
     pub fn of<'a>(names: impl IntoIterator<Item = &'a String>, run_id: &str) -> Self {
         let (mut found, run) = (Self::default(), run_tag(run_id));
         let segments = names.into_iter().filter_map(|name| Segment::parse(name));
         for (part, segment) in segments.filter(|(_, segment)| segment.run == run) {
             let segments = found.0.entry(part).or_default();
-            // of two that begin together the longer one
+            // of two that begin at the same record, the longer one
             if segments.get(&segment.from).is_none_or(|other| other.to < segment.to) {
                 segments.insert(segment.from, segment);
             }
@@ -54,7 +54,7 @@ impl Checkpoints {
         found
     }
 
-    /// Segments without a gap from the shard's first record on.
+    /// The segments of `part` from the shard's first record on, without a gap.
     pub fn chain(&self, part: &str) -> Vec<Segment> {
         let Some(segments) = self.0.get(part) else { return Vec::new() };
         let mut chain = Vec::new();
@@ -66,19 +66,19 @@ impl Checkpoints {
         chain
     }
 
-    /// Leave a segment of `part` out.
+    /// Drop a segment of `part`.
     pub(super) fn forget(&mut self, part: &str, segment: &Segment) {
         if let Some(segments) = self.0.get_mut(part) {
             segments.remove(&segment.from);
         }
     }
 
-    /// Records of the shard that are in such a chain.
+    /// Number of records in that chain.
     pub fn records(&self, part: &str) -> u64 {
         self.chain(part).last().map_or(0, |segment| segment.to)
     }
 
-    /// Names of the parts that are not whole yet.
+    /// Names of the parts that have segments.
     pub fn parts(&self) -> impl Iterator<Item = &String> {
         self.0.keys()
     }
@@ -100,10 +100,10 @@ mod tests {
         for (segments, records) in [
             (&[][..], 0),
             (&[(0, 10, 0), (10, 25, 0)], 25),
-            // the second one has not come
+            // the segment in between is missing
             (&[(0, 10, 0), (25, 30, 0)], 10),
             (&[(5, 10, 0)], 0),
-            // two attempts have gone different ways
+            // two attempts took checkpoints at different records
             (&[(0, 10, 0), (0, 12, 1), (10, 20, 0), (12, 15, 1)], 15),
         ] {
             assert_eq!(checkpoints(segments).records(PART), records, "{segments:?}");
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn segments_of_another_run_are_not_resumed_behind() {
+    fn segments_of_another_run_are_ignored() {
         let name = Segment::new(PART, 0, 10, 0, "another run").name;
         assert_eq!(Checkpoints::of(std::slice::from_ref(&name), "run"), Checkpoints::default());
         assert_eq!(Checkpoints::of(&[name], "another run").records(PART), 10);

@@ -1,9 +1,9 @@
-//! Beginning a run in an output, or joining the one that is there.
+//! Beginning a run in an output, or joining its run.
 //!
-//! - A vacant output is claimed by creating `_run.json`; of several attempts that begin at the same time one creates it,
+//! - A vacant output is claimed by creating `_run.json`. Of several attempts that begin at the same time one creates it,
 //!   and the others join its run.
-//! - An output of another run is refused with the first difference, and so is one with foreign objects.
-//! - Each attempt creates a note with its number, which tells its batches from those of others.
+//! - An output of another run is refused with the first difference. An output with foreign objects is refused, too.
+//! - Each attempt creates a note. Its number makes the attempt's batch ids unique in the run.
 
 use super::attempts::{AttemptNote, Notes};
 use super::checkpoints::Checkpoints;
@@ -19,31 +19,31 @@ use super::upload::{LEFT_BEHIND, version_of_another_run};
 use crate::error::SinkError;
 use crate::store::retry::pause;
 
-/// Attempts that may have begun and are in no listing yet: more than workers are ever started together.
+/// Attempts that may have begun and be missing from a listing: more than the workers that anybody starts together.
 const MOST_UNLISTED: u32 = 10_000;
 
-/// How often an attempt takes over the removal of a run, and is itself replaced meanwhile by another that does the same.
-/// It pauses in between, twice as long each time and about a minute in all, so that one of them gets to the end.
+/// How many times an attempt takes over the removal of a run and loses it to another that does the same. The pauses in
+/// between double each time and add up to about a minute, so that one of them completes.
 const MOST_LOST: u32 = 9;
 
-/// What an attempt begins with.
+/// The start of an attempt.
 #[derive(Debug)]
 pub struct Claim {
     /// The run, as its first attempt has recorded it.
     pub record: RunRecord,
     /// The note of this attempt, as it was created.
     pub note: AttemptNote,
-    /// What the output held.
+    /// The objects of the output.
     pub listing: OutputListing,
-    /// What earlier attempts have noted.
+    /// The notes of earlier attempts.
     pub notes: Notes,
-    /// Rows of shards that had not ended.
+    /// The rows of unfinished shards.
     pub checkpoints: Checkpoints,
-    /// Where decoders and readers have crashed.
+    /// The records on which decoders and readers crashed.
     pub crashes: Crashes,
 }
 
-/// The state of an output in which the run of `wanted` may begin or go on.
+/// Check that the run of `wanted` may begin or resume in the output, and return its state.
 ///
 /// # Errors
 /// Those of the store; [`SinkError::OtherRun`] and [`SinkError::Occupied`] if it may not.
@@ -53,9 +53,9 @@ pub fn admit(output: &Output, wanted: &RunRecord) -> Result<OutputState, SinkErr
     let difference = match &state {
         OutputState::Vacant => None,
         OutputState::Foreign(what) => return Err(SinkError::Occupied { uri: uri(), what: what.clone() }),
-        OutputState::Removing(record) => record.difference(wanted).map(|difference| {
-            format!("one was being removed for a run that differs from this one: {difference}")
-        }),
+        OutputState::Removing(record) => record
+            .difference(wanted)
+            .map(|difference| format!("a run was being removed for another run than this one: {difference}")),
         OutputState::Unfinished(record)
         | OutputState::Failed(record, _)
         | OutputState::Succeeded(record, _) => record.difference(wanted),
@@ -63,13 +63,13 @@ pub fn admit(output: &Output, wanted: &RunRecord) -> Result<OutputState, SinkErr
     difference.map_or(Ok(state), |difference| Err(SinkError::OtherRun { uri: uri(), difference }))
 }
 
-/// Begin the run of `wanted` here, or join it. `note` is that of this attempt; its number is found here.
+/// Begin the run of `wanted`, or join it. `note` is the note of this attempt, and gets its number here.
 ///
 /// # Errors
 /// See [`admit`].
 pub fn claim(output: &Output, wanted: &RunRecord, note: &AttemptNote) -> Result<Claim, SinkError> {
     match claim_once(output, wanted, note) {
-        // whoever finishes a run removes the folders of notes, on a disk also while something is put there
+        // on a disk, an attempt that finishes the run removes the folder of notes, even while a note is being created
         Err(SinkError::Storage(error)) if output.local().is_some() => {
             tracing::debug!(%error, "claiming the output once more");
             claim_once(output, wanted, note)
@@ -94,7 +94,7 @@ fn claim_once(output: &Output, wanted: &RunRecord, note: &AttemptNote) -> Result
             OutputState::Removing(observed) => {
                 tracing::warn!("the removal of a run was interrupted: removing the rest of it");
                 match replace_run(output, wanted, Some(&observed)) {
-                    // another attempt does the same: join its run, or take over again if it was killed
+                    // another attempt has taken over: join its run, or take over again if it was killed
                     Err(SinkError::OtherRun { .. }) if lost < MOST_LOST => {
                         output.runtime().block_on(pause(lost));
                         lost += 1;
@@ -124,14 +124,14 @@ fn claim_once(output: &Output, wanted: &RunRecord, note: &AttemptNote) -> Result
     Ok(Claim { record, note, listing, notes, checkpoints, crashes })
 }
 
-/// Create `note` under the first free number: others may have taken some since the output was listed, or the listing may
-/// be behind.
+/// Create `note` under the first free number: other attempts may have taken numbers since the listing, or the listing may
+/// lag.
 fn claim_number(
     output: &Output,
     mut note: AttemptNote,
     listing: &OutputListing,
 ) -> Result<AttemptNote, SinkError> {
-    // an attempt whose note was removed may have left batches
+    // an attempt may have left batches although its note was removed
     let of_batches = listing.batches.iter().filter_map(|entry| match ObjectName::parse(&entry.name) {
         Some(ObjectName::Batches { attempt, .. }) => Some(attempt),
         _ => None,
@@ -150,7 +150,7 @@ fn claim_number(
     Err(SinkError::Uri { uri: output.uri_of(ATTEMPTS), message })
 }
 
-/// `listing` without what removed runs have left in this worker's share: other workers see to theirs.
+/// `listing` without the parts that removed runs have left in this worker's share. Other workers remove those of theirs.
 fn without_other_runs(
     output: &Output,
     listing: OutputListing,
@@ -165,7 +165,7 @@ fn without_other_runs(
     match listing.duplicates.first() {
         None => Ok(listing),
         Some(part) => {
-            let difference = format!("{part} is of another version of its shard than the part beside it");
+            let difference = format!("{part} and another part are of two versions of one shard");
             Err(SinkError::OtherRun { uri: output.uri().to_owned(), difference })
         }
     }
@@ -174,7 +174,7 @@ fn without_other_runs(
 /// Remove the manifest of another run, and a `_SUCCESS` without a manifest of this run.
 fn remove_end_of_another_run(output: &Output, run_id: &str) -> Result<(), SinkError> {
     output.runtime().block_on(async {
-        // `_SUCCESS` is read first, for the manifest that it is about is created before it
+        // `_SUCCESS` is read first, because its manifest is created before it
         let success = output.version(SUCCESS).await?;
         let theirs = version_of_another_run(output, run_id, MANIFEST).await?;
         let found: Vec<_> = success.into_iter().chain(theirs.clone()).collect();
@@ -182,7 +182,7 @@ fn remove_end_of_another_run(output: &Output, run_id: &str) -> Result<(), SinkEr
         if is_own || found.is_empty() {
             return Ok(());
         }
-        // read before the record: they cannot be of a run that has begun since
+        // both were read before the record, so they are not of a run that has begun since
         check_current_async(output, run_id).await?;
         for meta in &found {
             output.remove_version(meta, LEFT_BEHIND).await?;

@@ -1,10 +1,9 @@
-//! `_crashes/`: records on which a native decoder or a shard's reader has taken an attempt down.
+//! `_crashes/`: records on which a native decoder or a shard's reader crashed the process.
 //!
-//! - One object for each crash, created by the attempt in its last moments. Its name says of which shard, in which
-//!   version, at which record, with which signal, in which run, and whether the reader crashed; its content is for
-//!   people.
-//! - The next attempt rejects the record without decoding it, or ends the shard before it, so each crash costs one
-//!   attempt at most.
+//! - One object for each crash, created by the process before it dies. Its name has the shard, its version, the record, the
+//!   signal, the run, and whether the reader crashed. Its content is for people.
+//! - The next attempt rejects the record without decoding it, or ends the shard before it, so each crash costs at most one
+//!   attempt.
 
 use std::collections::HashMap;
 use std::time::SystemTime;
@@ -47,7 +46,7 @@ fn note_name(crash: &Crash, run_id: &str) -> String {
 pub struct Crashes(HashMap<String, CrashNotes>);
 
 impl Crashes {
-    /// Of the objects with these names, those of the run `run_id`.
+    /// The crashes of the run `run_id` among the objects `names`.
     pub fn of<'a>(names: impl IntoIterator<Item = &'a String>, run_id: &str) -> Self {
         let (mut found, run) = (Self::default(), run_tag(run_id));
         for name in names {
@@ -66,7 +65,7 @@ impl Crashes {
         found
     }
 
-    /// Crashes in the shard whose part is to be called `part`.
+    /// Crashes in the shard whose part is called `part`.
     pub fn in_shard(&self, part: &str) -> CrashNotes {
         self.0.get(part).cloned().unwrap_or_default()
     }
@@ -93,7 +92,7 @@ mod tests {
     use std::sync::Arc;
 
     #[test]
-    fn a_notes_name_says_which_record_it_is_of() {
+    fn the_name_of_a_note_identifies_the_record() {
         let content = ShardContent::Objects(Vec::new());
         let shard = Arc::new(ShardRef::new(3, "a.tar", ShardFormat::Webdataset, content));
         let part = PartName::of(&shard).to_string();

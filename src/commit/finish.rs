@@ -1,14 +1,14 @@
-//! The end of a run: whoever completes it publishes `_manifest.json`, then `_SUCCESS`.
+//! The end of a run: `_manifest.json` is published, then `_SUCCESS`.
 //!
-//! - A worker that has done its share leaves a mark, and looks for the marks of the others only then: of workers that
-//!   end together at least one sees all marks, and of those that do, one creates the manifest. What a listing lacks is
-//!   looked up by name, so a listing that is behind leaves no run without an end.
-//! - Whoever finds a manifest that says "succeeded" without `_SUCCESS` checks that it lists the same parts, and creates
-//!   `_SUCCESS` with its hash.
+//! - A worker that has finished its share publishes its mark before it looks for the marks of the others. So of workers
+//!   that end at the same time, at least one sees all marks. An object that a listing lacks is looked up by name: a
+//!   listing that lags never leaves a run unfinished.
+//! - Of several attempts that see all marks, one creates the manifest. An attempt that finds a manifest that says
+//!   "succeeded" without `_SUCCESS` checks that it lists the same parts, and creates `_SUCCESS` with its hash.
 //! - With too many errors the manifest says so, and there is no `_SUCCESS`. Notes and marks stay, so that the same run
-//!   can be begun again with higher limits: then that version of the manifest is removed and another one created.
-//! - What a finished run does not need is removed last of all.
-//! - All of it may be done twice, by several processes at once, and late.
+//!   can be started again with higher limits. It then removes that version of the manifest and creates another.
+//! - Objects that a finished run does not need are removed last.
+//! - Every step may be repeated, late, and by several processes at once.
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, SystemTime};
@@ -32,23 +32,22 @@ use crate::plan::Plan;
 use crate::report::{Outcome, OutputReport, PartReport, Summary, Tally, rfc3339};
 use crate::skipped::Skipped;
 
-/// How often the manifest, or `_SUCCESS`, is published before that is given up: another attempt may publish one each
-/// time.
+/// How many times to try to publish the manifest, or `_SUCCESS`: another attempt may publish one each time.
 const PUBLISHING_TRIES: u32 = 3;
 
-/// A run that is to be finished.
+/// A run to be finished.
 #[derive(Debug, Clone, Copy)]
 pub struct Run<'a> {
     /// The plan of the run.
     pub plan: &'a Plan,
-    /// As it is stored in the output.
+    /// The record of the run, as it is stored in the output.
     pub record: &'a RunRecord,
 }
 
-/// Finish a run whose shards have all been scored. It does not matter who has scored them, nor whether somebody else
-/// finishes the run at the same time or did so before.
+/// Finish a run whose shards have all been scored, by this process or others. Idempotent: several processes may call it,
+/// at the same time or after the run has finished.
 ///
-/// `listed` are the shards of the whole input. `reports` are of parts that the caller has seen published; all others
+/// `listed` are the shards of the whole input. `reports` are of parts that the caller has seen published; all other parts
 /// are read.
 ///
 /// # Errors
@@ -85,7 +84,7 @@ pub fn finish(
     .finish()
 }
 
-/// The end of an attempt, or of a run that somebody finishes without one.
+/// The end of an attempt, or of a run that is finished without an attempt.
 pub(crate) struct Ending<'a> {
     pub output: &'a Output,
     pub plan: &'a Plan,
@@ -93,15 +92,15 @@ pub(crate) struct Ending<'a> {
     pub model_sha256: String,
     pub engines: Vec<String>,
     pub share: Share,
-    /// The attempt's note as it was created; `None` if there was no attempt, and the whole input is known to be scored.
+    /// The attempt's note as it was created. `None` without an attempt: then the whole input is known to be scored.
     pub note: Option<AttemptNote>,
-    /// What this attempt has written.
+    /// Parts and rows that this attempt has written.
     pub written: OutputReport,
-    /// Parts of this worker's share that others have stored, as they were read.
+    /// Parts of this worker's share that other attempts have stored, as they were read.
     pub reused: Vec<PartReport>,
-    /// The whole input, as far as it was listed.
+    /// The input, as far as it was listed.
     pub listed: Listed,
-    /// What the listing has found that is in no shard.
+    /// Objects that the listing has skipped.
     pub skipped_by_listing: Skipped,
     pub wall: Duration,
     pub startup: Duration,
@@ -109,17 +108,17 @@ pub(crate) struct Ending<'a> {
 }
 
 impl Ending<'_> {
-    /// Finish the run, if nothing else is missing, and report how it ended.
+    /// Finish the run if all parts exist, and report how the attempt ended.
     pub fn finish(mut self) -> Result<RunReport, Error> {
-        // if the input was listed in part, as with a limit, nobody knows which part
+        // a listing that ended early, as with a limit, counts an unknown part of the input
         if self.listed.has_ended() {
             self.written.skipped_by_listing = self.skipped_by_listing.clone();
         }
         match self.finish_or_leave() {
-            // whoever finishes a run tidies up behind attempts that still write
+            // the attempt that finished the run may have removed objects of this one
             Err(Error::Sink(error)) => match observe(self.output) {
                 Ok(OutputState::Succeeded(record, manifest)) if record.run_id == self.record.run_id => {
-                    tracing::debug!(%error, "something of this attempt was removed");
+                    tracing::debug!(%error, "an object of this attempt was removed");
                     self.end_behind_another(*manifest)
                 }
                 _ => Err(error.into()),
@@ -148,7 +147,7 @@ impl Ending<'_> {
             listing.marks.insert((shard_index, num_shards));
             unmarked = listing.first_unmarked(output, num_shards)?;
         }
-        // whoever finishes a run removes the marks after `_SUCCESS` is published
+        // marks are removed after `_SUCCESS` is published, so look for it last
         let failed = match observe(output)? {
             OutputState::Succeeded(record, manifest) if record.run_id == *run_id => {
                 return self.end_behind_another(*manifest);
@@ -164,8 +163,8 @@ impl Ending<'_> {
             tracing::info!("worker {index} of {num_shards} has not done its share yet");
             return Ok(self.end(&share, Outcome::ShareDone)?);
         }
-        // a listing is not of one moment: a part may have come to a place that was listed already, and the mark of its
-        // worker before it was listed
+        // A listing is not atomic: it may have passed the place of a part before the part was stored, and yet show the
+        // mark of its worker.
         if num_shards > 1 || self.note.is_none() {
             listing = OutputListing::read(output)?;
         }
@@ -180,11 +179,11 @@ impl Ending<'_> {
         self.complete(&listing, notes)
     }
 
-    /// The run is finished already, with this `manifest`: remove what this attempt has left since.
+    /// Another attempt has finished the run, with this `manifest`: remove the objects that this attempt has left since.
     ///
     /// # Errors
-    /// When this attempt has scored, or should have scored, a shard that the finished run does not have. Its part is
-    /// removed: no manifest will ever list it.
+    /// When this attempt's share has a shard that the finished run lacks. The part of that shard is removed, because no
+    /// manifest will ever list it.
     fn end_behind_another(&self, manifest: StoredManifest) -> Result<RunReport, Error> {
         tracing::info!("another attempt has finished the run");
         self.clean_up(&manifest.parts)?;
@@ -202,20 +201,20 @@ impl Ending<'_> {
         Ok(self.report(&self.whole(manifest.parts), Outcome::Succeeded))
     }
 
-    /// The run has succeeded with these `parts`: remove what it does not need, and then parts that are not among them.
-    /// An attempt that had not seen `_SUCCESS` before it published a part had staged it before. So either the part is
-    /// in the second listing, or its copy has found no source.
+    /// The run has succeeded with these `parts`: remove the objects that it does not need, and then all other parts.
+    /// An attempt that published a part without having seen `_SUCCESS` had staged it before `_SUCCESS` existed. So
+    /// either the part is in the second listing, or its copy finds no source.
     fn clean_up(&self, parts: &[PartReport]) -> Result<(), SinkError> {
         self.tidy(&OutputListing::read(self.output)?);
         remove_strays(self.output, &OutputListing::read(self.output)?, &self.record.run_id, parts)
     }
 
-    /// Remove what a finished run does not need. The run is finished whether that succeeds or not.
+    /// Remove the objects that a finished run does not need. A failure is only logged: the run is finished.
     fn tidy(&self, listing: &OutputListing) {
         let transient: Vec<_> = listing.transient().collect();
         let tidied = tidy(self.output, &self.record.run_id, &transient);
         if let Err(error) = tidied {
-            tracing::warn!(%error, "the run is finished, but notes and checkpoints of it are left");
+            tracing::warn!(%error, "the run is finished, but some of its notes and checkpoints remain");
         }
     }
 
@@ -238,12 +237,12 @@ impl Ending<'_> {
         let manifest = json(&Manifest { report: &report, plan: self.plan });
         let (created, manifest_sha256) = publish_manifest(output, manifest, &report)?;
         if outcome != Outcome::Succeeded {
-            // what the same run needs, begun again with higher limits, stays
+            // keep what the same run needs to be started again with higher limits
             return Ok(self.end(&whole, outcome)?);
         }
         publish_success(output, run_id, &manifest_sha256, created)?;
         if let Err(error) = self.clean_up(&report.parts) {
-            tracing::warn!(%error, "the run is finished, but parts that are not its own may be left");
+            tracing::warn!(%error, "the run is finished, but parts that the manifest lacks may remain");
         }
         Ok(report)
     }
@@ -251,7 +250,7 @@ impl Ending<'_> {
     /// The predictions parts of the run. Parts that this attempt has stored, or read when it began, are not read again.
     ///
     /// # Errors
-    /// [`SinkError::Damaged`], for the shard of such a part is another worker's, or it is too late to score it again.
+    /// [`SinkError::Damaged`]: the shard of such a part belongs to another worker, or this attempt's engines have stopped.
     fn predictions(&self, listing: &OutputListing, notes: &Notes) -> Result<Vec<PartReport>, SinkError> {
         let known = self.written.parts.iter().chain(&self.reused);
         let (mut parts, others) = split(listing.predictions.values(), known, notes);
@@ -267,7 +266,7 @@ impl Ending<'_> {
         Ok(parts)
     }
 
-    /// The batches parts of the run. A damaged one is removed: nothing but latencies is lost.
+    /// The batches parts of the run. A damaged one is removed: only latencies are lost.
     fn batches(&self, listing: &OutputListing, notes: &Notes) -> Result<Vec<PartReport>, SinkError> {
         let (output, run_id) = (self.output, &self.record.run_id);
         let (mut parts, others) = split(listing.batches.iter(), self.written.batches.iter(), notes);
@@ -278,8 +277,8 @@ impl Ending<'_> {
         Ok(parts)
     }
 
-    /// A run without a row is not a success, unless the plan says that it is one. If this is an attempt and no other
-    /// worker shares the run, the output is left vacant, so that the same command may find more next time.
+    /// A run without a row is an error, unless the plan allows it. If this is an attempt and no other worker shares the
+    /// run, the run is removed, so that the same command can be run again once the input has records.
     fn refuse_empty(&self, whole: &OutputReport) -> Result<(), Error> {
         if whole.tally.rows() > 0 || self.plan.input.allow_empty || self.record.limit == Some(0) {
             return Ok(());
@@ -305,7 +304,7 @@ impl Ending<'_> {
         .into())
     }
 
-    /// The run's `parts`, this attempt's own among them.
+    /// The report of the whole run, from its `parts`. Those of this attempt come with what it knows of them.
     fn whole(&self, parts: Vec<PartReport>) -> OutputReport {
         let own: HashSet<_> = self.written.parts.iter().map(|part| &part.path).collect();
         let (own, others) = parts.into_iter().partition(|part| own.contains(&part.path));
@@ -329,7 +328,7 @@ impl Ending<'_> {
         }
     }
 
-    /// The run is not finished, or has failed: note how this attempt has ended.
+    /// The run is not finished, or has failed: store in the note how this attempt ended.
     fn end(&mut self, written: &OutputReport, outcome: Outcome) -> Result<RunReport, SinkError> {
         if let Some(note) = &mut self.note {
             note.outcome = Some(outcome);
@@ -371,7 +370,7 @@ fn in_input_order(mut report: OutputReport) -> OutputReport {
     report
 }
 
-/// Of the listed `entries`, the reports of those that are `known` and of which no note says anything else; and the others.
+/// Split the listed `entries` into reports of those that are `known` and that no note contradicts, and all others.
 fn split<'a>(
     entries: impl Iterator<Item = &'a ObjectEntry>,
     known: impl Iterator<Item = &'a PartReport>,
@@ -389,7 +388,7 @@ fn split<'a>(
     (parts, others)
 }
 
-/// Take back that a worker of the run `run_id` has done its share: a shard of it must be scored again.
+/// Remove the mark of a worker of the run `run_id`, because a shard of its share must be scored again.
 ///
 /// # Errors
 /// [`SinkError::OtherRun`] if the output belongs to another run, whose mark has the same name.
@@ -398,15 +397,15 @@ pub(crate) fn unmark_done(output: &Output, share: Share, run_id: &str) -> Result
     output.remove(&[mark_of(share)])
 }
 
-/// The name of the mark of a worker that has done its share.
+/// Name of the mark of a worker that has finished its share.
 fn mark_of(share: Share) -> String {
     ObjectName::Mark { worker: share.shard_index, workers: share.num_shards }.to_string()
 }
 
-/// Remove what the run `run_id`, which has ended, does not need: the `transient` objects, and on a disk their folders, in
-/// which a killed process may have left files that no listing shows. What another attempt writes meanwhile may stay: that
-/// attempt finds the run finished when it ends, and calls this, too. Another run has objects of the same names, so the
-/// record of the run is read before each group.
+/// Remove the objects that the finished run `run_id` does not need: the `transient` ones, and on a disk their folders, in
+/// which a killed process may have left files that no listing shows. Objects that another attempt writes meanwhile may
+/// stay: that attempt finds the run finished when it ends, and calls this, too. Another run may have objects of the same
+/// names, so the record of the run is read before each group.
 pub(super) fn tidy(output: &Output, run_id: &str, transient: &[String]) -> Result<(), SinkError> {
     for group in transient.chunks(GROUP) {
         check_current(output, run_id)?;
@@ -419,8 +418,8 @@ pub(super) fn tidy(output: &Output, run_id: &str, transient: &[String]) -> Resul
     Ok(())
 }
 
-/// Remove predictions parts that are not among the `parts` of the finished run `run_id`. No attempt at that run publishes
-/// under such a name, so nothing of it can be hit.
+/// Remove the predictions parts that are not among the `parts` of the finished run `run_id`. No attempt at that run
+/// publishes under such a name, so no part of the run can be removed by mistake.
 pub(super) fn remove_strays(
     output: &Output,
     listing: &OutputListing,
@@ -434,17 +433,17 @@ pub(super) fn remove_strays(
     // read after the versions: they cannot be of a run that has begun since
     check_current(output, run_id)?;
     for stray in strays.iter().flatten() {
-        let why = "removing a part that the manifest lacks";
+        let why = "removing a part that the manifest does not list";
         output.runtime().block_on(output.remove_version(stray, why))?;
     }
     Ok(())
 }
 
-/// Publish the `manifest` that says `report`, or find one that another attempt at the run has published and that lists the
-/// same parts. Returns whether it was created, and the hash of the one that is there.
+/// Publish the `manifest` of `report`, unless another attempt at the run has published one that lists the same parts.
+/// Returns whether it was created, and the hash of the manifest that is stored.
 ///
-/// One that says "too many errors" gives way to one that says something else. One that says "succeeded" never does, also
-/// where this attempt counts too many errors itself: its author may be about to create `_SUCCESS`.
+/// A manifest that says "too many errors" is replaced by one with another outcome. A manifest that says "succeeded" is
+/// never replaced, even if this attempt counts too many errors: another attempt may be about to create `_SUCCESS`.
 fn publish_manifest(
     output: &Output,
     manifest: Vec<u8>,
@@ -478,8 +477,8 @@ fn publish_manifest(
 /// Publish `_SUCCESS`, which holds the hash of the manifest.
 ///
 /// # Errors
-/// Those of the store, and [`SinkError::Uri`] if there is a `_SUCCESS` that names another manifest, unless this attempt has
-/// `created` the manifest: then it is of a run that was removed before, and makes way.
+/// Those of the store, and [`SinkError::Uri`] if a `_SUCCESS` exists that names another manifest. If this attempt has
+/// `created` the manifest, that `_SUCCESS` is of a run that was removed before, and is replaced.
 pub(super) fn publish_success(
     output: &Output,
     run_id: &str,
@@ -496,7 +495,7 @@ pub(super) fn publish_success(
         if stored[..] == content[..] {
             return Ok(());
         }
-        // the manifest may have been removed by hand and made again while this attempt was suspended
+        // while this attempt was suspended, somebody may have removed the manifest and run again
         if !created || sha256_of(&output.read(MANIFEST)?) != manifest_sha256 {
             break;
         }

@@ -1,4 +1,4 @@
-//! A run that is begun again after it has finished.
+//! A finished run that is started again: nothing is scored, the output is checked.
 
 use super::checkpoints::Checkpoints;
 use super::crashes::Crashes;
@@ -10,9 +10,9 @@ use super::resume::{Done, Remaining, Share};
 use crate::error::{Error, SinkError, SourceError};
 use crate::items::ShardRef;
 
-/// Check that a finished run is complete, by names and sizes, and that its parts are those of `shards` and no others; of
-/// some of them if the run has a `limit`. Nothing is written; leftovers of an attempt that was killed after the end of the
-/// run are removed.
+/// Check by names and sizes that a finished run is complete, and that it has the parts of `shards` and no others. A run
+/// with a `limit` may have parts of the first shards only. Nothing is written; objects that an attempt left when it was
+/// killed after the end of the run are removed.
 ///
 /// # Errors
 /// [`SinkError::Incomplete`] when something that the manifest lists is missing or has another size, and

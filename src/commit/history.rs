@@ -1,7 +1,7 @@
-//! What an output holds of one shard, looked up for that shard alone.
+//! Looking up one shard in an output: its part, segments and crashes.
 //!
-//! - A whole run looks at all shards at once when it begins ([`super::Claim`]). Whoever scores single shards, as a worker
-//!   of a distributed runner does, asks here: other workers may have stored parts and checkpoints since it began.
+//! - A whole run looks all shards up at once when it begins ([`super::Claim`]). A worker of a distributed runner scores
+//!   single shards, and other workers may have stored parts and segments since it began, so it looks each shard up.
 
 use super::attempts::Notes;
 use super::checkpoints::Checkpoints;
@@ -16,7 +16,7 @@ use crate::error::SinkError;
 use crate::items::{Resume, ShardRef};
 use crate::report::PartReport;
 
-/// The notes of all attempts at a run: they show that an unreadable object was a part of it.
+/// Read the notes of all attempts at a run. They show whether an unreadable object was a part of it.
 fn all_notes(output: &Output, run_id: &str) -> Result<Notes, SinkError> {
     let mut attempts = OutputListing::default();
     names_in(output, ATTEMPTS)?.iter().for_each(|name| attempts.add(name, 0));
@@ -27,16 +27,15 @@ fn all_notes(output: &Output, run_id: &str) -> Result<Notes, SinkError> {
 /// What earlier attempts left of a shard.
 #[derive(Debug)]
 pub struct ShardHistory {
-    /// Its part, if that is stored and sound.
+    /// Its part, if that is stored and intact.
     pub part: Option<PartReport>,
-    /// Where to resume it, if it is not.
+    /// Where to resume the shard, if it has no such part.
     pub resume: Resume,
-    /// Whether the run has succeeded: no part comes in addition.
+    /// Whether the run has succeeded: then no part can be added.
     pub is_finished: bool,
 }
 
-/// Look up what the run `run_id` has of `shard`. A part that is damaged or of another run is removed, if the run is not
-/// finished.
+/// Look `shard` up in the run `run_id`. If the run has not finished, a part that is damaged or of another run is removed.
 ///
 /// # Errors
 /// Those of the store, and when the part is not of this shard.

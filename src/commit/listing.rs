@@ -1,7 +1,7 @@
 //! A listing of an output.
 //!
-//! - A listing is not of one moment, and may be behind: what it shows was there, what it lacks may be there. Who
-//!   needs to know looks an object up by name, see [`super::lookup`].
+//! - A listing is not atomic and may lag. An object that it lacks may exist: to be sure, look it up by name, see
+//!   [`super::lookup`].
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -23,34 +23,34 @@ pub struct ObjectEntry {
     pub bytes: u64,
 }
 
-/// The objects of an output, by what their names say.
+/// The objects of an output, by kind.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct OutputListing {
-    /// Whether `_run.json` is there.
+    /// Whether `_run.json` exists.
     pub has_record: bool,
-    /// Whether `_manifest.json` is there.
+    /// Whether `_manifest.json` exists.
     pub has_manifest: bool,
-    /// Whether `_SUCCESS` is there.
+    /// Whether `_SUCCESS` exists.
     pub has_success: bool,
     /// Predictions parts by the place of their shard in the input.
     pub predictions: BTreeMap<u64, ObjectEntry>,
-    /// Names of predictions parts of a shard that has another one.
+    /// Names of further predictions parts of a shard.
     pub duplicates: Vec<String>,
     /// Files of the batches table.
     pub batches: Vec<ObjectEntry>,
     /// Numbers of the attempts so far, from 0.
     pub attempts: BTreeSet<u32>,
-    /// Workers that have done their share, each as its number and of how many.
+    /// Workers that have finished their share: number of the worker, and number of workers.
     pub marks: BTreeSet<(u32, u32)>,
-    /// Names of checkpoints' segments.
+    /// Names of segments.
     pub segments: Vec<String>,
-    /// Names of notes of crashes.
+    /// Names of crash notes.
     pub crashes: Vec<String>,
-    /// Names of objects that are not published yet, or never will be.
+    /// Names of objects that wait to be published, or were left there.
     pub staged: Vec<String>,
-    /// Names in folders of ours that say nothing.
+    /// Unknown names in folders of the output.
     pub unknown: Vec<String>,
-    /// The first object that is not of an output.
+    /// The first object that no run writes.
     pub foreign: Option<String>,
 }
 
@@ -68,7 +68,7 @@ impl OutputListing {
         let list = || async {
             let mut listing = Self::default();
             let mut objects = output.store().list(Some(output.root()));
-            // the names in a local folder come in any order
+            // the names in a local folder are not ordered
             let mut order = output.local().is_none().then(Ascending::default);
             while let Some(object) = objects.next().await {
                 if let (Ok(object), Some(order)) = (&object, &mut order) {
@@ -93,14 +93,14 @@ impl OutputListing {
         again(list).await
     }
 
-    /// The name of one object, a foreign one first; `None` if the output is empty. Staged objects do not count: an
-    /// attempt may be killed before it has published anything.
+    /// The name of one object, a foreign one first. `None` if the output is empty. Staged objects do not count: an attempt
+    /// may have been killed before it published anything.
     pub fn anything(&self) -> Option<String> {
         let foreign = self.foreign.clone().into_iter();
         foreign.chain(self.published()).next()
     }
 
-    /// Names of all objects but staged and foreign ones.
+    /// Names of all objects except staged and foreign ones.
     pub fn published(&self) -> impl Iterator<Item = String> {
         let parts = self.predictions.values().chain(&self.batches).map(|entry| entry.name.clone());
         let parts = parts.chain(self.duplicates.iter().cloned());
@@ -109,7 +109,7 @@ impl OutputListing {
         parts.chain(ends).chain(self.transient().filter(|name| !self.staged.contains(name)))
     }
 
-    /// Names of what a finished run does not need: notes, marks, checkpoints and staged objects.
+    /// Names of the objects that a finished run does not need: notes, marks, segments and staged objects.
     pub fn transient(&self) -> impl Iterator<Item = String> {
         let attempts = self.attempts.iter().map(|&number| ObjectName::Attempt(number));
         let marks = self.marks.iter().map(|&(worker, workers)| ObjectName::Mark { worker, workers });
@@ -117,7 +117,7 @@ impl OutputListing {
         attempts.chain(marks).map(|name| name.to_string()).chain(others.into_iter().flatten().cloned())
     }
 
-    /// The same without the parts that have these `names`.
+    /// The listing without the parts `names`.
     #[must_use]
     pub fn without(mut self, names: &HashSet<String>) -> Self {
         self.batches.retain(|entry| !names.contains(&entry.name));

@@ -1,9 +1,9 @@
-//! Objects looked up by name, where a listing may be behind.
+//! Looking objects up by name, because a listing may lag.
 //!
-//! - A store has an object under its name as soon as its creation is acknowledged. A listing may be older: some stores
-//!   index late, and some caches answer for them.
-//! - So nothing about the end of a run follows from what a listing lacks: marks, parts and notes have names that are
-//!   known, and those that the listing lacks are looked up. Where it is complete, that takes no request.
+//! - A store returns an object by name as soon as its creation is acknowledged. A listing may be older: some stores index
+//!   late, and some caches answer for them.
+//! - So no decision about the end of a run relies on an object being absent from a listing. The names of marks, parts and
+//!   notes are known, and those that the listing lacks are looked up. If the listing is complete, that takes no request.
 
 use std::collections::HashSet;
 
@@ -14,15 +14,15 @@ use super::output::{Output, REQUESTS};
 use crate::error::SinkError;
 use crate::report::PartReport;
 
-/// Objects that are named when they are missing or changed.
+/// How many missing or changed objects an error names.
 const NAMED: usize = 5;
 
 impl OutputListing {
-    /// The first of `workers` that has not done its share. Marks that are found by name are added.
+    /// The first of `workers` that has not finished its share. Adds marks that are found by name.
     pub(super) fn first_unmarked(&mut self, output: &Output, workers: u32) -> Result<Option<u32>, SinkError> {
         let mut next = 0;
         loop {
-            // while others are still running, one of the first is missing: no need to ask for all
+            // while others are still running, one of the first is missing: no need to look all of them up
             let is_missing = |worker: &u32| !self.marks.contains(&(*worker, workers));
             let some: Vec<_> = (next..workers).filter(is_missing).take(REQUESTS).collect();
             let Some(&last) = some.last() else { return Ok(None) };
@@ -38,7 +38,7 @@ impl OutputListing {
         }
     }
 
-    /// Add those of the parts `names` that exist and in whose place no part is listed.
+    /// Add those of the parts `names` that exist, if no part of the same shard is listed.
     pub(super) fn add_unlisted_parts(
         &mut self,
         output: &Output,
@@ -55,7 +55,7 @@ impl OutputListing {
         Ok(())
     }
 
-    /// Add the attempts that may be missing: all up to `last_known`, and those behind the last one whose notes exist.
+    /// Add attempts that the listing may lack: all up to `last_known`, and later ones whose notes exist.
     pub(super) fn add_unlisted_attempts(
         &mut self,
         output: &Output,
@@ -70,7 +70,7 @@ impl OutputListing {
         Ok(())
     }
 
-    /// Add the batches parts that `notes` tell of and that exist.
+    /// Add the batches parts that `notes` list and that exist.
     pub(super) fn add_unlisted_batches(&mut self, output: &Output, notes: &Notes) -> Result<(), SinkError> {
         let listed: HashSet<_> = self.batches.iter().map(|entry| &entry.name).collect();
         let noted = notes.attempts.iter().flat_map(|note| &note.batches).map(|part| &part.path);
@@ -81,8 +81,8 @@ impl OutputListing {
         Ok(())
     }
 
-    /// The first of the objects `reported` that are missing or have another size than reported, in words. An object
-    /// that is listed with that size is not looked up.
+    /// Describe the first of the objects `reported` that are missing or have another size. An object that is listed with
+    /// its reported size is not looked up.
     pub(super) fn not_as_reported<'a>(
         &self,
         output: &Output,

@@ -1,4 +1,4 @@
-//! `_manifest.json`, read back, and `_SUCCESS`, which vouches for it.
+//! Reading `_manifest.json` back, and the content of `_SUCCESS`, which is its hash.
 
 use serde::Deserialize;
 
@@ -8,7 +8,7 @@ use crate::error::SinkError;
 use crate::report::{Outcome, PartReport, Tally};
 use crate::skipped::Skipped;
 
-/// What is read of a manifest.
+/// A manifest that was read back. Fields that nothing reads are left out.
 #[derive(Debug, Deserialize)]
 pub struct StoredManifest {
     /// Id of the run.
@@ -27,11 +27,11 @@ pub struct StoredManifest {
     pub parts: Vec<PartReport>,
     /// Files of the batches table.
     pub batches: Vec<PartReport>,
-    /// The file as the manifest lists it.
+    /// Size and hash of `_run.json`.
     pub record: PartReport,
 }
 
-/// What is read of a manifest's summary.
+/// The summary in a manifest that was read back.
 #[derive(Debug, Deserialize)]
 pub struct StoredSummary {
     /// Whether the run succeeded.
@@ -49,16 +49,16 @@ pub struct StoredSummary {
     /// Shards without a record.
     #[serde(default)]
     pub empty_shards: u64,
-    /// What the shards hold that is no record.
+    /// Entries that are not records, by kind.
     #[serde(default)]
     pub skipped: Skipped,
-    /// Absent in manifests of 27 November 2026 and before.
+    /// Objects that the listing skipped. Some manifests of version 0.1.0 lack it.
     #[serde(default)]
     pub skipped_by_listing: Option<Skipped>,
 }
 
 impl StoredManifest {
-    /// The manifest of an output that has one.
+    /// Read the manifest of an output.
     ///
     /// # Errors
     /// Those of the store, and [`SinkError::Uri`] if it cannot be parsed.

@@ -1,65 +1,67 @@
-//! The commit protocol: how attempts that are killed, repeated, suspended and shared leave one whole output.
+//! The commit protocol: attempts may be killed, repeated, suspended and run side by side; the output is whole.
 //!
-//! What is promised:
-//! - Whoever reads `predictions/` of an output that has `_SUCCESS` finds exactly one part for each shard, and each part
-//!   is as its attempt has written it.
-//! - An attempt may be killed at any moment. The next one resumes with the parts and checkpoints it has left.
-//! - Any number of attempts at one run may be alive at once, as workers that share it, or because one was taken for dead.
-//! - A run that was removed by `--overwrite` leaves nothing in the output, whatever its attempts do when they wake.
+//! Guarantees:
+//! - An output with `_SUCCESS` has exactly one part for each shard in `predictions/`, and each part is as its attempt
+//!   wrote it.
+//! - An attempt may be killed at any moment. The next attempt resumes from the parts and checkpoints that exist.
+//! - Any number of attempts at one run may be alive at once: workers that share the run, or an attempt that was thought
+//!   to be dead.
+//! - A run that `--overwrite` removed leaves nothing in the output, whatever its attempts do when they wake.
 //!
-//! What a store must offer: an object is readable under its name as soon as its creation is acknowledged, and of
-//! several requests that create one name, one succeeds. Listings may lag, except after `_SUCCESS` is published and for
-//! `--overwrite`, which remove what they list. Clocks decide nothing. [`crate::docs::protocol`] tells the steps one
-//! by one.
+//! Requirements on the store: an object can be read under its name as soon as its creation is acknowledged, and of
+//! several requests that create one name, one succeeds. Listings may lag, except where they are used to remove objects:
+//! after `_SUCCESS` is published, and during `--overwrite`. No decision depends on a clock. [`crate::docs::protocol`]
+//! describes each step.
 //!
 //! # One part for each shard
-//! The name of a part follows from the shard's place and version, so two attempts never make two parts of one shard:
-//! both create the same name, and the store lets one of them. [`claim()`] joins attempts into a run by what determines the
-//! predictions; each gets a number, and notes the parts that it has stored with their hashes. Whoever finishes the run
-//! ([`finish()`]) compares the parts with the listed input, publishes a manifest with the hash of each, and then
-//! `_SUCCESS` with the manifest's hash. Neither is ever replaced. [`OutputState`] has the states in between.
+//! The name of a part is derived from the shard's place and version, so two attempts never make two parts of one shard:
+//! both create the same name, and one succeeds. Attempts join one run if everything that determines the predictions is
+//! the same ([`claim()`]). Each attempt has a number and a note that lists the parts it stored, with their hashes. To
+//! finish the run ([`finish()`]), an attempt compares the parts with the listed input, publishes a manifest with the
+//! hash of each part, and then `_SUCCESS` with the manifest's hash. Neither is ever replaced. [`OutputState`] has the
+//! states in between.
 //!
 //! # The fence
-//! Every object that somebody may take for a result (parts, the manifest, `_SUCCESS`, marks of workers that have done
-//! their share) is published in four steps:
+//! Every object that counts as a result (parts, the manifest, `_SUCCESS`, the marks of workers that finished their
+//! share) is published in four steps:
 //!
-//! 1. its bytes are stored under `_staging/`, with a name of its own;
-//! 2. `_run.json` is read, and must name the run; for a predictions part, `_SUCCESS` is looked for, and if the run has
-//!    finished, its manifest must list the part;
-//! 3. the staged object is copied to its name, if there is none;
-//! 4. the staged object is removed.
+//! 1. The bytes are stored under `_staging/`, under a unique name.
+//! 2. `_run.json` is read, and must name the run. If the object is a predictions part and `_SUCCESS` exists, the
+//!    manifest must list the part.
+//! 3. The staged object is copied to its final name, unless that name exists.
+//! 4. The staged object is removed.
 //!
-//! `--overwrite` replaces `_run.json` first, on condition that it is as it was read. Then it removes `_SUCCESS`, the
-//! manifest, the staged objects, and last everything else ([`overwrite()`]). So nothing of the old run appears after
-//! that:
+//! `--overwrite` replaces `_run.json` first, on condition that it has not changed since it was read. Then it removes
+//! `_SUCCESS`, the manifest, the staged objects, and everything else, in this order ([`overwrite()`]). After that,
+//! nothing of the old run appears:
 //!
 //! - An attempt that reads `_run.json` after it was replaced stops at step 2.
-//! - An attempt that read it before had staged its object before. Either it has copied the object by the time that staged
-//!   objects are removed, and the copy is removed with everything else; or its copy finds no source.
+//! - An attempt that read it before that had staged its object earlier still. Either the object was copied before the
+//!   staged objects were removed, and the copy is removed with everything else; or the copy finds no source.
 //!
-//! The end of a run is a fence of the same kind, for an attempt at the run may have listed another input than the one
-//! that has finished it. Whoever has published `_SUCCESS` removes the staged objects, lists the output again, and removes
-//! the parts that the manifest does not list.
+//! The end of a run is a fence of the same kind, because two attempts at one run may have listed different inputs. The
+//! attempt that published `_SUCCESS` removes the staged objects, lists the output again, and removes the parts that the
+//! manifest does not list.
 //!
-//! On S3 a copy that creates is three requests: the second reads the source, the third makes the object appear. An attempt
-//! that is suspended between them may publish late. Therefore step 2 is repeated after each copy, also after one that
-//! failed. If another run has finished by then, or no run is left, the attempt removes its part, unless the manifest
-//! lists that name. Nobody else publishes under that name, so the removal hits nothing else. If the other run has not
-//! finished, the attempt leaves the part to it. A run removes the parts of other runs, which it knows by their footers,
-//! when an attempt begins, when an attempt publishes the same name, and after it has published `_SUCCESS`.
+//! On S3 a copy that must not replace anything is three requests: the second reads the source, the third makes the object
+//! appear. An attempt that is suspended between them may publish late. Therefore step 2 is repeated after each copy, even
+//! a failed one. If another run has finished by then, or the output has no run, the attempt removes its part, unless the
+//! manifest lists that name. Nothing else is published under that name, so nothing else can be removed by mistake. If the
+//! other run has not finished, the attempt leaves the part: a run removes the parts of other runs, which it recognises by
+//! their footers, when an attempt begins, when an attempt publishes the same name, and after `_SUCCESS`.
 //!
 //! # Limits
-//! - One version of an object (a damaged part, a part of another run) is removed by a HEAD and a DELETE. An attempt that
+//! - To remove one version of an object (a damaged part, a part of another run) takes a HEAD and a DELETE. An attempt that
 //!   is suspended exactly between them may remove a part that another attempt, or the next run after an `--overwrite`,
-//!   has published since. `run` and `verify` then report that the part is missing.
-//! - If the store itself carries out a request of a removed run after the next run has ended, nobody removes its part.
-//!   `verify` reports it.
-//! - Of two `--overwrite` at the same time one stops, but up to 32 of its deletes may come late. The same is true of an
-//!   interrupted removal that was taken over, if the first command is still alive.
-//! - Notes and marks have the same names in every run. Whoever tidies up after a finished run reads `_run.json` before
-//!   each group of 32; a group that the store carries out after an `--overwrite` removes notes of the next run.
-//! - An attempt that finds no record in the whole input checks that no other attempt has found any, and then removes the
-//!   run. A run that another attempt finishes between the check and the removal is removed, too.
+//!   has published since. `run` and `verify` then report the part as missing.
+//! - If the store executes a request of a removed run only after the next run has ended, the part stays. `verify` reports
+//!   it.
+//! - Of two `--overwrite` commands at the same time one stops, but up to 32 of its deletes may come late. The same is true
+//!   of an interrupted removal that was taken over while the first command was still alive.
+//! - Notes and marks have the same names in every run. The cleanup after a finished run reads `_run.json` before each
+//!   group of 32 deletes. A group that the store executes after an `--overwrite` removes notes of the next run.
+//! - An attempt that finds no record in the whole input checks that no other attempt found any, and then removes the run.
+//!   If another attempt finishes the run between the check and the removal, the finished run is removed.
 //! - On a disk, `_run.json` is compared and replaced in two calls. A command that is suspended exactly between them
 //!   replaces a newer record.
 

@@ -1,4 +1,4 @@
-//! The names of an output's objects, formatted and parsed here and nowhere else.
+//! The names of an output's objects. They are formatted and parsed in this file only.
 //!
 //! ```text
 //! _run.json  _manifest.json  _SUCCESS
@@ -26,14 +26,14 @@ pub const RUN: &str = "_run.json";
 /// The list of parts.
 pub const MANIFEST: &str = "_manifest.json";
 
-/// Says that the run is complete, and holds the hash of its manifest.
+/// Its presence means that the run is complete. Its content is the hash of the manifest.
 pub const SUCCESS: &str = "_SUCCESS";
 
-/// Folders of parts.
+/// The folders of parts.
 pub const PREDICTIONS: &str = "predictions";
 pub const BATCHES: &str = "batches";
 
-/// Folders that a finished run does not need.
+/// The folders that a finished run does not need.
 pub const ATTEMPTS: &str = "_attempts";
 pub const WORKERS: &str = "_workers";
 pub const CHECKPOINTS: &str = "_checkpoints";
@@ -46,10 +46,10 @@ pub const TRANSIENT: [&str; 6] = [ATTEMPTS, WORKERS, CHECKPOINTS, CRASHES, STAGI
 /// The highest number of an attempt: shifted by 32 bits, it begins the ids of the attempt's batches.
 pub const MAX_ATTEMPT: u32 = 1 << 30;
 
-/// Digits of a shard's identity in the name of its part: enough to tell versions of one shard apart.
+/// Digits of a shard's identity in the name of its part: enough to distinguish versions of one shard.
 const IDENTITY_DIGITS: usize = 12;
 
-/// What begins the name of a crash note if the shard's reader crashed, not a decoder.
+/// Prefix of a crash note's name if the shard's reader crashed, not a decoder.
 const OF_READER: &str = "reader-";
 
 /// The name of an object, relative to its output.
@@ -74,7 +74,7 @@ pub enum ObjectName {
     },
     /// The note of an attempt, by its number.
     Attempt(u32),
-    /// The mark of a worker that has done its share.
+    /// The mark of a worker that has finished its share.
     Mark {
         /// Number of the worker.
         worker: u32,
@@ -85,14 +85,14 @@ pub enum ObjectName {
     Segment(SegmentName),
     /// A note of a crash.
     Crash(CrashName),
-    /// An object that waits to be published.
+    /// An object that is not published yet.
     Staged(String),
-    /// In a folder of ours, with a name that no version of sluice reads any more.
+    /// An unknown name in a folder of the output, such as one that an earlier version used.
     Unknown,
 }
 
 /// The part of a shard. It is the same in every run over the same input: the place keeps the parts in order, the
-/// identity tells versions of a shard apart.
+/// identity distinguishes versions of a shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct PartName {
     /// The shard's place in the input.
@@ -101,11 +101,11 @@ pub struct PartName {
     pub identity: u64,
 }
 
-/// A segment: rows of a shard that has not ended.
+/// A segment: rows of an unfinished shard.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SegmentName {
     pub part: PartName,
-    /// Position in the shard of the first record, and behind the last one.
+    /// Positions in the shard of the first record and of the one after the last.
     pub from: u64,
     pub to: u64,
     pub attempt: u32,
@@ -124,7 +124,7 @@ pub struct CrashName {
     pub run: String,
 }
 
-/// What tells one run's segments and crash notes from another's.
+/// The run, in the names of its segments and crash notes.
 pub fn run_tag(run_id: &str) -> String {
     hex(&Sha256::digest(run_id))[..8].to_owned()
 }
@@ -136,7 +136,7 @@ impl PartName {
         Self { index: shard.index, identity: identity.expect("a hash is hexadecimal") }
     }
 
-    /// The part of this name below the output, if it is a part's.
+    /// Parse the name of a part, relative to the output.
     pub fn parse(name: &str) -> Option<Self> {
         Self::of_file(name.strip_prefix(PREDICTIONS)?.strip_prefix('/')?)
     }
@@ -200,7 +200,7 @@ impl fmt::Display for ObjectName {
 }
 
 impl ObjectName {
-    /// `None` for a name that no object of an output has.
+    /// Parse a name. `None` if no run writes an object of that name.
     pub fn parse(name: &str) -> Option<Self> {
         match name {
             RUN => return Some(Self::Run),
@@ -258,18 +258,18 @@ fn attempt_number(number: u64) -> Option<u32> {
     number.try_into().ok().filter(|&number| number <= MAX_ATTEMPT)
 }
 
-/// A number of six digits, or more where it needs them.
+/// A number of six digits or more.
 fn number(digits: &str) -> Option<u64> {
     (digits.len() >= 6 && digits.bytes().all(|digit| digit.is_ascii_digit())).then(|| digits.parse().ok())?
 }
 
-/// Whether that is the name of one of an output's folders, or of the output itself. Consoles create an object of no
-/// bytes in a bucket to show a folder; a listing has its name without the slash.
+/// Whether `name` is that of one of an output's folders, or of the output itself. Bucket consoles create an empty object
+/// to show a folder; a listing has its name without the slash.
 pub fn is_folder(name: &str) -> bool {
     ["", PREDICTIONS, BATCHES].contains(&name) || TRANSIENT.contains(&name)
 }
 
-/// Whether objects of an output lie in the folder of that name.
+/// Whether the folder `name` has objects of an output.
 pub fn holds_objects(name: &str) -> bool {
     let of_a_shard = name.split_once('/');
     is_folder(name)
@@ -282,7 +282,7 @@ pub fn part_name(shard: &ShardRef) -> String {
     PartName::of(shard).to_string()
 }
 
-/// The place in the input of the shard whose part has that name.
+/// The place in the input of the shard whose part is called `name`.
 pub fn shard_index(name: &str) -> Option<u64> {
     PartName::parse(name).map(|part| part.index)
 }
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_nothing_of_ours_are_not_parsed() {
+    fn foreign_and_unknown_names_are_told_apart() {
         for name in [
             "notes.txt",
             "_staging-mine/x",

@@ -1,9 +1,9 @@
-//! Things on a disk that have the name of an output's file and are not files: no listing shows them, and nothing can be
-//! created in their place.
+//! Entries on a disk that have the name of an output's file but are not files. No listing shows them, and no file can be
+//! created under their name.
 //!
-//! - Links that lead nowhere, FIFOs, sockets and empty folders hold nothing: `--overwrite` removes them.
-//! - Devices, and folders that hold something, are refused before anything is removed.
-//! - Under any other name such a thing stays.
+//! - `--overwrite` removes dangling links, FIFOs, sockets and empty folders: they have no content.
+//! - Devices, and folders that are not empty, are refused before anything is removed.
+//! - Such an entry stays if it has any other name.
 
 use std::fs::{self, FileType};
 use std::io;
@@ -14,7 +14,7 @@ use super::names::{ObjectName, holds_objects};
 use super::output::Output;
 use crate::error::SinkError;
 
-/// See above.
+/// One such entry.
 struct Obstacle {
     /// Path below the output.
     name: String,
@@ -26,7 +26,7 @@ impl Obstacle {
     /// What it is, in words, and whether it may be removed.
     fn judge(&self) -> io::Result<(&'static str, bool)> {
         Ok(match self.kind {
-            kind if kind.is_symlink() => ("a link that leads to no file", true),
+            kind if kind.is_symlink() => ("a dangling link", true),
             kind if kind.is_fifo() => ("a FIFO", true),
             kind if kind.is_socket() => ("a socket", true),
             kind if kind.is_dir() && fs::read_dir(&self.path)?.next().is_none() => ("an empty folder", true),
@@ -62,10 +62,10 @@ fn look(folder: &Path, prefix: &str, found: &mut Vec<Obstacle>) -> io::Result<()
     Ok(())
 }
 
-/// Remove what is in the way of an output's files on this machine's disk.
+/// Remove the obstacles of an output on this machine's disk.
 ///
 /// # Errors
-/// [`SinkError::Occupied`], and then nothing is removed, if one of them may hold something.
+/// [`SinkError::Occupied`], before anything is removed, if one of them may have content.
 pub(super) fn remove_obstacles(output: &Output) -> Result<(), SinkError> {
     let Some(local) = output.local() else { return Ok(()) };
     let failed = |name: &str, error: io::Error| {
@@ -83,7 +83,11 @@ pub(super) fn remove_obstacles(output: &Output) -> Result<(), SinkError> {
         kinds.push(kind);
     }
     for (obstacle, kind) in found.iter().zip(kinds) {
-        tracing::warn!(name = obstacle.name, kind, "removing what is in the way of an output's file");
+        tracing::warn!(
+            name = obstacle.name,
+            kind,
+            "removing an obstacle: it has the name of an output's file"
+        );
         obstacle.remove().map_err(|error| failed(&obstacle.name, error))?;
     }
     Ok(())

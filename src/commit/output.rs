@@ -1,9 +1,9 @@
-//! An output: one folder in a store, and its objects by name. The protocol is not known here.
+//! An output: one folder in a store, and its objects by name. This file does not know the protocol.
 //!
-//! - [`Output::create`] decides races: it fails where there is an object already. So does [`Output::swap`], which
-//!   replaces an object of known content. [`Output::replace`] is for objects that have one writer.
-//! - On a disk an object is written under `_staging` and linked to its name, for a put that is killed leaves a file
-//!   next to the one it was to write.
+//! - [`Output::create`] and [`Output::swap`] decide races: the first fails if the object exists, the second if its content
+//!   has changed. [`Output::replace`] is for objects that have one writer.
+//! - On a disk an object is written under `_staging` and linked to its name, because a put that is killed would leave a
+//!   partial file beside the name.
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
@@ -29,14 +29,14 @@ use crate::store::{Stores, is_staged_name};
 /// of a part.
 pub(super) const PUT_BYTES: usize = 8 << 20;
 
-/// Parts of one object on their way at once. One stream to a bucket carries tens of MB/s, and a GPU's scores for 5,000
+/// Parts of one object in flight at once. One stream to a bucket carries tens of MB/s, and the scores of a GPU at 5,000
 /// images/s with a thousand classes make no more than 20.
 pub(super) const PUTS_IN_FLIGHT: usize = 1;
 
 /// Small objects that are requested at once.
 pub(super) const REQUESTS: usize = 32;
 
-/// As a person may read it.
+/// Indented JSON.
 pub fn json(content: &impl Serialize) -> Vec<u8> {
     let mut json = serde_json::to_vec_pretty(content).expect("plain structs always serialise to JSON");
     json.push(b'\n');
@@ -48,9 +48,9 @@ pub(super) fn sha256_of(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
 
-/// Sixteen hexadecimal digits that nobody else has.
+/// Sixteen random hexadecimal digits.
 pub(super) fn random_name() -> String {
-    // the hasher's keys are random for each process and differ for each hasher
+    // the keys of each hasher are random
     format!("{:016x}", RandomState::new().build_hasher().finish())
 }
 
@@ -60,16 +60,16 @@ pub struct Output {
     store: Arc<dyn ObjectStore>,
     root: Path,
     uri: String,
-    /// Where the folder lies on this machine's disk, if it does.
+    /// Path of the folder, if it is on this machine's disk.
     local: Option<PathBuf>,
     runtime: Handle,
 }
 
 impl Output {
-    /// The folder at `uri`, which need not exist yet.
+    /// The output at `uri`. The folder need not exist.
     ///
     /// # Errors
-    /// When the URI is not a folder of a known kind of store.
+    /// When the URI is not that of a folder in a supported store.
     pub fn open(stores: &Stores, uri: &str) -> Result<Self, SinkError> {
         let refused = |message| SinkError::Uri { uri: uri.to_owned(), message };
         let location = stores.resolve(uri).map_err(|error| refused(error.to_string()))?;
@@ -85,7 +85,7 @@ impl Output {
         Ok(Self::new(location.store, location.path, location.uri, local, stores.runtime().clone()))
     }
 
-    /// The folder `root` of `store`, called `uri` in messages and `local` on this machine.
+    /// The folder `root` of `store`, shown as `uri` in messages. `local` is its path, if it is on this machine's disk.
     pub fn new(
         store: Arc<dyn ObjectStore>,
         root: Path,
@@ -96,7 +96,7 @@ impl Output {
         Self { store, root, uri: uri.trim_end_matches('/').to_owned(), local, runtime }
     }
 
-    /// The runtime that its requests run on.
+    /// The runtime that runs its requests.
     pub fn runtime(&self) -> &Handle {
         &self.runtime
     }
@@ -119,7 +119,7 @@ impl Output {
         &self.root
     }
 
-    /// The folder, if it lies on this machine's disk.
+    /// Path of the folder, if it is on this machine's disk.
     pub(super) fn local(&self) -> Option<&std::path::Path> {
         self.local.as_deref()
     }
@@ -134,7 +134,7 @@ impl Output {
         name.strip_prefix(self.root.as_ref()).unwrap_or(name).trim_start_matches('/').to_owned()
     }
 
-    /// A path below `_staging` that nobody else uses.
+    /// A unique path below `_staging`.
     pub(super) fn staging_path(&self) -> Path {
         self.path_of(&ObjectName::Staged(random_name()).to_string())
     }
@@ -143,9 +143,9 @@ impl Output {
         StorageError { uri: self.uri_of(name), source }.into()
     }
 
-    /// Create a small object, unless there is one; whether it was created. An object with the very same content counts
-    /// as created by this call: the store may have carried the request out, and the answer was lost. A caller that must
-    /// be the only one to create a name therefore puts something unique into the content.
+    /// Create a small object, unless it exists. Returns whether it was created. An existing object with the same content
+    /// counts as created by this call: the store may have executed the request while the answer was lost. A caller that
+    /// must be the only one to create a name puts something unique into the content.
     pub fn create(&self, name: &str, content: Vec<u8>) -> Result<bool, SinkError> {
         let (path, content) = (self.path_of(name), Bytes::from(content));
         let created = self.runtime.block_on(async {
@@ -163,14 +163,15 @@ impl Output {
         created.map_err(|source| self.failed(name, source))
     }
 
-    /// Store an object in place of the one that is there.
+    /// Store an object, and replace an existing one.
     pub(super) fn replace(&self, name: &str, content: Vec<u8>) -> Result<(), SinkError> {
         let put = self.runtime.block_on(self.put(&self.path_of(name), content.into()));
         put.map_err(|source| self.failed(name, source))
     }
 
-    /// Replace an object whose content is `old`; whether that was done. The store makes sure that nobody replaces it
-    /// in between. A disk, and a store that cannot, leaves the gap between a look and the replacement.
+    /// Replace an object whose content is `old`. Returns whether it was replaced. The store checks that the object has
+    /// not changed in between. On a disk, and on a store without conditional puts, the object is compared and then
+    /// replaced.
     pub(super) fn swap(&self, name: &str, old: &[u8], new: Vec<u8>) -> Result<bool, SinkError> {
         let (path, new) = (self.path_of(name), Bytes::from(new));
         let swapped = self.runtime.block_on(async {
@@ -184,7 +185,7 @@ impl Output {
                 Err(Error::NotImplemented { .. } | Error::NotSupported { .. }) => {
                     self.put(&path, new).await.map(|()| true)
                 }
-                // only the answer may have been lost
+                // the store may have replaced the object, and the answer was lost
                 Err(Error::Precondition { .. }) => {
                     Ok(self.get_path(&path).await?.is_some_and(|found| found == new))
                 }
@@ -201,7 +202,7 @@ impl Output {
         self.runtime.block_on(read).map_err(|source| self.failed(name, source))
     }
 
-    /// The bytes of a small object; `None` if there is none.
+    /// The bytes of a small object. `None` if it does not exist.
     pub(crate) fn read_if_any(&self, name: &str) -> Result<Option<Bytes>, SinkError> {
         self.runtime.block_on(self.get(name))
     }
@@ -215,7 +216,7 @@ impl Output {
         Ok(self.get_version(path).await?.map(|(_, bytes)| bytes))
     }
 
-    /// A small object, and which version of it was read.
+    /// The bytes of a small object, and the version that was read.
     async fn get_version(&self, path: &Path) -> object_store::Result<Option<(ObjectMeta, Bytes)>> {
         let get = || async {
             let got = self.store.get(path).await?;
@@ -228,7 +229,7 @@ impl Output {
         }
     }
 
-    /// The current version of an object; `None` if there is none.
+    /// The current version of an object. `None` if it does not exist.
     pub(super) async fn version(&self, name: &str) -> Result<Option<ObjectMeta>, SinkError> {
         let path = self.path_of(name);
         match again(|| self.store.head(&path)).await {
@@ -238,13 +239,13 @@ impl Output {
         }
     }
 
-    /// Size of each of the objects `names`, in their order; `None` where there is none.
+    /// The sizes of the objects `names`, in this order. `None` for an object that does not exist.
     pub(super) fn sizes_of(&self, names: &[String]) -> Result<Vec<Option<u64>>, SinkError> {
         let versions = self.versions_of(names)?.into_iter();
         Ok(versions.map(|version| version.map(|meta| meta.size)).collect())
     }
 
-    /// The same with the current versions.
+    /// The current versions of the objects `names`, in this order.
     pub(super) fn versions_of(&self, names: &[String]) -> Result<Vec<Option<ObjectMeta>>, SinkError> {
         let versions: Vec<_> = names.iter().map(|name| self.version(name)).collect();
         self.runtime.block_on(futures_util::stream::iter(versions).buffered(REQUESTS).try_collect())
@@ -275,8 +276,8 @@ impl Output {
         removed.map_err(|source| StorageError { uri: self.uri.clone(), source }.into())
     }
 
-    /// Remove that version of an object, and warn `why`. Another version, which was stored since, stays: only one that
-    /// is stored between the two requests made here would not.
+    /// Remove one version of an object, and warn `why`. A version that was stored since stays, unless it is stored
+    /// between the two requests made here.
     pub(super) async fn remove_version(&self, meta: &ObjectMeta, why: &str) -> Result<(), SinkError> {
         let name = self.name_of(&meta.location);
         let Some(now) = self.version(&name).await? else { return Ok(()) };
@@ -290,7 +291,7 @@ impl Output {
         }
     }
 
-    /// Put an object at `path`, in parts where one request might take too long.
+    /// Put an object at `path`, in parts if it is large.
     pub(super) async fn put(&self, path: &Path, content: Bytes) -> object_store::Result<()> {
         again(|| async {
             if content.len() <= PUT_BYTES {
@@ -310,8 +311,8 @@ impl Output {
         .await
     }
 
-    /// Complete an upload of so many bytes to `path`, which nobody else writes to. If only the answer was lost, the
-    /// object is there.
+    /// Complete an upload of so many bytes to `path`, which has no other writer. If the answer was lost, the object exists
+    /// with that size.
     pub(super) async fn complete(
         &self,
         parts: WriteMultipart,
@@ -325,22 +326,22 @@ impl Output {
         }
     }
 
-    /// Copy an object, unless there is one at `to`; whether it was copied.
+    /// Copy an object, unless `to` exists. Returns whether it was copied.
     pub(super) async fn copy_new(&self, from: &Path, to: &Path) -> object_store::Result<bool> {
         let copy = || again(|| self.store.copy_if_not_exists(from, to));
         let look = || again(|| async { self.store.head(to).await.map(drop) });
         retry::create_by(copy, look).await
     }
 
-    /// Remove a staged object, which costs a little space if it stays.
+    /// Remove a staged object. A failure is only logged: it costs a little space.
     pub(super) async fn delete_staged(&self, staged: &Path) {
         match self.store.delete(staged).await {
             Ok(()) | Err(Error::NotFound { .. }) => {}
-            Err(error) => tracing::debug!(%error, "a staged object is left"),
+            Err(error) => tracing::debug!(%error, "a staged object remains"),
         }
     }
 
-    /// Remove a folder on this machine's disk, if the output lies there.
+    /// Remove a folder, if the output is on this machine's disk.
     pub(super) fn remove_folder(&self, folder: &str) -> Result<(), SinkError> {
         use std::io::ErrorKind::{DirectoryNotEmpty, NotFound};
         let Some(local) = &self.local else { return Ok(()) };
@@ -352,8 +353,8 @@ impl Output {
         }
     }
 
-    /// Names of files among the parts that no listing shows, because they are named like files that are still being
-    /// written. No part is written there, so they are foreign, but whoever globs the folder would read them.
+    /// Names of files beside the parts that no listing shows, because they are named like files being written. No part is
+    /// written there, so they are foreign, but a glob over the folder would match them.
     pub(super) fn unlisted(&self) -> Vec<String> {
         let Some(local) = &self.local else { return Vec::new() };
         let mut found = Vec::new();

@@ -1,19 +1,19 @@
-//! `--overwrite`: a run is removed, and another one begins in its place.
+//! `--overwrite`: removing a run so that another one can begin in its place.
 //!
-//! 1. `_run.json` is replaced by the record of the new run, which says that the old one is being removed. From now on no
-//!    attempt at the old run publishes anything. The record is read back: of two commands that begin at the same time,
-//!    the one whose record was replaced stops.
-//! 2. `_SUCCESS` is removed, then the manifest: what is left is no finished run.
-//! 3. The staged objects are removed: an attempt that read the old record cannot publish them any more.
-//! 4. Everything else is removed, and listed again until nothing is left. Before each removal of these steps, 32 objects at
-//!    most, `_run.json` is read again.
-//! 5. The record is replaced by the same without that word, and read back.
+//! 1. `_run.json` is replaced with the record of the new run, marked as removing the old one. From now on no attempt at
+//!    the old run publishes anything. The record is read back: of two commands that begin at the same time, the one whose
+//!    record was replaced stops.
+//! 2. `_SUCCESS` is removed, then the manifest: the output is no longer a finished run.
+//! 3. The staged objects are removed, so that an attempt that read the old record cannot publish them.
+//! 4. Everything else is removed, and listed again until nothing is left. The removals of steps 2 to 4 come in groups of
+//!    at most 32 objects, and `_run.json` is read before each group.
+//! 5. The record is replaced with the same record without the mark, and read back.
 //!
 //! Both replacements are conditional on the record that was read ([`Output::swap`]), so a command that wakes up late
-//! replaces no other one's record. On a disk the gap between a look and the replacement stays.
+//! never replaces the record of another. On a disk the record is compared and then replaced.
 //!
-//! A removal that was interrupted is taken over from step 1 under a new run id, by `--overwrite` or by an attempt at the
-//! same run; see [`super::state`].
+//! An interrupted removal is started again at step 1 under a new run id, by `--overwrite` or by an attempt at the same run;
+//! see [`super::state`].
 
 use super::listing::OutputListing;
 use super::names::{MANIFEST, RUN, STAGING, SUCCESS, TRANSIENT};
@@ -22,17 +22,17 @@ use super::output::{Output, json, random_name};
 use super::record::{RunRecord, check_current};
 use crate::error::SinkError;
 
-/// Objects that are removed between two looks at the record.
+/// Objects that are removed between two reads of the record.
 pub(super) const GROUP: usize = 32;
 
-/// How often the output is listed at most: requests of the old run that the store carries out late may still create
-/// objects. The new run removes an object that comes later, or that a listing still shows, when it meets it.
+/// How many times to list the output: requests of the old run that the store executes late may still create objects. The
+/// new run removes an object that appears later when it finds it.
 const LISTINGS: usize = 8;
 
 /// Remove the run in the output and all its parts, so that the run of `record` can begin.
 ///
 /// # Errors
-/// [`SinkError::Occupied`], and then nothing is removed, if there is an object that is not of an output;
+/// [`SinkError::Occupied`], before anything is removed, if there is an object that no run writes;
 /// [`SinkError::OtherRun`] if another command does the same at this time.
 pub fn overwrite(output: &Output, record: &RunRecord) -> Result<(), SinkError> {
     let listing = OutputListing::read(output)?;
@@ -47,24 +47,25 @@ pub fn overwrite(output: &Output, record: &RunRecord) -> Result<(), SinkError> {
     replace_run(output, record, None)
 }
 
-/// Remove the run in the output, and leave `record`. A removal that is taken over is the one that was `observed`.
+/// Remove the run in the output, and leave `record`. If an interrupted removal is taken over, it must still be the one
+/// that was `observed`.
 ///
 /// # Errors
-/// [`SinkError::OtherRun`] if somebody else has replaced the record of the run meanwhile.
+/// [`SinkError::OtherRun`] if another process has replaced the record since.
 pub(super) fn replace_run(
     output: &Output,
     record: &RunRecord,
     observed: Option<&RunRecord>,
 ) -> Result<(), SinkError> {
     let removing = remove_run(output, record, observed)?;
-    // if somebody else has replaced the record, the next look says so
+    // if another process has replaced the record, the check fails
     output.swap(RUN, &removing, json(record))?;
     check_current(output, &record.run_id)
 }
 
 /// Remove the run of `record`, and leave the output vacant.
 pub(super) fn clear(output: &Output, record: &RunRecord) -> Result<(), SinkError> {
-    // of two attempts that do this at the same time, one stops
+    // a unique id: of two attempts that do this at the same time, one stops
     let after = RunRecord { run_id: format!("cleared-{}", random_name()), ..record.clone() };
     remove_run(output, &after, Some(record))?;
     let version = output.runtime().block_on(output.version(RUN))?;
@@ -73,7 +74,7 @@ pub(super) fn clear(output: &Output, record: &RunRecord) -> Result<(), SinkError
     output.runtime().block_on(output.remove_version(&version, "removing a run that has no rows"))
 }
 
-/// Steps 1 to 4; the content of the record in between.
+/// Steps 1 to 4. Returns the content of the record until step 5.
 fn remove_run(
     output: &Output,
     record: &RunRecord,
@@ -124,7 +125,7 @@ fn remove_all(output: &Output, record: &RunRecord, names: &[String]) -> Result<(
     Ok(())
 }
 
-/// That the output is still being emptied for the run of `record`.
+/// Check that the output is still being emptied for the run of `record`.
 fn check_removing(output: &Output, record: &RunRecord) -> Result<(), SinkError> {
     let now = output.read_if_any(RUN)?.and_then(|bytes| serde_json::from_slice::<RunRecord>(&bytes).ok());
     match now {
@@ -133,7 +134,7 @@ fn check_removing(output: &Output, record: &RunRecord) -> Result<(), SinkError> 
     }
 }
 
-/// The record of the run is `now` another one than it was.
+/// The error if the record of the run has been replaced: it is `now` another.
 fn replaced(output: &Output, now: Option<RunRecord>) -> SinkError {
     let by = now.map_or("another command".to_owned(), |now| format!("the run {}", now.run_id));
     let difference = format!("{by} has replaced it at the same time");

@@ -2,9 +2,9 @@
 //!
 //! - The first attempt creates it. Of two attempts that begin at the same time one creates it, and the other joins the
 //!   run that it names. Only `--overwrite` replaces it, see [`super::overwrite`].
-//! - An attempt belongs to the run if everything that determines the predictions is the same. The version of sluice is
-//!   not part of that, its scoring version is.
-//! - It is the fence of the protocol: an attempt whose run it does not name publishes nothing.
+//! - An attempt belongs to the run if everything that determines the predictions is the same. That includes the scoring
+//!   version, but not the version of sluice.
+//! - It is the fence of the protocol: an attempt at a run that it does not name publishes nothing.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -19,7 +19,7 @@ const SCORING: &str = "scoring_version";
 /// The run that an output belongs to.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunRecord {
-    /// Of the rows' columns.
+    /// Version of the columns of the output.
     pub schema_version: String,
     /// Version of sluice that wrote it.
     pub sluice_version: String,
@@ -31,14 +31,14 @@ pub struct RunRecord {
     pub plan_sha256: String,
     /// Records the run is limited to, if it is.
     pub limit: Option<u64>,
-    /// What `plan_sha256` is over: everything that determines the predictions of an input.
+    /// Everything that determines the predictions of an input. `plan_sha256` is its hash.
     pub determinants: Value,
-    /// While a run is being removed: its id, or nothing if it had none. This record's run begins after that.
+    /// The id of the run that is being removed, empty if it had none. The run of this record begins afterwards.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub removing: Option<String>,
 }
 
-/// That the output still belongs to the run `run_id`.
+/// Check that the output still belongs to the run `run_id`.
 ///
 /// # Errors
 /// [`SinkError::OtherRun`] if `--overwrite` has removed that run.
@@ -52,14 +52,14 @@ pub(super) async fn check_current_async(output: &Output, run_id: &str) -> Result
     let now = match record {
         Some(record) if record.run_id == run_id && record.removing.is_none() => return Ok(()),
         Some(record) => record.run_id,
-        None => "nothing".to_owned(),
+        None => "no run".to_owned(),
     };
-    let difference = format!("{run_id} was removed, there is {now} in its place");
+    let difference = format!("{run_id} was removed; the output now has {now}");
     Err(SinkError::OtherRun { uri: output.uri().to_owned(), difference })
 }
 
 impl RunRecord {
-    /// Why an attempt that would have created `other` cannot join this run: the first difference, in words.
+    /// The first difference between this run and `other`, in words: why an attempt at `other` cannot join this run.
     pub fn difference(&self, other: &Self) -> Option<String> {
         let (was, is) = (&self.schema_version, &other.schema_version);
         if was != is {
@@ -84,13 +84,13 @@ impl RunRecord {
             ));
         }
         let found = first_difference("", &self.determinants, &other.determinants);
-        // a record without determinants, or whose hash is of other ones, was not written by us
+        // sluice writes no record without determinants, or with another hash than theirs
         let unknown = || "its plan is another one".to_owned();
         found.or_else(|| (self.plan_sha256 != other.plan_sha256).then(unknown))
     }
 }
 
-/// Where two JSON values differ first, and how.
+/// The first difference between two JSON values, in words.
 fn first_difference(at: &str, was: &Value, is: &Value) -> Option<String> {
     match (was, is) {
         (Value::Object(a), Value::Object(b)) => {
@@ -195,7 +195,7 @@ mod tests {
         assert!(first.difference(&second).expect("limit").contains("no --limit, this is --limit 5"));
         let second = RunRecord { plan_sha256: "other".to_owned(), ..first.clone() };
         assert!(first.difference(&second).is_some());
-        // who began it, and when, is no difference
+        // the run id and the version of sluice are no difference
         let second =
             RunRecord { run_id: "photos-2".to_owned(), sluice_version: "9".to_owned(), ..first.clone() };
         assert_eq!(first.difference(&second), None);

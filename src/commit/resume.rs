@@ -1,9 +1,9 @@
-//! What is left of an input when a run is resumed, or shared by several workers.
+//! The shards that remain to be scored when a run is resumed, or shared by several workers.
 //!
-//! - A shard whose part exists is not read again. The name of a part says the shard's place in the input and its
-//!   identity; a part of another identity in that place means that the input has changed since, which is an error.
-//! - A shard whose first records are in a checkpoint is resumed after them, and knows the records on which decoders and
-//!   its reader crashed.
+//! - A shard whose part exists is not read again. The name of a part has the shard's place in the input and its identity.
+//!   If the identity in that place has changed, so has the input, which is an error.
+//! - A shard whose first records are in segments is resumed after them. The records on which decoders or its reader
+//!   crashed are passed on with it.
 //! - Of N workers, worker I scores the shards whose place in the input, modulo N, is I.
 
 use std::collections::{BTreeMap, HashMap};
@@ -33,10 +33,10 @@ impl Default for Share {
 }
 
 impl Share {
-    /// That the worker is one of those that share the run.
+    /// Check that the worker is one of those that share the run.
     ///
     /// # Errors
-    /// [`ConfigError::Argument`], also if no worker does.
+    /// [`ConfigError::Argument`] if it is not, or if there are no workers.
     pub fn check(self) -> Result<(), ConfigError> {
         let Self { shard_index, num_shards } = self;
         if shard_index < num_shards {
@@ -46,7 +46,7 @@ impl Share {
         Err(ConfigError::Argument { argument: "--shard-index", message })
     }
 
-    /// Whether the shard in that place of the input is this worker's.
+    /// Whether this worker scores the shard at that place of the input.
     pub fn takes(self, index: u64) -> bool {
         index % u64::from(self.num_shards) == u64::from(self.shard_index)
     }
@@ -56,18 +56,18 @@ impl Share {
 #[derive(Debug, Default)]
 pub struct Done {
     parts: BTreeMap<u64, ObjectEntry>,
-    /// Names of shards by the paths of their parts, as far as they are known.
+    /// Known names of shards, by the paths of their parts.
     shards: HashMap<String, String>,
 }
 
 impl Done {
-    /// The parts of `listing`; the `known` ones tell the names of their shards.
+    /// The parts of `listing`. The reports of the `known` ones have the names of their shards.
     pub fn new(listing: &OutputListing, known: &[PartReport]) -> Self {
         let shards = known.iter().map(|part| (part.path.clone(), part.shard.clone())).collect();
         Self { parts: listing.predictions.clone(), shards }
     }
 
-    /// The parts that a manifest lists.
+    /// The `parts` that a manifest lists.
     pub fn listed(parts: &[PartReport]) -> Self {
         let entry = |part: &PartReport| ObjectEntry { name: part.path.clone(), bytes: part.bytes };
         let placed = parts.iter().filter_map(|part| Some((shard_index(&part.path)?, entry(part))));
@@ -75,23 +75,23 @@ impl Done {
         Self { parts: placed.collect(), shards }
     }
 
-    /// The shard of a part, or the part's own path.
+    /// The name of a part's shard, or the path of the part if the name is not known.
     fn shard_of(&self, part: &ObjectEntry) -> String {
         self.shards.get(&part.name).unwrap_or(&part.name).clone()
     }
 }
 
-/// The shards that an attempt has listed, by what is in the names of their parts: 8 bytes for each.
+/// The shards that an attempt has listed: 8 bytes for each, the identity in the name of its part.
 #[derive(Debug, Clone, Default)]
 pub struct Listed {
     identities: Vec<u64>,
-    /// Whether that is all of them.
+    /// Whether the whole input was listed.
     ended: bool,
     skipped: Skipped,
 }
 
 impl Listed {
-    /// All shards of an input, in their order, and what its listing has skipped.
+    /// All shards of an input, in order, and the objects that its listing skipped.
     pub fn all<'a>(shards: impl IntoIterator<Item = &'a ShardRef>, skipped: Skipped) -> Self {
         let identities = shards.into_iter().map(|shard| PartName::of(shard).identity).collect();
         Self { identities, ended: true, skipped }
@@ -102,7 +102,7 @@ impl Listed {
         self.ended
     }
 
-    /// What the listing has found that is in no shard, if it is known.
+    /// The objects that the listing skipped, if known.
     pub(super) fn skipped(&self) -> &Skipped {
         &self.skipped
     }
@@ -112,16 +112,16 @@ impl Listed {
         (0..).zip(&self.identities).map(|(index, &identity)| PartName { index, identity }.to_string())
     }
 
-    /// That the parts of `listing` are those of the shards listed, one for each: other workers, and earlier attempts, may
-    /// have listed another input. If the run is `limited`, one for each of the first shards.
+    /// Check that `listing` has exactly one part for each listed shard, or for each of the first ones if the run is
+    /// `limited`. Other workers, and earlier attempts, may have listed another input.
     ///
     /// # Errors
-    /// [`SourceError::Changed`], with a part's or a shard's place.
+    /// [`SourceError::Changed`] and [`SourceError::Late`].
     pub fn compare(&self, listing: &OutputListing, limited: bool, workers: u32) -> Result<(), SourceError> {
         let changed =
             |shard: String, message: &str| Err(SourceError::Changed { shard, message: message.to_owned() });
         if let Some(part) = listing.duplicates.first() {
-            return changed(part.clone(), "beside it is a part of the same shard in another version");
+            return changed(part.clone(), "there is another part, of another version of the same shard");
         }
         for (place, entry) in (0..).zip(listing.predictions.values()) {
             let part = PartName::parse(&entry.name);
@@ -130,13 +130,16 @@ impl Listed {
                 if !self.ended {
                     return Ok(());
                 }
-                return changed(entry.name.clone(), "that part is of a shard which is not there any more");
+                return changed(entry.name.clone(), "that part is of a shard that no longer exists");
             };
             if missing {
                 return self.refuse_gap(place, workers);
             }
             if part != Some(PartName { index: place, identity }) {
-                return changed(entry.name.clone(), "that part is of another shard than is in its place now");
+                return changed(
+                    entry.name.clone(),
+                    "that part is of another shard than the one now at its place",
+                );
             }
         }
         let parts = listing.predictions.len();
@@ -147,8 +150,8 @@ impl Listed {
         }
     }
 
-    /// That nothing is missing of a run with a `limit`, whose `parts` have so many `rows`: that is as many as the limit,
-    /// or there is a part for each shard of the whole input.
+    /// Check that a run with a `limit` is complete: its `rows` reach the limit, or the whole input was listed and each shard
+    /// has one of the `parts`.
     ///
     /// # Errors
     /// [`SourceError::Late`].
@@ -171,7 +174,7 @@ impl Listed {
     }
 }
 
-/// The shards of a listing that are left for one worker.
+/// The shards of a listing that remain for one worker.
 #[derive(Debug)]
 pub struct Remaining<I> {
     shards: I,
@@ -185,17 +188,17 @@ pub struct Remaining<I> {
 }
 
 impl<I: Iterator<Item = Result<ShardRef, SourceError>>> Remaining<I> {
-    /// Of `shards`, those of `share` that are not `done`.
+    /// Those of `shards` that are in `share` and not `done`.
     pub fn new(shards: I, done: Done, checkpoints: Checkpoints, crashes: Crashes, share: Share) -> Self {
         Self { shards, done, checkpoints, crashes, share, listed: Vec::new(), ended: false }
     }
 
-    /// What has been listed.
+    /// The shards listed so far.
     pub fn into_listed(self) -> Listed {
         Listed { identities: self.listed, ended: self.ended, skipped: Skipped::default() }
     }
 
-    /// That the part `done`, which is in the place of `shard`, is of this shard.
+    /// Check that the part `done`, which is at the place of `shard`, is the part of this shard.
     fn compare(&self, shard: &ShardRef, done: &ObjectEntry) -> Result<(), SourceError> {
         if done.name == part_name(shard) {
             return Ok(());
@@ -204,7 +207,7 @@ impl<I: Iterator<Item = Result<ShardRef, SourceError>>> Remaining<I> {
         let message = if was == shard.name {
             "it has another version now".to_owned()
         } else {
-            format!("in its place there was {was}")
+            format!("its place in the input was taken by {was}")
         };
         Err(SourceError::Changed { shard: shard.name.clone(), message })
     }
@@ -218,7 +221,7 @@ impl<I: Iterator<Item = Result<ShardRef, SourceError>>> Iterator for Remaining<I
             let Some(shard) = self.shards.next() else {
                 self.ended = true;
                 let (_, gone) = self.done.parts.pop_first()?;
-                let message = "its part is there, the shard is not any more".to_owned();
+                let message = "it has a part, but no longer exists".to_owned();
                 return Some(Err(SourceError::Changed { shard: self.done.shard_of(&gone), message }));
             };
             let shard = match shard {
@@ -274,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_a_part_is_skipped_and_the_rest_is_left() {
+    fn a_shard_with_a_part_is_skipped_and_the_others_remain() {
         let shards = three();
         let left = |done| left(&shards, done, Share::default());
         assert_eq!(left(Done::default()), Ok(vec!["a.tar".into(), "b.tar".into(), "c.tar".into()]));
@@ -296,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shard_is_resumed_behind_its_checkpoint() {
+    fn a_shard_is_resumed_after_its_checkpoint() {
         let shards = three();
         let segment = Segment::new(&part_name(&shards[1]), 0, 40, 3, "run").name;
         let checkpoints = Checkpoints::of(&[segment], "run");
@@ -329,7 +332,7 @@ mod tests {
         let theirs = [shards[0].clone(), shard(1, "aa.tar", "1"), shard(2, "b.tar", "1")];
         assert!(compare(&shards, &theirs).expect_err("changed").contains("part-000001"));
         let message = compare(&shards[..2], &shards).expect_err("one shard is gone");
-        assert!(message.contains("part-000002") && message.contains("not there any more"), "{message}");
+        assert!(message.contains("part-000002") && message.contains("no longer exists"), "{message}");
         for (parts, late) in [(&shards[..2], 2), (&shards[1..], 0)] {
             let message = compare(&shards, parts).expect_err("one shard came late");
             let worker = late % 2;
@@ -356,9 +359,9 @@ mod tests {
             let message = refused(&[shard(0, "a.tar", "1"), shard(1, "b.tar", "2")]);
             assert!(message.contains("b.tar") && message.contains("another version"), "{message}");
             let message = refused(&[shard(0, "a.tar", "1"), shard(1, "aa.tar", "1"), shard(2, "b.tar", "1")]);
-            assert!(message.contains("aa.tar") && message.contains("there was b.tar"), "{message}");
+            assert!(message.contains("aa.tar") && message.contains("taken by b.tar"), "{message}");
             let message = refused(&shards[..1]);
-            assert!(message.contains("b.tar") && message.contains("not any more"), "{message}");
+            assert!(message.contains("b.tar") && message.contains("no longer exists"), "{message}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What a run leaves behind: the report of its end, which the manifest holds together with the plan.
+//! The report of a finished run. The manifest is this report and the plan.
 
 use serde::Serialize;
 
@@ -6,7 +6,7 @@ use super::attempts::AttemptNote;
 use crate::plan::Plan;
 use crate::report::{PartReport, Summary};
 
-/// The end of a run, as its manifest says it.
+/// How a run ended. The manifest has the same fields.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct RunReport {
     /// Version of the columns of the output.
@@ -27,7 +27,7 @@ pub struct RunReport {
     pub model_sha256: String,
     /// Records the run was limited to, if it was.
     pub limit: Option<u64>,
-    /// What scored the input: one for each engine of the last attempt.
+    /// The engines of the last attempt.
     pub engines: Vec<String>,
     /// Rows are those of the whole run; times are those of the last attempt.
     pub summary: Summary,
@@ -41,7 +41,7 @@ pub struct RunReport {
     pub attempts: Vec<AttemptNote>,
 }
 
-/// The manifest: the report and the plan that led to it.
+/// The manifest: the report, and the plan of the run.
 #[derive(Serialize)]
 pub(super) struct Manifest<'a> {
     #[serde(flatten)]

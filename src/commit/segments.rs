@@ -1,7 +1,7 @@
 //! Reading segments back.
 //!
-//! - A segment is checked before its shard is resumed after it: it has the records that its name says, one row each,
-//!   in order. A damaged segment is removed, and its records are scored again.
+//! - A segment is checked before its shard is resumed after it: it must have one row for each record that its name
+//!   covers, in order. A damaged segment is removed, and its records are scored again.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -20,13 +20,13 @@ use crate::error::SinkError;
 use crate::items::Status;
 use crate::report::Tally;
 
-/// Bytes of rows decoded at once from a segment.
+/// Bytes of rows that are decoded from a segment at once.
 pub(crate) const READ_BYTES: usize = 8 << 20;
 
-/// Pass the rows of `file`, which is `segment`'s, to `take`, and count them.
+/// Pass the rows of `file`, which has the content of `segment`, to `take`, and count them by status.
 ///
 /// # Errors
-/// What is wrong with it, through `damaged`, and the errors of `take`.
+/// Damage of the file, turned into an error by `damaged`, and the errors of `take`.
 pub(crate) fn read_segment<E>(
     file: Bytes,
     segment: &Segment,
@@ -38,9 +38,9 @@ pub(crate) fn read_segment<E>(
     let pairs = builder.metadata().file_metadata().key_value_metadata().map_or(&[][..], Vec::as_slice);
     let body = pairs.iter().find(|pair| pair.key == BODY).and_then(|pair| pair.value.as_deref());
     if !body.is_some_and(|body| Body::is_of(body, &file)) {
-        return Err(damaged("its rows are not those that its footer was written for".to_owned()));
+        return Err(damaged("its rows do not match the checksum in its footer".to_owned()));
     }
-    // as many at once as are encoded at once: a row may hold the scores of a hundred thousand classes
+    // limited by bytes: a row may have the scores of a hundred thousand classes
     let groups = builder.metadata().row_groups().iter();
     let most =
         groups.map(|group| group.total_byte_size().max(0) / group.num_rows().max(1)).max().unwrap_or(0);
@@ -75,7 +75,7 @@ fn count_rows(rows: &RecordBatch, mut next: u64, tally: &mut Tally) -> Result<u6
     Ok(next)
 }
 
-/// `checkpoints` without the damaged segments of the shards that a worker `takes`, which are removed.
+/// Remove the damaged segments of the shards that a worker `takes`, and return `checkpoints` without them.
 ///
 /// # Errors
 /// Those of the store.

@@ -4,14 +4,14 @@
 //! | --- | --- | --- |
 //! | vacant | unfinished | any attempt, which creates `_run.json` |
 //! | foreign | | nobody |
-//! | unfinished | succeeded, failed | whoever finishes the run: an attempt at it, or [`super::finish()`] |
+//! | unfinished | succeeded, failed | an attempt at the run, or [`super::finish()`] |
 //! | failed | succeeded, failed | the same run with other limits: its manifest replaces the failed one |
 //! | any but vacant and foreign | removing | `--overwrite` |
 //! | removing | unfinished | the attempt that is removing, when it is done |
 //! | removing | removing | `--overwrite`, or an attempt at the same run, after a removal that was interrupted |
 //! | unfinished | vacant | an attempt that finds no record in the whole input, through removing |
 //!
-//! Three objects decide, and they are read by name, for a listing may be behind:
+//! Three objects decide. They are read by name, because a listing may lag:
 //!
 //! | `_run.json` | `_manifest.json` of that run | `_SUCCESS` | state |
 //! | --- | --- | --- | --- |
@@ -21,9 +21,9 @@
 //! | names a run | says "too many errors" | none | failed |
 //! | names a run | | | unfinished |
 //!
-//! - A manifest that says "succeeded" is only ever created, so `_SUCCESS`, which comes after it, stays true.
-//! - `_SUCCESS` is read first: whoever reads a failed manifest first may find the `_SUCCESS` of the one that has
-//!   replaced it since.
+//! - A manifest that says "succeeded" is never replaced, so `_SUCCESS`, which is published after it, stays true.
+//! - `_SUCCESS` is read before the manifest. In the other order, a failed manifest might be paired with the `_SUCCESS` of
+//!   the manifest that has replaced it.
 
 use super::listing::OutputListing;
 use super::manifest::{StoredManifest, success_content};
@@ -36,15 +36,15 @@ use crate::report::Outcome;
 /// See the tables above.
 #[derive(Debug)]
 pub enum OutputState {
-    /// Nothing is here, or only staged objects.
+    /// The output is empty, or has only staged objects.
     Vacant,
-    /// This object is here, and no record of a run.
+    /// The output has no record of a run, but has this object.
     Foreign(String),
-    /// Another run is being removed; this one begins after that.
+    /// Another run is being removed. This run begins afterwards.
     Removing(RunRecord),
-    /// A run that has begun and has not been finished.
+    /// A run that has begun and has not finished.
     Unfinished(RunRecord),
-    /// All parts are here, with more errors than were allowed.
+    /// All parts exist, with more errors than the plan allows.
     Failed(RunRecord, Box<StoredManifest>),
     /// A run that has succeeded.
     Succeeded(RunRecord, Box<StoredManifest>),
@@ -57,7 +57,7 @@ impl OutputState {
     }
 }
 
-/// The state of an output.
+/// Read the state of an output.
 ///
 /// # Errors
 /// Those of the store, and [`SinkError::OtherRun`] if the record cannot be parsed.
@@ -67,11 +67,11 @@ pub fn observe(output: &Output) -> Result<OutputState, SinkError> {
         return Ok(state);
     }
     let Some(found) = OutputListing::read(output)?.anything() else { return Ok(OutputState::Vacant) };
-    // an attempt that has begun meanwhile creates the record before anything else
+    // an attempt that has begun since creates the record before anything else
     Ok(run()?.unwrap_or(OutputState::Foreign(found)))
 }
 
-/// The state of the run in an output; `None` if there is no record of one.
+/// Read the state of the run in an output. `None` if the output has no record of a run.
 pub(super) async fn observe_run(output: &Output) -> Result<Option<OutputState>, SinkError> {
     let Some(record) = output.get(RUN).await? else { return Ok(None) };
     let record: RunRecord = serde_json::from_slice(&record).map_err(|error| SinkError::OtherRun {
@@ -96,7 +96,7 @@ pub(super) async fn observe_run(output: &Output) -> Result<Option<OutputState>, 
     }))
 }
 
-/// Whether the run `run_id` has succeeded, as far as can be seen.
+/// Whether the run `run_id` has succeeded. `false` if the output cannot be read.
 pub(crate) fn has_succeeded(output: &Output, run_id: &str) -> bool {
     observe(output).is_ok_and(|state| state.is_success_of(run_id))
 }

@@ -1,7 +1,7 @@
-//! Reading a stored part back: its bytes, its footer, and what that says.
+//! Reading a stored part back: its bytes and its footer.
 //!
-//! - A part appears whole, so one that is there is finished. Its name says of which shard it is, and in which version;
-//!   its footer says how many rows of which status it has, and has a checksum of the rows.
+//! - A part appears whole, so a part that exists is complete. Its name identifies the shard and its version. Its footer
+//!   has the number of rows by status and a checksum of the rows.
 
 use std::ops::Range;
 use std::panic::catch_unwind;
@@ -26,11 +26,11 @@ use crate::plan::hex;
 use crate::report::{PartReport, Tally};
 use crate::store::retry::again;
 
-/// What the stored part `name` of the run `run_id` says of itself.
+/// Read the stored part `name` of the run `run_id`, and report what its footer says.
 ///
 /// # Errors
-/// When it cannot be read, is not a part, is of another run or shard than its name says, or counts its own rows
-/// wrongly.
+/// When it cannot be read, is not a part, belongs to another run, or when its name or its number of rows does not match
+/// its footer.
 pub(crate) fn read_part(output: &Output, name: &str, run_id: &str) -> Result<PartReport, SinkError> {
     output.runtime().block_on(read_part_async(output, name, run_id))
 }
@@ -49,7 +49,7 @@ async fn read_part_async(output: &Output, name: &str, run_id: &str) -> Result<Pa
     let (store, path) = (output.store(), output.path_of(name));
     let report = match again(|| async { read_object(store, &path).await?.part(store).await }).await {
         Ok(stored) if stored.is_damaged => {
-            Err("its rows are not those that its footer was written for".to_owned())
+            Err("its rows do not match the checksum in its footer".to_owned())
         }
         Ok(stored) => stored.report(name.to_owned(), run_id),
         Err(Error::Generic { store: NO_PART, source }) => Err(source.to_string()),
@@ -58,7 +58,7 @@ async fn read_part_async(output: &Output, name: &str, run_id: &str) -> Result<Pa
     report.map_err(|message| no_part(output.uri_of(name), &message))
 }
 
-/// The run that a part names; `None` if it names none, or is not a part.
+/// The run that a part's footer names. `None` if it names none, or if the object is not a part.
 pub(super) async fn run_of_part(output: &Output, meta: &ObjectMeta) -> Result<Option<String>, SinkError> {
     match again(|| read_footer(output.store(), &meta.location, meta.size)).await {
         Ok(footer) => Ok(value(&footer, RUN_ID)),
@@ -67,7 +67,7 @@ pub(super) async fn run_of_part(output: &Output, meta: &ObjectMeta) -> Result<Op
     }
 }
 
-/// The shard that the part at `path` names, if it can be read.
+/// The shard that the footer of the part at `path` names, if it can be read.
 pub(super) async fn shard_of_part(output: &Output, path: &Path) -> Option<String> {
     let meta = output.store().head(path).await.ok()?;
     value(&read_footer(output.store(), path, meta.size).await.ok()?, SHARD)
@@ -83,22 +83,22 @@ pub(super) struct ReadObject {
     end: Bytes,
 }
 
-/// A part that was read: what is known of the file, and its footer.
+/// A part that was read, and its footer.
 pub(super) struct StoredPart {
     bytes: u64,
     sha256: String,
     metadata: ParquetMetaData,
-    /// Whether its rows are others than those for which its footer was written.
+    /// Whether its rows do not match the checksum in its footer.
     pub is_damaged: bool,
 }
 
-/// The end of a file in which its footer is looked for first: some thousand columns' and row groups'.
+/// Bytes at the end of a file that are searched for the footer first: enough for some thousand columns and row groups.
 const FOOTER_BYTES: usize = 256 << 10;
 
 /// Bytes per request. Time limits apply to a request, and several objects share the line.
 const WINDOW_BYTES: u64 = 1 << 20;
 
-/// Read every byte of an object; anew if it is replaced meanwhile.
+/// Read every byte of an object. Start again if it is replaced meanwhile.
 pub(super) async fn read_object(
     store: &Arc<dyn ObjectStore>,
     path: &Path,
@@ -123,7 +123,7 @@ async fn read_version(store: &Arc<dyn ObjectStore>, path: &Path) -> object_store
         whole.add(&window);
         sha256.update(&window);
         end.extend_from_slice(&window);
-        // it is not moved for each window
+        // trimmed now and then, not for each window
         if end.len() > 2 * FOOTER_BYTES + WINDOW_BYTES as usize {
             end.drain(..end.len() - FOOTER_BYTES);
         }
@@ -174,7 +174,7 @@ impl ReadObject {
     }
 }
 
-/// The footer of a part of `bytes`, and nothing else of it.
+/// Read only the footer of a part of `bytes`.
 async fn read_footer(
     store: &Arc<dyn ObjectStore>,
     path: &Path,
@@ -187,7 +187,7 @@ async fn read_footer(
     footer(store, path, bytes, end).await
 }
 
-/// The footer of a part of `bytes`, of which the last ones, `end`, are at hand.
+/// Read the footer of a part of `bytes`, whose last bytes are `end`.
 async fn footer(
     store: &Arc<dyn ObjectStore>,
     path: &Path,
@@ -211,7 +211,7 @@ async fn footer(
     }
 }
 
-/// The error of an object that has the name of a part and is not one.
+/// The error for an object that has the name of a part but is not one.
 pub(super) fn no_part(uri: String, what: &str) -> SinkError {
     let message =
         format!("is not a part of this run: {what}; if it is damaged, remove it: its shard is scored again");

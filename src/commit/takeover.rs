@@ -1,13 +1,11 @@
-//! Parts that other attempts have stored, read before a manifest lists them.
+//! Reading the parts of other attempts before a manifest lists them.
 //!
-//! - A part whose footer names another run was left behind by an attempt at a run that was removed. It is removed, see
-//!   [`super`].
-//! - A part may be damaged on its disk. One whose bytes are not those that its attempt has noted is not taken over: the
-//!   attempt that begins removes it from its share and scores its shard again.
-//! - A part of an attempt that was killed before it could note it is taken for what its footer says, which has a
-//!   checksum of the rows, for nothing else is known of it. So is a part that a later attempt has stored in the place of
-//!   a damaged one.
-//! - No part is called damaged after one look only: a store's answer may have been wrong.
+//! - A part whose footer names another run was left by an attempt at a removed run. It is removed, see [`super`].
+//! - A part whose bytes differ from its note is damaged. The next attempt removes the damaged parts of its share and scores
+//!   their shards again.
+//! - If no note lists a part, because its attempt was killed first, its footer is trusted, which has a checksum of the
+//!   rows. The same is true of a part that a later attempt has stored in place of a damaged one.
+//! - A part is read twice before it counts as damaged: the store's answer may have been wrong.
 
 use std::sync::Arc;
 
@@ -26,19 +24,19 @@ use crate::error::SinkError;
 use crate::report::PartReport;
 use crate::store::retry::again;
 
-/// Parts of other attempts.
+/// Parts of other attempts, by whether they are intact.
 #[derive(Debug, Default)]
 pub struct TakenOver {
     pub sound: Vec<PartReport>,
     pub damaged: Vec<DamagedPart>,
 }
 
-/// A part that is not what its attempt has stored.
+/// A part that is not what its attempt stored.
 #[derive(Debug)]
 pub struct DamagedPart {
     /// Path below the output.
     pub name: String,
-    /// The version that was read; `None` if there was none any more.
+    /// The version that was read. `None` if the part no longer existed.
     meta: Option<ObjectMeta>,
 }
 
@@ -49,16 +47,16 @@ impl DamagedPart {
     }
 }
 
-/// The result of one look at a part.
+/// The result of reading a part once.
 enum Found {
     Sound(PartReport),
     Damaged(DamagedPart),
 }
 
-/// Read the listed `parts`, and compare them with what `notes` say of them.
+/// Read the listed `parts`, and compare them with `notes`.
 ///
 /// # Errors
-/// Those of the store, and when an object that no note tells of is not a part of the run `run_id`.
+/// Those of the store, and when an object that no note lists is not a part of the run `run_id`.
 pub(crate) fn take_over<'a>(
     output: &Output,
     parts: impl Iterator<Item = &'a ObjectEntry>,
@@ -92,7 +90,7 @@ async fn look_at(
 ) -> Result<Found, SinkError> {
     let said = notes.said_of(&part.name);
     let (store, path) = (Arc::clone(output.store()), output.path_of(&part.name));
-    // in a task of its own, for hashing keeps a core busy
+    // in a task of its own, because hashing keeps a core busy
     let reading = output.runtime().spawn(async move { again(|| read_object(&store, &path)).await });
     let read = reading.await.unwrap_or_else(|source| Err(Error::JoinError { source }));
     let damaged = |meta| Ok(Found::Damaged(DamagedPart { name: part.name.clone(), meta }));
@@ -120,15 +118,15 @@ async fn look_at(
         Ok(report) if said.is_empty() || is_stored_again(output, &report, said, run_id).await? => {
             Ok(Found::Sound(report))
         }
-        // An unreadable batches part is given up. An unreadable predictions part may be somebody's own file.
+        // an unreadable predictions part may be somebody's own file; an unreadable batches part counts as damaged
         Err(what) if said.is_empty() && !is_batches => Err(no_part(output.uri_of(&part.name), &what)),
         _ => damaged(Some(meta)),
     }
 }
 
-/// Whether a part that differs from its notes was stored by an attempt that none of them names. That attempt may have
-/// begun after the notes were read, so its own note is looked up by name. If the number in the footer is itself
-/// damaged, no such note exists.
+/// Whether a part that differs from its reports in the notes was stored by another attempt. That attempt may have begun
+/// after the notes were read, so its own note is looked up by name. If the number in the footer is damaged, no such note
+/// exists.
 async fn is_stored_again(
     output: &Output,
     report: &PartReport,
@@ -143,8 +141,8 @@ async fn is_stored_again(
     Ok(note.and_then(|bytes| AttemptNote::parse(&bytes).ok()).is_some_and(|note| note.run_id == run_id))
 }
 
-/// `listing` without those of `parts` that another run than `run_id` has published, which are removed. A part that
-/// `notes` know is of this run.
+/// Remove those of `parts` that another run than `run_id` has published, and return `listing` without them. Parts that
+/// `notes` list are of this run.
 ///
 /// # Errors
 /// Those of the store, and [`SinkError::OtherRun`].
@@ -171,12 +169,12 @@ pub(super) fn remove_parts_of_other_runs(
     for (_, meta) in &theirs {
         output.runtime().block_on(output.remove_version(meta, LEFT_BEHIND))?;
     }
-    // not listed again: objects that have come since are not known to be of this run
+    // not listed again: objects that have appeared since may be of another run
     Ok(listing.without(&theirs.into_iter().map(|(name, _)| name).collect()))
 }
 
-/// `listing` without the `damaged` parts, which are removed: whoever scores their shards again stores them under the same
-/// names. If another attempt has finished the run meanwhile, all of them stay.
+/// Remove the `damaged` parts, and return `listing` without them: when their shards are scored again, they are stored
+/// under the same names. If another attempt has finished the run meanwhile, all of them stay.
 pub(crate) fn without_damaged(
     output: &Output,
     listing: OutputListing,
@@ -190,7 +188,7 @@ pub(crate) fn without_damaged(
     Ok(listing.without(&damaged.iter().map(|part| part.name.clone()).collect()))
 }
 
-/// Remove `damaged` parts, and warn `why`. A finished run keeps all that its manifest lists.
+/// Remove `damaged` parts, and warn `why`. A finished run keeps every part that its manifest lists.
 pub(super) fn remove_damaged(
     output: &Output,
     damaged: &[DamagedPart],
@@ -220,7 +218,7 @@ mod tests {
 
     const PART: &str = "predictions/part-000000-0123456789ab.parquet";
 
-    /// Store a part of `attempt`, and return what is to be noted of it.
+    /// Store a part of `attempt`, and return its report.
     fn store(output: &Output, run_id: &str, attempt: &str) -> PartReport {
         let footer = [
             (ATTEMPT, attempt),
@@ -253,7 +251,7 @@ mod tests {
             assert_eq!(taken.sound.len() + taken.damaged.len(), 1);
             (taken.sound.into_iter().next(), taken.damaged)
         };
-        // nothing is known of it but what it says itself
+        // no note lists it
         assert_eq!(taken().0.as_ref(), Some(&first));
         let mut rotten = bytes.clone();
         // without rows, all before the footer is the format's four letters

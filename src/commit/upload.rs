@@ -1,17 +1,17 @@
 //! Publishing: an object appears under its name whole or not at all, once, and only in an output that still belongs to
 //! its run.
 //!
-//! - The bytes are stored under `_staging/` while they are written: small objects by one put, larger ones by a
-//!   multipart upload. The name is said at the end.
-//! - Then `_run.json` is read: unless it names the run, the upload ends with [`SinkError::OtherRun`]. So is `_SUCCESS`,
-//!   for a predictions part: if the run has finished without it, the upload ends with an error, too. Only then the staged
-//!   object is copied to its name by a request that creates. [`super`] says why a removed or finished run cannot publish.
+//! - The bytes are stored under `_staging/` while they are written: small objects with one put, larger ones with a
+//!   multipart upload. The final name is given at the end.
+//! - Then `_run.json` is read. Unless it names the run, the upload ends with [`SinkError::OtherRun`]. For a predictions
+//!   part, `_SUCCESS` is looked for: if the run has finished without the part, the upload ends with an error, too. Then
+//!   the staged object is copied to its name, unless that exists. [`super`] explains why a removed or finished run cannot
+//!   publish.
 //! - A part of another run under that name is removed, and the copy repeated. A part of this run is left as it is: of
 //!   attempts that race one wins, and the others see [`Stored::was_there`].
-//! - An upload that is dropped before [`Upload::finish`] leaves nothing; one whose process dies may leave a staged
-//!   object.
-//! - The bytes flow through a bounded channel to a task, so writing the next part does not wait for the store to
-//!   acknowledge the last one.
+//! - An upload that is dropped before [`Upload::finish`] leaves nothing. A process that dies may leave a staged object.
+//! - The bytes flow through a bounded channel to a task, so the next part is written while the store acknowledges the
+//!   last one.
 
 use std::io::{self, Write};
 
@@ -34,29 +34,29 @@ use crate::error::SinkError;
 use crate::plan::hex;
 use crate::store::retry::{again, was_repeated};
 
-/// Bytes handed to the task at a time, and how many such pieces may wait: 4 MiB in all keep a fast store busy while the
-/// next row group is being encoded.
+/// Bytes handed to the task at a time, and how many such pieces may wait. 4 MiB in all keep a fast store busy while the
+/// next row group is encoded.
 const PIECE_BYTES: usize = 1 << 20;
 const PIECES_WAITING: usize = 4;
 
-/// The most that one upload holds: pieces handed over and one being filled, a part of the multipart upload being
-/// filled, and those on their way.
+/// The most memory that one upload holds: the pieces handed over and the one being filled, the part of the multipart
+/// upload being filled, and the parts in flight.
 pub const UPLOAD_BYTES: u64 = ((PIECES_WAITING + 2) * PIECE_BYTES + (1 + PUTS_IN_FLIGHT) * PUT_BYTES) as u64;
 
-/// How often an object is published before that is given up: each time another attempt may put one in its way.
+/// How many times to try to publish an object: each time another attempt may create one under the same name.
 const PUBLISHING_TRIES: u32 = 3;
 
-/// Why an object of another run is removed.
+/// The warning when an object of another run is removed.
 pub(super) const LEFT_BEHIND: &str = "removing an object of a run that was removed before";
 
-/// What was stored.
+/// An object that is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stored {
     pub bytes: u64,
     /// Lower-case hexadecimal.
     pub sha256: String,
-    /// Whether an object of that name was there before, which was left as it is: another attempt's, or this very one,
-    /// if the answer to its creation was lost.
+    /// Whether the name existed and was left as it is: another attempt's object, or this very one, if the answer to its
+    /// creation was lost.
     pub was_there: bool,
 }
 
@@ -65,7 +65,7 @@ pub struct Stored {
 pub struct Upload {
     pieces: mpsc::Sender<Piece>,
     buffer: Vec<u8>,
-    /// What has been written.
+    /// Length and checksum of the bytes written so far.
     body: Body,
     task: Task,
     runtime: Handle,
@@ -78,13 +78,13 @@ pub struct PendingUpload {
     runtime: Handle,
 }
 
-/// What stores; `None` once it has returned its error.
+/// The task that stores the bytes. `None` once it has returned its error.
 type Task = Option<JoinHandle<Result<Stored, SinkError>>>;
 
 #[derive(Debug)]
 enum Piece {
     Data(Vec<u8>),
-    /// Publish all that under this name. Without it the end of the channel means that the upload was given up.
+    /// Publish the bytes under this name. If the channel ends without it, the upload was abandoned.
     End(String),
 }
 
@@ -97,12 +97,12 @@ impl Upload {
         Self { pieces, buffer: Vec::new(), body: Body::default(), task: Some(runtime.spawn(task)), runtime }
     }
 
-    /// What has been written so far.
+    /// Length and checksum of the bytes written so far.
     pub fn body(&self) -> Body {
         self.body
     }
 
-    /// All bytes are written; the object appears under `name` once the returned upload is done.
+    /// End the object. It appears under `name` once the returned upload is done.
     pub fn finish(mut self, name: &str) -> PendingUpload {
         let rest = std::mem::take(&mut self.buffer);
         self.send(Piece::Data(rest));
@@ -110,14 +110,14 @@ impl Upload {
         PendingUpload { task: self.task, runtime: self.runtime }
     }
 
-    /// Why the store failed, if it already has. Later calls, and [`PendingUpload::wait`], fail as well.
+    /// The error of the store, if it has failed. Later calls, and [`PendingUpload::wait`], fail as well.
     pub fn failure(&mut self) -> Option<SinkError> {
         // the task drops its end only when it returns
         self.pieces.is_closed().then(|| wait_for(&mut self.task, &self.runtime).err()).flatten()
     }
 
     fn send(&self, piece: Piece) {
-        // a task that is gone has failed; `failure` and `wait` say why
+        // a task that has ended has failed; `failure` and `wait` return its error
         let _ = self.pieces.blocking_send(piece);
     }
 }
@@ -146,19 +146,18 @@ impl PendingUpload {
 }
 
 fn wait_for(task: &mut Task, runtime: &Handle) -> Result<Stored, SinkError> {
-    let given_up =
-        |uri: &str, message: &str| SinkError::Uri { uri: uri.to_owned(), message: message.to_owned() };
-    let Some(task) = task.take() else { return Err(given_up("upload", "failed before")) };
+    let failed = |message: String| SinkError::Uri { uri: "upload".to_owned(), message };
+    let Some(task) = task.take() else { return Err(failed("failed before".to_owned())) };
     match runtime.block_on(task) {
         Ok(result) => result,
         Err(error) => match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),
-            Err(error) => Err(given_up("upload", &error.to_string())),
+            Err(error) => Err(failed(error.to_string())),
         },
     }
 }
 
-/// Store what comes through `pieces` and publish it.
+/// Store the bytes that arrive through `pieces`, and publish them.
 async fn store_pieces(
     output: Output,
     run_id: String,
@@ -175,8 +174,8 @@ async fn store_pieces(
     or_other_run(&output, &run_id, result).await
 }
 
-/// `result`, with [`SinkError::OtherRun`] in place of an error that follows from the removal of the run: whoever removes
-/// it removes its staged objects, too.
+/// `result`, with [`SinkError::OtherRun`] in place of an error that the removal of the run has caused: the removal
+/// deletes staged objects, too.
 async fn or_other_run<T>(
     output: &Output,
     run_id: &str,
@@ -193,7 +192,7 @@ async fn or_other_run<T>(
     }
 }
 
-/// Store what comes through `pieces` at `staged`: its length, and the name that it is to have.
+/// Store the bytes that arrive through `pieces` at `staged`. Returns their number and the final name.
 async fn stage(
     output: &Output,
     staged: &Path,
@@ -212,7 +211,7 @@ async fn stage(
                 if let Some(parts) = parts {
                     parts.abort().await.map_err(failed)?;
                 }
-                let message = "given up before its end".to_owned();
+                let message = "the upload was abandoned".to_owned();
                 return Err(SinkError::Uri { uri: output.uri().to_owned(), message });
             }
         };
@@ -220,7 +219,7 @@ async fn stage(
         sha256.update(&data);
         if let Some(mut begun) = parts.take() {
             if let Err(error) = begun.wait_for_capacity(PUTS_IN_FLIGHT).await {
-                // what is stored of it would cost money for ever; `error` says more than a failure of this
+                // stored parts of an upload cost money until it is aborted; `error` says more than a failure to do so
                 let _ = begun.abort().await;
                 return Err(failed(error));
             }
@@ -239,7 +238,7 @@ async fn stage(
     match parts {
         None => {
             let content = PutPayload::from_iter(small);
-            // on a disk whoever has finished the run may remove the folder just now
+            // on a disk, an attempt that has finished the run may be removing the folder
             again(|| store.put(staged, content.clone())).await.map_err(failed)?;
         }
         Some(parts) => output.complete(parts, staged, bytes).await.map_err(failed)?,
@@ -247,10 +246,10 @@ async fn stage(
     Ok((bytes, name))
 }
 
-/// Publish an object that is held whole; whether it was created.
+/// Publish an object that is held in memory. Returns whether it was created.
 ///
 /// # Errors
-/// Those of the store, and [`SinkError::OtherRun`] if the output does not belong to the run `run_id` any more.
+/// Those of the store, and [`SinkError::OtherRun`] if the output no longer belongs to the run `run_id`.
 pub(super) fn publish(
     output: &Output,
     run_id: &str,
@@ -266,7 +265,8 @@ pub(super) fn publish(
     })
 }
 
-/// Give a staged object its name, unless there is one; whether that was done. The staged object goes in any case.
+/// Give a staged object its name, unless that exists. Returns whether it was done. The staged object is removed in any
+/// case.
 async fn publish_staged(output: &Output, run_id: &str, staged: &Path, name: &str) -> Result<bool, SinkError> {
     let published = copy_staged(output, run_id, staged, name).await;
     output.delete_staged(staged).await;
@@ -276,7 +276,7 @@ async fn publish_staged(output: &Output, run_id: &str, staged: &Path, name: &str
 async fn copy_staged(output: &Output, run_id: &str, staged: &Path, name: &str) -> Result<bool, SinkError> {
     for _ in 0..PUBLISHING_TRIES {
         check_wanted(output, run_id, staged, name).await?;
-        // what has failed may still have created the object
+        // a copy that failed may still have created the object
         let copied = copy_once(output, run_id, staged, name).await;
         if let Err(error) = check_wanted(output, run_id, staged, name).await {
             withdraw(output, run_id, name).await?;
@@ -286,10 +286,11 @@ async fn copy_staged(output: &Output, run_id: &str, staged: &Path, name: &str) -
             Copied::Created => return Ok(true),
             Copied::WasThere => return Ok(false),
             Copied::Theirs(theirs) => output.remove_version(&theirs, LEFT_BEHIND).await?,
-            Copied::IsGone => {}
+            Copied::Vanished => {}
         }
     }
-    let message = "objects of another run keep appearing in its place; stop what writes them".to_owned();
+    let message =
+        "objects of another run keep appearing in its place; stop the process that writes them".to_owned();
     Err(SinkError::Uri { uri: output.uri_of(name), message })
 }
 
@@ -298,30 +299,30 @@ enum Copied {
     Created,
     /// An object of this run, or one whose run is not known.
     WasThere,
-    /// This object of another run is in its place.
+    /// An object of another run has the name.
     Theirs(ObjectMeta),
-    /// An object was in its place, which somebody has removed since.
-    IsGone,
+    /// An object had the name, and has been removed since.
+    Vanished,
 }
 
 async fn copy_once(output: &Output, run_id: &str, staged: &Path, name: &str) -> Result<Copied, SinkError> {
     match output.copy_new(staged, &output.path_of(name)).await {
         Ok(true) => return Ok(Copied::Created),
         Ok(false) => {}
-        // an attempt that has finished the run tidies up behind all others
+        // an attempt that has finished the run removes the staged objects of all others
         Err(Error::NotFound { .. }) if output.version(name).await?.is_some() => {}
         Err(source) => return Err(output.failed(name, source)),
     }
-    // read before the record: what is removed cannot be of a run that has begun since
+    // read before the record, so that no object of a run that has begun since is removed
     match version_of_another_run(output, run_id, name).await? {
         Some(theirs) => Ok(Copied::Theirs(theirs)),
-        None if output.version(name).await?.is_none() => Ok(Copied::IsGone),
+        None if output.version(name).await?.is_none() => Ok(Copied::Vanished),
         None => Ok(Copied::WasThere),
     }
 }
 
-/// That the output still belongs to the run `run_id`, and that the run has not finished without the part `name`, which
-/// is `staged`.
+/// Check that the output still belongs to the run `run_id`, and that the run has not finished without the part `name`,
+/// which is `staged`.
 async fn check_wanted(output: &Output, run_id: &str, staged: &Path, name: &str) -> Result<(), SinkError> {
     check_current_async(output, run_id).await?;
     if !matches!(ObjectName::parse(name), Some(ObjectName::Part(_)))
@@ -341,11 +342,11 @@ async fn check_wanted(output: &Output, run_id: &str, staged: &Path, name: &str) 
     }
 }
 
-/// `name` was being published while its run was removed, or finished without it. The object is removed where nobody else
-/// would: if the run that the output belongs to now has finished without it, or there is none. Otherwise that run
-/// removes it when it publishes this name, or when it finishes.
+/// Remove the object `name`, which was published while its run was removed, or finished without it. It is removed only
+/// if no other attempt would: if the output's current run has finished without it, or if the output has no run. Otherwise
+/// that run removes it when it publishes this name, or when it finishes.
 async fn withdraw(output: &Output, run_id: &str, name: &str) -> Result<(), SinkError> {
-    // read before the state: what vouches for the other run's success has come before that
+    // read before the state: if another run has succeeded with an object of this name, that is the version read here
     let Some(meta) = output.version(name).await? else { return Ok(()) };
     let state = observe_run(output).await?;
     let is_unlisted = match &state {

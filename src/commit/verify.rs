@@ -1,15 +1,14 @@
-//! Proof that an output is what its run has written: nothing missing, nothing added, no byte changed.
+//! Verifying that an output is what its run wrote: nothing missing, nothing added, no byte changed.
 //!
-//! - `_SUCCESS` holds the manifest's hash, and the manifest those of all other files, so each byte counts. A run that
-//!   ended with too many errors has no `_SUCCESS`: its manifest says so, nothing vouches for it, and the rest is compared
-//!   with it.
-//! - Each part is read: its rows are those of one shard, one for each record from 0 on, and as many of each status as its
-//!   footer and the manifest say.
-//! - The parts are those of the shards 0, 1, 2, …, no shard has two, and they add up to the summary: rows by status,
-//!   shards that ended early or have no record, and what is skipped. No batch is there twice.
-//! - Batches parts and notes of an attempt that did not finish the run itself are remarks, not problems.
-//! - These are checksums, not signatures: they do not show that somebody has edited a part, the manifest and `_SUCCESS` so
-//!   that they agree.
+//! - `_SUCCESS` has the manifest's hash, and the manifest has the hashes of all other files, so every byte is covered. A
+//!   run that ended with too many errors has no `_SUCCESS`: no hash covers its manifest, and the rest is compared with it.
+//! - Each part is read. Its rows must be those of one shard, one for each record from 0 on, and as many of each status as
+//!   its footer and the manifest say.
+//! - The parts must be those of the shards 0, 1, 2, …, one for each shard, and must add up to the summary: rows by
+//!   status, shards that ended early or have no record, and skipped objects. No batch may appear twice.
+//! - Batches parts and notes of an attempt that did not finish the run are remarks, not problems.
+//! - These are checksums, not signatures. They do not show whether somebody edited a part, the manifest and `_SUCCESS`
+//!   consistently.
 
 use std::collections::{BTreeMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -42,25 +41,25 @@ pub struct Verification {
     pub rows: u64,
     /// Size. Bytes.
     pub bytes: u64,
-    /// How many errors, in words, if the run ended with too many.
+    /// The numbers of errors, in words, if the run ended with too many.
     pub failed: Option<String>,
-    /// What is wrong; empty if the output holds.
+    /// What is wrong with the output. Empty if it is intact.
     pub problems: Vec<String>,
-    /// What is odd and does no harm.
+    /// Harmless leftovers.
     pub remarks: Vec<String>,
 }
 
 /// Verify the output at `uri`.
 ///
 /// # Errors
-/// If it cannot be read: there is none, or its store denies access or does not answer. Whatever is wrong with the output
-/// itself is a problem, not an error.
+/// If the output cannot be read: there is none, or its store denies access or does not answer. A fault of the output
+/// itself is a problem in the result, not an error.
 pub fn verify(uri: &str, runtime: &Handle) -> Result<Verification, Error> {
     let stores = Stores::new(runtime.clone());
     let output = Output::open(&stores, uri).map_err(SinkError::of_reading)?;
     let listing = OutputListing::read(&output).map_err(SinkError::of_reading)?;
     let record = looked_at(output.read_if_any(RUN))?.ok().flatten();
-    // a listing may be behind
+    // a listing may lag
     if listing.anything().is_none() && record.is_none() {
         let message = "there is no output of a run".to_owned();
         return Err(SourceError::NoInput { uri: uri.to_owned(), message }.into());
@@ -81,17 +80,17 @@ pub fn verify(uri: &str, runtime: &Handle) -> Result<Verification, Error> {
     Ok(found)
 }
 
-/// What was read, or in words why it is missing or not what it should be.
+/// The result of a read, with faults of the output in words.
 ///
 /// # Errors
-/// Those of a store that denies access or does not answer, which say nothing about the output.
+/// Those of a store that denies access or does not answer: they say nothing about the output.
 fn looked_at<T>(read: Result<T, SinkError>) -> Result<Result<T, String>, Error> {
     match read {
         Ok(read) => Ok(Ok(read)),
         Err(SinkError::Storage(StorageError { source: NotFound { .. }, .. })) => {
             Ok(Err("it is missing".to_owned()))
         }
-        // wrong answers, also after several tries, and files that are not Parquet
+        // answers that stay wrong after several tries, and files that are not Parquet
         Err(SinkError::Storage(error))
             if matches!(error.source, Generic { .. })
                 && may_get_better(&error.source)
@@ -109,7 +108,7 @@ impl Verification {
         self.problems.push(format!("{name}: {what}"));
     }
 
-    /// The manifest that `_SUCCESS` vouches for, or the one of a run that ended with too many errors.
+    /// The manifest whose hash `_SUCCESS` has, or the one of a run that ended with too many errors.
     fn manifest(
         &mut self,
         output: &Output,
@@ -210,7 +209,7 @@ impl Verification {
         self.unlisted(stores, output, listing, &manifest, &mut batch_ids)
     }
 
-    /// The summary counts the same shards and skipped objects as the footers of the parts, which the manifest repeats.
+    /// Check that the summary counts the same shards and skipped objects as the parts.
     fn counts(&mut self, manifest: &StoredManifest) {
         let said = &manifest.summary;
         let Some(skipped_by_listing) = said.skipped_by_listing.clone() else { return };
@@ -225,7 +224,7 @@ impl Verification {
         }
     }
 
-    /// `_run.json` is what the manifest lists, of this run, and its hash is that of what it says.
+    /// Check that `_run.json` is what the manifest lists, and that its plan hash is that of its determinants.
     fn record(&mut self, output: &Output, manifest: &StoredManifest) -> Result<(), Error> {
         let bytes = match looked_at(output.read(RUN))? {
             Ok(bytes) => bytes,
@@ -262,8 +261,8 @@ impl Verification {
         Ok(())
     }
 
-    /// What `look` finds in a part that is what the manifest lists. If it fails, the part is compared with the manifest and
-    /// looked at once more: the store may have failed in between.
+    /// `look` at a part that is what the manifest lists. If that fails, compare the part with the manifest and `look` once
+    /// more: the store may have failed in between.
     fn twice<T>(
         &mut self,
         output: &Output,
@@ -290,7 +289,7 @@ impl Verification {
         Ok(false)
     }
 
-    /// The objects of the output that the manifest does not list.
+    /// Report the objects of the output that the manifest does not list.
     fn unlisted(
         &mut self,
         stores: &Stores,
@@ -312,7 +311,7 @@ impl Verification {
             if listed.contains(name.as_str()) {
                 continue;
             }
-            // an attempt that did not finish the run may have stored it; a copy of another part is a problem
+            // it may be of an attempt that did not finish the run; a copy of another part is a problem
             let read = looked_at(read_part(output, &name, &manifest.run_id))?;
             match read.and_then(|_| guarded(|| batches(stores, output, &name, batch_ids))) {
                 Ok(ids) => {
@@ -330,13 +329,13 @@ impl Verification {
     }
 }
 
-/// What `look` finds in a part. The Parquet library meets some damaged files with a panic.
+/// `look` at a part. The Parquet library panics on some damaged files.
 fn guarded<T>(look: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
     let caught = catch_unwind(AssertUnwindSafe(look));
     caught.unwrap_or_else(|_| Err("the Parquet library cannot read it".to_owned()))
 }
 
-/// The rows of a part, one by one, by their status.
+/// Check the rows of a part one by one, and count them by status.
 fn rows(stores: &Stores, output: &Output, part: &PartReport, run_id: &str) -> Result<Tally, String> {
     const COLUMNS: [&str; 4] = ["key", "record_index", "status", "run_id"];
     let (mut expected, mut here) = (0, BTreeMap::<String, u64>::new());
@@ -371,7 +370,7 @@ fn rows(stores: &Stores, output: &Output, part: &PartReport, run_id: &str) -> Re
     Ok(counted)
 }
 
-/// The ids of a batches part, none of them `seen` before.
+/// The batch ids of a part. None of them may be among `seen`.
 fn batches(
     stores: &Stores,
     output: &Output,
@@ -391,7 +390,7 @@ fn batches(
     Ok(found)
 }
 
-/// Some columns of a part.
+/// Read some columns of a part.
 fn columns(
     stores: &Stores,
     output: &Output,

@@ -102,7 +102,7 @@ fn another_run_is_refused_with_the_difference_and_changes_nothing() {
     refused(&[], "c.tar: it was added after the run finished");
     fs::remove_file(bench.path("in/c.tar")).expect("a file");
     fs::remove_file(bench.path("in/b.tar")).expect("a file");
-    refused(&[], "b.tar: its part is there, the shard is not any more");
+    refused(&[], "b.tar: it has a part, but no longer exists");
     write_tar(&bench.path("in/b.tar"), &images(50, 5));
     refused(&[], "b.tar: it has another version now");
 
