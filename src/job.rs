@@ -129,6 +129,7 @@ impl Job {
         let mut scored = ScoredShards::default();
         let fault = score_all(&scorer, &mut remaining, &call, &mut scored).err();
         let closed = scorer.close();
+        let failed = scored.failed.take();
         let written = match (fault, closed) {
             (None, closed) => closed.map(|report| scored.complete(report)),
             (Some(fault), Ok(_)) => Err(fault),
@@ -157,6 +158,7 @@ impl Job {
             written,
             reused,
             listed: remaining.into_listed(),
+            failed,
             skipped_by_listing: skips.counts(),
             wall,
             startup,
@@ -215,6 +217,8 @@ struct ScoredShards {
     drained: bool,
     /// The shard that was cut short, and its rows in checkpoints.
     unfinished: Option<(String, Kept)>,
+    /// The first shard that failed.
+    failed: Option<Arc<ShardRef>>,
 }
 
 impl ScoredShards {
@@ -261,6 +265,7 @@ fn score_all<I: Iterator<Item = Result<ShardRef, SourceError>>>(
                 // also where no stage could tell the other calls
                 call.stop.drain();
                 tracing::debug!(shard = shard.name, %error, "a shard failed");
+                scored.failed.get_or_insert(shard);
                 fault.get_or_insert(error);
             }
         }

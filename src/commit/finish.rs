@@ -11,13 +11,14 @@
 //! - Every step may be repeated, late, and by several processes at once.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::attempts::{AttemptNote, Notes};
 use super::footer::SCHEMA_VERSION;
 use super::listing::{ObjectEntry, OutputListing};
 use super::manifest::{StoredManifest, success_content};
-use super::names::{MANIFEST, ObjectName, RUN, SUCCESS, TRANSIENT, shard_index};
+use super::names::{MANIFEST, ObjectName, RUN, SUCCESS, TRANSIENT, part_name, shard_index};
 use super::output::{Output, json, sha256_of};
 use super::overwrite::{GROUP, clear};
 use super::record::{RunRecord, check_current};
@@ -28,6 +29,7 @@ use super::takeover::{TakenOver, remove_damaged, remove_parts_of_other_runs, tak
 use super::upload::{LEFT_BEHIND, publish};
 use crate::error::{Error, SinkError, SourceError};
 use crate::flow::StageShare;
+use crate::items::ShardRef;
 use crate::plan::Plan;
 use crate::report::{Outcome, OutputReport, PartReport, Summary, Tally, rfc3339};
 use crate::skipped::Skipped;
@@ -75,6 +77,7 @@ pub fn finish(
         note: None,
         written: OutputReport::default(),
         reused: reports,
+        failed: None,
         skipped_by_listing: listed.skipped().clone(),
         listed,
         wall: Duration::ZERO,
@@ -100,6 +103,8 @@ pub(crate) struct Ending<'a> {
     pub reused: Vec<PartReport>,
     /// The input, as far as it was listed.
     pub listed: Listed,
+    /// The first shard that failed.
+    pub failed: Option<Arc<ShardRef>>,
     /// Objects that the listing has skipped.
     pub skipped_by_listing: Skipped,
     pub wall: Duration,
@@ -190,11 +195,12 @@ impl Ending<'_> {
         let finished: HashSet<_> = manifest.parts.iter().map(|part| &part.path).collect();
         let known = self.written.parts.iter().chain(&self.reused);
         let known = known.filter(|part| !finished.contains(&part.path)).map(|part| part.shard.clone());
+        let failed = self.failed.iter().filter(|shard| !finished.contains(&part_name(shard)));
         let is_own = |name: &String| shard_index(name).is_some_and(|index| self.share.takes(index));
         let listed = self.listed.parts().filter(|name| is_own(name) && !finished.contains(name));
+        let unscored = failed.map(|shard| shard.name.clone()).chain(listed);
         // shards past a limit have no part
-        let listed = listed.filter(|_| self.record.limit.is_none());
-        if let Some(shard) = known.chain(listed).next() {
+        if let Some(shard) = known.chain(unscored.filter(|_| self.record.limit.is_none())).next() {
             let message = "it was added after the run finished".to_owned();
             return Err(SourceError::Changed { shard, message }.into());
         }

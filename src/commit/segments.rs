@@ -5,9 +5,9 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use arrow_array::RecordBatch;
 use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
+use arrow_array::{RecordBatch, StringArray};
 use bytes::Bytes;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
@@ -46,33 +46,58 @@ pub(crate) fn read_segment<E>(
         groups.map(|group| group.total_byte_size().max(0) / group.num_rows().max(1)).max().unwrap_or(0);
     let at_once = (READ_BYTES as i64 / most.max(1)).clamp(1, 1024) as usize;
     let rows = builder.with_batch_size(at_once).build().map_err(|error| damaged(error.to_string()))?;
-    let (mut next, mut tally) = (segment.from, Tally::default());
+    let mut count = RowCount::from(segment.from);
     for rows in rows {
         let rows = rows.map_err(|error| damaged(error.to_string()))?;
-        next = count_rows(&rows, next, &mut tally).map_err(&damaged)?;
+        count.add(&rows).map_err(&damaged)?;
         take(&rows)?;
     }
-    if next != segment.to {
-        return Err(damaged(format!("it ends at record {next}, its name says {}", segment.to)));
+    if count.next != segment.to {
+        return Err(damaged(format!("it ends at record {}, its name says {}", count.next, segment.to)));
     }
-    Ok(tally)
+    Ok(count.tally)
 }
 
-/// Count rows by status, which begin with record `next`; returns the record behind the last one.
-fn count_rows(rows: &RecordBatch, mut next: u64, tally: &mut Tally) -> Result<u64, String> {
-    let column = |name: &str| rows.column_by_name(name).ok_or(format!("it has no column {name}"));
-    let statuses = column("status")?.as_string_opt::<i32>().ok_or("its column status holds no strings")?;
-    let indices = column("record_index")?.as_primitive_opt::<Int64Type>();
-    let indices = indices.ok_or("its column record_index holds no numbers")?;
-    for (status, &index) in statuses.iter().zip(indices.values()) {
-        if u64::try_from(index) != Ok(next) {
-            return Err(format!("it has record {index} in the place of record {next}"));
-        }
-        let known = status.and_then(|status| Status::ALL.into_iter().find(|known| known.as_str() == status));
-        tally.count(known.ok_or_else(|| format!("it has a row of status {}", status.unwrap_or("null")))?);
-        next += 1;
+/// Counts the rows of a part or a segment by status. There must be one for each record, in order.
+pub(super) struct RowCount {
+    /// The record whose row comes next.
+    pub next: u64,
+    pub tally: Tally,
+}
+
+impl RowCount {
+    /// Count from the record `next` on.
+    pub fn from(next: u64) -> Self {
+        Self { next, tally: Tally::default() }
     }
-    Ok(next)
+
+    /// Count `rows`.
+    ///
+    /// # Errors
+    /// What is wrong with them, in words.
+    pub fn add(&mut self, rows: &RecordBatch) -> Result<(), String> {
+        let indices =
+            rows.column_by_name("record_index").and_then(|indices| indices.as_primitive_opt::<Int64Type>());
+        let indices = indices.ok_or("it has no column record_index of numbers")?;
+        for (status, &index) in text(rows, "status")?.iter().zip(indices.values()) {
+            if u64::try_from(index) != Ok(self.next) {
+                return Err(format!("it has record {index} in the place of record {}", self.next));
+            }
+            let known =
+                status.and_then(|status| Status::ALL.into_iter().find(|known| known.as_str() == status));
+            let known =
+                known.ok_or_else(|| format!("it has a row of status {}", status.unwrap_or("null")))?;
+            self.tally.count(known);
+            self.next += 1;
+        }
+        Ok(())
+    }
+}
+
+/// The column `name`, which has text.
+pub(super) fn text<'a>(rows: &'a RecordBatch, name: &str) -> Result<&'a StringArray, String> {
+    let column = rows.column_by_name(name).and_then(|column| column.as_string_opt::<i32>());
+    column.ok_or_else(|| format!("it has no column {name} of strings"))
 }
 
 /// Remove the damaged segments of the shards that a worker `takes`, and return `checkpoints` without them.
@@ -112,7 +137,7 @@ pub(crate) fn sound_checkpoints(
 mod tests {
     use std::sync::Arc;
 
-    use arrow_array::{Int64Array, StringArray};
+    use arrow_array::Int64Array;
     use object_store::memory::InMemory;
     use object_store::path::Path;
     use parquet::arrow::ArrowWriter;

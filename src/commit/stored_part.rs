@@ -48,9 +48,7 @@ pub(super) fn read_parts(
 async fn read_part_async(output: &Output, name: &str, run_id: &str) -> Result<PartReport, SinkError> {
     let (store, path) = (output.store(), output.path_of(name));
     let report = match again(|| async { read_object(store, &path).await?.part(store).await }).await {
-        Ok(stored) if stored.is_damaged => {
-            Err("its rows do not match the checksum in its footer".to_owned())
-        }
+        Ok(stored) if stored.is_damaged => Err("its rows do not match the checksum in its footer".to_owned()),
         Ok(stored) => stored.report(name.to_owned(), run_id),
         Err(Error::Generic { store: NO_PART, source }) => Err(source.to_string()),
         Err(source) => return Err(output.failed(name, source)),

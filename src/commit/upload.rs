@@ -256,13 +256,10 @@ pub(super) fn publish(
     name: &str,
     content: Vec<u8>,
 ) -> Result<bool, SinkError> {
-    output.runtime().block_on(async {
-        let staged = output.staging_path();
-        let put = output.put(&staged, content.into()).await;
-        put.map_err(|source| output.failed(name, source))?;
-        let published = publish_staged(output, run_id, &staged, name).await;
-        or_other_run(output, run_id, published).await
-    })
+    let mut upload = Upload::start(output, run_id);
+    upload.body.add(&content);
+    upload.buffer = content;
+    Ok(!upload.finish(name).wait()?.was_there)
 }
 
 /// Give a staged object its name, unless that exists. Returns whether it was done. The staged object is removed in any

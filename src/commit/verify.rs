@@ -10,7 +10,7 @@
 //! - These are checksums, not signatures. They do not show whether somebody edited a part, the manifest and `_SUCCESS`
 //!   consistently.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use arrow_array::cast::AsArray;
@@ -25,6 +25,7 @@ use super::manifest::{StoredManifest, StoredSummary, success_content};
 use super::names::{MANIFEST, RUN, SUCCESS, shard_index};
 use super::output::{Output, sha256_of};
 use super::record::RunRecord;
+use super::segments::{RowCount, text};
 use super::stored_part::read_part;
 use crate::error::{Error, SinkError, SourceError, StorageError, parquet_words};
 use crate::items::{ObjectRef, Status};
@@ -338,36 +339,24 @@ fn guarded<T>(look: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
 /// Check the rows of a part one by one, and count them by status.
 fn rows(stores: &Stores, output: &Output, part: &PartReport, run_id: &str) -> Result<Tally, String> {
     const COLUMNS: [&str; 4] = ["key", "record_index", "status", "run_id"];
-    let (mut expected, mut here) = (0, BTreeMap::<String, u64>::new());
+    let mut count = RowCount::from(0);
     for batch in columns(stores, output, &part.path, &COLUMNS)? {
         let batch = batch.map_err(|error| parquet_words(&error))?;
-        let column = |name| batch.column_by_name(name).ok_or(format!("it lacks the column {name}"));
-        let text =
-            |name| column(name)?.as_string_opt::<i32>().ok_or(format!("its column {name} holds no strings"));
-        let (keys, statuses, runs) = (text("key")?, text("status")?, text("run_id")?);
-        let indices = column("record_index")?.as_primitive_opt::<Int64Type>();
-        let indices = indices.ok_or("its column record_index holds no numbers")?;
-        for row in 0..batch.num_rows() {
-            let index = indices.value(row);
-            if index != expected || keys.value(row) != format!("{}#{index}", part.shard) {
-                return Err(format!("row {expected} is of record {}", keys.value(row)));
+        let (keys, runs) = (text(&batch, "key")?, text(&batch, "run_id")?);
+        for (row, record) in (count.next..).take(batch.num_rows()).enumerate() {
+            if keys.value(row) != format!("{}#{record}", part.shard) {
+                return Err(format!("row {record} is of record {}", keys.value(row)));
             }
             if runs.value(row) != run_id {
-                return Err(format!("row {expected} is of run {}", runs.value(row)));
+                return Err(format!("row {record} is of run {}", runs.value(row)));
             }
-            *here.entry(statuses.value(row).to_owned()).or_default() += 1;
-            expected += 1;
         }
+        count.add(&batch)?;
     }
-    let mut counted = Tally::default();
-    for (status, rows) in here {
-        let status: Status = serde_json::from_value(status.into()).map_err(|error| error.to_string())?;
-        (0..rows).for_each(|_| counted.count(status));
+    if part.rows_by_status.as_ref() != Some(&count.tally) {
+        return Err("its numbers of rows by status are not those in the manifest".to_owned());
     }
-    if part.rows_by_status.as_ref() != Some(&counted) {
-        return Err("it holds other rows than the manifest lists".to_owned());
-    }
-    Ok(counted)
+    Ok(count.tally)
 }
 
 /// The batch ids of a part. None of them may be among `seen`.

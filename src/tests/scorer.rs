@@ -1,45 +1,16 @@
 //! Many shards through one scorer, in processes that are killed: the example program, and `sluice run` after it.
 
+#[path = "support/example.rs"]
+mod example;
 mod support;
 
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
-use std::sync::LazyLock;
+use std::process::Stdio;
 use std::time::Duration;
 
+use example::example;
 use support::*;
 
-/// The example program, built beside this test.
-static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| {
-    let test = std::env::current_exe().expect("this test has a path");
-    let profile = test.ancestors().nth(2).expect("tests are built below a profile's folder");
-    let mut build = Command::new(env!("CARGO"));
-    build.current_dir(REPOSITORY).args([
-        "build",
-        "--locked",
-        "--quiet",
-        "--example",
-        "score",
-        "--target-dir",
-    ]);
-    build.arg(profile.parent().expect("profiles are built below a target folder"));
-    if profile.ends_with("release") {
-        build.arg("--release");
-    }
-    assert!(build.status().expect("cargo starts").success(), "the example builds");
-    profile.join("examples/score")
-});
-
-/// The example program, scoring the bench's input from so many threads.
-fn example(bench: &Bench, out: &str, threads: usize) -> Command {
-    let mut score = Command::new(&*PROGRAM);
-    score.current_dir(bench.path("")).arg("pipeline.toml");
-    score.args(["--input", "in", "--output", out, "--threads", &threads.to_string()]);
-    score.env("ORT_DISABLE_TELEMETRY", "1");
-    score
-}
-
-/// Everything in a row but what differs between runs.
+/// Rows without their batch ids, which differ between runs.
 fn comparable(bench: &Bench, out: &str) -> Vec<Row> {
     bench.rows(out).into_iter().map(|row| Row { batch_id: None, ..row }).collect()
 }
@@ -51,10 +22,10 @@ fn the_example_scores_three_shards_from_two_threads() {
     write_tar(&bench.path("in/a.tar"), &images(0, 50));
     write_tfrecord(&bench.path("in/b.tfrecord"), &images(50, 3));
     write_tar(&bench.path("in/c.tar"), &images(60, 20));
-    let output = example(&bench, "out", 2).output().expect("starts");
+    let output = example(&bench, "in", "out", 2).output().expect("starts");
     assert_code(&output, 0);
     assert!(stdout(&output).contains("73 rows, "), "{}", stdout(&output));
-    // whoever finishes the run scores nothing again
+    // the run that finishes it scores nothing again
     let finished = bench.run("out", &[]);
     assert_code(&finished, 0);
     assert!(stdout(&finished).contains("73 rows"), "{}", stdout(&finished));
@@ -76,7 +47,7 @@ fn a_scorer_of_eight_threads_that_is_killed_at_any_moment_is_resumed_by_a_run() 
     let mut killed = 0;
     for round in 0..8 {
         let out = format!("out-{round}");
-        let mut scoring = example(&bench, &out, 8).stdout(Stdio::null()).spawn().expect("starts");
+        let mut scoring = example(&bench, "in", &out, 8).stdout(Stdio::null()).spawn().expect("starts");
         std::thread::sleep(took.mul_f64(f64::from(round + 1) / 8.0).max(Duration::from_millis(20)));
         killed += u32::from(scoring.try_wait().expect("a child").is_none());
         scoring.kill().expect("killed, or gone");

@@ -206,6 +206,7 @@ fn an_empty_run_is_removed_unless_another_attempt_has_found_more_or_finished_it(
             note: Some(note),
             written: OutputReport::default(),
             reused: Vec::new(),
+            failed: None,
             skipped_by_listing: Skipped::default(),
             listed,
             wall: Duration::ZERO,

@@ -1,8 +1,6 @@
 //! Every fault at every request of a run, one at a time.
 
-use std::collections::BTreeMap;
 use std::fs;
-use std::time::Duration;
 
 use crate::Torture;
 use crate::gcs::{Fault, Gcs, Logged, Step, faults};
@@ -77,17 +75,8 @@ impl Torture {
 
 /// A trial with the bench's folder `in` in a bucket, and with short timeouts.
 fn impatient(bench: Bench) -> Trial {
-    let place = Place::Gcs(Gcs::start());
-    place.load(&bench, "in");
     let settings = ["storage.timeout_seconds=2", "storage.retry_seconds=6", "output.checkpoint_seconds=0.01"];
-    let settings = settings.map(str::to_owned).to_vec();
-    let mut trial = Trial { bench, place, settings, expected: BTreeMap::new(), took: Duration::ZERO };
-    if let Place::Gcs(gcs) = &trial.place {
-        gcs.schedule([]);
-    }
-    assert_code(&trial.command("uninterrupted", &[]).output().expect("starts"), 0);
-    trial.expected = trial.rows("uninterrupted");
-    trial
+    Trial::with(bench, Place::Gcs(Gcs::start()), settings.map(str::to_owned).to_vec())
 }
 
 impl Outcomes {

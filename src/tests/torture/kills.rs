@@ -35,31 +35,10 @@ impl Torture {
                         break;
                     }
                     kills += 1;
-                    // published rows are complete and correct at any time
-                    let published = trial.rows(&out);
-                    if let Some((key, _)) =
-                        published.iter().find(|(key, row)| trial.expected.get(*key) != Some(row))
-                    {
-                        failures.push(format!("{name}: a torn or foreign row {key}"));
-                    }
+                    failures.extend(trial.foreign_row_of(&out).map(|fault| format!("{name}: {fault}")));
                 }
-                self.unsettle(&trial.place);
-                let mut resumed = trial.command(&out, &[]).output().expect("starts");
-                let mut again = 0;
-                // faults may stop a run, but only with an exit code that says that a retry helps
-                while matches!(resumed.status.code(), Some(3 | 6)) && again < 20 {
-                    again += 1;
-                    self.unsettle(&trial.place);
-                    resumed = trial.command(&out, &[]).output().expect("starts");
-                }
-                if let Place::Gcs(gcs) = &trial.place {
-                    gcs.schedule([]);
-                }
-                if resumed.status.code() != Some(0) {
-                    failures.push(format!("{name}: {:?} {}", resumed.status.code(), stderr(&resumed)));
-                } else if let Some(fault) = trial.faults_of(&out) {
-                    failures.push(format!("{name}: {fault}"));
-                }
+                let (failure, again) = self.resume(&trial, &out);
+                failures.extend(failure.map(|failure| format!("{name}: {failure}")));
                 let sums = killed.entry(name).or_default();
                 *sums = (sums.0 + kills, sums.1 + 1, sums.2 + again);
                 done += kills;
@@ -78,8 +57,30 @@ impl Torture {
         }
     }
 
+    /// Run until the output is finished. Faults may stop a run, but only with an exit code after which a retry helps.
+    /// Returns what is wrong with the output, and how often a run was stopped.
+    pub fn resume(&mut self, trial: &Trial, out: &str) -> (Option<String>, u64) {
+        let mut again = 0;
+        let resumed = loop {
+            self.unsettle(&trial.place);
+            let resumed = trial.command(out, &[]).output().expect("starts");
+            if !matches!(resumed.status.code(), Some(3 | 6)) || again == 20 {
+                break resumed;
+            }
+            again += 1;
+        };
+        if let Place::Gcs(gcs) = &trial.place {
+            gcs.schedule([]);
+        }
+        let failure = match resumed.status.code() {
+            Some(0) => trial.faults_of(out),
+            code => Some(format!("{code:?} {}", stderr(&resumed))),
+        };
+        (failure, again)
+    }
+
     /// Let one in fifty requests fail from now on.
-    fn unsettle(&mut self, place: &Place) {
+    pub fn unsettle(&mut self, place: &Place) {
         if let Place::Gcs(gcs) = place {
             let mut schedule = Vec::new();
             for number in 0..20_000 {

@@ -2,9 +2,11 @@
 //!
 //!     torture [--seed N] [--kills N] [PART...]
 //!
-//! Parts: kills, faults, zombies, two-runs, workers, endings, listing, troubles, cost. Each part prints a line for each
+//! Parts: kills, scorer, faults, zombies, two-runs, workers, endings, listing, troubles, cost. Each part prints a line for each
 //! claim, and the program prints a table of all claims at its end. The seed determines everything random.
 
+#[path = "../support/example.rs"]
+mod example;
 #[path = "../support/gcs/mod.rs"]
 mod gcs;
 #[path = "../support/servers.rs"]
@@ -17,6 +19,7 @@ mod endings;
 mod every_fault;
 mod kills;
 mod listing;
+mod scorer;
 mod trial;
 mod troubles;
 mod two_runs;
@@ -40,8 +43,9 @@ fn main() -> ExitCode {
         }
     }
     let mut torture = Torture { random: Random::new(seed), kills, rows: Vec::new() };
-    let parts: [Part; 9] = [
+    let parts: [Part; 10] = [
         ("kills", Torture::kills),
+        ("scorer", Torture::scorer),
         ("faults", Torture::faults),
         ("zombies", Torture::zombies),
         ("two-runs", Torture::two_runs),

@@ -224,7 +224,6 @@ impl Trial {
         for (id, bytes) in images(seed, random.below(100) as u32 + 1) {
             fs::write(bench.path(&format!("in/{id}.png")), bytes).expect("an image");
         }
-        place.load(&bench, "in");
         let settings = vec![
             format!("output.checkpoint_seconds={}", [0.02, 0.1, 0.5][random.below(3) as usize]),
             format!("engine.batch_size={}", [1, 4, 7, 32][random.below(4) as usize]),
@@ -233,22 +232,24 @@ impl Trial {
             format!("output.scores={}", ["all", "top2", "none"][random.below(3) as usize]),
             "storage.timeout_seconds=5".to_owned(),
         ];
+        Self::with(bench, place, settings)
+    }
+
+    /// The bench's folder `in` in that place.
+    pub fn over(bench: Bench, place: Place) -> Self {
+        let settings =
+            vec!["output.checkpoint_seconds=0.01".to_owned(), "storage.timeout_seconds=5".to_owned()];
+        Self::with(bench, place, settings)
+    }
+
+    /// The same with these settings.
+    pub fn with(bench: Bench, place: Place, settings: Vec<String>) -> Self {
+        place.load(&bench, "in");
         let mut trial = Self { bench, place, settings, expected: BTreeMap::new(), took: Duration::ZERO };
         let start = Instant::now();
         assert_code(&trial.command("uninterrupted", &[]).output().expect("starts"), 0);
         trial.took = start.elapsed();
         trial.expected = trial.rows("uninterrupted");
-        trial
-    }
-
-    /// The bench's folder `in` in that place.
-    pub fn over(bench: Bench, place: Place) -> Self {
-        place.load(&bench, "in");
-        let settings =
-            vec!["output.checkpoint_seconds=0.01".to_owned(), "storage.timeout_seconds=5".to_owned()];
-        let mut trial = Self { bench, place, settings, expected: BTreeMap::new(), took: Duration::ZERO };
-        assert_code(&trial.command("one-go", &[]).output().expect("starts"), 0);
-        trial.expected = trial.rows("one-go");
         trial
     }
 
@@ -265,6 +266,14 @@ impl Trial {
     pub fn rows(&self, out: &str) -> BTreeMap<String, Row> {
         self.place.save(&self.bench, out);
         keyed(self.bench.rows("saved"))
+    }
+
+    /// A published row of the output `out` that an uninterrupted run does not have. There must be none at any time.
+    pub fn foreign_row_of(&self, out: &str) -> Option<String> {
+        let published = self.rows(out);
+        let mut rows = published.iter();
+        let (key, _) = rows.find(|(key, row)| self.expected.get(*key) != Some(row))?;
+        Some(format!("a torn or foreign row {key}"))
     }
 
     /// What `sluice verify` finds wrong with an output.
