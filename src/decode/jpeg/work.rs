@@ -26,7 +26,7 @@ const ARITHMETIC_COEFFICIENT_NS: u64 = 60;
 
 const COEFFICIENTS: u64 = 64;
 
-/// The work that the scans of a JPEG cause.
+/// The work that decoding a JPEG may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Work {
     pub scans: u32,
@@ -61,7 +61,7 @@ impl<'a> Frame<'a> {
         SCAN_NS + self.blocks(named) * (BLOCK_NS + coefficients * each)
     }
 
-    /// Whether a scan of so many components holds the whole image.
+    /// Whether a scan of that number of components holds the whole image.
     fn is_whole(&self, components: usize) -> bool {
         !self.progressive && components >= self.components.len()
     }

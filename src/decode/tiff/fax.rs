@@ -12,8 +12,7 @@ use fax::maps::{self, Mode};
 /// How rows are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Scheme {
-    /// Modified Huffman: runs without end-of-line codes. Each row is padded to a multiple of so many
-    /// bytes.
+    /// Modified Huffman: runs without end-of-line codes. Each row is padded to a multiple of this number of bytes.
     Runs {
         row_multiple_bytes: usize,
     },
@@ -209,7 +208,7 @@ struct Bits<'a> {
 }
 
 impl Bits<'_> {
-    /// Skip to the next multiple of so many bytes.
+    /// Skip to the next multiple of `bytes` bytes.
     fn align(&mut self, bytes: usize) {
         self.at = self.at.next_multiple_of(8 * bytes);
     }
