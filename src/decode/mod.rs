@@ -84,8 +84,8 @@ pub struct Scratch {
 }
 
 impl Decoder {
-    /// Upper bound of the memory that decoding takes for each pixel of an image, besides the tensor:
-    /// 8 bytes of 16-bit RGBA samples and 3 of RGB, and as much again inside a codec.
+    /// Upper bound of the memory that decoding takes for each pixel of an image, without the tensor: 8 bytes of 16-bit
+    /// RGBA samples and 3 of RGB, and as much again inside a codec.
     pub const MAX_BYTES_PER_PIXEL: u64 = 22;
 
     /// Upper bound of the memory that decoding takes regardless of the number of pixels: a TIFF tile,

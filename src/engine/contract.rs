@@ -55,10 +55,10 @@ pub trait Engine: Send {
 pub struct Inference {
     /// `rows × classes` in row order.
     pub scores: Vec<f32>,
-    /// Host to device copy; zero where the model runs on the CPU.
+    /// Host to device copy; zero if the model runs on the CPU.
     pub h2d: Duration,
     /// Time in the model.
     pub compute: Duration,
-    /// Device to host copy; zero where the model runs on the CPU.
+    /// Device to host copy; zero if the model runs on the CPU.
     pub d2h: Duration,
 }

@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_of_unknown_length_is_cut_where_its_reader_stops() {
+    fn an_answer_of_unknown_length_is_cut_at_the_limit_of_its_reader() {
         assert_eq!(bounded_answer(200, &[], Some(5000)).expect("whole"), ("5001".to_owned(), 1000, true));
         assert_eq!(bounded_answer(200, &[], Some(10)).expect("cut"), ("11".to_owned(), 11, true));
         assert_eq!(bounded_answer(200, &[], None).expect("read"), ("1000".to_owned(), 1000, false));

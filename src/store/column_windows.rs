@@ -16,8 +16,8 @@ use bytes::{Bytes, BytesMut};
 
 use super::object::Object;
 
-/// Bytes fetched at once. The reasoning is that of the sequential reader's `READ_BYTES`, but nothing is fetched ahead here,
-/// so requests are longer.
+/// Bytes of one fetch. The reasoning is that of the sequential reader's `READ_BYTES`, but nothing is fetched ahead
+/// here, so requests are longer.
 const WINDOW_BYTES: u64 = 8 << 20;
 
 /// One for each column that is read, at most image bytes, image path and id, and one for the footer.
@@ -26,11 +26,11 @@ const WINDOWS: usize = 4;
 /// The most bytes that the windows hold.
 pub(crate) const WINDOWS_BYTES: u64 = WINDOWS as u64 * WINDOW_BYTES;
 
-/// Bytes of a long page that are fetched at once. Its pieces are assembled in one buffer, and only the last piece is
-/// held in addition.
+/// Bytes of one fetch of a long page. Its pieces are assembled in one buffer, and only the last piece is held in
+/// addition.
 pub(crate) const PIECE_BYTES: u64 = 32 << 20;
 
-/// A page header has some tens of bytes, more only with statistics.
+/// A page header has tens of bytes, more only with statistics.
 const HEADER_BUFFER_BYTES: usize = 512;
 
 /// Shared by the readers of all columns.
@@ -127,7 +127,7 @@ impl ColumnWindows {
         let fetched = self.object.read_range(start..end).map_err(|error| self.object.remember(error))?;
         let window = Window { start, bytes: fetched };
         let bytes = window.from(start, length);
-        // a column that has read its window to the end does not need it any more
+        // a column has no further use for a window that it has read to the end
         let spent = state.windows.iter().position(|old| old.start + old.bytes.len() as u64 == start);
         match spent {
             Some(at) => drop(state.windows.remove(at)),

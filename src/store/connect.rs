@@ -32,7 +32,7 @@ pub(super) struct Connected {
     pub last_read: LastRead,
 }
 
-/// A server that has never answered is more likely a wrong name, or a search for credentials where there are none, than
+/// A server that has never answered is more likely a wrong name, or a credentials server that does not exist here, than
 /// an outage. Until its first answer of any kind, requests are repeated for this long only.
 const FIRST_ANSWER_WITHIN: Duration = Duration::from_secs(10);
 

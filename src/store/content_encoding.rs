@@ -1,7 +1,7 @@
 //! Decodes objects that have an HTTP Content-Encoding.
 //!
-//! - Stores keep the header beside the bytes and send both unchanged. `gsutil -z` and others create objects whose bytes are
-//!   gzip but whose name and type are those of the image inside; a browser shows the image.
+//! - Stores keep the header with the bytes and send both unchanged. `gsutil -z` and others create objects whose bytes
+//!   are gzip but whose name and type are those of the image inside; a browser shows the image.
 //! - A header that does not fit the bytes is an uploader's mistake and is ignored.
 //! - Nothing is decompressed beyond the longest allowed image.
 
@@ -119,7 +119,7 @@ impl Coding {
         }
     }
 
-    /// Whether the bytes are encoded as the header says.
+    /// Whether the bytes have the encoding that the header states.
     fn is_of(self, packed: &[u8]) -> bool {
         match self {
             Self::Gzip => is_gzip(packed),

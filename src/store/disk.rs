@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_put_to_an_absent_object_replaces_nothing_and_leaves_nothing_else() {
+    fn creating_an_object_replaces_nothing_and_leaves_no_staged_file() {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("runtime");
         for disk in [Disk::new(), Disk { link: denied, ..Disk::new() }] {
             let folder = tempfile::tempdir().expect("folder");
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn copying_a_missing_file_is_not_found() {
+    fn copying_a_missing_file_fails_with_not_found() {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("runtime");
         let copied = runtime.block_on(Disk::new().copy_if_not_exists(&"no/such".into(), &"no/other".into()));
         assert!(matches!(copied, Err(Error::NotFound { .. })), "{copied:?}");

@@ -39,7 +39,7 @@ use super::listing_entries::MendEntries;
 use super::outage::{GivenUp, Outage, SingleTry};
 use super::web::AsWritten;
 
-/// Checksum of a whole object (CRC-32C, Castagnoli), as its store states it beside a range.
+/// Checksum of a whole object (CRC-32C, Castagnoli), as its store states it in the answer to a range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ObjectCrc32c(pub u32);
 

@@ -71,7 +71,7 @@ struct Place {
     after: Option<String>,
 }
 
-/// Keys requested at once.
+/// Number of keys to request in one page.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum PageSize {
     /// As many as the store gives.
@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn a_listing_that_leads_back_to_itself_ends_with_an_error() {
+    fn a_listing_whose_pages_form_a_loop_ends_with_an_error() {
         for (pages, found_before, expected) in [
             (vec![(None, &["a", "b"][..], "1"), (Some("1"), &["b", "c"], "")], 2, "\"b\" twice"),
             (

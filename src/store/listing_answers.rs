@@ -1,10 +1,10 @@
 //! Verifies the answer to a listing before `object_store` reads it.
 //!
-//! `object_store` takes the elements that it knows from any XML. An error, or a document of another kind, has no keys and no
-//! token, and would end a listing as its last page does: keys would be lost silently.
+//! `object_store` takes the elements that it recognises from any XML. An error, or a document of another kind, has no
+//! keys and no token, so it would end the listing like a last page: keys would be lost silently.
 //!
 //! - The root element is that of a listing, and it is closed.
-//! - A truncated page has the token of the next page.
+//! - A truncated page of S3 has the token of the next page.
 //! - A page holds no more keys than were requested; otherwise the key that made a page fail could not be found.
 //! - Invalid dates and sizes are replaced in the listing of an input ([`super::listing_entries`]).
 

@@ -63,7 +63,7 @@ pub(super) struct Mending {
     entries: Entries,
     /// Which fields the current entry has had so far.
     seen: [bool; 2],
-    /// The field that is being parsed, and where its text begins.
+    /// The field that is being parsed, and the offset at which its text begins.
     open: Option<(usize, usize)>,
     text: Vec<u8>,
     edits: Vec<(Range<usize>, String)>,

@@ -43,7 +43,7 @@ pub struct Location {
 }
 
 impl Location {
-    /// Root and path: the same for every spelling of the same place.
+    /// Root and path, which are the same for every spelling of one place.
     pub fn id(&self) -> String {
         format!("{}{}", self.root, self.path)
     }

@@ -9,7 +9,7 @@
 //!
 //! - Callers are plain blocking threads. tokio carries the requests and nothing else.
 //! - Every read is conditional on the version that was seen before, if the store supports conditions.
-//! - Every request is repeated for as long as repeating it may help ([`retry`]), and no longer.
+//! - Every request is repeated only as long as a repetition may help ([`retry`]).
 //!
 //! This module does not depend on shards, batches or rows.
 

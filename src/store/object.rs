@@ -3,9 +3,9 @@
 //! Input: an [`ObjectRef`] with the size and version that the listing or a look-up gave. Output: bytes of that
 //! version, or the storage error.
 //!
-//! - Every request is conditional on the version where one is known, so an object that is replaced while it is read is
-//!   an error and never a mixture. A web server may ignore conditions, or state no version that can be a condition; its
-//!   answers are therefore also compared with the known size and version.
+//! - Every request is conditional on the version if one is known, so an object that is replaced during a read is an
+//!   error, and never a mixture of two versions. A web server may ignore conditions, or state no version that can be a
+//!   condition; its answers are therefore also compared with the known size and version.
 //! - The object remembers the error of a failed read. Readers of formats see only an `io::Error` and may wrap it as
 //!   they like; [`Object::take_error`] then distinguishes a failing store from damaged data.
 
@@ -33,8 +33,8 @@ use super::version::{check_unchanged, condition, version_of};
 /// 100 MB/s for its stream, it takes 50 ms.
 const READ_BYTES: u64 = 2 << 20;
 
-/// Ranged reads in flight besides the one being consumed: at 50 ms each, three of them are faster than one stream's
-/// 100 MB/s. An open shard therefore holds at most 8 MiB of raw bytes, however many shards are read ahead.
+/// Ranged reads in flight in addition to the one being consumed: at 50 ms each, three of them are faster than one
+/// stream's 100 MB/s. An open shard therefore holds at most 8 MiB of raw bytes, however many shards are read ahead.
 const READS_IN_FLIGHT: usize = 3;
 
 /// The most bytes of an object that one reader holds.
@@ -51,11 +51,11 @@ struct Inner {
     stores: Stores,
     size_bytes: u64,
     version: Option<String>,
-    /// The version in the first answer, where none was known before.
+    /// The version in the first answer, if none was known before.
     first_version: OnceLock<Option<String>>,
     /// The first error of a reader.
     error: Mutex<Option<StorageError>>,
-    /// The ranges that have arrived, where the store states a checksum.
+    /// The ranges that have arrived, if the store states a checksum.
     seen: Mutex<(Option<ObjectCrc32c>, RangesSeen)>,
 }
 

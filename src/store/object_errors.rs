@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bucket_that_denies_a_request_for_its_credentials_is_at_fault() {
+    fn a_bucket_that_rejects_the_credentials_is_at_fault() {
         for code in CODES_OF_STORE {
             let source = format!("403 {code}").into();
             let denied = Error::PermissionDenied { path: "a".to_owned(), source };

@@ -32,8 +32,8 @@ impl RangesSeen {
         }
     }
 
-    /// Compare with the `expected` checksum of an object of `size_bytes`. `fetch` returns the checksum of a range; `damaged`
-    /// says whether the shard looks damaged.
+    /// Compare with the `expected` checksum of an object of `size_bytes`. `fetch` returns the checksum of a range;
+    /// `damaged` is whether the shard looks damaged.
     ///
     /// # Errors
     /// Those of `fetch`.

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::{self, IsTerminal};
 use std::os::fd::AsRawFd;
 
-/// The input that stands for standard input. (A file of that name is `./-`.)
+/// The name of standard input among the inputs. (A file of that name is `./-`.)
 pub const STANDARD_INPUT: &str = "-";
 
 /// A copy of standard input.

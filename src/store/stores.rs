@@ -234,7 +234,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn parent_folders_and_links_resolve_as_the_system_does() {
+    fn parent_folders_and_links_resolve_as_in_the_operating_system() {
         let (_runtime, stores) = local_stores();
         let folder = tempfile::tempdir().expect("folder");
         std::fs::create_dir_all(folder.path().join("real/inner")).expect("folders");
@@ -251,7 +251,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_missing_file_is_not_found_and_named() {
+    fn the_error_for_a_missing_file_is_not_found_and_names_it() {
         let (_runtime, stores) = local_stores();
         let error = Object::open(&stores, &object("no/such/file.tar")).err().expect("missing");
         assert!(error.to_string().contains("no/such/file.tar"), "{error}");
@@ -259,7 +259,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_local_store_can_also_be_waited_for_on_a_blocking_thread_of_the_runtime() {
+    fn a_blocking_thread_of_the_runtime_can_read_from_a_local_store() {
         let (runtime, stores) = local_stores();
         let found = runtime.block_on(async move {
             tokio::task::spawn_blocking(move || {

@@ -8,7 +8,8 @@
 //!   RGB and CMYK of 8 and 16 bits, and YCbCr inside JPEG; associated and unassociated alpha, and
 //!   extra samples without a meaning; strips or tiles, chunky or planar; uncompressed, LZW, Deflate,
 //!   PackBits, CCITT fax, JPEG and zstd data.
-//! - Memory besides the RGB image: one strip or tile, which may have no more pixels than an image.
+//! - Memory in addition to the RGB image: one strip or tile, which may have no more pixels than an
+//!   image.
 //! - Work is linear in the pixels and the file size. Pixels of a tile outside the image count as
 //!   pixels, and bytes that several strips or tiles share count each time they are read.
 //! - The orientation is always applied, even if the pipeline ignores EXIF: the tag is part of TIFF

@@ -9,7 +9,7 @@
 //! - Pixels are not kept. A group number is a pixel's red and green, and every pixel is a literal or a
 //!   copy of one, so the largest literal gives the number of groups.
 
-/// Memory of each group besides its tables, including the spare capacity of the list of groups.
+/// Memory of each group in addition to its tables, including the spare capacity of the list of groups.
 const GROUP_BYTES: u64 = 1024;
 
 /// Longest code that the table resolves; for longer codes the decoder builds a tree.

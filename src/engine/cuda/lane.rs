@@ -246,7 +246,7 @@ mod tests {
     use std::cell::{Cell, RefCell};
 
     #[test]
-    fn lent_memory_is_waited_for_on_success_and_on_failure() {
+    fn work_on_lent_memory_is_awaited_on_success_and_on_failure() {
         let waits = Cell::new(0);
         let wait = || {
             waits.set(waits.get() + 1);

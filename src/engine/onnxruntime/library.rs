@@ -24,7 +24,7 @@ const FOLDERS: [&str; 2] = [".deps/onnxruntime-gpu", ".deps/onnxruntime"];
 const PLUGIN: &str = "libonnxruntime_providers_nv_tensorrt_rtx.so";
 pub const PLUGIN_PROVIDER: &str = "NvTensorRTRTXExecutionProvider";
 
-/// Dependencies in the plugin's own folder, where the dynamic loader does not search.
+/// Dependencies of the plugin in its own folder, which the dynamic loader does not search.
 const PLUGIN_NEEDS: [&str; 3] =
     ["libcudart.so.13", "libtensorrt_rtx.so.1", "libtensorrt_onnxparser_rtx.so.1"];
 
