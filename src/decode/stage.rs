@@ -195,7 +195,7 @@ impl Shared {
             // a panic leaves no broken scratch, so poison is ignored
             let mut scratch = self.scratch[thread].lock().unwrap_or_else(PoisonError::into_inner);
             #[cfg(test)]
-            assert!(meta.image_id != PANICKING_ID, "the decoder was told to panic");
+            assert!(meta.image_id != PANICKING_ID, "the stage panics on this id");
             let work = Work::Decoding(&meta);
             let _at_work = AtWork::on(&work);
             self.decoder.decode(&bytes, &mut scratch)

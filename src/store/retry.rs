@@ -229,9 +229,9 @@ mod tests {
         });
         let moment = Duration::from_millis(1);
         let backoff = BackoffConfig { init_backoff: moment, max_backoff: 2 * moment, base: 2.0 };
-        let patience = RetryConfig { backoff, max_retries: 2, retry_timeout: Duration::from_secs(60) };
+        let retry = RetryConfig { backoff, max_retries: 2, retry_timeout: Duration::from_secs(60) };
         let options = ClientOptions::new().with_allow_http(true);
-        let store = HttpBuilder::new().with_url(url).with_retry(patience).with_client_options(options);
+        let store = HttpBuilder::new().with_url(url).with_retry(retry).with_client_options(options);
         let store = store.build().expect("a store");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
         let failed = runtime.block_on(store.head(&Path::from("a"))).expect_err("a busy server");
