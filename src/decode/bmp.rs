@@ -1,8 +1,8 @@
 //! BMP: bitmaps of Windows and OS/2.
 //!
-//! - As in Pillow, pixels without a stated offset follow the palette; a colour index past the palette
-//!   is black, or a gray if the palette is the grays from 0 up; 5- and 6-bit channels are scaled to 8
-//!   bits by multiplication and rounding down; run-length data is read as its decoder reads it.
+//! - As in Pillow, pixels without a stated offset follow the palette; a colour index past the palette is black, or a
+//!   gray if the palette is the grays from 0 up; 5- and 6-bit channels are scaled to 8 bits by multiplication and
+//!   rounding down; run-length data is read as Pillow's decoder reads it.
 //! - The padding of the last row may be missing.
 //! - Unlike in Pillow, a palette of black and white, or of grays, applies at any bit depth (Pillow reads
 //!   the pixels as if they had 1 or 8 bits), and channel masks that Pillow does not know are supported.

@@ -64,7 +64,7 @@ impl Geometry {
 /// Offset of the crop, length kept, offset in the tensor.
 fn place_side(resized: u32, target: u32, tensor: u32) -> (u32, u32, u32) {
     if resized < target {
-        // letterbox; the plan has refused a crop after it
+        // letterbox; a plan with a crop after it is refused
         return (0, resized, half(target - resized));
     }
     (half(resized - target) + half(target - tensor), tensor, 0)

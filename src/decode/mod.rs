@@ -1,12 +1,12 @@
-//! Encoded bytes to tensor rows: decode, turn upright, resize, crop, normalise.
+//! Turns encoded bytes into tensor rows: decode, turn upright, resize, crop, normalise.
 //!
 //! Input: the bytes of one image. Output: its header and its pixels, or a [`Rejected`] with the
 //! reason. The decoder itself has no threads and no queues; the [`stage`](run) around it does.
 //!
 //! - Pure: the result depends only on the bytes and the `[preprocess]` section, never on earlier
 //!   uses of a [`Scratch`].
-//! - Decoded and resized pixels equal those of Python's Pillow 12 (`convert("RGB")`,
-//!   `ImageOps.exif_transpose`, `resize`) bit for bit. The tests compare them by `fixtures/codecs`.
+//! - Decoded and resized pixels equal those of Python's Pillow 12 (`convert("RGB")`, `ImageOps.exif_transpose`,
+//!   `resize`) bit for bit. The tests compare them with `fixtures/codecs`.
 //! - The size limit is checked against the header, before any memory is allocated for pixels. One
 //!   image takes at most [`Decoder::MAX_BYTES_PER_PIXEL`] for each pixel of `max_pixels`.
 //! - The work limit is checked before decoding, too: a codec that may visit its pixels more than once
@@ -84,8 +84,8 @@ pub struct Scratch {
 }
 
 impl Decoder {
-    /// Upper bound of the memory that decoding takes for each pixel of an image, besides the tensor:
-    /// 8 bytes of 16-bit RGBA samples and 3 of RGB, and as much again inside a codec.
+    /// Upper bound of the memory that decoding takes for each pixel of an image, without the tensor: 8 bytes of 16-bit
+    /// RGBA samples and 3 of RGB, and as much again inside a codec.
     pub const MAX_BYTES_PER_PIXEL: u64 = 22;
 
     /// Upper bound of the memory that decoding takes regardless of the number of pixels: a TIFF tile,
@@ -208,8 +208,8 @@ impl Decoder {
     }
 }
 
-/// Whether filtering a mirrored image gives the mirrored result. Nearest and box do not if a source
-/// pixel lies exactly on the edge between two resized pixels.
+/// Whether filtering a mirrored image gives the mirrored result. Nearest and box do not give it if a source pixel lies
+/// exactly on the edge between two resized pixels.
 fn is_symmetric(filter: Filter) -> bool {
     !matches!(filter, Filter::Nearest | Filter::Box)
 }

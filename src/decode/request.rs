@@ -1,4 +1,4 @@
-//! What a codec is asked for, and what it reports about the pixels that it has written.
+//! The request to a codec, and its report about the pixels that it has written.
 //!
 //! - A codec calls [`Request::admit`] with the header before it allocates memory for pixels, and
 //!   [`Request::admit_work`] before it decodes what may take long.

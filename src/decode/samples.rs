@@ -1,4 +1,4 @@
-//! Decoded samples of any colour model to 8-bit RGB, as Pillow's `convert("RGB")` does it.
+//! Converts decoded samples of any colour model to 8-bit RGB, as Pillow's `convert("RGB")` does.
 //!
 //! Input: interleaved 8-bit samples. Output: RGB, with alpha dropped or composited.
 //!
@@ -6,7 +6,7 @@
 //! - Formulas use integer arithmetic and equal Pillow's bit for bit (`Convert.c`,
 //!   `AlphaComposite.c` over an opaque background).
 
-/// What the samples of one pixel mean.
+/// The meaning of the samples of one pixel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Model {
     Gray,
@@ -56,7 +56,7 @@ pub(super) fn to_rgb(samples: &[u8], model: Model, background: Option<[u8; 3]>, 
     }
 }
 
-/// The colour of each index.
+/// Write the colour of each index to `rgb`.
 ///
 /// # Panics
 /// If the two slices do not hold the same number of pixels.

@@ -1,14 +1,14 @@
 //! The decode stage: records in, tensor rows out, in parallel on rayon and in order.
 //!
-//! Comes in: shard streams in the order of their calls. Goes out: one slot for each record and each mark of a shard,
+//! Input: shard streams in the order of their calls. Output: one slot for each record and each mark of a shard,
 //! reserved in order before the work is spawned.
 //!
 //! - The queue of slots bounds the work in flight. The dispatching thread waits for room there; a rayon thread never
 //!   waits for anything.
 //! - Encoded bytes go back to the read-ahead budget as soon as they are decoded.
-//! - A record on which a native decoder crashed before is rejected, not decoded again. A decoder that panics fails its
-//!   shard and no other.
-//! - A call that asks to stop, or has used up its allowance, gets no further record.
+//! - A record on which a native decoder crashed before is rejected, not decoded again. A panic outside the codecs fails
+//!   its shard and no other.
+//! - A call that asks to stop, or has used up its allowance, gets no further records.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -29,7 +29,7 @@ use super::{Decoder, Scratch};
 #[cfg(test)]
 pub(crate) const PANICKING_ID: &str = "panics";
 
-/// What all decode tasks share.
+/// The state that all decode tasks share.
 struct Shared {
     decoder: Decoder,
     /// One for each thread of the pool, so a lock is never contended.
@@ -37,9 +37,8 @@ struct Shared {
     meter: Arc<StageMeter>,
 }
 
-/// Threads to decode on. With `behind_engine` they only get the cores that inference leaves:
-/// batches are then decoded between two inferences rather than during one, where they would hold
-/// up one of its threads and the others would wait for that one.
+/// The threads that decode. With `behind_engine` they get only the cores that inference leaves idle. Otherwise decoding
+/// could delay one thread of an inference, and all its other threads would wait for that one.
 pub fn thread_pool(threads: usize, behind_engine: bool) -> Result<ThreadPool, ThreadPoolBuildError> {
     ThreadPoolBuilder::new()
         .num_threads(threads)
@@ -52,24 +51,23 @@ pub fn thread_pool(threads: usize, behind_engine: bool) -> Result<ThreadPool, Th
         .build()
 }
 
-/// A lower priority for this thread. It saves time and changes no result, so a system that
-/// refuses loses nothing else.
+/// Lower the priority of this thread. Priorities affect speed but no result, so a failure is only logged.
 fn lower_priority() {
-    // elsewhere `nice` is for the whole process
+    // on other systems `nice` applies to the whole process
     #[cfg(target_os = "linux")]
-    if let Err(error) = rustix::process::nice(BEHIND) {
+    if let Err(error) = rustix::process::nice(NICENESS) {
         tracing::debug!(%error, "decode threads keep their priority");
     }
 }
 
-/// Steps of niceness, as many as there are: where both want a core decoding gets a seventieth of it.
-/// Programs in other sessions or containers are not affected, for niceness counts among neighbours.
+/// The largest niceness: if inference and decoding compete for a core, decoding gets a seventieth of it. Programs in
+/// other sessions or containers are not affected, because the scheduler compares niceness only within a group.
 #[cfg(target_os = "linux")]
-const BEHIND: i32 = 19;
+const NICENESS: i32 = 19;
 
-/// Decode the records of all streams, one shard after another, until the source hangs up or the receiver of `out` does.
+/// Decode the records of all streams, one shard after another, until the source or the receiver of `out` disconnects.
 ///
-/// `arrivals` counts the shards that are expected: when none is, a [`Decoded::Flush`] follows.
+/// `arrivals` counts the shards that are expected. When none is left, a [`Decoded::Flush`] follows.
 pub fn run(
     streams: &Receiver<Feed<ShardStream>>,
     out: &Sender<Slot<Decoded>>,
@@ -80,7 +78,7 @@ pub fn run(
 ) -> Result<(), Disconnected> {
     let scratch = (0..pool.current_num_threads()).map(|_| Mutex::default()).collect();
     let shared = Arc::new(Shared { decoder, scratch, meter: Arc::clone(meter) });
-    let hand_on = |decoded| out.send(Slot::filled(decoded));
+    let send = |decoded| out.send(Slot::filled(decoded));
     while let Some(feed) = streams.recv() {
         let is_last = match feed {
             Feed::Flush => true,
@@ -88,12 +86,12 @@ pub fn run(
                 match is_wanted(&stream.call) {
                     false => stream.call.answer(Ok(Scored::NotBegun)),
                     true => {
-                        hand_on(Decoded::ShardStart(Arc::clone(&stream.call)))?;
+                        send(Decoded::ShardStart(Arc::clone(&stream.call)))?;
                         stream.account.make_current();
-                        hand_on(match dispatch(&stream, out, &shared, pool)? {
+                        send(match dispatch(&stream, out, &shared, pool)? {
                             Ok(end) => Decoded::ShardEnd(end),
                             Err(cut) => {
-                                // the error takes a while to reach the caller: no other shard begins meanwhile
+                                // the error takes a while to reach the caller; until then no other shard begins
                                 stream.call.failed(&cut);
                                 Decoded::ShardCut(cut)
                             }
@@ -105,7 +103,7 @@ pub fn run(
             }
         };
         if is_last {
-            hand_on(Decoded::Flush)?;
+            send(Decoded::Flush)?;
         }
     }
     Ok(())
@@ -117,7 +115,7 @@ fn is_wanted(call: &Call) -> bool {
     call.begin() && !call.options.stop.is_draining() && !is_used_up
 }
 
-/// Start to decode the records of one shard, and return how it ended.
+/// Spawn the decoding of one shard's records. Returns how the shard ended.
 fn dispatch(
     stream: &ShardStream,
     out: &Sender<Slot<Decoded>>,
@@ -150,14 +148,14 @@ fn dispatch(
     }
 }
 
-/// The cut of a shard of which no further record is wanted. Its reader may have found out that the bytes read so far are
-/// wrong, and said so after the records that wait here.
+/// The cut of a shard of which no further record is wanted. If its reader has found that the bytes read so far are
+/// wrong, the error follows the records in the queue.
 fn stopped(stream: &ShardStream) -> Cut {
     std::iter::from_fn(|| stream.items.try_recv()).find_map(wrong_bytes).map_or(Cut::Stopped, Cut::Failed)
 }
 
-/// The end of a shard of which no more than `taken` records are wanted. Its reader stops as soon as it looks, unless it
-/// finds out that the bytes read so far are wrong.
+/// The end of a shard of which only `taken` records are wanted. Waits until its reader stops, which may report that the
+/// bytes read so far are wrong.
 fn limited(stream: &ShardStream, taken: u64) -> Result<ShardEnd, Cut> {
     stream.account.close();
     while let Ok(item) = stream.items.recv_unless(&stream.call.options.stop) {
@@ -177,7 +175,7 @@ fn wrong_bytes(item: ShardItem) -> Option<Error> {
 
 impl Shared {
     fn decode_or_panic(&self, image: EncodedImage) -> Decoded {
-        // the scratch of a decoder that panicked is taken as poisoned, and cleared
+        // `Decoder::decode` replaces the scratch after a panic in a codec, and no other panic modifies it
         catch_unwind(AssertUnwindSafe(|| self.decode(image))).unwrap_or_else(|panic| {
             let message = panic_message(panic.as_ref()).to_owned();
             Decoded::Panicked(Error::StagePanicked { stage: "decode", message })
@@ -194,10 +192,10 @@ impl Shared {
                 return Err(Rejected::new(Status::DecodeError, error));
             }
             let thread = rayon::current_thread_index().unwrap_or_default();
-            // a decoder that panicked left its scratch behind fresh, so poison means nothing here
+            // a panic leaves no broken scratch, so poison is ignored
             let mut scratch = self.scratch[thread].lock().unwrap_or_else(PoisonError::into_inner);
             #[cfg(test)]
-            assert!(meta.image_id != PANICKING_ID, "the decoder was told to panic");
+            assert!(meta.image_id != PANICKING_ID, "the stage panics on this id");
             let work = Work::Decoding(&meta);
             let _at_work = AtWork::on(&work);
             self.decoder.decode(&bytes, &mut scratch)
@@ -225,7 +223,7 @@ mod tests {
     use crate::items::{PixelElement, ShardContent, ShardFormat, ShardRef};
 
     #[test]
-    fn a_decoder_that_panics_fails_its_record_and_gives_its_bytes_back() {
+    fn a_panic_in_a_decode_task_is_reported_and_releases_its_bytes() {
         let decoder = Decoder::new(&PreprocessSection::smallest(), 1 << 20, PixelElement::U8);
         // a pool of no threads: a task that looks for its scratch panics
         let shared = Shared { decoder, scratch: Vec::new(), meter: Arc::new(StageMeter::new("decode", 1)) };
@@ -247,7 +245,7 @@ mod tests {
             }
             other => panic!("{other:?}"),
         }
-        // would wait for ever if the bytes were still held
+        // this blocks forever if the bytes are still held
         account.acquire(10).expect("room again");
     }
 }

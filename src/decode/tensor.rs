@@ -1,4 +1,4 @@
-//! Resized RGB pixels to one row of the engine's input tensor.
+//! Writes resized RGB pixels as one row of the engine's input tensor.
 //!
 //! - Channel order, layout and normalisation are applied here, unless the engine takes RGB bytes and
 //!   applies them itself.
@@ -45,7 +45,7 @@ impl TensorWriter {
         Self { size, layout, order, bars, normalised }
     }
 
-    /// The tensor row of an image: `rgb` is the kept part of its window, and `place` says where it goes.
+    /// The tensor row of an image: `rgb` is the kept part of its window, and `place` its position.
     pub(super) fn write(&self, rgb: &[u8], place: Placement) -> Pixels {
         match &self.normalised {
             None if self.is_copy(place) => Pixels::U8(rgb.to_vec()),

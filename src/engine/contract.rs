@@ -1,4 +1,4 @@
-//! What the pipeline asks of an engine, whatever runs the model.
+//! The interface between the pipeline and an engine.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use crate::items::{BatchBuffer, BatchShape, PixelsRef};
 
 /// Runs the model on one batch at a time.
 pub trait Engine: Send {
-    /// What runs where, for the manifest.
+    /// The runtime and its device, for the manifest.
     fn describe(&self) -> String;
 
     /// Ordinal of the GPU that the model runs on; `None` on the CPU.
@@ -34,7 +34,7 @@ pub trait Engine: Send {
     /// Score the first `rows` rows of `pixels`, which has the engine's batch shape.
     ///
     /// # Errors
-    /// A message in the engine's own words; the caller knows the batch.
+    /// The engine's message; the caller adds the batch.
     fn infer(&mut self, pixels: PixelsRef<'_>, rows: usize) -> Result<Inference, String>;
 
     /// Whether the model's input is float32, which [`Engine::infer_floats`] needs.
@@ -46,7 +46,7 @@ pub trait Engine: Send {
     /// straightforward program would. Benchmarks compare [`Engine::infer`] with it.
     ///
     /// # Errors
-    /// A message in the engine's own words.
+    /// The engine's message.
     fn infer_floats(&mut self, tensor: &[f32]) -> Result<Vec<f32>, String>;
 }
 
@@ -55,10 +55,10 @@ pub trait Engine: Send {
 pub struct Inference {
     /// `rows × classes` in row order.
     pub scores: Vec<f32>,
-    /// Host to device copy; zero where the model runs on the CPU.
+    /// Host to device copy; zero if the model runs on the CPU.
     pub h2d: Duration,
     /// Time in the model.
     pub compute: Duration,
-    /// Device to host copy; zero where the model runs on the CPU.
+    /// Device to host copy; zero if the model runs on the CPU.
     pub d2h: Duration,
 }

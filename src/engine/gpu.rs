@@ -41,7 +41,7 @@ pub type Tensor<'a> = (&'a str, &'a [i64]);
 /// Check that the model fits the plan. Returns the number of scores in a row.
 ///
 /// # Errors
-/// If the model does not fit, or leaves the length of a row dynamic: its memory is allocated beforehand.
+/// If the model does not fit, or the length of a row is dynamic: the memory for scores is allocated beforehand.
 pub fn check_model(plan: &Plan, input: Tensor<'_>, output: Tensor<'_>) -> Result<usize, EngineError> {
     let mismatch = |message| EngineError::Mismatch { path: plan.model.path.clone(), message };
     check_input(input.0, input.1, plan).map_err(mismatch)?;

@@ -1,7 +1,7 @@
-//! Finds the batch size that would fit into a GPU's memory, after a batch did not.
+//! Estimates the batch size that fits into a GPU's memory, after the plan's batch size did not.
 //!
-//! The memory that an engine takes is not known beforehand, so two small engines are loaded and run,
-//! and the memory per row is computed from what they took.
+//! The memory that an engine takes is not known beforehand, so two small engines are loaded and run, and the memory per
+//! row is computed from the memory that they took.
 
 use super::cuda::Device;
 use super::{Engine, load, warm_up};

@@ -40,7 +40,7 @@ pub fn load(plan: &Plan, model_sha256: &str) -> Result<Vec<Box<dyn Engine>>, Eng
         (EngineKind::Onnxruntime, Provider::Cpu) => Ok(boxed(vec![OnnxRuntime::load(plan)?])),
         (EngineKind::Onnxruntime, _) => match load_on_gpus(plan, model_sha256) {
             Err(error) if plan.engine.allow_fallback && error.is_for_want_of_a_gpu() => {
-                tracing::warn!(%error, "falling back to the CPU, as engine.allow_fallback says");
+                tracing::warn!(%error, "falling back to the CPU, as engine.allow_fallback permits");
                 Ok(boxed(vec![OnnxRuntime::fallback(plan, error.to_string())?]))
             }
             loaded => loaded.map(boxed),

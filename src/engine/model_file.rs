@@ -1,4 +1,4 @@
-//! The file of a model: which kind it is, and the hash that identifies the model.
+//! The file of a model: its kind, and the hash that identifies the model.
 
 use std::fs::File;
 use std::io::Read;
@@ -11,8 +11,8 @@ use crate::error::EngineError;
 use crate::plan::hex;
 use crate::regular_file::refuse_special;
 
-/// SHA-256 of a model, in lower-case hexadecimal: of its file, or of the hashes of all its files if an
-/// ONNX file keeps weights in other files.
+/// SHA-256 of a model, in lower-case hexadecimal. If an ONNX file keeps weights in other files, it is the hash of the
+/// hashes of all files.
 ///
 /// # Errors
 /// When a file cannot be read, or a model names weights outside its own folder.

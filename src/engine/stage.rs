@@ -37,12 +37,12 @@ pub fn warm_up(engine: &mut dyn Engine, worker: usize) -> Result<Outcome, Engine
 /// The loop of one engine's thread: take batches from the queue, and fill their slots with the outcomes.
 ///
 /// - A batch that the engine cannot score fills its slot with the reason, and the next one is tried.
-/// - An engine that panics is not called again, for its state is unknown: its thread ends, and leaves the queue to the
-///   other engines.
-/// - The buffer of a batch goes back to the pool whatever becomes of the batch.
+/// - An engine that panics is not called again, because its state is unknown. Its thread ends, and the other engines
+///   take the remaining batches.
+/// - The buffer of a batch always returns to the pool.
 ///
 /// # Errors
-/// The words of the engine's panic.
+/// The message of the engine's panic.
 pub fn run(
     engine: &mut dyn Engine,
     batches: &Receiver<BatchJob>,
@@ -52,12 +52,12 @@ pub fn run(
     while let Some((batch, filler)) = batches.recv() {
         let Batch { id, pixels, rows, entries, sealed_at } = batch;
         let (Some(batch_id), Some(pixels)) = (id, pixels) else {
-            unreachable!("the batch stage sends batches with something to score")
+            unreachable!("the batch stage sends only batches with rows to score")
         };
         let (taken_at, started_at) = (Instant::now(), SystemTime::now());
         let infer = || meter.busy(|| engine.infer(pixels.pixels(), rows));
         let inferred = catch_unwind(AssertUnwindSafe(infer));
-        // a batch stage that has ended needs no buffer any more
+        // sending fails only if the batch stage has ended, which then needs no buffers
         let _ = used_buffers.send(pixels);
         meter.add_items(1);
         let inference = match inferred {

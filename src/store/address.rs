@@ -1,4 +1,4 @@
-//! URIs taken apart: which service, which store, which path in it.
+//! Parses URIs into a service, a store and a path in it.
 //!
 //! - The key is the text after the bucket, byte for byte: `gs://b/a b#1%.jpg` means just that. Only `file://` and
 //!   `https://` are URLs and percent-decoded.
@@ -27,7 +27,7 @@ pub(super) enum Service {
 
 const CREDENTIALS: &str = "credentials in a URI would end up in logs and in the output";
 
-/// A URI taken apart.
+/// A parsed URI.
 #[derive(Debug)]
 pub(super) struct Address {
     /// As it was given, except that `file://` has become a plain path.
@@ -41,7 +41,7 @@ pub(super) struct Address {
 
 impl Address {
     /// # Errors
-    /// Why `uri` cannot be understood or is refused, without the URI.
+    /// Why `uri` cannot be parsed or is refused. The message does not contain the URI.
     pub fn parse(uri: &str) -> Result<Self, String> {
         let Some((scheme, rest)) = uri.split_once("://").filter(|(scheme, _)| is_scheme(scheme)) else {
             if looks_like_uri(uri) {
@@ -152,7 +152,7 @@ mod tests {
     use crate::error::SourceError;
 
     #[test]
-    fn uris_are_taken_apart_byte_for_byte() {
+    fn uris_are_parsed_byte_for_byte() {
         let cases = [
             ("gs://b/a b#1%20.jpg", "gs://b/", "a b#1%20.jpg"),
             ("s3://my_bucket", "s3://my_bucket/", ""),
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_uri_says_why_and_repeats_no_secret() {
+    fn the_error_for_a_refused_uri_says_why_and_repeats_no_secret() {
         let cases = [
             ("ftp://h/x", "scheme ftp is not supported"),
             ("gs:///x", "names no bucket"),
@@ -192,8 +192,8 @@ mod tests {
         for (uri, expected) in cases {
             let message = Address::parse(uri).expect_err(uri);
             assert!(message.contains(expected), "{uri}: {message}");
-            let told = SourceError::Uri { uri: uri.to_owned(), message }.to_string();
-            assert!(!told.contains("secret") && !told.contains("ret@"), "{told}");
+            let shown = SourceError::Uri { uri: uri.to_owned(), message }.to_string();
+            assert!(!shown.contains("secret") && !shown.contains("ret@"), "{shown}");
         }
     }
 }

@@ -1,10 +1,11 @@
 //! Bounds the length of answers, and gives a length to answers without one.
 //!
-//! - No more of an answer is read than its stated length and one byte, which shows the reader that something is wrong. A
-//!   chunked body may be endless, whatever length the headers state.
-//! - `object_store` refuses answers without a length, which common servers send: chunked, or until the connection closes.
-//!   The reader of an object therefore says how much it would accept ([`ObjectRead`]). It gets that as the length, with a
-//!   mark that the length is unknown ([`LengthUnknown`]). All other such answers are small, and are read whole.
+//! - At most one byte beyond the stated length of an answer is read. That byte shows the reader that the length is
+//!   wrong. A chunked body may be endless, whatever length the headers state.
+//! - `object_store` refuses answers without a length, which common servers send: chunked, or until the connection
+//!   closes. The reader of an object therefore states the most that it accepts ([`ObjectRead`]). The answer gets a
+//!   length of one byte more, and a mark that its length is unknown ([`LengthUnknown`]). All other such answers are
+//!   small, and are read whole.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -17,8 +18,8 @@ use http_body::{Body, Frame};
 use object_store::GetResult;
 use object_store::client::{HttpError, HttpErrorKind, HttpResponse, HttpResponseBody};
 
-/// Longest answer that is not an object, bytes: a page of a thousand names, each of 1,024 characters that XML writes
-/// as six, is a tenth of it.
+/// Longest answer that is not an object, bytes: a page of a thousand names, each of 1,024 characters that take six
+/// bytes in XML, is a tenth of it.
 const ANSWER_BYTES_MAX: u64 = 64 << 20;
 
 /// Marks a request for an object: the reader accepts at most this many bytes.
@@ -27,7 +28,7 @@ pub(crate) struct ObjectRead {
     pub most_bytes: u64,
 }
 
-/// Marks an answer without a length: the length that it seems to have is the most that its reader accepts.
+/// Marks an answer without a length: the length in its headers is one byte more than its reader accepts.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LengthUnknown;
 
@@ -37,7 +38,7 @@ pub(crate) struct LengthUnknown;
 pub(crate) struct SentUnpacked;
 
 impl ObjectRead {
-    /// As the extensions of a request.
+    /// The mark as extensions of a request.
     pub fn extensions(self) -> http::Extensions {
         let mut extensions = http::Extensions::new();
         extensions.insert(self);
@@ -51,15 +52,15 @@ pub(super) async fn bounded(
     read: Option<ObjectRead>,
     is_listing: bool,
 ) -> Result<HttpResponse, HttpError> {
-    let told = number(response.headers(), CONTENT_LENGTH.as_str());
+    let stated = number(response.headers(), CONTENT_LENGTH.as_str());
     let of_range = response.status() == StatusCode::PARTIAL_CONTENT;
-    let announced = of_range.then(|| announced_bytes(response.headers())).flatten().or(told);
+    let announced = of_range.then(|| announced_bytes(response.headers())).flatten().or(stated);
     if is_unpacked(response.headers()) {
         response.extensions_mut().insert(SentUnpacked);
     }
     match (announced, read) {
         (Some(length), _) => {
-            if told.is_none() {
+            if stated.is_none() {
                 set_length(response.headers_mut(), length);
             }
             let most = if is_listing { length.min(ANSWER_BYTES_MAX) } else { length };
@@ -92,12 +93,12 @@ pub(super) fn limited(response: HttpResponse, left: u64) -> HttpResponse {
     response.map(|inner| HttpResponseBody::new(LimitedBody { inner, left }))
 }
 
-/// `response`, which is not an object, with a bounded body.
-pub(super) fn limited_words(response: HttpResponse) -> HttpResponse {
+/// `response`, which is not an object, with at most [`ANSWER_BYTES_MAX`] of its body.
+pub(super) fn limited_text(response: HttpResponse) -> HttpResponse {
     limited(response, ANSWER_BYTES_MAX)
 }
 
-/// Whether the server decompressed what it stores.
+/// Whether the server decompressed the stored object.
 fn is_unpacked(headers: &HeaderMap) -> bool {
     let stored = headers.get("x-goog-stored-content-encoding");
     stored.is_some_and(|stored| stored != "identity" && headers.get(CONTENT_ENCODING) != Some(stored))
@@ -158,8 +159,9 @@ pub(crate) fn stated_size(answer: &GetResult) -> Option<u64> {
 mod tests {
     use super::*;
 
-    /// What is left of an answer of 1,000 bytes: its length as told, its bytes, and whether the length is none.
-    fn taken(
+    /// Bounds an answer of 1,000 bytes. Returns its length header, the length of its body, and whether it is marked as
+    /// unknown.
+    fn bounded_answer(
         status: u16,
         headers: &[(&str, &str)],
         read: Option<u64>,
@@ -181,22 +183,25 @@ mod tests {
 
     #[test]
     fn an_answer_is_cut_after_its_stated_length() {
-        let told = |text: &str| text.to_owned();
+        let text = |length: &str| length.to_owned();
         let range = |range| vec![("content-range", range)];
-        assert_eq!(taken(206, &range("bytes 10-19/5000"), None).expect("cut"), (told("10"), 11, false));
         assert_eq!(
-            taken(206, &range("bytes 10-1009/5000"), None).expect("whole"),
-            (told("1000"), 1000, false)
+            bounded_answer(206, &range("bytes 10-19/5000"), None).expect("cut"),
+            (text("10"), 11, false)
+        );
+        assert_eq!(
+            bounded_answer(206, &range("bytes 10-1009/5000"), None).expect("whole"),
+            (text("1000"), 1000, false)
         );
         let both = [("content-length", "10"), ("transfer-encoding", "chunked")];
-        assert_eq!(taken(200, &both, Some(5000)).expect("cut"), (told("10"), 11, false));
+        assert_eq!(bounded_answer(200, &both, Some(5000)).expect("cut"), (text("10"), 11, false));
     }
 
     #[test]
-    fn an_answer_of_unknown_length_is_cut_where_its_reader_stops() {
-        assert_eq!(taken(200, &[], Some(5000)).expect("whole"), ("5001".to_owned(), 1000, true));
-        assert_eq!(taken(200, &[], Some(10)).expect("cut"), ("11".to_owned(), 11, true));
-        assert_eq!(taken(200, &[], None).expect("read"), ("1000".to_owned(), 1000, false));
+    fn an_answer_of_unknown_length_is_cut_at_the_limit_of_its_reader() {
+        assert_eq!(bounded_answer(200, &[], Some(5000)).expect("whole"), ("5001".to_owned(), 1000, true));
+        assert_eq!(bounded_answer(200, &[], Some(10)).expect("cut"), ("11".to_owned(), 11, true));
+        assert_eq!(bounded_answer(200, &[], None).expect("read"), ("1000".to_owned(), 1000, false));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Verifies the order in which a store lists its keys.
 //!
-//! Comes in: the keys of one listing, one after another. Goes out: an error for a key that does not ascend, and which keys
-//! are folder markers.
+//! Input: the keys of one listing, one after another. Output: an error for a key that does not ascend, and for
+//! every other key whether it is a folder marker.
 
 /// Verifies that keys ascend, so that none is listed twice, wherever the store's page tokens lead.
 ///
@@ -21,13 +21,13 @@ impl Default for Ascending {
 }
 
 impl Ascending {
-    /// Accept the next key, whose object has `bytes`. Returns whether it is a folder marker.
+    /// Accept the next key; `bytes` is the size of its object. Returns whether the key is a folder marker.
     ///
     /// `object_store` strips the slash at the end of a key. Consoles show a folder by an empty object `a/`, which is listed
     /// after `a` and `a-b` and is called `a` here.
     ///
     /// # Errors
-    /// What is wrong with the key.
+    /// Why the key is refused.
     pub fn accept(&mut self, key: &str, bytes: u64) -> Result<bool, String> {
         let slashed = format!("{key}/");
         let (accepted, is_marker) = match self.orders(key) {
@@ -98,7 +98,7 @@ mod tests {
         ] {
             assert!(markers(keys).is_err(), "{keys:?}");
         }
-        // it may be either of the two
+        // an object with content may be `a` again, or `a/`
         let refused = markers(&[("a", 7), ("a", 1)]).expect_err("bytes");
         assert!(refused.contains("\"a\" twice") && refused.contains("\"a/\""), "{refused}");
     }

@@ -1,6 +1,6 @@
-//! Ranged reads for the Parquet reader, which asks page by page and column by column.
+//! Ranged reads for the Parquet reader, which requests pages one by one, column by column.
 //!
-//! Comes in: an [`Object`]. Goes out: a `ChunkReader` that turns many small reads into few requests.
+//! Input: an [`Object`]. Output: a `ChunkReader` that turns many small reads into few requests.
 //!
 //! - Each column has a window of its own, so that reading columns in turn fetches nothing twice.
 //! - Once the column chunks are known, no window reaches beyond the chunk it starts in: the next bytes belong to a column
@@ -16,8 +16,8 @@ use bytes::{Bytes, BytesMut};
 
 use super::object::Object;
 
-/// Bytes fetched at once. The reasoning is that of the sequential reader's `READ_BYTES`, but nothing is fetched ahead here,
-/// so requests are longer.
+/// Bytes of one fetch. The reasoning is that of the sequential reader's `READ_BYTES`, but nothing is fetched ahead
+/// here, so requests are longer.
 const WINDOW_BYTES: u64 = 8 << 20;
 
 /// One for each column that is read, at most image bytes, image path and id, and one for the footer.
@@ -26,11 +26,11 @@ const WINDOWS: usize = 4;
 /// The most bytes that the windows hold.
 pub(crate) const WINDOWS_BYTES: u64 = WINDOWS as u64 * WINDOW_BYTES;
 
-/// Bytes of a long page that are fetched at once. Its pieces are assembled in one buffer, and only the last piece is held
-/// besides.
+/// Bytes of one fetch of a long page. Its pieces are assembled in one buffer, and only the last piece is held in
+/// addition.
 pub(crate) const PIECE_BYTES: u64 = 32 << 20;
 
-/// A page header has some tens of bytes, more only with statistics.
+/// A page header has tens of bytes, more only with statistics.
 const HEADER_BUFFER_BYTES: usize = 512;
 
 /// Shared by the readers of all columns.
@@ -58,7 +58,7 @@ impl Window {
         offset >= self.start && offset - self.start < self.bytes.len() as u64
     }
 
-    /// From `offset` on, at most `length` bytes.
+    /// At most `length` bytes from `offset`.
     fn from(&self, offset: u64, length: u64) -> Bytes {
         let skip = (offset - self.start) as usize;
         let end = self.bytes.len().min(skip.saturating_add(usize::try_from(length).unwrap_or(usize::MAX)));
@@ -67,12 +67,12 @@ impl Window {
 }
 
 impl ColumnWindows {
-    /// Windows of this object, with none read.
+    /// Reads `object`, with no window filled yet.
     pub fn new(object: Object) -> Self {
         Self { object, state: Arc::default() }
     }
 
-    /// From now on fetch inside these column chunks only.
+    /// Clear the windows, and from then on fetch only inside these column chunks.
     pub fn keep_inside(&self, mut chunks: Vec<Range<u64>>) {
         chunks.sort_unstable_by_key(|chunk| chunk.start);
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -100,8 +100,8 @@ impl ColumnWindows {
         Ok(whole.freeze())
     }
 
-    /// At least one byte at `start` and at most `length`. More than a window, but no more than a piece, only if no window
-    /// holds `start`.
+    /// Between one and `length` bytes at `start`. They come from the window that holds `start`. If none does, up to a
+    /// piece is fetched.
     fn peek(&self, start: u64, length: u64) -> io::Result<Bytes> {
         if length == 0 {
             return Ok(Bytes::new());
@@ -127,14 +127,14 @@ impl ColumnWindows {
         let fetched = self.object.read_range(start..end).map_err(|error| self.object.remember(error))?;
         let window = Window { start, bytes: fetched };
         let bytes = window.from(start, length);
-        // its own column needs a window no longer once it is read to its end
+        // a column has no further use for a window that it has read to the end
         let spent = state.windows.iter().position(|old| old.start + old.bytes.len() as u64 == start);
         match spent {
             Some(at) => drop(state.windows.remove(at)),
             None if state.windows.len() == WINDOWS => drop(state.windows.remove(0)),
             None => {}
         }
-        // a page longer than a window is decompressed at once; a window would hold it a second time
+        // a page longer than a window is decompressed immediately; a window would hold it a second time
         if window.bytes.len() as u64 > length || length <= WINDOW_BYTES {
             state.windows.push(window);
         }
@@ -161,7 +161,7 @@ impl ChunkReader for ColumnWindows {
     }
 }
 
-/// Reads on from an offset.
+/// Reads sequentially from an offset.
 pub struct WindowReader {
     windows: ColumnWindows,
     offset: u64,
@@ -196,9 +196,9 @@ mod tests {
         let size = content.len();
         let chunk = WINDOW_BYTES as usize / 3;
         for round in 0..2 {
-            let mut asks = vec![(size - 8, 8), (0, 10), (10, chunk), (0, size), (size - 1, 1), (5, 0)];
-            asks.extend((0..9).flat_map(|n| [(n * chunk, chunk), (size - (n + 1) * chunk, chunk)]));
-            for (start, length) in asks {
+            let mut reads = vec![(size - 8, 8), (0, 10), (10, chunk), (0, size), (size - 1, 1), (5, 0)];
+            reads.extend((0..9).flat_map(|n| [(n * chunk, chunk), (size - (n + 1) * chunk, chunk)]));
+            for (start, length) in reads {
                 let bytes = windows.get_bytes(start as u64, length).expect("inside");
                 assert!(bytes == content[start..start + length], "round {round}: {start}+{length}");
                 let mut read = vec![0; length];

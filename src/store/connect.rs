@@ -1,6 +1,6 @@
-//! Opening a store: which client, with which settings, credentials and patience.
+//! Opens a store: makes its client, with settings, credentials and retries.
 //!
-//! - Nothing is sent. The first request asks for credentials.
+//! - Nothing is sent. Credentials are requested with the first request.
 //! - Credentials and endpoints come from the environment, by each platform's own convention.
 
 use std::sync::Arc;
@@ -32,11 +32,11 @@ pub(super) struct Connected {
     pub last_read: LastRead,
 }
 
-/// A server that has never answered is more likely a wrong name, or a search for credentials where there are none, than
-/// an outage. Until its first answer, whatever it is, requests are repeated for this long only.
+/// A server that has never answered is more likely a wrong name, or a credentials server that does not exist here, than
+/// an outage. Until its first answer of any kind, requests are repeated for this long only.
 const FIRST_ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
-/// The first pause of `object_store`, and the shortest of all that follow.
+/// The first pause between two tries, and the shortest.
 const MIN_PAUSE: Duration = Duration::from_millis(100);
 
 /// Open the store `root` of `service`.
@@ -44,16 +44,16 @@ const MIN_PAUSE: Duration = Duration::from_millis(100);
 /// # Errors
 /// Settings in the environment that cannot be used or are missing.
 pub(super) fn connect(service: Service, root: &str, section: &StorageSection) -> Result<Connected> {
-    fn listed(store: impl ObjectStore + PaginatedListStore) -> Connected {
+    fn with_pages(store: impl ObjectStore + PaginatedListStore) -> Connected {
         let store = Arc::new(store);
         Connected { store: store.clone(), pages: Some(store), last_read: LastRead::default() }
     }
-    fn unlisted(store: impl ObjectStore) -> Connected {
+    fn without_pages(store: impl ObjectStore) -> Connected {
         Connected { store: Arc::new(store), pages: None, last_read: LastRead::default() }
     }
     check_environment(service)
         .map_err(|what| object_store::Error::Generic { store: "environment", source: what.into() })?;
-    let retry = patience(section.retry_seconds);
+    let retry = retry_config(section.retry_seconds);
     let accept_encoding = match service {
         Service::Google => Some("gzip"),
         Service::Http => Some("identity"),
@@ -67,11 +67,11 @@ pub(super) fn connect(service: Service, root: &str, section: &StorageSection) ->
     let timeout = format!("{}ms", (section.timeout_seconds * 1e3).ceil() as u64);
     let settings = Settings { root, retry, connector, timeout };
     Ok(match service {
-        Service::Local => unlisted(Disk::new()),
-        Service::Google => listed(settings.google()?),
-        Service::Amazon => listed(settings.amazon()?),
-        Service::Azure => listed(settings.azure()?),
-        Service::Http => unlisted(WebServer(settings.web()?)),
+        Service::Local => without_pages(Disk::new()),
+        Service::Google => with_pages(settings.google()?),
+        Service::Amazon => with_pages(settings.amazon()?),
+        Service::Azure => with_pages(settings.azure()?),
+        Service::Http => without_pages(WebServer(settings.web()?)),
     })
 }
 
@@ -85,10 +85,10 @@ fn check_environment(service: Service) -> std::result::Result<(), String> {
     if service == Service::Local { Ok(()) } else { environment::check_certificates() }
 }
 
-/// Repeat a request for `retry_seconds`, however often that is. A pause is chosen at random between the shortest one and
-/// three times the last one. With twice the last one, pauses would not grow on average, and many workers that wait for
-/// the same store should leave it alone.
-fn patience(retry_seconds: f64) -> RetryConfig {
+/// Repeat a request for `retry_seconds`, however often that is. A pause is chosen at random between the shortest one
+/// and three times the last one. With a factor of two, pauses would not grow on average, and many workers would keep a
+/// failing store busy.
+fn retry_config(retry_seconds: f64) -> RetryConfig {
     let retry_timeout = Duration::from_secs_f64(retry_seconds);
     let max_backoff = (retry_timeout / 4).clamp(MIN_PAUSE, BackoffConfig::default().max_backoff);
     RetryConfig {
@@ -98,7 +98,7 @@ fn patience(retry_seconds: f64) -> RetryConfig {
     }
 }
 
-/// What the clients of all services have in common.
+/// The settings that the clients of all services share.
 struct Settings<'a> {
     root: &'a str,
     retry: RetryConfig,
@@ -189,7 +189,7 @@ impl Settings<'_> {
     }
 }
 
-/// Whether one of the variables holds an endpoint without TLS, which is then what the operator wants.
+/// Whether one of the variables holds an endpoint without TLS, which then is intended.
 fn names_plain_http(variables: &[&str]) -> bool {
     variables.iter().any(|name| std::env::var(name).is_ok_and(|value| value.starts_with("http://")))
 }
@@ -201,8 +201,8 @@ mod tests {
     #[test]
     fn a_request_is_repeated_for_the_configured_time() {
         for seconds in [0.1, 6.0, 180.0, 86_400.0] {
-            let retry = patience(seconds);
-            // however short the pauses turn out, time is up before the repetitions are
+            let retry = retry_config(seconds);
+            // even with the shortest pauses, the time limit ends before the retries do
             let BackoffConfig { init_backoff, max_backoff, base } = retry.backoff;
             let shortest = init_backoff.as_secs_f64() * retry.max_retries as f64;
             assert!(shortest > seconds, "{seconds} s: {} retries", retry.max_retries);

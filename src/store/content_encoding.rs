@@ -1,7 +1,7 @@
-//! HTTP's Content-Encoding of an object, and how to decode it.
+//! Decodes objects that have an HTTP Content-Encoding.
 //!
-//! - Stores keep the header beside the bytes and send both unchanged. `gsutil -z` and others create objects whose bytes are
-//!   gzip but whose name and type are those of the image inside; a browser shows the image.
+//! - Stores keep the header with the bytes and send both unchanged. `gsutil -z` and others create objects whose bytes
+//!   are gzip but whose name and type are those of the image inside; a browser shows the image.
 //! - A header that does not fit the bytes is an uploader's mistake and is ignored.
 //! - Nothing is decompressed beyond the longest allowed image.
 
@@ -13,8 +13,8 @@ use object_store::{Attribute, Attributes};
 use crate::items::{Rejected, Status};
 use crate::sniff::{self, image_format, is_gzip, is_zlib, is_zstd_frame};
 
-/// Largest zstd window, as a power of two: what `zstd --long` uses and its command line accepts
-/// by default. A frame header may ask for up to 2 TiB, which nothing in an image shard justifies.
+/// Largest zstd window, as a power of two: what `zstd --long` uses and its command line accepts by default. A frame
+/// header may demand up to 2 TiB, far more than an image needs.
 pub(crate) const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 
 /// The encodings of an object, outermost last.
@@ -30,7 +30,7 @@ enum Coding {
     Zstd,
 }
 
-/// The most encodings on top of each other: one is usual, and each may decompress to the longest image.
+/// The most encodings of one object: one is usual, and each may decompress to the longest image.
 const CODINGS_MAX: usize = 4;
 
 impl Encoding {
@@ -119,13 +119,13 @@ impl Coding {
         }
     }
 
-    /// Whether the bytes are encoded as the header says.
+    /// Whether the bytes have the encoding that the header states.
     fn is_of(self, packed: &[u8]) -> bool {
         match self {
             Self::Gzip => is_gzip(packed),
             Self::Deflate => is_zlib(packed),
             Self::Zstd => is_zstd_frame(packed),
-            // Brotli has no magic bytes: what is an image already is not compressed
+            // Brotli has no magic bytes: bytes that are an image are not compressed
             Self::Brotli => image_format(packed).is_none(),
         }
     }
@@ -185,7 +185,7 @@ mod tests {
             ("deflate", zlib.finish().expect("to memory")),
             ("br", brotli),
             ("zstd", zstd::encode_all(IMAGE, 1).expect("to memory")),
-            // announced, and not so
+            // the header does not fit the bytes
             ("gzip", IMAGE.to_vec()),
             ("deflate", IMAGE.to_vec()),
             ("br", IMAGE.to_vec()),

@@ -1,10 +1,10 @@
 //! This machine's disk as an object store: `LocalFileSystem`, except where it would hang or cannot create objects.
 //!
-//! - A FIFO, a socket or a device is refused before it is opened: opening it may block for ever.
-//! - A complete object is created by a hard link, which fails if the object exists. On a file system without hard links (FAT,
-//!   exFAT, many FUSE file systems) it is created by a rename that replaces nothing, with the same guarantee: it appears
-//!   whole or not at all, and only one of several writers succeeds. A file system with neither cannot hold an output, and
-//!   the error says so.
+//! - A FIFO, a socket or a device is refused before it is opened: opening it may block forever.
+//! - A complete object is created by a hard link, which fails if the object exists. On a file system without hard links
+//!   (FAT, exFAT, many FUSE file systems) it is created by a rename that replaces nothing, with the same guarantee: it
+//!   appears whole or not at all, and only one of several writers succeeds. A file system with neither cannot hold an
+//!   output; the error says so.
 
 use std::collections::hash_map::RandomState;
 use std::fmt;
@@ -41,7 +41,7 @@ pub(super) struct Disk {
 }
 
 impl Disk {
-    /// Everything that is written is synced, so that it survives the loss of the machine.
+    /// A disk that syncs all files it writes, so that they survive a crash of the machine.
     pub fn new() -> Self {
         Self {
             inner: LocalFileSystem::new().with_fsync(true),
@@ -76,7 +76,7 @@ impl Disk {
         if made.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) && from.exists() {
             let folder = to.parent().unwrap_or(FilePath::new("/"));
             std::fs::create_dir_all(folder).map_err(|error| failed(to, error))?;
-            // the folders above it must survive the loss of the machine as well
+            // the folders above it must survive a crash, too
             folder.ancestors().take_while(|above| above.parent().is_some()).for_each(sync);
             made = self.link_or_rename(from, to);
         }
@@ -113,7 +113,7 @@ fn has_no_links(error: &io::Error) -> bool {
     error.raw_os_error().is_some_and(|code| codes.contains(&code))
 }
 
-/// Sync the names in a folder, if the file system can do that.
+/// Sync the names in a folder, if the file system supports it.
 fn sync(folder: &FilePath) {
     if let Err(error) = File::open(folder).and_then(|folder| folder.sync_all()) {
         tracing::debug!(folder = %folder.display(), %error, "cannot sync a folder");
@@ -130,8 +130,8 @@ fn file_path(location: &Path) -> PathBuf {
     PathBuf::from(format!("/{location}"))
 }
 
-/// Do work that may wait for the disk outside of async tasks, as `LocalFileSystem` does.
-async fn away<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+/// Run work that may wait for the disk outside of async tasks, as `LocalFileSystem` does.
+async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     match tokio::runtime::Handle::try_current() {
         Ok(runtime) => runtime.spawn_blocking(work).await?,
         Err(_) => work(),
@@ -150,13 +150,13 @@ impl ObjectStore for Disk {
         if !matches!(options.mode, PutMode::Create) {
             return self.inner.put_opts(location, payload, options).await;
         }
-        // a name that marks an unfinished file, which listings leave out
+        // listings omit files with such a name, which marks them as unfinished
         let staged = format!("{location}#{}", RandomState::new().build_hasher().finish());
         let (disk, staged, to) = (self.clone(), file_path(&Path::from(staged)), file_path(location));
-        away(move || {
+        run_blocking(move || {
             let put = write(&staged, &payload).map_err(|error| failed(&to, error));
             let put = put.and_then(|()| disk.create(&staged, &to));
-            // after a rename it does not exist
+            // after a rename the staged file does not exist
             let _ = std::fs::remove_file(&staged);
             put.map(|()| PutResult { e_tag: None, version: None, extensions: Default::default() })
         })
@@ -176,7 +176,7 @@ impl ObjectStore for Disk {
         let refused = move || {
             refuse_special(&path).map_err(|error| Error::Generic { store: DISK, source: error.into() })
         };
-        away(refused).await?;
+        run_blocking(refused).await?;
         self.inner.get_opts(location, options).await
     }
 
@@ -196,14 +196,14 @@ impl ObjectStore for Disk {
         self.inner.list_with_delimiter(prefix).await
     }
 
-    /// A copy to an absent object may remove `from`: whoever publishes an object deletes its staged copy anyway.
+    /// A copy to an absent object may remove `from`: callers that publish an object delete its staged copy anyway.
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
         if options.mode != CopyMode::Create {
             return self.inner.copy_opts(from, to, options).await;
         }
         let (from, to) = (file_path(from), file_path(to));
         let disk = self.clone();
-        away(move || disk.create(&from, &to)).await
+        run_blocking(move || disk.create(&from, &to)).await
     }
 }
 
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_put_to_an_absent_object_replaces_nothing_and_leaves_nothing_else() {
+    fn creating_an_object_replaces_nothing_and_leaves_no_staged_file() {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("runtime");
         for disk in [Disk::new(), Disk { link: denied, ..Disk::new() }] {
             let folder = tempfile::tempdir().expect("folder");
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn copying_a_missing_file_is_not_found() {
+    fn copying_a_missing_file_fails_with_not_found() {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("runtime");
         let copied = runtime.block_on(Disk::new().copy_if_not_exists(&"no/such".into(), &"no/other".into()));
         assert!(matches!(copied, Err(Error::NotFound { .. })), "{copied:?}");

@@ -1,6 +1,7 @@
 //! Checks the environment variables that configure stores, before a store reads them.
 //!
-//! - A variable with a value that no request can carry, such as one with a line break, is named in the error, without its value.
+//! - The error for a value that no request can carry, such as one with a line break, names the variable but not its
+//!   value.
 //! - Certificates are read from a regular file or a folder.
 //! - An endpoint is the address of a server without a password: messages about requests contain it.
 
@@ -30,7 +31,7 @@ const KEY_FILES: [&str; 2] = ["GOOGLE_SERVICE_ACCOUNT_KEY", "GOOGLE_APPLICATION_
 /// The name of a variable, and what is wrong with it.
 pub(super) fn check(prefixes: &[&str]) -> Result<(), String> {
     for (name, value) in std::env::vars_os() {
-        // no store reads other variables
+        // no store reads a variable whose name is not UTF-8
         let Some(name) = name.to_str() else { continue };
         let is_proxy = PROXIES.iter().any(|proxy| name.eq_ignore_ascii_case(proxy));
         if is_proxy || prefixes.iter().any(|prefix| name.starts_with(prefix)) {
@@ -41,7 +42,7 @@ pub(super) fn check(prefixes: &[&str]) -> Result<(), String> {
     Ok(())
 }
 
-/// Check where certificates are read from, for every store except the disk.
+/// Check the paths from which all stores except the disk read certificates.
 ///
 /// # Errors
 /// The name of a variable, and what is wrong with it.
@@ -51,13 +52,14 @@ pub(super) fn check_certificates() -> Result<(), String> {
     let folders = folders.iter().flat_map(|folders| std::env::split_paths(folders));
     let file = file.into_iter().map(|file| ("SSL_CERT_FILE", file, false));
     for (name, path, is_folder) in file.chain(folders.map(|folder| ("SSL_CERT_DIR", folder, true))) {
-        check_place(&path, is_folder).map_err(|what| format!("{name} {what}"))?;
+        check_path(&path, is_folder).map_err(|what| format!("{name} {what}"))?;
     }
     Ok(())
 }
 
-/// A device may be endless, and a FIFO blocks until somebody writes. A missing file is left to whoever opens it.
-fn check_place(path: &Path, is_folder: bool) -> Result<(), String> {
+/// A device may be endless, and a FIFO blocks until a process writes to it. A missing file is left to the code that
+/// opens it.
+fn check_path(path: &Path, is_folder: bool) -> Result<(), String> {
     match std::fs::metadata(path) {
         Ok(found) if is_folder && !found.is_dir() => Err("is not a folder".to_owned()),
         Ok(found) if !is_folder && found.is_dir() => Err("is a folder, expected a regular file".to_owned()),
@@ -103,15 +105,15 @@ fn check_variable(name: &str, value: &str) -> Result<(), &'static str> {
 }
 
 fn check_address(value: &str) -> Result<(), &'static str> {
-    let not_one = "is not the address of a server, such as http://localhost:9000";
+    let not_an_address = "is not the address of a server, such as http://localhost:9000";
     if without_secrets(value) != value {
         return Err("holds a user name, a password or a key, which would end up in logs");
     }
-    let url = Url::parse(value).map_err(|_| not_one)?;
+    let url = Url::parse(value).map_err(|_| not_an_address)?;
     let is_address =
         matches!(url.scheme(), "http" | "https") && url.host_str().is_some_and(|host| !host.is_empty());
-    // it is used as written
-    if is_address && value.parse::<http::Uri>().is_ok() { Ok(()) } else { Err(not_one) }
+    // the client parses the address as it is written
+    if is_address && value.parse::<http::Uri>().is_ok() { Ok(()) } else { Err(not_an_address) }
 }
 
 #[cfg(test)]
@@ -119,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_value_that_no_request_can_carry_is_refused_by_the_name_of_its_variable() {
+    fn the_error_for_a_value_that_no_request_can_carry_names_its_variable() {
         for (name, value, expected) in [
             ("AWS_SECRET_ACCESS_KEY", "secret\n", "line break"),
             ("AWS_SESSION_TOKEN", "a\r\nsecret: b", "line break"),

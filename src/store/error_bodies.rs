@@ -1,7 +1,8 @@
 //! Reduces the body of a store's error to what an operator needs.
 //!
-//! - Some services repeat the request in it: S3 answers a wrong signature with the request that it signed itself, key id and
-//!   session token included, and an expired token with that token. Only the code and the message are passed on.
+//! - Some services repeat the request in the body: S3 answers a wrong signature with the request that it signed itself,
+//!   key id and session token included, and an expired token with that token. Only the code and the message are passed
+//!   on.
 //! - The result is short, and secrets in addresses are left out ([`quoted`]).
 //! - No more than [`MAX_BODY_BYTES`] of a body are read.
 
@@ -11,13 +12,13 @@ use serde_json::Value;
 
 use crate::shown::quoted;
 
-/// The most that is read of an error: stores send a page of text.
+/// The most bytes of an error that are read: stores send a page of text.
 const MAX_BODY_BYTES: usize = 64 << 10;
 
-/// Read the body of an error as far as it arrives, and reduce it.
+/// Read as much of an error's body as arrives, and reduce it.
 pub(super) async fn reduced(body: HttpResponseBody) -> String {
     let (mut stream, mut bytes) = (body.bytes_stream(), Vec::new());
-    // a body that breaks off may still hold the message
+    // a truncated body may still hold the message
     while bytes.len() < MAX_BODY_BYTES
         && let Some(Ok(chunk)) = stream.next().await
     {
@@ -37,7 +38,7 @@ pub(super) fn words(body: &str) -> String {
         return elements.collect::<Vec<_>>().join(": ");
     }
     if body.starts_with('{') {
-        return serde_json::from_str(body).map_or_else(|_| String::new(), |body| told_in(&body));
+        return serde_json::from_str(body).map_or_else(|_| String::new(), |body| json_words(&body));
     }
     quoted(body.lines().next().unwrap_or_default())
 }
@@ -51,11 +52,11 @@ fn element<'a>(xml: &'a str, name: &str) -> Option<&'a str> {
 
 /// `{"error": {"code", "message"}}` of Google and Azure; `{"error", "error_description"}` of OAuth 2.0
 /// (RFC 6749, 5.2); `{"code", "message"}` of AWS' credential endpoints.
-fn told_in(body: &Value) -> String {
+fn json_words(body: &Value) -> String {
     let error = body.get("error").filter(|error| error.is_object()).unwrap_or(body);
-    let told = ["error", "status", "code", "Code", "message", "Message", "error_description"];
-    let told = told.into_iter().filter_map(|key| error.get(key)).filter_map(Value::as_str).map(quoted);
-    told.collect::<Vec<_>>().join(": ")
+    let keys = ["error", "status", "code", "Code", "message", "Message", "error_description"];
+    let texts = keys.into_iter().filter_map(|key| error.get(key)).filter_map(Value::as_str).map(quoted);
+    texts.collect::<Vec<_>>().join(": ")
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
-//! Names as text: any bytes become a string that stands for exactly these bytes.
+//! Writes names of any bytes as text that determines the bytes.
 //!
 //! - Valid UTF-8 stays unchanged, except for control characters.
-//! - Every other byte becomes `\\xHH`. A backslash is escaped only where it would otherwise read as such an escape. Different
-//!   names therefore have different texts, and a text determines its name.
+//! - Every other byte becomes `\xHH`. A backslash is escaped only where it would otherwise read as such an escape.
+//!   Different names therefore have different texts, and a text determines its name.
 
 use object_store::path;
 
@@ -33,7 +33,7 @@ pub fn escaped(name: &[u8]) -> String {
     text
 }
 
-/// Why no store can address a name.
+/// The reason why no store can address a name.
 pub fn unaddressable(error: &path::Error) -> String {
     let name = match error {
         path::Error::EmptySegment { path } | path::Error::BadSegment { path, .. } => path,
@@ -49,7 +49,7 @@ pub fn unaddressable(error: &path::Error) -> String {
     }
 }
 
-/// Whether `bytes` begin as an escape does.
+/// Whether `bytes` begin with an escape.
 fn is_escape(bytes: &[u8]) -> bool {
     matches!(bytes, [b'\\', b'x', high, low, ..] if is_digit(*high) && is_digit(*low))
 }
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// The name that `text` stands for.
+    /// The name that `text` represents.
     fn unescaped(text: &str) -> Vec<u8> {
         let (mut name, mut rest) = (Vec::new(), text.as_bytes());
         while let Some((&first, behind)) = rest.split_first() {
@@ -109,8 +109,8 @@ mod tests {
         for (name, expected) in
             [("a/b\tc", "character '\\t'"), ("a\0", "'\\0'"), ("a//b", "an empty part"), ("a/../b", "dots")]
         {
-            let told = unaddressable(&path::Path::parse(name).expect_err("not addressable"));
-            assert!(told.contains(expected), "{name:?}: {told}");
+            let reason = unaddressable(&path::Path::parse(name).expect_err("not addressable"));
+            assert!(reason.contains(expected), "{name:?}: {reason}");
         }
     }
 

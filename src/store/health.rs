@@ -1,7 +1,7 @@
-//! Whether a store serves other objects when one of them has failed.
+//! Tests whether a store serves other objects after one has failed.
 //!
-//! - The objects that are tried are the one that was read last and some beside the failed one: those that are read at the
-//!   same time, or the first ones in its folder.
+//! - It tries the object that was read last, and some neighbours of the failed one: those that are read at the same
+//!   time, or the first ones in its folder.
 //! - An object that does not arrive within [`PROBE_TIME`] counts as not served. A store that serves too few
 //!   ([`Proof`]) counts as failing.
 
@@ -18,29 +18,30 @@ use crate::error::wrong_checksum;
 use super::answer_length::ObjectRead;
 use super::http_checks::ObjectCrc32c;
 use super::location::Location;
-use super::outage::AskedOnce;
+use super::outage::SingleTry;
 
-/// How long all probes may take: a few tries for a store that refuses a request now and then.
+/// Time limit of all probes together: a few tries for a store that occasionally refuses a request.
 const PROBE_TIME: Duration = Duration::from_secs(10);
 
-/// Objects that are tried, besides the one that was read last.
+/// Objects that are tried in addition to the one that was read last.
 const PROBES: usize = 8;
 
-/// How much of an object counts as all of it: most images, and enough to notice a connection that breaks.
+/// Bytes of an object that a probe reads: all of most images, and enough to notice a broken connection.
 const PROBE_BYTES: u64 = 1 << 20;
 
-/// What shows that a store is sound.
+/// The evidence that a store is sound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Proof {
     /// The first bytes of one other object.
     One,
-    /// The first bytes of most of them, each requested once: a store that fails now and then serves some objects, too.
+    /// The first bytes of most other objects, each requested once: a store that fails occasionally serves some objects,
+    /// too.
     Most,
     /// All of one other object, with the checksum that its store states.
     Checked,
 }
 
-/// Whether the store of `failed` serves other objects. `beside` are paths of others in that store.
+/// Whether the store of `failed` serves other objects. `beside` are paths of other objects in that store.
 pub(super) async fn serves_others(failed: &Location, beside: Vec<Path>, proof: Proof) -> bool {
     let (mut tried, mut served) = (0, 0);
     let probe = async {
@@ -48,7 +49,7 @@ pub(super) async fn serves_others(failed: &Location, beside: Vec<Path>, proof: P
         let others = failed.last_read.get().into_iter().chain(beside.into_iter().take(PROBES));
         let others: HashSet<_> = others.filter(|other| *other != failed.path).collect();
         tried = others.len();
-        // all at once: some may have the same fault and take long to fail
+        // all at once, because some may have the same fault and take long to fail
         let answers = others.into_iter().map(|other| is_served(failed, other, proof));
         let mut answers = stream::iter(answers).buffer_unordered(PROBES + 1);
         while let Some(is_served) = answers.next().await {
@@ -67,7 +68,7 @@ pub(super) async fn serves_others(failed: &Location, beside: Vec<Path>, proof: P
 async fn is_served(failed: &Location, path: Path, proof: Proof) -> bool {
     let mut extensions = ObjectRead { most_bytes: PROBE_BYTES }.extensions();
     if proof == Proof::Most {
-        extensions.insert(AskedOnce);
+        extensions.insert(SingleTry);
     }
     let whole = GetOptions { extensions, ..GetOptions::default() };
     let Ok(answer) = failed.store.get_opts(&path, whole).await else { return false };
@@ -86,8 +87,8 @@ async fn is_served(failed: &Location, path: Path, proof: Proof) -> bool {
     proof != Proof::Checked || stated == Some(ObjectCrc32c(crc32c))
 }
 
-/// Whether the whole object arrives with the checksum `found` once more. Bytes that were corrupted on their way would
-/// have another checksum each time.
+/// Whether the whole object arrives again with the checksum `found`. Bytes that were corrupted on their way would have
+/// another checksum each time.
 pub(super) async fn sends_the_same_again(location: &Location, found: u32) -> bool {
     let extensions = ObjectRead { most_bytes: u64::MAX }.extensions();
     let whole = GetOptions { extensions, ..GetOptions::default() };
@@ -96,7 +97,7 @@ pub(super) async fn sends_the_same_again(location: &Location, found: u32) -> boo
     while let Some(piece) = pieces.next().await {
         match piece {
             Ok(piece) => crc32c = crc32c::crc32c_append(crc32c, &piece),
-            // this error follows the last byte
+            // a checksum error comes after the last byte
             Err(error) if wrong_checksum(&error).is_some() => break,
             Err(_) => return false,
         }
@@ -104,7 +105,7 @@ pub(super) async fn sends_the_same_again(location: &Location, found: u32) -> boo
     crc32c == found
 }
 
-/// The first objects in the folder of `failed`; none where its store cannot be listed.
+/// The first objects in the folder of `failed`; none if its store cannot be listed.
 async fn listed_beside(failed: &Location) -> Vec<Path> {
     let Some(pages) = &failed.pages else { return Vec::new() };
     let key = failed.path.as_ref();

@@ -2,10 +2,10 @@
 //!
 //! - The bytes of a whole answer are compared with Google's checksum. The checksum of an object of which a range was
 //!   requested is passed on ([`ObjectCrc32c`]) to the reader of all ranges.
-//! - A request that creates an object if it is absent is repeated when its answer was lost: it then finds what it created.
-//!   `object_store` repeats only the methods that HTTP calls safe.
+//! - A request that creates an object if it is absent is repeated if its answer was lost; the repetition finds the
+//!   object that the first request created. `object_store` repeats only the methods that HTTP calls safe.
 //! - No more of an answer is read than its length, and no more of an error than its message.
-//! - An invalid date is dropped.
+//! - An invalid modification date is dropped.
 //! - A page of a listing is verified ([`Listing`]), and an invalid entry does not spoil the listing of an input.
 //! - An object arrives as it is stored: without `Accept-Encoding: gzip`, Google decompresses what `gsutil -z` compressed
 //!   and sends it without a length.
@@ -32,26 +32,27 @@ use object_store::client::{
 
 use crate::error::{NoAnswer, NoListing, WrongChecksum};
 
-use super::answer_length::{ObjectRead, bounded, limited_words};
+use super::answer_length::{ObjectRead, bounded, limited_text};
 use super::error_bodies::reduced;
 use super::listing_answers::Listing;
 use super::listing_entries::MendEntries;
-use super::outage::{AskedOnce, GivenUp, Outage};
+use super::outage::{GivenUp, Outage, SingleTry};
 use super::web::AsWritten;
 
-/// Checksum of a whole object (CRC-32C, Castagnoli), as its store states it beside a range.
+/// Checksum of a whole object (CRC-32C, Castagnoli), as its store states it in the answer to a range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ObjectCrc32c(pub u32);
 
-/// Makes clients that check. A store has one for its objects, and another one for its credentials if they come from a
-/// server.
+/// Makes clients that check requests and answers. A store has one for its objects, and another one for its credentials
+/// if they come from a server.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct CheckedConnector {
     /// How long requests to a server that has never answered are repeated.
     pub first_answer_within: Duration,
     /// How long a server may fail before each further request is made only once; `None` for no limit.
     pub give_up_after: Option<Duration>,
-    /// The `Accept-Encoding` of requests for objects; `None` where stores send what they store and sign requests.
+    /// The `Accept-Encoding` of requests for objects; `None` for stores that send objects as stored, and whose requests
+    /// are signed.
     pub accept_encoding: Option<&'static str>,
 }
 
@@ -73,10 +74,10 @@ struct Checked {
     wrong: WrongAnswers,
 }
 
-/// By path and query of the request.
+/// The key is path and query of the request.
 type WrongAnswers = Arc<Mutex<HashMap<String, WrongChecksum>>>;
 
-/// Far more than the objects that are read at once; beyond that, earlier ones are forgotten.
+/// Limit of the remembered objects, far above the number that is read at once. At the limit all are forgotten.
 const MAX_WRONG_ANSWERS: usize = 256;
 
 impl Checked {
@@ -88,14 +89,14 @@ impl Checked {
 
     /// `error`, or one that is not repeated if the server has failed for too long.
     fn given_up(&self, error: HttpError) -> HttpError {
-        let is_for_the_moment = matches!(
+        let is_temporary = matches!(
             error.kind(),
             HttpErrorKind::Connect
                 | HttpErrorKind::Request
                 | HttpErrorKind::Timeout
                 | HttpErrorKind::Interrupted
         );
-        match is_for_the_moment.then(|| self.outage.failed_at(Instant::now())).flatten() {
+        match is_temporary.then(|| self.outage.failed_at(Instant::now())).flatten() {
             Some(lasting) => {
                 let error = GivenUp { seconds: lasting.as_secs(), last: error.to_string() };
                 HttpError::new(HttpErrorKind::Unknown, error)
@@ -135,15 +136,15 @@ impl HttpService for Checked {
                 Uri::from_parts(parts).map_err(|error| HttpError::new(HttpErrorKind::Unknown, error))?;
         }
         let read = request.extensions().get::<ObjectRead>().copied();
-        let is_asked_once = request.extensions().get::<AskedOnce>().is_some();
+        let is_single_try = request.extensions().get::<SingleTry>().is_some();
         let is_to_be_mended = request.extensions().get::<MendEntries>().is_some();
         if let Some(encoding) = self.connector.accept_encoding.filter(|_| read.is_some()) {
             request.headers_mut().insert(http::header::ACCEPT_ENCODING, HeaderValue::from_static(encoding));
         }
-        let (is_get, may_repeat) = (request.method() == Method::GET, creates(&request));
+        let (is_get, may_repeat) = (request.method() == Method::GET, is_repeatable(&request));
         let lists_folder = request.method().as_str() == "PROPFIND";
         let uri = request.uri().clone();
-        if is_get && asks_for_nothing(request.headers()) {
+        if is_get && requests_nothing(request.headers()) {
             // the entry stays: others may be reading the same object
             let wrong =
                 self.wrong.lock().unwrap_or_else(PoisonError::into_inner).get(&address(&uri)).copied();
@@ -153,7 +154,7 @@ impl HttpService for Checked {
                 None => HttpError::new(HttpErrorKind::Decode, broken()),
             });
         }
-        let asks_for_all = is_get && !request.headers().contains_key(http::header::RANGE);
+        let requests_all = is_get && !request.headers().contains_key(http::header::RANGE);
         let answer = self.inner.execute(request).await.map_err(|error| self.no_answer(&uri, error));
         let answer = answer.map_err(|error| self.given_up(error));
         let mut response = answer.map_err(|error| match error.kind() {
@@ -162,12 +163,12 @@ impl HttpService for Checked {
             {
                 HttpError::new(HttpErrorKind::Request, error)
             }
-            _ if is_asked_once => HttpError::new(HttpErrorKind::Unknown, error),
+            _ if is_single_try => HttpError::new(HttpErrorKind::Unknown, error),
             _ => error,
         })?;
         self.has_answered.store(true, Relaxed);
         let status = response.status();
-        if is_asked_once && is_for_the_moment(status) {
+        if is_single_try && is_temporary(status) {
             let error = std::io::Error::other(status.to_string());
             return Err(HttpError::new(HttpErrorKind::Unknown, error));
         }
@@ -175,7 +176,7 @@ impl HttpService for Checked {
             // `object_store` would repeat the request, or take the answer for an empty folder
             return Err(HttpError::new(HttpErrorKind::Unknown, NoListing { status }));
         }
-        if is_for_the_moment(status) {
+        if is_temporary(status) {
             if let Some(lasting) = self.outage.failed_at(Instant::now()) {
                 let error = GivenUp { seconds: lasting.as_secs(), last: status.to_string() };
                 return Err(HttpError::new(HttpErrorKind::Unknown, error));
@@ -201,9 +202,9 @@ impl HttpService for Checked {
             }
         }
         if !is_get {
-            return Ok(limited_words(response));
+            return Ok(limited_text(response));
         }
-        if asks_for_all && status == StatusCode::PARTIAL_CONTENT {
+        if requests_all && status == StatusCode::PARTIAL_CONTENT {
             let part = std::io::Error::other("its server sent a part of it where all of it was asked for");
             return Err(HttpError::new(HttpErrorKind::Decode, part));
         }
@@ -227,7 +228,7 @@ fn is_date(header: &HeaderValue) -> bool {
 }
 
 /// Whether `object_store` repeats a request for this answer.
-fn is_for_the_moment(status: StatusCode) -> bool {
+fn is_temporary(status: StatusCode) -> bool {
     status.is_server_error() || matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT)
 }
 
@@ -240,7 +241,7 @@ fn is_no_answer(error: &HttpError) -> bool {
     std::error::Error::source(error).is_some_and(|source| source.is::<NoAnswer>())
 }
 
-/// What to do about a credentials server that failed, known by the path of the request.
+/// Advice about a credentials server that failed, which the path of the request identifies.
 fn credentials_advice(path: &str) -> &'static str {
     if path.starts_with("/computeMetadata/") {
         "; outside Google Cloud, set GOOGLE_APPLICATION_CREDENTIALS to the path of a key file"
@@ -254,17 +255,17 @@ fn credentials_advice(path: &str) -> &'static str {
     }
 }
 
-/// Whether the range begins after its end. `object_store` resumes so after an answer that was complete but ended with an
-/// error.
-fn asks_for_nothing(headers: &HeaderMap) -> bool {
+/// Whether the range begins after its end. `object_store` requests such a range to resume an answer that was complete
+/// but ended with an error.
+fn requests_nothing(headers: &HeaderMap) -> bool {
     let range = headers.get(http::header::RANGE).and_then(|range| range.to_str().ok());
     let bounds = range.and_then(|range| range.strip_prefix("bytes=")?.split_once('-'));
     let number = |text: &str| text.parse::<u64>().ok();
     bounds.and_then(|(first, last)| Some(number(first)? > number(last)?)).unwrap_or(false)
 }
 
-/// Whether the request creates an object only if it is absent, begins an upload, or deletes.
-fn creates(request: &HttpRequest) -> bool {
+/// Whether the request can be repeated safely: it creates an object only if it is absent, begins an upload, or deletes.
+fn is_repeatable(request: &HttpRequest) -> bool {
     let is = |name: &str, value: &str| request.headers().get(name).is_some_and(|found| found == value);
     let query = request.uri().query().unwrap_or_default();
     let begins_upload = query.split('&').any(|pair| matches!(pair, "uploads" | "uploads="));
@@ -276,7 +277,7 @@ fn creates(request: &HttpRequest) -> bool {
     }
 }
 
-/// The checksum of the stored object; `None` if the answer is not what is stored but decompressed.
+/// The checksum of the stored object; `None` if the server decompressed the answer.
 fn stored_crc32c(headers: &HeaderMap) -> Option<u32> {
     let stored = headers.get("x-goog-stored-content-encoding").filter(|encoding| *encoding != "identity");
     if stored != headers.get(http::header::CONTENT_ENCODING) {
@@ -303,7 +304,7 @@ fn big_endian_of_base64(text: &str) -> Option<u32> {
         };
         bits = bits << 6 | u64::from(value);
     }
-    // 36 bits, of which the last four pad
+    // of the 36 bits, the last four are padding
     u32::try_from(bits >> 4).ok()
 }
 
@@ -312,7 +313,7 @@ struct CheckedBody {
     inner: HttpResponseBody,
     found: u32,
     expected: u32,
-    /// Of the object, for `wrong`.
+    /// The object's key in `wrong`.
     object: String,
     wrong: WrongAnswers,
     ended: bool,
@@ -384,8 +385,8 @@ mod tests {
         }
     }
 
-    fn checked(told: Vec<Result<HttpResponse, HttpError>>) -> Checked {
-        let inner = HttpClient::new(Scripted(Mutex::new(told)));
+    fn checked(answers: Vec<Result<HttpResponse, HttpError>>) -> Checked {
+        let inner = HttpClient::new(Scripted(Mutex::new(answers)));
         let connector = CheckedConnector {
             first_answer_within: Duration::ZERO,
             give_up_after: Some(Duration::from_secs(60)),
@@ -457,7 +458,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_does_not_repeat_the_request() {
+    fn the_text_of_an_error_does_not_echo_the_request() {
         let body = "<Error><Code>ExpiredToken</Code><Token-0>very-secret</Token-0></Error>";
         let answer = http::Response::builder().status(400).body(Bytes::from(body).into()).expect("an answer");
         let server = checked(vec![Ok(answer)]);

@@ -1,11 +1,11 @@
 //! The keys of a bucket below a prefix, in the order in which the bucket lists them.
 //!
-//! Comes in: a bucket and a prefix. Goes out: one [`ListedKey`] after another, fetched page by page as they are asked for.
+//! Input: a bucket and a prefix. Output: one [`ListedKey`] after another. Pages are fetched as they are needed.
 //!
 //! - One page is held at any time.
 //! - A listing whose keys do not ascend is refused ([`Ascending`]): it could list objects twice, or never end.
-//! - A key that `object_store` cannot address makes its whole page fail. The page is then requested in ever smaller pieces,
-//!   down to that key, which is passed over together with all keys that begin with the same unusable part.
+//! - A key that `object_store` cannot address makes its whole page fail. The page is then requested in ever smaller
+//!   pieces, down to that key, which is skipped together with all keys that begin with the same unusable part.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -36,10 +36,10 @@ pub(crate) enum ListedKey {
         key: String,
         size_bytes: Option<u64>,
         version: Option<String>,
-        /// Whether it is `key/`, an empty object that shows a folder, beside an object called `key`.
+        /// Whether this is the folder marker `key/`, an empty object, and not the object `key`.
         is_folder_marker: bool,
     },
-    /// A key that no request can address, or the unusable part at the start of several keys; as [`escaped`] writes it.
+    /// A key that no request can address, or the unusable part at the start of several keys, [`escaped`].
     Unaddressable(String),
 }
 
@@ -56,8 +56,8 @@ pub(crate) struct KeyPages {
     /// Where the next page begins; `None` after the last.
     next: Option<Place>,
     size: PageSize,
-    /// The last key that was passed over. No key up to it is returned again.
-    passed_over: Option<String>,
+    /// The last key that was skipped. No key up to it is returned again.
+    last_skipped: Option<String>,
     order: Ascending,
     /// Tokens since the last page that held a key.
     empty_since: HashSet<String>,
@@ -67,18 +67,18 @@ pub(crate) struct KeyPages {
 #[derive(Clone, Default)]
 struct Place {
     token: Option<String>,
-    /// The key after which it begins, when one was passed over.
+    /// The key after which the page begins, if a key was skipped.
     after: Option<String>,
 }
 
-/// Keys requested at once.
+/// Number of keys to request in one page.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum PageSize {
     /// As many as the store gives.
     Full,
     /// Fewer and fewer, until a page of a single key fails.
     Narrowing(usize),
-    /// More and more again: where one key is unusable, others may follow.
+    /// More and more again, since other unusable keys may follow the skipped one.
     Widening(usize),
 }
 
@@ -100,7 +100,7 @@ impl PageSize {
 }
 
 impl KeyPages {
-    /// List the keys that begin with `prefix` in the bucket of `location`; `None` where the store cannot be listed. `uri`
+    /// List the keys that begin with `prefix` in the bucket of `location`; `None` if the store cannot be listed. `uri`
     /// names the input in errors.
     pub fn new(
         stores: &Stores,
@@ -129,14 +129,14 @@ impl KeyPages {
             page: Vec::new().into_iter(),
             next: Some(Place::default()),
             size: PageSize::Full,
-            passed_over: None,
+            last_skipped: None,
             order: Ascending::default(),
             empty_since: HashSet::new(),
         }
     }
 
     /// Fetch the next page, or find an unaddressable key instead; `None` after the last page.
-    fn turn(&mut self) -> Option<Result<Option<ListedKey>, SourceError>> {
+    fn fetch_page(&mut self) -> Option<Result<Option<ListedKey>, SourceError>> {
         let place = self.next.take()?;
         let mut extensions = http::Extensions::new();
         extensions.insert(MendEntries);
@@ -169,8 +169,8 @@ impl KeyPages {
             Err(error) => error,
         };
         let bad = unaddressable_key(&error).map(unusable_start);
-        // a store that ignores the offset would be asked for the same key for ever
-        let Some(bad) = bad.filter(|bad| self.passed_over.as_ref().is_none_or(|last| last < bad)) else {
+        // a store that ignores the offset would return the same key forever
+        let Some(bad) = bad.filter(|bad| self.last_skipped.as_ref().is_none_or(|last| last < bad)) else {
             return Some(Err(StorageError { uri: self.uri.clone(), source: error }.into()));
         };
         let keys = self.size.max_keys().unwrap_or(FULL_PAGE);
@@ -183,7 +183,7 @@ impl KeyPages {
         let after = if bad.ends_with('/') { format!("{bad}{}", char::MAX) } else { bad.clone() };
         self.next = Some(Place { token: None, after: Some(after.clone()) });
         self.size = PageSize::Widening(1);
-        self.passed_over = Some(after);
+        self.last_skipped = Some(after);
         Some(Ok(Some(ListedKey::Unaddressable(escaped(bad.as_bytes())))))
     }
 
@@ -200,7 +200,7 @@ impl Iterator for KeyPages {
         loop {
             for meta in self.page.by_ref() {
                 let key = meta.location.as_ref();
-                if self.passed_over.as_ref().is_some_and(|last| key <= last.as_str()) {
+                if self.last_skipped.as_ref().is_some_and(|last| key <= last.as_str()) {
                     continue;
                 }
                 let is_folder_marker = match self.order.accept(key, meta.size) {
@@ -219,7 +219,7 @@ impl Iterator for KeyPages {
                     is_folder_marker,
                 }));
             }
-            match self.turn()? {
+            match self.fetch_page()? {
                 Ok(None) => {}
                 Ok(Some(unaddressable)) => return Some(Ok(unaddressable)),
                 Err(error) => return Some(Err(error)),
@@ -261,8 +261,8 @@ mod tests {
         keys: BTreeSet<String>,
         page_keys: usize,
         pages: Arc<AtomicUsize>,
-        /// Whether it heeds an offset.
-        heeds_offsets: bool,
+        /// Whether the bucket applies offsets.
+        applies_offsets: bool,
     }
 
     #[async_trait::async_trait]
@@ -275,7 +275,7 @@ mod tests {
             self.pages.fetch_add(1, Ordering::Relaxed);
             let prefix = prefix.unwrap_or_default();
             let direct = |key: &str| options.delimiter.is_none() || !key[prefix.len()..].contains('/');
-            let offset = options.offset.filter(|_| self.heeds_offsets).map(|key| key + "\0");
+            let offset = options.offset.filter(|_| self.applies_offsets).map(|key| key + "\0");
             let from = options.page_token.or(offset).unwrap_or_default();
             let mut keys = self.keys.range(from..).filter(|key| key.starts_with(prefix) && direct(key));
             let store = object_store::memory::InMemory::new();
@@ -300,7 +300,7 @@ mod tests {
         let (runtime, stores) = local_stores();
         let count = Arc::new(AtomicUsize::new(0));
         let keys = keys.iter().map(|&key| key.to_owned()).collect();
-        let store = FewAPage { keys, page_keys, pages: count.clone(), heeds_offsets: true };
+        let store = FewAPage { keys, page_keys, pages: count.clone(), applies_offsets: true };
         let pages = KeyPages::of_store(stores, Arc::new(store), "gs://b/", prefix.to_owned(), only_direct);
         Listing { pages, count, _runtime: runtime }
     }
@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn a_listing_that_leads_back_to_itself_ends_with_an_error() {
+    fn a_listing_whose_pages_form_a_loop_ends_with_an_error() {
         for (pages, found_before, expected) in [
             (vec![(None, &["a", "b"][..], "1"), (Some("1"), &["b", "c"], "")], 2, "\"b\" twice"),
             (
@@ -379,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn unaddressable_keys_are_passed_over_and_named() {
+    fn unaddressable_keys_are_skipped_and_reported() {
         let many: Vec<String> = (0..3000).map(|n| format!("n/{n:04}.jpg")).collect();
         let odd = [
             "a/../x.jpg",
@@ -407,7 +407,7 @@ mod tests {
         let mut listed = listing(&["a.jpg", "b//x.jpg", "c.jpg"], 1000, "", false);
         let keys = ["a.jpg", "b//x.jpg", "c.jpg"].map(str::to_owned).into();
         listed.pages.store =
-            Arc::new(FewAPage { keys, page_keys: 1000, pages: listed.count.clone(), heeds_offsets: false });
+            Arc::new(FewAPage { keys, page_keys: 1000, pages: listed.count.clone(), applies_offsets: false });
         assert_eq!(found(listed.pages.by_ref().take(2)), ["a.jpg", "[b//]"]);
         let error = listed.pages.next().expect("no end").err().expect("the same key again").to_string();
         assert!(error.contains("b//x.jpg"), "{error}");

@@ -1,10 +1,10 @@
 //! Verifies the answer to a listing before `object_store` reads it.
 //!
-//! `object_store` takes the elements that it knows from any XML. An error, or a document of another kind, has no keys and no
-//! token, and would end a listing as its last page does: keys would be lost silently.
+//! `object_store` takes the elements that it recognises from any XML. An error, or a document of another kind, has no
+//! keys and no token, so it would end the listing like a last page: keys would be lost silently.
 //!
 //! - The root element is that of a listing, and it is closed.
-//! - A page that is not the last says where the next one begins.
+//! - A truncated page of S3 has the token of the next page.
 //! - A page holds no more keys than were requested; otherwise the key that made a page fail could not be found.
 //! - Invalid dates and sizes are replaced in the listing of an input ([`super::listing_entries`]).
 
@@ -29,7 +29,7 @@ pub(super) struct Listing {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Api {
-    /// The API of S3, which Google has as well.
+    /// The API of S3, which Google also implements.
     S3,
     Azure,
 }
@@ -65,8 +65,9 @@ impl Listing {
     /// A successful `response` if it is a page of the listing, with its entries mended if requested.
     ///
     /// # Errors
-    /// A temporary failure ([`HttpErrorKind::Interrupted`]) if the page is an error: a server that has begun to answer cannot
-    /// change the status any more. Otherwise a wrong answer, or the error that ended it.
+    /// A temporary failure ([`HttpErrorKind::Interrupted`]) if the page is an error: a server cannot change the status
+    /// after it has begun to answer. [`HttpErrorKind::Decode`] for any other wrong page, or the error that ended the
+    /// answer.
     pub async fn checked(
         self,
         response: HttpResponse,
@@ -82,7 +83,7 @@ impl Listing {
         }
     }
 
-    /// Verify a page. Returns what has to be mended in it.
+    /// Verify a page. Returns the edits that mend it.
     fn check(self, body: &Bytes) -> Result<Mending, WrongPage> {
         let mut reader = Reader::from_reader(&body[..]);
         let mut page = Page::default();
@@ -136,7 +137,7 @@ impl Listing {
         }
     }
 
-    /// An element begins inside those of `path`.
+    /// Enter an element inside those of `path`.
     fn enter(
         self,
         page: &mut Page,

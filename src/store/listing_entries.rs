@@ -1,9 +1,9 @@
 //! Replaces invalid and missing dates and sizes in a page of a listing.
 //!
-//! `object_store` refuses the whole page for one of them, and the input with it. An input needs no dates, and the size of an
-//! object can be looked up when it is read.
+//! Because of a single one, `object_store` refuses the whole page, and the input cannot be listed. An input needs no
+//! dates, and the size of an object can be looked up when it is read.
 //!
-//! - Only listings of inputs are mended ([`MendEntries`]): listings of outputs are used for their dates.
+//! - Only listings of inputs are mended ([`MendEntries`]): the dates in listings of outputs are used.
 //! - An invalid date becomes the start of Unix time, an invalid size [`UNKNOWN_BYTES`].
 
 use std::ops::Range;
@@ -22,28 +22,27 @@ pub(crate) const UNKNOWN_BYTES: u64 = u64::MAX;
 struct Field {
     name: &'static str,
     is_sound: fn(&str) -> bool,
-    /// The replacement.
-    instead: &'static str,
+    replacement: &'static str,
 }
 
 const SIZE: &str = "18446744073709551615";
 
-/// Where the entries of a page have which fields.
+/// The path of the entries of a page, and their fields.
 pub(super) struct Entries {
     path: &'static [&'static str],
     fields: [Field; 2],
 }
 
-/// The entries of S3, which Google has as well.
+/// The entries of S3 and Google.
 pub(super) const OF_S3: Entries = Entries {
     path: &["ListBucketResult", "Contents"],
     fields: [
         Field {
             name: "LastModified",
             is_sound: |text| text.parse::<DateTime<Utc>>().is_ok(),
-            instead: "1970-01-01T00:00:00Z",
+            replacement: "1970-01-01T00:00:00Z",
         },
-        Field { name: "Size", is_sound: |text| text.parse::<u64>().is_ok(), instead: SIZE },
+        Field { name: "Size", is_sound: |text| text.parse::<u64>().is_ok(), replacement: SIZE },
     ],
 };
 
@@ -53,9 +52,9 @@ pub(super) const OF_AZURE: Entries = Entries {
         Field {
             name: "Last-Modified",
             is_sound: |text| NaiveDateTime::parse_from_str(text, "%a, %d %h %Y %T GMT").is_ok(),
-            instead: "Thu, 01 Jan 1970 00:00:00 GMT",
+            replacement: "Thu, 01 Jan 1970 00:00:00 GMT",
         },
-        Field { name: "Content-Length", is_sound: |text| text.parse::<u64>().is_ok(), instead: SIZE },
+        Field { name: "Content-Length", is_sound: |text| text.parse::<u64>().is_ok(), replacement: SIZE },
     ],
 };
 
@@ -64,7 +63,7 @@ pub(super) struct Mending {
     entries: Entries,
     /// Which fields the current entry has had so far.
     seen: [bool; 2],
-    /// The field that is being parsed, and where its text begins.
+    /// The field that is being parsed, and the offset at which its text begins.
     open: Option<(usize, usize)>,
     text: Vec<u8>,
     edits: Vec<(Range<usize>, String)>,
@@ -114,15 +113,15 @@ impl Mending {
         } else if let (Some(field), Some((open, start))) = (self.field(path), self.open)
             && field == open
         {
-            let Field { is_sound, instead, .. } = fields[field];
+            let Field { is_sound, replacement, .. } = fields[field];
             if !std::str::from_utf8(&self.text).is_ok_and(is_sound) {
-                self.edits.push((start..content, instead.to_owned()));
+                self.edits.push((start..content, replacement.to_owned()));
             }
             self.open = None;
         }
     }
 
-    /// The last element of `path` is empty and stands at `at`.
+    /// The last element of `path` is empty; `at` is its position.
     pub fn empty(&mut self, path: &[String], at: Range<usize>) {
         if let Some(field) = self.field(path) {
             self.seen[field] = true;
@@ -130,15 +129,15 @@ impl Mending {
         }
     }
 
-    /// The page, mended.
+    /// The page with all edits applied.
     pub fn mended(self, page: Bytes) -> Bytes {
         if self.edits.is_empty() {
             return page;
         }
         let (mut mended, mut at) = (Vec::with_capacity(page.len()), 0);
-        for (range, instead) in self.edits {
+        for (range, replacement) in self.edits {
             mended.extend_from_slice(&page[at..range.start]);
-            mended.extend_from_slice(instead.as_bytes());
+            mended.extend_from_slice(replacement.as_bytes());
             at = range.end;
         }
         mended.extend_from_slice(&page[at..]);
@@ -148,6 +147,6 @@ impl Mending {
 
 impl Field {
     fn element(&self) -> String {
-        format!("<{0}>{1}</{0}>", self.name, self.instead)
+        format!("<{0}>{1}</{0}>", self.name, self.replacement)
     }
 }

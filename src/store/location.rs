@@ -1,6 +1,6 @@
-//! A place in a store: where an object, a folder or a prefix is.
+//! A place in a store: an object, a folder or a prefix.
 //!
-//! [`super::Stores::resolve`] makes locations from URIs. A location says nothing about whether anything exists there.
+//! [`super::Stores::resolve`] makes locations from URIs. A location does not imply that an object exists there.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -29,7 +29,7 @@ pub enum StoreKind {
 pub struct Location {
     /// The URI as it was given, except that `file://` has become a plain path.
     pub uri: String,
-    /// Which service or protocol it is.
+    /// The kind of the store.
     pub kind: StoreKind,
     /// The client.
     pub store: Arc<dyn ObjectStore>,
@@ -43,7 +43,7 @@ pub struct Location {
 }
 
 impl Location {
-    /// Root and path: the same for every spelling of the same place.
+    /// Root and path, which are the same for every spelling of one place.
     pub fn id(&self) -> String {
         format!("{}{}", self.root, self.path)
     }
@@ -69,7 +69,7 @@ impl Location {
     }
 }
 
-/// The path that was last read from a store without an error, shared by all locations in that store.
+/// The path of the last successful read from a store, shared by all locations in that store.
 #[derive(Clone, Default)]
 pub(crate) struct LastRead(Arc<Mutex<Option<Path>>>);
 

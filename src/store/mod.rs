@@ -4,14 +4,14 @@
 //! URI ─ Stores::resolve ─→ Location      ObjectRef ─ Stores::open ─→ Object ─→ bytes
 //! ```
 //!
-//! Comes in: URIs as an operator writes them, and objects that a listing found. Goes out: [`Location`]s, [`Object`]s whose
-//! bytes are read by ranges, pages of a listing, and objects that are created only where there is none.
+//! Input: URIs as an operator writes them, and objects that a listing found. Output: [`Location`]s, [`Object`]s
+//! whose bytes are read by ranges, pages of a listing, and new objects, created only if absent.
 //!
 //! - Callers are plain blocking threads. tokio carries the requests and nothing else.
-//! - Every read is conditional on the version that was seen before, where the store knows conditions.
-//! - Every request is repeated for as long as repeating it may help ([`retry`]), and no longer.
+//! - Every read is conditional on the version that was seen before, if the store supports conditions.
+//! - Every request is repeated only as long as a repetition may help ([`retry`]).
 //!
-//! Knows nothing of shards, records and images.
+//! This module does not depend on shards, batches or rows.
 
 mod address;
 mod answer_length;

@@ -1,13 +1,13 @@
 //! One object of a store: ranged reads, and a reader that fetches ahead.
 //!
-//! Comes in: an [`ObjectRef`] with the size and version that the listing or a look-up gave. Goes out: bytes of that
+//! Input: an [`ObjectRef`] with the size and version that the listing or a look-up gave. Output: bytes of that
 //! version, or the storage error.
 //!
-//! - Every request is conditional on the version where one is known, so an object that is replaced while it is read is an
-//!   error and never a mixture. A web server may ignore conditions, or give no version that can be one; its answers are
-//!   therefore also compared with what is known of the object.
-//! - The object remembers the error of a failed read. Readers of formats see only an `io::Error` and may wrap it as they
-//!   like; [`Object::take_error`] then tells a store that failed from data that is damaged.
+//! - Every request is conditional on the version if one is known, so an object that is replaced during a read is an
+//!   error, and never a mixture of two versions. A web server may ignore conditions, or state no version that can be a
+//!   condition; its answers are therefore also compared with the known size and version.
+//! - The object remembers the error of a failed read. Readers of formats see only an `io::Error` and may wrap it as
+//!   they like; [`Object::take_error`] then distinguishes a failing store from damaged data.
 
 use std::collections::VecDeque;
 use std::io::{self, Read};
@@ -33,8 +33,8 @@ use super::version::{check_unchanged, condition, version_of};
 /// 100 MB/s for its stream, it takes 50 ms.
 const READ_BYTES: u64 = 2 << 20;
 
-/// Ranged reads in flight besides the one being consumed: at 50 ms each, three of them are faster than one stream's
-/// 100 MB/s. An open shard therefore holds at most 8 MiB of raw bytes, however many shards are read ahead.
+/// Ranged reads in flight in addition to the one being consumed: at 50 ms each, three of them are faster than one
+/// stream's 100 MB/s. An open shard therefore holds at most 8 MiB of raw bytes, however many shards are read ahead.
 const READS_IN_FLIGHT: usize = 3;
 
 /// The most bytes of an object that one reader holds.
@@ -51,17 +51,17 @@ struct Inner {
     stores: Stores,
     size_bytes: u64,
     version: Option<String>,
-    /// The version in the first answer, where none was known before.
+    /// The version in the first answer, if none was known before.
     first_version: OnceLock<Option<String>>,
     /// The first error of a reader.
     error: Mutex<Option<StorageError>>,
-    /// The ranges that have arrived, where the store states a checksum.
+    /// The ranges that have arrived, if the store states a checksum.
     seen: Mutex<(Option<ObjectCrc32c>, RangesSeen)>,
 }
 
 impl Object {
-    /// Make `object` readable. Looks it up where the listing gave no size, and on the local disk, where that is cheap, also
-    /// where it gave no version.
+    /// Make `object` readable. Looks the object up if the listing gave no size; on the local disk, where a look-up is
+    /// cheap, also if it gave no version.
     ///
     /// # Errors
     /// Those of [`Stores::resolve`] and [`Stores::head`].
@@ -89,17 +89,17 @@ impl Object {
         })
     }
 
-    /// Its address.
+    /// The URI of the object.
     pub fn uri(&self) -> &str {
         &self.inner.location.uri
     }
 
-    /// Its size. Bytes.
+    /// The size in bytes.
     pub fn size_bytes(&self) -> u64 {
         self.inner.size_bytes
     }
 
-    /// The entity tag that reads are conditional on, where the store gives one.
+    /// The entity tag that reads are conditional on, if the store gives one.
     pub fn version(&self) -> Option<&str> {
         self.inner.version.as_deref()
     }
@@ -111,11 +111,11 @@ impl Object {
         }
         let location = &self.inner.location;
         let fetched = self.inner.stores.wait(location.kind, fetch(self.clone(), range));
-        fetched.map(|fetched| self.see(fetched)).map_err(|source| location.error(source))
+        fetched.map(|fetched| self.record_arrival(fetched)).map_err(|source| location.error(source))
     }
 
-    /// Record the checksum of what has arrived.
-    fn see(&self, fetched: Fetched) -> Bytes {
+    /// Record the checksum of the bytes that have arrived.
+    fn record_arrival(&self, fetched: Fetched) -> Bytes {
         if let Some(crc32c) = fetched.object_crc32c {
             let mut seen = self.inner.seen.lock().unwrap_or_else(PoisonError::into_inner);
             seen.0 = Some(crc32c);
@@ -124,8 +124,8 @@ impl Object {
         fetched.bytes
     }
 
-    /// Compare the bytes that have arrived with the checksum that the store states, where it states one and comparing takes
-    /// little; always if the object looks `damaged`.
+    /// Compare the bytes that have arrived with the checksum that the store states, if it states one and the comparison
+    /// is cheap or the object looks `damaged`.
     ///
     /// # Errors
     /// A checksum mismatch, and those of reads.
@@ -156,7 +156,7 @@ impl Object {
         }
     }
 
-    /// The first storage error of a reader of this object; `None` when it is asked for again.
+    /// Takes the first storage error of a reader of this object. A second call returns `None`.
     pub fn take_error(&self) -> Option<StorageError> {
         self.inner.error.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
@@ -179,8 +179,7 @@ impl Object {
         })
     }
 
-    /// What is wrong with the object itself, in words, after reading it failed with `error`; `None` when the store is to
-    /// blame.
+    /// The fault of the object itself, after a read failed with `error`; `None` if the store is at fault.
     pub(crate) fn find_fault(&self, error: &object_store::Error) -> Option<String> {
         self.inner.stores.find_object_fault(&self.inner.location, std::iter::empty(), error)
     }
@@ -194,13 +193,13 @@ impl Object {
 struct Fetched {
     range: Range<u64>,
     bytes: Bytes,
-    /// Of the whole object, where the store states it.
+    /// The checksum of the whole object, if the store states it.
     object_crc32c: Option<ObjectCrc32c>,
 }
 
 async fn fetch(object: Object, range: Range<u64>) -> object_store::Result<Fetched> {
     let Inner { location, size_bytes, .. } = &*object.inner;
-    let ask = || async {
+    let request = || async {
         let answer = location.store.get_opts(&location.path, object.options(range.clone())?).await?;
         let first = || version_of(location.kind, &answer.meta);
         let version = object.version().or_else(|| object.inner.first_version.get_or_init(first).as_deref());
@@ -216,12 +215,12 @@ async fn fetch(object: Object, range: Range<u64>) -> object_store::Result<Fetche
         location.last_read.set(&location.path);
         Ok(Fetched { range: range.clone(), bytes, object_crc32c })
     };
-    again(ask).await
+    again(request).await
 }
 
 /// Reads an object front to back while the runtime fetches the ranges ahead.
 ///
-/// Must be read on a thread that is not an async task.
+/// Must not be read inside an async task.
 pub struct ObjectReader {
     object: Object,
     /// Bytes that have arrived and are not consumed yet.
@@ -253,7 +252,7 @@ impl Read for ObjectReader {
             let inner = &self.object.inner;
             let fetched = inner.stores.runtime().block_on(task).unwrap_or_else(|error| Err(error.into()));
             let fetched = fetched.map_err(|source| self.object.remember(inner.location.error(source)))?;
-            self.current = self.object.see(fetched);
+            self.current = self.object.record_arrival(fetched);
             self.request_ahead();
         }
         let count = buffer.len().min(self.current.len());
@@ -263,7 +262,7 @@ impl Read for ObjectReader {
 }
 
 impl Drop for ObjectReader {
-    /// A reader given up early must not go on downloading.
+    /// An abandoned reader must stop downloading.
     fn drop(&mut self) {
         for task in &self.in_flight {
             task.abort();
@@ -298,7 +297,7 @@ mod tests {
 
     #[test]
     fn an_object_replaced_while_it_is_read_is_an_error() {
-        // more than is in flight once the first bytes have arrived
+        // more bytes than are in flight after the first ones have arrived
         let bytes = vec![7; (READS_IN_FLIGHT + 2) * READ_BYTES as usize];
         let (_runtime, file, object) = object_of(&bytes);
         let mut reader = object.reader();

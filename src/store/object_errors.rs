@@ -1,9 +1,9 @@
-//! Who is to blame for a failed request: the object that was asked for, or its store.
+//! Decides whether a failed request is the fault of its object or of the store.
 //!
-//! Comes in: the error of a request. Goes out: what is wrong with the object itself, in words, or `None`.
+//! Input: the error of a request. Output: the fault of the object itself, or `None`.
 //!
 //! - A faulty object costs its row or its shard. If it counted as a failure of its store, every attempt would end at it.
-//! - An object that is missing, denied or replaced is judged by what the listing said of it ([`object_fault`]).
+//! - An object that is missing, denied or replaced is judged by its entry in the listing ([`object_fault`]).
 //! - An answer of the wrong form is the object's fault ([`unusable_object`]).
 //! - Most other refusals may be about the object or about the store ([`ambiguous_fault`]): a disabled decryption key and
 //!   an expired token have the same status. They count as the object's fault if its store still serves others
@@ -38,23 +38,23 @@ const CODES_OF_STORE: [&str; 8] = [
     "AuthenticationFailed",
 ];
 
-/// The words before a status in messages of `object_store`, whose type cannot be named.
+/// The text before a status in messages of `object_store`, whose error type is private.
 const STATUS: &str = "status code: ";
 
-/// The first words of its message about a redirect without an address: a bucket in another region.
+/// The beginning of its message about a redirect without an address: the bucket is in another region.
 const REDIRECT: &str = "Received redirect";
 
-/// What Amazon and Azure answer when an object must first be restored from an archive.
+/// Error codes of Amazon and Azure for an object that must first be restored from an archive.
 const ARCHIVED: [&str; 2] = ["InvalidObjectState", "BlobArchived"];
 
 /// Google's, Amazon's and Azure's codes for a bucket that does not exist.
 const NO_BUCKET: [&str; 2] = ["NoSuchBucket", "ContainerNotFound"];
 
-/// What is wrong with `object` itself when reading it failed with `error`, if that follows from the error and the listing;
-/// `None` when the store fails.
+/// The fault of `object` itself after a read failed with `error`, if the error and the listing prove one; `None` if the
+/// store is at fault.
 ///
-/// An object that was listed is taken to exist. If its bucket or folder is gone by now, or a bucket denies it, the others
-/// are lost as well, and a run that continued would write a row about that for each of them.
+/// A listed object is assumed to exist. If its bucket or folder has since been removed, or a bucket denies access, all
+/// other objects are lost as well, and a run that continued would write an error row for each of them.
 pub(crate) fn object_fault(error: &Error, object: &ObjectRef, kind: Option<StoreKind>) -> Option<String> {
     let fault = |what: &str| Some(what.to_owned());
     let listed = object.size_bytes.is_some();
@@ -95,7 +95,7 @@ fn is_about_credentials(error: &Error) -> bool {
     CODES_OF_STORE.iter().any(|code| message.contains(code))
 }
 
-/// What makes the object unusable, if the error proves that it is the object and not its store.
+/// Why the object is unusable, if the error proves that the object is at fault and not its store.
 pub(crate) fn unusable_object(error: &Error) -> Option<String> {
     let message = error.to_string();
     if ARCHIVED.iter().any(|code| message.contains(code)) {
@@ -115,8 +115,7 @@ pub(crate) fn unusable_object(error: &Error) -> Option<String> {
     }
 }
 
-/// What may be wrong with the object, provided that its store serves others; `None` for what is about the store in any
-/// case.
+/// The fault of the object, provided that its store serves others; `None` if the store is at fault in any case.
 ///
 /// These are refusals, server errors and broken answers that lasted through all repetitions, and endless redirects.
 pub(crate) fn ambiguous_fault(error: &Error) -> Option<String> {
@@ -141,7 +140,7 @@ pub(crate) fn ambiguous_fault(error: &Error) -> Option<String> {
     (is_broken || is_refused).then(|| cause(error))
 }
 
-/// Whether an answer did not come in time. The connection may be slow, which shows first with large objects.
+/// Whether an answer timed out. The connection may be slow, which shows first with large objects.
 pub(super) fn is_timeout(error: &Error) -> bool {
     let mut http_errors = links(error).filter_map(|error| error.downcast_ref::<HttpError>());
     http_errors.any(|error| matches!(error.kind(), HttpErrorKind::Timeout))
@@ -224,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bucket_that_denies_a_request_for_its_credentials_is_at_fault() {
+    fn a_bucket_that_rejects_the_credentials_is_at_fault() {
         for code in CODES_OF_STORE {
             let source = format!("403 {code}").into();
             let denied = Error::PermissionDenied { path: "a".to_owned(), source };

@@ -1,4 +1,4 @@
-//! Files of this machine's disk under names that no object store can address: bytes that are not UTF-8, control
+//! Files of this machine's disk with names that no object store can address: bytes that are not UTF-8, or control
 //! characters.
 
 use std::fs::{File, Metadata};
@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::version::local_version;
 
-/// Such a file.
+/// A file with such a name.
 pub(crate) struct OddFile {
     pub path: PathBuf,
     /// The file's name in messages.
@@ -46,7 +46,7 @@ impl OddFile {
         Ok(bytes.into())
     }
 
-    /// Only regular files are opened: opening anything else may block for ever.
+    /// Only regular files are opened: opening any other file may block forever.
     fn metadata(&self) -> object_store::Result<Metadata> {
         let metadata = std::fs::metadata(&self.path).map_err(|error| self.error(error))?;
         if metadata.is_file() { Ok(metadata) } else { Err(self.changed()) }

@@ -1,21 +1,21 @@
-//! How long requests to a failing web server are repeated.
+//! Limits how long requests to a failing web server are repeated.
 //!
-//! - Each request is repeated for `storage.retry_seconds`, as with a bucket. But a manifest may name a million images of one
-//!   server, so the limit applies to the server as a whole: once it has failed for that long without a good answer, each
-//!   further request is made only once. The first good answer resets this.
+//! - Each request is repeated for `storage.retry_seconds`, as with a bucket. But a manifest may name a million images
+//!   of one server, so the limit applies to the server as a whole: once the server has failed for that long without a
+//!   good answer, each further request is made only once. A good answer resets the limit.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Marks a request that is made once, whatever the answer.
+/// Marks a request that is never repeated.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct AskedOnce;
+pub(super) struct SingleTry;
 
 /// A client's record of its server's failures.
 #[derive(Debug)]
 pub(super) struct Outage {
-    /// `None` for stores without which a run cannot go on.
-    patience: Option<Duration>,
+    /// `None` for stores that a run depends on.
+    limit: Option<Duration>,
     since: Mutex<Option<Instant>>,
 }
 
@@ -29,8 +29,8 @@ pub(super) struct GivenUp {
 }
 
 impl Outage {
-    pub fn new(patience: Option<Duration>) -> Self {
-        Self { patience, since: Mutex::default() }
+    pub fn new(limit: Option<Duration>) -> Self {
+        Self { limit, since: Mutex::default() }
     }
 
     /// Record a good answer.
@@ -38,11 +38,11 @@ impl Outage {
         *self.since.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// Record a temporary failure at `now`. Returns for how long the server has failed if that exceeds the patience.
+    /// Record a temporary failure at `now`. Returns how long the server has failed, if that reaches the limit.
     pub fn failed_at(&self, now: Instant) -> Option<Duration> {
         let mut since = self.since.lock().unwrap_or_else(PoisonError::into_inner);
         let lasting = now.saturating_duration_since(*since.get_or_insert(now));
-        self.patience.filter(|patience| lasting >= *patience).map(|_| lasting)
+        self.limit.filter(|limit| lasting >= *limit).map(|_| lasting)
     }
 }
 
@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn patience_belongs_to_the_server_and_a_good_answer_renews_it() {
+    fn the_limit_applies_to_the_server_and_a_good_answer_resets_it() {
         let (outage, start) = (Outage::new(Some(Duration::from_secs(60))), Instant::now());
         let at = |seconds| outage.failed_at(start + Duration::from_secs(seconds));
         assert_eq!(at(0), None);

@@ -2,17 +2,17 @@
 //!
 //! - The checksums (CRC-32C) of consecutive ranges are combined, without their bytes. Missing ranges are fetched; ranges that
 //!   arrived twice are fetched once more and compared.
-//! - A shard that ended normally is verified if that takes little. One that looks damaged is always verified: its rows would
-//!   otherwise blame the data for an error of the network. If less of it has arrived than is missing, the ranges that have
-//!   arrived are fetched once more instead of the rest: a terabyte that is not a tar archive at all is judged by its first
-//!   bytes.
+//! - A shard that ended normally is verified if that is cheap. One that looks damaged is always verified: its rows
+//!   would otherwise blame the data for an error of the network. If less of it has arrived than is missing, the ranges
+//!   that have arrived are fetched once more instead of the rest: a terabyte that is not a tar archive at all is judged
+//!   by its first bytes.
 
 use std::ops::Range;
 
 use crate::error::WrongChecksum;
 
-/// The most bytes that are fetched only for the checksum, besides an eighth of the object. The unread columns of a Parquet
-/// file are mostly names beside images.
+/// The most bytes that are fetched only for the checksum, in addition to an eighth of the object. The unread columns of
+/// a Parquet file are mostly names beside images.
 const SPARE_BYTES: u64 = 8 << 20;
 
 /// Checksums of ranges of one object, in the order of their arrival.
@@ -32,8 +32,8 @@ impl RangesSeen {
         }
     }
 
-    /// Compare with the `expected` checksum of an object of `size_bytes`. `fetch` returns the checksum of a range; `damaged`
-    /// says whether the shard looks damaged.
+    /// Compare with the `expected` checksum of an object of `size_bytes`. `fetch` returns the checksum of a range;
+    /// `damaged` is whether the shard looks damaged.
     ///
     /// # Errors
     /// Those of `fetch`.
@@ -53,8 +53,8 @@ impl RangesSeen {
         }
         let seen = size_bytes - missing + twice;
         if seen < missing {
-            let came = pieces.into_iter().filter_map(|(range, crc32c)| Some((range, crc32c?)));
-            return compare(came.chain(again), fetch);
+            let arrived = pieces.into_iter().filter_map(|(range, crc32c)| Some((range, crc32c?)));
+            return compare(arrived.chain(again), fetch);
         }
         let mut found = 0;
         for (range, crc32c) in pieces {
@@ -68,7 +68,8 @@ impl RangesSeen {
         compare(again.into_iter(), fetch)
     }
 
-    /// The whole object in pieces, without a checksum where a piece has not arrived; and the ranges that arrived besides.
+    /// The whole object in pieces, without a checksum where a piece has not arrived; and the ranges that arrived in
+    /// addition.
     #[allow(clippy::type_complexity, reason = "ranges with and without a checksum, and nothing else")]
     fn pieces(&self, size_bytes: u64) -> (Vec<(Range<u64>, Option<u32>)>, Vec<(Range<u64>, u32)>) {
         let mut seen = self.0.clone();
@@ -114,11 +115,11 @@ mod tests {
     fn check(bytes: &[u8], seen: &[(Range<usize>, bool)], damaged: bool) -> (bool, usize) {
         let mut ranges = RangesSeen::default();
         for (range, right) in seen {
-            let mut came = bytes[range.clone()].to_vec();
+            let mut arrived = bytes[range.clone()].to_vec();
             if !right {
-                came[0] ^= 1;
+                arrived[0] ^= 1;
             }
-            ranges.add(range.start as u64..range.end as u64, &came);
+            ranges.add(range.start as u64..range.end as u64, &arrived);
         }
         let mut fetched = 0;
         let fetch = |range: Range<u64>| {
@@ -137,7 +138,7 @@ mod tests {
         // the footer first, a column in between, the rest never
         assert_eq!(check(&bytes, &[(900..1000, true), (100..800, true)], false), (true, 200));
         assert!(!check(&bytes, &[(900..1000, true), (100..800, false)], false).0);
-        // the footer twice, of which one is wrong
+        // the footer twice, once wrong
         assert_eq!(check(&bytes, &[(990..1000, true), (900..1000, true), (0..900, true)], false), (true, 10));
         assert!(!check(&bytes, &[(990..1000, false), (900..1000, true), (0..900, true)], false).0);
         assert!(!check(&bytes, &[(990..1000, true), (900..1000, false), (0..900, true)], false).0);
@@ -149,7 +150,7 @@ mod tests {
         let bytes = vec![7; 2 * SPARE_BYTES as usize];
         let seen = [(0..100, true)];
         assert_eq!(check(&bytes, &seen, false), (true, 0));
-        // the cheaper of two ways to tell
+        // the cheaper of the two checks
         assert_eq!(check(&bytes, &seen, true), (true, 100));
         assert_eq!(check(&bytes, &[(0..100, false)], true), (false, 100));
         let most = bytes.len() - 100;

@@ -18,7 +18,7 @@ use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode, PutPayload};
 
 use crate::error::{NoAnswer, NoListing, WrongChecksum};
 
-/// Requests in all.
+/// Tries of a request, the first one included.
 const TRIES: u32 = 4;
 
 /// Pause before the second request. Each further pause is twice as long, and each is shortened at random by up to a half, so
@@ -29,13 +29,13 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// configured time.
 const GIVEN_UP_AFTER: Duration = Duration::from_secs(60);
 
-/// Part of the message of `object_store` about a request that it repeated; its type cannot be named.
+/// Part of the message of `object_store` about a request that it repeated. The error type is private.
 const REPEATED: &str = ", max_retries: ";
 
 /// Parts of its message about a listing that is denied or not found; for other requests these are errors of their own.
 const REFUSED: [&str; 2] = ["status code: 403 ", "status code: 404 "];
 
-/// Make a request that may safely be repeated, again if its answer was wrong.
+/// Make a request that may safely be repeated, and repeat it if its answer is wrong.
 pub async fn again<T, F: Future<Output = object_store::Result<T>>>(
     mut request: impl FnMut() -> F,
 ) -> object_store::Result<T> {
@@ -54,11 +54,11 @@ pub async fn again<T, F: Future<Output = object_store::Result<T>>>(
 
 /// Create an object if it is absent. Returns whether it was absent.
 ///
-/// S3 answers with the same status whether the object exists or another writer is about to create it, who may still fail.
-/// The object is therefore looked up, and created again if it does not exist after all.
+/// S3 answers with the same status if the object exists and if another writer is creating it. That writer may still
+/// fail, so the object is looked up, and the request is repeated if it does not exist.
 ///
 /// # Errors
-/// Those of the store; also when it keeps saying that the object exists and that it does not.
+/// Those of the store, and one if its answers keep contradicting each other about whether the object exists.
 pub async fn create(store: &dyn ObjectStore, path: &Path, payload: PutPayload) -> object_store::Result<bool> {
     let put =
         || async { again(|| store.put_opts(path, payload.clone(), PutMode::Create.into())).await.map(drop) };
@@ -91,7 +91,7 @@ where
     }
 }
 
-/// Wait, after `pauses` other pauses.
+/// Wait before the next try, after `pauses` earlier pauses.
 pub async fn pause(pauses: u32) {
     // the keys of the hasher are random
     let random = RandomState::new().build_hasher().finish() as f64 / u64::MAX as f64;
@@ -114,8 +114,8 @@ pub(crate) fn may_get_better(error: &Error) -> bool {
                 }
                 cause = error.source();
             }
-            let said = error.to_string();
-            !was_repeated(error) && !REFUSED.iter().any(|refused| said.contains(refused))
+            let message = error.to_string();
+            !was_repeated(error) && !REFUSED.iter().any(|refused| message.contains(refused))
         }
         _ => false,
     }
@@ -206,14 +206,14 @@ mod tests {
     }
 
     #[test]
-    fn an_unreachable_server_is_not_asked_again() {
+    fn a_request_to_an_unreachable_server_is_not_repeated() {
         let refused =
             || HttpError::new(HttpErrorKind::Connect, io::Error::from(ErrorKind::ConnectionRefused));
         assert_eq!(tried(|| generic(refused())), 1);
         assert_eq!(tried(|| generic(WrongChecksum { found: 1, expected: 2 })), TRIES);
     }
 
-    /// The words by which that is known are the library's own, and may change with it.
+    /// `was_repeated` depends on the text of a message of `object_store`, which may change in a new release.
     #[test]
     fn a_request_that_object_store_gave_up_is_not_repeated() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -224,14 +224,14 @@ mod tests {
                 let mut stream = stream.expect("a request");
                 let _ = stream.read(&mut [0; 4096]).expect("a request");
                 let answer = b"HTTP/1.1 503 Busy\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
-                stream.write_all(answer).expect("somebody listens");
+                stream.write_all(answer).expect("the client is connected");
             }
         });
         let moment = Duration::from_millis(1);
         let backoff = BackoffConfig { init_backoff: moment, max_backoff: 2 * moment, base: 2.0 };
-        let patience = RetryConfig { backoff, max_retries: 2, retry_timeout: Duration::from_secs(60) };
+        let retry = RetryConfig { backoff, max_retries: 2, retry_timeout: Duration::from_secs(60) };
         let options = ClientOptions::new().with_allow_http(true);
-        let store = HttpBuilder::new().with_url(url).with_retry(patience).with_client_options(options);
+        let store = HttpBuilder::new().with_url(url).with_retry(retry).with_client_options(options);
         let store = store.build().expect("a store");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
         let failed = runtime.block_on(store.head(&Path::from("a"))).expect_err("a busy server");
@@ -241,25 +241,25 @@ mod tests {
 
     #[test]
     fn an_object_exists_only_if_it_can_be_looked_up() {
-        let there = || Error::AlreadyExists { path: "a".to_owned(), source: "409".into() };
+        let exists = || Error::AlreadyExists { path: "a".to_owned(), source: "409".into() };
         let missing = || Error::NotFound { path: "a".to_owned(), source: "404".into() };
-        // another writer's object, which is not there until the `appears`th look; or he fails
+        // another writer's object, which exists from the `appears`th look-up on, or which that writer fails to create
         let create = |appears: u32, fails: bool| {
-            let (mut puts, mut looks) = (0, 0);
+            let (mut puts, mut look_ups) = (0, 0);
             let put = || {
                 puts += 1;
-                std::future::ready(if fails && puts > 1 { Ok(()) } else { Err(there()) })
+                std::future::ready(if fails && puts > 1 { Ok(()) } else { Err(exists()) })
             };
             let head = || {
-                looks += 1;
-                std::future::ready(if looks >= appears { Ok(()) } else { Err(missing()) })
+                look_ups += 1;
+                std::future::ready(if look_ups >= appears { Ok(()) } else { Err(missing()) })
             };
             runtime().block_on(create_by(put, head))
         };
-        assert!(!create(1, false).expect("it is there"));
-        assert!(!create(2, false).expect("it is there"));
+        assert!(!create(1, false).expect("it exists"));
+        assert!(!create(2, false).expect("it exists"));
         assert!(create(2, true).expect("it is created"));
-        let error = create(u32::MAX, false).expect_err("never there");
+        let error = create(u32::MAX, false).expect_err("it never exists");
         assert!(matches!(error, Error::Generic { .. }), "{error}");
     }
 }

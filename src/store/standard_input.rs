@@ -1,6 +1,6 @@
 //! Standard input as a manifest: `-` among the inputs.
 //!
-//! - It can be read only once, but a run reads its inputs several times. It is therefore copied to a file without a name,
+//! - It can be read only once, but a run reads its inputs several times. It is therefore copied to an unnamed file,
 //!   which disappears with the process.
 //! - A resumed run must be given the same lines again. Its shards are called `-#1+1000` and so on.
 
@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::{self, IsTerminal};
 use std::os::fd::AsRawFd;
 
-/// The input that stands for standard input. (A file of that name is `./-`.)
+/// The name of standard input among the inputs. (A file of that name is `./-`.)
 pub const STANDARD_INPUT: &str = "-";
 
 /// A copy of standard input.
@@ -20,7 +20,9 @@ impl Spooled {
     pub fn read() -> io::Result<Self> {
         let input = io::stdin();
         if input.is_terminal() {
-            tracing::info!("reading the images to score from the terminal, one a line; Ctrl-D ends them");
+            tracing::info!(
+                "reading the images to score from the terminal, one per line; Ctrl-D ends the list"
+            );
         }
         Self::copy(input.lock())
     }
@@ -42,10 +44,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn standard_input_can_be_read_often() {
+    fn the_copy_of_standard_input_can_be_read_repeatedly() {
         let spooled = Spooled::copy(&b"a.jpg\nb.jpg\n"[..]).expect("spooled");
         for _ in 0..2 {
-            assert_eq!(std::fs::read(spooled.path()).expect("there"), b"a.jpg\nb.jpg\n");
+            assert_eq!(std::fs::read(spooled.path()).expect("the copy"), b"a.jpg\nb.jpg\n");
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The stores of a process: each is opened once and shared.
 //!
-//! Comes in: URIs as an operator writes them. Goes out: [`Location`]s, and what a look-up says of the object at one.
+//! Input: URIs as an operator writes them. Output: [`Location`]s, and the size and version of the object at one.
 //!
 //! - [`Stores`] is cheap to clone; clones share the open stores.
 
@@ -26,8 +26,8 @@ use super::retry::again;
 use super::standard_input::{STANDARD_INPUT, Spooled};
 use super::version::version_of;
 
-/// The most stores that are kept open, far more than a job has buckets. A manifest may name any number of web servers;
-/// beyond this many, all are closed and opened again as they are needed.
+/// The most stores that are kept open, far more than the buckets of a job. A list of images may name any number of web
+/// servers; at the limit all stores are closed, and opened again as they are needed.
 const MAX_OPEN: usize = 256;
 
 /// Opens each store once.
@@ -57,14 +57,14 @@ impl Stores {
         Self { shared: Arc::new(shared) }
     }
 
-    /// Find store and path of `uri`: a path, `file://`, `gs://`, `s3://`, `az://`, `abfs[s]://` or `http[s]://`. Does not
-    /// look up whether anything exists there.
+    /// Find the store and the path of `uri`: a path, `file://`, `gs://`, `s3://`, `az://`, `abfs[s]://` or
+    /// `http[s]://`. Does not look up whether anything exists there.
     ///
     /// A relative path starts at the current folder. `..` follows symbolic links, as the operating system does.
     ///
     /// # Errors
-    /// [`SourceError::Uri`] when the URI cannot be understood, [`SourceError::Storage`] when the store cannot be set up,
-    /// for example for want of an account name.
+    /// [`SourceError::Uri`] when the URI cannot be understood, [`SourceError::Storage`] when the store cannot be set
+    /// up, for example if the account name is missing.
     pub fn resolve(&self, uri: &str) -> Result<Location, SourceError> {
         if uri == STANDARD_INPUT
             && let Some(Ok(spooled)) = self.shared.standard_input.get()
@@ -78,7 +78,7 @@ impl Stores {
         Ok(Location { uri, kind, store, path, root, pages, last_read })
     }
 
-    /// Copy standard input, so that its name can be resolved. Reads it once, however often it is called.
+    /// Copy standard input, so that its name can be resolved. Only the first call reads it.
     ///
     /// # Errors
     /// When standard input cannot be read, or there is no room for the copy.
@@ -102,8 +102,8 @@ impl Stores {
         Ok(ObjectRef { uri: location.uri.clone(), size_bytes: Some(meta.size), version })
     }
 
-    /// What is wrong with the object at `location` itself, in words, after a request for it failed with `error`; `None`
-    /// when the store is to blame. `beside` are URIs of objects that are read at the same time.
+    /// The fault of the object at `location` itself, after a request for it failed with `error`; `None` if the store is
+    /// at fault. `beside` are URIs of objects that are read at the same time.
     pub(crate) fn find_object_fault<'a>(
         &self,
         location: &Location,
@@ -116,15 +116,15 @@ impl Stores {
         let beside = beside.filter_map(|uri| self.resolve(uri).ok());
         let beside = beside.filter(|other| other.root == location.root).map(|other| other.path).collect();
         if let Some(wrong) = wrong_checksum(error) {
-            let is_stored_so = self.wait(location.kind, async {
+            let is_stored_wrong = self.wait(location.kind, async {
                 (location.kind == StoreKind::Http || serves_others(location, beside, Proof::Checked).await)
                     && sends_the_same_again(location, wrong.found).await
             });
-            return is_stored_so.then(|| format!("{wrong}, each time"));
+            return is_stored_wrong.then(|| format!("{wrong}, each time"));
         }
         let fault = ambiguous_fault(error)?;
         let proof = if is_immediate_refusal(error) && !is_timeout(error) { Proof::One } else { Proof::Most };
-        // a web server's refusal always counts against the page: a manifest may name any number of servers
+        // a web server's refusal is always the object's fault: a list of images may name any number of servers
         if location.kind == StoreKind::Http && proof == Proof::One {
             return Some(fault);
         }
@@ -165,14 +165,14 @@ impl Stores {
     }
 }
 
-/// Size and version of an object. Some web servers do not answer HEAD, or leave out the length; their answer to a range
-/// has both.
+/// Size and version of an object. Some web servers do not answer HEAD, or leave out the length; their answer to a
+/// ranged GET has both.
 async fn look_up(location: &Location) -> object_store::Result<ObjectMeta> {
     let extensions = || ObjectRead { most_bytes: 1 }.extensions();
     let head = GetOptions { head: true, extensions: extensions(), ..GetOptions::default() };
     let refused = match location.store.get_opts(&location.path, head).await {
         Ok(answer) => return Ok(answer.meta),
-        Err(error) if location.kind == StoreKind::Local || !may_answer_a_range(location.kind, &error) => {
+        Err(error) if location.kind == StoreKind::Local || !may_answer_ranged_get(location.kind, &error) => {
             return Err(error);
         }
         Err(error) => error,
@@ -180,14 +180,14 @@ async fn look_up(location: &Location) -> object_store::Result<ObjectMeta> {
     let range = GetOptions { range: Some((0..1).into()), extensions: extensions(), ..GetOptions::default() };
     match location.store.get_opts(&location.path, range).await {
         Ok(answer) => Ok(answer.meta),
-        // the refusal of a HEAD has no body, that of a GET says why
+        // the refusal of a HEAD has no body; the refusal of a GET states the reason
         Err(error) if ambiguous_fault(&refused).is_some() => Err(error),
         Err(_) => Err(refused),
     }
 }
 
-/// Whether a server that answered a HEAD with `error` may answer a range better.
-fn may_answer_a_range(kind: StoreKind, error: &object_store::Error) -> bool {
+/// Whether a server that answered a HEAD with `error` may still answer a ranged GET.
+fn may_answer_ranged_get(kind: StoreKind, error: &object_store::Error) -> bool {
     match error {
         object_store::Error::PermissionDenied { .. } => kind == StoreKind::Http,
         // `object_store` reports a web server's 405 as not found
@@ -234,7 +234,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn parent_folders_and_links_resolve_as_the_system_does() {
+    fn parent_folders_and_links_resolve_as_in_the_operating_system() {
         let (_runtime, stores) = local_stores();
         let folder = tempfile::tempdir().expect("folder");
         std::fs::create_dir_all(folder.path().join("real/inner")).expect("folders");
@@ -251,7 +251,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_missing_file_is_not_found_and_named() {
+    fn the_error_for_a_missing_file_is_not_found_and_names_it() {
         let (_runtime, stores) = local_stores();
         let error = Object::open(&stores, &object("no/such/file.tar")).err().expect("missing");
         assert!(error.to_string().contains("no/such/file.tar"), "{error}");
@@ -259,7 +259,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_local_store_can_also_be_waited_for_on_a_blocking_thread_of_the_runtime() {
+    fn a_blocking_thread_of_the_runtime_can_read_from_a_local_store() {
         let (runtime, stores) = local_stores();
         let found = runtime.block_on(async move {
             tokio::task::spawn_blocking(move || {

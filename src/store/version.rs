@@ -1,6 +1,6 @@
 //! Versions of objects: entity tags, dates, and the metadata of files.
 //!
-//! Comes in: the metadata of an object in a listing, a look-up or an answer. Goes out: its version, the condition of a
+//! Input: the metadata of an object in a listing, a look-up or an answer. Output: its version, the condition of a
 //! request for that version, and whether an answer is of that version.
 
 use std::fs::Metadata;
@@ -141,15 +141,15 @@ mod tests {
         assert!(check(&answer(5, Some("\"y\"")), None));
         assert!(!check(&answer(5, Some("W/\"y\"")), Some("W/\"x\"")));
         assert!(!check(&answer(6, Some("\"x\"")), Some("\"x\"")));
-        let told = |kind, answer, version| check_unchanged(kind, &answer, Some(5), version);
+        let checked = |kind, answer, version| check_unchanged(kind, &answer, Some(5), version);
         for (kind, version) in [(StoreKind::Http, "\"x\""), (StoreKind::Bucket, "\"x\"")] {
-            let wrong = told(kind, answer(4, Some("\"x\"")), Some(version));
-            assert!(matches!(wrong, Err(object_store::Error::Generic { .. })), "to be asked for again");
-            let changed = told(kind, answer(4, Some("\"y\"")), None);
+            let wrong = checked(kind, answer(4, Some("\"x\"")), Some(version));
+            assert!(matches!(wrong, Err(object_store::Error::Generic { .. })), "the request is repeated");
+            let changed = checked(kind, answer(4, Some("\"y\"")), None);
             assert!(matches!(changed, Err(object_store::Error::Precondition { .. })));
         }
         assert!(check_unchanged(StoreKind::Http, &answer(6, None), None, None).is_ok());
-        // without a tag the date counts, and only that
+        // without a tag only the date counts
         let on = |seconds: i64| ObjectMeta {
             last_modified: DateTime::from_timestamp(seconds, 0).expect("a date"),
             ..answer(5, None)
@@ -160,8 +160,8 @@ mod tests {
         assert!(check(&on(0), version.as_deref()));
         assert!(!check(&on(1_000_000_001), version.as_deref()));
         assert!(check(&on(1_000_000_001), Some("\"x\"")));
-        assert_eq!(strong_tag(&version.expect("dated")), None, "no server would know it as a condition");
-        // judged by the store, but for what cannot be a condition
+        assert_eq!(strong_tag(&version.expect("dated")), None, "no server accepts a date as a tag");
+        // the store compares the versions, unless the version cannot be a condition
         assert!(check_unchanged(StoreKind::Bucket, &answer(5, Some("y")), Some(5), Some("W/\"x\"")).is_err());
         assert!(check_unchanged(StoreKind::Bucket, &answer(5, Some("y")), Some(5), Some("x")).is_ok());
     }

@@ -25,7 +25,7 @@ const MARK: char = '\u{e000}';
 /// Codes that a path loses: `object_store` decodes them and encodes them differently.
 const LOST: [&str; 4] = ["%2f", "%2b", "%3b", "%ee%80%80"];
 
-/// The path that stands for `url`; an error says why none can.
+/// The path that represents `url`, or the reason why none can.
 pub(super) fn path_of(url: &Url) -> std::result::Result<Path, String> {
     let name = url.path().to_ascii_lowercase();
     if url.query().is_none() && !LOST.iter().any(|code| name.contains(code)) {
@@ -37,7 +37,7 @@ pub(super) fn path_of(url: &Url) -> std::result::Result<Path, String> {
     Path::parse(segment).map_err(|error| unaddressable(&error))
 }
 
-/// Marks a request for an address as written, whatever its path.
+/// Marks a request that is sent to this address instead of its path.
 #[derive(Debug, Clone)]
 pub(super) struct AsWritten(pub PathAndQuery);
 

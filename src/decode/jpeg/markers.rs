@@ -1,6 +1,6 @@
 //! The marker segments of a JPEG.
 //!
-//! Input: a whole JPEG. Output: what libjpeg does not report (EXIF, XMP, whether the scans hold the
+//! Input: a whole JPEG. Output: the properties that libjpeg does not report (EXIF, XMP, whether the scans hold the
 //! whole image), and a copy with a clean header for files whose header libjpeg warns about.
 //!
 //! - Marker syntax: ITU-T T.81, annex B. Reading is as lenient as libjpeg's: bytes between
@@ -26,7 +26,7 @@ const COM: u8 = 0xfe;
 
 const XMP_PREFIX: &[u8] = b"http://ns.adobe.com/xap/1.0/\0";
 
-/// What the header of a JPEG says besides its size and colour space.
+/// The content of a JPEG's header besides its size and colour space.
 #[derive(Debug, Default)]
 pub(super) struct Markers<'a> {
     /// The EXIF segments, joined: a long block continues in the next segment.
@@ -68,8 +68,8 @@ pub(super) fn read(jpeg: &[u8]) -> Markers<'_> {
 
 /// Whether the Huffman-coded scans of `jpeg` cover every bit of every coefficient of every component.
 ///
-/// A decoder can tell whether such a scan is truncated. With arithmetic coding it cannot, since an
-/// encoder may omit trailing zero bytes; the answer is then no.
+/// A decoder can tell whether such a scan is truncated. With arithmetic coding it cannot, since an encoder may omit
+/// trailing zero bytes; this then returns false.
 pub(super) fn has_all_scans(jpeg: &[u8]) -> bool {
     let mut is_progressive = false;
     // identifier, and a bit for each coefficient that is complete
@@ -145,7 +145,7 @@ pub(super) fn with_clean_header(jpeg: &[u8]) -> Vec<u8> {
     copy
 }
 
-/// Whether this is a start-of-frame marker; 0xc4, 0xc8 and 0xcc in the same range are others.
+/// Whether this is a start-of-frame marker; 0xc4, 0xc8 and 0xcc in the same range have other meanings.
 pub(super) fn is_frame(marker: u8) -> bool {
     matches!(marker, 0xc0..=0xcf) && !matches!(marker, 0xc4 | 0xc8 | 0xcc)
 }

@@ -21,9 +21,8 @@ use super::samples::{self, Model};
 use super::{Decoded, Request, damaged};
 use crate::items::{ImageFormat, ImageHeader, Rejected};
 
-/// A new decompressor, for an image of at most `scans` scans. A reused one would keep quantization and
-/// Huffman tables, so a damaged image would be decoded with the tables of the image before it. Creating
-/// one costs a few microseconds.
+/// A new decompressor, for an image of at most `scans` scans. A reused one would keep quantization and Huffman tables,
+/// so a damaged image would be decoded with the tables of the previous image. Creating one costs a few microseconds.
 fn decompressor(scans: u32) -> Result<Decompressor, turbojpeg::Error> {
     let mut created = Decompressor::new()?;
     created.set_scan_limit(scans)?;

@@ -21,12 +21,12 @@ const BLOCK_NS: u64 = 20;
 /// One Huffman-coded coefficient of a block, in addition to the cost of its bytes.
 const HUFFMAN_COEFFICIENT_NS: u64 = 1;
 
-/// One arithmetic-coded coefficient: some 30 binary decisions, which may take no byte at all.
+/// One arithmetic-coded coefficient: about 30 binary decisions, which may take no byte.
 const ARITHMETIC_COEFFICIENT_NS: u64 = 60;
 
 const COEFFICIENTS: u64 = 64;
 
-/// The work that the scans of a JPEG cause.
+/// The work that decoding a JPEG may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Work {
     pub scans: u32,
@@ -61,7 +61,7 @@ impl<'a> Frame<'a> {
         SCAN_NS + self.blocks(named) * (BLOCK_NS + coefficients * each)
     }
 
-    /// Whether a scan of so many components holds the whole image.
+    /// Whether a scan of that number of components holds the whole image.
     fn is_whole(&self, components: usize) -> bool {
         !self.progressive && components >= self.components.len()
     }
@@ -130,8 +130,7 @@ fn scan_markers(bytes: &[u8]) -> u32 {
 mod tests {
     use super::*;
 
-    /// A gray JPEG of 10,000×10,000 pixels: a frame header and scans of these coefficients, each with
-    /// hardly any data.
+    /// A gray JPEG of 10,000×10,000 pixels: a frame header and scans of these coefficients, each with very little data.
     fn gray(marker: u8, scans: &[(u8, u8)]) -> Vec<u8> {
         let mut jpeg = vec![0xff, 0xd8, 0xff, marker, 0, 11, 8, 0x27, 0x10, 0x27, 0x10, 1, 7, 0x11, 0];
         for &(first, last) in scans {

@@ -25,7 +25,7 @@ impl Orientation {
     }
 }
 
-/// What a metadata block says about the orientation.
+/// The orientation tag of a metadata block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Tag {
     /// The block has no such tag, so other metadata is consulted.

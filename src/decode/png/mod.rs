@@ -40,7 +40,7 @@ pub(super) fn decode(
     Ok(Decoded::whole(image.size, orientation))
 }
 
-/// The decoder's message, reworded where it prints Rust types.
+/// The decoder's message, reworded if it contains Rust types.
 fn reason(error: &DecodingError) -> String {
     let message = error.to_string();
     if message.ends_with("WrongChecksum") {

@@ -12,8 +12,8 @@ pub(super) fn filter_columns(pixels: &[u8], width: usize, first_row: usize, down
 /// Bytes of a row that are summed at once: four registers of eight sums.
 const BLOCK: usize = 32;
 
-/// A type rather than a closure: only then are the loops reliably inlined into the function that
-/// `pulp` compiles for the instruction set.
+/// A type instead of a closure, because the loops of a closure are not reliably inlined into the
+/// function that `pulp` compiles for the instruction set.
 struct FilterColumns<'a> {
     pixels: &'a [u8],
     row_bytes: usize,

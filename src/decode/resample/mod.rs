@@ -2,11 +2,10 @@
 //!
 //! Input: an RGB image, and the wanted window of the resized image. Output: that window.
 //!
-//! - The arithmetic is Pillow's: coefficients in double precision, rounded to 22 fractional bits;
-//!   32-bit sums; two passes with 8-bit pixels between them, horizontally first unless the image is
-//!   more than a hundred times as tall as wide. A difference of 1 in a few pixels changes a score by
-//!   about 0.001, so libraries with less precise arithmetic do not serve: `fast_image_resize` has
-//!   16-bit coefficients.
+//! - The arithmetic is Pillow's: coefficients in double precision, rounded to 22 fractional bits; 32-bit sums; two
+//!   passes with 8-bit pixels between them, horizontally first unless the image is more than a hundred times as tall as
+//!   wide. A difference of 1 in a few pixels changes a score by about 0.001, so libraries with less precise arithmetic
+//!   are not used: `fast_image_resize` has 16-bit coefficients.
 //! - Only the window is computed, so an extreme aspect ratio with `cover` costs no more than others.
 //! - The inner loops are safe Rust; `pulp` picks the instruction set at run time.
 
@@ -21,7 +20,7 @@ use super::buffer::Buffer;
 use super::geometry::Window;
 use crate::config::Filter;
 
-/// Which side the first of the two passes resizes.
+/// The side that the first of the two passes resizes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum FirstPass {
     /// The horizontal pass is first, as in Pillow for all but very tall images.

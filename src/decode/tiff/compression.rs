@@ -120,7 +120,7 @@ pub(super) fn decompress_zstd(
         if is_at_end && written < wanted {
             return Err(too_short(written, wanted));
         }
-        // of a frame of the right length, only the checksum may be missing
+        // a frame of the right length may lack only its checksum
         let allowed = output.len() - usize::from(status.remaining > ZSTD_CHECKSUM_BYTES);
         if is_at_end && !has_ended && written > allowed {
             return Err(too_long_without_end(output.len()));

@@ -3,8 +3,8 @@
 //! - Classic TIFF and BigTIFF, both byte orders, and the two invalid spellings of the magic number
 //!   that Pillow accepts.
 //! - Values are read from the file on demand; nothing is allocated for a count that the file states.
-//! - A tag whose values reach behind the end of the file is an error if the pixels need it, and counts
-//!   as missing otherwise.
+//! - A tag whose values reach past the end of the file is an error if the pixels need it, and counts as missing
+//!   otherwise.
 
 /// A directory inside the bytes of a file.
 pub(super) struct Directory<'a> {
@@ -72,7 +72,7 @@ impl<'a> Directory<'a> {
     /// The values of a tag, or `None` if the file does not have it. If there are several entries, the
     /// last one counts, as in Pillow.
     ///
-    /// Fails if the values reach behind the end of the file.
+    /// Fails if the values reach past the end of the file.
     pub(super) fn values(&self, tag: u16) -> Result<Option<Values<'a>>, String> {
         let entries = (0..self.entries).rev().map(|index| self.entries_at + index * self.entry_bytes());
         let found =
@@ -130,7 +130,7 @@ impl<'a> Directory<'a> {
         self.number(tag).ok().flatten()
     }
 
-    /// As `metadata_number`, but tells a missing tag, `None`, from one whose type is text or bytes,
+    /// As `metadata_number`, but distinguishes a missing tag, `None`, from one whose type is text or bytes,
     /// `Some(None)`.
     pub(super) fn metadata_value(&self, tag: u16) -> Option<Option<u64>> {
         let values = self.values(tag).ok().flatten()?;

@@ -12,13 +12,12 @@ use fax::maps::{self, Mode};
 /// How rows are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Scheme {
-    /// Modified Huffman: runs without end-of-line codes. Each row is padded to a multiple of so many
-    /// bytes.
+    /// Modified Huffman: runs without end-of-line codes. Each row is padded to a multiple of this number of bytes.
     Runs {
         row_multiple_bytes: usize,
     },
-    /// Rows separated by end-of-line codes. In two-dimensional coding, a bit after each code says
-    /// whether the next row is one-dimensional.
+    /// Rows separated by end-of-line codes. In two-dimensional coding, a bit after each code states whether the next
+    /// row is one-dimensional.
     Group3 {
         two_dimensional: bool,
     },
@@ -28,8 +27,8 @@ pub(super) enum Scheme {
 /// Zero bits before the 1 of an end-of-line code; further zero bits are fill.
 const END_OF_LINE_ZEROS: u8 = 11;
 
-/// Limit of the zero-length runs of a row: encoders write one at its start, and a few write more.
-/// Without a limit, a row could have as many as the file has room for.
+/// Limit of the zero-length runs of a row: encoders write one at its start, and a few write more. Without a limit, a
+/// row could have as many as fit into the file.
 const EMPTY_RUNS: usize = 16;
 
 /// Decode rows of `width` pixels into the rows of `output`, each of `row_bytes` bytes; pixels past the
@@ -65,7 +64,7 @@ pub(super) fn decode(
 struct Rows<'a> {
     bits: Bits<'a>,
     width: usize,
-    /// The changing elements of the row above: where its colour changes, starting with white.
+    /// The changing elements of the row above: the positions of its colour changes, starting with white.
     reference: Vec<usize>,
     /// The changing elements of this row.
     changes: Vec<usize>,
@@ -209,7 +208,7 @@ struct Bits<'a> {
 }
 
 impl Bits<'_> {
-    /// Skip to the next multiple of so many bytes.
+    /// Skip to the next multiple of `bytes` bytes.
     fn align(&mut self, bytes: usize) {
         self.at = self.at.next_multiple_of(8 * bytes);
     }

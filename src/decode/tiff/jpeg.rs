@@ -3,7 +3,7 @@
 //!
 //! - The TIFF defines the colour space: the stream's own APPn segments are dropped, and an Adobe
 //!   segment with the TIFF's colour space replaces them.
-//! - Only sequential coding of 8-bit samples, which is all that the note allows.
+//! - Only sequential coding of 8-bit samples is supported; the note allows nothing else.
 
 use std::ops::RangeInclusive;
 

@@ -1,4 +1,4 @@
-//! How the pixels of a TIFF are arranged in strips or tiles, and what their samples mean.
+//! The arrangement of a TIFF's pixels in strips or tiles, and the meaning of their samples.
 //!
 //! - The supported combinations are those of Pillow's table `OPEN_INFO`, and a few more whose meaning
 //!   is unambiguous in the specification: 16-bit gray with alpha, gray with an extra sample without a
@@ -15,7 +15,7 @@ pub(super) const UNCOMPRESSED: u64 = 1;
 pub(super) const OLD_JPEG: u64 = 6;
 pub(super) const JPEG: u64 = 7;
 
-/// What the samples of a pixel mean.
+/// The meaning of the samples of a pixel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Color {
     Gray {
@@ -254,7 +254,7 @@ fn color(directory: &Directory, photometric: u64, samples: usize, bits: usize) -
         (Some(_), Some(0)) => Ok(None),
         (Some(_), Some(1)) => Ok(Some(true)),
         (Some(_), Some(2 | 999)) => Ok(Some(false)),
-        // a single undeclared extra sample is taken for alpha
+        // a single undeclared extra sample is treated as alpha
         (Some(1), None) => Ok(Some(false)),
         (Some(_), None) => Err(format!("{samples} samples a pixel without their meaning are not supported")),
         (Some(_), Some(other)) => Err(format!("extra samples of kind {other} are not supported")),

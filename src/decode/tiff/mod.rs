@@ -8,13 +8,15 @@
 //!   RGB and CMYK of 8 and 16 bits, and YCbCr inside JPEG; associated and unassociated alpha, and
 //!   extra samples without a meaning; strips or tiles, chunky or planar; uncompressed, LZW, Deflate,
 //!   PackBits, CCITT fax, JPEG and zstd data.
-//! - Memory besides the RGB image: one strip or tile, which may have no more pixels than an image.
+//! - Memory in addition to the RGB image: one strip or tile, which may have no more pixels than an
+//!   image.
 //! - Work is linear in the pixels and the file size. Pixels of a tile outside the image count as
 //!   pixels, and bytes that several strips or tiles share count each time they are read.
-//! - The orientation is always applied, whatever the pipeline says about EXIF: the tag is part of
-//!   TIFF itself, and Pillow applies it when it loads a TIFF.
-//! - Rejected is what Pillow rejects, and also floating-point, signed and 32-bit samples, which
-//!   Pillow clips to wrong values, CIE L*a*b*, uncompressed YCbCr, LZMA and old-style JPEG.
+//! - The orientation is always applied, even if the pipeline ignores EXIF: the tag is part of TIFF
+//!   itself, and Pillow applies it when it loads a TIFF.
+//! - Files that Pillow rejects are rejected, and also CIE L*a*b*, uncompressed YCbCr, LZMA,
+//!   old-style JPEG, and floating-point, signed and 32-bit samples, which Pillow clips to wrong
+//!   values.
 //! - A raw camera file is rejected: the image that a TIFF reader finds in it is a thumbnail.
 
 mod compression;
@@ -122,7 +124,7 @@ fn orientation(directory: &Directory) -> Orientation {
     }
 }
 
-/// What kind of raw camera file this is, if it is one: a TIFF whose first image is a small preview.
+/// The kind of raw camera file, if the file is one: a TIFF whose first image is a small preview.
 fn raw_camera_file(directory: &Directory) -> Option<&'static str> {
     if directory.has(tag::DNG_VERSION) {
         return Some("it is a raw camera file (DNG)");

@@ -3,7 +3,7 @@
 //! - Bytes that follow the last visible pixel may be missing. In Deflate and zstd data they may not be
 //!   wrong, since the checksum at the end covers the pixels before it.
 //! - A strip or tile that holds fewer bytes than its visible pixels need is damage.
-//! - Strips and tiles may share bytes of the file; how often bytes may be read again is limited.
+//! - Strips and tiles may share bytes of the file; the number of repeated reads is limited.
 
 use std::borrow::Cow;
 
@@ -21,8 +21,8 @@ use super::tag;
 /// Limit of the compressed bytes that are read, as a multiple of the file's length.
 const READS_OF_THE_FILE: u64 = 2;
 
-/// One further compressed byte may be read for so many decompressed bytes: blank tiles that share one
-/// stream compress far better than that.
+/// Decompressed bytes for which one more compressed byte may be read: blank tiles that share one stream compress far
+/// better than that.
 const DECOMPRESSED_FOR_ONE: u64 = 8;
 
 /// Largest window of zstd data, as an exponent of 2: 8 MiB, the window of compression level 19.
@@ -75,7 +75,7 @@ impl<'a> Segments<'a> {
             && offsets.len() > layout.segments()
             && !layout.one_covers_the_image()
         {
-            // Pillow decodes the excess ones over the pixels it has decoded before
+            // Pillow writes the excess ones over pixels that it has already decoded
             return Err(format!("{} strips or tiles are listed, not {}", offsets.len(), layout.segments()));
         }
         let differenced = match (&codec, directory.number(tag::PREDICTOR)?.unwrap_or(1)) {

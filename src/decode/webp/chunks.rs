@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn the_image_must_be_complete_and_chunks_after_it_need_not_be() {
+    fn the_image_must_be_complete_but_later_chunks_may_be_truncated() {
         let cut = Err("image is cut short");
         for image in [lossy(256, 1), chunk(b"VP8L", &[0x2f, 1, 2, 3, 4, 5])] {
             let whole = webp(std::slice::from_ref(&image));

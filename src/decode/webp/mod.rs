@@ -24,7 +24,7 @@ use crate::items::{ImageFormat, ImageHeader, Rejected};
 /// tables. Pixels need less than the rest: 4 bytes in the decoder, 5 more for a lossy image, and 7 for samples and RGB.
 const TABLE_BYTES_PER_PIXEL: u64 = 6;
 
-/// Bytes of code tables that every image may have: enough for some hundred groups.
+/// Bytes of code tables that every image may have: enough for several hundred groups.
 const MIN_TABLE_BYTES: u64 = 16 << 20;
 
 /// Decode the first frame of a WebP into `rgb`; `raw` holds its samples if they cannot be decoded in place.

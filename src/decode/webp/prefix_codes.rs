@@ -9,7 +9,7 @@
 //! - Pixels are not kept. A group number is a pixel's red and green, and every pixel is a literal or a
 //!   copy of one, so the largest literal gives the number of groups.
 
-/// Memory of each group besides its tables, including the spare capacity of the list of groups.
+/// Memory of each group in addition to its tables, including the spare capacity of the list of groups.
 const GROUP_BYTES: u64 = 1024;
 
 /// Longest code that the table resolves; for longer codes the decoder builds a tree.
@@ -91,7 +91,7 @@ fn read_cache(bits: &mut Bits) -> Option<usize> {
     (1..=11).contains(&cache_bits).then_some(1 << cache_bits)
 }
 
-/// Read an image of so many pixels with one group of codes. Returns its largest red × 256 + green.
+/// Read an image of `pixels` pixels with one group of codes. Returns its largest red × 256 + green.
 fn read_image(bits: &mut Bits, pixels: u64) -> Option<u32> {
     let cache_symbols = read_cache(bits)?;
     let mut codes = Vec::with_capacity(ALPHABETS.len());
@@ -302,7 +302,7 @@ pub(super) mod tests {
         }
     }
 
-    /// A lossless bitstream, without its header, with so many groups of long codes.
+    /// A lossless bitstream, without its header, with `groups` groups of long codes.
     pub fn with_groups(groups: u32) -> Vec<u8> {
         let mut writer = Writer::default();
         // no transform, no cache, blocks of 512 pixels, no cache

@@ -76,9 +76,9 @@ impl Device {
         }
         let context = CudaContext::new(ordinal)
             .map_err(|error| driver(&format!("cannot open GPU {ordinal}"), error))?;
-        // SAFETY: this stops recording the events that order uses of a buffer on several streams.
-        // Every buffer here is used on a single stream, that of the lane that owns it, and host memory
-        // is touched only after that stream is synchronized.
+        // SAFETY: cudarc then records no events, which order the uses of a buffer on several streams. Every buffer here
+        // is used on a single stream, that of the lane that owns it, and host memory is touched only after that stream
+        // is synchronized.
         unsafe { context.disable_event_tracking() };
         let name = context.name().map_err(|error| driver("cannot name the GPU", error))?;
         let compute_capability = context
@@ -149,9 +149,8 @@ unsafe impl Send for PinnedBuffer {}
 
 impl PinnedBuffer {
     pub(super) fn bytes(&self) -> &[u8] {
-        // SAFETY: `start` points to `bytes` initialised bytes that live as long as `self`, and nothing
-        // writes to them while `&self` is borrowed. Whoever starts a device copy waits for it before
-        // the borrow ends.
+        // SAFETY: `start` points to `bytes` initialised bytes that live as long as `self`, and nothing writes to them
+        // while `&self` is borrowed. Code that starts a device copy waits for it before the borrow ends.
         unsafe { std::slice::from_raw_parts(self.start, self.bytes) }
     }
 

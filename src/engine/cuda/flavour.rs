@@ -35,27 +35,27 @@ mod imp {
             Ok(self.0.serialize()?.to_vec())
         }
 
-        /// An execution context that uses them. It is the only owner of its configuration.
+        /// An execution context that uses these kernels, and is the only owner of its configuration.
         pub fn context(&self, engine: &mut CudaEngine<'static>) -> trtx::Result<ExecutionContext<'static>> {
             let mut config = engine.create_runtime_config()?;
             config.set_runtime_cache(Arc::clone(&self.0))?;
             // By default a generic kernel runs until the specialised one is compiled in the background.
             // The first batches would be slower than the rest, and their scores differ in the last bits.
             config.set_dynamic_shapes_kernel_specialization_strategy(Strategy::kEAGER);
-            // Hundreds of kernels are launched as one CUDA graph, captured on the second run: up to 4%
-            // more images/s, less with larger batches. Models that cannot be captured run without.
+            // Hundreds of kernels are launched as one CUDA graph, captured on the second run: up to 4% more images/s,
+            // less with larger batches. Models that cannot be captured run without it.
             config.set_cuda_graph_strategy(CudaGraphStrategy::kWHOLE_GRAPH_CAPTURE)?;
             engine.create_execution_context_with_config(Rc::new(config))
         }
     }
 
-    /// Reject a plan for another TensorRT or another GPU with a clear message. Damage after the header
-    /// shows only when the plan is loaded.
+    /// Reject a plan for another TensorRT or another GPU with a clear message. Damage after the header is found only
+    /// when the plan is loaded.
     pub fn check_plan(runtime: &Runtime<'_>, plan: &[u8]) -> Result<(), String> {
         let (validity, reasons) = runtime
             .engine_validity(plan)
             .map_err(|error| format!("this is not a TensorRT-RTX engine: {error}"))?;
-        // 1.6 reports compute capability 9.0 as unsupported, but runs there
+        // TensorRT-RTX 1.6 reports compute capability 9.0 as unsupported, but runs on it
         let reasons = reasons.difference(EngineInvalidityDiagnostics::UNSUPPORTED_CC);
         if validity == EngineValidity::kINVALID && !reasons.is_empty() {
             return Err(format!("the engine does not fit this host: {reasons:?}"));

@@ -107,8 +107,8 @@ impl<R: Runner> Lane<R> {
         Ok((floats(self.host_scores.bytes(), self.runner.half_scores()), times))
     }
 
-    /// Poll until the batch is done, sleeping in between so that the core can decode. The driver's own
-    /// ways to wait either spin, or return a quarter of a millisecond late.
+    /// Poll until the batch is done, sleeping in between so that the core can decode. The driver's own wait functions
+    /// either spin or return a quarter of a millisecond late.
     fn sleep_until_done(&self) {
         let [.., end] = &self.events;
         let pause = (self.last / POLLS).clamp(SHORTEST_SLEEP, LONGEST_SLEEP);
@@ -180,8 +180,8 @@ impl<R: Runner> Lane<R> {
     }
 }
 
-/// Do `work`, which lends borrowed memory to a device, then `wait` until the device no longer uses it. It also
-/// waits if `work` fails, since work enqueued before the failure continues, and if `work` panics, since unwinding
+/// Do `work`, which lends borrowed memory to a device, then `wait` until the device no longer uses it. `wait` is also
+/// called if `work` fails, because work enqueued before the failure continues, and if `work` panics, because unwinding
 /// frees the memory.
 fn lend<T>(work: impl FnOnce() -> CudaResult<T>, wait: impl Fn() -> CudaResult<()>) -> CudaResult<T> {
     struct WaitOnPanic<W: Fn() -> CudaResult<()>>(W);
@@ -246,7 +246,7 @@ mod tests {
     use std::cell::{Cell, RefCell};
 
     #[test]
-    fn lent_memory_is_waited_for_on_success_and_on_failure() {
+    fn work_on_lent_memory_is_awaited_on_success_and_on_failure() {
         let waits = Cell::new(0);
         let wait = || {
             waits.set(waits.get() + 1);

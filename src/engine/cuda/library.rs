@@ -53,7 +53,7 @@ pub fn driver_release() -> CudaResult<String> {
     // SAFETY: `nvml.h` declares `nvmlReturn_t nvmlInit_v2(void)`.
     let start: Symbol<'_, unsafe extern "C" fn() -> c_int> =
         unsafe { library.get(b"nvmlInit_v2\0") }.map_err(missing)?;
-    // SAFETY: it declares `nvmlReturn_t nvmlSystemGetDriverVersion(char *version, unsigned int length)`.
+    // SAFETY: `nvml.h` declares `nvmlReturn_t nvmlSystemGetDriverVersion(char *version, unsigned int length)`.
     let ask: Symbol<'_, unsafe extern "C" fn(*mut u8, c_uint) -> c_int> =
         unsafe { library.get(b"nvmlSystemGetDriverVersion\0") }.map_err(missing)?;
     let mut text = [0_u8; LENGTH];
@@ -68,7 +68,7 @@ pub fn driver_release() -> CudaResult<String> {
     Ok(text.to_string_lossy().into_owned())
 }
 
-/// The path at which the dynamic loader finds the library `name`.
+/// The path at which the dynamic loader finds the library `name`, or `on the library path` if that is unknown.
 pub fn find_library(name: &str) -> CudaResult<String> {
     let _open = open(Path::new(name))?;
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();

@@ -22,7 +22,7 @@ use crate::config::{EngineSection, Provider};
 use crate::error::{EngineError, is_out_of_memory};
 use crate::plan::Plan;
 
-/// The lanes of all the plan's devices. What providers cache of the model is stored under its hash.
+/// The lanes of all the plan's devices. Providers cache their engines and kernels under the hash of the model.
 pub fn load(plan: &Plan, model_sha256: &str) -> Result<Vec<GpuEngine<OnnxRuntimeRunner>>, EngineError> {
     let path = &plan.model.path;
     std::fs::File::open(path).map_err(|source| EngineError::ModelFile { path: path.clone(), source })?;
@@ -100,15 +100,15 @@ pub fn probe_provider(provider: Provider) -> Result<(), String> {
     builder.commit_from_memory(TINY_MODEL).map(drop).map_err(text)
 }
 
-/// A shape in the format of the providers' profile options, such as `input:32x8x8x3`. `None` for an input
-/// whose name contains a colon, which they cannot parse.
+/// A shape in the format of the providers' profile options, such as `input:32x8x8x3`. `None` if the input's name
+/// contains a colon, which the providers cannot parse.
 fn shapes_text(input: &str, dims: &[i64]) -> Option<String> {
     let dims: Vec<_> = dims.iter().map(ToString::to_string).collect();
     (!input.contains(':')).then(|| format!("{input}:{}", dims.join("x")))
 }
 
-/// A session on `device`, the memory its tensors are bound to, and, if parts of the model run on the CPU,
-/// which `engine.allow_fallback` must permit, the reason.
+/// A session on `device`, and the memory that its tensors are bound to. If parts of the model run on the CPU, which
+/// `engine.allow_fallback` must permit, also the reason.
 fn open_session(
     environment: &Environment,
     device: &Device,
@@ -127,7 +127,10 @@ fn open_session(
         let shapes = shapes_text(&input.name, &input_dims(plan));
         if shapes.is_none() {
             let batch = input.batch.ok_or_else(|| {
-                format!("the provider cannot be given a shape for {}: the name contains a colon", input.name)
+                format!(
+                    "cannot pass the shape of input {} to the provider: the name contains a colon",
+                    input.name
+                )
             })?;
             builder = builder
                 .with_dimension_override(batch, plan.engine.batch_size as i64)
@@ -158,9 +161,9 @@ fn open_session(
     Ok(opened)
 }
 
-/// Register the provider of `engine` for GPU `ordinal`. `shapes` is its only optimization profile, which a
-/// model with fixed shapes does not need. `cache` is the folder for the engines and kernels that it builds;
-/// each model needs its own, because providers distinguish models by their names only.
+/// Register the provider of `engine` for GPU `ordinal`. `shapes` is its only optimization profile, which a model with
+/// fixed shapes does not need. The provider stores the engines and kernels that it builds in the folder `cache`. Each
+/// model needs its own folder, because providers distinguish models by name only.
 fn on_gpu(
     environment: &Environment,
     builder: SessionBuilder,

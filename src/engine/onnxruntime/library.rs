@@ -2,9 +2,10 @@
 //!
 //! - Search order: `ORT_DYLIB_PATH`; `.deps/onnxruntime-gpu/` and `.deps/onnxruntime/` in the current
 //!   folder and those above it; the same from the executable's folder upwards.
-//! - Nothing is linked, so the binary also starts on a host without ONNX Runtime, and says what is missing.
-//! - Once loaded, ONNX Runtime sends telemetry to its makers unless `ORT_DISABLE_TELEMETRY` is set. The binary
-//!   sets the variable at its start; a program that uses this library must set it, or nothing is loaded.
+//! - Nothing is linked, so the binary also starts on a host without ONNX Runtime; the error then names the missing
+//!   library.
+//! - Once loaded, ONNX Runtime sends telemetry to its makers unless `ORT_DISABLE_TELEMETRY` is set. The binary sets the
+//!   variable at its start; a program that uses this library must set it, otherwise [`open`] fails.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -23,7 +24,7 @@ const FOLDERS: [&str; 2] = [".deps/onnxruntime-gpu", ".deps/onnxruntime"];
 const PLUGIN: &str = "libonnxruntime_providers_nv_tensorrt_rtx.so";
 pub const PLUGIN_PROVIDER: &str = "NvTensorRTRTXExecutionProvider";
 
-/// Dependencies in the plugin's own folder, where the dynamic loader does not search.
+/// Dependencies of the plugin in its own folder, which the dynamic loader does not search.
 const PLUGIN_NEEDS: [&str; 3] =
     ["libcudart.so.13", "libtensorrt_rtx.so.1", "libtensorrt_onnxparser_rtx.so.1"];
 
@@ -60,7 +61,7 @@ pub fn register_plugin(environment: &Environment, path: &Path) -> Result<(), Str
         return Ok(());
     }
     for name in PLUGIN_NEEDS {
-        // if it is elsewhere, the loader finds it or reports it as missing
+        // a library in another folder is found by the loader, or reported as missing
         let beside = path.with_file_name(name);
         if beside.is_file() {
             keep_open(&beside)?;

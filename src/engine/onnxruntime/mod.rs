@@ -1,8 +1,8 @@
 //! ONNX Runtime as an engine: on the CPU in this file, on GPUs in `gpu`.
 //!
-//! - The model has one image input of rank 4, float32 or uint8, whose height and width match the
-//!   preprocessing, and its first output has a row of float32 scores for each image. On a GPU both may
-//!   be float16 instead; uint8 is for the CPU only.
+//! - The model has one image input of rank 4, float32 or uint8, whose height and width match the preprocessing, and its
+//!   first output has a row of float32 scores for each image. On a GPU both may be float16 instead; uint8 is supported
+//!   on the CPU only.
 //! - The batch dimension is dynamic or equals `batch_size`; batches are always full.
 
 mod gpu;
@@ -33,7 +33,7 @@ pub struct OnnxRuntime {
     dims: [i64; 4],
     shape: BatchShape,
     classes: usize,
-    /// Why the plan's provider is not used, if it is not.
+    /// Why the plan's provider is not used; `None` if it is.
     fallback: Option<String>,
 }
 
@@ -66,7 +66,7 @@ impl OnnxRuntime {
         Ok(engine)
     }
 
-    /// The CPU engine for a plan whose provider cannot be used, for this reason.
+    /// The CPU engine for a plan whose provider cannot be used; `reason` says why.
     pub(super) fn fallback(plan: &Plan, reason: String) -> Result<Self, EngineError> {
         Ok(Self { fallback: Some(reason), ..Self::load(plan)? })
     }
@@ -147,8 +147,8 @@ fn cpu_options(environment: &Environment, plan: &Plan) -> Result<SessionBuilder,
         .with_intra_threads(threads_or_cores(plan.engine.threads))?
         // spinning threads would take the cores that decoding needs between two batches
         .with_intra_op_spinning(false)?
-        // a memory pattern allocates all tensors of a run side by side: two to three times the memory
-        // of the arena alone, and no faster
+        // a memory pattern allocates all tensors of a run side by side, which takes two to three times the memory of
+        // the arena and is no faster
         .with_memory_pattern(false)?)
 }
 

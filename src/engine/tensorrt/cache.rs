@@ -71,8 +71,8 @@ pub fn load_or_build<T>(
     Ok(load(&serialized))
 }
 
-/// The cached kernels that TensorRT-RTX has compiled for an engine on a kind of device. Without them a run
-/// starts some seconds later, so no failure here is an error.
+/// The cached kernels that TensorRT-RTX has compiled for an engine on a kind of device. Without them a run starts a few
+/// seconds later, so no failure here is an error.
 #[derive(Debug)]
 pub struct Kernels(Option<PathBuf>);
 
@@ -309,7 +309,7 @@ mod tests {
     fn a_read_only_cache_still_serves_its_engines() {
         let folder = tempfile::tempdir().expect("temp folder");
         get(folder.path(), built);
-        // a folder in place of the lock file makes the cache as good as read-only
+        // a folder in place of the lock file prevents locking, as a read-only cache does
         let lock = folder.path().join(format!("{}.lock", key(&recipe(), &target())));
         std::fs::remove_file(&lock).expect("the lock file");
         std::fs::create_dir(&lock).expect("folder");

@@ -110,7 +110,7 @@ fn candidates(name: &str) -> Vec<PathBuf> {
     std::iter::once(PathBuf::from(name)).chain(deps.filter(|path| path.is_file())).collect()
 }
 
-/// Call `load` with each candidate path of each of `names` until one succeeds.
+/// Call `load` with each candidate path of each name until one succeeds.
 fn open<T>(
     names: &[&str],
     candidates: &dyn Fn(&str) -> Vec<PathBuf>,

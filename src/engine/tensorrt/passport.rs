@@ -1,8 +1,8 @@
 //! The passport of a serialized engine: a small JSON file next to it, `NAME.engine.json`, that records
 //! its model, its builder and its target.
 //!
-//! - An engine runs only on the GPU model and with the TensorRT version in its passport. That is checked
-//!   before the engine is loaded.
+//! - An engine runs only on the GPU model and with the TensorRT version in its passport. Both are checked before the
+//!   engine is loaded.
 
 use std::path::{Path, PathBuf};
 
@@ -34,7 +34,7 @@ impl Target {
     }
 }
 
-/// What a pipeline needs of an engine.
+/// The requirements of a pipeline on its engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
     /// Dimensions of a batch.
@@ -118,8 +118,8 @@ impl Passport {
         })
     }
 
-    /// Check that the passport belongs to this engine, and that the engine may run on `target` and does
-    /// what is `wanted`.
+    /// Check that the passport belongs to this engine, and that the engine may run on `target` and meets the
+    /// requirements `wanted`.
     pub fn check(
         &self,
         engine: &Path,
@@ -135,7 +135,7 @@ impl Passport {
         })
     }
 
-    /// Why the engine does not do what is wanted, if it does not.
+    /// The requirement that the engine does not meet, if there is one.
     fn shortcoming(&self, wanted: &Wanted) -> Option<String> {
         let Profile { min, max, .. } = &self.profile;
         let within = wanted.dims.len() == min.len()
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn an_engine_must_do_what_the_pipeline_wants() {
+    fn an_engine_must_meet_the_requirements_of_the_pipeline() {
         let passport = passport();
         let wanted = |rows, tf32| Wanted { dims: vec![rows, 384, 384, 3], tf32 };
         assert_eq!(passport.shortcoming(&wanted(32, true)), None);

@@ -8,11 +8,11 @@ use crate::engine::onnx::OnnxInput;
 pub struct ShapeArguments {
     /// `--shapes`: all three shapes.
     pub all: Option<String>,
-    /// `--min-shapes` as typed.
+    /// `--minShapes` as typed.
     pub min: Option<String>,
-    /// `--opt-shapes` as typed.
+    /// `--optShapes` as typed.
     pub opt: Option<String>,
-    /// `--max-shapes` as typed.
+    /// `--maxShapes` as typed.
     pub max: Option<String>,
 }
 

@@ -1,4 +1,4 @@
-//! What the instruction sets share: 16-bit halves of a weight, and rows with room for whole registers.
+//! Code that the instruction sets share: it splits weights into 16-bit halves, and pads rows to whole registers.
 
 /// The first `wanted_bytes` of `from`; if it is shorter, a copy in `tail`, padded with zeros.
 pub(super) fn with_slack<'a>(from: &'a [u8], wanted_bytes: usize, tail: &'a mut Vec<u8>) -> &'a [u8] {

@@ -48,6 +48,7 @@ const LUMA_WITH_DC: usize = 3;
 
 /// Band of each coefficient, in zigzag order.
 const BANDS: [usize; 16] = [0, 1, 2, 3, 6, 4, 5, 6, 6, 6, 6, 6, 6, 6, 6, 7];
+
 /// Parse all of `bitstream`, an image of `size` pixels. The error is the reason for rejection.
 pub(super) fn check(bitstream: &[u8], size: (u32, u32)) -> Result<(), &'static str> {
     let tag = bitstream.first_chunk::<3>().ok_or(EARLY_END)?;
@@ -209,7 +210,7 @@ impl Factors {
     }
 }
 
-/// What the macroblocks below and to the right need to know of a macroblock.
+/// The state of a macroblock that the macroblocks below and to the right depend on.
 #[derive(Clone, Copy, Default)]
 struct Neighbour {
     /// Modes of the blocks at the edge.

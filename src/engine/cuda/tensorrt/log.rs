@@ -5,8 +5,8 @@ use std::sync::OnceLock;
 
 use crate::engine::cuda::CudaResult;
 
-/// The logger that forwards TensorRT's messages to `tracing`. There is one for the process, because
-/// TensorRT keeps the first one that it is given.
+/// The logger that forwards TensorRT's messages to `tracing`. The process has one logger, because
+/// TensorRT keeps the first one that it gets.
 pub(in crate::engine) fn logger() -> CudaResult<&'static trtx::Logger> {
     static LOGGER: OnceLock<Result<trtx::Logger, String>> = OnceLock::new();
     let made = LOGGER.get_or_init(|| trtx::Logger::new(Messages).map_err(|error| error.to_string()));
@@ -23,7 +23,7 @@ thread_local! {
     static ERRORS: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Limit of the errors kept for [`take_errors`]; the first ones are the informative ones.
+/// Number of errors kept for [`take_errors`]: the first ones are the most informative.
 const ERRORS_KEPT: usize = 4;
 
 struct Messages;

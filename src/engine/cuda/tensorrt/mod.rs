@@ -27,7 +27,7 @@ pub struct Loaded {
     pub input: Binding,
     /// The model's first output.
     pub output: Binding,
-    /// Unused outputs, which need memory nevertheless.
+    /// Unused outputs, which also need memory.
     others: Vec<Binding>,
 }
 
