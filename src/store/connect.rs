@@ -77,12 +77,14 @@ pub(super) fn connect(service: Service, root: &str, section: &StorageSection) ->
 
 fn check_environment(service: Service) -> std::result::Result<(), String> {
     environment::check(match service {
-        Service::Local | Service::Http => &[],
+        // a disk has neither proxies nor certificates
+        Service::Local => return Ok(()),
+        Service::Http => &[],
         Service::Google => &["GOOGLE_", "STORAGE_EMULATOR_HOST", "GCE_METADATA_"],
         Service::Amazon => &["AWS_"],
         Service::Azure => &["AZURE_"],
     })?;
-    if service == Service::Local { Ok(()) } else { environment::check_certificates() }
+    environment::check_certificates()
 }
 
 /// Repeat a request for `retry_seconds`, however often that is. A pause is chosen at random between the shortest one

@@ -66,7 +66,9 @@ pub(super) async fn serves_others(failed: &Location, beside: Vec<Path>, proof: P
 
 /// Whether an object arrives. Requests all of it: not every server serves ranges.
 async fn is_served(failed: &Location, path: Path, proof: Proof) -> bool {
-    let mut extensions = ObjectRead { most_bytes: PROBE_BYTES }.extensions();
+    // a checksum is over the whole object
+    let most_bytes = if proof == Proof::Checked { u64::MAX } else { PROBE_BYTES };
+    let mut extensions = ObjectRead { most_bytes }.extensions();
     if proof == Proof::Most {
         extensions.insert(SingleTry);
     }
