@@ -1,7 +1,7 @@
-//! Companions of images: whether one is an image itself.
+//! Decides whether a companion of images is an image itself.
 //!
-//! Comes in: an object whose name is that of a label, a caption or the like. Goes out: whether its first bytes are those of
-//! an image.
+//! Comes in: an object with the name of a label, a caption or another companion. Goes out: whether its first bytes are
+//! those of an image.
 //!
 //! - A companion that cannot be read counts as an image: its row says why it cannot be read.
 
@@ -19,10 +19,10 @@ use crate::store::{
     object_fault, stated_size, unusable_object,
 };
 
-/// First bytes that show whether an object is an image.
+/// The number of first bytes that show whether an object is an image.
 pub(super) const HEAD_BYTES: u64 = sniff::HEAD_BYTES as u64;
 
-/// Whether each of `entries` is a record. Only companions are read, all of them at once.
+/// Whether each of `entries` is a record. Only companions are read, all of them concurrently.
 ///
 /// # Errors
 /// When their store fails.
@@ -86,6 +86,6 @@ pub(super) async fn begins_as_image(location: &Location, known: &ObjectRef) -> o
         Err(error) if unusable_object(&error).is_some() => again(|| head(None)).await,
         looked => looked,
     };
-    // what cannot be decoded from its first bytes is left to the reader of the whole object
+    // if the first bytes cannot be decompressed, the object counts as an image and its reader decides
     Ok(looked?.is_none_or(|head| is_image(&head)))
 }

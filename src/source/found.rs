@@ -9,11 +9,11 @@ use crate::items::ObjectRef;
 pub(super) struct Found {
     /// As [`crate::store::escaped`] writes it.
     pub name: String,
-    /// Path on this machine's disk, if no store can address the name.
+    /// The local path, if no store can address the name.
     pub path: Option<PathBuf>,
     pub size_bytes: Option<u64>,
     pub version: Option<String>,
-    /// Whether it is `name/`, an empty object that shows a folder, beside an object called `name`.
+    /// Whether it is the empty object `name/`, which marks a folder, beside an object called `name`.
     pub is_folder_marker: bool,
 }
 

@@ -5,13 +5,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::skipped::Skipped;
 
-/// Names of each kind that are kept and logged: enough to see what they are.
+/// Names of each kind that are kept and logged: enough to recognise the kind.
 const NAMES_KEPT: usize = 3;
 
 /// Characters of each name that are logged.
 const NAME_CHARACTERS: usize = 200;
 
-/// Counts and first names. Clones share them, so that the reader of a shard's records sees what else it holds.
+/// Counts and first names. Clones share them, so that the caller of a reader sees what the reader skipped.
 #[derive(Debug, Clone, Default)]
 pub struct Skips(Arc<Mutex<Passed>>);
 
@@ -22,7 +22,7 @@ struct Passed {
 }
 
 impl Skips {
-    /// `name` is skipped, as one of `kind`.
+    /// Count `name` as skipped, under `kind`.
     pub fn add(&self, kind: &str, name: &str) {
         let mut passed = self.passed();
         passed.counts.count(kind);
@@ -34,13 +34,13 @@ impl Skips {
         }
     }
 
-    /// What has been skipped so far.
+    /// The counts so far.
     pub fn counts(&self) -> Skipped {
         self.passed().counts.clone()
     }
 
     fn passed(&self) -> MutexGuard<'_, Passed> {
-        // a poisoned lock only means that another thread panicked between two whole counts
+        // the counts are valid even if another thread panicked while it held the lock
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
