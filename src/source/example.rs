@@ -22,7 +22,7 @@ const FEATURE: u32 = 1;
 const ENTRY_KEY: u32 = 1;
 const ENTRY_VALUE: u32 = 2;
 
-/// Of `Feature`. `float_list` is passed over.
+/// Of `Feature`. `float_list` is skipped.
 const BYTES_LIST: u32 = 1;
 const INT64_LIST: u32 = 3;
 
@@ -186,7 +186,7 @@ struct Field {
 enum Content {
     Integer(u64),
     Bytes(Bytes),
-    /// Passed over.
+    /// Skipped.
     Other,
 }
 

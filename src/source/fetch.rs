@@ -108,7 +108,7 @@ pub(super) async fn fetch(
                 let message = format!("{} bytes came of {expected}", bytes.len());
                 return Err(object_store::Error::Generic { store: "read", source: message.into() });
             }
-            check_sum(&bytes, stored)?;
+            verify_checksum(&bytes, stored)?;
             Ok(Some((bytes, encoding)))
         }
     });
@@ -143,7 +143,7 @@ pub(super) async fn fetch_file(
 
 /// Compare an image with the checksum that its store states. If the connection broke, the rest arrived as a second
 /// answer, and nothing else verifies that both parts belong together.
-fn check_sum(bytes: &Bytes, stored: Option<ObjectCrc32c>) -> object_store::Result<()> {
+fn verify_checksum(bytes: &Bytes, stored: Option<ObjectCrc32c>) -> object_store::Result<()> {
     let Some(ObjectCrc32c(expected)) = stored else { return Ok(()) };
     let found = crc32c::crc32c(bytes);
     if found == expected {
@@ -160,9 +160,9 @@ mod tests {
     #[test]
     fn an_image_is_compared_with_the_checksum_of_its_object() {
         let bytes = Bytes::from_static(b"123456789");
-        assert!(check_sum(&bytes, None).is_ok());
-        assert!(check_sum(&bytes, Some(ObjectCrc32c(0xe306_9283))).is_ok());
-        let error = check_sum(&bytes, Some(ObjectCrc32c(0xe306_9284))).expect_err("another");
+        assert!(verify_checksum(&bytes, None).is_ok());
+        assert!(verify_checksum(&bytes, Some(ObjectCrc32c(0xe306_9283))).is_ok());
+        let error = verify_checksum(&bytes, Some(ObjectCrc32c(0xe306_9284))).expect_err("another");
         assert!(matches!(error, object_store::Error::Generic { .. }), "the error must be retryable: {error}");
     }
 }

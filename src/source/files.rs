@@ -112,8 +112,8 @@ impl FileRecords {
                 let message = "it holds fewer images than a checkpoint has rows of it";
                 return Err(ReadError::Corrupt(message.to_owned()));
             }
-            let looks = companions::look_at_all(&self.stores, &next)?;
-            for (entry, is_record) in next.into_iter().zip(looks) {
+            let are_records = companions::are_records(&self.stores, &next)?;
+            for (entry, is_record) in next.into_iter().zip(are_records) {
                 match entry.sidecar {
                     _ if self.to_skip == 0 => break,
                     Some(kind) if !is_record => self.skips.add(&kind, &entry.object.uri),

@@ -38,7 +38,7 @@ use crate::store::{Object, StoreKind, Stores, escaped};
 const SIDECARS_PER_IMAGE: usize = 4;
 
 /// Companions that are examined together.
-const LOOKS_AT_ONCE: usize = 32;
+const EXAMINED_AT_ONCE: usize = 32;
 
 /// List the shards of `uris`, read as `input` says. Inputs without glob characters are looked up at once, so that a
 /// typo is found before any work starts. Nothing is listed yet.
@@ -338,7 +338,7 @@ impl ShardList {
     fn finish_input(&mut self) -> Result<(), SourceError> {
         let uri = self.inputs[self.position].uri.clone();
         if self.tally.taken + self.tally.repeated == 0 && self.tally.sidecars == self.loose.len() as u64 {
-            self.look_at_sidecars()?;
+            self.examine_sidecars()?;
         }
         self.flush_loose();
         let tally = std::mem::take(&mut self.tally);
@@ -363,9 +363,9 @@ impl ShardList {
 
     /// Examine the companions of an input that has nothing else, so that an input without an image is reported before a run
     /// begins.
-    fn look_at_sidecars(&mut self) -> Result<(), SourceError> {
-        for entries in self.loose.chunks(LOOKS_AT_ONCE) {
-            if companions::look_at_all(&self.stores, entries)?.contains(&true) {
+    fn examine_sidecars(&mut self) -> Result<(), SourceError> {
+        for entries in self.loose.chunks(EXAMINED_AT_ONCE) {
+            if companions::are_records(&self.stores, entries)?.contains(&true) {
                 return Ok(());
             }
         }

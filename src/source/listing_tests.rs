@@ -102,8 +102,8 @@ impl Folder {
         let (mut records, mut skipped) = (Vec::new(), Skipped::default());
         for shard in shards.by_ref() {
             let shard = shard.expect("listed");
-            let (found, passed) = read(&self.stores, &shard, 0);
-            skipped.add(&passed);
+            let (found, read_skips) = read(&self.stores, &shard, 0);
+            skipped.add(&read_skips);
             records.extend(found.into_iter().map(|record| {
                 (record.image_id.replace(&self.uri(""), ""), record.content.map_err(|error| error.status))
             }));

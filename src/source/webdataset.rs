@@ -92,7 +92,7 @@ impl<R: Read> TarRecords<R> {
             return self.next_sample();
         }
         while let Some(member) = self.members.next_member()? {
-            if let Some(content) = self.look_at(&member)? {
+            if let Some(content) = self.read_or_skip(&member)? {
                 let image_id = self.ids.of_member(&member.name);
                 return Ok(Some(RawRecord { image_id, member: Some(member.name), content }));
             }
@@ -101,7 +101,7 @@ impl<R: Read> TarRecords<R> {
     }
 
     /// The content of `member` if it is a record; otherwise it is skipped and counted.
-    fn look_at(&mut self, member: &Member) -> Result<Option<Result<Bytes, Rejected>>, ReadError> {
+    fn read_or_skip(&mut self, member: &Member) -> Result<Option<Result<Bytes, Rejected>>, ReadError> {
         let kind = match self.rule(member) {
             None => return self.members.skip_rest(member, 0).map(|()| None),
             Some(Rule::Image | Rule::Container(_) | Rule::Manifest) => {

@@ -59,8 +59,8 @@ pub(super) fn read(reader: &impl ChunkReader, options: &ReadOptions) -> Result<F
     let bytes = bytes_of(reader)?;
     let parts = Parts::find(&bytes).map_err(|error| corrupt(&error))?;
     let columns = Columns::find(&parts.schema, options)?;
-    let cut_down = parts.keep(&bytes, &columns).map_err(|error| corrupt(&error))?;
-    let metadata = ParquetMetaDataReader::decode_metadata(&cut_down).map_err(|error| corrupt(&error))?;
+    let reduced = parts.keep(&bytes, &columns).map_err(|error| corrupt(&error))?;
+    let metadata = ParquetMetaDataReader::decode_metadata(&reduced).map_err(|error| corrupt(&error))?;
     Ok(Footer { metadata, columns })
 }
 

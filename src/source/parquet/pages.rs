@@ -207,7 +207,7 @@ impl<R: ChunkReader> CheckedPages<R> {
     }
 
     /// Wait for the shard's turn before a long page is fetched.
-    fn wait_to_hold(&self, header: &PageHeader) -> Result<()> {
+    fn wait_for_turn(&self, header: &PageHeader) -> Result<()> {
         let Some(turn) = self.turn.as_ref().filter(|_| header.longest() > AHEAD_PAGE_BYTES) else {
             return Ok(());
         };
@@ -285,7 +285,7 @@ impl<R: ChunkReader> ChunkReader for CheckedPages<R> {
                  {MAX_RATIO} times as much"
             )));
         }
-        self.wait_to_hold(&header)?;
+        self.wait_for_turn(&header)?;
         let page = self.reader.get_bytes(start, length)?;
         let levels = usize::try_from(header.levels_bytes).unwrap_or(usize::MAX).min(page.len());
         let unpacked_bytes = header.unpacked_bytes.saturating_sub(header.levels_bytes);
