@@ -1,4 +1,4 @@
-//! What an object of an input is: a shard, a manifest, an image, a companion of images, or nothing to read.
+//! Decides whether an object of an input is a shard, a manifest, an image, a companion of images, or none of these.
 //!
 //! Comes in: an object that an input names or lists. Goes out: its [`Rule`].
 //!
@@ -23,7 +23,7 @@ pub(super) struct Classifier {
 }
 
 impl Classifier {
-    /// What to do with an object that a listing found, by its name.
+    /// The rule for an object that a listing found, by its name.
     pub fn listed(&self, input: &Input, name: &str) -> Rule {
         let by_name = input.rule(name);
         let format = match self.format {
@@ -45,8 +45,8 @@ impl Classifier {
         }
     }
 
-    /// What to do with an object that an input names: the configured format decides, then the name, then the first bytes.
-    /// A text file is a list of images, unless it holds an image.
+    /// The rule for an object that an input names. The configured format decides first, then the name, then the first
+    /// bytes. A text file is a list of images, unless it holds an image.
     ///
     /// # Errors
     /// When the object cannot be read, or is neither a shard nor an image nor a list.

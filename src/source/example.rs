@@ -22,17 +22,17 @@ const FEATURE: u32 = 1;
 const ENTRY_KEY: u32 = 1;
 const ENTRY_VALUE: u32 = 2;
 
-/// Of `Feature`. `float_list` is skipped.
+/// Fields of `Feature`. `float_list` is skipped.
 const BYTES_LIST: u32 = 1;
 const INT64_LIST: u32 = 3;
 
-/// Of `SequenceExample`, whose `context` has the number of `Example.features`.
+/// A field of `SequenceExample`, whose `context` has the number of `Example.features`.
 const FEATURE_LISTS: u32 = 2;
 
-/// In both lists.
+/// The field of both lists that holds their values.
 const VALUE: u32 = 1;
 
-/// What is wrong with a message.
+/// A description of what is wrong with a message.
 type Malformed = String;
 
 /// The first value of a feature.

@@ -25,7 +25,7 @@ const GLOB_CHARACTERS: [char; 4] = ['*', '?', '[', '{'];
 /// A folder at the root of a file system that only root may read; fsck puts recovered files there.
 const LOST_AND_FOUND: &str = "lost+found";
 
-/// What one input URI stands for.
+/// An input URI, resolved to an object, a folder or a glob.
 pub(super) struct Input {
     /// The URI as given.
     pub uri: String,
@@ -39,7 +39,7 @@ pub(super) enum Shape {
     Object(ObjectRef),
     /// Everything below a folder or prefix.
     Folder,
-    /// What matches below the last folder without pattern characters.
+    /// The objects that match below the last folder without pattern characters.
     Glob(Glob),
 }
 
@@ -62,7 +62,7 @@ pub(super) struct FolderRules {
     folders: Vec<GlobMatcher>,
 }
 
-/// What a walk does with a folder.
+/// The treatment of a folder by a walk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Folder {
     /// Something below may match.
@@ -74,7 +74,7 @@ pub(super) enum Folder {
 }
 
 impl FolderRules {
-    /// What to do with the folder `name`, relative to the input's folder.
+    /// The treatment of the folder `name`, which is relative to the input's folder.
     pub fn judge(&self, name: &str) -> Folder {
         let mut parts = name.split('/').enumerate();
         let inside = parts.all(|(depth, part)| {
@@ -206,7 +206,7 @@ impl Input {
         !takes_hidden && is_hidden(name)
     }
 
-    /// What to do with the listed object `name`, judged by the name alone.
+    /// The rule for the listed object `name`, by the name alone.
     pub fn rule(&self, name: &str) -> Rule {
         let takes_underscored = matches!(&self.shape, Shape::Glob(glob) if glob.takes_underscored);
         if self.hides(name) { Rule::Skip(naming::HIDDEN) } else { naming::listed(name, takes_underscored) }

@@ -46,7 +46,7 @@ type Block = [u8; BLOCK_BYTES];
 
 /// A member whose header is read and whose content is not.
 pub(super) struct Member {
-    /// As [`escaped`] writes it.
+    /// The name as [`escaped`] writes it.
     pub name: String,
     pub kind: EntryType,
     /// Bytes of the content in the archive.
@@ -75,7 +75,7 @@ impl Member {
     }
 }
 
-/// What extension headers say about the member that follows them.
+/// Properties of the next member that extension headers state.
 #[derive(Default)]
 struct Extensions {
     name: Option<Vec<u8>>,

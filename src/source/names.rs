@@ -1,4 +1,4 @@
-//! What one input finds: a walk of local folders, or the pages of a bucket's listing.
+//! Lists the names of one input: by a walk of local folders, or by the pages of a bucket's listing.
 //!
 //! Comes in: an input. Goes out: the names below its folder, in the order of their full names, listed on demand.
 //!

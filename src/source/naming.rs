@@ -1,4 +1,4 @@
-//! What the name of a listed object, or of a member of an archive, says about it.
+//! Judges a listed object, or a member of an archive, by its name.
 //!
 //! Comes in: a name relative to its input. Goes out: a [`Rule`].
 //!
@@ -25,10 +25,10 @@ pub const UNADDRESSABLE: &str = "unaddressable";
 pub const OTHER_IMAGE: &str = "other image";
 pub const COMMENT: &str = "comment";
 
-/// What to do with a named object.
+/// The treatment of an object by its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rule {
-    /// Not read; counted under this kind.
+    /// It is not read and is counted under this kind.
     Skip(&'static str),
     /// A shard in this format.
     Container(ShardFormat),
@@ -135,8 +135,8 @@ pub fn has_image_extension(name: &str) -> bool {
     extension(base(name)).is_some_and(|extension| known(&IMAGES, extension).is_some())
 }
 
-/// The format of the container that `name` stands for, in any case: `.tfrecord` and `.tfrecords` (also followed by a
-/// shard number such as `-00000-of-00010`), `.tar`, `.tgz`, `.parquet`; compression may follow, except for Parquet.
+/// The format of a container with this name, in any case: `.tfrecord` and `.tfrecords` (also followed by a shard number
+/// such as `-00000-of-00010`), `.tar`, `.tgz`, `.parquet`; compression may follow, except for Parquet.
 pub fn container(name: &str) -> Option<ShardFormat> {
     let name = base(name).to_ascii_lowercase();
     let name = without_shard_number(&name);

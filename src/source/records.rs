@@ -1,4 +1,4 @@
-//! What the readers of all shard formats share: records, options, and how a reader ends.
+//! The parts that the readers of all shard formats share: records, options, and the end of a reader.
 //!
 //! - A reader ends after its first error.
 //! - A panic inside a format's reader is damage of the shard.

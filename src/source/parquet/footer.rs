@@ -46,7 +46,7 @@ const FOOTER_TAIL_BYTES: u64 = 8;
 
 /// The metadata of a file.
 pub(super) struct Footer {
-    /// Of the columns that are read, in the order of [`Columns::leaves`].
+    /// Metadata of the columns that are read, in the order of [`Columns::leaves`].
     pub metadata: ParquetMetaData,
     pub columns: Columns,
 }

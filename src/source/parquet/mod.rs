@@ -67,7 +67,7 @@ pub(super) struct ParquetRecords {
     chunks: Vec<Range<u64>>,
     max_image_bytes: u64,
     next_index: u64,
-    /// As the footer states.
+    /// The number of rows that the footer states.
     rows: u64,
     /// The most rows that are read.
     max_rows: u64,

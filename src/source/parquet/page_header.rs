@@ -18,7 +18,7 @@ pub(super) enum PageKind {
     DataV2,
 }
 
-// Of `Encoding`.
+// Values of `Encoding`.
 const RLE: u64 = 3;
 pub(super) const DELTA_LENGTH_BYTE_ARRAY: u64 = 6;
 pub(super) const DELTA_BYTE_ARRAY: u64 = 7;

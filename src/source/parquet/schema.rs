@@ -46,7 +46,7 @@ pub(super) struct Field {
     pub first_leaf: usize,
 }
 
-/// What a field holds.
+/// The type of a field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Struct,
