@@ -1,10 +1,10 @@
-//! The magic bytes of everything that is recognised by how it begins.
+//! Magic bytes, and the content that begins with them.
 
 use crate::items::ImageFormat;
 
 use self::Content::{Image, Other, OtherImage};
 
-/// What some bytes are.
+/// The kind of content that some bytes are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Content {
     /// An image of a format that we decode.
@@ -13,7 +13,7 @@ pub enum Content {
     OtherImage(&'static str),
     /// Something known that is not an image, with its article.
     Other(&'static str),
-    /// Bytes of no format that sluice decodes.
+    /// Bytes of no known kind.
     Unknown,
 }
 
@@ -21,7 +21,7 @@ pub(super) const GZIP: &[u8] = b"\x1f\x8b";
 pub(super) const ZSTD: &[u8] = b"\x28\xb5\x2f\xfd";
 pub(super) const PARQUET: &[u8] = b"PAR1";
 
-/// First bytes, and what begins with them. Of several rows that fit, the first one counts.
+/// First bytes, and the content that begins with them. The first row that fits counts.
 #[rustfmt::skip]
 pub(super) const MAGIC: &[(&[u8], Content)] = &[
     (b"\xff\xd8\xff", Image(ImageFormat::Jpeg)),
@@ -99,7 +99,7 @@ pub(super) const MAGIC: &[(&[u8], Content)] = &[
     (b"wOFF", Other("a font")),
 ];
 
-/// What follows `RIFF` and a length.
+/// The bytes after `RIFF` and a length, and the content that has them.
 #[rustfmt::skip]
 pub(super) const RIFF: &[(&[u8], Content)] = &[
     (b"WEBP", Image(ImageFormat::Webp)),
@@ -108,7 +108,7 @@ pub(super) const RIFF: &[(&[u8], Content)] = &[
     (b"", Other("a RIFF file")),
 ];
 
-/// The row of `table` that `head` begins with, among those that `is_wanted`.
+/// The content of the first row of `table` that `is_wanted` accepts and whose magic bytes `head` begins with.
 pub(super) fn find(
     table: &[(&[u8], Content)],
     head: &[u8],

@@ -1,12 +1,12 @@
-//! What bytes are, judged by the bytes themselves: the one place that decides what an image is.
+//! Recognises content by its bytes. Only this module decides whether bytes are an image.
 //!
-//! Comes in: the first bytes of an object or a record, [`HEAD_BYTES`] or all of it. Goes out: a
-//! [`Content`]. Sources and decoders both ask here, so the decoders accept what the sources take for an image.
+//! Comes in: the first [`HEAD_BYTES`] of an object or record, or all of it. Goes out: a [`Content`]. Sources and
+//! decoders both use this module, so the decoders accept everything that the sources take for an image.
 //!
 //! - Names and media types are never consulted: a text file called `.jpg` is not an image.
 //! - Images of the formats that we decode are recognised as leniently as by Pillow.
 //! - Recognising a format promises nothing about the rest of the bytes.
-//! - Content that cannot be decoded is named, so that its owner knows what to do about it.
+//! - Content that cannot be decoded is named, so that its owner knows what to change.
 
 mod magic;
 mod text;
@@ -17,7 +17,7 @@ pub use magic::Content;
 use magic::{GZIP, MAGIC, PARQUET, RIFF, ZSTD, find};
 use text::{is_svg, position, text};
 
-/// First bytes that [`content`] looks at.
+/// The number of first bytes that [`content`] examines.
 pub const HEAD_BYTES: usize = 4096;
 
 /// Bytes quoted in the message about unknown content.
@@ -26,7 +26,7 @@ const QUOTED_BYTES: usize = 8;
 /// Sizes of the second BMP header, which distinguish a bitmap from text that begins with "BM".
 const BMP_HEADER_BYTES: [u32; 7] = [12, 40, 52, 56, 64, 108, 124];
 
-/// What `bytes` are; only the first [`HEAD_BYTES`] count.
+/// The content of `bytes`, judged by the first [`HEAD_BYTES`].
 pub fn content(bytes: &[u8]) -> Content {
     let head = &bytes[..bytes.len().min(HEAD_BYTES)];
     image_format(head)
@@ -49,7 +49,7 @@ pub fn image_format(head: &[u8]) -> Option<ImageFormat> {
     (format != ImageFormat::Tiff || !is_canon_raw(head)).then_some(format)
 }
 
-/// What a RIFF file holds.
+/// The content of a RIFF file.
 fn riff(head: &[u8]) -> Option<Content> {
     find(RIFF, head.strip_prefix(b"RIFF")?.get(4..8)?, |_| true)
 }
@@ -60,7 +60,7 @@ fn is_bmp(head: &[u8]) -> bool {
     head.starts_with(b"BM") && size.is_some_and(|size| BMP_HEADER_BYTES.contains(&size))
 }
 
-/// Whether `head` begins as an image of any format does. Text does not count, even if it begins as some formats do.
+/// Whether `head` begins like an image of any format. Text is not an image, even if it begins like one.
 pub fn is_image(head: &[u8]) -> bool {
     match content(head) {
         Content::Image(_) => true,
@@ -79,12 +79,12 @@ pub fn name(bytes: &[u8]) -> Option<String> {
     }
 }
 
-/// Whether `head` begins as a POSIX tar archive does. Older archives have no mark.
+/// Whether `head` begins like a POSIX tar archive. Older archives have no magic bytes.
 pub fn is_tar(head: &[u8]) -> bool {
     head.get(257..262) == Some(b"ustar")
 }
 
-/// Whether `head` begins with the length of a TFRecord file's first record, and the checksum of that.
+/// Whether `head` begins with the length of a TFRecord file's first record and the checksum of that length.
 pub fn is_tfrecord(head: &[u8]) -> bool {
     head.split_first_chunk::<8>().is_some_and(|(length, rest)| {
         rest.first_chunk().is_some_and(|crc| masked_crc(length) == u32::from_le_bytes(*crc))
@@ -112,7 +112,7 @@ pub fn refusal(bytes: &[u8]) -> String {
     }
 }
 
-/// Canon's CR2 is a TIFF whose first image is a preview.
+/// Whether `head` begins a Canon CR2 file: a TIFF whose first image is only a preview.
 fn is_canon_raw(head: &[u8]) -> bool {
     head.starts_with(b"II*\0") && head.get(8..11) == Some(b"CR\x02")
 }
@@ -144,7 +144,7 @@ fn other_image(head: &[u8]) -> Option<&'static str> {
     still_of_a_media_container(head).or_else(|| is_svg(head).then_some("SVG"))
 }
 
-/// ISO base media files begin with the box `ftyp`: a brand, a version, and compatible brands.
+/// The brands of an ISO base media file. It begins with the box `ftyp`: a brand, a version, and compatible brands.
 fn file_type_brands(head: &[u8]) -> Option<impl Iterator<Item = &[u8]>> {
     let size = u32::from_be_bytes(head.get(..4)?.try_into().ok()?) as usize;
     if head.get(4..8)? != b"ftyp" {
@@ -173,7 +173,7 @@ fn still_of_a_media_container(head: &[u8]) -> Option<&'static str> {
     generic
 }
 
-/// Things with a magic number that are no images, with their article.
+/// The name, with an article, of content that has a magic number and is not an image.
 fn by_magic(head: &[u8]) -> Option<&'static str> {
     let is_other = |content: &Content| matches!(content, Content::Other(_));
     if let Some(Content::Other(name)) = find(MAGIC, head, is_other).or_else(|| riff(head)) {
@@ -194,12 +194,12 @@ fn by_magic(head: &[u8]) -> Option<&'static str> {
     }
 }
 
-/// Images that were damaged by wrong handling, such as a conversion of encodings.
+/// The name of an image that was damaged by wrong handling, such as a conversion of encodings.
 fn damaged(head: &[u8]) -> Option<&'static str> {
     if head.len() >= 4 && head.iter().all(|&byte| byte == 0) {
         return Some("nothing but zero bytes");
     }
-    // U+FFFD stands for each byte that is no UTF-8
+    // U+FFFD replaces each byte that is not UTF-8
     let replacement = "\u{fffd}".as_bytes();
     if head.starts_with(replacement) && position(&head[3..], replacement).is_some() {
         return Some("binary data that was read as UTF-8 text and written again");
@@ -224,8 +224,8 @@ fn damaged(head: &[u8]) -> Option<&'static str> {
 const JPEG_INSIDE: &str = "a JPEG with other bytes before it";
 const PNG_INSIDE: &str = "a PNG with other bytes before it";
 
-/// Whether `name` was given because of an image somewhere inside, not because of the first bytes.
-pub fn is_of_inside(name: &str) -> bool {
+/// Whether `name` stands for content with an image somewhere inside, not at its start.
+pub fn is_image_inside(name: &str) -> bool {
     [JPEG_INSIDE, PNG_INSIDE].contains(&name)
 }
 
@@ -250,7 +250,7 @@ pub fn is_parquet(head: &[u8]) -> bool {
     head.starts_with(PARQUET)
 }
 
-/// Whether `head` may begin a zlib stream (RFC 1950, 2.2): deflate with a window of up to 32 KiB, no dictionary, and a
+/// Whether `head` may begin a zlib stream (RFC 1950, 2.2): deflate with a window of up to 32 KiB, no dictionary, and
 /// valid check bits.
 pub(crate) fn is_zlib(head: &[u8]) -> bool {
     const DICTIONARY: u8 = 0x20;
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn other_images_are_named_and_advised_to_be_converted() {
+    fn other_images_are_named_with_the_advice_to_convert_them() {
         let cases: [(&[u8], &str); 15] = [
             (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC"),
             (b"\0\0\0\x18ftypmif1\0\0\0\0heicmif1", "HEIC"),
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn images_of_any_format_are_images_and_texts_are_not() {
+    fn images_of_any_format_are_images_and_text_is_not() {
         let images: [&[u8]; 4] = [
             b"\xff\xd8\xff\xe0",
             b"\0\0\0\x20ftypavif\0\0\0\0avifmif1",
@@ -398,7 +398,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn random_bytes_never_panic_the_sniffer(
+        fn sniffing_never_panics_on_random_bytes(
             bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..300),
             magic in proptest::sample::select(vec![&b""[..], b"\0\0\0\x18ftyp", b"RIFF", b"<", b"BM", b"\xef\xbf\xbd"]),
         ) {

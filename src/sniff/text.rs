@@ -1,9 +1,9 @@
-//! What text is, by how it begins.
+//! Recognises kinds of text by their beginning.
 
-/// Text of any kind, with its article.
+/// The name of any text, with an article; `None` for other content.
 pub(super) fn text(head: &[u8]) -> Option<&'static str> {
     if head.starts_with(&[0xff, 0xfe]) || head.starts_with(&[0xfe, 0xff]) {
-        // every other byte of most text is zero
+        // in most UTF-16 text, every other byte is zero
         return (head.len() < 4 || head[2..].contains(&0)).then_some("UTF-16 text");
     }
     let text = printable(head)?.trim_start_matches('\u{feff}').trim_start();
@@ -36,7 +36,7 @@ pub(super) fn text(head: &[u8]) -> Option<&'static str> {
     (text.len() > 1).then_some("text")
 }
 
-/// Text that stands for the bytes of an image.
+/// The name of text that encodes an image.
 fn encoded(text: &str) -> Option<&'static str> {
     const BASE64: [(&str, &str); 8] = [
         ("/9j/", "a JPEG in base64; decode it first"),
@@ -66,7 +66,8 @@ pub(super) fn is_svg(head: &[u8]) -> bool {
     text.starts_with("<svg") || (text.starts_with('<') && text.contains("<svg") && !text.contains("<html"))
 }
 
-/// `head` as text without control characters; a character cut at its end is left out.
+/// `head` as text, if it has neither control characters other than white space nor U+FFFD. A character that is cut at
+/// the end is left out.
 fn printable(head: &[u8]) -> Option<&str> {
     let text = match std::str::from_utf8(head) {
         Ok(text) => text,
@@ -79,7 +80,7 @@ fn printable(head: &[u8]) -> Option<&str> {
     text.chars().all(is_text).then_some(text)
 }
 
-/// Whether `head` is text, control characters other than white space excluded.
+/// Whether `head` is text without control characters other than white space.
 pub(super) fn is_text(head: &[u8]) -> bool {
     let text = match std::str::from_utf8(head) {
         Ok(text) => text,

@@ -1,4 +1,4 @@
-//! What an object of an input is: a shard, a manifest, an image, a companion of images, or nothing to read.
+//! Decides whether an object of an input is a shard, a manifest, an image, a companion of images, or none of these.
 //!
 //! Comes in: an object that an input names or lists. Goes out: its [`Rule`].
 //!
@@ -23,7 +23,7 @@ pub(super) struct Classifier {
 }
 
 impl Classifier {
-    /// What to do with an object that a listing found, by its name.
+    /// The rule for an object that a listing found, by its name.
     pub fn listed(&self, input: &Input, name: &str) -> Rule {
         let by_name = input.rule(name);
         let format = match self.format {
@@ -45,8 +45,8 @@ impl Classifier {
         }
     }
 
-    /// What to do with an object that an input names: the configured format decides, then the name, then the first bytes.
-    /// A text file is a list of images, unless it holds an image.
+    /// The rule for an object that an input names. The configured format decides first, then the name, then the first
+    /// bytes. A text file is a list of images, unless it holds an image.
     ///
     /// # Errors
     /// When the object cannot be read, or is neither a shard nor an image nor a list.
@@ -76,7 +76,7 @@ impl Classifier {
             return Ok(Rule::Image);
         }
         let head = match self.head_of(object) {
-            // what it is remains unknown; its row says why it cannot be read
+            // its kind stays unknown, and its row says why it cannot be read
             Err(SourceError::Storage(error))
                 if is_immediate_refusal(&error.source)
                     && !naming::is_manifest(&object.uri)
@@ -99,7 +99,7 @@ impl Classifier {
                     }
                     Content::Other(what) => format!("it is {what}, not a shard or an image"),
                     Content::Image(_) | Content::OtherImage(_) | Content::Unknown => {
-                        "neither its name nor its first bytes tell its format; set input.format".to_owned()
+                        "neither its name nor its first bytes show its format; set input.format".to_owned()
                     }
                 };
                 Err(SourceError::Uri { uri: object.uri.clone(), message })
@@ -107,7 +107,7 @@ impl Classifier {
         }
     }
 
-    /// Whether the store refuses this object only.
+    /// Whether the store refuses only this object.
     fn is_object_fault(&self, object: &ObjectRef, error: &object_store::Error) -> bool {
         let location = self.stores.resolve(&object.uri).ok();
         location.and_then(|at| self.stores.find_object_fault(&at, std::iter::empty(), error)).is_some()
@@ -119,8 +119,8 @@ impl Classifier {
         Ok(opened.read_range(0..opened.size_bytes().min(SNIFF_BYTES))?)
     }
 
-    /// Whether the empty object that was listed as `uri` does not exist by this name: consoles create an object `folder/` to
-    /// show an empty folder, and it is listed without its slash.
+    /// Whether the empty object that was listed as `uri` only marks a folder. Consoles create an object `folder/` for
+    /// an empty folder; it is listed without its slash, and no object `folder` exists.
     ///
     /// # Errors
     /// Those of the store.

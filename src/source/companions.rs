@@ -1,7 +1,7 @@
-//! Companions of images: whether one is an image itself.
+//! Decides whether a companion of images is an image itself.
 //!
-//! Comes in: an object whose name is that of a label, a caption or the like. Goes out: whether its first bytes are those of
-//! an image.
+//! Comes in: an object with the name of a label, a caption or another companion. Goes out: whether its first bytes are
+//! those of an image.
 //!
 //! - A companion that cannot be read counts as an image: its row says why it cannot be read.
 
@@ -19,15 +19,15 @@ use crate::store::{
     object_fault, stated_size, unusable_object,
 };
 
-/// First bytes that show whether an object is an image.
+/// The number of first bytes that show whether an object is an image.
 pub(super) const HEAD_BYTES: u64 = sniff::HEAD_BYTES as u64;
 
-/// Whether each of `entries` is a record. Only companions are read, all of them at once.
+/// Whether each of `entries` is a record. Only companions are read, all of them concurrently.
 ///
 /// # Errors
 /// When their store fails.
-pub(super) fn look_at_all(stores: &Stores, entries: &[ManifestEntry]) -> Result<Vec<bool>, StorageError> {
-    let looks = entries.iter().map(|entry| async move {
+pub(super) fn are_records(stores: &Stores, entries: &[ManifestEntry]) -> Result<Vec<bool>, StorageError> {
+    let examinations = entries.iter().map(|entry| async move {
         if entry.sidecar.is_none() {
             return Ok(true);
         }
@@ -48,10 +48,10 @@ pub(super) fn look_at_all(stores: &Stores, entries: &[ManifestEntry]) -> Result<
             {
                 Err(location.error(error))
             }
-            looked => Ok(looked.unwrap_or(true)),
+            examined => Ok(examined.unwrap_or(true)),
         }
     });
-    stores.runtime().block_on(join_all(looks)).into_iter().collect()
+    stores.runtime().block_on(join_all(examinations)).into_iter().collect()
 }
 
 /// Whether the first bytes of an object are those of an image.
@@ -81,11 +81,11 @@ pub(super) async fn begins_as_image(location: &Location, known: &ObjectRef) -> o
             Ok(encoding.head_unpacked(bytes))
         }
     };
-    let looked = match again(|| head(Some((0..end).into()))).await {
+    let examined = match again(|| head(Some((0..end).into()))).await {
         // a server without ranges, or one that decompresses what it stores, sends the whole object
         Err(error) if unusable_object(&error).is_some() => again(|| head(None)).await,
-        looked => looked,
+        examined => examined,
     };
-    // what cannot be decoded from its first bytes is left to the reader of the whole object
-    Ok(looked?.is_none_or(|head| is_image(&head)))
+    // if the first bytes cannot be decompressed, the object counts as an image and its reader decides
+    Ok(examined?.is_none_or(|head| is_image(&head)))
 }

@@ -1,7 +1,7 @@
 //! Whole-file compression, recognised by its magic bytes.
 //!
-//! Comes in: the raw bytes of a shard or manifest, plain, gzip or zstd, or for TFRecord also zlib. Goes out: its content.
-//! Extensions are ignored.
+//! Comes in: the raw bytes of a shard or manifest, plain, gzip or zstd, or for TFRecord also zlib. Goes out: the
+//! decompressed content. Extensions are ignored.
 //!
 //! - Other compression formats are named in an error, [`io::ErrorKind::Unsupported`].
 //! - Decompression is streamed: output that is not read is not produced, and the formats limit each record, so a small file
@@ -16,20 +16,20 @@ use flate2::bufread::{GzDecoder, ZlibDecoder};
 use crate::sniff::{is_gzip, is_zlib, is_zstd};
 use crate::store::ZSTD_WINDOW_LOG_MAX;
 
-/// First bytes that show the compression. They include what a format needs to recognise its own start: a block of tar.
+/// First bytes that show the compression. They also let a format recognise its own start: a tar block is the longest.
 pub(super) const HEAD_BYTES: usize = 512;
 
 /// Compressed bytes given to a decoder at once. The underlying readers hold megabytes; this only amortises the calls.
 const BUFFER_BYTES: usize = 64 << 10;
 
-/// The highest ratio of decompressed to compressed bytes, beyond [`FREE_BYTES`]. Encoded images hardly compress at all, and
-/// uncompressed bitmaps of drawings 50 times; gzip can compress a thousand bytes into one, zstd any number.
+/// The highest ratio of decompressed to compressed bytes, beyond [`FREE_BYTES`]. Encoded images hardly compress at all,
+/// and uncompressed bitmaps of drawings by a factor of 50. gzip reaches a factor of 1,000, and zstd has no limit.
 pub(super) const MAX_RATIO: u64 = 200;
 
 /// Bytes that any file may decompress to: a few seconds of work.
 pub(super) const FREE_BYTES: u64 = 1 << 30;
 
-/// The most bytes that decompression holds.
+/// The most bytes of memory that decompression takes.
 pub(super) const WINDOW_BYTES: u64 = 1 << ZSTD_WINDOW_LOG_MAX;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +41,8 @@ pub(super) enum Compression {
 }
 
 impl Compression {
-    /// The compression of a file with these first bytes. Those of zlib are too short to be certain.
+    /// The compression of a file with these first bytes. zlib is not recognised here: its magic bytes are too short to
+    /// be certain.
     pub fn of(head: &[u8]) -> Self {
         if is_gzip(head) {
             Self::Gzip
@@ -53,17 +54,17 @@ impl Compression {
     }
 }
 
-/// The content behind `reader`.
+/// The decompressed content of `reader`.
 ///
 /// # Errors
-/// Those of `reader` and of the format, and [`io::ErrorKind::InvalidData`] when it decompresses to more than
+/// Those of `reader` and of the format, and [`io::ErrorKind::InvalidData`] when the content is longer than
 /// [`MAX_RATIO`] allows.
 pub(super) fn decompressed<'a>(reader: impl Read + Send + 'a) -> io::Result<Box<dyn Read + Send + 'a>> {
     unpacked_within(reader, |_| Compression::None, FREE_BYTES)
 }
 
-/// The same for a TFRecord file, which may also be compressed by zlib, as with TensorFlow's option `ZLIB`. Only two bytes
-/// show zlib, so a plain record takes precedence.
+/// Like [`decompressed`], for a TFRecord file, which may also be compressed by zlib (TensorFlow's option `ZLIB`). Only
+/// two bytes identify zlib, so a plain record takes precedence.
 pub(super) fn decompressed_records<'a>(
     reader: impl Read + Send + 'a,
     is_plain: impl Fn(&[u8]) -> bool,
@@ -128,7 +129,7 @@ fn unread(head: &[u8]) -> Option<&'static str> {
         (b"\xff\x06\0\0sNaPpY", "snappy data"),
         (b"\x1f\x9d", "data of compress"),
     ];
-    // a digit, then the first block or the end
+    // a digit, then the magic of the first block or of the stream's end
     let is_bzip2 =
         head.starts_with(b"BZh") && matches!(head.get(4..10), Some(b"1AY&SY" | b"\x17\x72\x45\x38\x50\x90"));
     if is_bzip2 {
@@ -168,10 +169,10 @@ impl<R: BufRead> Stream for ZlibDecoder<R> {
     }
 }
 
-/// The content of a gzip or zlib file: its streams, one after the other. Zeros after the last one are padding of tapes and
-/// block devices, which gzip ignores as well.
+/// The content of a gzip or zlib file: its streams, one after the other. Zeros after a stream are the padding of tapes
+/// and block devices, which gzip ignores as well.
 struct Streams<S> {
-    /// `None` once all has been read.
+    /// `None` after the last stream.
     stream: Option<S>,
 }
 
@@ -197,7 +198,7 @@ impl<S: Stream> Read for Streams<S> {
     }
 }
 
-/// Read zeros. Returns whether nothing else followed.
+/// Skip zeros. Returns whether they reach the end of `reader`.
 fn is_padding(reader: &mut impl BufRead) -> io::Result<bool> {
     loop {
         let ahead = reader.fill_buf()?;
@@ -213,7 +214,7 @@ fn is_padding(reader: &mut impl BufRead) -> io::Result<bool> {
     }
 }
 
-/// Counts what is read through it.
+/// Counts the bytes that are read through it.
 struct Counted<R> {
     inner: R,
     bytes: Arc<AtomicU64>,
@@ -227,7 +228,7 @@ impl<R: Read> Read for Counted<R> {
     }
 }
 
-/// Ends with an error when the decompression ratio is too high.
+/// Fails when the decompression ratio is too high.
 struct Bounded<R> {
     inner: R,
     bytes: u64,
@@ -367,7 +368,7 @@ pub(super) mod tests {
 
     #[test]
     fn a_cut_stream_is_an_error_after_its_content() {
-        // several of zstd's 128 KiB blocks, of which some are whole in the first half
+        // several of zstd's 128 KiB blocks, some of which are complete in the first half
         let noise = |n: u32| (n.wrapping_mul(n).wrapping_mul(2_654_435_761) >> 24) as u8;
         let text: Vec<u8> = (0..1_000_000).map(noise).collect();
         for packed in [gzip(&text), zstd(&text)] {

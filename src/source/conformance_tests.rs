@@ -1,4 +1,4 @@
-//! What every shard format guarantees, checked for each of them by the same suite.
+//! The guarantees of every shard format, checked by one suite.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,24 +14,25 @@ use crate::store::local_stores;
 
 type Image = (String, Vec<u8>);
 
-/// A length that no machine can allocate, bytes.
+/// A length in bytes that no machine can allocate.
 const CLAIM: u64 = 1 << 50;
 
-/// How a shard format stores images, and how it fails.
+/// A shard format under test: how it stores images and how it fails.
 trait Format {
     const FORMAT: ShardFormat;
     /// Whether a fault ends the shard. If not, it costs one record.
     const FAULT_ENDS_SHARD: bool = true;
-    /// The kind under which the companion in [`Format::with_companion`] is counted.
+    /// The kind under which the companion of [`Format::with_companion`] is counted; `None` for a format without
+    /// companions.
     const COMPANION: Option<&str> = None;
 
     /// A shard of `images` in `folder`.
     fn write(folder: &Path, images: &[Image]) -> ShardRef;
-    /// The same shard, then damaged.
+    /// Damage a shard that [`Format::write`] made.
     fn damage(shard: &ShardRef);
-    /// A shard that claims to hold [`CLAIM`] bytes, or more than the file has.
+    /// A shard that claims to hold [`CLAIM`] bytes, or at least more bytes than its file has.
     fn claiming(folder: &Path) -> ShardRef;
-    /// A shard of `images` and a companion that is not a record, where the format knows such.
+    /// A shard of `images` and, if the format has companions, one that is not a record.
     fn with_companion(folder: &Path, images: &[Image]) -> ShardRef {
         Self::write(folder, images)
     }
@@ -45,7 +46,7 @@ fn container(format: ShardFormat, folder: &Path, bytes: &[u8]) -> ShardRef {
     ShardRef::new(0, uri, format, ShardContent::Container(object))
 }
 
-/// The files that a shard is made of.
+/// The files of a shard.
 fn paths(shard: &ShardRef) -> Vec<PathBuf> {
     match &shard.content {
         ShardContent::Container(object) => vec![PathBuf::from(&object.uri)],
@@ -55,7 +56,7 @@ fn paths(shard: &ShardRef) -> Vec<PathBuf> {
     }
 }
 
-/// Cut the file of a container after two thirds.
+/// Cut the file of a container to two thirds of its length.
 fn cut(shard: &ShardRef) {
     let path = &paths(shard)[0];
     let bytes = std::fs::read(path).expect("read");
@@ -128,7 +129,7 @@ impl Format for Parquet {
         container(Self::FORMAT, folder, &parquet::tests::file(vec![("id", ids), ("image", bytes)]))
     }
 
-    /// Without its footer, a file has no records.
+    /// The cut removes the footer, without which no record can be read.
     fn damage(shard: &ShardRef) {
         cut(shard);
     }
@@ -197,7 +198,7 @@ fn options() -> ReadOptions {
     }
 }
 
-/// `count` images of `bytes` bytes that do not compress.
+/// `count` incompressible images of `bytes` bytes each.
 fn images(count: u64, bytes: u64) -> Vec<Image> {
     let noise = |seed: u64| {
         let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
@@ -212,7 +213,7 @@ fn images(count: u64, bytes: u64) -> Vec<Image> {
     (1..=count).map(|n| (format!("image-{n:02}"), noise(n))).collect()
 }
 
-/// The image's bytes, or the status of the record; the id may be the row number where a format has no ids.
+/// The bytes of each image, or the status of its record.
 fn contents(records: &[RawRecord]) -> Vec<Result<Vec<u8>, Status>> {
     let content = |record: &RawRecord| record.content.clone().map(|bytes| bytes.to_vec());
     records.iter().map(|record| content(record).map_err(|rejected| rejected.status)).collect()
@@ -279,7 +280,7 @@ fn conforms<F: Format>() {
         assert!(error.is_none(), "{}: {error:?}", F::FORMAT);
     }
 
-    // what is not a record is counted
+    // companions are counted
     let at = folder();
     let shard = F::with_companion(at.path(), &images);
     let mut opened = open(&shard, 0).expect("open");
@@ -289,13 +290,13 @@ fn conforms<F: Format>() {
     assert_eq!(skipped.total(), u64::from(F::COMPANION.is_some()), "{}: {skipped}", F::FORMAT);
     assert_eq!(F::COMPANION.map_or(0, |kind| skipped.of(kind)), skipped.total(), "{}: {skipped}", F::FORMAT);
 
-    // a claimed length is not allocated: no allocator could
+    // a claimed length is not allocated
     let at = folder();
     let (found, error) = read(&F::claiming(at.path()));
     assert!(found.iter().all(|record| record.content.is_err()), "{}", F::FORMAT);
     assert!(!found.is_empty() || matches!(error, Some(ReadError::Corrupt(_))), "{}: {error:?}", F::FORMAT);
 
-    // a missing object is the store's error where it holds the shard, else the record's
+    // a missing container is a storage error, and a missing loose image is its record's reason
     let at = folder();
     let shard = F::write(at.path(), &images);
     paths(&shard).iter().for_each(|path| std::fs::remove_file(path).expect("remove"));
@@ -306,15 +307,15 @@ fn conforms<F: Format>() {
         other => panic!("{}: {other:?}", F::FORMAT),
     }
 
-    // a container that is replaced while it is read is a store that fails, not damage
+    // a container that is replaced while it is read is a storage error, not damage
     if F::FAULT_ENDS_SHARD {
         let at = folder();
         // long enough that the end is not fetched before the first record is consumed
         let shard = F::write(at.path(), &self::images(8, 4 << 20));
         let mut found = open(&shard, 0).expect("open").records;
-        found.next().expect("one").expect("whole");
+        found.next().expect("a record").expect("sound");
         std::fs::write(&paths(&shard)[0], b"replaced").expect("replace");
-        let error = found.find_map(Result::err).expect("replaced under the reader");
+        let error = found.find_map(Result::err).expect("an error after the replacement");
         assert!(matches!(error, ReadError::Storage(_)), "{}: {error}", F::FORMAT);
     }
 }

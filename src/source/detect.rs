@@ -1,7 +1,7 @@
-//! What an object is, by its first bytes.
+//! Recognises the format of an object by its first bytes.
 //!
-//! Comes in: up to [`SNIFF_BYTES`] bytes. Goes out: a format, or `None` for what no reader here understands. What a
-//! name says is in `naming`.
+//! Comes in: up to [`SNIFF_BYTES`] bytes. Goes out: a format, or `None` if no reader here understands the bytes. Names
+//! are judged in `naming`.
 //!
 //! - Magic numbers are those of the formats' own specifications.
 
@@ -13,11 +13,11 @@ use crate::sniff::{image_format, is_parquet, is_tfrecord, is_zlib};
 use super::compression::{Compression, decompressed, decompressed_records};
 use super::members;
 
-/// First bytes that [`by_bytes`] wants to see. A zstd frame gives nothing before its first block of
-/// up to 128 KiB is whole.
+/// The number of first bytes that [`by_bytes`] needs. A zstd frame yields nothing until its first block, of up to 128
+/// KiB, is complete.
 pub const SNIFF_BYTES: u64 = 256 << 10;
 
-/// By magic numbers and, where a format has none, by checksums. A manifest has neither.
+/// The format of an object by its magic number or, for a format without one, by a checksum. A manifest has neither.
 pub fn by_bytes(head: &[u8]) -> Option<ShardFormat> {
     if is_parquet(head) {
         return Some(ShardFormat::Parquet);
@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn contents_are_told_by_their_first_bytes() {
+    fn formats_are_recognised_by_first_bytes() {
         let tar = webdataset::tests::archive(&[("a.jpg", b"x")]);
         let tfrecord = tfrecord::tests::frame(&[7; 1000]);
         assert_eq!(by_bytes(b"PAR1...."), Some(ShardFormat::Parquet));
@@ -71,7 +71,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn random_bytes_never_panic_detection(head in proptest::collection::vec(proptest::num::u8::ANY, 0..700)) {
+        fn detection_never_panics_on_random_bytes(head in proptest::collection::vec(proptest::num::u8::ANY, 0..700)) {
             let _ = by_bytes(&head);
             let _ = by_bytes(&[&[0x1f, 0x8b, 8], &head[..]].concat());
             let _ = by_bytes(&[&[0x28, 0xb5, 0x2f, 0xfd], &head[..]].concat());

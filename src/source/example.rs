@@ -22,23 +22,23 @@ const FEATURE: u32 = 1;
 const ENTRY_KEY: u32 = 1;
 const ENTRY_VALUE: u32 = 2;
 
-/// Of `Feature`. `float_list` is passed over.
+/// Fields of `Feature`. `float_list` is skipped.
 const BYTES_LIST: u32 = 1;
 const INT64_LIST: u32 = 3;
 
-/// Of `SequenceExample`, whose `context` has the number of `Example.features`.
+/// A field of `SequenceExample`, whose `context` has the number of `Example.features`.
 const FEATURE_LISTS: u32 = 2;
 
-/// In both lists.
+/// The field of both lists that holds their values.
 const VALUE: u32 = 1;
 
-/// What is wrong with a message.
+/// A description of what is wrong with a message.
 type Malformed = String;
 
 /// The first value of a feature.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Value {
-    /// The first of that many byte strings.
+    /// The first byte string, and the number of byte strings.
     Bytes(Bytes, u64),
     Integer(i64),
     /// No value, or floats.
@@ -60,11 +60,11 @@ impl Value {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Found {
     pub value: Value,
-    /// How many features of this name the message has; `value` is the last one's.
+    /// The number of features of this name in the message. `value` is that of the last one.
     pub features: u64,
 }
 
-/// The features of `example` with the names `wanted`, in their order.
+/// The features of `example` with the names `wanted`, in the order of `wanted`.
 pub(super) fn features(example: Bytes, wanted: &[&str]) -> Result<Vec<Option<Found>>, Malformed> {
     let mut found: Vec<Option<Found>> = vec![None; wanted.len()];
     each_feature(example, |key, feature, times| {
@@ -79,7 +79,7 @@ pub(super) fn features(example: Bytes, wanted: &[&str]) -> Result<Vec<Option<Fou
     Ok(found)
 }
 
-/// The first `count` names of its features in their order, and whether there are more.
+/// The first `count` names of its features in the order of their bytes, and whether there are more.
 pub(super) fn names(example: Bytes, count: usize) -> Result<(Vec<String>, bool), Malformed> {
     let mut names = BTreeSet::new();
     each_feature(example, |key, _, _| {
@@ -94,7 +94,7 @@ pub(super) fn names(example: Bytes, count: usize) -> Result<(Vec<String>, bool),
     Ok((names.collect(), more))
 }
 
-/// Whether the message is a `tf.SequenceExample` with lists, which begins as an example does.
+/// Whether the message is a `tf.SequenceExample` with lists. Its context is encoded like the features of an example.
 pub(super) fn has_feature_lists(mut example: Bytes) -> bool {
     while let Ok(Some(field)) = next_field(&mut example) {
         if matches!(field, Field { tag: FEATURE_LISTS, content: Content::Bytes(_) }) {
@@ -106,16 +106,16 @@ pub(super) fn has_feature_lists(mut example: Bytes) -> bool {
 
 /// Whether the message is a `tf.SequenceExample` with a list of this name.
 pub(super) fn has_feature_list(example: Bytes, name: &str) -> bool {
-    let mut is_there = false;
+    let mut found = false;
     // damage counts as the end of the lists
     let _ = each_entry(example, FEATURE_LISTS, |key, _, _| {
-        is_there |= key == name.as_bytes();
+        found |= key == name.as_bytes();
         Ok(())
     });
-    is_there
+    found
 }
 
-/// Hand each feature to `take`: its name, what it holds, and how often its entry says what it holds, which is once.
+/// Pass each feature to `take`: its name, its content, and how many contents its map entry has, which should be one.
 fn each_feature(
     example: Bytes,
     take: impl FnMut(Bytes, Bytes, u64) -> Result<(), Malformed>,
@@ -123,7 +123,7 @@ fn each_feature(
     each_entry(example, FEATURES, take)
 }
 
-/// The same for the entries of the map `field_of_map`: features, or lists of them.
+/// Like [`each_feature`], for the entries of the map in field `field_of_map`: features, or lists of features.
 fn each_entry(
     mut example: Bytes,
     field_of_map: u32,
@@ -186,12 +186,12 @@ struct Field {
 enum Content {
     Integer(u64),
     Bytes(Bytes),
-    /// Passed over.
+    /// Skipped.
     Other,
 }
 
 impl Field {
-    /// Its bytes if it is the field `tag`, which must have some.
+    /// Its bytes if it is the field `tag`, which must be length-delimited.
     fn message(&self, tag: u32) -> Result<Option<Bytes>, Malformed> {
         match &self.content {
             _ if self.tag != tag => Ok(None),
@@ -229,7 +229,7 @@ fn varint(rest: &mut Bytes) -> Result<u64, Malformed> {
     decode_varint(rest).map_err(|_| "a number is cut short or too long".to_owned())
 }
 
-/// The messages whole, to write what is read here.
+/// The complete messages, with which tests write what is read here.
 #[cfg(test)]
 pub(super) mod schema {
     use bytes::Bytes;
@@ -247,7 +247,7 @@ pub(super) mod schema {
         pub feature: HashMap<String, Feature>,
     }
 
-    /// A oneof in the schema: a well-formed feature has one of its lists.
+    /// The lists are a oneof in TensorFlow's schema: a well-formed feature has one of them.
     #[derive(Clone, PartialEq, prost::Message)]
     pub struct Feature {
         #[prost(message, optional, tag = "1")]
@@ -297,7 +297,7 @@ mod tests {
         Feature { int64_list: Some(Int64List { value: values }), ..Feature::default() }
     }
 
-    /// A feature that comes once.
+    /// A feature that occurs once.
     fn once(value: Value) -> Option<Found> {
         Some(Found { value, features: 1 })
     }
@@ -320,22 +320,22 @@ mod tests {
             Ok((["floats", "id", "image"].map(str::to_owned).into(), true))
         );
         assert!(!names(example, 4).expect("sound").1);
-        // unpacked integers, an entry that comes again, and one that says twice what it holds
+        // unpacked integers, a repeated entry, and an entry with two contents
         let one = [0x0a, 11, 0x0a, 9, 0x0a, 1, b'k', 0x12, 4, 0x1a, 2, 0x08, 5];
         let again = [0x0a, 11, 0x0a, 9, 0x0a, 1, b'k', 0x12, 4, 0x1a, 2, 0x08, 6];
         let both = Bytes::from([one, again].concat());
         let twice = Some(Found { value: Value::Integer(6), features: 2 });
         assert_eq!(features(both, &["k"]), Ok(vec![twice.clone()]));
-        let said_twice = [
+        let two_contents = [
             &[0x0a, 17, 0x0a, 15, 0x0a, 1, b'k'][..],
             &[0x12, 4, 0x1a, 2, 0x08, 5, 0x12, 4, 0x1a, 2, 0x08, 6],
         ]
         .concat();
-        assert_eq!(features(said_twice.into(), &["k"]), Ok(vec![twice]));
+        assert_eq!(features(two_contents.into(), &["k"]), Ok(vec![twice]));
     }
 
     #[test]
-    fn what_is_no_example_is_malformed() {
+    fn a_message_that_is_not_an_example_is_malformed() {
         for bytes in [&[0xff_u8; 20][..], &[0x08, 1], &[0x0a, 5, 0x0a], &[0x0a, 2, 0x08, 1], &[0x0b]] {
             features(Bytes::copy_from_slice(bytes), &["a"]).expect_err("malformed");
         }
@@ -343,7 +343,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_prost_decodes_is_found(
+        fn values_that_prost_encodes_are_found(
             values in proptest::collection::vec((any::<Option<Vec<u8>>>(), any::<Vec<i64>>()), 0..8),
         ) {
             let feature = |(bytes, integers): &(Option<Vec<u8>>, Vec<i64>)| match bytes {

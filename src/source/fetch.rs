@@ -4,7 +4,7 @@
 //!
 //! - The answer's headers give the size. Its bytes are read only when there is room for them, or when the entry is the
 //!   first in line ([`Gate`]).
-//! - Where the headers give no size, the object is read up to the size limit.
+//! - If the headers give no size, the object is read up to the size limit.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use crate::store::{
 
 use super::companions::{self, HEAD_BYTES};
 
-/// What became of the request for an image.
+/// The outcome of a request for an image.
 pub(super) enum Fetched {
     /// The bytes, with the room that they take if they were fetched ahead.
     Bytes(Bytes, Encoding, Option<OwnedSemaphorePermit>),
@@ -37,15 +37,15 @@ pub(super) enum Fetched {
     NoImage,
 }
 
-/// What an image waits for after its headers, which give its size, and before its bytes.
+/// Delays the bytes of an image after its headers, which give its size.
 pub(super) struct Gate {
     pub room: Arc<Semaphore>,
     pub turn: Arc<Notify>,
 }
 
 impl Gate {
-    /// Wait for room for `bytes`, or for the image's turn. Without this exception the first in line could wait for room
-    /// that only the images after it have.
+    /// Wait for room for `bytes`, or for the image's turn. Without the turn, the first image in line could wait for
+    /// room that only later images hold.
     async fn pass(self, bytes: u64) -> Option<OwnedSemaphorePermit> {
         tokio::select! {
             room = self.room.acquire_many_owned(u32::try_from(bytes).unwrap_or(u32::MAX)) => room.ok(),
@@ -70,7 +70,7 @@ pub(super) async fn fetch(
         extensions: ObjectRead { most_bytes: max_image_bytes }.extensions(),
         ..GetOptions::default()
     };
-    // a wrong answer of a web server is not requested again: a manifest may name any number of servers
+    // the first request to a web server is not repeated: a manifest may name any number of servers
     let ask = || async {
         let answer = store.get_opts(&path, options.clone()).await?;
         let size = stated_size(&answer).and(known.size_bytes);
@@ -83,7 +83,7 @@ pub(super) async fn fetch(
         return Ok(Fetched::TooLarge { image_bytes });
     }
     let room = gate.pass(size.unwrap_or(max_image_bytes)).await;
-    // the first answer has waited for room; if it proves wrong, it is requested again
+    // the answer above has waited for room, so it is read first; if it proves wrong, the object is requested again
     let mut first = Some(answer);
     let fetched = again(|| {
         let answer = first.take();
@@ -108,7 +108,7 @@ pub(super) async fn fetch(
                 let message = format!("{} bytes came of {expected}", bytes.len());
                 return Err(object_store::Error::Generic { store: "read", source: message.into() });
             }
-            check_sum(&bytes, stored)?;
+            verify_checksum(&bytes, stored)?;
             Ok(Some((bytes, encoding)))
         }
     });
@@ -143,7 +143,7 @@ pub(super) async fn fetch_file(
 
 /// Compare an image with the checksum that its store states. If the connection broke, the rest arrived as a second
 /// answer, and nothing else verifies that both parts belong together.
-fn check_sum(bytes: &Bytes, stored: Option<ObjectCrc32c>) -> object_store::Result<()> {
+fn verify_checksum(bytes: &Bytes, stored: Option<ObjectCrc32c>) -> object_store::Result<()> {
     let Some(ObjectCrc32c(expected)) = stored else { return Ok(()) };
     let found = crc32c::crc32c(bytes);
     if found == expected {
@@ -158,11 +158,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_image_is_compared_with_the_checksum_of_the_whole() {
+    fn an_image_is_compared_with_the_checksum_of_its_object() {
         let bytes = Bytes::from_static(b"123456789");
-        assert!(check_sum(&bytes, None).is_ok());
-        assert!(check_sum(&bytes, Some(ObjectCrc32c(0xe306_9283))).is_ok());
-        let error = check_sum(&bytes, Some(ObjectCrc32c(0xe306_9284))).expect_err("another");
-        assert!(matches!(error, object_store::Error::Generic { .. }), "asked for again: {error}");
+        assert!(verify_checksum(&bytes, None).is_ok());
+        assert!(verify_checksum(&bytes, Some(ObjectCrc32c(0xe306_9283))).is_ok());
+        let error = verify_checksum(&bytes, Some(ObjectCrc32c(0xe306_9284))).expect_err("another");
+        assert!(matches!(error, object_store::Error::Generic { .. }), "the error must be retryable: {error}");
     }
 }

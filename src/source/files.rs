@@ -1,15 +1,15 @@
 //! Loose images: one object, one record.
 //!
-//! Comes in: the entries of a virtual shard. Goes out: one record for each, in order, except for companions of images that do
-//! not begin as images do, which are counted.
+//! Comes in: the entries of a virtual shard. Goes out: one record for each, in order. Companions that do not begin like
+//! images are counted instead.
 //!
-//! - Only a companion's first bytes show whether it is a record. A resumed shard is therefore walked from its first entry, but
-//!   entries that are records by name are passed over without being read.
-//! - A fault of one object (missing, denied, replaced since it was listed, an impossible name, refused while its bucket serves
-//!   others) is that record's reason; a bucket or disk that fails ends the shard. A manifest may name any number of web
-//!   servers, so whatever one of them answers is the record's fault.
-//! - An object over the size limit is recognised by its headers and not downloaded. Where they state no size, it is downloaded
-//!   up to the limit.
+//! - Only a companion's first bytes show whether it is a record. A resumed shard is therefore walked from its first
+//!   entry, but entries that are records by name are skipped without being read.
+//! - A fault of one object (missing, denied, replaced since it was listed, an impossible name, refused while its bucket
+//!   serves others) is the reason of its record. A bucket or disk that fails ends the shard. A manifest may name any
+//!   number of web servers, so an error of one of them is the reason of its record only.
+//! - An object over the size limit is recognised by its headers and not downloaded. If they state no size, it is
+//!   downloaded up to the limit.
 //! - An object with a Content-Encoding, such as `gsutil -z` sets, is decompressed, also up to the limit.
 
 use std::collections::VecDeque;
@@ -30,8 +30,8 @@ use super::records::{image_content, too_large};
 use super::skips::Skips;
 use crate::store::{StoreKind, Stores, longer_than, object_fault};
 
-/// Requests in flight. Each is a round trip of some 50 ms to a bucket, so 32 make about 600 images
-/// a second for each shard that is read; a local disk is busy with fewer.
+/// Requests in flight. Each is a round trip of some 50 ms to a bucket, so 32 make about 600 images a second for each
+/// shard that is read; fewer saturate a local disk.
 pub(crate) const REQUESTS_IN_FLIGHT: usize = 32;
 
 /// Bytes that may be in flight or waiting for their turn: 32 photos of 2 MiB. The next image in line is always fetched, so a
@@ -42,29 +42,29 @@ pub(super) const BYTES_IN_FLIGHT: u64 = 64 << 20;
 pub(super) struct FileRecords {
     stores: Stores,
     entries: std::vec::IntoIter<ManifestEntry>,
-    /// Requests in order; the first one is being waited for.
+    /// Requests in the order of the entries. The caller waits for the first one.
     in_flight: VecDeque<InFlight>,
     /// Bytes that may still be fetched ahead.
     room: Arc<Semaphore>,
     max_image_bytes: u64,
     skips: Skips,
-    /// Records that are passed over before the first one is read.
-    to_pass: u64,
+    /// Records to skip before the first one is read.
+    to_skip: u64,
 }
 
 struct InFlight {
     entry: ManifestEntry,
     kind: Option<StoreKind>,
-    /// Notified when the entry is the first in line, which waits for no room.
+    /// Notified when the entry is first in line and need not wait for room.
     turn: Arc<Notify>,
     answer: Answer,
 }
 
 enum Answer {
     Coming(JoinHandle<object_store::Result<Fetched>>),
-    /// Settled without asking the store.
+    /// Rejected without a request.
     Rejected(Rejected),
-    /// The store could not even be set up.
+    /// The store could not be set up.
     Failed(StorageError),
 }
 
@@ -82,13 +82,13 @@ impl FileRecords {
     ) -> Self {
         let entries = entries.into_iter();
         let room = Arc::new(Semaphore::new(BYTES_IN_FLIGHT as usize));
-        let to_pass = first_record;
-        Self { stores, entries, in_flight: VecDeque::new(), room, max_image_bytes, skips, to_pass }
+        let to_skip = first_record;
+        Self { stores, entries, in_flight: VecDeque::new(), room, max_image_bytes, skips, to_skip }
     }
 
     /// The next image; `None` at the end.
     pub fn next_record(&mut self) -> Result<Option<RawRecord>, ReadError> {
-        self.pass_over()?;
+        self.skip_stored()?;
         loop {
             self.request_ahead();
             let Some(waiting) = self.in_flight.pop_front() else { return Ok(None) };
@@ -104,20 +104,20 @@ impl FileRecords {
         }
     }
 
-    /// Pass over the records that a checkpoint stored.
-    fn pass_over(&mut self) -> Result<(), ReadError> {
-        while self.to_pass > 0 {
+    /// Skip the records that checkpoints hold.
+    fn skip_stored(&mut self) -> Result<(), ReadError> {
+        while self.to_skip > 0 {
             let next: Vec<_> = self.entries.as_slice().iter().take(REQUESTS_IN_FLIGHT).cloned().collect();
             if next.is_empty() {
                 let message = "it holds fewer images than a checkpoint has rows of it";
                 return Err(ReadError::Corrupt(message.to_owned()));
             }
-            let looks = companions::look_at_all(&self.stores, &next)?;
-            for (entry, is_record) in next.into_iter().zip(looks) {
+            let are_records = companions::are_records(&self.stores, &next)?;
+            for (entry, is_record) in next.into_iter().zip(are_records) {
                 match entry.sidecar {
-                    _ if self.to_pass == 0 => break,
+                    _ if self.to_skip == 0 => break,
                     Some(kind) if !is_record => self.skips.add(&kind, &entry.object.uri),
-                    _ => self.to_pass -= 1,
+                    _ => self.to_skip -= 1,
                 }
                 self.entries.next();
             }
@@ -148,7 +148,7 @@ impl FileRecords {
                 None if kind == Some(StoreKind::Http) && !lacks_open_files(&source) => {
                     Some(Err(unreadable(&entry, &cause(&source))))
                 }
-                None => match self.trouble_of(&entry, &source) {
+                None => match self.fault_of(&entry, &source) {
                     Some(what) => Some(Err(unreadable(&entry, &what))),
                     None => return Err(StorageError { uri: entry.object.uri, source }.into()),
                 },
@@ -157,7 +157,7 @@ impl FileRecords {
         Ok((entry, content))
     }
 
-    fn trouble_of(&self, entry: &ManifestEntry, error: &object_store::Error) -> Option<String> {
+    fn fault_of(&self, entry: &ManifestEntry, error: &object_store::Error) -> Option<String> {
         let location = self.stores.resolve(&entry.object.uri).ok()?;
         let beside = self.in_flight.iter().map(|other| other.entry.object.uri.as_str());
         self.stores.find_object_fault(&location, beside, error)
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_one_object_is_its_own_reason() {
+    fn a_fault_of_one_object_is_the_reason_of_its_record() {
         let (_runtime, stores) = local_stores();
         let folder = tempfile::tempdir().expect("folder");
         let at = |name: &str| format!("{}/{name}", folder.path().display());
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn a_web_server_that_does_not_answer_costs_its_records_only() {
+    fn a_web_server_that_does_not_answer_costs_only_its_records() {
         let (runtime, _) = local_stores();
         let storage = StorageSection { retry_seconds: 0.2, ..StorageSection::default() };
         let stores = Stores::with(runtime.handle().clone(), storage);

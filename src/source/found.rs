@@ -1,4 +1,4 @@
-//! What the listing of one input yields.
+//! The results of listing one input.
 
 use std::path::PathBuf;
 
@@ -7,17 +7,17 @@ use crate::items::ObjectRef;
 
 /// One name, relative to its input's folder.
 pub(super) struct Found {
-    /// As [`crate::store::escaped`] writes it.
+    /// The name as [`crate::store::escaped`] writes it.
     pub name: String,
-    /// Path on this machine's disk, if no store can address the name.
+    /// The local path, if no store can address the name.
     pub path: Option<PathBuf>,
     pub size_bytes: Option<u64>,
     pub version: Option<String>,
-    /// Whether it is `name/`, an empty object that shows a folder, beside an object called `name`.
+    /// Whether it is the empty object `name/`, which marks a folder, beside an object called `name`.
     pub is_folder_marker: bool,
 }
 
-/// What an input yields, in order.
+/// The listing of an input, in order.
 pub(super) type Names = Box<dyn Iterator<Item = Result<Listed, SourceError>> + Send>;
 
 /// One step of a listing.

@@ -3,7 +3,7 @@
 //! Comes in: a URI of the plan. Goes out: an [`Input`], which says where to list and which names to take.
 //!
 //! - A name that exists is that object or folder, whatever characters it contains.
-//! - In globs `*`, `?` and `[…]` stay inside one folder, `**` crosses folders, `{a,b}` is either.
+//! - In globs `*`, `?` and `[…]` stay inside one folder, `**` crosses folders, and `{a,b}` matches either.
 //! - Hidden names, which start with a dot like `.DS_Store`, are taken only by a glob that spells out the dot or an input that
 //!   names the object. The same holds for containers whose name starts with an underscore.
 
@@ -25,7 +25,7 @@ const GLOB_CHARACTERS: [char; 4] = ['*', '?', '[', '{'];
 /// A folder at the root of a file system that only root may read; fsck puts recovered files there.
 const LOST_AND_FOUND: &str = "lost+found";
 
-/// What one input URI stands for.
+/// An input URI, resolved to an object, a folder or a glob.
 pub(super) struct Input {
     /// The URI as given.
     pub uri: String,
@@ -39,7 +39,7 @@ pub(super) enum Shape {
     Object(ObjectRef),
     /// Everything below a folder or prefix.
     Folder,
-    /// What matches below the last folder without pattern characters.
+    /// The objects that match below the last folder without pattern characters.
     Glob(Glob),
 }
 
@@ -48,11 +48,11 @@ pub(super) struct Glob {
     matcher: GlobMatcher,
     /// The start of every match.
     pub literal: String,
-    /// How many folders deep matches can lie, 1 being directly below; `None` with `**`.
+    /// The greatest depth of a match, 1 for one directly in the folder; `None` with `**`.
     pub max_depth: Option<usize>,
     takes_hidden: bool,
     takes_underscored: bool,
-    /// Patterns of the folders on the way to a match, from the first on, up to one that spans several folders.
+    /// Patterns of the folders above a match, from the top down, before the first that spans several folders.
     folders: Vec<GlobMatcher>,
 }
 
@@ -62,7 +62,7 @@ pub(super) struct FolderRules {
     folders: Vec<GlobMatcher>,
 }
 
-/// What a walk does with a folder.
+/// The treatment of a folder by a walk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Folder {
     /// Something below may match.
@@ -74,7 +74,7 @@ pub(super) enum Folder {
 }
 
 impl FolderRules {
-    /// What to do with the folder `name`, relative to the input's folder.
+    /// The treatment of the folder `name`, which is relative to the input's folder.
     pub fn judge(&self, name: &str) -> Folder {
         let mut parts = name.split('/').enumerate();
         let inside = parts.all(|(depth, part)| {
@@ -107,11 +107,11 @@ impl Input {
             ));
         }
         if let Some(first_glob) = first_glob.filter(|_| !is_web) {
-            // the question mark may begin the query of a signed address
+            // the question mark may begin the query of a signed URL
             let location = (key_start > 0).then(|| stores.resolve(uri)).transpose()?;
             let exists = match &location {
                 None => std::path::Path::new(uri).exists(),
-                // `file:///x?` would be percent-encoded if it meant a file of that name
+                // `file://` URIs write these characters of a name percent-encoded, so this one is a pattern
                 Some(location) => {
                     location.kind == StoreKind::Bucket && !uri.contains('*') && stores.head(location).is_ok()
                 }
@@ -171,12 +171,12 @@ impl Input {
         Ok(Self { uri: uri.to_owned(), location, shape: Shape::Glob(glob) })
     }
 
-    /// The prefix of all names in URIs: the folder as given, with a slash.
+    /// The URI of the folder as given, with a trailing slash: the prefix of every listed URI.
     pub fn base_uri(&self) -> String {
         with_slash(self.location.uri.clone())
     }
 
-    /// The same for every spelling of the folder.
+    /// The id of the folder, with a trailing slash. It is the same for every spelling of the folder.
     pub fn base_id(&self) -> String {
         with_slash(self.location.id())
     }
@@ -200,13 +200,13 @@ impl Input {
         }
     }
 
-    /// Whether `name` or a folder on its way is hidden from this input.
+    /// Whether `name` or a folder in it is hidden from this input.
     pub fn hides(&self, name: &str) -> bool {
         let takes_hidden = matches!(&self.shape, Shape::Glob(glob) if glob.takes_hidden);
         !takes_hidden && is_hidden(name)
     }
 
-    /// What to do with the listed object `name`, judged by the name alone.
+    /// The rule for the listed object `name`, by the name alone.
     pub fn rule(&self, name: &str) -> Rule {
         let takes_underscored = matches!(&self.shape, Shape::Glob(glob) if glob.takes_underscored);
         if self.hides(name) { Rule::Skip(naming::HIDDEN) } else { naming::listed(name, takes_underscored) }
@@ -215,7 +215,7 @@ impl Input {
 
 /// The inputs before the current one, whose objects are not taken again.
 ///
-/// An input is a rule about names, so listed objects need not be remembered, only objects that inputs name.
+/// A folder or glob is a rule about names, so the objects that it lists need not be remembered.
 #[derive(Default)]
 pub(super) struct Earlier {
     objects: HashSet<String>,
@@ -224,7 +224,7 @@ pub(super) struct Earlier {
 }
 
 impl Earlier {
-    /// The input at `position` is done.
+    /// Add the input at `position`, which is listed completely.
     pub fn add(&mut self, inputs: &[Input], position: usize) {
         match inputs[position].shape {
             Shape::Object(_) => drop(self.objects.insert(inputs[position].location.id())),
@@ -232,8 +232,8 @@ impl Earlier {
         }
     }
 
-    /// Whether the object `id` was named or listed before; `takes` says whether an input that lists its folder takes
-    /// the name.
+    /// Whether an earlier input took the object `id`. `takes` says whether an input that lists the object's folder
+    /// takes its name.
     pub fn took(&self, inputs: &[Input], id: &str, takes: impl Fn(&Input, &str) -> bool) -> bool {
         self.objects.contains(id)
             || self.lists.iter().any(|&at| {
@@ -244,10 +244,10 @@ impl Earlier {
     }
 }
 
-/// The first of the inputs `uris` whose listing descends into `folder`, if one does.
+/// The first of the inputs `uris` whose listing descends into `folder`, if any.
 ///
 /// # Errors
-/// As [`super::list_shards`] has them.
+/// Those of [`super::list_shards`].
 pub fn input_around<'a>(
     stores: &Stores,
     uris: &'a [String],
@@ -267,9 +267,9 @@ pub fn input_around<'a>(
     Ok(None)
 }
 
-/// Matchers for the folders of a pattern, one by one, up to a part that spans several folders.
+/// One matcher for each folder of a pattern, before the first part that spans several folders.
 fn folder_matchers(pattern: &str) -> Vec<GlobMatcher> {
-    // alternatives may hold slashes, and so may a set of characters
+    // alternatives, character sets and escapes may contain slashes
     if pattern.contains(['{', '[', '\\']) {
         return Vec::new();
     }
@@ -293,7 +293,7 @@ fn with_slash(mut folder: String) -> String {
     folder
 }
 
-/// Refuse inputs if two of them are the same, in whatever spelling.
+/// Refuse inputs if two of them are the same in any spelling.
 pub(super) fn refuse_repeated(inputs: &[Input]) -> Result<(), SourceError> {
     let (mut seen, mut names) = (HashSet::new(), HashSet::new());
     for input in inputs {
@@ -319,7 +319,7 @@ mod tests {
     use crate::store::local_stores;
 
     #[test]
-    fn globs_keep_inside_folders_unless_told_otherwise() {
+    fn globs_stay_inside_a_folder_and_skip_hidden_names_unless_they_spell_it_out() {
         let (_runtime, stores) = local_stores();
         let folder = tempfile::tempdir().expect("folder");
         let cases = [
@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn an_input_around_a_folder_differs_from_one_beside_it() {
+    fn an_input_that_descends_into_the_output_is_found() {
         let (_runtime, stores) = local_stores();
         let folder = tempfile::tempdir().expect("folder");
         let at = |name: &str| format!("{}/{name}", folder.path().display());

@@ -4,11 +4,11 @@
 //!
 //! - Shards come in the order of the inputs, and within an input in the order of full names (local folders are sorted one at a
 //!   time; buckets list in this order themselves). The order is the same in every run.
-//! - At any time one local folder's names or one page of a bucket's keys are held, and the images of one unfinished virtual
-//!   shard.
-//! - Loose images are grouped into virtual shards of `files_per_shard`. A virtual shard never mixes inputs and never spans a
-//!   container or manifest between its images. Companions of images, which are examined when they are read, join the next
-//!   images, or form a shard of their own at the end of the input.
+//! - Memory holds the names of one local folder and its parents, or one page of a bucket's keys, and the objects of one
+//!   unfinished virtual shard.
+//! - Loose images are grouped into virtual shards of `files_per_shard`. A virtual shard never mixes inputs and never
+//!   spans a container or manifest between its images. Companions of images are examined when they are read. They join
+//!   the next images, or form a shard of their own when there are many or the input ends.
 //! - Every object that is found is either taken or counted.
 //! - Shard names are unique. A container's name is its URI. A virtual shard's name is the URI of its first image, `+` and its
 //!   number of images by name (`gs://b/cat.jpg+1000`), or of its companions if it has no images. A manifest's shards are
@@ -34,14 +34,14 @@ use super::naming::{self, Rule};
 use super::skips::{SkipWarnings, Skips};
 use crate::store::{Object, StoreKind, Stores, escaped};
 
-/// The most companions of images in a virtual shard, for each image that it may hold.
+/// The most companions in a virtual shard, for each image that it may hold.
 const SIDECARS_PER_IMAGE: usize = 4;
 
 /// Companions that are examined together.
-const LOOKS_AT_ONCE: usize = 32;
+const EXAMINED_AT_ONCE: usize = 32;
 
-/// List the shards of `uris`, read as `input` says. Inputs without glob characters are looked up now, so that a typo is
-/// found before any work is done. Nothing is listed yet.
+/// List the shards of `uris`, read as `input` says. Inputs without glob characters are looked up at once, so that a
+/// typo is found before any work starts. Nothing is listed yet.
 ///
 /// # Errors
 /// [`SourceError::Uri`] for an input that cannot be understood or is given twice,
@@ -74,30 +74,30 @@ pub fn list_shards(stores: &Stores, uris: &[String], input: &InputSection) -> Re
 
 /// Streams the shards of a run in input order. Ends after the first `Err`.
 ///
-/// Blocks on the store; must be used on a thread that is not an async task.
+/// Blocks on the store, so it must not be used inside an async task.
 pub struct ShardList {
     stores: Stores,
     classifier: Classifier,
     files_per_shard: usize,
     allow_empty: bool,
-    /// Whether the plan names a key of image or id, and no loose image, to which keys do not apply, has come yet.
+    /// Whether the first loose image causes a warning that the plan's keys do not apply to it.
     has_keys: bool,
     inputs: Vec<Input>,
     /// The input being listed.
     position: usize,
     earlier: Earlier,
-    /// The names of that input; `None` before it is begun.
+    /// The names of that input; `None` before its listing starts.
     names: Option<Names>,
-    /// A manifest among them that is being read.
+    /// The manifest that is being read, if any.
     manifest: Option<Manifest>,
     /// Objects of the virtual shard that is being assembled, and how many of them are images by name.
     loose: Vec<ManifestEntry>,
     loose_images: usize,
-    /// Shards that were found and not returned yet: a virtual shard and the container that ended it.
+    /// Shards that were found and not yet returned, such as a virtual shard and the container that ended it.
     ready: VecDeque<ShardRef>,
     next_index: u64,
     tally: Tally,
-    /// What no shard holds, in all inputs.
+    /// Objects that are in no shard, of all inputs.
     skips: Skips,
     /// `None` for a quiet list.
     warnings: Option<SkipWarnings>,
@@ -109,7 +109,7 @@ pub struct ShardList {
 struct Tally {
     /// Containers, images and lines of manifests.
     taken: u64,
-    /// Companions of images that are in a shard.
+    /// Companions of images in shards.
     sidecars: u64,
     repeated: u64,
     manifests: u64,
@@ -165,7 +165,7 @@ impl ShardList {
             }
             Listed::Named(object) => {
                 let id = self.inputs[self.position].location.id();
-                // a folder does not take a list that another input names
+                // a folder takes a list as a companion only, so an input may still name it as a manifest
                 let is_list =
                     naming::is_manifest(&object.uri) && self.classifier.format != InputFormat::Manifest;
                 if self
@@ -176,7 +176,7 @@ impl ShardList {
                     return Ok(());
                 }
                 let rule = self.classifier.named(&object)?;
-                // ids are stored, and addresses may carry signatures
+                // ids are stored, and URLs may carry signatures
                 let image_id = escaped(without_secrets(&object.uri).as_bytes());
                 self.add(rule, ManifestEntry::new(object, image_id))
             }
@@ -228,7 +228,7 @@ impl ShardList {
         Self { warnings: None, ..self }
     }
 
-    /// What was found so far that no shard holds; complete once the list has ended.
+    /// Objects found so far that are in no shard; complete once the list has ended.
     pub fn skips(&self) -> Skips {
         self.skips.clone()
     }
@@ -271,7 +271,7 @@ impl ShardList {
         }
     }
 
-    /// Warn that the keys of the plan do not apply to `uri`, an image.
+    /// Warn once that the keys of the plan do not apply to loose images such as `uri`.
     fn warn_of_keys(&mut self, uri: &str) {
         if std::mem::take(&mut self.has_keys) && self.warnings.is_some() {
             tracing::warn!(uri, "input.image_key and input.id_key do not apply to loose images");
@@ -329,7 +329,7 @@ impl ShardList {
     }
 
     fn push(&mut self, name: String, format: ShardFormat, content: ShardContent) {
-        // names are stored, and addresses may carry signatures
+        // names are stored, and URLs may carry signatures
         let name = without_secrets(&name);
         self.ready.push_back(ShardRef::new(self.next_index, name, format, content));
         self.next_index += 1;
@@ -338,7 +338,7 @@ impl ShardList {
     fn finish_input(&mut self) -> Result<(), SourceError> {
         let uri = self.inputs[self.position].uri.clone();
         if self.tally.taken + self.tally.repeated == 0 && self.tally.sidecars == self.loose.len() as u64 {
-            self.look_at_sidecars()?;
+            self.examine_sidecars()?;
         }
         self.flush_loose();
         let tally = std::mem::take(&mut self.tally);
@@ -363,9 +363,9 @@ impl ShardList {
 
     /// Examine the companions of an input that has nothing else, so that an input without an image is reported before a run
     /// begins.
-    fn look_at_sidecars(&mut self) -> Result<(), SourceError> {
-        for entries in self.loose.chunks(LOOKS_AT_ONCE) {
-            if companions::look_at_all(&self.stores, entries)?.contains(&true) {
+    fn examine_sidecars(&mut self) -> Result<(), SourceError> {
+        for entries in self.loose.chunks(EXAMINED_AT_ONCE) {
+            if companions::are_records(&self.stores, entries)?.contains(&true) {
                 return Ok(());
             }
         }
@@ -377,7 +377,7 @@ impl ShardList {
     }
 }
 
-/// What the input holds instead of images.
+/// The contents of an input without images.
 impl std::fmt::Display for Tally {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if self.manifests > 0 {
@@ -389,7 +389,9 @@ impl std::fmt::Display for Tally {
         }
         write!(f, "skipped {} that are not images: {skipped}", skipped.total())?;
         if ["txt", "jsonl", "ndjson"].iter().any(|kind| skipped.of(kind) > 0) {
-            f.write_str(" (a list of images is named itself, or read with input.format = \"manifest\")")?;
+            f.write_str(
+                " (to score a list of images, name it as an input or set input.format = \"manifest\")",
+            )?;
         }
         Ok(())
     }

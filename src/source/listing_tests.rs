@@ -70,7 +70,7 @@ fn a_folder_is_listed_in_the_order_of_full_names() {
 }
 
 #[test]
-fn loose_images_are_cut_and_never_mix_inputs_or_span_containers() {
+fn virtual_shards_never_mix_inputs_or_span_containers() {
     let folder = Folder::with(&["x/1.jpg", "x/2.png", "x/3.gif", "x/4.tar", "x/5.jpg", "y/6.jpg", "y/7.jpg"]);
     let expected = [
         "x/1.jpg+2: x/1.jpg x/2.png",
@@ -82,10 +82,10 @@ fn loose_images_are_cut_and_never_mix_inputs_or_span_containers() {
     assert_eq!(folder.outline(&["x", "y/"], "files_per_shard = 2"), expected);
 }
 
-/// A record's id, and its bytes or why it has none.
+/// A record's id, and its bytes or status.
 type Read = (String, Result<Bytes, Status>);
 
-/// Bytes that begin as a PNG does.
+/// Bytes that begin like a PNG.
 const PNG: &[u8] = b"\x89PNG\r\n\x1a\n and so on";
 
 impl Folder {
@@ -95,15 +95,15 @@ impl Folder {
         std::fs::write(path, bytes).expect("write");
     }
 
-    /// Records of all shards by their ids relative to the folder, and what was skipped by listing and reading.
+    /// The records of all shards, with ids relative to the folder, and the objects that listing and reading skipped.
     fn records(&self, settings: &str) -> (Vec<Read>, Skipped) {
         let mut shards = list_shards(&self.stores, &[self.uri("")], &section(settings)).expect("a folder");
         let skips = shards.skips();
         let (mut records, mut skipped) = (Vec::new(), Skipped::default());
         for shard in shards.by_ref() {
             let shard = shard.expect("listed");
-            let (found, passed) = read(&self.stores, &shard, 0);
-            skipped.add(&passed);
+            let (found, read_skips) = read(&self.stores, &shard, 0);
+            skipped.add(&read_skips);
             records.extend(found.into_iter().map(|record| {
                 (record.image_id.replace(&self.uri(""), ""), record.content.map_err(|error| error.status))
             }));
@@ -113,7 +113,7 @@ impl Folder {
     }
 }
 
-/// Records of a shard, and what is none.
+/// The records of a shard, and the objects that were skipped.
 fn read(stores: &Stores, shard: &ShardRef, first: u64) -> (Vec<RawRecord>, Skipped) {
     let options =
         ReadOptions { image_key: None, id_key: None, max_image_bytes: 100, max_page_bytes: 1 << 20 };
@@ -123,7 +123,7 @@ fn read(stores: &Stores, shard: &ShardRef, first: u64) -> (Vec<RawRecord>, Skipp
 }
 
 #[test]
-fn an_image_is_a_record_whatever_it_is_called_and_the_rest_is_counted() {
+fn an_image_is_a_record_under_any_name_and_other_objects_are_counted() {
     let folder = Folder::with(&[
         "_SUCCESS",
         ".DS_Store",
@@ -160,7 +160,7 @@ fn an_image_is_a_record_whatever_it_is_called_and_the_rest_is_counted() {
 }
 
 #[test]
-fn names_that_no_store_can_address_are_read_and_stay_different() {
+fn files_with_names_that_no_store_can_address_are_read_and_stay_distinct() {
     use std::os::unix::ffi::OsStrExt;
     let folder = Folder::with(&["a.jpg"]);
     for name in [&b"\xe9.jpg"[..], b"\xe8.jpg", b"n\nl.jpg", b"c\xff.json", b"d\xff.json", b"e\xff.tar"] {
@@ -188,7 +188,7 @@ fn names_that_no_store_can_address_are_read_and_stay_different() {
 }
 
 #[test]
-fn a_shard_is_resumed_behind_as_many_records_as_a_checkpoint_holds() {
+fn a_resumed_shard_starts_after_the_records_that_a_checkpoint_holds() {
     let folder = Folder::with(&[]);
     let mut images = Vec::new();
     for number in 0..60 {
@@ -209,7 +209,7 @@ fn a_shard_is_resumed_behind_as_many_records_as_a_checkpoint_holds() {
 }
 
 #[test]
-fn companions_wait_for_images_and_make_no_shard_beside_each_container() {
+fn companions_wait_for_images_and_do_not_form_a_shard_before_each_container() {
     let names = ["a.json", "a.tar", "b.json", "b.tar", "c.jpg", "d.tar", "e.json"];
     let folder = Folder::with(&names);
     let expected = ["a.tar", "b.tar", "c.jpg+1: a.json b.json c.jpg", "d.tar", "e.json+1: e.json"];
@@ -236,7 +236,7 @@ fn an_object_matched_twice_belongs_to_the_first_input() {
 }
 
 #[test]
-fn what_an_earlier_input_has_skipped_belongs_to_a_later_one() {
+fn a_later_input_takes_objects_that_an_earlier_one_skipped() {
     let folder = Folder::with(&["d/a.jpg", "d/_x/b.tar", "d/_c.tar", "d/.e/f.jpg", "d/list.txt"]);
     let expected = ["d/a.jpg+1: d/a.jpg d/list.txt", "d/_x/b.tar", "d/_c.tar", "d/.e/f.jpg+1: d/.e/f.jpg"];
     assert_eq!(folder.outline(&["d", "d/_x/", "d/_c.tar", "d/.e"], ""), expected);
@@ -255,10 +255,10 @@ fn the_same_input_twice_is_refused_in_any_spelling() {
 }
 
 #[test]
-fn nothing_to_score_says_what_was_found_instead() {
+fn an_input_with_nothing_to_score_is_an_error_that_counts_its_objects() {
     let folder = Folder::with(&["d/readme.md", "d/.hidden", "d/x.csv", "l/a.txt"]);
     std::fs::create_dir(folder.folder.path().join("empty")).expect("folder");
-    let hint = " (a list of images is named itself, or read with input.format = \"manifest\")";
+    let hint = " (to score a list of images, name it as an input or set input.format = \"manifest\")";
     let cases = [
         ("d", "skipped 3 that are not images: 1 csv, 1 hidden, 1 md".to_owned()),
         ("l", format!("skipped 1 that are not images: 1 txt{hint}")),
@@ -275,7 +275,7 @@ fn nothing_to_score_says_what_was_found_instead() {
 }
 
 #[test]
-fn a_named_object_without_a_known_name_is_looked_into() {
+fn a_named_object_with_an_unknown_name_is_judged_by_its_bytes() {
     let folder = Folder::with(&["mystery", "nonsense"]);
     let tar = webdataset::tests::archive(&[("a.jpg", b"x")]);
     std::fs::write(folder.folder.path().join("mystery"), gzip(&tar)).expect("write");
@@ -297,7 +297,7 @@ fn a_named_object_without_a_known_name_is_looked_into() {
 }
 
 #[test]
-fn an_explicit_format_takes_every_name() {
+fn an_explicit_format_overrides_the_names() {
     let folder = Folder::with(&["a.bin", "b", "_c", "d.json", "_e.tar", "_f/g.parquet", ".h.jpg"]);
     folder.write("_SUCCESS", b"");
     let shards = folder.list(&[""], "format = 'tfrecord'").expect("listed");
@@ -311,7 +311,7 @@ fn an_explicit_format_takes_every_name() {
 }
 
 #[test]
-fn containers_know_their_size_and_version() {
+fn containers_have_a_size_and_a_version() {
     let folder = Folder::with(&["a.tar"]);
     for input in ["", "a.tar", "*.tar"] {
         let shards = folder.list(&[input], "").expect("listed");
@@ -326,7 +326,7 @@ fn containers_know_their_size_and_version() {
 }
 
 #[test]
-fn a_manifest_is_cut_into_virtual_shards() {
+fn a_manifest_is_split_into_virtual_shards() {
     let folder = Folder::with(&["d/1.jpg", "d/2.jpg"]);
     let text = "# two\n1.jpg\n2.jpg\n{\"uri\": \"gone.jpg\", \"id\": \"G\"}\n";
     for (name, bytes) in [("list.txt", text.as_bytes().to_vec()), ("list.jsonl.gz", gzip(text.as_bytes()))] {
@@ -364,7 +364,7 @@ fn a_bad_manifest_ends_the_listing_and_an_empty_one_is_no_input() {
 }
 
 #[test]
-fn linked_folders_and_files_are_listed_and_a_dead_link_is_a_row() {
+fn linked_folders_and_files_are_listed_and_so_are_dangling_links() {
     let folder = Folder::with(&["real/a.jpg", "in/b.jpg"]);
     let at = |name: &str| folder.folder.path().join(name);
     std::os::unix::fs::symlink(at("real"), at("in/linked")).expect("link");
@@ -404,7 +404,7 @@ fn a_shard_list_can_move_to_another_thread() {
 }
 
 #[test]
-fn an_object_of_no_bytes_is_a_folder_marker_where_nothing_is_there_by_its_name() {
+fn an_empty_object_is_a_folder_marker_if_no_object_has_its_name() {
     let folder = Folder::with(&["x.tar"]);
     std::fs::write(folder.folder.path().join("empty.tar"), b"").expect("write");
     let list = list_shards(&folder.stores, &[folder.uri("")], &section("")).expect("a folder");
@@ -413,7 +413,7 @@ fn an_object_of_no_bytes_is_a_folder_marker_where_nothing_is_there_by_its_name()
 }
 
 #[test]
-fn folders_that_no_match_can_lie_in_are_not_looked_into() {
+fn a_walk_skips_folders_that_cannot_hold_a_match() {
     let (_runtime, stores) = local_stores();
     let folder = tempfile::tempdir().expect("folder");
     let base = folder.path().to_str().expect("UTF-8");
@@ -438,7 +438,7 @@ fn folders_that_no_match_can_lie_in_are_not_looked_into() {
 }
 
 #[test]
-fn a_file_address_with_a_pattern_is_a_pattern() {
+fn a_file_url_with_a_pattern_is_a_glob() {
     let folder = Folder::with(&["in/a.tar", "in/bc.tar", "in/d.jpg"]);
     let input = format!("file://{}/?.tar", folder.uri("in"));
     let listed = list_shards(&folder.stores, &[input], &section("")).expect("listed");
@@ -447,7 +447,7 @@ fn a_file_address_with_a_pattern_is_a_pattern() {
 }
 
 #[test]
-fn a_signed_address_is_no_glob() {
+fn a_signed_url_is_not_a_glob() {
     let (_runtime, stores) = local_stores();
     let error = Input::find(&stores, "az://b/c/?sv=1&sig=secret").err().expect("refused").to_string();
     assert!(error.contains("signature") && !error.contains("secret"), "{error}");

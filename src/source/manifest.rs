@@ -6,7 +6,8 @@
 //!
 //! - `#1.jpg` is a name, not a comment.
 //! - A relative URI starts at the manifest's own folder.
-//! - A line that cannot be parsed is an error that names it: a manifest is the operator's file, not data.
+//! - A line that cannot be parsed ends the listing with an error that names it: a manifest is the operator's file, not
+//!   data.
 
 use std::fmt;
 use std::io::{BufRead, Read};
@@ -37,7 +38,7 @@ pub(super) struct ManifestEntries<R> {
 }
 
 impl<R: BufRead> ManifestEntries<R> {
-    /// `uri` is the manifest's own.
+    /// `uri` is the URI of the manifest itself.
     pub fn new(reader: R, uri: String, skips: Skips) -> Self {
         Self { reader, uri, skips, line: Vec::new(), line_number: 0 }
     }
@@ -67,7 +68,7 @@ impl<R: BufRead> ManifestEntries<R> {
     fn entry(&self, text: &str) -> Result<ManifestEntry, SourceError> {
         let (uri, id) = if text.starts_with('{') { self.json(text)? } else { (text.to_owned(), None) };
         if uri.is_empty() {
-            return Err(self.error("names no uri"));
+            return Err(self.error("has an empty uri"));
         }
         let uri = self.absolute(uri);
         let image_id = id.unwrap_or_else(|| escaped(without_secrets(&uri).as_bytes()));
@@ -77,7 +78,7 @@ impl<R: BufRead> ManifestEntries<R> {
     /// `uri` and `id` of a JSON object; other fields are ignored.
     fn json(&self, text: &str) -> Result<(String, Option<String>), SourceError> {
         let Fields(line) = serde_json::from_str(text).map_err(|error| {
-            self.error(&format!("begins as a JSON object but is not one: see its column {}", error.column()))
+            self.error(&format!("is not a valid JSON object (column {})", error.column()))
         })?;
         for key in ["uri", "id"] {
             if line.iter().filter(|(name, _)| name == key).count() > 1 {
@@ -214,9 +215,9 @@ mod tests {
             (b"{\"uri\": 7}", "line 1 has a uri that is not a string"),
             (b"{\"uri\": \"\\ud800\"}", "line 1 holds a string that is not Unicode"),
             (b"{\"uri\": \"a\", \"id\": []}", "an id that is neither a string nor a number"),
-            (b"a.jpg\n\n{oops", "line 3 begins as a JSON object but is not one"),
+            (b"a.jpg\n\n{oops", "line 3 is not a valid JSON object (column "),
             (b"a.jpg\n\xff\xfe", "line 2 is not UTF-8"),
-            (b"{\"uri\": \"\"}", "line 1 names no uri"),
+            (b"{\"uri\": \"\"}", "line 1 has an empty uri"),
             (&long, "line 2 is longer than 65536 bytes"),
         ];
         for (text, expected) in cases {

@@ -8,8 +8,8 @@
 //!
 //! - Names are identifiers only, as [`escaped`] writes them. They are never used as paths.
 //! - A header with a checksum mismatch ends the archive: the start of the next member is unknown.
-//! - Another archive may follow the end mark of one, as after `cat`. Anything else there is ignored, unless a header follows it:
-//!   then the mark was a hole, and the archive is damaged.
+//! - Another archive may follow the end mark of one, as after `cat`. Other data there is ignored, unless a header
+//!   follows the data: then the zeros were a hole, and the archive is damaged.
 
 use std::borrow::Cow;
 use std::io::Read;
@@ -22,19 +22,19 @@ use crate::sniff;
 use super::stream::Stream;
 use crate::store::escaped;
 
-/// Everything in a tar archive comes in blocks of this many bytes.
+/// A tar archive consists of blocks of this many bytes.
 pub(super) const BLOCK_BYTES: usize = 512;
 
 /// Blocks of zeros at the end of an archive.
 const END_MARK_BLOCKS: u32 = 2;
 
-/// Longest GNU long name or pax header, bytes. Paths end at 4 KiB on the systems that write them.
+/// Longest GNU long name or pax header, bytes. Paths are at most 4 KiB long on the systems that write them.
 const EXTENSION_BYTES_MAX: u64 = 1 << 20;
 
 /// The members of one archive.
 pub(super) struct Members<R> {
     stream: Stream<R>,
-    /// Bytes between here and the next header: the padding of the last member.
+    /// Bytes up to the next header: the padding of the last member.
     padding: u64,
     /// A block that was read ahead.
     returned: Option<Block>,
@@ -44,9 +44,9 @@ pub(super) struct Members<R> {
 
 type Block = [u8; BLOCK_BYTES];
 
-/// A member, its header read and its content not.
+/// A member whose header is read and whose content is not.
 pub(super) struct Member {
-    /// As [`escaped`] writes it.
+    /// The name as [`escaped`] writes it.
     pub name: String,
     pub kind: EntryType,
     /// Bytes of the content in the archive.
@@ -60,7 +60,7 @@ impl Member {
         self.kind.is_hard_link() || self.kind.is_symlink()
     }
 
-    /// Whether it is a file, or a link to one. POSIX requires an undefined type to be taken for a file.
+    /// Whether it is a file, or a link to one. POSIX requires an undefined type to be treated as a file.
     pub fn is_file(&self) -> bool {
         self.kind.is_file()
             || self.kind.is_contiguous()
@@ -69,13 +69,13 @@ impl Member {
             || is_undefined(self.kind)
     }
 
-    /// Whether it is a folder. The oldest writers mark folders only by a slash, and such a folder holds no bytes.
+    /// Whether it is a folder. The oldest writers mark a folder only by a trailing slash and give it no bytes.
     pub fn is_folder(&self) -> bool {
         self.kind.is_dir() || self.kind.is_file() && self.size == 0 && self.name.ends_with('/')
     }
 }
 
-/// What extension headers say about the member that follows them.
+/// Properties of the next member that extension headers state.
 #[derive(Default)]
 struct Extensions {
     name: Option<Vec<u8>>,
@@ -88,7 +88,7 @@ impl<R: Read> Members<R> {
         Self { stream: Stream::new(reader), padding: 0, returned: None, ended: false }
     }
 
-    /// The first bytes of a member's content, at most `count`. What follows is still to be read, or skipped.
+    /// The first bytes of a member's content, at most `count`. The caller must read or skip the rest.
     pub fn head(&mut self, member: &Member, count: u64) -> Result<Vec<u8>, ReadError> {
         let wanted = member.size.min(count);
         let head = self.stream.read_bytes(wanted).map_err(|error| self.damaged(&member.name, &error))?;
@@ -98,7 +98,7 @@ impl<R: Read> Members<R> {
         Ok(head)
     }
 
-    /// All of a member's content, of which `head` has been read.
+    /// All of a member's content, of which `head` is already read.
     pub fn rest(&mut self, member: &Member, mut head: Vec<u8>) -> Result<Vec<u8>, ReadError> {
         let behind = self.read(&member.name, member.size - head.len() as u64, member.size)?;
         if head.is_empty() {
@@ -108,7 +108,7 @@ impl<R: Read> Members<R> {
         Ok(head)
     }
 
-    /// Skip a member's content, of which `read` bytes have been read.
+    /// Skip a member's content, of which `read` bytes are already read.
     pub fn skip_rest(&mut self, member: &Member, read: u64) -> Result<(), ReadError> {
         let left = member.size - read;
         let skipped = self.stream.skip(left).map_err(|error| self.damaged(&member.name, &error))?;
@@ -162,8 +162,8 @@ impl<R: Read> Members<R> {
         }
     }
 
-    /// Read past what a hard link holds. Its size is often that of the file it leads to, without a byte of that
-    /// file: so it is content only if it does not begin as the next member would.
+    /// Skip the content of a hard link, if it has any. Many writers state the size of the linked file without storing
+    /// its bytes, so bytes that begin like the next member are not content.
     fn skip_linked(&mut self, name: &str, size: u64) -> Result<(), ReadError> {
         let mut block = [0; BLOCK_BYTES];
         let filled = self.stream.fill(&mut block).map_err(|error| self.damaged(name, &error))?;
@@ -192,7 +192,7 @@ impl<R: Read> Members<R> {
             let filled = self.stream.fill(&mut block).map_err(|error| self.corrupt(&error.to_string()))?;
             let is_zero = block[..filled] == [0; BLOCK_BYTES][..filled];
             if filled == 0 && start > 0 && skipped == padding && zeros == 0 {
-                // GNU tar and Python read on past a missing end mark, and some writers leave it out
+                // some writers omit the end mark, and GNU tar and Python accept that
                 tracing::warn!(bytes = start, "archive ends without an end mark; members may be missing");
                 return Ok(None);
             }
@@ -231,7 +231,7 @@ impl<R: Read> Members<R> {
         Ok(Some(block))
     }
 
-    /// Whether anything up to the end of the file is a member's header.
+    /// Whether a member's header follows anywhere before the end of the file.
     fn has_header_ahead(&mut self) -> Result<bool, ReadError> {
         let mut block = [0; BLOCK_BYTES];
         while self.stream.fill(&mut block).map_err(|error| self.corrupt(&error.to_string()))? == BLOCK_BYTES {
@@ -250,7 +250,7 @@ impl<R: Read> Members<R> {
         self.read("an extension header", size, size)
     }
 
-    /// The last `count` of the `size` bytes that are called `name`.
+    /// The last `count` of the `size` bytes of `name`.
     fn read(&mut self, name: &str, count: u64, size: u64) -> Result<Vec<u8>, ReadError> {
         let bytes = self.stream.read_bytes(count).map_err(|error| self.damaged(name, &error))?;
         self.finish_member(name, size, size - count + bytes.len() as u64)?;
@@ -262,7 +262,8 @@ impl<R: Read> Members<R> {
         self.finish_member(name, size, skipped)
     }
 
-    /// Its padding is left for the next header to skip: a member whose last byte is here is whole.
+    /// Check that all bytes of a member arrived. Its padding is skipped before the next header: a member without its
+    /// padding is complete.
     fn finish_member(&mut self, name: &str, size: u64, arrived: u64) -> Result<(), ReadError> {
         if arrived < size {
             return Err(cut_short(name, arrived, size));
@@ -272,7 +273,7 @@ impl<R: Read> Members<R> {
         Ok(())
     }
 
-    /// GNU sparse members carry further blocks of their map, each saying whether one more follows.
+    /// Skip the further map blocks of a GNU sparse member. Each block says whether another one follows.
     fn skip_sparse_map(&mut self) -> Result<(), ReadError> {
         const IS_EXTENDED: usize = 504;
         let mut block = [0; BLOCK_BYTES];
@@ -297,7 +298,8 @@ impl<R: Read> Members<R> {
 }
 
 impl Extensions {
-    /// Keys we do not know are left alone as POSIX asks, and an empty value stands for the header's own.
+    /// Apply the records of a pax header. Unknown keys are ignored, as POSIX requires. An empty value means the value
+    /// of the member's own header.
     fn apply_pax(&mut self, mut data: &[u8]) {
         while let Some((key, value, rest)) = pax_record(data) {
             data = rest;
@@ -318,8 +320,8 @@ impl Extensions {
     }
 }
 
-/// The first record of a pax header, `"%d %s=%s\n", length, key, value`, as key, value and what follows. The length
-/// is that of the whole record; a value may hold anything, line breaks included.
+/// The first record of a pax header, `"%d %s=%s\n", length, key, value`, as key, value and the remaining bytes. The
+/// length is that of the whole record. A value may hold any bytes, line breaks included.
 pub(super) fn pax_record(data: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     let space = data.iter().position(|&byte| byte == b' ')?;
     let length = std::str::from_utf8(&data[..space]).ok()?.parse().ok()?;
@@ -339,7 +341,8 @@ pub(super) fn is_header(block: &[u8]) -> bool {
     Header::from_byte_slice(block).cksum().is_ok_and(|stored| stored == sum)
 }
 
-/// Whatever size their headers name: that of the file on the disk, with some writers.
+/// Whether members of this type have no content, whatever size their headers state. Some writers state the size of the
+/// file on disk.
 fn has_no_content(kind: EntryType) -> bool {
     kind.is_symlink()
         || kind.is_character_special()
@@ -348,15 +351,15 @@ fn has_no_content(kind: EntryType) -> bool {
         || kind.is_fifo()
 }
 
-/// Whether neither POSIX nor a writer of archives has defined what this type means. Upper-case letters are left to
-/// writers: of these, GNU tar has `D` (a folder's list of names), `M` (the rest of a file on another volume), `N` and
-/// `V` (the archive's label), and Solaris has `A`, `E`, `I` and `X`.
+/// Whether neither POSIX nor a known writer of archives defines this type. POSIX leaves upper-case letters to writers:
+/// GNU tar uses `D` (a folder's list of names), `M` (the rest of a file on another volume), `N` and `V` (the archive's
+/// label), and Solaris uses `A`, `E`, `I` and `X`.
 fn is_undefined(kind: EntryType) -> bool {
     !matches!(kind.as_byte(), b'0'..=b'7' | b'g' | b'x' | b'K' | b'L' | b'S')
         && !b"DMNVAEIX".contains(&kind.as_byte())
 }
 
-/// A file that does not begin as an archive does: what it is, or else `what` is wrong with it.
+/// The error for a file that does not begin like an archive. It names the content, or says `what` is wrong.
 fn no_archive(head: &[u8], what: &str) -> ReadError {
     let name = sniff::name(head).map(|name| format!("it is {name}"));
     ReadError::Corrupt(format!("not a tar archive: {}", name.unwrap_or_else(|| what.to_owned())))

@@ -7,8 +7,8 @@
 //! Comes in: the input section of a plan. Goes out: [`list_shards`] streams the shards of a run in
 //! input order, and [`open_shard`] streams the records of one.
 //!
-//! - Callers are plain blocking threads. tokio runs the requests to stores and nothing else, and no function here may be
-//!   called from an async task.
+//! - Callers are plain blocking threads. tokio runs only the requests to stores, and no function here may be called
+//!   from an async task.
 //! - Parsers of formats (`tfrecord`, `webdataset`, `parquet`) are pure: bytes in, records out, generic over the reader. They
 //!   report what they cannot parse as [`crate::error::ReadError::Corrupt`]; [`open_shard`] decides in one place whether the
 //!   store is to blame instead.
@@ -16,7 +16,7 @@
 //!   arrive.
 //! - Records come in the order in which they are stored. Each one has either bytes or a reason.
 //!
-//! Knows nothing of pixels: an image is a sequence of at most `max_image_bytes` bytes.
+//! Images are not decoded here: an image is a sequence of at most `max_image_bytes` bytes.
 
 mod classify;
 mod companions;
@@ -54,9 +54,9 @@ pub use read_ahead::{ReadAhead, Turn, run};
 pub use records::{OpenedShard, ReadOptions, Records};
 pub use skips::Skips;
 
-/// What one shard reader holds at the most, beside the record it is putting together: loose images
-/// under way, what has arrived of a container and a zstd window, or of a Parquet file its metadata, windows and pages. Not
-/// counted are the long pages of the one Parquet file whose turn it is: [`parquet_pages_bytes`].
+/// The most bytes that one shard reader holds besides the record that it assembles: loose images in flight; or the
+/// fetched bytes of a container, its zstd window and its ids; or the metadata, windows and pages of a Parquet file.
+/// Long pages are not counted: only the Parquet file whose turn it is has them, see [`parquet_pages_bytes`].
 pub const READER_BYTES: u64 = {
     let container = BYTES_IN_FLIGHT + compression::WINDOW_BYTES + webdataset::IDS_BYTES;
     let pages = parquet::METADATA_BYTES + WINDOWS_BYTES + parquet::AHEAD_PAGES_BYTES;

@@ -1,10 +1,10 @@
-//! What one input finds: a walk of local folders, or the pages of a bucket's listing.
+//! Lists the names of one input: by a walk of local folders, or by the pages of a bucket's listing.
 //!
-//! Comes in: an input. Goes out: the names below its folder, in the order of their full names, found as they are asked for.
+//! Comes in: an input. Goes out: the names below its folder, in the order of their full names, listed on demand.
 //!
-//! - The caller judges patterns and hidden names. What they exclude is not even listed, as far as that follows from a prefix
-//!   of a bucket's keys, or from the name of a folder.
-//! - The names of one folder, or one page, are held at any time.
+//! - The caller applies patterns and hidden names. They narrow the listing as far as a prefix of a bucket's keys or the
+//!   name of a folder allows.
+//! - Memory holds the names of one folder and its parents, or one page of keys.
 
 use std::iter;
 

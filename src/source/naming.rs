@@ -1,13 +1,13 @@
-//! What the name of a listed object, or of a member of an archive, says about it.
+//! Judges a listed object, or a member of an archive, by its name.
 //!
 //! Comes in: a name relative to its input. Goes out: a [`Rule`].
 //!
-//! - A name never excludes an image from the input. An object with the extension of an image, an unknown one or none is a record
-//!   whatever it holds. An object with the extension of a companion of images ([`SIDECARS`]) is a record if its first bytes
-//!   are those of an image.
+//! - Apart from hidden names, a name never excludes an image from the input. An object with the extension of an image,
+//!   an unknown extension or none is a record whatever it holds. An object with the extension of a companion of images
+//!   ([`SIDECARS`]) is a record if its first bytes are those of an image.
 //! - A name that begins with a dot, or that is in a folder whose name does, is hidden. Hidden objects are not read.
-//! - An underscore hides containers (Spark's `_temporary/`, our own `_checkpoints/`) and makes everything else without the
-//!   extension of an image a companion. Cameras write `_DSC0001.JPG`.
+//! - An underscore hides containers (Spark's `_temporary/`, our own `_checkpoints/`) and makes every other object
+//!   without the extension of an image a companion. Images stay records: cameras write `_DSC0001.JPG`.
 //! - All kinds of skipped objects are defined in this file, so the number of counts is bounded.
 
 use crate::items::ShardFormat;
@@ -25,14 +25,14 @@ pub const UNADDRESSABLE: &str = "unaddressable";
 pub const OTHER_IMAGE: &str = "other image";
 pub const COMMENT: &str = "comment";
 
-/// What to do with a named object.
+/// The treatment of an object by its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rule {
-    /// Not read; counted under this kind.
+    /// It is not read and is counted under this kind.
     Skip(&'static str),
     /// A shard in this format.
     Container(ShardFormat),
-    /// A list of images; only if an input names it or its format says that all objects are lists.
+    /// A list of images: an object that an input names as one, or any object if `input.format` is `manifest`.
     Manifest,
     /// A record, whatever it holds.
     Image,
@@ -40,7 +40,7 @@ pub enum Rule {
     Sidecar(&'static str),
 }
 
-/// Extensions of images. Some are decoded; the others are named in a reason.
+/// Extensions of images, whether we decode the format or not.
 const IMAGES: [&str; 50] = [
     "jpg", "jpeg", "jpe", "jfif", "jif", "jfi", "pjpeg", "pjp", "png", "apng", "webp", "gif", "bmp", "dib",
     "tif", "tiff", "heic", "heif", "hif", "avif", "jxl", "jp2", "j2k", "j2c", "jpf", "jpx", "jpm", "ico",
@@ -48,8 +48,8 @@ const IMAGES: [&str; 50] = [
     "nef", "arw", "dng", "raf", "orf", "rw2", "raw",
 ];
 
-/// Extensions of companions of images: labels and captions, tables and arrays, sound and film, archives, documents,
-/// programs, checksums and marks.
+/// Extensions of companions of images: labels and captions, tables and arrays, audio and video, archives, documents,
+/// programs, checksums and markers.
 #[rustfmt::skip]
 const SIDECARS: &[&str] = &[
     "json", "jsonl", "ndjson", "geojson", "txt", "text", "csv", "tsv", "xml", "yaml", "yml", "toml", "ini", "cfg",
@@ -83,10 +83,10 @@ const DOCUMENTS: [&str; 12] = [
     "checksums",
 ];
 
-/// Endings of whole-file compression.
+/// Extensions of whole-file compression.
 const COMPRESSIONS: [&str; 4] = ["gz", "zst", "bz2", "xz"];
 
-/// The ending of the objects by which Hadoop shows folders in a bucket.
+/// The suffix of the objects that mark folders in a bucket for Hadoop.
 const HADOOP_FOLDER: &str = "_$folder$";
 
 /// The rule for a listed object that is not hidden. `takes_underscored` is set if a glob spells out such names.
@@ -115,8 +115,8 @@ pub fn member(name: &str) -> Rule {
     }
 }
 
-/// The rule for an object of `size` bytes. An empty object without an extension is not an image: consoles of buckets create
-/// such objects to show folders, and programs to show that they are done.
+/// The rule for an object of `size` bytes. An empty object without an extension is not an image: bucket consoles create
+/// such objects to mark folders, and programs to mark completion.
 pub fn of_size(rule: Rule, name: &str, size: u64) -> Rule {
     match rule {
         Rule::Image if size == 0 && extension(base(name)).is_none() => Rule::Skip(EMPTY),
@@ -135,8 +135,8 @@ pub fn has_image_extension(name: &str) -> bool {
     extension(base(name)).is_some_and(|extension| known(&IMAGES, extension).is_some())
 }
 
-/// The format of the container that `name` stands for, in any case: `.tfrecord` and `.tfrecords` (also followed by a
-/// shard number such as `-00000-of-00010`), `.tar`, `.tgz`, `.parquet`; compression may follow, but for Parquet.
+/// The format of a container with this name, in any case: `.tfrecord` and `.tfrecords` (also followed by a shard number
+/// such as `-00000-of-00010`), `.tar`, `.tgz`, `.parquet`; compression may follow, except for Parquet.
 pub fn container(name: &str) -> Option<ShardFormat> {
     let name = base(name).to_ascii_lowercase();
     let name = without_shard_number(&name);
@@ -192,7 +192,7 @@ fn base(name: &str) -> &str {
     name.rsplit('/').next().unwrap_or(name)
 }
 
-/// The address of a web server without its query; any other name may have question marks.
+/// `name` without its query if it is a web URL. Other names may contain question marks.
 pub fn without_query(name: &str) -> &str {
     let end = if is_web_address(name) { name.find('?') } else { None };
     &name[..end.unwrap_or(name.len())]
@@ -209,7 +209,7 @@ pub fn extension(base: &str) -> Option<&str> {
     base.rsplit_once('.').map(|(_, extension)| extension).filter(|extension| !extension.is_empty())
 }
 
-/// The entry of `list` that `extension` is, in any case.
+/// The entry of `list` that equals `extension`, in any case.
 fn known<'a>(list: &[&'a str], extension: &str) -> Option<&'a str> {
     list.iter().copied().find(|known| known.eq_ignore_ascii_case(extension))
 }
@@ -235,7 +235,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_of_containers_are_told_in_any_case() {
+    fn names_of_containers_are_recognised_in_any_case() {
         let cases = [
             ("gs://b/a.tfrecord", Some(ShardFormat::Tfrecord)),
             ("a.tfrecords.gz", Some(ShardFormat::Tfrecord)),
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn manifests_are_told_by_their_names() {
+    fn manifests_are_recognised_by_their_names() {
         for name in ["list.jsonl", "list.txt.gz", "a/LIST.TXT", "b.ndjson"] {
             assert!(is_manifest(name), "{name}");
         }
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_takes_no_image_out_of_the_input() {
+    fn a_name_never_excludes_an_image() {
         let image = [
             "a.jpg",
             "a.JFIF",

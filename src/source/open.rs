@@ -19,12 +19,13 @@ use super::tfrecord::TfRecords;
 use super::webdataset::TarRecords;
 use crate::store::{ColumnWindows, Object, Stores};
 
-/// Start reading `shard` at the record `first`, or before it where its format cannot be entered in the middle
+/// Start reading `shard` at the record `first`, or earlier if its format must be read from the beginning
 /// ([`OpenedShard::first_record`]). Blocks on the store for the first bytes of a container.
 ///
 /// # Errors
-/// [`ReadError::Storage`] when the object cannot be opened, [`ReadError::Corrupt`] when its very
-/// beginning (or, for Parquet, its footer) cannot be understood.
+/// [`ReadError::Storage`] when the object cannot be opened, [`ReadError::Corrupt`] when its first bytes (or, for
+/// Parquet, its footer) cannot be parsed, [`ReadError::Config`] when its compression is not supported or the pipeline's
+/// keys do not fit it.
 pub fn open_shard(
     stores: &Stores,
     shard: &ShardRef,
@@ -34,7 +35,7 @@ pub fn open_shard(
     open(stores, shard, first, options, None)
 }
 
-/// The same for a shard that is read ahead: what takes much memory is held back until it is its `turn`.
+/// Like [`open_shard`], for a shard that is read ahead: reads that take much memory wait for its `turn`.
 pub fn open_shard_in_turn(
     stores: &Stores,
     shard: &ShardRef,
@@ -54,7 +55,7 @@ fn open(
 ) -> Result<OpenedShard, ReadError> {
     let object = match &shard.content {
         ShardContent::Objects(entries) => {
-            // loose images can be entered anywhere
+            // loose images can be read from any position
             let first_record = first;
             let skips = Skips::default();
             let mut reader = FileRecords::new(
@@ -79,10 +80,11 @@ fn open(
     Ok(OpenedShard { first_record: 0, records: Box::new(blamed), skips })
 }
 
-/// Check that the first shard of an input has what the pipeline's keys name, as far as its first records show.
+/// Check that a shard has what the pipeline's keys name, judged by its first records.
 ///
 /// # Errors
-/// What does not fit, and the key to set. Any other error is left to the reader of the shard.
+/// [`SourceError::Uri`], which says what does not fit and which key to set. All other errors are left to the reader of
+/// the shard.
 pub fn check_fit(stores: &Stores, shard: &ShardRef, options: &ReadOptions) -> Result<(), SourceError> {
     let ShardContent::Container(object) = &shard.content else { return Ok(()) };
     let Ok(object) = Object::open(stores, object) else { return Ok(()) };
@@ -96,7 +98,7 @@ pub fn check_fit(stores: &Stores, shard: &ShardRef, options: &ReadOptions) -> Re
     }
 }
 
-/// Records that are read before a key is said to fit none: a few records of a sound input may lack their image.
+/// Records that must all lack an image before a key is refused: a few records of a sound input may lack theirs.
 const RECORDS_CHECKED: usize = 16;
 
 /// Check that the compression of a tar or TFRecord file is supported, and that one of its first records has what the key
@@ -167,32 +169,32 @@ impl Iterator for Blamed {
 
     fn next(&mut self) -> Option<Self::Item> {
         match self.inner.next() {
-            // nobody asks any more whose fault it is
+            // nobody reads the shard any more, so the cause does not matter
             Some(Err(error)) if self.turn.as_ref().is_some_and(Turn::is_over) => Some(Err(error)),
             Some(Err(error)) => Some(Err(blame(&self.object, error))),
             None if !self.ended => {
                 self.ended = true;
-                self.object.check(false).err().map(|error| Err(of_store(&self.object, error)))
+                self.object.check(false).err().map(|error| Err(storage_error(&self.object, error)))
             }
             item => item,
         }
     }
 }
 
-/// The store's error if there was one, also if it sent other bytes than it has; else `error`.
+/// The error of the store if it failed or sent wrong bytes, else `error`.
 fn blame(object: &Object, error: ReadError) -> ReadError {
     let fault = object.take_error().or_else(|| object.check(true).err());
-    fault.map_or(error, |fault| of_store(object, fault))
+    fault.map_or(error, |fault| storage_error(object, fault))
 }
 
-fn of_store(object: &Object, error: StorageError) -> ReadError {
-    let trouble = object.find_fault(&error.source);
-    trouble.map_or(ReadError::Storage(error), as_it_is_sent)
+fn storage_error(object: &Object, error: StorageError) -> ReadError {
+    let fault = object.find_fault(&error.source);
+    fault.map_or(ReadError::Storage(error), damaged_object)
 }
 
 /// A fault of the object itself is damage of its shard: the next attempt would meet it again.
-fn as_it_is_sent(trouble: String) -> ReadError {
-    ReadError::Corrupt(format!("it cannot be read as its store sends it: {trouble}"))
+fn damaged_object(fault: String) -> ReadError {
+    ReadError::Corrupt(format!("it cannot be read as its store sends it: {fault}"))
 }
 
 /// An object that cannot be resolved is a storage error, like one that cannot be reached.
@@ -200,9 +202,9 @@ fn unreadable(stores: &Stores, error: SourceError) -> ReadError {
     match error {
         SourceError::Storage(error) => {
             let location = stores.resolve(&error.uri).ok();
-            let trouble =
+            let fault =
                 location.and_then(|at| stores.find_object_fault(&at, std::iter::empty(), &error.source));
-            trouble.map_or(ReadError::Storage(error), as_it_is_sent)
+            fault.map_or(ReadError::Storage(error), damaged_object)
         }
         SourceError::Uri { uri, message }
         | SourceError::NoInput { uri, message }
@@ -210,6 +212,6 @@ fn unreadable(stores: &Stores, error: SourceError) -> ReadError {
             let source = object_store::Error::Generic { store: "URI", source: message.into() };
             ReadError::Storage(StorageError { uri, source })
         }
-        SourceError::Late { .. } => unreachable!("only the end of a run finds a shard late"),
+        SourceError::Late { .. } => unreachable!("only the end of a run reports late shards"),
     }
 }

@@ -2,12 +2,13 @@
 //!
 //! Comes in: calls of the scorer. Goes out: one [`ShardStream`] for each, in the same order.
 //!
-//! - At most `readers` shards are being read. The decode stage takes the streams one after another, so records keep
+//! - At most `readers` shards are read at once. The decode stage takes the streams one after another, so records keep
 //!   the order of the calls whatever the readers' speed.
-//! - Each stream is bounded in records, and all of them in bytes by one [`Budget`]: shards read ahead never use up what
-//!   the shard being decoded needs.
-//! - A damaged shard ends with one `corrupt_record` row. A store that fails, or a reader that panics, fails the shard
-//!   and no other. A shard whose reader crashed in an earlier attempt counts as damaged from that record on.
+//! - Each stream is bounded in records. One [`Budget`] bounds the bytes of all streams, and shards that are read ahead
+//!   cannot use the share of the shard that is being decoded.
+//! - A damaged shard ends with one `corrupt_record` row. A panic of a parser counts as damage. A store error or any
+//!   other panic fails that shard only. If the reader crashed on a record in an earlier attempt, the shard counts as
+//!   damaged from that record on.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -28,16 +29,16 @@ use super::skips::{SkipWarnings, Skips};
 /// Bounds of the stage.
 #[derive(Debug, Clone, Copy)]
 pub struct ReadAhead {
-    /// Shards being read at once.
+    /// Shards read at once.
     pub readers: usize,
-    /// Records waiting in one stream.
+    /// Records that may wait in one stream.
     pub records_per_shard: usize,
-    /// Encoded bytes of all streams, from reading to decoded.
+    /// Encoded bytes of all streams, from being read to being decoded.
     pub budget: BudgetLimits,
 }
 
-/// A reader's place in the order of shards. A reader that needs much memory waits for its shard's turn, so that only one
-/// holds it, however many shards are read ahead.
+/// A reader's place in the order of shards. A reader that needs much memory waits for its shard's turn, so only one
+/// reader holds that much at a time.
 #[derive(Debug, Clone)]
 pub struct Turn {
     account: Account,
@@ -45,12 +46,12 @@ pub struct Turn {
 }
 
 impl Turn {
-    /// Wait until all shards before this one have been read. `false` as soon as nobody wants the shard any more.
+    /// Wait until the decode stage starts on this shard. Returns `false` if the receiver of its records hangs up first.
     pub(super) fn wait(&self) -> bool {
         self.meter.blocked(|| self.account.wait_for_turn())
     }
 
-    /// Whether nobody wants the shard's records any more.
+    /// Whether the receiver of the shard's records has hung up.
     pub(super) fn is_over(&self) -> bool {
         self.account.is_closed()
     }
@@ -74,7 +75,7 @@ pub fn run(
 ) {
     let budget = Budget::new(bounds.budget);
     let warnings = SkipWarnings::default();
-    // a rendezvous: a shard is handed over only when a reader is free to start on it
+    // a rendezvous: a shard is handed over only when a reader is free
     let (jobs, next_job) = crossbeam_channel::bounded::<Assignment>(0);
     std::thread::scope(|scope| {
         for number in 0..bounds.readers {
@@ -91,14 +92,15 @@ pub fn run(
                     Err(Disconnected) => break,
                 },
             };
-            // the wait for room in a stream is its reader's; many readers are one stage
+            // all readers share the meter of their stage, which counts their waits for room in a stream
             let (items, stream) = channel(bounds.records_per_shard, meter, decode_meter);
             let account = budget.account();
             let turn = Turn { account: account.clone(), meter: Arc::clone(meter) };
             let job = Assignment { call: Arc::clone(&call), items, turn };
             let stop = call.options.stop.clone();
             let stream = ShardStream { call, items: stream, account };
-            // a stream without a reader ends at once; the decode stage finds that its call asked to stop
+            // a call that asks to stop may get no reader: its stream then ends at once, and the decode stage sees the
+            // request
             if out.send(Feed::Shard(stream)).is_err() || hand_over(&jobs, job, &stop) == Err(Halt::Ended) {
                 break;
             }
@@ -107,14 +109,14 @@ pub fn run(
     });
 }
 
-/// Read one shard to its end, or say why that failed.
+/// Read one shard to its end, or send the error that failed it.
 fn read_or_fail(
     job: &Assignment,
     open: &impl Fn(&ShardRef, u64, &Turn) -> Result<OpenedShard, ReadError>,
     warnings: &SkipWarnings,
     meter: &StageMeter,
 ) {
-    // what a panicking reader leaves half done is dropped with it
+    // the state that a panicking reader leaves behind is dropped with it
     let read = catch_unwind(AssertUnwindSafe(|| read_shard(job, open, warnings, meter)));
     let error = match read {
         Ok(Ok(())) => return,
@@ -126,15 +128,15 @@ fn read_or_fail(
     if error.is_wrong_checksum() {
         job.call.mark_wrong_bytes();
     }
-    // a receiver that hung up does not want the shard any more
+    // a receiver that hung up does not need the error
     let _ = job.items.send(ShardItem::Failed(error));
 }
 
-/// Read one shard to its end. A receiver that hung up is not an error: nobody wants the shard any more.
+/// Read one shard to its end. A receiver that hung up is not an error.
 ///
-/// A resumed shard may have fewer sound records by now than checkpoints hold, as when its file rots on a disk. Then none
-/// of its records has been handed on, and the shard is read once more from its first record: its rows are those that a
-/// run without a resume would have.
+/// A resumed shard may have fewer sound records than its checkpoints hold, for example if its file was damaged on disk
+/// between two attempts. No record has been sent by then, so the shard is read again from its first record and gets the
+/// rows of a run without a resume.
 fn read_shard(
     job: &Assignment,
     open: &impl Fn(&ShardRef, u64, &Turn) -> Result<OpenedShard, ReadError>,
@@ -151,7 +153,7 @@ fn read_shard(
             shard = shard.name,
             sound_records = sound,
             checkpoint_records = resumed,
-            "the shard has fewer sound records than a checkpoint holds: scoring all of it again"
+            "the shard has fewer sound records than a checkpoint holds: scoring it from its first record"
         );
         ended = read_records(job, 0, open, meter);
     }
@@ -175,29 +177,29 @@ fn read_shard(
         tracing::warn!(shard = shard.name, "shard holds no record");
     }
     warnings.warn(&shard.name, &skips);
-    // a receiver that hung up does not want the shard any more
+    // a receiver that hung up does not need the end
     let _ = job.items.send(ShardItem::End(ShardEnd { records, damage, skipped: skips.counts() }));
     Ok(())
 }
 
-/// Why the reader of a shard stopped, whatever the shard holds.
+/// Why a shard was read neither to its end nor to its damage.
 enum Stopped {
-    /// Nobody wants its records any more.
+    /// The receiver of its records hung up.
     Disconnected,
     Failed(SourceError),
 }
 
-/// What a shard holds.
+/// The contents of a shard.
 struct Contents {
     /// Records before its end, or before the damage.
     sound: u64,
-    /// Why it ends early, if it does.
+    /// The reason, if the shard ends early.
     damage: Option<String>,
-    /// What was skipped between records.
+    /// Members and files that are not records.
     skips: Skips,
 }
 
-/// Read the records of a shard, and hand on those from number `first` on.
+/// Read the records of a shard and send those from index `first` on.
 fn read_records(
     job: &Assignment,
     first: u64,
@@ -205,12 +207,12 @@ fn read_records(
     meter: &StageMeter,
 ) -> Result<Contents, Stopped> {
     let shard = &job.call.shard;
-    // why the shard ends here, or why it fails
+    // the reason why the shard ends here, or the error that fails it
     let damage = |error| match error {
-        // it may have waited for a turn that did not come
+        // the reader may have given up waiting for its turn
         ReadError::Corrupt(_) if job.turn.is_over() => Err(Stopped::Disconnected),
         ReadError::Corrupt(reason) => Ok(reason),
-        // a pipeline file that fits no shard does not fit the first; one misfit among others costs its own rows
+        // if the keys fit no shard, the first one shows it; a later shard that they do not fit loses only its own rows
         ReadError::Config(message) if shard.index == 0 => {
             Err(Stopped::Failed(SourceError::Uri { uri: shard.name.clone(), message }))
         }
@@ -253,7 +255,7 @@ fn read_records(
             Some(Ok(record)) => record,
             Some(Err(error)) => return damaged(record_index, skips, damage(error)?),
         };
-        // a checkpoint holds what comes before
+        // a checkpoint holds the records before `first`
         if record_index >= first {
             admit(job, record, record_index, meter).map_err(|Disconnected| Stopped::Disconnected)?;
         }
@@ -261,11 +263,11 @@ fn read_records(
     }
 }
 
-/// Longest `image_id` and `error`, bytes: the longest name that an object can have in any bucket. Names in damaged or
-/// hostile data must not fill the queues.
+/// Longest `image_id`, `member` and `error` in bytes. No bucket allows longer object names. Without a limit, long names
+/// in damaged or hostile data could fill the queues.
 const MAX_TEXT_BYTES: usize = 1024;
 
-/// `text` up to [`MAX_TEXT_BYTES`], with an ellipsis where it is cut.
+/// Shorten `text` to [`MAX_TEXT_BYTES`], with an ellipsis at the cut.
 fn cut(mut text: String) -> String {
     if text.len() > MAX_TEXT_BYTES {
         text.truncate(text.floor_char_boundary(MAX_TEXT_BYTES - '…'.len_utf8()));
@@ -275,7 +277,7 @@ fn cut(mut text: String) -> String {
     text
 }
 
-/// Hand a record on.
+/// Send a record to the decode stage once the budget has room for it.
 fn admit(
     job: &Assignment,
     record: RawRecord,

@@ -1,4 +1,4 @@
-//! What the readers of all shard formats share: records, options, and how a reader ends.
+//! The parts that the readers of all shard formats share: records, options, and the end of a reader.
 //!
 //! - A reader ends after its first error.
 //! - A panic inside a format's reader is damage of the shard.
@@ -18,18 +18,18 @@ pub type Records = Box<dyn Iterator<Item = Result<RawRecord, ReadError>> + Send>
 
 /// A shard being read.
 pub struct OpenedShard {
-    /// Position in the shard of the first of `records`: no later than where the shard is to be resumed.
+    /// Position in the shard of the first of `records`, at or before the requested record.
     pub first_record: u64,
     /// Its records in order.
     pub records: Records,
-    /// What is passed over on the way; all of it once `records` has ended.
+    /// What the reader skips; complete once `records` has ended.
     pub skips: Skips,
 }
 
-/// What the readers of all formats need to know of the plan.
+/// The settings of a plan that the readers of all formats need.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReadOptions {
-    /// TFRecord feature or Parquet column with the encoded image.
+    /// TFRecord feature, Parquet column or extension of tar members with the encoded image.
     pub image_key: Option<String>,
     /// TFRecord feature or Parquet column with the image's id.
     pub id_key: Option<String>,
@@ -50,8 +50,8 @@ impl From<&InputSection> for ReadOptions {
     }
 }
 
-/// Run a step of a format's reader. A panic, in a library above all, is damage of the shard: the reader is not used
-/// again, so nobody sees what the panic has left half done.
+/// Run a step of a format's reader. A panic, most likely in a library, is damage of the shard. The reader is not used
+/// again, so nothing sees the state that the panic left behind.
 pub(super) fn guarded<T>(
     format: ShardFormat,
     step: impl FnOnce() -> Result<T, ReadError>,
@@ -62,7 +62,7 @@ pub(super) fn guarded<T>(
     })
 }
 
-/// The records that `next` yields until it says `None` or fails.
+/// The records that `next` returns, until it returns `None` or fails.
 pub(super) fn records(
     mut next: impl FnMut() -> Result<Option<RawRecord>, ReadError> + Send + 'static,
 ) -> Records {
@@ -77,8 +77,7 @@ pub(super) fn records(
     }))
 }
 
-/// Bytes of an image as a record's content: empty and too long ones are told apart here, for all
-/// formats alike.
+/// The bytes of an image as the content of a record. Empty and too long images are rejected here for all formats.
 pub(super) fn image_content(bytes: Bytes, max_image_bytes: u64) -> Result<Bytes, Rejected> {
     if bytes.is_empty() {
         return Err(Rejected::new(Status::Empty, "image is 0 bytes"));

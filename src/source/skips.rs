@@ -5,42 +5,42 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::skipped::Skipped;
 
-/// Names of each kind that are kept and logged: enough to see what they are.
+/// Names of each kind that are kept and logged: enough to recognise the kind.
 const NAMES_KEPT: usize = 3;
 
 /// Characters of each name that are logged.
 const NAME_CHARACTERS: usize = 200;
 
-/// Counts and first names. Clones share them, so that the reader of a shard's records sees what else it holds.
+/// Counts and first names. Clones share them, so that the caller of a reader sees what the reader skipped.
 #[derive(Debug, Clone, Default)]
-pub struct Skips(Arc<Mutex<Passed>>);
+pub struct Skips(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
-struct Passed {
+struct State {
     counts: Skipped,
     first: BTreeMap<String, Vec<String>>,
 }
 
 impl Skips {
-    /// `name` is skipped, as one of `kind`.
+    /// Count `name` as skipped, under `kind`.
     pub fn add(&self, kind: &str, name: &str) {
-        let mut passed = self.passed();
-        passed.counts.count(kind);
+        let mut state = self.state();
+        state.counts.count(kind);
         let name = || name.chars().take(NAME_CHARACTERS).collect();
-        match passed.first.get_mut(kind) {
+        match state.first.get_mut(kind) {
             Some(first) if first.len() >= NAMES_KEPT => {}
             Some(first) => first.push(name()),
-            None => drop(passed.first.insert(kind.to_owned(), vec![name()])),
+            None => drop(state.first.insert(kind.to_owned(), vec![name()])),
         }
     }
 
-    /// What has been skipped so far.
+    /// The counts so far.
     pub fn counts(&self) -> Skipped {
-        self.passed().counts.clone()
+        self.state().counts.clone()
     }
 
-    fn passed(&self) -> MutexGuard<'_, Passed> {
-        // a poisoned lock only means that another thread panicked between two whole counts
+    fn state(&self) -> MutexGuard<'_, State> {
+        // the counts are valid even if another thread panicked while it held the lock
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -52,9 +52,9 @@ pub struct SkipWarnings(Mutex<BTreeMap<String, usize>>);
 impl SkipWarnings {
     /// Log what was skipped in `place`, a shard or an input.
     pub fn warn(&self, place: &str, skips: &Skips) {
-        let passed = skips.passed();
+        let state = skips.state();
         let mut logged = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        for (kind, names) in &passed.first {
+        for (kind, names) in &state.first {
             let logged = logged.entry(kind.clone()).or_default();
             for name in names.iter().take(NAMES_KEPT.saturating_sub(*logged)) {
                 tracing::warn!(place, name, kind, "skipped: it is not a record");

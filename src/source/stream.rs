@@ -1,14 +1,14 @@
-//! A byte stream that knows its position and trusts no length.
+//! A byte stream that tracks its position and trusts no length.
 //!
-//! Comes in: any reader. Goes out: blocks and runs of bytes with the offset they start at.
+//! Comes in: any reader. Goes out: blocks and runs of bytes, and the offset in the stream.
 //!
-//! - A length is a claim of the data: memory grows with the bytes that arrive, never ahead of
-//!   them by more than [`TRUSTED_BYTES`].
+//! - A length is a claim of the data: memory grows with the bytes that arrive and is never ahead of them by more than
+//!   [`TRUSTED_BYTES`].
 
 use std::io::{self, Read};
 
-/// The most bytes that are allocated for a claimed length before they arrive. Most images fit, so that their buffer need not
-/// grow, and it is small beside what a shard holds anyway.
+/// The most bytes that are allocated for a claimed length before they arrive. The buffers of most images need not grow
+/// then, and it is little compared with what a shard holds anyway.
 const TRUSTED_BYTES: u64 = 1 << 20;
 
 /// A reader and its position.

@@ -7,8 +7,8 @@
 //! ```
 //! All little-endian, see `tensorflow/core/lib/io/record_writer.h`.
 //!
-//! - After a length with a checksum mismatch the start of the next frame is unknown, so the shard ends there. A checksum
-//!   mismatch of the data costs its own record only.
+//! - After a length with a checksum mismatch the start of the next frame is unknown, so the shard ends there. A
+//!   checksum mismatch of the data costs only its own record.
 //! - A frame longer than any acceptable image is skipped and never held.
 
 use std::io::Read;
@@ -32,10 +32,10 @@ const FOOTER_BYTES: u64 = 4;
 /// Bytes that a record may hold besides its image (labels, boxes, captions). A longer one is rejected without being parsed.
 const RECORD_SLACK_BYTES: u64 = 1 << 20;
 
-/// The image where no `image_key` is given: what TensorFlow's own dataset scripts write.
+/// The image feature if no `image_key` is given: the one that TensorFlow's own dataset scripts write.
 const DEFAULT_IMAGE_KEY: &str = "image/encoded";
 
-/// Ids where no `id_key` is given, the first one present.
+/// The id features if no `id_key` is given. The first one that is present counts.
 const DEFAULT_ID_KEYS: [&str; 2] = ["image/id", "image/filename"];
 
 /// Feature names in a message about a missing image feature: enough to notice a typo.
@@ -73,8 +73,8 @@ impl<R: Read> TfRecords<R> {
             if index == 0 {
                 head.extend(self.stream.read_bytes(sniff::HEAD_BYTES as u64).map_err(failed)?);
             }
-            // a damaged TFRecord file holds images, too
-            return Err(match sniff::name(&head).filter(|name| !sniff::is_of_inside(name)) {
+            // a damaged TFRecord file has images inside, too
+            return Err(match sniff::name(&head).filter(|name| !sniff::is_image_inside(name)) {
                 Some(name) if index == 0 => ReadError::Corrupt(format!("not a TFRecord file: it is {name}")),
                 _ => corrupt(
                     "the checksum of the record's length does not hold, so the next record cannot be found",
@@ -155,14 +155,14 @@ impl<R: Read> TfRecords<R> {
     }
 }
 
-/// `image`, which is part of a record of `record_bytes`; copied if it would keep much more memory alive than its own.
+/// `image`, a slice of a record of `record_bytes`. It is copied if it would keep much more memory alive than its own.
 fn detached(image: Bytes, record_bytes: usize) -> Bytes {
     const SHARE_OF_OTHERS: usize = 8;
     let others = record_bytes - image.len();
     if others > image.len() / SHARE_OF_OTHERS { Bytes::copy_from_slice(&image) } else { image }
 }
 
-/// A record without a readable id.
+/// A rejected record without a readable id.
 fn rejected(index: u64, reason: Rejected) -> RawRecord {
     RawRecord::new(index.to_string(), Err(reason))
 }
@@ -179,7 +179,7 @@ fn missing_feature(key: &str, example: Bytes) -> String {
     format!("no feature {key}; the record has: {}{more}; input.image_key names the image's", names.join(", "))
 }
 
-/// Length of the data, unless its checksum does not match.
+/// The length of the data; `None` if its checksum does not match.
 fn checked_length(header: &[u8; HEADER_BYTES]) -> Option<u64> {
     let (length, crc) = header.split_first_chunk()?;
     let crc = u32::from_le_bytes(*crc.first_chunk()?);

@@ -61,7 +61,7 @@ fn status(record: &Result<RawRecord, ReadError>) -> Status {
 }
 
 #[test]
-fn an_empty_id_is_none() {
+fn an_empty_id_feature_is_ignored() {
     let data = example(vec![
         ("image/encoded", bytes_feature(b"image")),
         ("image/id", bytes_feature(b"")),
@@ -72,7 +72,7 @@ fn an_empty_id_is_none() {
 }
 
 #[test]
-fn an_image_does_not_keep_a_record_alive_that_is_much_larger() {
+fn an_image_does_not_keep_a_much_larger_record_in_memory() {
     let record = |others: usize| {
         let mask = vec![1; others];
         let data = example(vec![("image/encoded", bytes_feature(&[7; 800])), ("mask", bytes_feature(&mask))]);
@@ -82,7 +82,7 @@ fn an_image_does_not_keep_a_record_alive_that_is_much_larger() {
         assert_eq!(image, vec![7; 800]);
         data.as_ptr_range().contains(&image.as_ptr())
     };
-    assert!(record(10), "nothing is copied without need");
+    assert!(record(10), "the image shares the memory of a small record");
     assert!(!record(10_000));
 }
 
@@ -108,7 +108,7 @@ fn records_come_in_order_with_their_ids() {
 }
 
 #[test]
-fn keys_can_be_named() {
+fn the_image_and_id_features_can_be_configured() {
     let shard = frame(&example(vec![("jpeg", bytes_feature(b"x")), ("name", bytes_feature(b"n"))]));
     let named = ReadOptions {
         image_key: Some("jpeg".to_owned()),
@@ -121,7 +121,7 @@ fn keys_can_be_named() {
 }
 
 #[test]
-fn a_missing_feature_names_those_there() {
+fn the_reason_for_a_missing_image_feature_names_the_other_features() {
     let shard = frame(&example(vec![("b", bytes_feature(b"x")), ("a", bytes_feature(b"n"))]));
     let found = read(&shard).remove(0).expect("record");
     let reason = found.content.expect_err("no image");
@@ -133,7 +133,7 @@ fn a_missing_feature_names_those_there() {
 }
 
 #[test]
-fn a_record_without_features_says_so() {
+fn a_record_without_features_has_that_as_its_reason() {
     for data in [example(Vec::new()), Vec::new()] {
         let reason = read(&frame(&data)).remove(0).expect("record").content.expect_err("no image");
         assert_eq!(reason.status, Status::MissingImage);
@@ -142,7 +142,7 @@ fn a_record_without_features_says_so() {
 }
 
 #[test]
-fn an_image_feature_that_comes_twice_is_a_row_that_says_so() {
+fn a_repeated_image_feature_makes_its_record_corrupt() {
     let entries = [
         example(vec![("image/encoded", bytes_feature(b"one")), ("image/id", bytes_feature(b"a"))]),
         example(vec![("image/encoded", bytes_feature(b"two"))]),
@@ -155,12 +155,12 @@ fn an_image_feature_that_comes_twice_is_a_row_that_says_so() {
     assert_eq!(first.image_id, "a");
     let reason = first.content.as_ref().expect_err("two images");
     assert_eq!(reason.error, "the record has 2 features image/encoded, expected one");
-    // another feature that comes twice is nobody's business
+    // other features may be repeated
     assert_eq!((reason.status, status(&found[1])), (Status::CorruptRecord, Status::Ok));
 }
 
 #[test]
-fn ids_that_are_no_utf_8_stay_different() {
+fn ids_that_are_not_utf_8_stay_distinct() {
     let names: [&[u8]; 5] =
         [b"caf\xe9.jpg", b"caf\xe8.jpg", br"caf\xE8.jpg", b"a\nb.jpg", "\u{e9}.jpg".as_bytes()];
     let shard = names.map(|name| {
@@ -172,7 +172,7 @@ fn ids_that_are_no_utf_8_stay_different() {
 }
 
 #[test]
-fn several_images_in_one_record_are_a_row_that_says_so() {
+fn several_images_in_one_record_make_it_corrupt() {
     let list = BytesList { value: vec!["one".into(), "two".into(), "".into()] };
     let several = Feature { bytes_list: Some(list), ..Feature::default() };
     let shard = [
@@ -208,7 +208,7 @@ fn a_sequence_example_is_named() {
 }
 
 #[test]
-fn images_in_a_list_beside_the_context_are_not_passed_over() {
+fn images_in_a_feature_list_are_not_ignored() {
     let context = example(vec![("image/encoded", bytes_feature(b"image"))]);
     let list = |name: &str| {
         let entry = [&[0x0a, name.len() as u8][..], name.as_bytes(), &[0x12, 0]].concat();
@@ -231,7 +231,7 @@ fn a_feature_of_another_type_is_a_missing_image() {
 }
 
 #[test]
-fn zero_bytes_are_empty_and_long_images_too_large() {
+fn an_image_of_zero_bytes_is_empty_and_a_long_one_is_too_large() {
     let shard = [image_record("e", b""), image_record("l", &[1; 1001]), image_record("o", &[1; 1000])];
     let found = read(&shard.concat());
     let found: Vec<_> = found.iter().map(status).collect();
@@ -239,7 +239,7 @@ fn zero_bytes_are_empty_and_long_images_too_large() {
 }
 
 #[test]
-fn a_record_beyond_any_image_is_skipped_and_the_next_one_read() {
+fn a_record_longer_than_any_image_is_skipped_and_the_next_one_is_read() {
     let shard = [frame(&vec![0; 3 << 20]), image_record("next", b"image")].concat();
     let found = read(&shard);
     assert_eq!(status(&found[0]), Status::TooLarge);
@@ -247,7 +247,7 @@ fn a_record_beyond_any_image_is_skipped_and_the_next_one_read() {
 }
 
 #[test]
-fn damaged_data_costs_its_own_record_only() {
+fn damaged_data_costs_only_its_own_record() {
     let first = image_record("a", b"one");
     let mut shard = [first, image_record("b", b"two")].concat();
     shard[HEADER_BYTES + 3] ^= 1;
@@ -270,7 +270,7 @@ fn a_damaged_length_ends_the_shard_and_says_where() {
 }
 
 #[test]
-fn a_cut_shard_keeps_its_whole_records() {
+fn a_cut_shard_keeps_its_complete_records() {
     let first = image_record("a", b"one");
     let shard = [first.clone(), image_record("b", b"two")].concat();
     for cut in [first.len() + 5, first.len() + HEADER_BYTES + 1, shard.len() - 1] {
@@ -283,7 +283,7 @@ fn a_cut_shard_keeps_its_whole_records() {
 }
 
 #[test]
-fn a_record_that_is_no_example_is_corrupt() {
+fn a_record_that_is_not_an_example_is_corrupt() {
     let shard = [frame(&[0xff; 20]), image_record("b", b"two")].concat();
     let found = read(&shard);
     assert_eq!(status(&found[0]), Status::CorruptRecord);
@@ -291,7 +291,7 @@ fn a_record_that_is_no_example_is_corrupt() {
 }
 
 #[test]
-fn records_before_a_cut_of_the_gzip_stream_survive() {
+fn records_before_a_cut_in_a_gzip_stream_are_read() {
     let shard: Vec<u8> =
         (0..200_u32).flat_map(|n| image_record("x", &n.wrapping_mul(2_654_435_761).to_le_bytes())).collect();
     let packed = gzip(&shard);
@@ -321,7 +321,7 @@ proptest! {
     }
 
     #[test]
-    fn a_changed_byte_never_panics_nor_invents_records(at in 0_usize..10_000, flip in 1_u8..) {
+    fn a_changed_byte_causes_no_panic_and_no_extra_record(at in 0_usize..10_000, flip in 1_u8..) {
         let mut shard: Vec<u8> = (0..5).flat_map(|n| image_record("x", &[n; 30])).collect();
         let at = at % shard.len();
         shard[at] ^= flip;

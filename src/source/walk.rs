@@ -1,7 +1,6 @@
 //! A walk of a local folder, with names in the order in which a bucket would list them.
 //!
-//! Comes in: a folder and the rules for its subfolders. Goes out: what is found, relative to the folder, one subfolder's
-//! names at a time.
+//! Comes in: a folder and the rules for its subfolders. Goes out: the names found, relative to the folder.
 
 use std::fs::Metadata;
 use std::io::ErrorKind;
@@ -17,7 +16,7 @@ use super::found::{Found, Listed};
 use super::input::{Folder, FolderRules};
 use super::naming;
 
-/// Files below a folder in the order of their full names: a folder sorts as its name with a slash.
+/// Files below a folder in the order of their full names: a folder sorts by its name with a slash.
 pub(super) struct Walk {
     folder: PathBuf,
     rules: FolderRules,
@@ -67,7 +66,7 @@ impl Walk {
                     return Ok(Some(Listed::Skipped(naming::LINK, self.name_of(&path))));
                 }
                 let kind = error.io_error().map(std::io::Error::kind);
-                // a dangling link is listed: the row about it will say so
+                // a dangling link is listed, so that its row reports it
                 let is_dangling =
                     matches!(kind, Some(ErrorKind::NotFound | ErrorKind::NotADirectory)) || is_loop(&error);
                 if kind == Some(ErrorKind::NotFound) && !path.is_symlink() && path != self.folder {
@@ -118,7 +117,7 @@ impl Iterator for Walk {
     }
 }
 
-/// Whether a link points to itself.
+/// Whether links form a loop.
 fn is_loop(error: &walkdir::Error) -> bool {
     error.io_error().and_then(std::io::Error::raw_os_error) == Some(libc::ELOOP)
 }

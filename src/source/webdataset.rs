@@ -3,13 +3,14 @@
 //! Comes in: the uncompressed bytes of an archive. Goes out: one record for each image, or with an image key one for
 //! each sample.
 //!
-//! - [`naming::member`] decides by name what is a record; companions of images (`.json`, `.txt`, `.cls`) are records only if
-//!   they begin as images do. Other members are counted.
-//! - The id is the member's name without a leading `./` and its last extension. If another member has that id already, as
-//!   `a.jpg` before `a.png`, it is the whole name. If that is taken as well, by a member of the same name, the first free one
-//!   of `#2`, `#3`, … is appended.
-//! - With an image key, consecutive members whose names agree up to the first dot form a sample, as in WebDataset. The key is
-//!   the text after that dot (`jpg`, `seg.png`), or several in order of preference (`jpg;png`). The id is the sample's.
+//! - [`naming::member`] decides by name what is a record; companions of images (`.json`, `.txt`, `.cls`) are records
+//!   only if they begin like images. Other members are counted.
+//! - The id is the member's name without a leading `./` and without its last extension. If another member already has
+//!   that id, as with `a.jpg` before `a.png`, the id is the whole name. If that is taken as well, by a member of the
+//!   same name, the first free number of `#2`, `#3`, … is appended.
+//! - With an image key, consecutive members whose names agree up to the first dot form a sample, as in WebDataset. The
+//!   image key is the text after that dot (`jpg`, `seg.png`), or several in order of preference (`jpg;png`). The id is
+//!   the common part of the names.
 
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{HashMap, HashSet};
@@ -32,16 +33,16 @@ use super::skips::Skips;
 /// these only.
 const IDS_REMEMBERED: usize = 1 << 18;
 
-/// The most bytes that they take, while their tables grow.
+/// The most bytes that the remembered ids take. Their tables take the most while they grow.
 pub(super) const IDS_BYTES: u64 = 32 * IDS_REMEMBERED as u64;
 
-/// Members of a sample that a message names if none is the image.
+/// Members of a sample that a message names if none of them is the image.
 const NAMES_SHOWN: usize = 12;
 
-/// Characters of such a name.
+/// Characters of each of these names.
 const SUFFIX_SHOWN: usize = 60;
 
-/// Stands in such a message for a member whose name ends with the sample's key.
+/// Shown for a member whose name is only the sample's key.
 const NO_SUFFIX: &str = "(no extension)";
 
 /// The images of one archive.
@@ -91,7 +92,7 @@ impl<R: Read> TarRecords<R> {
             return self.next_sample();
         }
         while let Some(member) = self.members.next_member()? {
-            if let Some(content) = self.look_at(&member)? {
+            if let Some(content) = self.read_or_skip(&member)? {
                 let image_id = self.ids.of_member(&member.name);
                 return Ok(Some(RawRecord { image_id, member: Some(member.name), content }));
             }
@@ -100,7 +101,7 @@ impl<R: Read> TarRecords<R> {
     }
 
     /// The content of `member` if it is a record; otherwise it is skipped and counted.
-    fn look_at(&mut self, member: &Member) -> Result<Option<Result<Bytes, Rejected>>, ReadError> {
+    fn read_or_skip(&mut self, member: &Member) -> Result<Option<Result<Bytes, Rejected>>, ReadError> {
         let kind = match self.rule(member) {
             None => return self.members.skip_rest(member, 0).map(|()| None),
             Some(Rule::Image | Rule::Container(_) | Rule::Manifest) => {
@@ -120,7 +121,7 @@ impl<R: Read> TarRecords<R> {
         self.members.skip_rest(member, 0).map(|()| None)
     }
 
-    /// `None` for folders, which hold nothing themselves.
+    /// The rule for `member`; `None` for folders, which hold no data.
     fn rule(&self, member: &Member) -> Option<Rule> {
         if member.is_folder() {
             return None;
@@ -135,7 +136,7 @@ impl<R: Read> TarRecords<R> {
         })
     }
 
-    /// The image that `member` is, of which `head` has been read.
+    /// The content of the image `member`, of which `head` is already read.
     fn image(&mut self, member: &Member, head: Vec<u8>) -> Result<Result<Bytes, Rejected>, ReadError> {
         let reason = if member.is_link() {
             Some(Rejected::new(Status::MissingImage, "member is a link and holds no image"))
@@ -154,7 +155,7 @@ impl<R: Read> TarRecords<R> {
         Ok(image_content(Bytes::from(bytes), self.max_image_bytes))
     }
 
-    /// The next sample's image.
+    /// The record of the next sample.
     fn next_sample(&mut self) -> Result<Option<RawRecord>, ReadError> {
         if let Some(error) = self.failed.take() {
             return Err(error);
@@ -163,7 +164,7 @@ impl<R: Read> TarRecords<R> {
             match self.next_of_sample() {
                 Ok(true) => {}
                 Ok(false) => return Ok(self.sample.take().map(|sample| self.finish(sample))),
-                // a sample that has its image is a record; without one, damage cannot be told from a missing image
+                // a sample with an image is a record; without one, the image may be in the damaged part
                 Err(error) => match self.sample.take().filter(|sample| sample.image.is_some()) {
                     None => return Err(error),
                     Some(sample) => {
@@ -175,7 +176,7 @@ impl<R: Read> TarRecords<R> {
         }
     }
 
-    /// Add a member to the sample. Returns whether it belongs to it.
+    /// Add the next member to the sample. Returns `false` if the sample is complete.
     fn next_of_sample(&mut self) -> Result<bool, ReadError> {
         let member = match self.returned.take() {
             Some(member) => member,
@@ -276,11 +277,11 @@ impl ImageKey {
     }
 }
 
-/// The ids that members have, by their hashes. If two ids share a hash, one of them only loses its short form.
+/// The ids taken so far, by their hashes. If two ids share a hash, the later one only loses its short form.
 #[derive(Default)]
 struct Ids {
     taken: HashSet<u64>,
-    /// By the hash of a name, the last number that was appended to it.
+    /// The last number that was appended to a name, by the hash of the name.
     numbers: HashMap<u64, u64>,
 }
 
@@ -292,7 +293,7 @@ impl Ids {
         self.of_sample(&name[..end], name)
     }
 
-    /// `short` if it is free, else all of `name`, else that with a number.
+    /// `short` if it is free, else `name` if it is free, else `name` with a number.
     fn of_sample(&mut self, short: &str, name: &str) -> String {
         let name = plain(name);
         if self.take(short) {
@@ -306,7 +307,7 @@ impl Ids {
         loop {
             number += 1;
             let id = format!("{name}#{number}");
-            // once the table is full no id is certain to be free, and a search may never end
+            // once the table is full, no id is certain to be free, and a search might never end
             if self.take(&id) || !self.has_room() {
                 if self.has_room() || self.numbers.contains_key(&hash) {
                     self.numbers.insert(hash, number);
@@ -316,7 +317,7 @@ impl Ids {
         }
     }
 
-    /// Whether `id` was free.
+    /// Take `id`. Returns whether it was free.
     fn take(&mut self, id: &str) -> bool {
         let hash = hash(id);
         if self.has_room() { self.taken.insert(hash) } else { !self.taken.contains(&hash) }
@@ -338,7 +339,7 @@ fn plain(name: &str) -> &str {
     name.trim_start_matches("./")
 }
 
-/// WebDataset's key of the sample that a member is of, and what the member is in it: `./dir/a.seg.png` is `dir/a`,
+/// The key of a member's sample, as in WebDataset, and the rest of its name: `./dir/a.seg.png` gives `dir/a` and
 /// `seg.png`.
 fn sample_key(name: &str) -> (&str, &str) {
     let name = plain(name);

@@ -26,17 +26,17 @@ fn options(image_key: Option<&str>) -> ReadOptions {
     ReadOptions { image_key, id_key: None, max_image_bytes: 5000, max_page_bytes: 1 << 20 }
 }
 
-/// Records, why the archive ended early, and what was skipped.
+/// The records, the error that ended the archive early, and the skipped members.
 fn read_with(bytes: &[u8], image_key: Option<&str>) -> (Vec<RawRecord>, Option<String>, String) {
     let skips = Skips::default();
     let mut reader = TarRecords::new(bytes, &options(image_key), skips.clone());
     let mut found = Vec::new();
-    let told = || skips.counts().to_string();
+    let skipped = || skips.counts().to_string();
     loop {
         match reader.next_record() {
             Ok(Some(record)) => found.push(record),
-            Ok(None) => return (found, None, told()),
-            Err(error) => return (found, Some(error.to_string()), told()),
+            Ok(None) => return (found, None, skipped()),
+            Err(error) => return (found, Some(error.to_string()), skipped()),
         }
     }
 }
@@ -64,13 +64,13 @@ fn image_members_are_records_and_others_are_not() {
     assert_eq!(skipped, "1 cls, 1 hidden, 1 json");
 }
 
-/// Bytes that begin as a PNG does.
+/// Bytes that begin like a PNG.
 fn png() -> Vec<u8> {
     [b"\x89PNG\r\n\x1a\n", &[7; 4990][..]].concat()
 }
 
 #[test]
-fn an_image_is_a_record_whatever_it_is_called() {
+fn an_image_is_a_record_under_any_name() {
     let image = png();
     let names = ["a.jpg", "b.jfif", "c.heic", "d.img", "e", "f.json", "_DSC0001.JPG", "_x/g.txt", "h.zip"];
     let members: Vec<_> = names.iter().map(|name| (*name, &image[..])).collect();
@@ -78,7 +78,7 @@ fn an_image_is_a_record_whatever_it_is_called() {
     assert_eq!((error, skipped.as_str()), (None, ""));
     assert_eq!(ids(&found), ["a", "b", "c", "d", "e", "f", "_DSC0001", "_x/g", "h"]);
     assert!(found.iter().all(|record| record.content.as_ref().is_ok_and(|bytes| *bytes == image)));
-    // as its name says, or nothing known: a row that says what is wrong
+    // text under the name of an image, or under an unknown name, is a record too
     let text =
         [("a.heic", &b"text"[..]), ("b.unknown", b"text"), ("c", b"text"), ("d.txt", b"text"), ("e", b"")];
     let (found, _, skipped) = read_with(&archive(&text), None);
@@ -90,7 +90,7 @@ fn an_image_is_a_record_whatever_it_is_called() {
 }
 
 #[test]
-fn members_are_told_apart_where_stems_collide() {
+fn members_with_colliding_stems_get_distinct_ids() {
     let cases: [(&[&str], &[&str]); 8] = [
         (&["p.2023.01.02.jpg", "p.2023.01.03.jpg"], &["p.2023.01.02", "p.2023.01.03"]),
         (&["0.jpg", "0.mask.png", "0.left.jpg"], &["0", "0.mask", "0.left"]),
@@ -108,7 +108,7 @@ fn members_are_told_apart_where_stems_collide() {
 }
 
 #[test]
-fn samples_are_told_apart_where_their_keys_come_again() {
+fn samples_with_repeated_keys_get_distinct_ids() {
     let tar = archive(&[
         ("a.jpg", b"one"),
         ("b.txt", b"none"),
@@ -121,7 +121,7 @@ fn samples_are_told_apart_where_their_keys_come_again() {
 }
 
 #[test]
-fn a_name_that_comes_ever_again_costs_one_look_each_time() {
+fn many_members_with_one_name_are_numbered_without_a_search() {
     let mut all = Ids::default();
     let (count, mut seen) = (100_000, HashSet::new());
     for _ in 0..count {
@@ -132,7 +132,7 @@ fn a_name_that_comes_ever_again_costs_one_look_each_time() {
 }
 
 #[test]
-fn ids_are_remembered_up_to_their_bound() {
+fn the_number_of_remembered_ids_is_bounded() {
     let mut all = Ids::default();
     for n in 0..IDS_REMEMBERED {
         all.of_member(&format!("{n}.jpg"));
@@ -142,7 +142,7 @@ fn ids_are_remembered_up_to_their_bound() {
     assert!(all.taken.len() + all.numbers.len() <= IDS_REMEMBERED);
 }
 
-/// A member of this type, which holds `data`.
+/// A member of type `kind` that holds `data`.
 fn typed(kind: u8, name: &str, data: &[u8]) -> Vec<u8> {
     let mut header = Header::new_ustar();
     header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
@@ -154,7 +154,7 @@ fn typed(kind: u8, name: &str, data: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn a_slash_at_the_end_of_a_name_hides_no_data() {
+fn a_trailing_slash_in_a_name_hides_no_data() {
     let tar = [
         typed(b'5', "d/", b""),
         typed(b'0', "e/", b""),
@@ -168,7 +168,7 @@ fn a_slash_at_the_end_of_a_name_hides_no_data() {
 }
 
 #[test]
-fn a_member_of_an_undefined_type_is_a_file_and_one_of_another_use_is_counted() {
+fn a_member_of_an_undefined_type_is_a_file_and_a_special_one_is_counted() {
     let tar = [
         typed(b'Z', "a.jpg", b"image"),
         typed(b'9', "b.jpg", b"image"),
@@ -187,14 +187,14 @@ fn a_member_of_an_undefined_type_is_a_file_and_one_of_another_use_is_counted() {
 }
 
 #[test]
-fn a_sample_without_an_extension_is_named() {
+fn a_member_without_an_extension_is_shown_as_such() {
     let (found, _, _) = read_with(&archive(&[("a", b"image"), ("b.jpg", b"image")]), Some("jpg"));
     let reason = found[0].content.as_ref().expect_err("no member jpg");
     assert!(reason.error.ends_with("it has: (no extension)"), "{}", reason.error);
 }
 
 #[test]
-fn names_that_are_no_utf_8_stay_different() {
+fn names_that_are_not_utf_8_stay_distinct() {
     let named = |name: &[u8]| {
         let mut header = Header::new_gnu();
         header.as_old_mut().name[..name.len()].copy_from_slice(name);
@@ -242,14 +242,14 @@ fn an_image_key_chooses_among_a_samples_members() {
     assert_eq!(skipped, "3 other image, 1 cls, 1 hidden, 1 json, 1 txt");
     let (found, _) = read("jpg;png");
     assert_eq!(found[..3], [image("0", "image 0"), image("d/1", "image 1"), image("2", "image 2")]);
-    // the preferred one comes behind another
+    // the preferred member comes after another one
     let (found, _) = read("jpg; mask.png");
     assert_eq!(found[1], image("d/1", "image 1"));
     assert_eq!(read("mask.png;jpg").0[..2], [image("0", "mask 0"), image("d/1", "mask 1")]);
 }
 
 #[test]
-fn a_cut_behind_a_samples_image_keeps_it() {
+fn a_cut_after_the_image_of_a_sample_keeps_the_image() {
     let tar = archive(&[("0.jpg", b"image 0"), ("0.json", b"{}"), ("1.jpg", &[7; 700])]);
     let (found, error, _) = read_with(&tar[..4 * BLOCK_BYTES + BLOCK_BYTES + 100], Some("jpg"));
     assert_eq!(ids(&found), ["0"]);
@@ -257,7 +257,7 @@ fn a_cut_behind_a_samples_image_keeps_it() {
 }
 
 #[test]
-fn long_names_of_gnu_and_pax_are_whole() {
+fn long_gnu_and_pax_names_are_complete() {
     let long = format!("{}/image.jpg", "folder".repeat(40));
     let mut builder = tar::Builder::new(archive(&[(long.as_str(), b"gnu")]));
     builder.get_mut().truncate(3 * BLOCK_BYTES + BLOCK_BYTES);
@@ -276,7 +276,7 @@ fn long_names_of_gnu_and_pax_are_whole() {
 }
 
 #[test]
-fn empty_and_too_large_members_are_rejected_and_the_next_one_read() {
+fn empty_and_too_large_members_are_rejected_and_the_next_one_is_read() {
     let tar = archive(&[("e.jpg", b""), ("l.jpg", &[1; 5001]), ("o.jpg", &[1; 5000])]);
     let (found, error) = read(&tar);
     assert_eq!(error, None);
@@ -285,7 +285,7 @@ fn empty_and_too_large_members_are_rejected_and_the_next_one_read() {
 }
 
 #[test]
-fn a_link_to_an_image_is_a_row() {
+fn a_link_to_an_image_is_a_record_without_an_image() {
     let mut builder = tar::Builder::new(Vec::new());
     let mut header = Header::new_gnu();
     header.set_entry_type(EntryType::Link);
@@ -315,7 +315,7 @@ fn the_size_of_a_link_hides_no_member() {
 }
 
 #[test]
-fn a_cut_inside_a_member_names_it_and_keeps_the_rows_before() {
+fn a_cut_inside_a_member_names_it_and_keeps_the_records_before_it() {
     let tar = archive(&[("a.jpg", &[1; 700]), ("b.jpg", &[2; 700])]);
     let second = 512 + 1024;
     let (found, error) = read(&tar[..second + 512 + 100]);
@@ -324,46 +324,46 @@ fn a_cut_inside_a_member_names_it_and_keeps_the_rows_before() {
     let (found, error) = read(&tar[..second + 100]);
     assert_eq!(ids(&found), ["a"]);
     assert!(error.expect("cut").contains("member's header"));
-    // the last byte of the member is there, the padding is not
+    // the member is complete, its padding is cut
     let (found, error) = read(&tar[..512 + 700]);
     assert_eq!(ids(&found), ["a"]);
     assert!(error.is_some());
 }
 
 #[test]
-fn a_missing_end_mark_is_no_damage() {
+fn a_missing_end_mark_is_not_damage() {
     let tar = archive(&[("a.jpg", b"one")]);
     let (found, error) = read(&tar[..1024]);
     assert_eq!((ids(&found), error), (vec!["a"], None));
 }
 
 #[test]
-fn members_behind_an_end_mark_are_read_and_a_hole_is_damage() {
+fn members_after_an_end_mark_are_read_and_a_hole_is_damage() {
     let (one, two) = (archive(&[("a.jpg", b"one")]), archive(&[("b.jpg", b"two")]));
     let (found, error) = read(&[&one[..], &[0; 10_240], &two].concat());
     assert_eq!((ids(&found), error), (vec!["a", "b"], None));
-    // zeros where a header and some of its member stood
+    // zeros in place of a header and a part of its member
     let mut holed = archive(&[("a.jpg", b"one"), ("b.jpg", &[7; 1000]), ("c.jpg", b"three")]);
     holed[1024..2048].fill(0);
     let (found, error) = read(&holed);
     assert_eq!(ids(&found), ["a"]);
     let error = error.expect("damaged");
     assert!(error.starts_with("damaged") && error.contains("at byte 2048"), "{error}");
-    // a signature, say
+    // other data, such as a signature
     let (found, error) = read(&[&one[..], &[7; 2000]].concat());
     assert_eq!((ids(&found), error), (vec!["a"], None));
     let (found, error) = read(&[&one[..], b"\n"].concat());
     assert_eq!((ids(&found), error), (vec!["a"], None));
-    // one block of zeros is no end mark
+    // one block of zeros is not an end mark
     let (found, error) = read(&[&one[..1024], &[0; 512], &[7; 2000]].concat());
     assert!(ids(&found) == ["a"] && error.is_some());
-    // a device's padding ends anywhere
+    // the padding of a block device may end inside a block
     let (found, error) = read(&[&one[..], &[0; 100]].concat());
     assert_eq!((ids(&found), error), (vec!["a"], None));
 }
 
 #[test]
-fn a_pax_value_may_hold_line_breaks_and_an_empty_one_leaves_the_header_be() {
+fn a_pax_value_may_hold_line_breaks_and_an_empty_one_is_ignored() {
     let named = |extensions: [(&str, &[u8]); 2]| {
         let mut builder = tar::Builder::new(Vec::new());
         builder.append_pax_extensions(extensions).expect("to memory");
@@ -379,7 +379,7 @@ fn a_pax_value_may_hold_line_breaks_and_an_empty_one_leaves_the_header_be() {
 }
 
 #[test]
-fn what_is_no_archive_says_so() {
+fn a_file_that_is_not_an_archive_is_refused() {
     assert!(read(&[b'x'; 2000]).1.expect("error").starts_with("not a tar archive"));
     assert!(read(b"hello").1.is_some());
     assert!(read(b"").1.is_some());
@@ -388,8 +388,8 @@ fn what_is_no_archive_says_so() {
 }
 
 #[test]
-fn a_damaged_first_header_is_that_of_an_archive() {
-    // names that begin as other files do, too
+fn an_archive_with_a_damaged_first_header_is_called_damaged() {
+    // one of the names begins like an image
     for name in ["a.jpg", "GIF89a.jpg"] {
         let mut tar = archive(&[(name, b"one"), ("b.jpg", b"two")]);
         tar[148..156].copy_from_slice(b"0000000\0");
@@ -420,7 +420,7 @@ fn a_long_name_of_a_gigabyte_is_refused() {
 }
 
 #[test]
-fn records_before_a_cut_of_the_compressed_stream_survive() {
+fn records_before_a_cut_in_a_compressed_stream_are_read() {
     // members that differ, so that half of the stream holds about half of them
     let images: Vec<Vec<u8>> = (0..600_u32)
         .map(|n| (0..900_u32).map(|m| ((n * 900 + m).wrapping_mul(2_654_435_761) >> 13) as u8).collect())
@@ -456,7 +456,7 @@ proptest! {
         let at = at % tar.len();
         tar[at] = value;
         if repair {
-            // give the header that was hit a checksum that holds
+            // make the checksum of the changed header valid
             let start = at / BLOCK_BYTES * BLOCK_BYTES;
             let mut header = Header::from_byte_slice(&tar[start..start + BLOCK_BYTES]).clone();
             header.set_cksum();

@@ -1,9 +1,10 @@
 //! Which columns of a Parquet file hold the images and their ids.
 //!
-//! Comes in: the schema of a file and the keys of the pipeline. Goes out: [`Columns`], and the values of a row by them.
+//! Comes in: the schema of a file and the keys of the pipeline. Goes out: [`Columns`], and the values that rows have in
+//! them.
 //!
 //! - A key is the name of a column, or a path through structs with dots between the names.
-//! - What the keys do not fit is [`ReadError::Config`], which names the key and says what the file has.
+//! - If the keys do not fit a file, [`ReadError::Config`] names the key and the columns of the file.
 
 use std::sync::Arc;
 
@@ -18,7 +19,7 @@ use crate::error::ReadError;
 use super::schema::{Field, Kind};
 use crate::source::records::ReadOptions;
 
-/// The image column where no `image_key` is given and there are several.
+/// The image column if no `image_key` is given and several columns may hold images.
 const DEFAULT_IMAGE_COLUMN: &str = "image";
 
 /// Children of Hugging Face's image struct.
@@ -33,22 +34,22 @@ const COLUMNS_LISTED: usize = 20;
 pub(super) struct Columns {
     /// Names from the top down to the binary column.
     image: Vec<String>,
-    /// The same of the path beside it.
+    /// The same for the path beside the image.
     path: Option<Vec<String>>,
-    /// The same of the column with ids.
+    /// The same for the column with ids.
     id: Option<Vec<String>>,
     id_is_uuid: bool,
-    /// The leaves to read by number, in the file's order.
+    /// The numbers of the leaves to read, in the file's order.
     pub leaves: Vec<usize>,
-    /// Of these, the one with the images.
+    /// The one of them with the images.
     pub image_leaf: usize,
 }
 
-/// The columns of some rows.
+/// The columns of a batch of rows.
 pub(super) struct Values {
-    /// Binary; null where there is no image.
+    /// Binary; null if a row has no image.
     pub images: ArrayRef,
-    /// Whether a row has a struct around its image; none of them may be null.
+    /// The structs around the images. A row has no image if one of them is null.
     around: Vec<ArrayRef>,
     /// Strings beside the images: their paths.
     pub paths: Option<StringArray>,
@@ -103,7 +104,7 @@ impl Columns {
         })
     }
 
-    /// Their values in some rows.
+    /// The values of these columns in `batch`.
     pub fn values(&self, batch: &RecordBatch) -> Result<Values, ReadError> {
         let (images, around) = column(batch, &self.image)?;
         if images.as_binary_opt::<i32>().is_none() {
@@ -148,7 +149,8 @@ fn column(batch: &RecordBatch, name: &[String]) -> Result<(ArrayRef, Vec<ArrayRe
     Ok((found, around))
 }
 
-/// Ids as text: numbers in decimal, dates as ISO 8601 has them, bytes that are no UTF-8 in hexadecimal.
+/// Ids as text: numbers in decimal, dates in ISO 8601, and bytes in hexadecimal if they have a fixed length or are not
+/// UTF-8.
 fn as_text(ids: &ArrayRef, is_uuid: bool) -> Result<StringArray, ReadError> {
     let bytes = |value: &[u8]| match std::str::from_utf8(value) {
         _ if is_uuid && value.len() == 16 => uuid(value),
@@ -172,7 +174,8 @@ fn as_text(ids: &ArrayRef, is_uuid: bool) -> Result<StringArray, ReadError> {
     Ok(text.as_string::<i32>().clone())
 }
 
-/// Times with a zone are those of UTC in Parquet, which Arrow writes as text without a list of zones if it is an offset.
+/// Timestamps with a zone in UTC, written as an offset. Parquet stores them in UTC, and Arrow can write an offset as
+/// text without a time zone database.
 fn in_utc(times: &ArrayRef) -> ArrayRef {
     const UTC: &str = "+00:00";
     match times.data_type() {
@@ -193,7 +196,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// With its four hyphens (RFC 9562).
+/// The text form of a UUID, with hyphens (RFC 9562).
 fn uuid(bytes: &[u8]) -> String {
     let digits = hex(bytes);
     [&digits[..8], &digits[8..12], &digits[12..16], &digits[16..20], &digits[20..]].join("-")
@@ -210,7 +213,7 @@ fn is_image(field: &Field) -> bool {
     field.list_item().is_none() && (field.kind == Kind::Binary || bytes_of(field).is_some())
 }
 
-/// Whether every item of a list is what may be an image.
+/// Whether `field` is a list whose items may be images.
 fn is_list_of_images(field: &Field) -> bool {
     let item = field.list_item();
     item.is_some_and(|item| {
@@ -234,7 +237,7 @@ fn listed(schema: &Field) -> String {
     text
 }
 
-/// The way to the field of that name.
+/// The path to the field that `key` names.
 fn named<'a>(schema: &'a Field, key: &str, setting: &str) -> Result<Vec<&'a Field>, String> {
     let way = schema.descend(key);
     way.ok_or_else(|| {
@@ -262,7 +265,7 @@ fn named_image<'a>(schema: &'a Field, key: &str) -> Result<Vec<&'a Field>, Strin
     }
 }
 
-/// The image column where no key names it.
+/// The image column if no key names it.
 fn only_image(schema: &Field) -> Result<&Field, String> {
     let candidates: Vec<_> = schema.children.iter().filter(|field| is_image(field)).collect();
     let named = candidates.iter().copied().find(|field| *field.name == *DEFAULT_IMAGE_COLUMN.as_bytes());

@@ -25,7 +25,7 @@ fn read(file: &Bytes, options: &ReadOptions) -> Result<Vec<RawRecord>, ReadError
 fn config_error(shard: &Bytes, options: &ReadOptions) -> String {
     match read(shard, options) {
         Err(ReadError::Config(message)) => message,
-        other => panic!("not of the configuration: {other:?}"),
+        other => panic!("expected a configuration error: {other:?}"),
     }
 }
 
@@ -52,14 +52,14 @@ fn structure(children: Vec<(&str, ArrayRef)>) -> ArrayRef {
     Arc::new(StructArray::new(fields, children, None))
 }
 
-/// One list of all the items.
+/// A column of one row, a list of all `items`.
 fn list(items: ArrayRef) -> ArrayRef {
     let field = Arc::new(ArrowField::new("element", items.data_type().clone(), true));
     Arc::new(ListArray::new(field, OffsetBuffer::from_lengths([items.len()]), items, None))
 }
 
 #[test]
-fn ids_come_from_columns_of_any_single_value() {
+fn ids_come_from_columns_of_any_scalar_type() {
     let decimal = Decimal128Array::from(vec![1_234, -5]).with_precision_and_scale(10, 2).expect("decimal");
     let dictionary: DictionaryArray<Int32Type> = ["a", "b"].into_iter().collect();
     let fixed = FixedSizeBinaryArray::try_from_iter([[0xab_u8; 4], [1, 2, 3, 4]].into_iter()).expect("fixed");
@@ -96,7 +96,7 @@ fn ids_come_from_columns_of_any_single_value() {
 }
 
 #[test]
-fn a_uuid_has_its_hyphens() {
+fn a_uuid_is_written_with_hyphens() {
     let bytes: Vec<u8> = (0..16).map(|n| n * 17).collect();
     assert_eq!(uuid(&bytes), "00112233-4455-6677-8899-aabbccddeeff");
 }
@@ -125,7 +125,7 @@ fn a_name_with_a_dot_in_it_is_found() {
 }
 
 #[test]
-fn lists_of_images_are_refused_with_what_to_do() {
+fn lists_of_images_are_refused_with_advice() {
     let path: ArrayRef = Arc::new(StringArray::from(vec!["a.jpg"]));
     let bytes = structure(vec![("bytes", images(1)), ("path", path)]);
     for (items, kind) in [(images(1), "list of binary"), (bytes, "list of struct{bytes, path}")] {
@@ -141,7 +141,7 @@ fn lists_of_images_are_refused_with_what_to_do() {
 }
 
 #[test]
-fn a_record_that_holds_a_path_alone_says_so() {
+fn a_record_with_only_a_path_has_that_as_its_reason() {
     let bytes: ArrayRef = Arc::new(BinaryArray::from_opt_vec(vec![Some(b"one"), None]));
     let image = structure(vec![("bytes", bytes), ("path", texts(["a.jpg", "b.jpg"]))]);
     let shard = file(vec![("id", numbers([7, 8])), ("image", image)]);

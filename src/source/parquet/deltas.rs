@@ -1,27 +1,27 @@
 //! Counts Parquet's delta-encoded lengths before the Parquet library allocates memory for them.
 //!
-//! Comes in: the values of a page whose encoding is `DELTA_LENGTH_BYTE_ARRAY` or `DELTA_BYTE_ARRAY`. Goes out:
-//! nothing if the number of lengths is allowed, or what is wrong with them.
+//! Comes in: the values of a page whose encoding is `DELTA_LENGTH_BYTE_ARRAY` or `DELTA_BYTE_ARRAY`. Goes out: nothing
+//! if the number of lengths is allowed, else what is wrong with them.
 //!
-//! - A list of lengths starts with their number, and equal lengths take no bytes at all: a page of a few bytes can claim any
-//!   amount of memory. The library allocates it before it reads on.
+//! - A list of lengths starts with their number, and equal lengths take no bytes at all: a page of a few bytes can
+//!   claim any amount of memory, and the library allocates that memory before it reads on.
 //! - The library reads the lengths themselves and compares them with the bytes of the page.
 //!
 //! Layout: "Delta encoding (DELTA_BINARY_PACKED)" in Apache Parquet's `Encodings.md`.
 
 use super::thrift::Compact;
 
-/// Values in a block are this many times a number.
+/// The number of values in a block is a multiple of this.
 const BLOCK_STEP: u64 = 128;
 
-/// Values in a miniblock are this many times a number, so that they fill whole bytes.
+/// The number of values in a miniblock is a multiple of this, so that they fill whole bytes.
 const MINIBLOCK_STEP: u64 = 32;
 
-/// Bytes that the library keeps of each length.
+/// Bytes of memory that the library takes for each length.
 const LENGTH_BYTES: u64 = 4;
 
-/// Check the `lists` of lengths at the start of `values`, each of which has as many lengths as the page has
-/// values that are not null: no more than `max_count`. Together they may take `max_bytes` in memory.
+/// Check the lists of lengths at the start of `values`, `lists` in number. Each has one length for every value of the
+/// page that is not null, so at most `max_count`. Together they may take `max_bytes` of memory.
 pub(super) fn check(values: &[u8], lists: u64, max_count: u64, max_bytes: u64) -> Result<(), String> {
     let mut rest = values;
     let mut first = None;
@@ -63,7 +63,7 @@ impl List {
 
     /// The bytes after the list.
     fn end<'a>(&self, mut rest: &'a [u8]) -> Option<&'a [u8]> {
-        // the header holds the first one
+        // the header of the list holds the first length
         let mut left = self.count.saturating_sub(1);
         while left > 0 {
             let _min_delta = varint(&mut rest)?;
@@ -79,7 +79,7 @@ impl List {
     }
 }
 
-/// The numbers are coded as Thrift's are.
+/// Numbers are encoded like those of Thrift.
 fn varint(rest: &mut &[u8]) -> Option<u64> {
     Compact::new(rest).varint().ok()
 }
@@ -88,7 +88,7 @@ fn varint(rest: &mut &[u8]) -> Option<u64> {
 mod tests {
     use super::*;
 
-    /// A list of `count` lengths of which each is the first one, zigzag-coded.
+    /// A list of `count` lengths that all equal `first`, which is zigzag-coded.
     fn alike(count: u32, first: u8) -> Vec<u8> {
         let mut bytes = vec![0x80, 0x01, 4];
         let mut left = count;
@@ -102,12 +102,12 @@ mod tests {
     }
 
     #[test]
-    fn lengths_are_held_to_the_number_of_values_and_to_memory() {
+    fn lengths_are_limited_by_the_number_of_values_and_by_memory() {
         let bytes = [alike(1000, 2), vec![7; 1000]].concat();
         assert_eq!(check(&bytes, 1, 1000, 4000), Ok(()));
         assert_eq!(check(&bytes, 1, 999, 4000), Err("a page of 999 values holds 1000 lengths".to_owned()));
         check(&bytes, 1, 1000, 3999).expect_err("no room for them");
-        check(&bytes, 2, 1000, 8000).expect_err("the second list is no list");
+        check(&bytes, 2, 1000, 8000).expect_err("the second list is not a list");
         let both = [alike(1000, 0), bytes].concat();
         assert_eq!(check(&both, 2, 1000, 8000), Ok(()));
         check(&[alike(999, 0), alike(1000, 2)].concat(), 2, 1000, 8000).expect_err("another number");
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_that_is_senseless_or_cut_is_an_error() {
+    fn a_list_that_is_malformed_or_cut_is_an_error() {
         let whole = alike(1000, 2);
         for end in 0..whole.len() {
             check(&whole[..end], 1, 1000, 4000).expect_err("cut");

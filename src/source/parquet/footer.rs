@@ -4,7 +4,8 @@
 //!
 //! - The library allocates some hundred bytes for each field of the schema and for each column of each row group. A file may
 //!   have a hundred thousand columns, of which at most three are read, so the library gets a footer with only those.
-//! - Everything in the footer except the places of pages (statistics, indexes, filters, writers' metadata) is left out.
+//! - The reduced footer keeps the positions of pages and leaves out statistics, indexes, filters and the metadata of
+//!   writers.
 //! - The numbers of fields, nested groups and row groups are limited, and every number is read with the type that the format
 //!   defines.
 //!
@@ -29,7 +30,7 @@ use crate::store::PIECE_BYTES;
 /// thousand row groups. It is held while it is reduced.
 pub(super) const MAX_FOOTER_BYTES: u64 = 64 << 20;
 
-/// Row groups: the format numbers them in 16 bits.
+/// The most row groups: the format numbers them in 16 bits.
 const MAX_ROW_GROUPS: u64 = 32_767;
 
 /// The most bytes of a reduced footer: some 200 for each row group, and some 500 for each of three columns.
@@ -45,7 +46,7 @@ const FOOTER_TAIL_BYTES: u64 = 8;
 
 /// The metadata of a file.
 pub(super) struct Footer {
-    /// Of the columns that are read, in the order of [`Columns::leaves`].
+    /// Metadata of the columns that are read, in the order of [`Columns::leaves`].
     pub metadata: ParquetMetaData,
     pub columns: Columns,
 }
@@ -58,15 +59,15 @@ pub(super) fn read(reader: &impl ChunkReader, options: &ReadOptions) -> Result<F
     let bytes = bytes_of(reader)?;
     let parts = Parts::find(&bytes).map_err(|error| corrupt(&error))?;
     let columns = Columns::find(&parts.schema, options)?;
-    let cut_down = parts.keep(&bytes, &columns).map_err(|error| corrupt(&error))?;
-    let metadata = ParquetMetaDataReader::decode_metadata(&cut_down).map_err(|error| corrupt(&error))?;
+    let reduced = parts.keep(&bytes, &columns).map_err(|error| corrupt(&error))?;
+    let metadata = ParquetMetaDataReader::decode_metadata(&reduced).map_err(|error| corrupt(&error))?;
     Ok(Footer { metadata, columns })
 }
 
 /// Check that a file has the requested columns, whatever else may be wrong with it.
 ///
 /// # Errors
-/// As [`read`].
+/// Those of [`read`].
 pub(in crate::source) fn check_columns(
     reader: &impl ChunkReader,
     options: &ReadOptions,
@@ -102,12 +103,12 @@ fn bytes_of(reader: &impl ChunkReader) -> Result<Bytes, ReadError> {
     bytes(start, length)
 }
 
-/// The parts of a footer.
+/// The parts of a footer that are used.
 struct Parts {
     version: i64,
     schema: Field,
     rows: i64,
-    /// The list of row groups.
+    /// The bytes of the list of row groups.
     row_groups: Range<usize>,
 }
 
@@ -177,8 +178,8 @@ fn count_leaves(field: &Field) -> usize {
     usize::from(field.is_leaf) + field.children.iter().map(count_leaves).sum::<usize>()
 }
 
-/// Write the elements of those of `wanted` that are in `field`, and the groups around them. Returns how many elements
-/// that are.
+/// Write the elements of the leaves in `field` that are `wanted`, and of the groups around them. Returns the number of
+/// elements written.
 fn keep_fields(
     field: &Field,
     footer: &[u8],
@@ -277,14 +278,14 @@ fn keep_column(compact: &mut Compact<&[u8]>, out: &mut CompactWriter) -> io::Res
     Ok(())
 }
 
-/// A `ColumnMetaData`: the numbers that say where its pages are and how they are packed.
+/// A `ColumnMetaData`: the numbers that state where its pages are and how they are compressed.
 fn keep_column_metadata(compact: &mut Compact<&[u8]>, out: &mut CompactWriter) -> io::Result<()> {
     let mut id = 0;
     while let Some(field) = compact.field(&mut id)? {
         match (id, field) {
             (1 | 4, I32) | (5..=7 | 9 | 11, I64) => out.number(id, field, compact.integer()?),
             (2, LIST) => {
-                // required, but the pages say it themselves
+                // the list of encodings is required, but pages state their own
                 compact.skip(LIST, 5)?;
                 out.list(2, I32, 0);
             }

@@ -19,7 +19,7 @@ fn element(out: &mut CompactWriter, name: &str, children: u64) {
     out.end();
 }
 
-/// A file that is a footer alone, with these elements and this list of row groups.
+/// A file that is only a footer, with a schema of `elements` elements and the list `row_groups`.
 fn file(elements: u64, schema: &CompactWriter, row_groups: &[u8]) -> Bytes {
     let mut footer = CompactWriter::default();
     footer.number(1, I32, 1);
@@ -33,13 +33,13 @@ fn file(elements: u64, schema: &CompactWriter, row_groups: &[u8]) -> Bytes {
     [&b"PAR1"[..], &footer.0, &length, b"PAR1"].concat().into()
 }
 
-const NONE: [u8; 1] = [STRUCT];
+const NO_ROW_GROUPS: [u8; 1] = [STRUCT];
 
 fn nested(depth: u64) -> Bytes {
     let mut schema = CompactWriter::default();
     (0..depth).for_each(|_| element(&mut schema, "g", 1));
     element(&mut schema, "image", 0);
-    file(depth + 1, &schema, &NONE)
+    file(depth + 1, &schema, &NO_ROW_GROUPS)
 }
 
 fn reason(file: &Bytes, options: &ReadOptions) -> String {
@@ -49,25 +49,25 @@ fn reason(file: &Bytes, options: &ReadOptions) -> String {
 #[test]
 fn a_deep_schema_is_refused_before_the_library_walks_it() {
     let deep = ReadOptions { image_key: Some(["g"; 62].join(".") + ".image"), ..options() };
-    assert_eq!(read(&nested(63), &deep).expect("as deep as it may be").metadata.num_row_groups(), 0);
-    for depth in [MAX_DEPTH_AND_ONE, 1500, 90_000] {
+    assert_eq!(read(&nested(63), &deep).expect("the deepest schema allowed").metadata.num_row_groups(), 0);
+    for depth in [TOO_DEEP, 1500, 90_000] {
         let reason = reason(&nested(depth), &options());
         assert_eq!(reason, "footer: the schema has more than 64 groups inside each other");
     }
 }
 
-const MAX_DEPTH_AND_ONE: u64 = 65;
+const TOO_DEEP: u64 = 65;
 
 #[test]
-fn of_a_wide_schema_the_library_gets_what_is_read() {
+fn the_library_gets_only_the_columns_that_are_read_of_a_wide_schema() {
     let wide = |columns: u64| {
         let mut schema = CompactWriter::default();
         element(&mut schema, "root", columns);
         (1..columns).for_each(|_| element(&mut schema, "x", 0));
         element(&mut schema, "image", 0);
-        file(columns + 1, &schema, &NONE)
+        file(columns + 1, &schema, &NO_ROW_GROUPS)
     };
-    let footer = read(&wide(99_999), &options()).expect("as wide as it may be");
+    let footer = read(&wide(99_999), &options()).expect("the widest schema allowed");
     assert_eq!(footer.metadata.file_metadata().schema_descr().num_columns(), 1);
     assert_eq!(footer.columns.leaves, [99_998]);
     let reason = reason(&wide(300_000), &options());
@@ -75,20 +75,20 @@ fn of_a_wide_schema_the_library_gets_what_is_read() {
 }
 
 #[test]
-fn a_schema_that_is_no_tree_is_refused() {
+fn a_schema_that_is_not_a_tree_is_refused() {
     for (elements, children) in [(1, 1), (3, 3), (4, 2), (2, 0)] {
         let mut schema = CompactWriter::default();
         element(&mut schema, "root", children);
         (1..elements).for_each(|_| element(&mut schema, "image", 0));
         assert!(
-            reason(&file(elements, &schema, &NONE), &options()).contains("malformed"),
+            reason(&file(elements, &schema, &NO_ROW_GROUPS), &options()).contains("malformed"),
             "{elements} {children}"
         );
     }
 }
 
 #[test]
-fn row_groups_are_limited_and_have_the_columns_of_the_schema() {
+fn row_groups_are_limited_and_must_have_the_columns_of_the_schema() {
     let mut schema = CompactWriter::default();
     element(&mut schema, "root", 1);
     element(&mut schema, "image", 0);
@@ -101,7 +101,7 @@ fn row_groups_are_limited_and_have_the_columns_of_the_schema() {
         group.end();
         let mut list = CompactWriter::default();
         list.list(1, STRUCT, count);
-        // without the field's own head
+        // `file` writes the head of the field itself
         let head = list.0.split_off(2);
         reason(&file(2, &schema, &[head, group.0.repeat(count as usize)].concat()), &options())
     };

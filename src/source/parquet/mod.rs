@@ -4,11 +4,10 @@
 //!
 //! - The image is a binary column, or Hugging Face's struct with a binary child `bytes` and a
 //!   string child `path`. Only the leaf columns needed are read.
-//! - Rows are decoded [`BATCH_ROWS`] at a time, row group after row group. A page is the smallest unit of Parquet that can be
-//!   decompressed, so a shard holds one page of images and one dictionary at a time, of at most `max_page_bytes` each, see
-//!   `pages`.
-//! - Rows may repeat one value of a dictionary, or be nulls without any bytes. Their total size is limited in proportion to
-//!   the file's size, as for decompression.
+//! - Rows are decoded [`BATCH_ROWS`] at a time, row group after row group. A page is the smallest unit of Parquet that
+//!   can be decompressed, so a shard holds a few pages of at most `max_page_bytes` each, see `pages`.
+//! - Rows may repeat one value of a dictionary, or be nulls without any bytes. Their number and total size are limited
+//!   in proportion to the file's size, as for decompression.
 //! - Exactly as many rows are read as the footer states: pages with fewer would end a row group early, or pair images with the
 //!   ids of other rows. Checksums of pages are verified where they exist.
 //! - The library gets a footer with only the columns that are read, see `footer`.
@@ -48,16 +47,16 @@ use columns::{Columns, Values};
 use footer::Footer;
 use pages::{CheckedPages, Chunk};
 
-/// Rows decoded at once. They are copied out of their page, and where a dictionary holds one long value any
-/// number of rows may be copies of it: more than one would multiply what a page may take. A batch costs
-/// some microseconds, an image is decoded for a thousand.
+/// Rows decoded at once. They are copied out of their page, and any number of them may be copies of one long dictionary
+/// value, so a batch of several rows could take several times the memory of a page. A batch costs some microseconds;
+/// decoding an image takes about a thousand.
 const BATCH_ROWS: usize = 1;
 
 /// Rows that any file may have: a few seconds of work.
 const FREE_ROWS: u64 = 1_000_000;
 
-/// Bytes of the file that each row beyond those must stand for: nulls take none, so a few bytes can count any number
-/// of rows. A row with an id and a null beside other columns takes more.
+/// The fewest bytes per row of a file with more than [`FREE_ROWS`] rows. Nulls take no bytes, so a small file can claim
+/// any number of rows. A row with an id and other columns takes more, even if its image is null.
 const MIN_ROW_BYTES: u64 = 16;
 
 /// The rows of one file.
@@ -68,7 +67,7 @@ pub(super) struct ParquetRecords {
     chunks: Vec<Range<u64>>,
     max_image_bytes: u64,
     next_index: u64,
-    /// As the footer states.
+    /// The number of rows that the footer states.
     rows: u64,
     /// The most rows that are read.
     max_rows: u64,
@@ -77,7 +76,7 @@ pub(super) struct ParquetRecords {
     produced_bytes: u64,
 }
 
-/// Some rows.
+/// A decoded batch of rows.
 struct Batch {
     values: Values,
     rows: usize,
@@ -122,7 +121,7 @@ impl ParquetRecords {
         })
     }
 
-    /// Where the columns that will be read lie in the file.
+    /// The byte ranges of the column chunks that are read.
     pub fn column_chunks(&self) -> Vec<Range<u64>> {
         self.chunks.clone()
     }
@@ -178,7 +177,7 @@ impl ParquetRecords {
 }
 
 impl Batch {
-    /// The bytes that a row counts against the file's size.
+    /// The bytes of the batch that count against the file's size.
     fn bytes(&self) -> u64 {
         let value_bytes =
             |array: &dyn Array| array.to_data().buffers().iter().map(|b| b.len() as u64).sum::<u64>();
@@ -203,14 +202,14 @@ impl Batch {
             (Some(value), _) if value.len() as u64 > max_image_bytes => {
                 Err(too_large(value.len() as u64, max_image_bytes))
             }
-            // a slice would keep all images of the batch alive as long as this one
+            // a slice would keep all images of the batch in memory as long as this one
             (Some(value), _) => image_content(Bytes::copy_from_slice(value), max_image_bytes),
         };
         RawRecord::new(image_id, content)
     }
 }
 
-/// Where the pages of the columns lie, and what they are like.
+/// The column chunks that are read, with what is needed to check their pages.
 fn column_chunks(metadata: &ParquetMetaData, columns: &Columns) -> Vec<Chunk> {
     let mut chunks = Vec::new();
     for (row_group, group) in metadata.row_groups().iter().enumerate() {

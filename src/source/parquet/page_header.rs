@@ -1,7 +1,7 @@
 //! The header of a Parquet page.
 //!
-//! Only a header that the Parquet library and this reader understand alike is accepted: one with odd types, with a field
-//! twice, or with another kind of page than it states is an error.
+//! Only a header that the Parquet library and this reader understand alike is accepted. A header with unexpected types,
+//! a repeated field or the fields of another kind of page is an error.
 //!
 //! The layout is that of `PageHeader` in Apache Parquet's `parquet.thrift`.
 
@@ -18,7 +18,7 @@ pub(super) enum PageKind {
     DataV2,
 }
 
-// Of `Encoding`.
+// Values of `Encoding`.
 const RLE: u64 = 3;
 pub(super) const DELTA_LENGTH_BYTE_ARRAY: u64 = 6;
 pub(super) const DELTA_BYTE_ARRAY: u64 = 7;
@@ -27,15 +27,15 @@ pub(super) const DELTA_BYTE_ARRAY: u64 = 7;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct PageHeader {
     pub kind: PageKind,
-    /// As stored.
+    /// Bytes of the page as stored.
     pub page_bytes: u64,
     pub unpacked_bytes: u64,
     /// Nulls included.
     pub values: u64,
     pub encoding: u64,
-    /// Levels before the values of a page of version 2, which are never compressed.
+    /// Bytes of levels before the values of a page of version 2. They are never compressed.
     pub levels_bytes: u64,
-    /// Of a page of version 1, as [`Chunk::has_levels`]: whether they are.
+    /// Whether the levels of a page of version 1 are RLE-encoded: repetition levels, definition levels.
     pub levels_are_rle: [bool; 2],
     /// Whether the values are compressed with the column's codec.
     pub is_packed: bool,
@@ -107,7 +107,7 @@ fn once<T>(field: &mut Option<T>, value: T) -> io::Result<()> {
     }
 }
 
-/// The first `N` fields of a struct, which are required numbers, and whether its field 7 is other than false.
+/// The first `N` fields of a struct, which are required numbers, and `false` if its field 7 is false, else `true`.
 fn numbers<const N: usize, R: Read>(compact: &mut Compact<R>) -> io::Result<([u64; N], bool)> {
     let mut found = [None; N];
     let (mut flag, mut id) = (true, 0);
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_header_that_is_cut_or_senseless_is_an_error() {
+    fn a_header_that_is_cut_or_malformed_is_an_error() {
         let bytes = header(300_000, 70_000);
         for length in 0..bytes.len() {
             parsed(&bytes[..length]).expect_err("cut");
@@ -185,17 +185,17 @@ mod tests {
     }
 
     #[test]
-    fn a_header_that_the_library_might_read_otherwise_is_an_error() {
+    fn a_header_that_the_library_might_read_differently_is_an_error() {
         let data = [numbers_of(&[0, 300, 70]), vec![0x2c], numbers_of(&[1, 0, 3, 3]), vec![0]].concat();
         let (read, _) = parsed(&[data.clone(), vec![0]].concat()).expect("of version 1");
         assert_eq!((read.kind, read.encoding, read.levels_are_rle), (PageKind::Data, 0, [true; 2]));
-        // field 3 once more, by its number; 65536 + 3, which the library takes for 3
+        // field 3 again with its number in full, and field 65536 + 3, which the library takes for 3
         let again = [&[0x05, 0x06][..], &number(7)].concat();
         parsed(&[data.clone(), again, vec![0]].concat()).expect_err("a length twice");
         let odd = [&[0x05, 0x86, 0x80, 0x08][..], &number(7)].concat();
         parsed(&[data.clone(), odd, vec![0]].concat()).expect_err("a number beyond 16 bits");
         let list = [0x59, 0xf1, 2, 0x15, 0x02];
-        parsed(&[&data[..], &list, &[0]].concat()).expect_err("truth values");
+        parsed(&[&data[..], &list, &[0]].concat()).expect_err("a list of booleans");
         let both = [vec![0x3c], numbers_of(&[1, 0, 1, 0, 3, 4]), vec![0]].concat();
         parsed(&[data.clone(), both, vec![0]].concat()).expect_err("versions 1 and 2");
         let other = [numbers_of(&[2]), data[2..].to_vec(), vec![0]].concat();

@@ -2,9 +2,10 @@
 //!
 //! Comes in: any reader of a file. Goes out: the same reader, except that a page that would take too much memory is an error.
 //!
-//! - A page is refused by the lengths in its header, compressed or not, and by the number of values of a dictionary.
-//! - The library decompresses gzip, Brotli and framed LZ4 to their end, whatever the header says. Such a page is decompressed
-//!   here first, into nothing and no further than the limit. The other codecs fill a buffer of the length in the header.
+//! - A page is refused if its header states too many bytes, compressed or not, or a dictionary with too many values.
+//! - The library decompresses gzip, Brotli and framed LZ4 to their end, whatever the header says. Such a page is
+//!   decompressed here first, up to the limit and without keeping the output. The other codecs fill a buffer of the
+//!   length in the header.
 //! - The library allocates as many delta-encoded lengths as a page claims. They are counted first, see `deltas`.
 //! - While a page is decompressed, its predecessor and its dictionary are still held, so a column takes [`PAGES_HELD`] times
 //!   the longest page. Pages longer than [`AHEAD_PAGE_BYTES`] wait for their shard's turn, so only one of the shards that are
@@ -36,8 +37,8 @@ const PAGES_HELD: u64 = 4;
 /// Columns that are read beside the images: their ids and their paths.
 const TEXT_COLUMNS: u64 = 2;
 
-/// Longest page that is read before it is the shard's turn. Writers make pages of a megabyte, but of no fewer than a
-/// hundred or a thousand rows.
+/// Longest page that is read before it is the shard's turn. Writers aim at pages of a megabyte, but put at least a
+/// hundred or a thousand rows into each.
 const AHEAD_PAGE_BYTES: u64 = 8 << 20;
 
 /// Longest page of ids or paths: a thousand ids of 32 kB.
@@ -51,7 +52,8 @@ pub fn parquet_pages_bytes(max_page_bytes: u64) -> u64 {
     PAGES_HELD * (max_page_bytes + TEXT_COLUMNS * MAX_TEXT_PAGE_BYTES.min(max_page_bytes)) + PIECE_BYTES
 }
 
-/// The fewest bytes that an image of a dictionary takes: its length. Ids of a fixed length may be of one byte.
+/// The fewest bytes that an image takes in a dictionary: those of its length. An id of a fixed length may take one
+/// byte.
 const DICTIONARY_IMAGE_BYTES: u64 = 4;
 
 /// A reader whose pages are checked once its column chunks are known.
@@ -64,29 +66,28 @@ pub(super) struct CheckedPages<R> {
 
 #[derive(Default)]
 struct State {
-    /// By their start; none overlaps another.
+    /// Sorted by their start; none overlaps another.
     chunks: Vec<Chunk>,
-    /// Headers that were read, by where their page begins, until it is fetched.
+    /// Headers of pages that are not fetched yet, by the offset of the page.
     headers: HashMap<u64, PageHeader>,
-    /// What the pages so far unpack to.
+    /// Total unpacked bytes of the pages so far.
     unpacked_bytes: u64,
 }
 
-/// Where the pages of a column lie in a row group, and what they are like.
+/// The pages of one column in one row group.
 #[derive(Debug, Clone)]
 pub(super) struct Chunk {
     /// Leaf column and row group, by number.
     pub place: (usize, usize),
     pub range: Range<u64>,
     pub codec: Compression,
-    /// Which levels stand before the values of a page of version 1, in bytes of their own: whether values
-    /// repeat, whether they may be null.
+    /// Which levels come before the values of a page of version 1: repetition levels, definition levels.
     pub has_levels: [bool; 2],
-    /// Rows of the row group. No column that is read repeats, so that it has one value for each, nulls counted.
+    /// Rows of the row group. No column that is read repeats, so it has one value for each row, nulls included.
     pub rows: u64,
-    /// Values of the pages that were fetched so far.
+    /// Values of the pages fetched so far.
     pub values: u64,
-    /// Not ids or paths.
+    /// Whether it holds images, not ids or paths.
     pub holds_images: bool,
 }
 
@@ -95,21 +96,21 @@ impl State {
         self.place_of(offset).map(|at| &self.chunks[at])
     }
 
-    /// Place in `chunks` of the one around `offset`.
+    /// The index in `chunks` of the chunk that contains `offset`.
     fn place_of(&self, offset: u64) -> Option<usize> {
         let at = self.chunks.partition_point(|chunk| chunk.range.start <= offset).checked_sub(1)?;
         self.chunks[at].range.contains(&offset).then_some(at)
     }
 
-    /// Count the values of a page that lies at `start`.
+    /// Count the values of the page at `start`.
     ///
     /// # Errors
-    /// More or fewer than the row group has rows: the rows of one column would stand beside others' of another.
+    /// A row group with more or fewer values than rows: values of different rows would be combined.
     fn count(&mut self, start: u64, values: u64) -> Result<()> {
         let Some(at) = self.place_of(start) else { return Ok(()) };
         let (leaf, row_group) = self.chunks[at].place;
         if self.chunks[at].values == 0 {
-            // the library goes on with the next row group as soon as there are no more pages
+            // the library continues with the next row group as soon as the pages end
             let short =
                 |chunk: &&Chunk| chunk.place.0 == leaf && chunk.place.1 < row_group && !chunk.is_whole();
             if let Some(chunk) = self.chunks.iter().find(short) {
@@ -118,7 +119,7 @@ impl State {
         }
         let chunk = &mut self.chunks[at];
         chunk.values = chunk.values.saturating_add(values);
-        // a page without any would be taken for the last one
+        // the library would take a page without values for the last one
         if chunk.values > chunk.rows || values == 0 && chunk.rows > 0 {
             return Err(chunk.miscounted());
         }
@@ -156,7 +157,7 @@ impl<R: ChunkReader> CheckedPages<R> {
         Self { reader, max_page_bytes, turn, state: Arc::default() }
     }
 
-    /// From now on what is read inside these column chunks are pages.
+    /// From this call on, reads inside these column chunks are checked as pages.
     ///
     /// # Errors
     /// Chunks that overlap or reach beyond the file.
@@ -205,15 +206,15 @@ impl<R: ChunkReader> CheckedPages<R> {
         Ok(())
     }
 
-    /// Before a page is fetched: wait for the shard's turn if the page is a long one.
-    fn wait_to_hold(&self, header: &PageHeader) -> Result<()> {
+    /// Wait for the shard's turn before a long page is fetched.
+    fn wait_for_turn(&self, header: &PageHeader) -> Result<()> {
         let Some(turn) = self.turn.as_ref().filter(|_| header.longest() > AHEAD_PAGE_BYTES) else {
             return Ok(());
         };
         if turn.wait() { Ok(()) } else { Err(ParquetError::General("the run is ending".to_owned())) }
     }
 
-    /// Count the lengths of a page whose values are strings of bytes, delta-encoded.
+    /// Check the number of lengths in a page of delta-encoded byte strings.
     fn check_deltas(&self, page: &[u8], header: &PageHeader, chunk: &Chunk) -> Result<()> {
         let lists = match header.encoding {
             _ if header.kind == PageKind::Dictionary => return Ok(()),
@@ -231,7 +232,7 @@ impl<R: ChunkReader> CheckedPages<R> {
         let values = unpacked(codec, packed, unpacked_bytes)?;
         let levels = if header.kind == PageKind::Data { chunk.has_levels } else { [false; 2] };
         let values = after_levels(&values, levels, header).map_err(ParquetError::General)?;
-        // lengths and the page are held together
+        // the lengths and the page are held at the same time
         let room = self.max_page_bytes - header.unpacked_bytes.min(self.max_page_bytes);
         deltas::check(values, lists, header.values, room).map_err(|what| self.too_long(&what))
     }
@@ -253,7 +254,7 @@ impl<R: ChunkReader> ChunkReader for CheckedPages<R> {
             let header =
                 PageHeader::read(&mut compact).map_err(|error| ParquetError::External(Box::new(error)))?;
             self.check_header(&header, &chunk)?;
-            // the library passes over an index
+            // the library skips an index page
             if header.kind != PageKind::Index {
                 let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
                 state.headers.insert(start + compact.consumed, header);
@@ -284,7 +285,7 @@ impl<R: ChunkReader> ChunkReader for CheckedPages<R> {
                  {MAX_RATIO} times as much"
             )));
         }
-        self.wait_to_hold(&header)?;
+        self.wait_for_turn(&header)?;
         let page = self.reader.get_bytes(start, length)?;
         let levels = usize::try_from(header.levels_bytes).unwrap_or(usize::MAX).min(page.len());
         let unpacked_bytes = header.unpacked_bytes.saturating_sub(header.levels_bytes);
@@ -298,13 +299,14 @@ impl<R: ChunkReader> ChunkReader for CheckedPages<R> {
     }
 }
 
-/// What follows the levels of a page of version 1: each kind is its length in four bytes, and as many bytes.
+/// The values of a page of version 1, which follow its levels. Each kind of levels is a length of four bytes and that
+/// many bytes.
 fn after_levels<'a>(
     mut page: &'a [u8],
     has_levels: [bool; 2],
     header: &PageHeader,
 ) -> std::result::Result<&'a [u8], String> {
-    // how levels are encoded that there are none of means nothing
+    // the encoding of levels that a page does not have is meaningless
     for (_, is_rle) in has_levels.into_iter().zip(header.levels_are_rle).filter(|(has, _)| *has) {
         if !is_rle {
             return Err("delta-encoded values behind levels that are not RLE are not supported".to_owned());
@@ -321,7 +323,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_pages_unpack_to_is_held_against_the_files_size() {
+    fn unpacked_pages_are_limited_by_the_size_of_the_file() {
         let images: arrow_array::ArrayRef = Arc::new(arrow_array::BinaryArray::from_vec(vec![&[7; 1000]; 3]));
         let file = super::super::tests::file(vec![("image", images)]);
         let fetched = |already: u64| {
@@ -344,8 +346,8 @@ mod tests {
             drop(state);
             pages.get_bytes(start, length).map_err(|error| error.to_string())
         };
-        fetched(FREE_BYTES / 2).expect("what any file may unpack to");
-        let message = fetched(FREE_BYTES).expect_err("too much for so short a file");
+        fetched(FREE_BYTES / 2).expect("within the free limit");
+        let message = fetched(FREE_BYTES).expect_err("beyond the limit of the file");
         assert!(message.contains("bytes and more, limit is 200 times as much"), "{message}");
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Comes in: the footer's list of schema elements. Goes out: a tree of [`Field`]s.
 //!
-//! - The library walks a schema by recursion and makes several allocations of each element, so both depth and number
+//! - The library walks a schema recursively and makes several allocations for each element, so both depth and number
 //!   are limited here.
 //! - Names are slices of the footer: a field costs the same however long its name is.
 //!
@@ -18,16 +18,16 @@ use bytes::Bytes;
 
 use super::thrift::{BINARY, Compact, I32, STRUCT, malformed};
 
-/// Fields, groups among them: ten times as many as the widest tables have.
+/// The most fields, groups included: ten times as many as the widest tables have.
 pub(super) const MAX_FIELDS: u64 = 100_000;
 
-/// What a field takes in memory.
+/// Bytes of memory for a field.
 pub(super) const FIELD_BYTES: u64 = size_of::<Field>() as u64;
 
-/// Groups inside each other. A list of a list takes four.
+/// Deepest nesting of groups. A list of lists takes four.
 const MAX_DEPTH: usize = 64;
 
-/// Children named when a group is described.
+/// Children that the description of a group names.
 const CHILDREN_NAMED: usize = 4;
 
 /// A column, or a group of columns.
@@ -37,16 +37,16 @@ pub(super) struct Field {
     pub kind: Kind,
     /// How often it may occur in its parent, as the format numbers it.
     pub repetition: Option<u64>,
-    /// Its element in the footer.
+    /// The bytes of its element in the footer.
     pub element: Range<usize>,
     pub children: Vec<Field>,
-    /// Whether it is a column of its own: neither a group nor an empty one.
+    /// Whether it is a column, not a group.
     pub is_leaf: bool,
-    /// Leaf columns before it in the file.
+    /// The number of leaf columns before it in the file.
     pub first_leaf: usize,
 }
 
-/// What a field holds.
+/// The type of a field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Struct,
@@ -62,7 +62,7 @@ pub(super) enum Kind {
     Other(&'static str),
     Binary,
     Text,
-    /// Of as many bytes each.
+    /// Values of this many bytes.
     FixedBinary(u64),
     Uuid,
     /// Nothing but nulls.
@@ -70,10 +70,10 @@ pub(super) enum Kind {
 }
 
 impl Field {
-    /// Read the list of elements that `compact` has come to. `footer` is what it reads.
+    /// Read the list of elements at the position of `compact`, which reads `footer`.
     ///
     /// # Errors
-    /// What is malformed, or over a limit.
+    /// A malformed schema, or one over a limit.
     pub fn read(compact: &mut Compact<&[u8]>, footer: &Bytes) -> io::Result<Self> {
         let fields = compact.list(STRUCT)?;
         if fields > MAX_FIELDS {
@@ -122,7 +122,7 @@ impl Field {
         self.repetition == Some(REPEATED)
     }
 
-    /// Its name as text; what is not UTF-8 is replaced.
+    /// Its name as text, with invalid UTF-8 replaced.
     pub fn text(&self) -> Cow<'_, str> {
         String::from_utf8_lossy(&self.name)
     }
@@ -131,12 +131,12 @@ impl Field {
         self.children.iter().find(|child| child.name == name.as_bytes())
     }
 
-    /// The field on the path `path` below this one, and all on the way to it.
+    /// The fields on `path` below this one, from the top down to the one that `path` names.
     pub fn descend(&self, path: &str) -> Option<Vec<&Self>> {
         if let Some(child) = self.child(path) {
             return Some(vec![child]);
         }
-        // names may hold dots themselves
+        // names may contain dots themselves
         let dots = path.match_indices('.').map(|(at, _)| at);
         dots.filter_map(|dot| {
             let child = self.child(&path[..dot])?;
@@ -147,13 +147,13 @@ impl Field {
         .next()
     }
 
-    /// What a list holds; `None` if it is none.
+    /// The item of a list; `None` if this is not a list.
     pub fn list_item(&self) -> Option<&Self> {
         if self.repeats() {
             return Some(self);
         }
         let repeated = (self.kind == Kind::List).then(|| self.children.first()).flatten()?;
-        // three levels: the list, what repeats, the item
+        // three levels: the list, the repeated group, the item
         match &repeated.children[..] {
             [item] => Some(item),
             _ => Some(repeated),
@@ -161,7 +161,7 @@ impl Field {
     }
 }
 
-/// As a message calls the type.
+/// The type, as messages name it.
 impl fmt::Display for Field {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let single = |field: &Self, f: &mut fmt::Formatter<'_>| match field.kind {
@@ -202,7 +202,7 @@ struct Element {
     repetition: Option<u64>,
     children: u64,
     converted: Option<u64>,
-    /// Which one of the union.
+    /// The member of the `LogicalType` union.
     logical: Option<i16>,
     integer_bits: Option<u8>,
 }
@@ -219,7 +219,7 @@ impl Element {
         while let Some(field) = compact.field(&mut id)? {
             match (id, field) {
                 (1..=3 | 5..=6, I32) => {
-                    // a length that is negative stands for none, as some writers have it
+                    // some writers store a negative length for none
                     let number = u64::try_from(compact.integer()?).unwrap_or_default();
                     if numbers[id as usize].replace(number).is_some() {
                         return Err(malformed("a schema element has a field twice"));
@@ -253,7 +253,7 @@ impl Element {
     }
 
     fn kind(&self, children: &[Field]) -> Kind {
-        // of `ConvertedType`, and of the union `LogicalType`
+        // values of `ConvertedType`
         const UTF8: u64 = 0;
         const MAP: u64 = 1;
         const MAP_KEY_VALUE: u64 = 2;
@@ -305,7 +305,7 @@ fn bits(converted: Option<u64>, physical: u8) -> u8 {
     }
 }
 
-/// Which member of the union it is, and of an integer the bits.
+/// The member of the `LogicalType` union and, for an integer, its bits.
 fn logical_type(compact: &mut Compact<&[u8]>) -> io::Result<(Option<i16>, Option<u8>)> {
     const INTEGER: i16 = 10;
     let (mut member, mut integer_bits) = (None, None);

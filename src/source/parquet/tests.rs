@@ -97,7 +97,7 @@ fn the_only_binary_column_is_found_under_any_name_and_arrow_type() {
 }
 
 #[test]
-fn columns_that_are_missing_or_wrong_are_named_with_what_there_is() {
+fn a_missing_or_wrong_column_is_named_in_the_error() {
     let text: ArrayRef = Arc::new(StringArray::from(vec!["x"]));
     let one = file(vec![("a", text.clone()), ("b", images(1))]);
     let two = file(vec![("a", images(1)), ("b", images(1))]);
@@ -129,7 +129,7 @@ fn columns_that_are_missing_or_wrong_are_named_with_what_there_is() {
 }
 
 #[test]
-fn null_empty_and_too_large_images_are_rejected_and_the_next_one_read() {
+fn null_empty_and_too_large_images_are_rejected_and_the_next_one_is_read() {
     let long = vec![1; 1001];
     let column: ArrayRef =
         Arc::new(BinaryArray::from_opt_vec(vec![None, Some(b""), Some(&long), Some(b"ok")]));
@@ -140,11 +140,11 @@ fn null_empty_and_too_large_images_are_rejected_and_the_next_one_read() {
 }
 
 #[test]
-fn damage_in_a_page_keeps_the_rows_before() {
+fn damage_in_a_page_keeps_the_rows_before_it() {
     let shard = file(vec![("image", images(23))]);
     let needle = b"image 15";
     let at = shard.windows(needle.len()).position(|window| window == needle).expect("stored plainly");
-    // the compressed length that starts the page no longer fits its content
+    // overwrite the bytes before the image, which begins its page: the page's header and Snappy's length
     let mut damaged = shard.to_vec();
     damaged[at - 20..at].fill(0xff);
     let mut reader = ParquetRecords::open(Bytes::from(damaged), &options(), None).expect("footer");
@@ -156,7 +156,7 @@ fn damage_in_a_page_keeps_the_rows_before() {
 }
 
 #[test]
-fn what_is_no_parquet_file_is_corrupt() {
+fn a_file_that_is_not_parquet_is_corrupt() {
     for bytes in [&b""[..], b"PAR1", b"PAR1PAR1", &[b'x'; 500]] {
         assert!(matches!(read(Bytes::from_static(bytes), &options()), Err(ReadError::Corrupt(_))));
     }
@@ -171,7 +171,7 @@ fn encoded(column: ArrayRef, properties: WriterPropertiesBuilder) -> Vec<u8> {
 }
 
 #[test]
-fn delta_encoded_images_are_read_whatever_their_pages_are_packed_with() {
+fn delta_encoded_images_are_read_with_every_codec() {
     let images: Vec<_> = (0..300).map(|n| (n % 7 > 0).then(|| format!("image {n}").repeat(n % 50))).collect();
     let expected: Vec<_> = images.iter().map(|i| i.clone().map(Bytes::from)).collect();
     for encoding in [Encoding::DELTA_LENGTH_BYTE_ARRAY, Encoding::DELTA_BYTE_ARRAY] {
@@ -214,7 +214,7 @@ fn delta_encoded_images_are_read_whatever_their_pages_are_packed_with() {
 }
 
 #[test]
-fn delta_encoded_lengths_are_no_more_than_the_page_has_values() {
+fn a_page_cannot_claim_more_delta_encoded_lengths_than_values() {
     const VALUES: usize = 1 << 14;
     for (encoding, lists) in [(Encoding::DELTA_LENGTH_BYTE_ARRAY, 1), (Encoding::DELTA_BYTE_ARRAY, 2)] {
         for codec in [Compression::UNCOMPRESSED, Compression::SNAPPY] {
@@ -237,10 +237,10 @@ fn delta_encoded_lengths_are_no_more_than_the_page_has_values() {
     }
 }
 
-/// A page that lacks some values ends a row group early, and what the library reads next stands beside the ids of
-/// other rows.
+/// A page with too few values ends a row group early, and the library would then pair images with the ids of other
+/// rows.
 #[test]
-fn pages_have_as_many_values_as_the_footer_counts_rows() {
+fn a_page_with_a_wrong_number_of_values_never_mixes_up_ids() {
     let whole = |rows: usize| {
         let ids: ArrayRef = Arc::new(StringArray::from_iter_values((0..rows).map(|n| format!("image {n}"))));
         let columns = [("id", ids, true), ("image", images(rows), true)];
@@ -272,9 +272,9 @@ fn pages_have_as_many_values_as_the_footer_counts_rows() {
     }
 }
 
-/// By pyarrow, with `write_page_checksum`.
+/// pyarrow wrote the fixture, with `write_page_checksum`.
 #[test]
-fn a_page_is_held_to_its_checksum_where_it_has_one() {
+fn the_checksum_of_a_page_is_verified() {
     let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/parquet/page_checksum.parquet");
     let mut file = std::fs::read(fixture).expect("the fixture");
     let found = read(file.clone().into(), &options()).expect("whole");
@@ -286,11 +286,11 @@ fn a_page_is_held_to_its_checksum_where_it_has_one() {
 }
 
 #[test]
-fn copies_of_a_dictionarys_values_are_held_against_the_files_size() {
+fn copies_of_dictionary_values_are_limited_by_the_size_of_the_file() {
     let column: ArrayRef = Arc::new(BinaryArray::from_iter_values(std::iter::repeat_n([7; 900], 10_000)));
     let file = Bytes::from(encoded(column, WriterProperties::builder()));
     assert!(file.len() < 10_000, "{} bytes", file.len());
-    assert_eq!(read(file.clone(), &options()).expect("what any file may hold").len(), 10_000);
+    assert_eq!(read(file.clone(), &options()).expect("within the free limit").len(), 10_000);
     let mut reader = ParquetRecords::open(file, &options(), None).expect("footer");
     reader.produced_bytes = FREE_BYTES;
     let message = loop {
@@ -303,11 +303,11 @@ fn copies_of_a_dictionarys_values_are_held_against_the_files_size() {
 }
 
 #[test]
-fn rows_are_held_against_the_files_size() {
+fn the_number_of_rows_is_limited_by_the_size_of_the_file() {
     let column: ArrayRef = Arc::new(BinaryArray::from_opt_vec(vec![None; 100_000]));
     let file = Bytes::from(encoded(column, WriterProperties::builder()));
     assert!(file.len() < 1000, "{} bytes", file.len());
-    assert_eq!(read(file.clone(), &options()).expect("what any file may hold").len(), 100_000);
+    assert_eq!(read(file.clone(), &options()).expect("within the free limit").len(), 100_000);
     let mut reader = ParquetRecords::open(file, &options(), None).expect("footer");
     assert_eq!(reader.max_rows, FREE_ROWS);
     reader.max_rows = 99_999;
@@ -323,7 +323,7 @@ fn rows_are_held_against_the_files_size() {
 }
 
 #[test]
-fn a_footer_is_held_to_its_bytes() {
+fn a_footer_that_cannot_be_read_safely_is_refused() {
     let whole = file(vec![("image", images(3))]).to_vec();
     let of = |footer: &[u8], length: u32| {
         let bytes = [&b"PAR1"[..], footer, &length.to_le_bytes(), b"PAR1"].concat();
@@ -331,7 +331,7 @@ fn a_footer_is_held_to_its_bytes() {
     };
     assert!(of(b"", 1 << 30).contains("footer: it is 1073741824 bytes, limit is"));
     assert!(of(b"short", 1000).contains("footer: it is 1000 bytes, the file 17"));
-    // field 30: two thousand million truth values, which take no bytes where the library skips them
+    // field 30: two billion booleans, which the library skips without reading a byte
     let list = [0x09, 60, 0xf1, 0xff, 0xff, 0xff, 0xff, 0x07, 0x00];
     assert!(of(&list, list.len() as u32).contains("a list of truth values"));
     let encrypted = [&whole[..whole.len() - 4], b"PARE"].concat();
@@ -341,7 +341,7 @@ fn a_footer_is_held_to_its_bytes() {
 
 proptest! {
     #[test]
-    fn random_bytes_are_damage(bytes in proptest::collection::vec(any::<u8>(), 0..500)) {
+    fn random_bytes_are_refused(bytes in proptest::collection::vec(any::<u8>(), 0..500)) {
         let length = bytes.len() as u32;
         let footer = [&b"PAR1"[..], &bytes, &length.to_le_bytes(), b"PAR1"].concat();
         prop_assert!(read(Bytes::from(bytes), &options()).is_err());
@@ -356,7 +356,7 @@ proptest! {
         if cut {
             shard.remove(at);
         }
-        // the library panics over some of them
+        // the library panics on some of them
         let read = guarded(ShardFormat::Parquet, || read(Bytes::from(shard), &options()));
         prop_assert!(!matches!(read, Err(ReadError::Storage(_))));
     }

@@ -1,15 +1,17 @@
-//! Thrift's compact protocol, as far as what Parquet writes in it must be judged before it is parsed.
+//! The part of Thrift's compact protocol that is needed to check footers and page headers before the Parquet library
+//! parses them.
 //!
-//! Comes in: any reader. Goes out: fields and numbers, or the error that they are malformed.
+//! Comes in: any reader. Goes out: fields and numbers, or an error if they are malformed.
 //!
-//! - What this reader takes the Parquet library reads alike. Where the library would go on with something
-//!   else (a field's number cut to 16 bits, truth values that take no bytes) it is an error here.
-//! - Every element of a list takes at least one byte, so that what passes [`Compact::skip`] names no more
-//!   elements than it has bytes, and takes no longer to read than to write.
+//! - The Parquet library reads everything that this reader accepts in the same way. Data that the library would read
+//!   differently is an error here: a field number that it cuts to 16 bits, or booleans that it skips without reading a
+//!   byte.
+//! - Every element of a list takes at least one byte, so [`Compact::skip`] never reads more elements than there are
+//!   bytes.
 
 use std::io::{self, Read};
 
-/// Structs, lists and maps inside each other. A page header with its statistics has three, a footer eight.
+/// Deepest nesting of structs, lists and maps. A page header with its statistics has three levels, a footer eight.
 const MAX_DEPTH: u32 = 16;
 
 // Types of the compact protocol.
@@ -42,7 +44,7 @@ impl<R: Read> Compact<R> {
         Self { inner, consumed: 0 }
     }
 
-    /// Type of the next field of a struct, and into `id` its number; none at the end.
+    /// The type of the next field of a struct; `None` at the end of the struct. Stores the number of the field in `id`.
     pub fn field(&mut self, id: &mut i16) -> io::Result<Option<u8>> {
         let head = self.byte()?;
         if head == 0 {
@@ -56,7 +58,7 @@ impl<R: Read> Compact<R> {
         Ok(Some(head & 0xf))
     }
 
-    /// Read past a value.
+    /// Skip a value of type `kind`.
     pub fn skip(&mut self, kind: u8, depth: u32) -> io::Result<()> {
         if depth == MAX_DEPTH {
             return Err(malformed("too deep"));
@@ -95,8 +97,8 @@ impl<R: Read> Compact<R> {
         }
     }
 
-    /// An element of a collection. One that is true or false takes a byte, which the library does not read
-    /// past; neither a page header nor a footer has such a collection.
+    /// Skip an element of a collection. Booleans are refused, because each takes a byte that the library does not skip.
+    /// Neither a page header nor a footer has collections of booleans.
     fn skip_element(&mut self, kind: u8, depth: u32) -> io::Result<()> {
         match kind {
             TRUE | FALSE => Err(malformed("a list of truth values")),
@@ -104,14 +106,14 @@ impl<R: Read> Compact<R> {
         }
     }
 
-    /// The number of elements of a list that must be of type `kind`, which follow.
+    /// Read the head of a list whose elements must be of type `kind`. Returns the number of elements, which follow.
     pub fn list(&mut self, kind: u8) -> io::Result<u64> {
         let head = self.byte()?;
         let count = if head >> 4 == 0xf { self.varint()? } else { u64::from(head >> 4) };
         if head & 0xf == kind { Ok(count) } else { Err(malformed("a list of another type")) }
     }
 
-    /// Read past as many bytes.
+    /// Skip `bytes` bytes.
     pub fn pass(&mut self, bytes: u64) -> io::Result<()> {
         let passed = io::copy(&mut self.inner.by_ref().take(bytes), &mut io::sink())?;
         self.consumed += passed;
@@ -125,7 +127,7 @@ impl<R: Read> Compact<R> {
         Ok(byte[0])
     }
 
-    /// Seven bits a byte, the lowest first.
+    /// An unsigned number: seven bits in each byte, the lowest first.
     pub fn varint(&mut self) -> io::Result<u64> {
         let mut value = 0;
         for shift in (0..64).step_by(7) {
@@ -138,7 +140,7 @@ impl<R: Read> Compact<R> {
         Err(malformed("a number is too long"))
     }
 
-    /// Zigzag: the sign is the lowest bit.
+    /// A signed number in zigzag coding: the sign is the lowest bit.
     pub fn integer(&mut self) -> io::Result<i64> {
         let coded = self.varint()?;
         Ok((coded >> 1) as i64 ^ -((coded & 1) as i64))
@@ -214,17 +216,17 @@ mod tests {
     }
 
     #[test]
-    fn what_the_library_would_read_otherwise_is_an_error() {
+    fn data_that_the_library_would_read_differently_is_an_error() {
         assert_eq!(skipped(&[0x05, 0x04, 0x07, 0x00]).expect("field 2 by its number"), 4);
         // 65536 + 3, which cut to 16 bits is 3
         skipped(&[0x05, 0x86, 0x80, 0x08, 0x07, 0x00]).expect_err("a number beyond 16 bits");
         skipped(&[0x05, 0xfe, 0xff, 0x03, 0x00, 0x15, 0x00, 0x00]).expect_err("32767 and one");
-        skipped(&[0x19, 0x21, 0x01, 0x01, 0x00]).expect_err("a list of truth values");
-        skipped(&[0x1b, 0x01, 0x51, 0x00, 0x01, 0x00]).expect_err("a map to truth values");
+        skipped(&[0x19, 0x21, 0x01, 0x01, 0x00]).expect_err("a list of booleans");
+        skipped(&[0x1b, 0x01, 0x51, 0x00, 0x01, 0x00]).expect_err("a map to booleans");
     }
 
     #[test]
-    fn a_list_takes_no_more_time_than_its_bytes() {
+    fn the_elements_of_a_list_are_limited_by_its_bytes() {
         for element in [BYTE, I32, DOUBLE, BINARY, LIST, MAP, STRUCT, UUID, 0, 14] {
             let list = [0x19, 0xf0 | element, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f];
             skipped(&[&list[..], &[0; 100]].concat()).expect_err("2^63 elements in 100 bytes");

@@ -1,6 +1,7 @@
 //! Unpacking the pages of a column, within a limit.
 //!
-//! Comes in: a codec and the packed bytes of a page. Goes out: its bytes, or whether there are more than the header states.
+//! Comes in: a codec and the packed bytes of a page. Goes out: the unpacked bytes, or whether there are more than the
+//! header states.
 
 use std::borrow::Cow;
 use std::io::{self, Read};
@@ -10,10 +11,10 @@ use ::parquet::errors::{ParquetError, Result};
 
 use crate::error::parquet_words;
 
-/// Whether `packed` unpacks to more than `limit` bytes, for the codecs that the library does not stop.
+/// Whether `packed` unpacks to more than `limit` bytes, for the codecs that the library does not limit.
 pub(super) fn unpacks_beyond(codec: Compression, packed: &[u8], limit: u64) -> bool {
     let count = |reader: &mut dyn Read| {
-        // damage is the library's to report: it stops at the same byte
+        // the library reports damage: it stops at the same byte
         let mut unpacked = Counted(0);
         let _ = io::copy(&mut reader.take(limit + 1), &mut unpacked);
         unpacked.0
@@ -21,24 +22,24 @@ pub(super) fn unpacks_beyond(codec: Compression, packed: &[u8], limit: u64) -> b
     let unpacked = match codec {
         Compression::GZIP(_) => count(&mut flate2::read::MultiGzDecoder::new(packed)),
         Compression::BROTLI(_) => count(&mut brotli::Decompressor::new(packed, BROTLI_BUFFER_BYTES)),
-        // what is not in Hadoop's blocks is tried as frames
+        // the library tries frames if the page is not in Hadoop's blocks
         Compression::LZ4 => count(&mut lz4_flex::frame::FrameDecoder::new(packed)),
         _ => 0,
     };
     unpacked > limit
 }
 
-/// Packed bytes that the Brotli decoder is given at once.
+/// Packed bytes given to the Brotli decoder at once.
 const BROTLI_BUFFER_BYTES: usize = 64 << 10;
 
-/// `packed`, which must unpack to exactly `length` bytes.
+/// Unpack `packed`, which must give exactly `length` bytes.
 pub(super) fn unpacked(codec: Compression, packed: &[u8], length: usize) -> Result<Cow<'_, [u8]>> {
     let failed = |error: &dyn std::error::Error| {
         ParquetError::General(format!("unpacking a page: {}", parquet_words(error)))
     };
     let read = |reader: &mut dyn Read| -> Result<Vec<u8>> {
         let mut unpacked = Vec::with_capacity(length);
-        // one byte more, to see that there is none
+        // one byte more, to notice a page that is too long
         reader.take(length as u64 + 1).read_to_end(&mut unpacked).map_err(|error| failed(&error))?;
         Ok(unpacked)
     };
@@ -61,7 +62,7 @@ pub(super) fn unpacked(codec: Compression, packed: &[u8], length: usize) -> Resu
             unpacked.truncate(written.map_err(|error| failed(&error))?);
             unpacked.into()
         }
-        // which of three formats is meant is found by trying, as the library does
+        // three formats share this codec; they are tried in turn, as by the library
         Compression::LZ4 => match unpacked_hadoop(packed, length) {
             Some(unpacked) => unpacked.into(),
             None => match read(&mut lz4_flex::frame::FrameDecoder::new(packed)) {
@@ -80,8 +81,8 @@ pub(super) fn unpacked(codec: Compression, packed: &[u8], length: usize) -> Resu
     Ok(unpacked)
 }
 
-/// `packed` as Hadoop writes LZ4, if that is what it is: blocks, each behind the length that it unpacks to and its
-/// own, in four bytes with the highest first.
+/// Unpack LZ4 in the form that Hadoop writes; `None` if `packed` has another form. Each block comes after its unpacked
+/// length and its packed length, of four bytes each in big-endian order.
 fn unpacked_hadoop(mut packed: &[u8], length: usize) -> Option<Vec<u8>> {
     let mut unpacked = vec![0; length];
     let mut at = 0;
@@ -125,6 +126,9 @@ mod tests {
         assert!(unpacks_beyond(codec, &packed, 99_999));
         assert!(unpacks_beyond(codec, &[packed.clone(), packed.clone()].concat(), 100_000), "two members");
         assert!(!unpacks_beyond(codec, b"damaged", 1));
-        assert!(!unpacks_beyond(Compression::SNAPPY, &packed, 1), "held to the header by the library");
+        assert!(
+            !unpacks_beyond(Compression::SNAPPY, &packed, 1),
+            "the library enforces the length in the header"
+        );
     }
 }
