@@ -1,7 +1,7 @@
 //! The batch stage: exactly `batch_size` rows into the engine, always.
 //!
-//! Comes in: decoded images, rejected records and marks of shards, in order. Goes out: batches in the same order, each
-//! with the entries that arrived between its rows.
+//! Comes in: decoded images, rejected records, and starts and ends of shards, in order. Goes out: batches in the same
+//! order, each with the entries that arrived between its rows.
 //!
 //! - Batches fill across shards. A batch leaves early, padded with zeros, when no record is on its way, when a shard
 //!   that has ended would wait too long for the records of others (`ENDED_SHARD_WAITS`), or when too many entries
@@ -18,13 +18,13 @@ use crossbeam_channel::RecvTimeoutError;
 use crate::flow::{Disconnected, Receiver, Sender, Slot, StageMeter, slot};
 use crate::items::{Batch, BatchBuffer, BatchJob, BatchShape, Decoded, Entry, Inferred, Pixels, PixelsMut};
 
-/// Entries that may wait in one batch for its rows. Only a flood of rejected records gets there. An entry takes some 300
-/// bytes, 2 kB with the longest id and reason, so this bounds the flood to about 20 MB, 130 MB at worst, at the cost of one
-/// padded batch each time.
+/// Entries that may wait in one batch for its rows. Only a flood of rejected records reaches this. An entry takes some
+/// 300 bytes, 2 kB with the longest id and reason, so this bounds the flood to about 20 MB, 130 MB at worst, at the
+/// cost of one padded batch each time.
 pub const MAX_WAITING_ENTRIES: usize = 65_536;
 
-/// Longest time for which a shard that has ended waits for the records of other shards to fill its last batch. A store
-/// that is merely slow delivers within it; one that hangs must not hold up the answer to another caller.
+/// Longest wait of a shard that has ended for the records of other shards to fill its last batch. A store that is
+/// merely slow delivers within it; one that hangs must not hold up the answer to another caller.
 const ENDED_SHARD_WAITS: Duration = Duration::from_secs(2);
 
 /// Collects entries into batches. Pure: buffers are passed in, batches come out.
@@ -35,12 +35,12 @@ pub struct Batcher {
     entries: Vec<Entry>,
     pixels: Option<Box<dyn BatchBuffer>>,
     rows: usize,
-    /// Since when a shard that has ended waits for this batch.
+    /// When the first shard with its end in this batch began to wait.
     holds_end_since: Option<Instant>,
 }
 
 impl Batcher {
-    /// A batcher of batches of this shape, with none open.
+    /// An empty batcher for batches of this shape.
     pub fn new(shape: BatchShape) -> Self {
         Self { shape, next_id: 0, entries: Vec::new(), pixels: None, rows: 0, holds_end_since: None }
     }
@@ -50,8 +50,8 @@ impl Batcher {
         self.pixels.is_none() && matches!(item, Decoded::Image(_))
     }
 
-    /// Take one item; a batch comes out when it completes one. `buffer` is for the pixels of a new
-    /// batch, of this batcher's shape, whatever it contains; it is there where one is needed.
+    /// Take one item, and return the batch that it completes, if any. `buffer` is for the pixels of a new batch: it has
+    /// this batcher's shape and any contents, and is required if [`Self::needs_buffer`] says so.
     ///
     /// # Panics
     /// If a row has another length or element type than the shape says: the decoder and the
@@ -77,12 +77,12 @@ impl Batcher {
         }
         self.entries.push(entry);
         let full = self.rows == self.shape.batch_size;
-        // without a row there is nothing to wait for
+        // entries without any row leave in groups of `batch_size`
         let idle = self.rows == 0 && self.entries.len() >= self.shape.batch_size;
         (full || idle || self.entries.len() >= MAX_WAITING_ENTRIES).then(|| self.seal())
     }
 
-    /// The batch so far, if there is anything in it.
+    /// The batch so far, if it has entries.
     pub fn flush(&mut self) -> Option<Batch> {
         (!self.entries.is_empty()).then(|| self.seal())
     }
@@ -113,7 +113,10 @@ fn copy_row(row: &Pixels, batch: PixelsMut<'_>, index: usize, row_elements: usiz
     }
 }
 
-/// Why the stage stopped before its input ended: a neighbour is gone, and says why itself.
+/// Run the stage until its input ends.
+///
+/// # Errors
+/// [`Disconnected`] if a neighbour ended first. The neighbour reports why.
 pub fn run(
     input: &Receiver<Slot<Decoded>>,
     to_engine: &Sender<BatchJob>,
@@ -146,8 +149,8 @@ pub fn run(
         };
         let Some(slot) = slot else { break };
         let decoded = slot.wait(meter).ok_or(Disconnected)?;
-        // the pool holds one more buffer than the queue and the engines can, so this never waits
-        // for longer than an engine takes to give one back
+        // the pool has one buffer more than the queue and the engines hold, so this waits at most until an engine
+        // returns one
         let buffer = batcher.needs_buffer(&decoded).then(|| buffers.recv()).transpose();
         let buffer = buffer.map_err(|_| Disconnected)?;
         if let Some(batch) = meter.busy(|| batcher.push(decoded, buffer)) {
@@ -183,7 +186,7 @@ mod tests {
         }
     }
 
-    /// A name for an entry that says what it is and where it came from.
+    /// A name that tells the kind and the origin of an entry.
     fn name(entry: &Entry) -> String {
         match entry {
             Entry::ShardStart(call) => format!("start {}", call.shard.name),
@@ -196,8 +199,8 @@ mod tests {
     }
 
     proptest! {
-        /// No record is lost, doubled or reordered; every batch is full but the last; each row
-        /// holds its own image's pixels and the padding is zero.
+        /// No record is lost, doubled or reordered; every batch but the last is full; each row holds its own image's
+        /// pixels and the padding is zero.
         #[test]
         fn batching_keeps_every_record_once_and_in_order(
             shards in prop::collection::vec(prop::collection::vec(any::<bool>(), 0..40), 0..12),

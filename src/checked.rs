@@ -1,7 +1,7 @@
-//! A plan with everything tried that can fail before the first byte of input is read.
+//! A plan after every check that can be made before the first byte of input is read.
 //!
-//! - [`Checked::new`]: the model loads and fits the pipeline, and the output is vacant or holds this very run.
-//! - [`Checked::prepare`]: every engine has run, and the batch buffers are taken.
+//! - [`Checked::new`]: the model loads and fits the pipeline, and the output is vacant or holds this run.
+//! - [`Checked::prepare`]: every engine is warm, and the batch buffers are allocated.
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
@@ -23,21 +23,21 @@ use crate::shown::without_secrets;
 use crate::source::input_around;
 use crate::store::Stores;
 
-/// How a run is done, as opposed to what it computes.
+/// Options of a run that are not in its plan.
 #[derive(Debug, Clone, Default)]
 pub struct JobOptions {
-    /// Records to score at most.
+    /// Most records to score.
     pub limit: Option<u64>,
-    /// Ask this to drain the run.
+    /// The signal that drains the run.
     pub stop: StopSignal,
     /// The shards to score, where several workers share the output.
     pub share: Share,
-    /// Whether to remove a run that is there, and start anew.
+    /// Whether to remove the run that the output holds, and start over.
     pub overwrite: bool,
 }
 
 impl JobOptions {
-    /// That these options can be used together.
+    /// Check that these options can be combined.
     ///
     /// # Errors
     /// [`ConfigError::Argument`].
@@ -56,7 +56,7 @@ impl JobOptions {
     }
 }
 
-/// A pipeline whose every part has been tried, short of running it.
+/// A checked plan with its stores, its output and its loaded engines.
 pub struct Checked {
     /// The plan.
     pub plan: Plan,
@@ -70,27 +70,27 @@ pub struct Checked {
     pub classes: usize,
     /// Limits on what is in flight.
     pub bounds: Bounds,
-    /// Memory that scoring may take.
+    /// The most memory that scoring takes.
     pub memory: MemoryBound,
     pub(crate) output: Output,
-    /// Whether that is this run, finished.
+    /// Whether the output holds this run, finished.
     pub(crate) is_finished: bool,
     pub(crate) engines: Vec<Box<dyn Engine>>,
     pub(crate) decode_threads: usize,
 }
 
-/// Engines that have run, and their buffers.
+/// A checked plan with warm engines and their batch buffers.
 pub struct Prepared {
     pub(crate) checked: Checked,
     pub(crate) buffers: Vec<Box<dyn BatchBuffer>>,
-    /// What the first run of each engine took.
+    /// The outcome of each engine's warm-up.
     pub(crate) warm_ups: Vec<Outcome>,
-    /// Time that preparing took.
+    /// Time from the start of loading to the last warm-up.
     pub(crate) startup: Duration,
 }
 
 impl Checked {
-    /// Load the model, see that it fits the pipeline, and that the output is vacant or holds this run.
+    /// Load the model, and check that it fits the pipeline and that the output is vacant or holds this run.
     pub fn new(plan: Plan, runtime: &Handle, options: &JobOptions) -> Result<Self, Error> {
         options.check()?;
         let stores = Stores::with(runtime.clone(), plan.storage.clone());
@@ -129,7 +129,7 @@ impl Checked {
         })
     }
 
-    /// Run every engine once, and take the batch buffers. `started` is when the process began to load the model.
+    /// Warm every engine up, and allocate the batch buffers. `started` is when loading began.
     ///
     /// # Errors
     /// [`crate::error::EngineError::WarmUp`] and [`crate::error::EngineError::Memory`].
@@ -137,7 +137,7 @@ impl Checked {
         let warm_ups = match warm_up(&mut self.engines) {
             Ok(warm_ups) => warm_ups,
             Err(error) => {
-                // what was too large must be gone before something smaller is tried
+                // free the engines before a smaller batch is tried
                 self.engines.clear();
                 return Err(engine::explain_memory(&self.plan, &self.model_sha256, error).into());
             }
@@ -148,7 +148,7 @@ impl Checked {
         Ok(Prepared { checked: self, buffers, warm_ups, startup: started.elapsed() })
     }
 
-    /// What runs where, and what decides the last bits of a score beside the plan.
+    /// What decides the last bits of scores besides the plan: the engines and the CPU.
     pub(crate) fn runs_on(&self) -> Vec<String> {
         let mut found: Vec<_> = self.engines.iter().map(|engine| engine.describe()).collect();
         #[cfg(target_arch = "x86_64")]
@@ -175,21 +175,20 @@ pub(crate) fn run_record(plan: &Plan, model_sha256: &str, limit: Option<u64>) ->
     }
 }
 
-/// Listing would find what this run or an earlier one has written.
+/// Refuse an output inside an input: listing that input would find the parts of this run or an earlier one.
 fn refuse_output_inside_input(stores: &Stores, plan: &Plan) -> Result<(), Error> {
     let uri = &plan.output.uri;
     let Ok(location) = stores.resolve(uri) else { return Ok(()) };
     match input_around(stores, &plan.inputs, &location)? {
         None => Ok(()),
         Some(input) => {
-            let message =
-                format!("lies inside the input {}, which would read it back", without_secrets(input));
+            let message = format!("is inside the input {}, which would read it back", without_secrets(input));
             Err(SinkError::Uri { uri: uri.clone(), message }.into())
         }
     }
 }
 
-/// `name-20261123T101500Z-1a2b3c4d`: sorts by time, and two runs never share it.
+/// `name-20261123T101500Z-1a2b3c4d`: ids sort by time, and their random ends keep runs of the same second apart.
 fn new_run_id(name: &str, now: SystemTime) -> String {
     // the hasher's keys are random for each process and differ for each hasher
     let random = RandomState::new().build_hasher().finish() as u32;

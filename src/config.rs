@@ -1,7 +1,7 @@
 //! The pipeline file as written: TOML sections, defaults and overrides.
 //!
-//! Comes in: the file's text and `--set` overrides. Goes out: a [`PipelineFile`], which
-//! [`crate::plan::Plan::check`] turns into something that can be run.
+//! Comes in: the file's text and `--set` overrides. Goes out: a [`PipelineFile`], which [`crate::plan::Plan::check`]
+//! turns into a plan.
 //!
 //! - An unknown key is an error that names the nearest known one.
 //! - `model.path` and a `model.labels` file are relative to the pipeline file's folder; URIs of
@@ -21,7 +21,7 @@ use crate::shown::without_secrets;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PipelineFile {
-    /// The job's name; part of `run_id`.
+    /// Name of the pipeline; part of `run_id`.
     pub name: String,
     /// What to score.
     #[serde(default)]
@@ -49,15 +49,15 @@ pub struct InputSection {
     pub uri: OneOrMany,
     /// Format of the shards.
     pub format: InputFormat,
-    /// TFRecord feature or Parquet column with the encoded image. By default `image/encoded` in TFRecord, and in Parquet
-    /// `image`, else the only column of binaries or image structs. In WebDataset the extension of the sample's member
-    /// (`jpg`, `jpg;png`); by default each image is a record.
+    /// TFRecord feature or Parquet column with the encoded image. By default `image/encoded` in TFRecord, and in
+    /// Parquet `image`, else the only column of binaries or image structs. In WebDataset, the extension of the sample's
+    /// image (`jpg`, `jpg;png`); by default each image is a record.
     pub image_key: Option<String>,
     /// TFRecord feature or Parquet column with the image's id.
     pub id_key: Option<String>,
     /// Loose images in one virtual shard, and so in one predictions part.
     pub files_per_shard: usize,
-    /// Whether an input without a record is allowed: the run then succeeds with fewer rows, or none.
+    /// Whether an input without records is allowed. The run then succeeds with fewer rows, or none.
     pub allow_empty: bool,
     /// Shards read ahead of the one being decoded.
     pub look_ahead: usize,
@@ -117,7 +117,7 @@ impl OneOrMany {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum InputFormat {
-    /// By the object's name, then by its first bytes.
+    /// Recognised by the object's name, then by its first bytes.
     Auto,
     /// TFRecord files of `tf.Example` messages.
     Tfrecord,
@@ -149,7 +149,7 @@ impl InputFormat {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PreprocessSection {
-    /// The size that the model takes, and how an image gets it.
+    /// The size that the model takes, and how an image is brought to it.
     pub resize: Resize,
     /// Centred crop after the resize.
     #[serde(default)]
@@ -172,8 +172,7 @@ pub struct PreprocessSection {
     /// Whether the orientation in the metadata is applied.
     #[serde(default)]
     pub orientation: Orientation,
-    /// Colour that alpha is composited over, and that letterbox bars have; without it alpha is
-    /// dropped and bars are black.
+    /// Colour behind transparent pixels and of letterbox bars. Without it, alpha is dropped and bars are black.
     #[serde(default)]
     pub background: Option<[u8; 3]>,
     /// Decode JPEGs at 1/2, 1/4 or 1/8 of their size by DCT scaling if the target is no larger than that.
@@ -199,7 +198,7 @@ fn ones() -> [f32; 3] {
     [1.0; 3]
 }
 
-/// Larger than the photo of any camera today, and 400 MB once decoded to RGBA.
+/// Larger than the photos of almost every camera, and 400 MB once decoded to RGBA.
 pub const DEFAULT_MAX_PIXELS: u64 = 100_000_000;
 
 fn default_max_pixels() -> u64 {
@@ -214,7 +213,7 @@ pub struct Resize {
     pub width: u32,
     /// Pixels.
     pub height: u32,
-    /// What happens where the aspect ratios differ.
+    /// How an image of another aspect ratio is fitted.
     #[serde(default)]
     pub fit: Fit,
     /// How pixels are interpolated.
@@ -330,12 +329,12 @@ pub struct EngineSection {
     pub threads: usize,
     /// GPUs to run on.
     pub devices: Devices,
-    /// Batches that one GPU processes at once, each in an execution context of its own.
+    /// Batches that one GPU processes at once, each in its own execution context.
     pub lanes: usize,
     /// Whether TensorRT may round the operands of float32 products to TF32, which is several times
     /// faster. The model's own types stay as they are.
     pub tf32: bool,
-    /// Whether the CPU may do what a GPU provider cannot. The manifest has the engine that was used.
+    /// Whether the CPU may run what a GPU provider cannot. The manifest names the engine that was used.
     pub allow_fallback: bool,
 }
 
@@ -419,7 +418,7 @@ impl Provider {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct OutputSection {
-    /// Folder or prefix of this run alone.
+    /// Folder or prefix for this run alone.
     pub uri: String,
     /// `all`, `topN` (best first) or `none`.
     pub scores: String,

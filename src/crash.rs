@@ -1,7 +1,7 @@
 //! Names the record on which a decoder or a shard reader crashes.
 //!
 //! The handler of the crash's signal prints the record on standard error and passes it to a watcher, which has
-//! `LAST_WORDS_SECONDS` to note it in the output before the process ends.
+//! `MAX_NOTE_SECONDS` to note it in the output before the process ends.
 //!
 //! - The thread that crashed never runs again, so nothing that it left half done is used. The others continue until the
 //!   watcher ends the process. If they hang on a lock that the crashed thread holds, an alarm ends it.
@@ -28,10 +28,10 @@ const CRASHES: [c_int; 5] = [SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGSEGV];
 
 /// The longest time from the crash to the end of the process. A small object is stored within a second, and a hanging
 /// process must not block a retry.
-const LAST_WORDS_SECONDS: u32 = 10;
+const MAX_NOTE_SECONDS: u32 = 10;
 
 /// The exit code if the watcher does not end the process: nothing is noted, so the next attempt crashes on the same
-/// record, and a retry is no progress.
+/// record. A retry does not help.
 const NOT_NOTED: u8 = 1;
 
 /// What a thread does with input bytes.
@@ -83,13 +83,13 @@ thread_local! {
     static WORK: Cell<*const Work<'static>> = const { Cell::new(ptr::null()) };
 }
 
-/// The work of the first thread that crashed. It lies on the stack of that thread, which waits forever.
+/// The work of the first thread that crashed. It is on the stack of that thread, which waits forever.
 static CRASHED: AtomicPtr<Work<'static>> = AtomicPtr::new(ptr::null_mut());
 static SIGNAL: AtomicI32 = AtomicI32::new(0);
 /// The descriptor by which the handler wakes the watcher; -1 without a watcher.
 static WAKE: AtomicI32 = AtomicI32::new(-1);
 
-/// While it lives, a crash of this thread is attributed to the work.
+/// While this guard lives, a crash of its thread is attributed to the work.
 #[derive(Debug)]
 pub(crate) struct AtWork<'a>(&'a Work<'a>);
 
@@ -150,8 +150,8 @@ impl CrashWatch {
     /// If the pipe cannot be read.
     pub fn wait(mut self) -> io::Result<Crash> {
         self.0.read_exact(&mut [0])?;
-        // SAFETY: before it wrote to the pipe, the handler set it to work borrowed by an `AtWork` of the crashed
-        // thread. That thread waits in the handler forever, so the work and what it borrows live as long as the
+        // SAFETY: before the handler wrote to the pipe, it set `CRASHED` to work that an `AtWork` of the crashed thread
+        // borrows. That thread waits in the handler forever, so the work and what it borrows live as long as the
         // process, and nothing writes to them except through an atomic.
         let work = unsafe { &*CRASHED.load(SeqCst) };
         let image_id = match work {
@@ -212,7 +212,7 @@ extern "C" fn handle(signal: c_int, info: *mut siginfo_t, _context: *mut c_void)
         }
         return;
     }
-    // SAFETY: this thread set it in `AtWork::on`, whose guard is in a frame below this one.
+    // SAFETY: `AtWork::on` set it on this thread, and its guard is in a frame below this one.
     let at = unsafe { &*work };
     let (who, image_id): (&[u8], [&[u8]; 2]) = match at {
         Work::Decoding(record) => (b"a decoder", [b", image_id ", record.image_id.as_bytes()]),
@@ -236,7 +236,7 @@ extern "C" fn handle(signal: c_int, info: *mut siginfo_t, _context: *mut c_void)
         // the first process of a container ignores an alarm that it does not handle
         let _ = set_action(libc::SIGALRM, give_up as *const () as libc::sighandler_t);
         // SAFETY: takes no pointers.
-        unsafe { libc::alarm(LAST_WORDS_SECONDS) };
+        unsafe { libc::alarm(MAX_NOTE_SECONDS) };
         write_all(WAKE.load(SeqCst), b"!");
     }
     loop {
@@ -266,8 +266,8 @@ fn say(words: &[&[u8]]) {
     write_all(libc::STDERR_FILENO, b"\n");
 }
 
-/// How many of the first bytes of `text` can be shown, and how many after them are one character that cannot: one of
-/// those that [`crate::shown::printable`] replaces. Allocates nothing.
+/// The length of the start of `text` that can be shown, and of the character after it that cannot: one that
+/// [`crate::shown::printable`] replaces. Allocates nothing.
 fn shown_first(text: &[u8]) -> (usize, usize) {
     for at in 0..text.len() {
         let hidden = match &text[at..] {

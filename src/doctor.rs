@@ -1,6 +1,6 @@
 //! Examines this host: its GPUs and libraries, and which engines can run on it.
 //!
-//! - A library is found where a run finds it, by the same code.
+//! - A library is searched for with the code that a run uses.
 //! - An ONNX Runtime provider counts as usable if a session with it opens a model of a few kB; TensorRT, if its runtime,
 //!   its parser, the driver and NVRTC are present.
 
@@ -39,7 +39,7 @@ pub struct Findings {
 }
 
 /// Libraries that ONNX Runtime's providers open themselves.
-const PROVIDERS_NEED: [(&str, &str); 5] = [
+const PROVIDER_LIBRARIES: [(&str, &str); 5] = [
     ("cuBLAS", "libcublas.so.13"),
     ("cuDNN", "libcudnn.so.9"),
     ("cuRAND", "libcurand.so.10"),
@@ -70,7 +70,7 @@ pub fn examine() -> Findings {
         Finding::new("ONNX Runtime", engine::probe_onnxruntime()),
         Finding::new("its TensorRT-RTX plugin", plugin),
     ];
-    for (what, name) in PROVIDERS_NEED {
+    for (what, name) in PROVIDER_LIBRARIES {
         libraries.push(Finding::new(what, find_library(name)));
     }
     let able = (0..Device::count().unwrap_or_default())
@@ -118,13 +118,13 @@ mod tests {
         ];
         assert_eq!(engines, expected);
         for finding in findings.host.iter().chain(&findings.libraries).chain(&findings.engines) {
-            assert!(!finding.detail.is_empty(), "{} says nothing", finding.name);
+            assert!(!finding.detail.is_empty(), "{} has no detail", finding.name);
         }
     }
 
     #[test]
     #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-    fn the_engine_on_the_cpu_is_found_where_onnx_runtime_is() {
+    fn the_cpu_engine_is_usable_where_onnx_runtime_is_installed() {
         let findings = examine();
         assert!(findings.engines[4].found, "{:?}", findings.engines[4]);
     }

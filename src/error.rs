@@ -4,7 +4,7 @@
 //! - Every error says whether a retry helps: [`Error::retry`].
 //! - Messages are lower case and name the thing and the limit.
 
-#![allow(missing_docs, reason = "the message of a variant says what it is, and names its fields")]
+#![allow(missing_docs, reason = "the message of a variant describes it and names its fields")]
 
 use std::path::PathBuf;
 
@@ -15,17 +15,17 @@ use crate::shown::{message_without_secrets, without_secrets};
 /// | error | retry |
 /// | --- | --- |
 /// | [`Error::Config`] | never |
-/// | [`Error::Threads`], [`Error::Memory`], [`Error::OpenFiles`], [`Error::Stack`] | never: limits come with the job |
+/// | [`Error::Threads`], [`Error::Memory`], [`Error::OpenFiles`], [`Error::Stack`] | never: the limits stay the same |
 /// | [`Error::StagePanicked`], [`SinkError::Encode`] | again, a few times: a bug that may depend on timing |
 /// | [`Error::Stopped`] | again: it resumes |
 /// | [`SourceError::Uri`] | never: the address, or what it names, is wrong |
 /// | [`SourceError::NoInput`] | again, once there is input |
 /// | [`SourceError::Changed`], [`SourceError::Late`] | never: the message says what to do |
-/// | [`SourceError::Storage`], [`SinkError::Storage`] | again; never where the store cannot do what was asked |
+/// | [`SourceError::Storage`], [`SinkError::Storage`] | again; never if the store does not support the request |
 /// | [`EngineError::RuntimeMissing`], [`EngineError::Provider`], [`EngineError::Device`] | elsewhere |
 /// | [`EngineError::Memory`], [`EngineError::WarmUp`], [`EngineError::Inference`] | elsewhere |
 /// | [`EngineError::ModelFile`], [`EngineError::Cache`] | elsewhere: a disk of this host fails, or lacks the file |
-/// | [`EngineError::Load`], [`EngineError::Mismatch`] | never: it is the model |
+/// | [`EngineError::Load`], [`EngineError::Mismatch`] | never: the model is at fault |
 /// | [`EngineError::Passport`] | never: the engine must be built again |
 /// | every other [`SinkError`] | never: the message says what to do |
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,7 +34,7 @@ pub enum Retry {
     Never,
     /// This host fails or lacks something; another host may not.
     Elsewhere,
-    /// It may succeed here, now or later, with nothing changed.
+    /// It may succeed here, at once or later, without any change.
     Again,
 }
 
@@ -84,7 +84,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// The error of a system that refuses to start that many threads.
+    /// The error if the system refuses to start that many threads.
     pub(crate) fn threads(threads: usize, error: &dyn std::error::Error) -> Self {
         Self::Threads { threads, message: error.to_string() }
     }
@@ -136,14 +136,14 @@ impl ConfigError {
 
 /// An object store refused a request, or did not answer.
 #[derive(Debug, thiserror::Error)]
-#[error("{}: {}", without_secrets(uri), message_without_secrets(&plain_words(source)))]
+#[error("{}: {}", without_secrets(uri), message_without_secrets(&plain_message(source)))]
 pub struct StorageError {
     pub uri: String,
     pub source: object_store::Error,
 }
 
 impl StorageError {
-    /// Whether a retry helps. A grant may come, and an object may appear, without a change to the request.
+    /// Whether a retry helps. Access may be granted, and an object may appear, without a change to the request.
     pub fn retry(&self) -> Retry {
         use object_store::Error as E;
         let is_request_wrong = matches!(
@@ -156,7 +156,7 @@ impl StorageError {
         if is_request_wrong || self.is_caused_by::<NoListing>() { Retry::Never } else { Retry::Again }
     }
 
-    /// Whether the object or its bucket does not exist, as opposed to denied or unreachable.
+    /// Whether the object or its bucket does not exist, as opposed to being denied or unreachable.
     pub fn is_not_found(&self) -> bool {
         matches!(self.source, object_store::Error::NotFound { .. })
     }
@@ -184,7 +184,7 @@ impl StorageError {
 }
 
 /// The store's message without the client library's prefix ("Generic S3 error").
-fn plain_words(error: &object_store::Error) -> String {
+fn plain_message(error: &object_store::Error) -> String {
     let said = match error {
         object_store::Error::Generic { source, .. } => source.to_string(),
         other => other.to_string(),
@@ -395,7 +395,7 @@ impl SinkError {
         }
     }
 
-    /// The same error for a command that only reads an output: there, an output is input.
+    /// The same error for a command that only reads an output: for it, the output is input.
     #[must_use]
     pub fn of_reading(self) -> Error {
         match self {
@@ -427,7 +427,7 @@ pub fn parquet_words(error: &dyn std::error::Error) -> String {
     while let Some(rest) = KINDS.iter().find_map(|kind| words.strip_prefix(kind)) {
         words = rest;
     }
-    // what the standard library says of any reader
+    // the standard library's messages for any reader
     if ["failed to fill whole buffer", "unexpected end of file"].contains(&words) {
         return "it ends early".to_owned();
     }

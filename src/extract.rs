@@ -2,8 +2,8 @@
 //!
 //! Comes in: an output and the key of one of its rows. Goes out: the image's bytes as stored.
 //!
-//! - The shard must be the one that was scored: its identity, over names, sizes and versions, is in the name of the
-//!   part. If the store reports no versions, only the length of the image can be compared.
+//! - The shard must be the one that was scored. The name of its part contains a hash of names, sizes and versions. If
+//!   the store reports no versions, only the length of the image can be compared.
 //! - A shard of loose images is found by listing the run's input again.
 
 use arrow_array::Array;
@@ -35,8 +35,8 @@ pub struct Extracted {
     pub bytes: Bytes,
     /// Its `image_id` in the output.
     pub image_id: String,
-    /// Whether the shard is known to be the one that was scored. Otherwise it has the same name, and the image the
-    /// same length.
+    /// Whether the shard is known to be the one that was scored. Otherwise only its name and the length of the image
+    /// are known to be the same.
     pub is_same_version: bool,
 }
 
@@ -46,7 +46,7 @@ struct Row {
     image_bytes: u64,
 }
 
-/// The image of the row `key`, `shard#record_index`, of the output at `out`.
+/// The image of the row with the key `key` (`shard#record_index`) in the output at `out`.
 ///
 /// # Errors
 /// [`SourceError`] if there is no such row, if its shard cannot be read or has changed, or if the record has no image.
@@ -77,7 +77,7 @@ pub fn extract(stores: &Stores, out: &str, key: &str) -> Result<Extracted, Error
     let found = find_shard(stores, &part, &input, &inputs, &row)?;
     let options = ReadOptions { max_image_bytes: MAX_IMAGE_BYTES, ..ReadOptions::from(&input) };
     let bytes = read_record(stores, &found.shard, found.index.unwrap_or(index), &options)
-        .map_err(|error| in_words(key, error))?;
+        .map_err(|error| source_error(key, error))?;
     if row.image_bytes > 0 && row.image_bytes != bytes.len() as u64 {
         return Err(refuse(&format!(
             "has changed since it was scored: its image had {} bytes, now {}",
@@ -151,7 +151,7 @@ struct Found {
     is_same_version: bool,
 }
 
-/// The shard of `part`, as it is now.
+/// The shard of `part`, as its store has it now.
 fn find_shard(
     stores: &Stores,
     part: &PartReport,
@@ -223,7 +223,7 @@ fn read_record(
     }
 }
 
-fn in_words(key: &str, error: ReadError) -> Error {
+fn source_error(key: &str, error: ReadError) -> Error {
     match error {
         ReadError::Storage(error) => SourceError::Storage(error).into(),
         error => SourceError::Uri { uri: key.to_owned(), message: error.to_string() }.into(),

@@ -1,8 +1,8 @@
-//! A whole run: a loop over the scorer, then the finish.
+//! A whole run: scores every shard with the scorer, then finishes the run.
 //!
-//! - [`Job::prepare`] does whatever can fail before the first byte of input is read.
-//! - [`Job::run`] leaves a whole output, with `_manifest.json` and `_SUCCESS`, or what the same job can resume: the
-//!   record of the run, the parts of shards that ended, and checkpoints of others.
+//! - [`Job::prepare`] checks everything that can be checked before the first byte of input is read.
+//! - [`Job::run`] leaves a complete output, with `_manifest.json` and `_SUCCESS`, or one that the same job can resume,
+//!   with the record of the run, the parts of finished shards, and checkpoints of others.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
@@ -38,7 +38,7 @@ impl Job {
     /// Check everything that can be checked before input is read, and warm the engines up. Blocks.
     ///
     /// # Errors
-    /// Whatever can be wrong with the plan, its model, its output or this machine.
+    /// If the plan, its model, its output or this machine cannot be used.
     pub fn prepare(plan: Plan, runtime: &Handle, options: JobOptions) -> Result<Self, Error> {
         let started = Instant::now();
         let prepared = Checked::new(plan, runtime, &options)?.prepare(started)?;
@@ -46,7 +46,7 @@ impl Job {
         Ok(Self { prepared, options, meters, progress: Arc::default(), run_id: Arc::default() })
     }
 
-    /// The pipeline this job runs, with its queues and the memory they take.
+    /// The checked plan of this job, with the bounds of its queues and its memory.
     pub fn checked(&self) -> &Checked {
         &self.prepared.checked
     }
@@ -56,7 +56,7 @@ impl Job {
         &self.checked().output
     }
 
-    /// The run that this turns out to be an attempt at, once that is known.
+    /// The id of the run, once the run has begun or been resumed.
     pub fn run_id(&self) -> Arc<OnceLock<String>> {
         Arc::clone(&self.run_id)
     }
@@ -89,18 +89,17 @@ impl Job {
         commit::check_finished(self.output(), shards, self.options.limit)
     }
 
-    /// Score those of `shards` that are this worker's and have no part yet, and finish the run if nothing else is
-    /// missing. Blocks.
+    /// Score the shards of this worker that have no part yet, and finish the run if no other part is missing. Blocks.
     ///
     /// # Errors
-    /// The first that a shard met; the others were stopped then, and can be resumed.
+    /// The first error of a shard. The other shards are stopped then, and can be resumed.
     pub fn run(self, mut shards: ShardList) -> Result<RunReport, Error> {
         let Self { prepared, options, meters, progress, run_id } = self;
         let start = Instant::now();
         let (output, plan) = (prepared.checked.output.clone(), prepared.checked.plan.clone());
         let (model_sha256, startup) = (prepared.checked.model_sha256.clone(), prepared.startup);
         let engines = prepared.checked.engines.iter().map(|engine| engine.describe()).collect();
-        // an input that cannot be listed, or does not fit the pipeline file, leaves nothing behind
+        // an input that cannot be listed, or does not fit the pipeline file, must leave nothing in the output
         let skips = shards.skips();
         let first = shards.next().transpose()?;
         let (stores, read_options) = (&prepared.checked.stores, ReadOptions::from(&plan.input));
@@ -139,7 +138,7 @@ impl Job {
             }
         };
         let written = match written {
-            // whoever finishes a run removes what others were still writing
+            // the attempt that finishes a run removes what others were still writing
             Err(Error::Sink(error)) if has_succeeded(&output, &claim.record.run_id) => {
                 tracing::info!(%error, "another attempt finished the run meanwhile");
                 OutputReport::default()
@@ -182,7 +181,7 @@ impl Job {
     }
 }
 
-/// What a run starts from.
+/// What earlier attempts left for this one.
 struct Begun {
     /// Parts of this worker's share that are stored already.
     reused: Vec<PartReport>,
@@ -191,7 +190,7 @@ struct Begun {
     crashes: Crashes,
 }
 
-/// Look at what earlier attempts stored; remove what is damaged of this worker's share.
+/// Read what earlier attempts stored, and remove the damaged parts of this worker's share.
 fn begin(output: &Output, claim: &Claim, options: &JobOptions) -> Result<Begun, SinkError> {
     let (share, run_id) = (options.share, &claim.record.run_id);
     let own = claim.listing.predictions.iter().filter(|(index, _)| share.takes(**index));
@@ -201,7 +200,7 @@ fn begin(output: &Output, claim: &Claim, options: &JobOptions) -> Result<Begun, 
         unmark_done(output, share, run_id)?;
     }
     let listing = without_damaged(output, claim.listing.clone(), &damaged, run_id)?;
-    // a limit may end a shard anywhere, also before the end of a checkpoint
+    // a limit may end a shard before the end of a checkpoint
     let checkpoints = match options.limit {
         None => sound_checkpoints(output, claim.checkpoints.clone(), |shard| share.takes(shard))?,
         Some(_) => Checkpoints::default(),
@@ -210,7 +209,7 @@ fn begin(output: &Output, claim: &Claim, options: &JobOptions) -> Result<Begun, 
     Ok(Begun { reused, done, checkpoints, crashes: claim.crashes.clone() })
 }
 
-/// What became of the shards.
+/// Which shards a run left unfinished.
 #[derive(Default)]
 struct ScoredShards {
     /// Whether a stop left shards of the input unscored.
@@ -234,7 +233,7 @@ impl ScoredShards {
         }
     }
 
-    /// `report` with what is known of a shard that was cut short.
+    /// `report`, with the shard that was cut short.
     fn complete(self, report: OutputReport) -> OutputReport {
         let (unfinished_shard, kept) = self.unfinished.unzip();
         let Kept { rows, rows_of_others } = kept.unwrap_or_default();
@@ -262,7 +261,7 @@ fn score_all<I: Iterator<Item = Result<ShardRef, SourceError>>>(
         match scorer.wait(ticket) {
             Ok(done) => scored.add(&shard, &done, call.stop.is_draining()),
             Err(error) => {
-                // also where no stage could tell the other calls
+                // stops the other calls even if no stage could
                 call.stop.drain();
                 tracing::debug!(shard = shard.name, %error, "a shard failed");
                 scored.failed.get_or_insert(shard);
@@ -291,7 +290,7 @@ fn score_all<I: Iterator<Item = Result<ShardRef, SourceError>>>(
             }
             Some(Ok((shard, resume))) => match scorer.submit(shard, resume, call.clone()) {
                 Ok(ticket) => tickets.push_back(ticket),
-                // no stage takes calls any more
+                // the stages have ended
                 Err(error) => {
                     lost = Some(error);
                     break;
@@ -302,7 +301,7 @@ fn score_all<I: Iterator<Item = Result<ShardRef, SourceError>>>(
     drop(more);
     tickets.into_iter().for_each(take);
     scored.drained |= drained;
-    // an input that cannot be listed to its end is no fault where that end is not wanted
+    // a listing error does not count if the rest of the input is not wanted
     let is_wanted = !scored.drained && call.allowance.as_ref().is_none_or(|allowance| allowance.left() > 0);
     match (fault.or(lost), unlisted) {
         (Some(fault), _) => Err(fault),

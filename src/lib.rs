@@ -19,9 +19,9 @@
 //! - **segment**: the rows of one unfinished shard that one checkpoint stored.
 //! - **manifest**: the list of all parts of a finished run. `_SUCCESS` holds its hash.
 //!
-//! # The way of the data
+//! # The flow of the data
 //!
-//! Data walks one way, and the files are named after the way:
+//! Data flows one way, and the modules are named after its stages:
 //!
 //! 1. [`source`] lists shards and reads their records ahead: TFRecord, tar, Parquet, loose images.
 //! 2. [`decode`] turns encoded bytes into tensor rows on a rayon pool.
@@ -29,9 +29,9 @@
 //! 4. [`engine`] runs the model on each batch.
 //! 5. [`sink`] turns scores into Parquet parts, and [`commit`] publishes them.
 //!
-//! [`items`] has the data in order of travel, [`flow`] the bounded channels that it travels through, and [`store`] opens
-//! the object stores that both ends use. [`pipeline`] alone knows all stages. [`scorer`] is the pipeline of one process,
-//! and [`job`] scores a whole input with it.
+//! [`items`] defines the data in flow order, [`flow`] the bounded channels between stages, and [`store`] the object
+//! stores that both ends use. Only [`pipeline`] knows all stages. [`scorer`] is the pipeline of one process, and
+//! [`job`] scores a whole input with it.
 //!
 //! # The first call
 //!
@@ -39,8 +39,8 @@
 //! ready to run. A program that gets its shards one by one makes one [`scorer::Scorer`] instead, and calls it from as many
 //! threads as it likes; `src/examples/score.rs` does that (`cargo run --example score`).
 //!
-//! - Set `ORT_DISABLE_TELEMETRY=1` before the program starts threads; no model is loaded otherwise.
-//! - These calls block: make none of them inside an async task.
+//! - Set `ORT_DISABLE_TELEMETRY=1` before the program starts threads. Without it, no model is loaded.
+//! - These calls block. Make none of them inside an async task.
 //! - Errors say whether a retry helps: [`error::Error::retry`].
 //!
 //! ```no_run

@@ -1,11 +1,11 @@
 //! Checks the system's limits on this process before a run, since reaching one later would look like a crash.
 //!
-//! - Threads: a run starts them one by one, in libraries that cannot continue without. So as many are started at once,
-//!   and ended, before anything else.
+//! - Threads: a run starts them one by one, some of them in libraries that fail without them. So the same number is
+//!   started at once, and ended, before anything else.
 //! - Memory: an allocation that fails ends a Rust process at once. So once engines are loaded, a limited address space
 //!   (`ulimit -v`) or data segment (`ulimit -d`) must leave enough for the run.
 //! - Open files: a file or a connection that cannot be opened would look like an error of the image it was for.
-//! - Stack: a stack that is too small ends the process at any moment.
+//! - Stack: a stack that is too small can end the process at any time.
 
 use std::sync::Mutex;
 use std::thread::Builder;
@@ -19,11 +19,11 @@ use crate::source::REQUESTS_IN_FLIGHT;
 /// Threads of a run besides those in its plan: stages, stores, signals, progress.
 const OTHER_THREADS: usize = 24;
 
-/// The least address space of a run's buffers, besides engine and threads.
-const LEAST_RUN_BYTES: u64 = 512 << 20;
+/// Address space that a run's buffers need, besides engine and threads.
+const MIN_RUN_BYTES: u64 = 512 << 20;
 
 /// Address space that any command needs for what it reads, besides its threads.
-const LEAST_COMMAND_BYTES: u64 = 128 << 20;
+const MIN_COMMAND_BYTES: u64 = 128 << 20;
 
 /// Address space that glibc's allocator reserves for each thread that calls it, up to a number of threads per core. It
 /// reserves as long as it can; if nothing is left, the next allocation elsewhere ends the process.
@@ -44,8 +44,8 @@ fn threads(plan: &Plan) -> usize {
 /// Files and connections of any command at once: its stores, its log, and files that libraries open briefly.
 const OTHER_FILES: u64 = 48;
 
-/// Stack of the main thread, and of each thread that a C library starts. A small model needs a fourth of this.
-const LEAST_STACK_BYTES: u64 = 1 << 20;
+/// Stack of the main thread, and of each thread that a C library starts. A small model needs a quarter of this.
+const MIN_STACK_BYTES: u64 = 1 << 20;
 
 /// Stack of a thread that Rust starts.
 const THREAD_STACK_BYTES: u64 = 2 << 20;
@@ -56,8 +56,8 @@ const THREAD_STACK_BYTES: u64 = 2 << 20;
 /// [`Error::Stack`] if it is not.
 pub fn check_stack() -> Result<(), Error> {
     match getrlimit(Resource::Stack).current {
-        Some(limit) if limit < LEAST_STACK_BYTES => {
-            Err(Error::Stack { limit_kib: limit >> 10, needed_kib: LEAST_STACK_BYTES >> 10 })
+        Some(limit) if limit < MIN_STACK_BYTES => {
+            Err(Error::Stack { limit_kib: limit >> 10, needed_kib: MIN_STACK_BYTES >> 10 })
         }
         _ => Ok(()),
     }
@@ -67,7 +67,7 @@ pub fn check_stack() -> Result<(), Error> {
 ///
 /// # Errors
 /// [`Error::OpenFiles`] if it does not.
-pub fn open_files() -> Result<(), Error> {
+pub fn raise_open_files_limit() -> Result<(), Error> {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current.is_some()
         && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
@@ -98,15 +98,15 @@ pub fn check_limits(plan: &Plan) -> Result<(), Error> {
     let readers = plan.input.look_ahead as u64 + 1;
     check_open_files(OTHER_FILES + readers * REQUESTS_IN_FLIGHT as u64)?;
     check_memory(plan)?;
-    reserve_threads(threads(plan))
+    check_threads(threads(plan))
 }
 
 /// Check that `count` more threads can be started at once.
 ///
 /// # Errors
 /// [`Error::Threads`] if they cannot, [`Error::Memory`] if their stacks do not fit.
-pub fn reserve_threads(count: usize) -> Result<(), Error> {
-    check_free_bytes(LEAST_COMMAND_BYTES, count)?;
+pub fn check_threads(count: usize) -> Result<(), Error> {
+    check_free_bytes(MIN_COMMAND_BYTES, count)?;
     let held = Mutex::new(());
     let guard = held.lock();
     std::thread::scope(|scope| {
@@ -132,7 +132,7 @@ pub fn reserve_threads(count: usize) -> Result<(), Error> {
 /// # Errors
 /// [`Error::Memory`] if they do not.
 pub fn check_memory(plan: &Plan) -> Result<(), Error> {
-    check_free_bytes(LEAST_RUN_BYTES, threads(plan))
+    check_free_bytes(MIN_RUN_BYTES, threads(plan))
 }
 
 /// Check that memory is left for `bytes` and for the stacks of `threads`.
@@ -167,8 +167,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fifty_threads_can_be_reserved() {
-        reserve_threads(50).expect("a machine for tests has that many");
+    fn fifty_threads_can_be_started() {
+        check_threads(50).expect("a machine for tests has that many");
     }
 
     #[test]

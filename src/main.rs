@@ -4,18 +4,18 @@ mod cli;
 
 use std::process::ExitCode;
 
-/// Images are read, decoded and batched on different threads. glibc's allocator keeps what one
-/// thread frees of another's, more with every shard; this one's memory stays flat.
+/// One thread allocates an image and another frees it. With glibc's allocator, memory then grows with every shard; with
+/// jemalloc it stays flat.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-/// ONNX Runtime reports its use to its makers, and keeps files in the home folder for that, unless this is set
-/// before its library is loaded.
+/// ONNX Runtime sends usage data to its makers, and keeps files for that in the home folder, unless this variable is
+/// set before its library is loaded.
 const NO_TELEMETRY: (&str, &str) = ("ORT_DISABLE_TELEMETRY", "1");
 
 #[allow(unsafe_code, reason = "the environment has no safe setter")]
 fn main() -> ExitCode {
-    // SAFETY: nothing has started a thread yet, so nobody reads the environment meanwhile.
+    // SAFETY: no thread has been started yet, so none reads the environment at the same time.
     unsafe { std::env::set_var(NO_TELEMETRY.0, NO_TELEMETRY.1) };
     cli::main()
 }

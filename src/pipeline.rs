@@ -1,15 +1,15 @@
-//! The only file that knows all stages: wires them, keeps them running, and takes calls.
+//! The only file that knows all stages. It wires them, keeps them running, and takes calls.
 //!
 //! ```text
 //! calls → source ⇒ decode → batch → engine(s) → sink → answers
 //!         readers  rayon    1 thread 1 each      2 threads
 //! ```
 //!
-//! - The stages run from [`Pipeline::start`] until [`Pipeline::close`], whatever becomes of single calls.
+//! - The stages run from [`Pipeline::start`] until [`Pipeline::close`], even if single calls fail.
 //! - Every queue is bounded ([`Bounds`]), so memory is bounded too ([`MemoryBound`]), however many calls are waiting.
 //! - Shards are taken in the order of their calls, one after another, so records keep their order.
-//! - A shard that fails ends its own call. If a stage itself is lost, every call gets an error, and the pipeline takes no
-//!   more.
+//! - A shard that fails ends its own call. If a stage panics, every call gets an error, and the pipeline takes no more
+//!   calls.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -43,15 +43,13 @@ pub struct Bounds {
     /// Encoded bytes of the shard being decoded, from reading to decoded: the longest image the
     /// plan allows, and more than a hundred ordinary photos.
     pub current_bytes: u64,
-    /// Encoded bytes of all shards read ahead: some thirty ordinary photos. That is enough to go
-    /// on with when a shard ends, for its successor's reader is running; what it holds of its
-    /// store's answers comes on top.
+    /// Encoded bytes of all shards read ahead: some thirty ordinary photos. That is enough when a shard ends, because
+    /// the reader of the next one is running. The store's responses that a reader holds come on top.
     pub ahead_bytes: u64,
     /// Records between dispatch and batch. One batch, so that a slow image delays nothing while
     /// the batch before it fills, and four for each thread, so that no thread runs out of work.
     pub decode_slots: usize,
-    /// Batches waiting for an engine: one ready for each the moment it is free, and one more to
-    /// ride out an uneven supply.
+    /// Batches waiting for an engine: one for each engine, and one more to even out the supply.
     pub engine_queue: usize,
     /// Batches reserved in the sink's order: those queued, those in the engines, and two whose
     /// rows are waiting to be written.
@@ -59,7 +57,7 @@ pub struct Bounds {
 }
 
 impl Bounds {
-    /// The bounds of a plan with as many threads and engines.
+    /// The bounds of a plan with these numbers of threads and engines.
     pub fn new(plan: &Plan, decode_threads: usize, engines: usize) -> Self {
         let engine_queue = engines + 1;
         Self {
@@ -86,7 +84,7 @@ impl Bounds {
 /// The most memory that queues and decoders can hold, in bytes; the model's own comes on top.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct MemoryBound {
-    /// What shard readers hold of stores' answers, and of a record being put together.
+    /// Responses of stores, and unfinished records, that shard readers hold.
     pub readers_bytes: u64,
     /// Encoded images, read and not yet decoded.
     pub encoded_bytes: u64,
@@ -96,14 +94,14 @@ pub struct MemoryBound {
     pub batches_bytes: u64,
     /// Scores waiting to be written, rows being encoded, and finished parts on their way to a store.
     pub sink_bytes: u64,
-    /// Pages of a Parquet file whose turn it is, if they are as long as they may be.
+    /// Pages of the Parquet shard being decoded, if they are as long as the limit.
     pub parquet_pages_bytes: u64,
     /// Decoders, if every thread meets an image of `max_pixels` at once.
     pub decoders_bytes: u64,
 }
 
 impl MemoryBound {
-    /// The wiring of a run.
+    /// The bound for a plan with these queues and engines.
     pub fn new(
         plan: &Plan,
         bounds: &Bounds,
@@ -116,11 +114,12 @@ impl MemoryBound {
         Self {
             readers_bytes: bounds.readers() as u64 * (source::READER_BYTES + plan.input.max_image_bytes),
             parquet_pages_bytes: source::parquet_pages_bytes(plan.input.max_page_bytes),
-            // what was read ahead counts as current when its turn comes, and is replaced then
+            // bytes read ahead count as current when their shard's turn comes, and others replace them
             encoded_bytes: bounds.current_bytes + 2 * bounds.ahead_bytes,
             rows_bytes: (bounds.decode_slots as u64 + 2) * row_bytes,
             batches_bytes: bounds.batch_buffers(engines) as u64 * shape.bytes(),
-            // and of the row that fills what is encoded at once its scores with their classes, doubled
+            // 4 rows more: the scores and class indices of the last row before an encoding, in columns that grow by
+            // doubling
             sink_bytes: ((bounds.sink_queue * shape.batch_size + 4) * classes * size_of::<f32>()) as u64
                 + sink::PARTS_BYTES,
             decoders_bytes: decode_threads as u64
@@ -134,7 +133,7 @@ impl MemoryBound {
     }
 }
 
-/// The meters of all stages, shared with whoever shows them.
+/// The meters of all stages, shared with the progress display.
 #[derive(Debug, Clone)]
 pub struct Meters {
     /// Of the readers.
@@ -150,7 +149,7 @@ pub struct Meters {
 }
 
 impl Meters {
-    /// Meters at zero for stages of as many threads.
+    /// Meters at zero for stages with these numbers of threads.
     pub fn new(readers: usize, decode_threads: usize, engines: usize) -> Self {
         let meter = |name, workers| Arc::new(StageMeter::new(name, workers));
         Self {
@@ -162,7 +161,7 @@ impl Meters {
         }
     }
 
-    /// Shares of a run that took `wall`, in flow order.
+    /// How each stage spent a run that took `wall`, in flow order.
     pub fn shares(&self, wall: Duration) -> Vec<StageShare> {
         [&self.source, &self.decode, &self.batch, &self.engine, &self.sink]
             .map(|meter| meter.share(wall))
@@ -170,7 +169,7 @@ impl Meters {
     }
 }
 
-/// Opens a shard at a record, for its turn.
+/// Opens a shard at a record.
 pub type OpenShard = dyn Fn(&ShardRef, u64, &Turn) -> Result<OpenedShard, ReadError> + Send + Sync;
 
 /// What the stages are made of.
@@ -189,7 +188,7 @@ pub struct Stages {
     pub sink: Box<dyn Sink>,
     /// Limits on what is in flight.
     pub bounds: Bounds,
-    /// Count what the stages do.
+    /// The meters of the stages.
     pub meters: Meters,
 }
 
@@ -248,7 +247,7 @@ impl Pipeline {
             source::run(&called, open, stream_tx, read_ahead, &source_meter, &decode_meter);
         })?;
         let meter = Arc::clone(&meters.decode);
-        // a stage that ends because a neighbour hung up is no fault
+        // a stage that ends because its neighbour ended is not at fault
         running.spawn("decode", move || {
             let _ = decode::run(&stream_rx, &decoded_tx, decoder, &pool, &arrivals, &meter);
         })?;
@@ -287,7 +286,7 @@ impl Pipeline {
     /// Begin to score a shard. Blocks until the source takes it, or its call asks to stop.
     ///
     /// # Errors
-    /// [`Error::StagePanicked`] when a stage is lost.
+    /// [`Error::StagePanicked`] when a stage has panicked.
     pub fn submit(&self, shard: ShardRef, resume: Resume, options: CallOptions) -> Result<Ticket, Error> {
         let stop = options.stop.clone();
         let (call, ticket) = Call::new(shard, resume, options);
@@ -307,12 +306,12 @@ impl Pipeline {
     /// Wait for the answer to a call. Blocks.
     ///
     /// # Errors
-    /// What failed the shard, or [`Error::StagePanicked`] when a stage is lost.
+    /// What failed the shard, or [`Error::StagePanicked`] when a stage has panicked.
     pub fn wait(&self, ticket: Ticket) -> Result<Scored, Error> {
         ticket.wait().unwrap_or_else(|| Err(self.lost()))
     }
 
-    /// While the returned value lives, further shards are expected: batches wait for them rather than leaving padded.
+    /// While the returned guard lives, further shards are expected: batches wait for them rather than leave padded.
     pub fn expect_more(&self) -> MoreExpected<'_> {
         self.arrivals.expect();
         MoreExpected(self)
@@ -322,7 +321,7 @@ impl Pipeline {
         if self.arrivals.done()
             && let Some(calls) = &self.calls
         {
-            // a stage that is lost needs no flush
+            // stages that have panicked need no flush
             let _ = calls.send(Feed::Flush);
         }
     }
@@ -337,7 +336,7 @@ impl Pipeline {
     /// Those of the sink, and [`Error::StagePanicked`] when it panicked.
     pub fn close(mut self) -> Result<OutputReport, Error> {
         self.calls = None;
-        // the sink first: a reader may hang in a request, and what was scored is to be stored before
+        // the sink first: a reader that hangs in a request must not delay storing what was scored
         let sink =
             self.sink.take().and_then(|sink| sink.join().expect("a stage's panic is caught on its thread"));
         let Some(sink) = sink else { return Err(self.lost()) };
@@ -355,7 +354,7 @@ impl Pipeline {
 impl Drop for Pipeline {
     fn drop(&mut self) {
         self.calls = None;
-        // calls are answered, or let go of, before the pipeline is gone; a panic was reported by its thread
+        // every call is answered or dropped before this returns; a panic was reported by its own thread
         self.stages.drain(..).for_each(|stage| drop(stage.join()));
         self.sink.take().into_iter().for_each(|sink| drop(sink.join()));
     }
@@ -370,14 +369,14 @@ impl Drop for MoreExpected<'_> {
     }
 }
 
-/// The first panic of a stage; what follows from it is noise.
+/// The first panic of a stage. Later ones follow from it.
 #[derive(Debug, Default)]
 struct Panics(Mutex<Option<(&'static str, String)>>);
 
 impl Panics {
     /// Run a stage; `None` if it panicked.
     fn guard<T>(&self, stage: &'static str, work: impl FnOnce() -> T) -> Option<T> {
-        // what a panicking stage leaves half done is never looked at again
+        // the state of a panicked stage is never used again
         match catch_unwind(AssertUnwindSafe(work)) {
             Ok(done) => Some(done),
             Err(panic) => {
@@ -395,7 +394,7 @@ impl Panics {
 
     fn first(&self) -> Error {
         let first = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let (stage, message) = first.unwrap_or(("pipeline", "a stage let go of a shard".to_owned()));
+        let (stage, message) = first.unwrap_or(("pipeline", "a stage dropped a shard".to_owned()));
         Error::StagePanicked { stage, message }
     }
 }

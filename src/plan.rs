@@ -1,4 +1,4 @@
-//! The pipeline as checked: whatever can be checked without opening the model or the input.
+//! The pipeline as checked, as far as that needs neither the model nor the input.
 //!
 //! Comes in: a [`PipelineFile`]. Goes out: a [`Plan`], or the first thing wrong with it.
 //!
@@ -21,10 +21,10 @@ use crate::error::ConfigError;
 use crate::regular_file::read_text;
 use crate::shown::without_secrets;
 
-/// Raised with every change of this program after which some input may get other pixels, scores, statuses or records.
-/// Only a build of the same scoring version resumes a run, so that no output mixes rows of two. A record without a
-/// version is older than 2. A test of `decode` compares a few images with `fixtures/scoring.json`, and says how to
-/// write that file again.
+/// Raise it with every change that may give some input other pixels, scores, statuses or records. Only a build of the
+/// same scoring version resumes a run, so that no output mixes rows of two versions. A run record without one is of
+/// scoring version 1. A test of `decode` compares a few images with `fixtures/scoring.json`, and says how to update
+/// that file.
 pub const SCORING_VERSION: u32 = 2;
 
 /// A checked pipeline.
@@ -41,7 +41,7 @@ pub struct Plan {
     pub preprocess: PreprocessSection,
     /// The model.
     pub model: ModelPlan,
-    /// What runs it.
+    /// What runs the model.
     pub engine: EngineSection,
     /// Where the predictions go.
     pub output: OutputPlan,
@@ -112,10 +112,10 @@ impl Plan {
         }
         check_output(&output.uri)?;
         if !(0.0..=1.0).contains(&output.max_error_rate) {
-            return Err(ConfigError::invalid("output.max_error_rate", "must lie between 0 and 1"));
+            return Err(ConfigError::invalid("output.max_error_rate", "must be between 0 and 1"));
         }
         if !(MIN_CHECKPOINT_SECONDS..=MAX_CHECKPOINT_SECONDS).contains(&output.checkpoint_seconds) {
-            let message = format!("must lie between {MIN_CHECKPOINT_SECONDS} and {MAX_CHECKPOINT_SECONDS}");
+            let message = format!("must be between {MIN_CHECKPOINT_SECONDS} and {MAX_CHECKPOINT_SECONDS}");
             return Err(ConfigError::invalid("output.checkpoint_seconds", message));
         }
         let seconds = [
@@ -124,7 +124,7 @@ impl Plan {
         ];
         for (key, seconds) in seconds {
             if !(MIN_STORAGE_SECONDS..=MAX_STORAGE_SECONDS).contains(&seconds) {
-                let message = format!("must lie between {MIN_STORAGE_SECONDS} and {MAX_STORAGE_SECONDS}");
+                let message = format!("must be between {MIN_STORAGE_SECONDS} and {MAX_STORAGE_SECONDS}");
                 return Err(ConfigError::invalid(key, message));
             }
         }
@@ -147,7 +147,7 @@ impl Plan {
         })
     }
 
-    /// Width and height of the tensor: the crop where there is one, else the resize.
+    /// Width and height of the tensor: the crop if there is one, else the resize.
     pub fn tensor_size(&self) -> Size {
         self.preprocess.tensor_size()
     }
@@ -157,9 +157,9 @@ impl Plan {
         hex(&Sha256::digest(self.determinants(model_sha256).to_string()))
     }
 
-    /// What determines the predictions of a given input: its format, the preprocessing, labels, kept
-    /// scores, engine, batch size, the model's own hash, and [`SCORING_VERSION`]. Where the input and the
-    /// output lie, thread counts and limits on errors are left out.
+    /// What determines the predictions of a given input: its format, the preprocessing, labels, kept scores, engine,
+    /// batch size, the model's own hash, and [`SCORING_VERSION`]. The locations of input and output, thread counts and
+    /// limits on errors are left out.
     pub fn determinants(&self, model_sha256: &str) -> serde_json::Value {
         #[derive(Serialize)]
         struct Determinants<'a> {
@@ -200,7 +200,7 @@ impl Plan {
 }
 
 impl PreprocessSection {
-    /// Resize to one pixel: to check images without a model.
+    /// The cheapest preprocessing, a resize to one pixel, to check images without a model.
     pub fn smallest() -> Self {
         Self {
             resize: Resize { width: 1, height: 1, fit: Fit::Stretch, filter: Filter::Nearest },
@@ -219,7 +219,7 @@ impl PreprocessSection {
         }
     }
 
-    /// Width and height of the tensor: the crop where there is one, else the resize.
+    /// Width and height of the tensor: the crop if there is one, else the resize.
     pub fn tensor_size(&self) -> Size {
         self.crop.unwrap_or(Size { width: self.resize.width, height: self.resize.height })
     }
@@ -248,15 +248,15 @@ fn check_range(key: &str, value: u64, range: RangeInclusive<u64>) -> Result<(), 
     if range.contains(&value) {
         return Ok(());
     }
-    let message = format!("is {value}, must lie between {} and {}", range.start(), range.end());
+    let message = format!("is {value}, must be between {} and {}", range.start(), range.end());
     Err(ConfigError::invalid(key, message))
 }
 
-/// Timeouts of a store: less than this is less than a round trip; a run that waits more than a day hangs.
+/// Timeouts of a store. A round trip takes longer than the minimum; a run that waits longer than the maximum hangs.
 const MIN_STORAGE_SECONDS: f64 = 0.1;
 const MAX_STORAGE_SECONDS: f64 = 86_400.0;
 
-/// Seconds between checkpoints: no store accepts them faster, and rarer ones are as good as none.
+/// Seconds between checkpoints. No store accepts more frequent ones, and rarer ones are as good as none.
 const MIN_CHECKPOINT_SECONDS: f64 = 0.01;
 const MAX_CHECKPOINT_SECONDS: f64 = 1e6;
 
@@ -281,19 +281,19 @@ fn check_input(uri: &str) -> Result<(), ConfigError> {
     Err(ConfigError::invalid("input.uri", message))
 }
 
-/// Refuse names of outputs that nobody creates on purpose.
+/// Refuse names of outputs that must be mistakes.
 fn check_output(uri: &str) -> Result<(), ConfigError> {
     let what = if uri.trim() != uri {
         "begins or ends with white space"
     } else if uri.contains(char::is_control) {
-        "holds a control character"
+        "contains a control character"
     } else {
         return Ok(());
     };
     Err(ConfigError::invalid("output.uri", format!("{:?} {what}", without_secrets(uri))))
 }
 
-/// Refuse a key without a meaning in the format that is set: it would be ignored silently.
+/// Refuse a key that the format does not use: it would be ignored silently.
 fn check_keys(input: &InputSection) -> Result<(), ConfigError> {
     let (has_image_key, has_id_key) = match input.format {
         InputFormat::Auto | InputFormat::Tfrecord | InputFormat::Parquet => (true, true),
@@ -342,7 +342,7 @@ fn check_preprocess(preprocess: &PreprocessSection) -> Result<(), ConfigError> {
     let resize = preprocess.resize;
     for (key, side) in [("width", resize.width), ("height", resize.height)] {
         if side == 0 || side > MAX_SIDE {
-            let message = format!("is {side}, must lie between 1 and {MAX_SIDE}");
+            let message = format!("is {side}, must be between 1 and {MAX_SIDE}");
             return Err(ConfigError::invalid(format!("preprocess.resize.{key}"), message));
         }
     }
@@ -361,7 +361,7 @@ fn check_preprocess(preprocess: &PreprocessSection) -> Result<(), ConfigError> {
         return Err(ConfigError::invalid("preprocess.crop", message));
     }
     if preprocess.jpeg_round_trip.is_some_and(|quality| !(1..=100).contains(&quality)) {
-        return Err(ConfigError::invalid("preprocess.jpeg_round_trip", "must lie between 1 and 100"));
+        return Err(ConfigError::invalid("preprocess.jpeg_round_trip", "must be between 1 and 100"));
     }
     if preprocess.jpeg_round_trip.is_some() && resize.fit == Fit::Contain {
         let message = "is not defined for fit = \"contain\"";

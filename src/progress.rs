@@ -1,9 +1,10 @@
-//! Progress of calls of the scorer, for whoever shows it.
+//! Counters of the scorer's progress, for a display.
 //!
 //! - A row counts when the sink has taken it, whatever its status.
 //! - Rows of finished parts and of checkpoints count when an attempt or a shard begins, as reused.
-//! - Bytes are those of the shards' objects, as far as the listing knows them. A shard that has ended counts with all of
-//!   them; until then its images count, which may be compressed, up to that size.
+//! - Bytes are those of the shards' objects, as far as the listing knows them. A shard that has ended counts with its
+//!   whole size. Until then it counts with the bytes of its images, up to that size, because the shard may be
+//!   compressed.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -15,18 +16,19 @@ use crate::report::{PartReport, Tally};
 pub struct ProgressCounters {
     scored_rows: AtomicU64,
     reused_rows: AtomicU64,
-    /// Of both.
+    /// Rejected rows among both.
     rejected: AtomicU64,
-    /// Of shards that have ended since the attempt began, and before.
+    /// Bytes of shards that ended in this attempt.
     ended_bytes: AtomicU64,
+    /// Bytes of shards that ended in earlier attempts.
     reused_bytes: AtomicU64,
-    /// Of the shard whose rows are arriving.
+    /// Bytes of the shard whose rows are arriving.
     open_bytes: AtomicU64,
     /// All bytes of that shard.
     open_size: AtomicU64,
 }
 
-/// One look at [`ProgressCounters`].
+/// A snapshot of [`ProgressCounters`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Rows, scored or rejected.
@@ -66,23 +68,23 @@ impl ProgressCounters {
         }
     }
 
-    /// The rows of `shard` begin to arrive, after the first `resumed_rows`, which checkpoints hold.
+    /// Begin `shard`. Its first `resumed_rows` rows are in checkpoints.
     pub fn begin(&self, shard: &ShardRef, resumed_rows: u64) {
         self.reused_rows.fetch_add(resumed_rows, Relaxed);
         self.open_bytes.store(0, Relaxed);
         self.open_size.store(shard.size_bytes(), Relaxed);
     }
 
-    /// A row of that shard has arrived, of an image of `image_bytes`.
+    /// Count a row of that shard, of an image of `image_bytes`.
     pub fn row(&self, image_bytes: u64, status: Status) {
         self.scored_rows.fetch_add(1, Relaxed);
         self.rejected.fetch_add(u64::from(status != Status::Ok), Relaxed);
-        // the sink alone writes it
+        // only the sink writes it
         let open = self.open_bytes.load(Relaxed).saturating_add(image_bytes);
         self.open_bytes.store(open.min(self.open_size.load(Relaxed)), Relaxed);
     }
 
-    /// All rows of that shard have arrived.
+    /// End that shard.
     pub fn end(&self) {
         self.open_bytes.store(0, Relaxed);
         self.ended_bytes.fetch_add(self.open_size.load(Relaxed), Relaxed);
@@ -127,10 +129,10 @@ mod tests {
     }
 
     #[test]
-    fn a_shard_never_counts_for_more_bytes_than_it_has() {
+    fn a_shard_never_counts_more_bytes_than_its_size() {
         let counters = ProgressCounters::default();
         counters.begin(&shard(1000), 0);
-        // unpacked, its images are longer than the shard
+        // decompressed, its images are longer than the shard
         counters.row(900, Status::Ok);
         counters.row(900, Status::Ok);
         assert_eq!(counters.counts().bytes, 1000);

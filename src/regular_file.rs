@@ -1,4 +1,4 @@
-//! Files that operators name: only regular files and folders are opened.
+//! Opens files that operators name, if they are regular files or folders.
 //!
 //! - Opening a FIFO waits for a writer, and a device may never end. Both are refused before they are opened, and the
 //!   message says what they are.
@@ -11,12 +11,12 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
 /// Longest text, bytes: far longer than any pipeline file or list of labels.
-const TEXT_BYTES_MAX: u64 = 16 << 20;
+const MAX_TEXT_BYTES: u64 = 16 << 20;
 
-/// Where a process finds its inherited files.
+/// Paths of the files that a process inherits.
 const INHERITED: [&str; 3] = ["/dev/stdin", "/dev/fd/", "/proc/self/fd/"];
 
-/// Refuse what is neither a regular file nor a folder. A missing file is not an error here.
+/// Refuse anything but a regular file or a folder. A missing file is not an error here.
 ///
 /// # Errors
 /// [`io::ErrorKind::InvalidInput`], with the kind of file.
@@ -42,9 +42,9 @@ pub(crate) fn read_text(path: &Path) -> io::Result<String> {
         Some(what) => return Err(refusal(what)),
     }
     let mut text = String::new();
-    File::open(path)?.take(TEXT_BYTES_MAX + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > TEXT_BYTES_MAX {
-        let message = format!("is longer than {TEXT_BYTES_MAX} bytes");
+    File::open(path)?.take(MAX_TEXT_BYTES + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > MAX_TEXT_BYTES {
+        let message = format!("is longer than {MAX_TEXT_BYTES} bytes");
         return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
     }
     Ok(text)
@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_that_may_never_end_are_refused_by_name() {
+    fn special_files_are_refused_with_their_kind() {
         let folder = tempfile::tempdir().expect("folder");
         let fifo = folder.path().join("fifo");
         let made = std::process::Command::new("mkfifo").arg(&fifo).status().expect("mkfifo");
@@ -105,7 +105,7 @@ mod tests {
     #[test]
     fn a_text_that_is_too_long_is_refused() {
         let file = tempfile::NamedTempFile::new().expect("file");
-        file.as_file().set_len(TEXT_BYTES_MAX + 1).expect("sparse");
+        file.as_file().set_len(MAX_TEXT_BYTES + 1).expect("sparse");
         assert!(read_text(file.path()).expect_err("too long").to_string().contains("longer than"));
     }
 }

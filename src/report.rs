@@ -75,10 +75,11 @@ pub struct PartReport {
     /// Shard whose records these are; empty for all but predictions parts.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub shard: String,
-    /// Version of the shard that was read, as its store reports it: an ETag. `None` for loose images, which have one each.
+    /// Version of the shard that was read, as its store reports it: an ETag. `None` for loose images, each of which has
+    /// its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shard_version: Option<String>,
-    /// Length of the shard's objects, as far as the listing had them.
+    /// Length of the shard's objects, as far as the listing knew them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shard_bytes: Option<u64>,
     /// Format of the shard; `None` for files of the batches table.
@@ -233,7 +234,7 @@ pub struct Summary {
     pub rows: u64,
     /// Rows by status.
     pub rows_by_status: Tally,
-    /// Of these, rows that other attempts scored.
+    /// Of `rows`, those that other attempts scored.
     pub reused_rows: u64,
     /// Share of rejected rows, from 0 to 1.
     pub error_rate: f64,
@@ -245,7 +246,7 @@ pub struct Summary {
     pub empty_shards: u64,
     /// What the input contains besides records, by kind.
     pub skipped: Skipped,
-    /// Of these, what the listing of the input found that belongs to no shard.
+    /// Of `skipped`, what the listing of the input found that belongs to no shard.
     pub skipped_by_listing: Skipped,
     /// The shard that an interruption left unfinished.
     pub unfinished_shard: Option<String>,
@@ -257,17 +258,17 @@ pub struct Summary {
     pub seconds: f64,
     /// Rows of any status that this attempt scored, divided by that time.
     pub images_per_second: f64,
-    /// Loading the model and the first run of each engine, seconds; not part of `seconds`.
+    /// Time to load the model and to warm the engines up, seconds; not part of `seconds`.
     pub startup_seconds: f64,
-    /// Latency of the batches; `None` where none was run. Milliseconds.
+    /// Latency of the batches; `None` if none was run. Milliseconds.
     pub latency_ms: Option<Latency>,
-    /// Share of the run in which a GPU had no batch, averaged over the GPUs; `None` without any.
+    /// Share of the run in which a GPU had no batch, averaged over the GPUs; `None` without a GPU.
     pub gpu_idle_share: Option<f64>,
     /// Latency of each engine's warm-up. Milliseconds.
     pub warm_up_ms: Vec<f64>,
     /// How each stage spent its time.
     pub stages: Vec<StageShare>,
-    /// One sentence.
+    /// Which stage limited the run, in one sentence.
     pub bottleneck: String,
 }
 
@@ -316,7 +317,7 @@ fn idle_share(gpus: &BTreeMap<usize, BusyTime>, wall: Duration) -> Option<f64> {
 /// A stage that is busy for less than this share of its time is not a bottleneck.
 const BUSY_ENOUGH: f64 = 0.5;
 
-/// Which stage the others waited for: the busiest one.
+/// The stage that the others waited for, the busiest one, in one sentence.
 fn bottleneck(stages: &[StageShare], gpu_idle: Option<f64>) -> String {
     let percent = |share: f64| (share * 100.0).round();
     let Some(busiest) = stages.iter().max_by(|a, b| a.busy.total_cmp(&b.busy)) else {

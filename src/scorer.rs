@@ -1,16 +1,16 @@
-//! One scorer for each process: engines, buffers and decode threads that outlive a shard.
+//! The scorer of a process: engines, buffers and decode threads that serve many shards.
 //!
 //! - [`Scorer::score`] may be called from many threads at once. The calls share engines, memory and decode threads, and
-//!   their records share batches. Shards are read ahead of each other, and decoded one after another in the order of the
-//!   calls.
+//!   their records share batches. Several shards are read at once. They are decoded one after another, in the order of
+//!   the calls.
 //! - A batch waits for the records of other calls only while some are on their way, so the last rows of a shard never
 //!   wait for calls that may not come.
-//! - An error, a panic or a stop ends the call that it met and no other.
-//! - A scorer is one attempt at a run: its parts go to the plan's output, its batches have ids of their own, and
-//!   [`Scorer::close`] notes what it stored. Whoever knows that all shards have their parts finishes the run.
+//! - An error, a panic or a stop ends only the calls that it affects.
+//! - A scorer is one attempt at a run: its parts go to the plan's output, its batches have their own ids, and
+//!   [`Scorer::close`] notes what it stored. [`crate::commit::finish()`] finishes the run.
 //!
-//! Calls that block are marked so. They must not be made inside an async task: the stores run on a tokio runtime, and
-//! these calls wait for it.
+//! Calls that block say so. Do not make them inside an async task: the stores run on a tokio runtime, and these calls
+//! wait for it.
 
 use std::time::Instant;
 
@@ -30,7 +30,7 @@ use crate::source::{ReadOptions, open_shard_in_turn};
 #[cfg(test)]
 mod tests;
 
-/// See the module.
+/// The scorer of a process, as the module describes.
 pub struct Scorer {
     pipeline: Pipeline,
     output: Output,
@@ -42,7 +42,7 @@ impl Scorer {
     /// Blocks.
     ///
     /// # Errors
-    /// Whatever can be wrong with the plan, its model, its output or this machine.
+    /// If the plan, its model, its output or this machine cannot be used.
     pub fn new(plan: Plan, runtime: &Handle) -> Result<Self, Error> {
         let options = &JobOptions::default();
         let started = Instant::now();
@@ -95,14 +95,14 @@ impl Scorer {
     }
 
     /// Score one shard, and return when its part is stored. Blocks. A shard whose part is stored already is not scored
-    /// again; one of which checkpoints hold rows is resumed after them.
+    /// again. A shard with rows in checkpoints is resumed after them.
     ///
     /// # Errors
     /// - [`Error::Config`] when `options` have an allowance: the part of a shard has all its records.
     /// - [`Error::Stopped`] when `options` asked to stop. Rows scored so far are in a checkpoint.
     /// - [`Error::Source`] when the shard cannot be read, or was added after the run finished.
     /// - [`Error::Engine`] when a batch with one of its rows could not be scored.
-    /// - [`Error::Sink`] when the output cannot be written, or holds another run by now.
+    /// - [`Error::Sink`] when the output cannot be written, or when another run has replaced this one in it.
     /// - [`Error::StagePanicked`].
     pub fn score(&self, shard: &ShardRef, options: CallOptions) -> Result<PartReport, Error> {
         if options.allowance.is_some() {
@@ -124,7 +124,7 @@ impl Scorer {
         }
     }
 
-    /// Begin to score a shard, whose history is known. Blocks until its turn to be read has come.
+    /// Begin to score a shard with a known history. Blocks until the source takes it, or `options` ask to stop.
     pub(crate) fn submit(
         &self,
         shard: ShardRef,
@@ -139,14 +139,14 @@ impl Scorer {
         self.pipeline.wait(ticket)
     }
 
-    /// While the returned value lives, further calls are expected soon: batches wait for their records rather than
-    /// leaving padded.
+    /// While the returned guard lives, further calls are expected soon: batches wait for their records rather than
+    /// leave padded.
     pub fn expect_more(&self) -> MoreExpected<'_> {
         self.pipeline.expect_more()
     }
 
     /// End the attempt: wait for the calls that are under way, store the batches part, and note what was stored.
-    /// Blocks. A scorer that is dropped instead ends its calls, too, but notes nothing.
+    /// Blocks. Dropping a scorer instead also ends its calls, but notes nothing.
     ///
     /// # Errors
     /// Those of the store, and [`Error::StagePanicked`].
@@ -156,13 +156,13 @@ impl Scorer {
 }
 
 impl Prepared {
-    /// Meters of the stages that this will be.
+    /// Meters for the stages to start.
     pub(crate) fn meters(&self) -> Meters {
         let checked = &self.checked;
         Meters::new(checked.plan.input.look_ahead + 1, checked.decode_threads, checked.engines.len())
     }
 
-    /// Begin the run in the plan's output, or join the one that is there.
+    /// Begin the run in the plan's output, or join the run that the output holds.
     pub(crate) fn claim(&self, options: &JobOptions) -> Result<Claim, Error> {
         let Checked { plan, output, .. } = &self.checked;
         let record = run_record(plan, &self.checked.model_sha256, options.limit);
@@ -179,12 +179,16 @@ impl Prepared {
                 attempt,
                 ?runs_on,
                 ?here,
-                "another attempt at this run scores on something else: last bits may differ"
+                "another attempt at this run scores with other engines or another CPU: the last bits may differ"
             );
         }
         if claim.record.sluice_version != env!("CARGO_PKG_VERSION") {
             let (begun_by, here) = (&claim.record.sluice_version, env!("CARGO_PKG_VERSION"));
-            tracing::info!(begun_by, here, "resuming a run of another version of sluice, which scores alike");
+            tracing::info!(
+                begun_by,
+                here,
+                "resuming a run that another version of sluice began; both score alike"
+            );
         }
         Ok(claim)
     }

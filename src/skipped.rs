@@ -1,7 +1,7 @@
 //! What an input contains besides records: counts by kind.
 //!
-//! - A kind is an extension in lower case (`json`) or a word (`hidden`). `source` has the list, so their number is
-//!   bounded.
+//! - A kind is an extension in lower case (`json`) or a word (`hidden`). `source` has a fixed list of kinds, so their
+//!   number is bounded.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -115,7 +115,7 @@ fn measure(
 }
 
 /// Minimum number of timed runs, for a meaningful median.
-const FEWEST_RUNS: usize = 3;
+const MIN_RUNS: usize = 3;
 
 /// Seconds of each timed run, after a tenth as many untimed runs.
 fn timed(options: &BenchOptions, mut run: impl FnMut() -> Result<(), String>) -> Result<Vec<f64>, String> {
@@ -129,7 +129,7 @@ fn timed(options: &BenchOptions, mut run: impl FnMut() -> Result<(), String>) ->
     let mut seconds = Vec::with_capacity(options.iterations);
     let begun = Instant::now();
     while seconds.len() < options.iterations
-        && (seconds.len() < FEWEST_RUNS || begun.elapsed() < options.patience)
+        && (seconds.len() < MIN_RUNS || begun.elapsed() < options.patience)
     {
         let start = Instant::now();
         run()?;
@@ -212,7 +212,7 @@ mod tests {
         let runs =
             |iterations, patience| timed(&options(iterations, patience), || Ok(())).expect("runs").len();
         assert_eq!(runs(50, Duration::MAX), 50);
-        assert_eq!(runs(50, Duration::ZERO), FEWEST_RUNS);
+        assert_eq!(runs(50, Duration::ZERO), MIN_RUNS);
         assert_eq!(runs(2, Duration::ZERO), 2);
     }
 }

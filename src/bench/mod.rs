@@ -30,7 +30,7 @@ use crate::engine;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Setup {
-    /// TensorRT, by itself.
+    /// TensorRT without ONNX Runtime.
     Tensorrt,
     /// ONNX Runtime with the TensorRT-RTX plugin if it is found, else with classic TensorRT.
     OnnxruntimeTensorrt,
@@ -91,9 +91,9 @@ impl FromStr for Setup {
 pub struct BenchOptions {
     /// The model's ONNX file.
     pub onnx: PathBuf,
-    /// What to measure, in this order.
+    /// Setups to measure, in this order.
     pub setups: Vec<Setup>,
-    /// Rows of a batch, each measured by itself.
+    /// Batch sizes, each measured separately.
     pub batch_sizes: Vec<usize>,
     /// Timed runs of each measurement, unless they take longer than `patience`.
     pub iterations: usize,
@@ -143,15 +143,15 @@ pub struct Measured {
     pub load_s: f64,
     /// Time of the first run after that.
     pub first_run_s: f64,
-    /// `None` if the model's input is not float32.
+    /// Times by the original protocol; `None` if the model's input is not float32.
     pub original: Option<Times>,
     /// Times of the engine as production calls it.
     pub own: Times,
-    /// Steps of the median run of the own path, by the device's clock.
+    /// Host to device copy in the median run of the own path, by the device's clock. Milliseconds.
     pub h2d_ms: f64,
-    /// Median time in the model. Milliseconds.
+    /// Time in the model in that run. Milliseconds.
     pub compute_ms: f64,
-    /// Median device to host copy. Milliseconds.
+    /// Device to host copy in that run. Milliseconds.
     pub d2h_ms: f64,
     /// Images/s with all lanes at once.
     pub overlapped_images_per_second: f64,
@@ -172,7 +172,7 @@ pub struct Times {
     pub med_s: f64,
     /// The slowest batch. Seconds.
     pub max_s: f64,
-    /// At the median time.
+    /// Images/s at the median time.
     pub images_per_second: f64,
 }
 

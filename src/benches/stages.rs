@@ -1,8 +1,8 @@
 //! Measures decoding and inference separately.
 //!
-//! `cargo bench --bench stages -- --pipeline FILE --images DIR` prints one JSON object of
-//! images/s. `scripts/bench.sh` compares the figures with those of the whole job and of the peers; it
-//! measures few figures in short rounds at a time, so that compared figures are measured side by side.
+//! `cargo bench --bench stages -- --pipeline FILE --images DIR` prints one JSON object of images/s. `scripts/bench.sh`
+//! compares the figures with those of the whole job and of the peers; it measures a few figures at a time, in short
+//! rounds, so that compared figures are measured side by side.
 
 use std::hint::black_box;
 use std::path::{Path, PathBuf};
@@ -81,16 +81,16 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Limit of the images: enough for variety, and about a second of work.
-const SAMPLE: usize = 128;
+/// Most images to read: enough for variety, and about a second of work.
+const MAX_IMAGES: usize = 128;
 
 fn read_images(folder: &Path) -> anyhow::Result<Vec<Vec<u8>>> {
     let mut paths: Vec<_> =
         std::fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>()?;
     paths.sort();
-    paths.truncate(SAMPLE);
+    paths.truncate(MAX_IMAGES);
     let images: Vec<_> = paths.iter().map(std::fs::read).collect::<Result<_, _>>()?;
-    anyhow::ensure!(!images.is_empty(), "{} holds no file", folder.display());
+    anyhow::ensure!(!images.is_empty(), "{} contains no file", folder.display());
     Ok(images)
 }
 

@@ -1,4 +1,4 @@
-//! Exit codes, so that a scheduler knows what to do next.
+//! Exit codes, which tell a scheduler what to do next.
 //!
 //! - [`CODES`] is the one table: `--help` prints it, and a test compares the README's table with it.
 //! - The code of an error allows the retry that the error itself asks for ([`Error::retry`]).

@@ -39,7 +39,7 @@ pub fn run(args: &ExtractArgs) -> anyhow::Result<ExitCode> {
         tracing::warn!(
             key = args.key,
             image_id = found.image_id,
-            "its store reports no version: only its length says that it is still the image that was scored"
+            "the store reports no version: only the length of the image shows that it is the one that was scored"
         );
     }
     match file {

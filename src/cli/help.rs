@@ -1,6 +1,6 @@
 //! The end of each `--help`: examples, and environment variables.
 
-/// Below the list of commands.
+/// The end of `sluice --help`.
 pub fn of_sluice() -> String {
     format!("{EXAMPLES}\n\n{}\n\n{ENVIRONMENT}", super::exit::help())
 }
@@ -53,20 +53,20 @@ pub const SHOW: &str = "Examples:
   sluice show --failed out/safety
   sluice show gs://bucket/safety/2026-11-23 --json
 
-Environment: `sluice --help` lists what is for stores.";
+Environment: `sluice --help` lists the variables for stores.";
 
 pub const INSPECT: &str = "Examples:
   sluice inspect photos/000.tar
   sluice inspect 'gs://bucket/photos/*.parquet' --image-key photo
   sluice inspect photos --json
 
-Environment: `sluice --help` lists what is for stores.";
+Environment: `sluice --help` lists the variables for stores.";
 
 pub const VERIFY: &str = "Examples:
   sluice verify out/safety
   sluice verify gs://bucket/safety/2026-11-23 --json
 
-Environment: `sluice --help` lists what is for stores.";
+Environment: `sluice --help` lists the variables for stores.";
 
 pub const DIFF: &str = "Examples:
   sluice diff out/yesterday out/today
@@ -74,15 +74,15 @@ pub const DIFF: &str = "Examples:
 
 Exits with 0 if the outputs agree on the same images, with 5 if not.
 
-Environment: `sluice --help` lists what is for stores.";
+Environment: `sluice --help` lists the variables for stores.";
 
 pub const EXTRACT: &str = "Examples:
   sluice extract out/safety 'photos/000.tar#17' -o image.jpg
   sluice extract out/safety 'photos/000.tar#17' > image.jpg
 
-A relative name is relative to the folder in which the run was started: call it from there.
+A relative name is relative to the folder in which the run was started: run the command there.
 
-Environment: `sluice --help` lists what is for stores.";
+Environment: `sluice --help` lists the variables for stores.";
 
 pub const BUILD_ENGINE: &str = "Examples:
   sluice build-engine --onnx model.onnx --saveEngine model.engine --shapes input_1:128x384x384x3
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn every_variable_that_says_which_worker_this_is_is_in_the_help() {
+    fn the_help_names_every_variable_that_numbers_a_worker() {
         for variable in super::super::share::variables() {
             assert!(super::RUN.contains(variable), "{variable}");
         }

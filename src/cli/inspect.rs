@@ -33,7 +33,7 @@ pub struct InspectArgs {
     json: bool,
 }
 
-/// Read and decode every record of the shard; exits with 5 if one is bad.
+/// Read and decode every record of the shards; exits with 5 if a record is bad or a shard is damaged.
 pub fn run(args: &InspectArgs) -> anyhow::Result<ExitCode> {
     let input = InputSection {
         image_key: args.image_key.clone(),

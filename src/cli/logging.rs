@@ -43,7 +43,7 @@ pub fn init(format: LogFormat, verbose: bool, colors: bool, progress: &Progress)
         }
         LogFormat::Json => builder.event_format(JsonLines).init(),
     }
-    // a panic in a codec costs one image, whose row says so; any other panic ends the run with its own error
+    // a panic in a codec rejects one image, whose row says so; any other panic also becomes an error
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(|at| place(at.file(), at.line())).unwrap_or_default();
         tracing::warn!("panic{place}: {}", panic.payload_as_str().unwrap_or("no message"));
@@ -68,7 +68,7 @@ fn place(file: &str, line: u32) -> String {
     }
 }
 
-/// One field of a line of text; the message goes without its name.
+/// One field of a line of text. The message is written without its field name.
 fn text_field(out: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
     let value = format!("{value:?}");
     let value = message_without_secrets(&value);
@@ -82,7 +82,7 @@ struct AboveBar(Progress);
 
 impl Write for AboveBar {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        // an error of the log has nowhere to go
+        // an error of the log cannot be reported anywhere
         let _ = self.0.suspend(|| io::stderr().write_all(line));
         Ok(line.len())
     }
@@ -140,7 +140,7 @@ impl Visit for JsonFields<'_> {
         self.0.insert(field.name().into(), value.into());
     }
 
-    // 64 bits are a number, as JSON readers expect; more are a string
+    // what fits 64 bits is a number, as JSON readers expect; anything longer is a string
     fn record_i128(&mut self, field: &Field, value: i128) {
         let number = i64::try_from(value).map(Value::from);
         self.0.insert(field.name().into(), number.unwrap_or_else(|_| value.to_string().into()));

@@ -32,7 +32,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use clap::{CommandFactory, Parser, Subcommand};
-use sluice::limits::{check_stack, open_files, reserve_threads};
+use sluice::limits::{check_stack, check_threads, raise_open_files_limit};
 use sluice::shown::{message_without_secrets, printable};
 
 use logging::LogFormat;
@@ -95,7 +95,7 @@ pub fn main() -> ExitCode {
     match check_stack() {
         Ok(()) => parse_and_run(),
         Err(error) => {
-            // if standard error is closed, the exit code is all there is
+            // if standard error is closed, only the exit code remains
             let _ = writeln!(io::stderr(), "error: {error}");
             ExitCode::from(exit::code_of(&error))
         }
@@ -133,7 +133,7 @@ fn refused(error: &clap::Error) -> ExitCode {
     if !error.use_stderr() || shown == text {
         error.exit();
     }
-    // if standard error is closed, the exit code is all there is
+    // if standard error is closed, only the exit code remains
     let _ = write!(io::stderr(), "{shown}");
     ExitCode::from(exit::USAGE)
 }
@@ -143,8 +143,8 @@ const COMMAND_THREADS: usize = 16;
 
 /// Run one command to its end.
 fn run_command(cli: &Cli, progress: &Progress) -> anyhow::Result<ExitCode> {
-    open_files()?;
-    reserve_threads(COMMAND_THREADS)?;
+    raise_open_files_limit()?;
+    check_threads(COMMAND_THREADS)?;
     match &cli.command {
         Command::Run(args) => run::run(args, cli.log_format, progress),
         Command::Check(args) => check::run(args),
@@ -168,7 +168,7 @@ fn internal_failure(panic: &(dyn Any + Send)) -> String {
     format!("internal failure, please report it: {text}")
 }
 
-/// Have a write beyond `ulimit -f` fail with an error; by default the signal SIGXFSZ ends the process.
+/// Make a write beyond `ulimit -f` fail with an error. By default the signal SIGXFSZ ends the process.
 fn survive_file_size_limits() {
     let received = Arc::new(AtomicBool::new(false));
     if let Err(error) = signal_hook::flag::register(libc::SIGXFSZ, received) {

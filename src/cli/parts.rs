@@ -16,7 +16,7 @@ use sluice::skipped::Skipped;
 use sluice::source::list_shards;
 use sluice::store::{ColumnWindows, Object, Stores};
 
-/// The Parquet files of one folder, in order. It `may_be_empty` if a run had nothing to write.
+/// The Parquet files of one folder, in order. `may_be_empty` says whether a folder without files is not an error.
 pub fn parts(stores: &Stores, folder: &str, may_be_empty: bool) -> Result<Vec<ObjectRef>, Error> {
     let input = InputSection { format: InputFormat::Parquet, ..InputSection::default() };
     let files = format!("{folder}/*.parquet");
@@ -92,7 +92,7 @@ impl Iterator for Batches {
 
 /// Call `read`, with panics as errors: the Parquet library panics on some files.
 fn caught<T>(read: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
-    // a panic drops whatever it left half done
+    // what a panic leaves half done is dropped
     catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| Err("it cannot be read as Parquet".to_owned()))
 }
 

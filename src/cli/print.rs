@@ -1,4 +1,4 @@
-//! Standard output.
+//! Prints to standard output.
 
 use std::io::{self, Write};
 

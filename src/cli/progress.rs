@@ -16,11 +16,11 @@ const BAR_INTERVAL: Duration = Duration::from_millis(200);
 const LINE_INTERVAL: Duration = Duration::from_secs(30);
 /// The displayed rate is the mean over this window, so that it follows changes.
 const RATE_WINDOW: Duration = Duration::from_secs(10);
-/// An estimate needs a second listing of the input, which a run that ends earlier does without. A resumed run is
-/// estimated at once.
+/// An estimate needs a second listing of the input, which a short run can do without. A resumed run is estimated at
+/// once.
 const COUNT_AFTER: Duration = Duration::from_secs(5);
 
-/// Owner of the terminal while a run is under way.
+/// Owns the terminal during a run.
 #[derive(Debug, Clone)]
 pub struct Progress {
     bar: Option<Bar>,
@@ -56,7 +56,7 @@ pub struct Watch {
 }
 
 impl Progress {
-    /// With a bar if standard error is a terminal that can move its cursor.
+    /// A display, with a bar if standard error is a terminal that can move its cursor.
     pub fn detect(terminal: Terminal) -> Self {
         let template = if terminal.colors { "{bar:30.cyan} {msg}" } else { "{bar:30} {msg}" };
         let bar = terminal.moves_cursor.then(|| {
@@ -87,9 +87,9 @@ impl Progress {
             let interval = if progress.bar.is_some() { BAR_INTERVAL } else { LINE_INTERVAL };
             let started = Instant::now();
             let (mut rate, total) = (Rate::since(started), Arc::new(OnceLock::new()));
-            let (mut count, mut next_look) = (Some(count), started + interval);
+            let (mut count, mut next_update) = (Some(count), started + interval);
             loop {
-                let next = count.as_ref().map_or(next_look, |_| next_look.min(started + COUNT_AFTER));
+                let next = count.as_ref().map_or(next_update, |_| next_update.min(started + COUNT_AFTER));
                 if stopped.recv_deadline(next) != Err(RecvTimeoutError::Timeout) {
                     return;
                 }
@@ -100,10 +100,10 @@ impl Progress {
                     let total = Arc::clone(&total);
                     std::thread::spawn(move || total.set(count()));
                 }
-                if now >= next_look {
+                if now >= next_update {
                     let total = total.get().copied().unwrap_or_default();
                     progress.show(&State::new(counters.counts(), total, &mut rate, now));
-                    next_look = now + interval;
+                    next_update = now + interval;
                 }
             }
         });
@@ -157,7 +157,7 @@ impl Drop for Watch {
     }
 }
 
-/// One look at the run.
+/// A snapshot of the run.
 #[derive(Debug, Clone, PartialEq)]
 struct State {
     counts: Counts,
@@ -209,7 +209,7 @@ fn clock(time: Duration) -> String {
     format!("{}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
 }
 
-/// Images per second over the last [`RATE_WINDOW`], or since the last look if that is longer ago.
+/// Images per second over the last [`RATE_WINDOW`], or since the last update if that is longer ago.
 #[derive(Debug)]
 struct Rate {
     started: Instant,

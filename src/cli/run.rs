@@ -45,7 +45,7 @@ pub struct RunArgs {
     grace: f64,
 }
 
-/// Score the input; the exit code says how it went.
+/// Score the input. The exit code tells the outcome.
 pub fn run(args: &RunArgs, log_format: LogFormat, progress: &Progress) -> anyhow::Result<ExitCode> {
     let share = args.checked_share().map_err(Error::from)?;
     let stop = StopSignal::default();
@@ -57,7 +57,7 @@ pub fn run(args: &RunArgs, log_format: LogFormat, progress: &Progress) -> anyhow
     check_limits(&plan)?;
     let runtime = storage_runtime()?;
     let job = Job::prepare(plan, runtime.handle(), options)?;
-    announce(&job);
+    log_memory_bound(&job);
     let (plan, stores) = (&job.checked().plan, &job.checked().stores);
     let shards = list_shards(stores, &plan.inputs, &plan.input).map_err(Error::from)?;
     if job.is_finished() {
@@ -94,12 +94,12 @@ pub fn run(args: &RunArgs, log_format: LogFormat, progress: &Progress) -> anyhow
 }
 
 impl RunArgs {
-    /// What makes no sense together is refused.
+    /// Check the arguments, and return this worker's share.
     fn checked_share(&self) -> Result<Share, ConfigError> {
         let refuse =
             |argument, message: &str| Err(ConfigError::Argument { argument, message: message.to_owned() });
         if !(0.0..=MAX_GRACE_SECONDS).contains(&self.grace) {
-            return refuse("--grace", "must lie between 0 and 86400 seconds");
+            return refuse("--grace", "must be between 0 and 86400 seconds");
         }
         self.share.resolve(|name| std::env::var(name).ok())
     }
@@ -109,7 +109,7 @@ impl RunArgs {
 const MAX_GRACE_SECONDS: f64 = 86_400.0;
 
 /// The part of the grace that is reserved for the exit itself.
-const EXIT_TAKES: Duration = Duration::from_millis(200);
+const EXIT_TIME: Duration = Duration::from_millis(200);
 
 /// The exit code of a signal, as shells count it.
 fn code_of_signal(signal: i32) -> u8 {
@@ -125,14 +125,14 @@ fn drain_on_signals(stop: &StopSignal, grace: Duration) -> anyhow::Result<Arc<At
     let (stop, first) = (stop.clone(), Arc::clone(&received));
     std::thread::spawn(move || {
         for signal in signals.forever() {
-            // the run may be draining for an error, too: that is no second signal
+            // an error may drain the run, too, so only signals count
             if first.swap(signal, Relaxed) != 0 {
                 leave(code_of_signal(signal));
             }
             stop.drain();
             tracing::warn!("interrupted: finishing the work in flight; a second signal exits at once");
             std::thread::spawn(move || {
-                std::thread::sleep(grace.saturating_sub(EXIT_TAKES));
+                std::thread::sleep(grace.saturating_sub(EXIT_TIME));
                 tracing::error!("the work in flight took longer than --grace; exiting without it");
                 leave(code_of_signal(signal));
             });
@@ -146,7 +146,7 @@ fn note_crashes(watch: CrashWatch, output: Output, run_id: Arc<OnceLock<String>>
     std::thread::spawn(move || {
         let crash = match watch.wait() {
             Ok(crash) => crash,
-            Err(error) => return tracing::error!(%error, "cannot watch for crashes any more"),
+            Err(error) => return tracing::error!(%error, "cannot watch for crashes"),
         };
         // the run id is set before anything is decoded
         let noted = note_crash(&output, &crash, run_id.wait());
@@ -161,7 +161,7 @@ fn note_crashes(watch: CrashWatch, output: Output, run_id: Arc<OnceLock<String>>
         match noted {
             Ok(()) => tracing::error!(image_id = crash.image_id, "{what}; run again: {advice}"),
             Err(error) => {
-                // the next attempt would crash on the same record: a retry is no progress
+                // the next attempt would crash on the same record, so a retry does not help
                 tracing::error!(image_id = crash.image_id, %error, "{what}; it could not be noted");
                 leave(exit::FAILED)
             }
@@ -170,10 +170,10 @@ fn note_crashes(watch: CrashWatch, output: Output, run_id: Arc<OnceLock<String>>
     });
 }
 
-fn announce(job: &Job) {
+fn log_memory_bound(job: &Job) {
     let (memory, mib) = (&job.checked().memory, |bytes: u64| bytes >> 20);
     tracing::info!(
-        "memory beside the model: at most {} MiB in queues, {} MiB in decoders if every thread meets an image of \
+        "memory besides the model: at most {} MiB in queues, {} MiB in decoders if every thread meets an image of \
          max_pixels at once, and {} MiB in Parquet pages if they are max_page_bytes long",
         mib(memory.queues_bytes()),
         mib(memory.decoders_bytes),

@@ -1,6 +1,6 @@
 //! Which of the input's shards this process scores: by flags, or by the platform's variables.
 //!
-//! - Each flag wins over its variable.
+//! - A flag takes precedence over its variable.
 //! - A platform that sets a worker's number but not their count needs `--num-shards`; without it, every worker would
 //!   score everything.
 
@@ -26,7 +26,7 @@ struct Platform {
 }
 
 const PLATFORMS: [Platform; 4] = [
-    // an Indexed Job, which has no variable for its completions
+    // Kubernetes, an Indexed Job, which has no variable for the count
     Platform { index: "JOB_COMPLETION_INDEX", count: None },
     // Google Batch
     Platform { index: "BATCH_TASK_INDEX", count: Some("BATCH_TASK_COUNT") },
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn platforms_are_detected_and_flags_win() {
+    fn platforms_are_detected_and_flags_take_precedence() {
         let kubernetes = &[("JOB_COMPLETION_INDEX", "3")][..];
         let google = &[("BATCH_TASK_INDEX", "1"), ("BATCH_TASK_COUNT", "8")][..];
         let cloud_run = &[("CLOUD_RUN_TASK_INDEX", "0"), ("CLOUD_RUN_TASK_COUNT", "2")][..];

@@ -24,11 +24,11 @@ use super::storage::storage_runtime;
 use super::summary::{outcome_text, skipped};
 use predictions::{COLUMNS, Predictions};
 
-/// Attempts listed.
+/// Most attempts to list.
 const LISTED: usize = 10;
 
 /// Failed records listed by default.
-const ALL_FAILED: &str = "100";
+const DEFAULT_FAILED: &str = "100";
 
 /// Arguments of `sluice show`.
 #[derive(Debug, Args)]
@@ -41,7 +41,7 @@ pub struct ShowArgs {
     #[arg(long, value_name = "N", default_value_t = 0)]
     rows: usize,
     /// Also list the first N records without scores, each with its reason; 100 without N.
-    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = ALL_FAILED)]
+    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = DEFAULT_FAILED)]
     failed: Option<String>,
     /// Print one JSON object.
     #[arg(long)]
@@ -59,7 +59,9 @@ impl ShowArgs {
             (Some(out), Some(failed)) => number(failed)
                 .map(|failed| (out.as_str(), failed))
                 .map_err(|_| refused(format!("is {failed:?}, expected a number, and {out:?} is the output"))),
-            (None, Some(out)) if number(out).is_err() => Ok((out, number(ALL_FAILED).unwrap_or_default())),
+            (None, Some(out)) if number(out).is_err() => {
+                Ok((out, number(DEFAULT_FAILED).unwrap_or_default()))
+            }
             (None, _) => Err(refused("the output is missing: sluice show OUT --failed N".to_owned())),
         }
     }
@@ -72,7 +74,7 @@ pub fn run(args: &ShowArgs) -> anyhow::Result<ExitCode> {
     let (out, failed) = args.out_and_failed().map_err(Error::from)?;
     let out = out.trim_end_matches('/');
     let (mut predictions, mut latency_ms) = (Predictions::listing(args.rows, failed), Vec::new());
-    let mut passed = Skipped::default();
+    let mut skips = Skipped::default();
     let output = Output::open(&stores, out).map_err(SinkError::of_reading)?;
     let listing = OutputListing::read(&output).map_err(SinkError::of_reading)?;
     if listing.anything().is_none() {
@@ -85,7 +87,7 @@ pub fn run(args: &ShowArgs) -> anyhow::Result<ExitCode> {
         if let Some(reason) = batches.footer("sluice.damage") {
             predictions.add_damaged(batches.footer("sluice.shard").unwrap_or_default(), reason);
         }
-        passed.add(&batches.skipped()?);
+        skips.add(&batches.skipped()?);
         batches.try_for_each(|rows| rows.map(|rows| predictions.add(&rows)))?;
     }
     // a run that failed early has no batches
@@ -103,16 +105,16 @@ pub fn run(args: &ShowArgs) -> anyhow::Result<ExitCode> {
     if args.json {
         let mut object = predictions.to_json();
         object["output"] = out.into();
-        object["run"] = run_json(&output, &listing, &passed)?;
+        object["run"] = run_json(&output, &listing, &skips)?;
         object["batches"] = latency_ms.len().into();
         object["latency_ms"] = serde_json::json!(latency);
         print_json(&object)?;
         return Ok(ExitCode::SUCCESS);
     }
     let mut lines = match observe(&output).map_err(SinkError::of_reading)? {
-        OutputState::Succeeded(_, said) => ended("succeeded", &said),
-        OutputState::Failed(_, said) => ended("too many errors, no _SUCCESS", &said),
-        OutputState::Unfinished(record) => unfinished(&output, &record, &listing, &passed)?,
+        OutputState::Succeeded(_, manifest) => ended("succeeded", &manifest),
+        OutputState::Failed(_, manifest) => ended("too many errors, no _SUCCESS", &manifest),
+        OutputState::Unfinished(record) => unfinished(&output, &record, &listing, &skips)?,
         OutputState::Removing(record) => vec![being_removed(&record)],
         OutputState::Vacant | OutputState::Foreign(_) => vec![format!("no run: there is no {RUN}")],
     };
@@ -128,9 +130,9 @@ pub fn run(args: &ShowArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The run for a program: its manifest without the lists of parts, or its record, what attempts have noted, and what
-/// the finished shards contain besides records, `passed`.
-fn run_json(output: &Output, listing: &OutputListing, passed: &Skipped) -> anyhow::Result<serde_json::Value> {
+/// The run as JSON: its manifest without the lists of parts, or its record and its attempts' notes, with `skips`, what
+/// the finished shards contain besides records.
+fn run_json(output: &Output, listing: &OutputListing, skips: &Skipped) -> anyhow::Result<serde_json::Value> {
     let read = |name: &str| -> anyhow::Result<serde_json::Value> {
         serde_json::from_slice(&output.read(name)?)
             .with_context(|| format!("{} cannot be read", output.uri_of(name)))
@@ -158,7 +160,7 @@ fn run_json(output: &Output, listing: &OutputListing, passed: &Skipped) -> anyho
                 checkpointed(listing, &run_id).iter().sum::<u64>().into(),
             );
             run.insert("crashed_records".to_owned(), listing.crashes.len().into());
-            run.insert("skipped".to_owned(), serde_json::json!(passed));
+            run.insert("skipped".to_owned(), serde_json::json!(skips));
         }
     }
     Ok(run)
@@ -171,12 +173,12 @@ fn checkpointed(listing: &OutputListing, run_id: &str) -> Vec<u64> {
 }
 
 /// How the run ended.
-fn ended(how: &str, said: &StoredManifest) -> Vec<String> {
-    let mut lines = vec![format!("{how}: run {}, finished {}", said.run_id, said.finished_at)];
-    if said.summary.empty_shards > 0 {
-        lines.push(format!("  {} shards have no record", said.summary.empty_shards));
+fn ended(how: &str, manifest: &StoredManifest) -> Vec<String> {
+    let mut lines = vec![format!("{how}: run {}, finished {}", manifest.run_id, manifest.finished_at)];
+    if manifest.summary.empty_shards > 0 {
+        lines.push(format!("  {} shards have no record", manifest.summary.empty_shards));
     }
-    lines.extend(skipped(&said.summary.skipped).map(|skipped| format!("  skipped {skipped}")));
+    lines.extend(skipped(&manifest.summary.skipped).map(|skipped| format!("  skipped {skipped}")));
     lines
 }
 
@@ -194,7 +196,7 @@ fn unfinished(
     output: &Output,
     record: &RunRecord,
     listing: &OutputListing,
-    passed: &Skipped,
+    skips: &Skipped,
 ) -> anyhow::Result<Vec<String>> {
     let mut lines = vec![format!("unfinished: run {}, begun {}", record.run_id, record.started_at)];
     let notes = Notes::read(output, listing, &record.run_id, None)?.attempts;
@@ -208,7 +210,7 @@ fn unfinished(
         let rows: u64 = open.iter().sum();
         lines.push(format!("  checkpoints hold {rows} more rows, of {} unfinished shards", open.len()));
     }
-    lines.extend(skipped(passed).map(|skipped| format!("  skipped so far {skipped}")));
+    lines.extend(skipped(skips).map(|skipped| format!("  skipped so far {skipped}")));
     if !listing.crashes.is_empty() {
         lines.push(format!("  decoders or readers crashed on {} records", listing.crashes.len()));
     }

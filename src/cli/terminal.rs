@@ -1,7 +1,7 @@
 //! What standard error can show, by the usual conventions.
 //!
 //! - `NO_COLOR` (not empty) switches colours off, whatever else is set.
-//! - `CLICOLOR_FORCE` (neither empty nor 0) switches them on where there is no terminal, too; `CLICOLOR=0` off.
+//! - `CLICOLOR_FORCE` (neither empty nor 0) switches them on even without a terminal; `CLICOLOR=0` switches them off.
 //! - A dumb terminal (`TERM=dumb`) gets neither colours nor a bar, which it would print line after line.
 
 use std::io::IsTerminal;

@@ -1,4 +1,4 @@
-//! The total work of a worker, for its progress display, found by a second listing beside the run.
+//! The total work of a worker, for its progress display, found by a second listing during the run.
 
 use sluice::commit::Share;
 use sluice::error::SourceError;
@@ -9,7 +9,7 @@ use sluice::store::Stores;
 
 use super::progress::Total;
 
-/// The total of `share`. It is unknown for an input that cannot be listed; the run fails there, too, and says why.
+/// The total of `share`. It is unknown if the input cannot be listed; then the run fails, too, and reports why.
 pub fn count(stores: &Stores, plan: &Plan, share: Share, limit: Option<u64>) -> Total {
     if limit.is_some() {
         return Total { records: limit, bytes: None };

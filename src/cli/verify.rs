@@ -9,7 +9,7 @@ use super::exit;
 use super::print::{print, print_json};
 use super::storage::storage_runtime;
 
-/// Problems listed.
+/// Most problems to list.
 const LISTED: usize = 20;
 
 /// Arguments of `sluice verify`.
@@ -22,7 +22,7 @@ pub struct VerifyArgs {
     json: bool,
 }
 
-/// Verify, and print what is wrong; exits with 9 if anything is. The output of a run with too many errors is verified
+/// Verify, and print the problems; exits with 9 if there are any. The output of a run with too many errors is verified
 /// like any other.
 pub fn run(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
     let runtime = storage_runtime()?;

@@ -1,4 +1,4 @@
-//! Explains what is wrong with a pipeline file, in the terms of the README rather than of the parser.
+//! Explains what is wrong with a pipeline file, in the README's terms rather than the parser's.
 //!
 //! - A message names the full key, its value, and what is expected.
 //! - No message contains the name of a type, ours or the parser's.
@@ -8,7 +8,7 @@ use toml::Value;
 
 use crate::error::ConfigError;
 
-/// Where a text is not valid TOML: line and column, from 1, and the reason.
+/// Line and column, from 1, where a text is not valid TOML, and the reason.
 pub(super) fn syntax(text: &str, error: &toml::de::Error) -> (usize, usize, String) {
     let at = error.span().map_or(text.len(), |span| span.start).min(text.len());
     let before = &text.as_bytes()[..at];
@@ -55,7 +55,7 @@ pub(super) fn explain(table: &toml::Table, path: &Path, message: &str) -> Config
     ConfigError::invalid(if key.is_empty() { "pipeline file".to_owned() } else { key }, message)
 }
 
-/// The error if a section is not a table: the parser would accept a list as its values in some order.
+/// The error if a section is not a table: the parser would take the entries of a list for its values.
 pub(super) fn misplaced_section(table: &toml::Table, sections: &[&str]) -> Option<ConfigError> {
     let misplaced = |name: &&&str| table.get(**name).is_some_and(|value| !value.is_table());
     sections.iter().find(misplaced).map(|name| {

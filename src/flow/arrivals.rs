@@ -1,24 +1,24 @@
-//! How many callers may still bring items, so that whoever collects them knows when to wait for no more.
+//! Counts the callers that may still bring items, so that the stage that collects the items knows when to stop waiting.
 
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
-/// A count of those who are expected to bring items.
+/// The number of callers that are expected to bring items.
 #[derive(Debug, Default)]
 pub struct Arrivals(AtomicUsize);
 
 impl Arrivals {
-    /// One more is expected.
+    /// Expect one more caller.
     pub fn expect(&self) {
         self.0.fetch_add(1, SeqCst);
     }
 
-    /// One of those expected brings nothing any more; whether nobody else is expected.
+    /// Note that an expected caller brings no more items. Returns whether it was the last one.
     ///
     /// # Panics
-    /// If nobody was expected.
+    /// If no caller was expected.
     pub fn done(&self) -> bool {
         let before = self.0.fetch_sub(1, SeqCst);
-        assert!(before > 0, "only those who were expected are done");
+        assert!(before > 0, "every call of `done` follows one of `expect`");
         before == 1
     }
 }
@@ -28,7 +28,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_one_of_all_is_told() {
+    fn done_is_true_only_for_the_last_caller() {
         let arrivals = Arrivals::default();
         (0..3).for_each(|_| arrivals.expect());
         assert_eq!([(); 3].map(|()| arrivals.done()), [false, false, true]);

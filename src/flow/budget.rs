@@ -1,10 +1,9 @@
 //! A budget of bytes for streams that are read ahead and consumed one after another.
 //!
-//! - The stream whose turn it is may hold `current_bytes`; the streams ahead of it may hold
-//!   `ahead_bytes` together. So however many streams are read ahead, they take little more than
-//!   one of them alone, and never what the one being consumed needs.
-//! - An item larger than its limit is let in alone once its stream's turn has come.
-//! - Acquiring blocks; giving back does not, so a permit may be dropped on any thread.
+//! - The stream whose turn it is may hold `current_bytes`; all streams ahead of it together may hold `ahead_bytes`. So
+//!   memory does not grow with the number of streams, and streams ahead never use the share of the one being consumed.
+//! - An item larger than its limit is admitted alone once its stream's turn has come.
+//! - Acquiring blocks; releasing does not, so a permit may be dropped on any thread.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -22,14 +21,14 @@ pub struct BudgetLimits {
 #[derive(Debug)]
 pub struct Budget(Arc<Shared>);
 
-/// One stream's part of a budget; clones are the same part.
+/// One stream's account in a budget. Clones are the same account.
 #[derive(Debug, Clone)]
 pub struct Account {
     shared: Arc<Shared>,
     id: u64,
 }
 
-/// Bytes held; given back on drop.
+/// Bytes held; released on drop.
 #[derive(Debug)]
 pub struct Permit {
     account: Account,
@@ -46,25 +45,25 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     next_id: u64,
-    /// Streams that are open or still hold something: at most a handful.
+    /// Streams that are open or still hold bytes: a handful.
     accounts: BTreeMap<u64, AccountState>,
 }
 
 #[derive(Debug, Default)]
 struct AccountState {
     held_bytes: u64,
-    /// Its turn has come.
+    /// Whether its turn has come.
     current: bool,
     closed: bool,
 }
 
 impl Budget {
-    /// A budget with nothing taken.
+    /// An unused budget.
     pub fn new(limits: BudgetLimits) -> Self {
         Self(Arc::new(Shared { limits, state: Mutex::default(), changed: Condvar::new() }))
     }
 
-    /// A part for one more stream, which is ahead of the others.
+    /// An account for one more stream, ahead of the others.
     pub fn account(&self) -> Account {
         let mut state = self.0.lock();
         let id = state.next_id;
@@ -89,7 +88,7 @@ impl Account {
         Some(Permit { account: self.clone(), bytes })
     }
 
-    /// Wait until the stream's turn has come; whether it has: not once the account is closed.
+    /// Wait until the stream's turn has come, and return `true`; `false` once the account is closed.
     pub fn wait_for_turn(&self) -> bool {
         let mut state = self.shared.lock();
         loop {
@@ -101,17 +100,17 @@ impl Account {
         }
     }
 
-    /// Whether nobody waits for the stream any more.
+    /// Whether the stream will not be consumed.
     pub fn is_closed(&self) -> bool {
         self.shared.lock().accounts.get(&self.id).is_none_or(|account| account.closed)
     }
 
-    /// The stream's turn has come.
+    /// Begin the stream's turn.
     pub fn make_current(&self) {
         self.update(|account| account.current = true);
     }
 
-    /// Turn away whoever waits or comes later: what they wait for will not be consumed.
+    /// End all waits, now and later: the stream will not be consumed.
     pub fn close(&self) {
         self.update(|account| account.closed = true);
     }
@@ -133,7 +132,7 @@ impl State {
     }
 
     fn change(&mut self, id: u64, change: impl FnOnce(&mut AccountState)) {
-        // an account that was closed when it held nothing is gone
+        // a closed account that holds nothing has been removed
         let Some(account) = self.accounts.get_mut(&id) else { return };
         change(account);
         if account.closed && account.held_bytes == 0 {
@@ -143,7 +142,7 @@ impl State {
 }
 
 impl Shared {
-    /// Nothing panics while it holds the lock, so a poisoned state is still a correct one.
+    /// No code panics while it holds the lock, so the state is correct even if the lock is poisoned.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -193,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn an_item_larger_than_the_budget_is_let_in_alone() {
+    fn an_item_larger_than_the_budget_is_admitted_alone() {
         let budget = Budget::new(LIMITS);
         let account = current(&budget);
         let large = account.acquire(25).expect("open");
@@ -201,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_budget_admits_nothing_until_bytes_come_back() {
+    fn a_full_budget_admits_nothing_until_bytes_are_released() {
         let budget = Budget::new(LIMITS);
         let account = current(&budget);
         let first = account.acquire(8).expect("open");
@@ -218,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_stream_held_ahead_counts_when_its_turn_comes() {
+    fn bytes_held_ahead_still_count_when_the_turn_comes() {
         let budget = Budget::new(LIMITS);
         let next = budget.account();
         let ahead = next.acquire(4).expect("open");
@@ -234,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn closing_turns_the_waiting_away_and_what_is_held_stays_counted() {
+    fn closing_ends_waits_and_held_bytes_stay_counted() {
         let budget = Budget::new(LIMITS);
         let (now, next) = (current(&budget), current(&budget));
         let held = now.acquire(10).expect("open");
@@ -244,6 +243,6 @@ mod tests {
             assert!(waiting.join().expect("no panic"));
         });
         assert!(waits_for(&next, 1, || drop(held)));
-        assert_eq!(budget.0.lock().accounts.len(), 1, "an account that holds nothing is forgotten");
+        assert_eq!(budget.0.lock().accounts.len(), 1, "a closed account that holds nothing is removed");
     }
 }

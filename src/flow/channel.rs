@@ -1,7 +1,7 @@
-//! A bounded channel that tells its two stages how long they waited.
+//! A bounded channel that measures how long its two stages wait.
 //!
 //! - Holds at most `capacity` items; a full channel blocks the sender, an empty one the receiver.
-//! - The clock runs only while a call really waits, so an idle channel costs no system call.
+//! - Only calls that wait are timed, so a call that does not wait reads no clock.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ pub struct Disconnected;
 pub enum Halt {
     /// The channel is empty and no sender is left.
     Ended,
-    /// A drain was asked for while the channel was empty.
+    /// A drain was asked for first.
     Stopped,
 }
 
@@ -48,7 +48,7 @@ pub fn channel<T>(
 }
 
 impl<T> Sender<T> {
-    /// Hand over `item`, waiting for room. The item is dropped when nobody will receive it.
+    /// Send `item`, waiting for room. The item is dropped if no receiver is left.
     pub fn send(&self, item: T) -> Result<(), Disconnected> {
         let item = match self.inner.try_send(item) {
             Ok(()) => return Ok(()),
@@ -62,8 +62,7 @@ impl<T> Sender<T> {
     }
 }
 
-/// Hand `item` to whoever receives from `sender` first, unless `stop` asks for a drain before somebody does. The item
-/// is dropped then.
+/// Send `item`, waiting for a receiver. If `stop` asks for a drain first, the item is dropped.
 pub fn hand_over<T>(sender: &crossbeam_channel::Sender<T>, item: T, stop: &StopSignal) -> Result<(), Halt> {
     select! {
         send(sender, item) -> sent => sent.map_err(|_| Halt::Ended),
@@ -72,7 +71,7 @@ pub fn hand_over<T>(sender: &crossbeam_channel::Sender<T>, item: T, stop: &StopS
 }
 
 impl<T> Receiver<T> {
-    /// The next item, if it is here already.
+    /// The next item, if one has arrived.
     pub fn try_recv(&self) -> Option<T> {
         self.inner.try_recv().ok()
     }
@@ -103,7 +102,7 @@ impl<T> Receiver<T> {
         item.ok()
     }
 
-    /// The next item, waiting for it no longer than until `stop` asks for a drain.
+    /// The next item, waiting for it until `stop` asks for a drain.
     pub fn recv_unless(&self, stop: &StopSignal) -> Result<T, Halt> {
         match self.inner.try_recv() {
             Ok(item) => return Ok(item),
@@ -146,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_waiting_receiver_learns_of_a_drain() {
+    fn a_drain_ends_the_wait_of_a_receiver() {
         let (tx, rx) = pair(1);
         let stop = StopSignal::default();
         tx.send(1).expect("room");
@@ -163,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sender_learns_that_nobody_listens() {
+    fn sending_without_a_receiver_is_an_error() {
         let (tx, rx) = pair(1);
         drop(rx);
         assert_eq!(tx.send(1), Err(Disconnected));

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 thread_local! {
-    /// Of the work that this thread has on a clock: the time for which it was blocked.
+    /// The time for which this thread was blocked within the work that is being timed.
     static BLOCKED_WITHIN: Cell<Duration> = const { Cell::new(Duration::ZERO) };
 }
 
@@ -33,18 +33,18 @@ pub struct StageShare {
     pub stage: &'static str,
     /// Threads of the stage.
     pub workers: usize,
-    /// Items handed on.
+    /// Items passed on.
     pub items: u64,
-    /// Of all workers' time.
+    /// Share of all workers' time that was spent working.
     pub busy: f64,
-    /// Of the time of those who wait: for room in the next queue.
+    /// Share of the waiting threads' time that was spent waiting for room in the next queue.
     pub blocked: f64,
-    /// Of the time of those who wait: for the stage before.
+    /// Share of the waiting threads' time that was spent waiting for the stage before.
     pub starved: f64,
 }
 
 impl StageMeter {
-    /// A stage whose workers each wait for themselves.
+    /// A stage whose workers wait at its queues themselves.
     pub fn new(name: &'static str, workers: usize) -> Self {
         Self::dispatched(name, workers, workers)
     }
@@ -62,7 +62,7 @@ impl StageMeter {
         }
     }
 
-    /// Run `work` on the clock of this stage.
+    /// Run `work`, and count its time as busy.
     pub fn busy<R>(&self, work: impl FnOnce() -> R) -> R {
         let start = Instant::now();
         BLOCKED_WITHIN.set(Duration::ZERO);
@@ -71,7 +71,7 @@ impl StageMeter {
         result
     }
 
-    /// Wait inside of work that is on the clock: blocked, not busy.
+    /// Wait within busy work, and count the time as blocked instead.
     pub fn blocked<R>(&self, wait: impl FnOnce() -> R) -> R {
         let start = Instant::now();
         let result = wait();
@@ -90,17 +90,17 @@ impl StageMeter {
         self.starved_ns.fetch_add(nanoseconds(time), Relaxed);
     }
 
-    /// Count `n` items handed on.
+    /// Count `n` items passed on.
     pub fn add_items(&self, n: u64) {
         self.items.fetch_add(n, Relaxed);
     }
 
-    /// Items handed on so far.
+    /// Items passed on so far.
     pub fn items(&self) -> u64 {
         self.items.load(Relaxed)
     }
 
-    /// Shares of a run that took `wall`.
+    /// How the stage spent a run that took `wall`.
     pub fn share(&self, wall: Duration) -> StageShare {
         let wall_ns = (wall.as_nanos() as f64).max(1.0);
         let share = |counter: &AtomicU64, threads: usize| {

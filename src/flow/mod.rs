@@ -1,10 +1,10 @@
 //! How data moves between stages: bounded channels with meters, slots, byte budgets, stop rules, named threads.
 //!
-//! Knows nothing of images.
+//! Nothing here depends on images.
 //!
-//! - Every queue is bounded; its bound and the reason stand where it is made, in `pipeline.rs`.
-//! - A stage ends when the one before it hangs up; a stage that fails drops its channel ends, so
-//!   its neighbours end too, and the first fault is what the run returns.
+//! - Every queue is bounded; its bound and the reason are in `pipeline.rs`, where it is made.
+//! - A stage ends when the one before it ends. A stage that fails drops its channel ends, so its neighbours end, too,
+//!   and the run returns the first fault.
 
 mod arrivals;
 mod budget;

@@ -1,10 +1,10 @@
 //! A place in the output order, reserved first and filled later.
 //!
-//! Workers finish out of order; whoever reads the slots in the order they were reserved gets the
-//! results back in that order. Bounding the queue of slots bounds the work in flight.
+//! Threads finish out of order. Reading the slots in the order in which they were reserved restores the order. Bounding
+//! the queue of slots bounds the work in flight.
 //!
 //! - Filling never blocks, so it is safe on a rayon thread.
-//! - A filler dropped unfilled (a worker that failed) leaves the slot vacant, never hanging.
+//! - A filler that is dropped unused, by a thread that failed, leaves the slot vacant. Its reader does not hang.
 
 use std::time::Instant;
 
@@ -27,7 +27,7 @@ pub fn slot<T>() -> (Filler<T>, Slot<T>) {
 }
 
 impl<T> Filler<T> {
-    /// Fill the slot. If its reader is gone, so is the run, and the value is dropped.
+    /// Fill the slot. If its reader is gone, the value is dropped.
     pub fn fill(self, value: T) {
         // the channel has room for one value and this is its only sender, so it is never full
         let _ = self.0.try_send(value);
@@ -42,8 +42,7 @@ impl<T> Slot<T> {
         slot
     }
 
-    /// Wait until there is a value, or will never be one; or until `stop` asks for a drain, which is
-    /// `false`.
+    /// Wait until the slot has a value or will never have one (`true`), or until `stop` asks for a drain (`false`).
     pub fn is_ready_unless(&self, stop: &StopSignal, meter: &StageMeter) -> bool {
         let mut either = Select::new();
         let value = either.recv(&self.0);
@@ -82,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_waits_for_a_value_learns_of_a_drain() {
+    fn a_drain_ends_the_wait_for_a_value() {
         let (meter, stop) = (StageMeter::new("test", 1), StopSignal::default());
         let (filler, slot) = slot();
         std::thread::scope(|scope| {
@@ -91,7 +90,7 @@ mod tests {
             assert!(!waiting.join().expect("no panic"));
         });
         filler.fill(7);
-        assert!(slot.is_ready_unless(&stop, &meter), "a value counts more than a drain");
+        assert!(slot.is_ready_unless(&stop, &meter), "a value takes precedence over a drain");
         assert_eq!(slot.wait(&meter), Some(7));
     }
 

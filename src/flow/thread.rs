@@ -1,4 +1,4 @@
-//! Threads that say in `top -H`, a profiler or a panic's message what they are for.
+//! Threads with names, which `top -H`, profilers and panic messages show.
 
 use std::io;
 use std::thread::{Builder, JoinHandle, Scope, ScopedJoinHandle};
@@ -15,7 +15,7 @@ pub fn spawn_named<'scope, T: Send + 'scope>(
     Builder::new().name(name.into()).spawn_scoped(scope, work).expect("the system starts a thread")
 }
 
-/// Run a stage on a thread of its own.
+/// Run a stage on its own thread.
 ///
 /// # Errors
 /// When the system has no thread left.
@@ -31,7 +31,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_thread_knows_its_name() {
+    fn a_thread_has_its_name() {
         std::thread::scope(|scope| {
             let named = spawn_named(scope, "sink", || std::thread::current().name().map(str::to_owned));
             assert_eq!(named.join().expect("no panic").as_deref(), Some("sink"));

@@ -1,7 +1,7 @@
 //! One call of the scorer: a shard, and what its caller wants.
 //!
-//! - Every stage that works for the call holds it. The first answer counts; if the last stage lets go of the call
-//!   without one, the caller gets [`Ticket::wait`]'s `None` rather than waiting for ever.
+//! - Every stage that works on a call holds it. Only the first answer counts. If all stages drop the call without an
+//!   answer, [`Ticket::wait`] returns `None`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,14 +28,14 @@ pub enum Cut {
     Failed(Error),
 }
 
-/// What a caller may set for one call.
+/// Options of one call.
 #[derive(Debug, Clone, Default)]
 pub struct CallOptions {
-    /// Ask this to stop the call: rows scored so far are kept in a checkpoint.
+    /// The signal that stops the call. Rows scored so far are kept in a checkpoint.
     pub stop: StopSignal,
     /// Counts the call's records and bytes.
     pub progress: Arc<ProgressCounters>,
-    /// Records to take at most, shared by all calls that hold it.
+    /// A limit on records, shared by all calls that hold it.
     pub allowance: Option<Arc<Allowance>>,
     /// Whether an error of this call also stops the calls that share its stop signal.
     pub stop_all_on_error: bool,
@@ -46,7 +46,7 @@ pub struct CallOptions {
 pub struct Allowance(AtomicU64);
 
 impl Allowance {
-    /// An allowance of so many records.
+    /// An allowance of `records` records.
     pub fn new(records: u64) -> Self {
         Self(AtomicU64::new(records))
     }
@@ -56,16 +56,16 @@ impl Allowance {
         self.0.load(Relaxed)
     }
 
-    /// Take one record. Only the dispatcher of records takes any, and none if none is left.
+    /// Take one record. Only the dispatcher of records calls this, and only while some are left.
     pub(crate) fn take(&self) {
         self.0.fetch_sub(1, Relaxed);
     }
 }
 
-/// Where a shard is resumed, and what earlier attempts met in it.
+/// Where a shard is resumed, and where earlier attempts crashed in it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Resume {
-    /// Rows that checkpoints hold, without a gap from the first record on. Their records are not handed on.
+    /// The rows in checkpoints, from the first record on, without a gap. Their records are not scored again.
     pub segments: Vec<Segment>,
     /// Records on which earlier attempts crashed.
     pub crashed: CrashNotes,
@@ -78,7 +78,7 @@ impl Resume {
     }
 }
 
-/// Rows of some consecutive records of a shard, in an object of their own.
+/// The rows of consecutive records of a shard, stored in one object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Segment {
     /// Path below the output.
@@ -93,7 +93,7 @@ pub struct Segment {
     pub(crate) run: String,
 }
 
-/// Where in a shard earlier attempts crashed, each record with the signal.
+/// The records of a shard on which earlier attempts crashed, each with its signal.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CrashNotes {
     /// Records on which a native decoder crashed: they are rejected without being decoded.
@@ -102,21 +102,21 @@ pub struct CrashNotes {
     pub reader: Option<(u64, i32)>,
 }
 
-/// What became of a shard.
+/// The result of a call.
 #[derive(Debug)]
 pub enum Scored {
     /// Its part is stored, by this attempt or another.
     Part(Box<PartReport>),
     /// It was stopped before its end.
     Stopped(Kept),
-    /// It was not begun: its call asked to stop before, or the allowance was used up.
+    /// It was not begun: its call was stopped before, or the allowance was used up.
     NotBegun,
 }
 
 /// Rows of an unfinished shard that checkpoints hold.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Kept {
-    /// Rows in all.
+    /// All rows.
     pub rows: u64,
     /// Of these, rows that other attempts have scored.
     pub rows_of_others: u64,
@@ -125,7 +125,7 @@ pub struct Kept {
 /// A call on its way through the stages.
 #[derive(Debug)]
 pub struct Call {
-    /// The shard it belongs to.
+    /// The shard to score.
     pub shard: Arc<ShardRef>,
     /// Where the shard is resumed.
     pub resume: Resume,
@@ -135,14 +135,14 @@ pub struct Call {
     marks: Arc<Marks>,
 }
 
-/// What the stages, and the caller, tell each other about a call beside the data.
+/// The state of a call that its caller and the stages share.
 #[derive(Debug, Default)]
 struct Marks {
     /// [`QUEUED`], [`BEGUN`] or [`CANCELLED`].
     turn: AtomicU8,
-    /// Whether the call has failed: nobody wants its records any more.
+    /// Whether the call has failed, so that stages may drop its records.
     has_failed: AtomicBool,
-    /// Whether the bytes read of the shard are not those that its store has.
+    /// Whether the bytes read of the shard differ from those in its store.
     has_wrong_bytes: AtomicBool,
 }
 
@@ -151,7 +151,7 @@ const BEGUN: u8 = 1;
 const CANCELLED: u8 = 2;
 
 impl Marks {
-    /// Change the turn of a call that is queued; whether it was.
+    /// Change the turn of a queued call. Returns whether the call was queued.
     fn turn_to(&self, turn: u8) -> bool {
         self.turn.compare_exchange(QUEUED, turn, SeqCst, SeqCst).is_ok()
     }
@@ -167,7 +167,7 @@ pub struct Ticket {
 }
 
 impl Call {
-    /// A call, and the ticket that its caller waits with.
+    /// A call, and the ticket with which its caller waits.
     pub fn new(shard: ShardRef, resume: Resume, options: CallOptions) -> (Arc<Self>, Ticket) {
         let (tx, rx) = bounded(1);
         let shard = Arc::new(shard);
@@ -177,17 +177,17 @@ impl Call {
         (Arc::new(Self { shard, resume, options, answer: tx, marks }), ticket)
     }
 
-    /// The turn of the shard has come; whether the caller still wants it.
+    /// Begin the shard. Returns whether the caller still wants it.
     pub(crate) fn begin(&self) -> bool {
         self.marks.turn_to(BEGUN)
     }
 
-    /// Whether the call has failed, so that nobody wants its records any more.
+    /// Whether the call has failed, so that the stages may drop its records.
     pub(crate) fn has_failed(&self) -> bool {
         self.marks.has_failed.load(Relaxed)
     }
 
-    /// The bytes read of the shard are not those that its store has: no row of them may be kept.
+    /// Note that the bytes read of the shard differ from those in its store. No row of them may be kept.
     pub(crate) fn mark_wrong_bytes(&self) {
         self.marks.has_wrong_bytes.store(true, SeqCst);
     }
@@ -196,14 +196,14 @@ impl Call {
         self.marks.has_wrong_bytes.load(SeqCst)
     }
 
-    /// The shard stops short: an error stops the other calls, if the caller wants that.
+    /// Note that the shard was cut short. An error also stops the other calls, if the caller wants that.
     pub(crate) fn failed(&self, cut: &Cut) {
         if matches!(cut, Cut::Failed(_)) && self.options.stop_all_on_error {
             self.options.stop.drain();
         }
     }
 
-    /// Tell the caller what became of the shard. Only the first answer counts.
+    /// Send the result to the caller. Only the first answer counts.
     pub fn answer(&self, scored: Result<Scored, Error>) {
         if scored.is_err() {
             self.marks.has_failed.store(true, Relaxed);
@@ -232,8 +232,7 @@ impl Ticket {
         select.try_ready().is_ok()
     }
 
-    /// Wait for the answer; `None` if the stages ended without one. A stop answers at once while the shard waits for its
-    /// turn.
+    /// Wait for the answer; `None` if the stages ended without one. A stop answers at once if the shard has not begun.
     pub fn wait(self) -> Option<Result<Scored, Error>> {
         let stopped = select! {
             recv(self.answer) -> answer => return answer.ok(),
@@ -269,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_that_every_stage_let_go_of_leaves_no_caller_waiting() {
+    fn a_dropped_call_leaves_no_caller_waiting() {
         let (call, ticket) = call(CallOptions::default());
         drop(call);
         assert!(ticket.is_answered());
@@ -286,11 +285,11 @@ mod tests {
     }
 
     #[test]
-    fn a_stop_answers_a_call_that_waits_for_its_turn_and_no_other() {
+    fn a_stop_answers_only_a_call_that_has_not_begun() {
         let (queued, ticket) = call(CallOptions::default());
         queued.options.stop.drain();
         assert!(matches!(ticket.wait(), Some(Ok(Scored::NotBegun))));
-        assert!(!queued.begin(), "nobody wants it any more");
+        assert!(!queued.begin(), "the call was cancelled");
         let (begun, ticket) = call(CallOptions::default());
         assert!(begun.begin());
         begun.options.stop.drain();

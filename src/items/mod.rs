@@ -1,11 +1,11 @@
-//! The data in order of travel.
+//! The data, in flow order.
 //!
 //! `ShardRef → EncodedImage → DecodedImage | Rejected → Batch → Inferred → PartReport`
 //!
 //! - Every record of a shard becomes exactly one prediction row, scored or rejected.
 //! - Shards travel one after another from the source to the sink, in the order of their calls, and records in the order
 //!   of their shard. Only the decode stage works on several records at once, and it puts them back in order.
-//! - What a stage hands on for a shard begins with its start and ends with its end or its cut.
+//! - What a stage passes on for a shard begins with a start and ends with an end or a cut.
 
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -27,7 +27,7 @@ pub use shard::{ManifestEntry, ObjectRef, ShardContent, ShardFormat, ShardRef};
 /// One record on its way to the decode stage.
 #[derive(Debug)]
 pub struct EncodedImage {
-    /// The signal by which a native decoder crashed on it in an earlier attempt: it is not decoded again.
+    /// The signal of a native decoder's crash on this record in an earlier attempt. The record is not decoded again.
     pub crashed: Option<i32>,
     /// The shard it belongs to.
     pub shard: Arc<ShardRef>,
@@ -39,11 +39,11 @@ pub struct EncodedImage {
     pub member: Option<String>,
     /// The encoded image, or why there is none.
     pub content: Result<Bytes, Rejected>,
-    /// Keeps the bytes on the read-ahead budget until they are decoded.
+    /// Counts the bytes against the read-ahead budget until they are decoded.
     pub permit: Permit,
 }
 
-/// What the sink needs of a record besides its scores.
+/// What the sink needs to know of a record besides its scores.
 #[derive(Debug, Clone)]
 pub struct RecordMeta {
     /// The shard it belongs to.
@@ -54,9 +54,9 @@ pub struct RecordMeta {
     pub image_id: String,
     /// Full name of the archive's member that holds the image.
     pub member: Option<String>,
-    /// Length of the encoded image; 0 where there is none.
+    /// Length of the encoded image; 0 if there is none.
     pub image_bytes: u64,
-    /// What its header says, where it was read.
+    /// The image's header, if it was read.
     pub header: Option<ImageHeader>,
 }
 
@@ -97,8 +97,8 @@ pub enum PixelsMut<'a> {
     F32(&'a mut [f32]),
 }
 
-/// Memory for the pixels of one batch. Its engine chooses it: the heap, or pinned memory that a
-/// device reads at full speed.
+/// Memory for the pixels of one batch. The engine chooses the kind: heap memory, or pinned memory that a device reads
+/// at full speed.
 pub trait BatchBuffer: std::fmt::Debug + Send {
     /// All of its pixels.
     fn pixels(&self) -> PixelsRef<'_>;
@@ -122,14 +122,14 @@ impl BatchBuffer for Pixels {
     }
 }
 
-/// The end of one shard, in its place behind the shard's last record.
+/// The end of a shard. It follows the shard's last record.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ShardEnd {
     /// Records seen, rejected ones included.
     pub records: u64,
-    /// Why the shard ended early, with an unknown number of records lost; `None` if it was whole.
+    /// Why the shard ended early, with an unknown number of records lost; `None` if it was complete.
     pub damage: Option<String>,
-    /// What it holds that is no record; nothing where a limit has ended it.
+    /// What the shard contains besides records; empty if a limit ended it.
     pub skipped: Skipped,
 }
 
@@ -159,7 +159,7 @@ pub enum Decoded {
     ShardEnd(ShardEnd),
     /// The shard stops before its end.
     ShardCut(Cut),
-    /// No record is on its way: a batch that has begun waits for nothing.
+    /// No record is on its way, so the open batch leaves.
     Flush,
 }
 
@@ -172,7 +172,7 @@ pub struct DecodedImage {
     pub pixels: Pixels,
 }
 
-/// One thing on its way to the sink, in order.
+/// One item on its way to the sink, in order.
 #[derive(Debug)]
 pub enum Entry {
     /// A shard begins: what follows belongs to it.
@@ -189,14 +189,14 @@ pub enum Entry {
     ShardCut(Cut),
 }
 
-/// What goes into the engine, and what travels along.
+/// What goes into an engine, and the entries that travel with it.
 #[derive(Debug)]
 pub struct Batch {
     /// Number of the batch in this process, from 0; `None` where there is nothing to score.
     pub id: Option<u64>,
     /// `batch_size` rows: `rows` images, then zeros; `None` where there is nothing to score.
     pub pixels: Option<Box<dyn BatchBuffer>>,
-    /// Images in the batch; the entries hold as many [`Entry::Scored`].
+    /// Images in the batch, each with an [`Entry::Scored`] among the entries.
     pub rows: usize,
     /// What travels with the rows, in input order.
     pub entries: Vec<Entry>,
@@ -204,7 +204,7 @@ pub struct Batch {
     pub sealed_at: Instant,
 }
 
-/// What comes out of the engine.
+/// What comes out of an engine.
 #[derive(Debug)]
 pub struct Inferred {
     /// What travels with the rows, in input order.
@@ -218,7 +218,7 @@ pub struct Inferred {
 pub struct BatchFailure {
     /// Number of the batch in this process, from 0.
     pub batch_id: u64,
-    /// In the engine's own words.
+    /// The engine's own message.
     pub message: String,
     /// Whether the engine panicked, on this batch or on one before it.
     pub panicked: bool,
@@ -234,25 +234,25 @@ impl From<&BatchFailure> for Error {
     }
 }
 
-/// Scores of one batch and what they cost.
+/// Scores and times of one batch.
 #[derive(Debug)]
 pub struct Outcome {
-    /// Number of the batch in this process, from 0; below zero for a warm-up.
+    /// Number of the batch in this process, from 0; negative for a warm-up.
     pub batch_id: i64,
     /// Images in the batch, without padding.
     pub rows: usize,
     /// `rows × classes` in row order; padding is already cut off.
     pub scores: Vec<f32>,
-    /// What it took.
+    /// Its times.
     pub timing: BatchTiming,
     /// Ordinal of the GPU that ran it.
     pub device: Option<usize>,
 }
 
-/// Times of one batch, in trtexec's words. Milliseconds.
+/// Times of one batch, in trtexec's terms. Milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct BatchTiming {
-    /// From complete to taken up by an engine.
+    /// From completion until an engine took the batch.
     pub queue_ms: f64,
     /// Host to device copy; 0 where the model runs on the CPU.
     pub h2d_ms: f64,
@@ -260,9 +260,9 @@ pub struct BatchTiming {
     pub compute_ms: f64,
     /// Device to host copy; 0 where the model runs on the CPU.
     pub d2h_ms: f64,
-    /// When the engine took the batch up.
+    /// When the engine took the batch.
     pub started_at: SystemTime,
-    /// Run on zeros before the first batch, to load and specialise kernels.
+    /// Whether this was a warm-up: a run on zeros before the first batch, to load and specialise kernels.
     pub warmup: bool,
 }
 
@@ -280,7 +280,7 @@ pub struct ShardStream {
     pub call: Arc<Call>,
     /// Its records in order, then its end.
     pub items: Receiver<ShardItem>,
-    /// What the shard's records may hold in memory; closed on drop, so that the reader ends.
+    /// The account of the shard's records in the byte budget; closed on drop, so that the reader ends.
     pub account: Account,
 }
 
@@ -289,7 +289,7 @@ pub struct ShardStream {
 pub enum Feed<T> {
     /// The next shard.
     Shard(T),
-    /// Nobody is about to bring another shard.
+    /// No further shard is expected soon.
     Flush,
 }
 
@@ -299,10 +299,10 @@ impl Drop for ShardStream {
     }
 }
 
-/// What a row of pixels is made of.
+/// The element type of a row of pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PixelElement {
-    /// RGB bytes, height × width × 3: colour order, layout and normalisation are the engine's.
+    /// RGB bytes, height × width × 3: the engine applies colour order, layout and normalisation.
     Rgb8,
     /// Bytes in the model's colour order and layout, for a model that takes pixels as they are.
     U8,
@@ -341,5 +341,5 @@ impl BatchShape {
     }
 }
 
-/// A batch on its way into an engine, with the place its result will take.
+/// A batch on its way into an engine, and the slot for its result.
 pub type BatchJob = (Batch, Filler<Inferred>);

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::shown::message_without_secrets;
 
-/// Why a record has no scores, as the `status` column spells it.
+/// The status of a row, as the `status` column spells it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
@@ -16,16 +16,16 @@ pub enum Status {
     Ok,
     /// The bytes are not an image this build can decode, or are cut short or damaged.
     DecodeError,
-    /// Over the limit of pixels or bytes; judged on the header, before any allocation.
+    /// Over the limit of pixels or bytes; found before memory is allocated for it.
     TooLarge,
     /// The record's image is zero bytes long.
     Empty,
     /// The record carries no image at all: a null cell, an absent feature.
     MissingImage,
-    /// The container is damaged here, or holds something else than one image: a checksum mismatch, a member cut
+    /// The container is damaged here, or contains something other than one image: a checksum mismatch, a member cut
     /// short, several images in one record.
     CorruptRecord,
-    /// The object named by a listing or a manifest is gone or may not be read.
+    /// The object named by a listing or a manifest is gone, or access to it is denied.
     ReadError,
     /// The model's scores of the image are not all finite numbers.
     InvalidScore,
@@ -72,12 +72,12 @@ pub struct Rejected {
     pub status: Status,
     /// One lower-case sentence that names the thing and the limit.
     pub error: String,
-    /// What the header told before the image was given up.
+    /// The header, if it was read before the image was rejected.
     pub header: Option<ImageHeader>,
 }
 
 impl Rejected {
-    /// `error` is stored: without the secrets of addresses, and with control characters spelled out.
+    /// A rejection with `error`, without the secrets of addresses and with control characters escaped.
     pub fn new(status: Status, error: impl Into<String>) -> Self {
         let mut error = error.into();
         if let Cow::Owned(shown) = message_without_secrets(&error) {
@@ -97,15 +97,15 @@ impl Rejected {
 pub enum ImageFormat {
     /// JPEG, baseline or progressive.
     Jpeg,
-    /// PNG; of an animated one the default image.
+    /// PNG; only the default image of an animated one.
     Png,
-    /// WebP, lossy or lossless; of an animation the first frame.
+    /// WebP, lossy or lossless; only the first frame of an animation.
     Webp,
-    /// GIF; of an animation the first frame.
+    /// GIF; only the first frame of an animation.
     Gif,
     /// Windows bitmap.
     Bmp,
-    /// TIFF or BigTIFF; of several images the first.
+    /// TIFF or BigTIFF; only the first of several images.
     Tiff,
 }
 

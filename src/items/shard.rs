@@ -1,8 +1,8 @@
-//! A shard as the listing found it: what it is called, what it is made of, and its place in the input.
+//! A shard as listed: its name, its objects, and its place in the input.
 //!
-//! - A shard carries all that a worker needs to read it, and travels between processes as JSON
+//! - A shard contains everything that a worker needs to read it, and is sent to other processes as JSON
 //!   ([`ShardRef::to_json`]).
-//! - Its place in the input and its identity are fixed when the input is listed. They make the name of its part.
+//! - Its place in the input and its identity are fixed when the input is listed. The name of its part contains both.
 
 use std::borrow::Cow;
 use std::ffi::OsString;
@@ -19,13 +19,13 @@ use crate::plan::hex;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ShardFormat {
-    /// TFRecord framing of `tf.Example` messages, possibly gzipped as a whole.
+    /// TFRecord framing of `tf.Example` messages, possibly compressed as a whole.
     Tfrecord,
     /// A tar archive whose image members are the records; gzip and zstd are recognised.
     Webdataset,
     /// A Parquet file with one column of encoded images.
     Parquet,
-    /// A run of loose image objects cut out of a listing.
+    /// Consecutive loose images of a listing.
     Files,
 }
 
@@ -47,14 +47,14 @@ impl fmt::Display for ShardFormat {
     }
 }
 
-/// One object of a store as the listing saw it.
+/// One object of a store, as listed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ObjectRef {
     /// Full URI as an analyst would write it: `gs://bucket/a.tar`, `/data/a.tar`, `https://…`.
     pub uri: String,
-    /// Size in bytes; `None` for manifest entries, which are not asked for before they are read.
+    /// Size in bytes; `None` for manifest entries, whose sizes are not requested before they are read.
     pub size_bytes: Option<u64>,
-    /// Entity tag at listing time, where the store gives one.
+    /// ETag at listing time, if the store reports one.
     pub version: Option<String>,
 }
 
@@ -68,23 +68,23 @@ pub enum ShardContent {
     Objects(Vec<ManifestEntry>),
 }
 
-/// One loose image: where it is and what it is called.
+/// One loose image: its object and its id.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ManifestEntry {
     /// The image's object.
     pub object: ObjectRef,
     /// Identifier for the `image_id` column; the URI where the manifest names none.
     pub image_id: String,
-    /// Kind of companion that its name says it is, such as `json`: it is a record only if it begins as an image does.
+    /// Kind of companion file, such as `json`, that its name suggests. It is a record only if it begins like an image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sidecar: Option<Cow<'static, str>>,
-    /// Where it lies on this machine's disk, if the store cannot address its name.
+    /// Its path on this machine's disk, if the store cannot address its name.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "path_bytes")]
     pub path: Option<PathBuf>,
 }
 
 impl ManifestEntry {
-    /// An object that is a record whatever it holds.
+    /// An object that is a record whatever it contains.
     pub fn new(object: ObjectRef, image_id: String) -> Self {
         Self { object, image_id, sidecar: None, path: None }
     }
@@ -103,7 +103,7 @@ pub struct ShardRef {
     pub content: ShardContent,
 }
 
-/// Version of a shard's JSON: another number for each change that an older reader would misunderstand.
+/// Version of a shard's JSON: raise it with each change that an older reader would misunderstand.
 const JSON_VERSION: u32 = 1;
 
 /// A shard as JSON.
@@ -144,8 +144,8 @@ impl ShardRef {
         Ok(versioned.shard.into_owned())
     }
 
-    /// SHA-256 (hex) over what the shard is made of: names, sizes and versions of its objects, as far
-    /// as the listing tells them. Another one means another input.
+    /// SHA-256 (hex) over what the shard is made of: names, sizes and versions of its objects, as far as the listing
+    /// knows them. Another identity means another input.
     pub fn identity(&self) -> String {
         let mut sha256 = Sha256::new();
         let mut add = |text: &str| {
@@ -169,7 +169,7 @@ impl ShardRef {
         hex(&sha256.finalize())
     }
 
-    /// Version of its container, where there is one and the listing tells it.
+    /// Version of its container, if there is one and the listing knows it.
     pub fn version(&self) -> Option<&str> {
         match &self.content {
             ShardContent::Container(object) => object.version.as_deref(),
@@ -177,7 +177,7 @@ impl ShardRef {
         }
     }
 
-    /// Bytes of its objects, as far as the listing knows them. What a server says of them need not be true.
+    /// Bytes of its objects, as far as the listing knows them. A server may report wrong sizes.
     pub fn size_bytes(&self) -> u64 {
         match &self.content {
             ShardContent::Container(object) => object.size_bytes.unwrap_or_default(),
@@ -189,7 +189,7 @@ impl ShardRef {
     }
 }
 
-/// Paths as JSON: text where they are UTF-8, an array of bytes elsewhere.
+/// Paths as JSON: text if they are UTF-8, otherwise an array of bytes.
 mod path_bytes {
     use super::*;
 
@@ -222,7 +222,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_shard_survives_its_json_and_keeps_its_identity() {
+    fn a_shard_read_from_its_json_is_the_same_shard() {
         let object = ObjectRef {
             uri: "gs://bucket/a \"b\".tar".to_owned(),
             size_bytes: Some(7),

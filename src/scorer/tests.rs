@@ -1,4 +1,4 @@
-//! The scorer from its callers to the stored parts, with shards and an engine of the tests' own.
+//! The scorer from its callers to the stored parts, with the tests' own shards and engine.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -59,7 +59,7 @@ impl Engine for Sums {
     }
 }
 
-/// Records of the shard in that place: none to some hundred.
+/// Number of records of a shard: none to some hundred.
 fn records_of(shard: u64) -> u64 {
     match shard % 5 {
         0 => 0,
@@ -70,7 +70,7 @@ fn records_of(shard: u64) -> u64 {
     }
 }
 
-/// A shard's record: an image whose pixels depend on its place, or now and then none.
+/// A record: an image whose pixels depend on its shard and index, or, for every eleventh, no image.
 fn record(shard: u64, index: u64) -> RawRecord {
     if index % 11 == 10 {
         return RawRecord::new(index.to_string(), Err(Rejected::new(Status::MissingImage, "no image")));
@@ -122,7 +122,7 @@ impl Bench {
         Output::new(Arc::new(store), name.into(), name.to_owned(), Some(local), self.runtime.handle().clone())
     }
 
-    /// A scorer of an attempt of its own at the run in `name`.
+    /// The scorer of a new attempt at the run in `name`.
     fn scorer(&self, name: &str, open: Box<OpenShard>) -> Scorer {
         let output = self.output(name);
         let record = RunRecord {
@@ -259,10 +259,10 @@ fn shards_scored_from_many_threads_have_the_rows_of_shards_scored_one_after_anot
     assert!(panicked.contains("the decode stage panicked"), "{panicked}");
     assert!(stopped.contains("shard-99 was stopped"), "{stopped}");
 
-    // once more: what was kept of them is resumed, and what is stored is not scored again
+    // a second call resumes from checkpoints, and scores no stored shard again
     faulty.store(false, SeqCst);
     for index in [UNREADABLE, PANICKING, STOPPED] {
-        let part = scorer.score(&shard(index), CallOptions::default()).expect("sound by now");
+        let part = scorer.score(&shard(index), CallOptions::default()).expect("the reader works");
         assert_eq!(bench.rows("together", &part), bench.rows("alone", &expected[index as usize]));
         assert_eq!(scorer.score(&shard(index), CallOptions::default()).expect("stored"), part);
     }
@@ -309,7 +309,7 @@ fn a_stopped_shard_is_resumed_after_its_rows_by_another_scorer() {
 }
 
 #[test]
-fn a_scorer_that_is_dropped_lets_go_of_its_threads_and_stores_no_torn_part() {
+fn a_dropped_scorer_ends_its_threads_and_stores_no_torn_part() {
     let bench = Bench::new();
     let scorer = bench.scorer("out", sound());
     let ticket = scorer.submit(shard(4), Resume::default(), CallOptions::default()).expect("taken");
@@ -321,7 +321,7 @@ fn a_scorer_that_is_dropped_lets_go_of_its_threads_and_stores_no_torn_part() {
 }
 
 #[test]
-fn rows_of_wrong_bytes_are_left_in_no_checkpoint_whatever_stops_the_shard() {
+fn no_checkpoint_keeps_rows_of_wrong_bytes_whatever_stops_the_shard() {
     for (stops, index) in [(false, 4), (true, 9)] {
         let bench = Bench::new();
         let options = CallOptions::default();
@@ -331,7 +331,7 @@ fn rows_of_wrong_bytes_are_left_in_no_checkpoint_whatever_stops_the_shard() {
             Box::new(move |shard, first, _| {
                 let (asked, arrived) = (asked.clone(), Arc::clone(&arrived));
                 let opened = opened(shard.index, first);
-                // the reader finds out at the object's end
+                // the reader finds the mismatch at the object's end
                 let wrong = std::iter::once_with(move || {
                     while arrived.counts().rows == 0 {
                         std::thread::yield_now();
@@ -356,7 +356,7 @@ fn rows_of_wrong_bytes_are_left_in_no_checkpoint_whatever_stops_the_shard() {
 }
 
 #[test]
-fn a_part_of_a_shard_is_never_limited() {
+fn a_call_for_one_shard_refuses_an_allowance() {
     let bench = Bench::new();
     let scorer = bench.scorer("out", sound());
     let allowance = Some(Arc::new(crate::items::Allowance::new(3)));

@@ -1,7 +1,7 @@
-//! Removes the secrets of addresses: of users, of parameters, and of addresses inside an address.
+//! Removes secrets from addresses: users, values of parameters, and addresses inside an address.
 //!
-//! - Eight digits of its SHA-256 replace a value, so that addresses that differ stay different. A value that can be
-//!   guessed has none, since a guess could be compared with them.
+//! - Eight digits of its SHA-256 replace a secret, so that different addresses stay different. A secret that can be
+//!   guessed gets no digits, since a guess could be compared with them.
 
 use std::borrow::Cow;
 use std::fmt::Write;
@@ -13,7 +13,7 @@ use super::secret_names::{MAX_ENCODINGS, Secrets, can_be_guessed, decoded, is_se
 /// Schemes whose addresses are a bucket and a key.
 const BUCKET_SCHEMES: [&str; 8] = ["gs", "s3", "s3a", "az", "azure", "adl", "abfs", "abfss"];
 
-/// Where a parameter begins.
+/// Characters at which a parameter begins.
 const DELIMITERS: [char; 4] = ['?', '&', ';', '#'];
 
 /// A URI without the secrets that give access.
@@ -21,7 +21,7 @@ pub fn without_secrets(uri: &str) -> Cow<'_, str> {
     redacted(uri, MAX_ENCODINGS)
 }
 
-/// Whether an address in a bucket has the parameters of a signature, which give access to anybody who has it.
+/// Whether an address in a bucket has the parameters of a signature, which give access to anyone who has the address.
 pub(crate) fn is_signed(address: &str) -> bool {
     without_values(address, Secrets::Signatures, MAX_ENCODINGS) != address
 }
@@ -98,7 +98,7 @@ fn joined<'a>(uri: &'a str, parts: &[&str]) -> Cow<'a, str> {
     if shown == uri { uri.into() } else { shown.into() }
 }
 
-/// A path, or an address without a scheme, without what looks like `user:password@` before a host.
+/// A path, or an address without a scheme, from which anything like `user:password@` before a host is removed.
 pub(super) fn bare_without_secrets(path: &str) -> Cow<'_, str> {
     if !path.contains('@') {
         return path.into();
@@ -183,9 +183,9 @@ fn hash_of(value: &str) -> String {
     Sha256::digest(value)[..4].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The parameters of `text`, each with its delimiter, with which `text` must begin. A delimiter belongs to the parameter
-/// before it if no name follows; so does one that many servers treat as an ordinary character (`;`, `?`), unless a name
-/// and a value follow.
+/// The parameters of `text`, which begins with a delimiter, each with its delimiter. A delimiter belongs to the
+/// parameter before it if no name follows; so does one that many servers treat as an ordinary character (`;`, `?`),
+/// unless a name and a value follow.
 fn parameters(text: &str) -> impl Iterator<Item = &str> {
     let mut starts = Vec::new();
     for (at, delimiter) in text.match_indices(DELIMITERS) {

@@ -2,9 +2,9 @@
 //!
 //! Comes in: URIs, messages of stores, names of objects. Goes out: the same text if it is harmless.
 //!
-//! - In a URI, everything before the host's `@` is removed, and the value of each parameter whose name is that of a
-//!   secret (`secret_names`), after `?`, `&`, `;` or `#`, in any spelling.
-//! - `user:password@host` is removed without a scheme as well, and in the path of a file. Digits of a hash replace it
+//! - In a URI, everything before the host's `@` is removed, and so is the value of each parameter that names a secret
+//!   (`secret_names`), after `?`, `&`, `;` or `#`, in any spelling.
+//! - `user:password@` is also removed where there is no scheme, and from paths of files. Digits of a hash replace it
 //!   there, since it may be an ordinary name.
 //! - In a bucket, `@`, `?` and `=` belong to names. Only the parameters of a signature are secrets there.
 
@@ -52,12 +52,12 @@ pub fn message_without_secrets(text: &str) -> Cow<'_, str> {
 /// `text` with every control character, and every mark that changes the direction of text, replaced by its code point.
 /// Newlines and tabs stay.
 pub fn printable(text: &str) -> Cow<'_, str> {
-    if !text.contains(steers) {
+    if !text.contains(controls_terminal) {
         return text.into();
     }
     let mut shown = String::with_capacity(text.len() + 16);
     for c in text.chars() {
-        if steers(c) {
+        if controls_terminal(c) {
             let _ = write!(shown, "\\u{{{:x}}}", u32::from(c));
         } else {
             shown.push(c);
@@ -68,12 +68,12 @@ pub fn printable(text: &str) -> Cow<'_, str> {
 
 /// The same for a JSON document, which can have such a character only inside a string.
 pub fn printable_json(json: &str) -> Cow<'_, str> {
-    if !json.contains(steers) {
+    if !json.contains(controls_terminal) {
         return json.into();
     }
     let mut shown = String::with_capacity(json.len() + 16);
     for c in json.chars() {
-        if steers(c) {
+        if controls_terminal(c) {
             let _ = write!(shown, "\\u{:04x}", u32::from(c));
         } else {
             shown.push(c);
@@ -84,7 +84,7 @@ pub fn printable_json(json: &str) -> Cow<'_, str> {
 
 /// Whether a terminal acts on `c` rather than prints it: control characters (ECMA-48), the marks of the bidirectional
 /// algorithm (Unicode, UAX 9), and line separators. All are below U+10000.
-fn steers(c: char) -> bool {
+fn controls_terminal(c: char) -> bool {
     (c.is_control() && !matches!(c, '\n' | '\t'))
         || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
@@ -238,14 +238,14 @@ mod tests {
         assert_eq!(shown, "a\\u{1b}]0;x\\u{7}\\u{9b}31m\\u{d}\\u{202e}gpj.\\u{2066}ü日\n\tb\\u{7f}\\u{0}");
         let json = serde_json::to_string(&serde_json::json!({ "name": name })).expect("JSON");
         let shown = printable_json(&json);
-        assert!(!shown.contains(steers), "{shown}");
+        assert!(!shown.contains(controls_terminal), "{shown}");
         let read: serde_json::Value = serde_json::from_str(&shown).expect("still JSON");
         assert_eq!(read["name"], name);
     }
 
     proptest! {
         #[test]
-        fn no_text_panics(text in "(https://|s3://|file:|//)?[a-dsigü…:/?&;=%#@\\[\\]\\\\ 23574]{0,60}") {
+        fn no_text_causes_a_panic(text in "(https://|s3://|file:|//)?[a-dsigü…:/?&;=%#@\\[\\]\\\\ 23574]{0,60}") {
             let _ = (without_secrets(&text), message_without_secrets(&text), is_signed(&text), quoted(&text));
         }
 

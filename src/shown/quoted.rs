@@ -1,4 +1,4 @@
-//! Quotes servers' messages: the first characters, without secrets, also those outside of addresses.
+//! Quotes servers' messages: their first characters, without secrets inside or outside of addresses.
 
 use super::message_without_secrets;
 use super::secret_names::{Secrets, is_secret};
@@ -75,7 +75,7 @@ enum Before {
     Scheme,
 }
 
-/// Whether `word` is too long and too odd for a word of a language.
+/// Whether `word` is longer than an ordinary word and contains a digit.
 fn is_token(word: &str) -> bool {
     word.len() >= MIN_TOKEN_BYTES && word.contains(|c: char| c.is_ascii_digit())
 }

@@ -1,4 +1,4 @@
-//! Names of parameters: which of them name a secret.
+//! Decides which names of parameters name a secret.
 //!
 //! - Names are compared by letters and digits only: percent-decoded, in lower case, without separators. Names of form
 //!   fields (`x[sig]`, `sig[]`) match if one of their parts does.

@@ -1,7 +1,7 @@
 //! The batches that an attempt has run, as Parquet.
 //!
-//! - One part now and then rather than one at the end, so that an attempt that is killed leaves most of
-//!   its times.
+//! - A part is stored about every ten minutes rather than once at the end, so that a killed attempt leaves most of its
+//!   times.
 
 use std::time::{Duration, Instant};
 
@@ -15,8 +15,8 @@ use super::part::PartWriter;
 use super::rows::BatchRows;
 use super::schema::BATCHES;
 
-/// Time that one part is of: what a killed attempt may lose of its latencies, and few files a night.
-const PART_OF: Duration = Duration::from_secs(600);
+/// Time between two parts. A killed attempt loses the batches since the last one. A night makes few files.
+const PART_INTERVAL: Duration = Duration::from_secs(600);
 
 /// Rows collected before they are encoded.
 const ROWS_PER_ENCODE: usize = 1024;
@@ -51,13 +51,13 @@ impl BatchesWriter {
         if self.rows.len() >= ROWS_PER_ENCODE { self.encode(identity, output) } else { Ok(()) }
     }
 
-    /// Store the rows so far, if they are of a long enough time.
+    /// Store the rows so far, if the last part is [`PART_INTERVAL`] old.
     pub fn checkpoint(
         &mut self,
         identity: &RunIdentity,
         output: &Output,
     ) -> Result<Option<PartReport>, SinkError> {
-        if self.begun.elapsed() < PART_OF { Ok(None) } else { self.store(identity, output) }
+        if self.begun.elapsed() < PART_INTERVAL { Ok(None) } else { self.store(identity, output) }
     }
 
     /// Store the rows so far, and return the part that they make.
@@ -71,7 +71,7 @@ impl BatchesWriter {
         let Some(written) = self.writer.take() else { return Ok(None) };
         let (path, stored) = written.finish(&[], output)?.wait()?;
         let report = PartReport { path, bytes: stored.bytes, sha256: stored.sha256, ..PartReport::default() };
-        // attempts have numbers of their own, so a part that was there before is this very part
+        // each attempt has its own number, so a part that exists already must be this one
         if stored.was_there && output.digest(&report.path)? != report {
             let message = "another attempt of the same number stored it".to_owned();
             return Err(SinkError::Uri { uri: output.uri_of(&report.path), message });

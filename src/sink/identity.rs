@@ -1,6 +1,6 @@
-//! The run and the attempt that an output's files name.
+//! The run and the attempt that made an output's files.
 
-/// What the rows and footers of a run are marked with.
+/// What identifies a run and an attempt in rows and footers.
 #[derive(Debug, Clone)]
 pub struct RunIdentity {
     /// Id of the run.

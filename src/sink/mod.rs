@@ -1,13 +1,14 @@
 //! The sink stage: scored and rejected records in, Parquet parts out.
 //!
 //! Comes in: entries in order, with the scores of their batch. Goes out: one predictions part for each shard, which
-//! answers the shard's call, and a batches part now and then.
+//! answers the shard's call, and a batches part about every ten minutes.
 //!
 //! - The shards arrive one after another, so one part is open at a time.
 //! - A part is handed to the store when its shard has ended, never before. Uploads overlap with the next shards' rows, at
 //!   most [`PENDING_PARTS`] of them.
-//! - A shard that is cut short leaves no part but a checkpoint of its rows so far. The next attempt resumes after them.
-//! - A failure ends the call whose shard it met, and no other.
+//! - A shard that is cut short leaves no part, but a checkpoint of its rows so far. The next attempt resumes after
+//!   them.
+//! - A failure ends only the call of its shard.
 
 use crate::error::SinkError;
 use crate::flow::{Halt, Receiver, Slot, StageMeter, StopSignal};
@@ -36,18 +37,18 @@ pub trait Sink: Send {
     /// A batch was lost with the stage that had it: fail the shard whose rows are arriving.
     fn lose_batch(&mut self);
 
-    /// The stop signal of the call whose rows are arriving, until [`Sink::stop`] was called for it.
+    /// The stop signal of the call whose rows are arriving, until [`Sink::stop`] is called for it.
     fn stop_signal(&self) -> Option<StopSignal>;
 
-    /// That call asked to stop: store what was accepted of its shard. Rows that are still in flight may take longer than
-    /// this process has.
+    /// Store what was accepted of the shard whose call asked to stop. Its rows in flight may take longer than this
+    /// process has.
     fn stop(&mut self);
 
-    /// Everything was accepted: make it durable, and report what this attempt stored.
+    /// Make everything that was accepted durable, and report what this attempt stored.
     fn finish(self: Box<Self>) -> Result<OutputReport, SinkError>;
 }
 
-/// Feed the sink until the stages before it hang up.
+/// Feed the sink until the stages before it end.
 pub fn run(sink: &mut dyn Sink, inferred: &Receiver<Slot<Inferred>>, meter: &StageMeter) {
     loop {
         let stop = sink.stop_signal();

@@ -2,9 +2,9 @@
 //!
 //! - Rows go to one file. Unless a checkpoint is taken before the shard ends, that file becomes the
 //!   part; otherwise it becomes a segment, and another file is begun.
-//! - A shard with segments ends by putting its part together: their rows, then the last ones.
-//! - Rows arrive in the order of their records, behind those in segments; or from the first record on, if the shard
-//!   cannot be read as far any more as segments hold it. Then the segments are not used.
+//! - At the end of a shard with segments, its part is assembled from their rows and the last ones.
+//! - Rows arrive in the order of their records, after those in segments. If the shard can no longer be read as far as
+//!   the segments reach, rows arrive from the first record on, and the segments are not used.
 
 use std::sync::Arc;
 
@@ -22,20 +22,20 @@ use super::identity::RunIdentity;
 use super::part::{PartWriter, PendingPart};
 use super::schema::PREDICTIONS;
 
-/// A part that is not whole yet.
+/// A part that is not complete yet.
 #[derive(Debug)]
 pub(super) struct OpenPart {
     pub shard: Arc<ShardRef>,
-    /// Of the rows in `writer` and those about to be written to it.
+    /// Rows since the part was opened, by status.
     pub tally: Tally,
     name: String,
-    /// What earlier checkpoints hold, from the first record on.
+    /// The rows in checkpoints, from the first record on.
     segments: Vec<Segment>,
-    /// Segments that are not used after all.
+    /// Segments that are not used, because the shard is read from its first record again.
     discarded: Vec<Segment>,
-    /// The record whose row comes next.
+    /// Position of the record whose row comes next.
     next_record: u64,
-    /// Rows since.
+    /// Rows since the last checkpoint.
     writer: PartWriter,
     /// The last segment, while it is being stored.
     pending: Option<PendingPart>,
@@ -44,16 +44,16 @@ pub(super) struct OpenPart {
 /// A part whose last row has been written.
 #[derive(Debug)]
 pub(super) struct ClosedPart {
-    /// What it holds; its path, size and hash are not known yet.
+    /// Its report. Path, size and hash are not known yet.
     pub report: PartReport,
-    /// What it was put together from, and what was not used of it.
+    /// All segments of the shard, used or not.
     pub segments: Vec<Segment>,
-    /// Of its rows, those that other attempts have scored.
+    /// Rows that other attempts scored, by status.
     pub reused: Tally,
 }
 
 impl OpenPart {
-    /// Begin the part of `shard`, or go on with the one that `segments` are of.
+    /// Begin the part of `shard`, or resume it after `segments`.
     pub fn begin(
         shard: Arc<ShardRef>,
         segments: Vec<Segment>,
@@ -78,13 +78,13 @@ impl OpenPart {
     /// Count the row of the record `record_index`, which is about to be written.
     ///
     /// # Errors
-    /// When it is neither the next one nor the first one of a shard that is read from its beginning again.
+    /// If it is neither the next record nor the first one of a shard that is read from its beginning again.
     pub fn count(&mut self, record_index: u64, status: Status, output: &Output) -> Result<(), SinkError> {
         if record_index == 0 {
             self.start_over();
         }
         if record_index != self.next_record {
-            let message = format!("record {record_index} came where {} was due", self.next_record);
+            let message = format!("record {record_index} arrived, expected record {}", self.next_record);
             return Err(SinkError::Uri { uri: output.uri_of(&self.name), message });
         }
         self.next_record += 1;
@@ -92,7 +92,7 @@ impl OpenPart {
         Ok(())
     }
 
-    /// The shard is read from its first record on, though segments hold rows of it: do without them.
+    /// Discard the segments: the shard is read from its first record again.
     fn start_over(&mut self) {
         if self.tally.rows() == 0 {
             self.discarded.append(&mut self.segments);
@@ -120,10 +120,10 @@ impl OpenPart {
         others.map(|segment| segment.to - segment.from).sum()
     }
 
-    /// Make the rows since the last checkpoint a segment, and begin to store it. Nothing, if there are none.
+    /// Make the rows since the last checkpoint a segment, and begin to store it. Does nothing without rows.
     ///
     /// # Errors
-    /// Those of storing the segment before, too.
+    /// Also those of storing the segment before.
     pub fn checkpoint(&mut self, identity: &RunIdentity, output: &Output) -> Result<(), SinkError> {
         if self.writer.rows() == 0 {
             return Ok(());
@@ -148,15 +148,15 @@ impl OpenPart {
         self.segments.iter().chain(&self.discarded).map(|segment| segment.name.clone()).collect()
     }
 
-    /// Names of all segments that are stored of the shard, to be removed.
+    /// Wait until all segments are stored, and return their names, to be removed.
     pub fn into_segments(mut self) -> Vec<String> {
         if let Err(error) = self.await_segment() {
-            tracing::debug!(%error, "a segment that is not wanted could not be stored");
+            tracing::debug!(%error, "a segment that is not needed could not be stored");
         }
         self.segment_names()
     }
 
-    /// The shard has ended: hand the part to the store.
+    /// Complete the part of a shard that has ended, and hand it to the store.
     pub fn close(
         mut self,
         end: ShardEnd,
@@ -168,7 +168,7 @@ impl OpenPart {
         }
         let reused = match self.segments.is_empty() {
             true => Tally::default(),
-            false => self.put_together(identity, output)?,
+            false => self.assemble(identity, output)?,
         };
         if self.tally.rows() != end.records {
             let rows = self.tally.rows();
@@ -198,8 +198,8 @@ impl OpenPart {
         Ok((file, ClosedPart { report, segments, reused }))
     }
 
-    /// Copy the segments' rows, and the last ones, into one new file. Returns those of other attempts.
-    fn put_together(&mut self, identity: &RunIdentity, output: &Output) -> Result<Tally, SinkError> {
+    /// Copy the segments' rows, and the last ones, into one new file. Returns the rows of other attempts, by status.
+    fn assemble(&mut self, identity: &RunIdentity, output: &Output) -> Result<Tally, SinkError> {
         self.checkpoint(identity, output)?;
         self.await_segment()?;
         let (mut tally, mut reused) = (Tally::default(), Tally::default());
@@ -218,7 +218,7 @@ impl OpenPart {
     }
 }
 
-/// Bytes of a shard's objects; `None` where nothing told them.
+/// Bytes of a shard's objects; `None` if unknown.
 fn known_bytes(shard: &ShardRef) -> Option<u64> {
     Some(shard.size_bytes()).filter(|&bytes| bytes > 0)
 }

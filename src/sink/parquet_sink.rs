@@ -1,5 +1,5 @@
-//! Entries into parts: opens a part when its shard starts, closes it when the shard ends, and takes checkpoints in
-//! between.
+//! Turns entries into parts: opens a part when its shard starts, closes it when the shard ends, and takes checkpoints
+//! in between.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -23,20 +23,21 @@ use super::rows::{BYTES_PER_ENCODE, PredictionRows, RunColumns};
 use super::schema::ROW_GROUP_BYTES;
 use super::storing::{PENDING_PARTS, Storing, panicked};
 
-/// Bytes of a shard's rows after which a checkpoint is taken whatever the time: a segment is held in
-/// memory when its part is put together.
+/// Bytes of a shard's rows after which a checkpoint is taken before its time: a segment is held in memory when its part
+/// is assembled.
 const SEGMENT_BYTES: usize = 64 << 20;
 
-/// The most that parts hold in memory: the one being written and its last segment, the batches part, those being stored,
-/// the row groups that the first and the batches part are encoding, and a segment being read back, which ends with a row
-/// group. Rows that wait to be encoded have columns that grow by doubling, and are held beside what is made of them.
+/// The most that parts hold in memory: the one being written and its last segment, the batches part, those being
+/// stored, the row groups that the first and the batches part are encoding, and a segment being read back, which ends
+/// with a row group. Rows that wait to be encoded are in columns that grow by doubling, and are held at the same time
+/// as the arrays made of them.
 pub const PARTS_BYTES: u64 = (PENDING_PARTS as u64 + 3) * UPLOAD_BYTES
     + 3 * ROW_GROUP_BYTES as u64
     + SEGMENT_BYTES as u64
     + 3 * BYTES_PER_ENCODE as u64
     + READ_BYTES as u64;
 
-/// Writes a run's Parquet.
+/// Writes the Parquet parts of an attempt.
 pub struct ParquetSink {
     output: Output,
     identity: RunIdentity,
@@ -62,7 +63,7 @@ pub struct ParquetSink {
 struct OpenShard {
     call: Arc<Call>,
     part: OpenPart,
-    /// Whether its call asked to stop, and what had arrived by then is being stored.
+    /// Whether its call asked to stop, and the rows that had arrived by then were handed to the store.
     is_stopped: bool,
 }
 
@@ -75,8 +76,8 @@ struct BatchTimes {
 }
 
 impl ParquetSink {
-    /// A sink for rows of `classes` scores, of the attempt that `note` is of, whose engines were warmed up with the
-    /// outcomes `warm_ups`.
+    /// A sink for the attempt of `note` and for rows of `classes` scores. `warm_ups` are the outcomes of the engines'
+    /// warm-ups.
     ///
     /// # Errors
     /// Those of the store, and [`Error::Threads`].
@@ -119,10 +120,10 @@ impl ParquetSink {
         Ok(sink)
     }
 
-    /// Do `work`. An error or a panic fails the shard whose rows are arriving, and no other.
+    /// Do `work`. An error or a panic fails only the shard whose rows are arriving.
     fn guarded(&mut self, work: impl FnOnce(&mut Self) -> Result<(), SinkError>) {
         let call = self.open.as_ref().map(|open| Arc::clone(&open.call));
-        // what a panic leaves half done is dropped: the open part and the rows that are not encoded yet
+        // the state that a panic leaves half done is dropped: the open part and the rows that are not encoded yet
         let done = catch_unwind(AssertUnwindSafe(|| work(self)));
         if matches!(done, Ok(Ok(()))) {
             return;
@@ -142,8 +143,7 @@ impl ParquetSink {
         self.rows = PredictionRows::new(Arc::clone(&self.columns));
     }
 
-    /// Take one entry. `scores` are those of its row, if it is one that is scored. Entries of a shard that has failed
-    /// are dropped.
+    /// Take one entry. `scores` are those of its row, if it is scored. Entries of a shard that has failed are dropped.
     fn take(
         &mut self,
         entry: Entry,
@@ -151,7 +151,7 @@ impl ParquetSink {
         scores: Result<&[f32], &BatchFailure>,
     ) -> Result<(), SinkError> {
         if let Entry::ShardStart(call) = entry {
-            // the end of the shard before was lost with a batch, if it did not arrive
+            // if the shard before is still open, its end was lost with a batch
             self.lose_batch();
             self.open(call);
             return Ok(());
@@ -197,7 +197,7 @@ impl ParquetSink {
         }
     }
 
-    /// The shard has ended: hand its part to the store.
+    /// Hand the part of a shard that has ended to the store.
     fn close(&mut self, end: ShardEnd) -> Result<(), SinkError> {
         self.encode_rows()?;
         let OpenShard { call, part, .. } = self.open.take().expect("a shard ends only after it has started");
@@ -213,7 +213,7 @@ impl ParquetSink {
         Ok(())
     }
 
-    /// The shard ends here, by an error or because its call asked to stop: keep its rows so far in checkpoints.
+    /// Cut the shard short, after an error or because its call asked to stop. Its rows so far are kept in checkpoints.
     fn cut(&mut self, error: Option<Error>) -> Result<(), SinkError> {
         let kept = self.store_segment();
         let OpenShard { call, mut part, .. } =
@@ -238,7 +238,7 @@ impl ParquetSink {
         Ok(())
     }
 
-    /// Wrong bytes were read of the shard: keep nothing of it, for nobody knows which rows are wrong.
+    /// Keep nothing of a shard of which wrong bytes were read, since any row may be wrong.
     fn discard(&mut self, error: Error) {
         let Some(OpenShard { call, part, .. }) = self.open.take() else { return };
         self.drop_open();
@@ -246,14 +246,14 @@ impl ParquetSink {
         call.answer(Err(error));
     }
 
-    /// Remove the segments of the shard that was cut short: wrong bytes were read of it.
+    /// Remove the segments of the shard that was cut short, since wrong bytes were read of it.
     fn discard_cut_short(&mut self) {
         if let Some((_, segments)) = self.cut_short.take() {
             self.remove_wrong(&segments);
         }
     }
 
-    /// Keep the segments of the shard that was cut short, unless its reader has found out that it read wrong bytes.
+    /// Keep the segments of the shard that was cut short, unless its reader found that it read wrong bytes.
     fn settle_cut_short(&mut self) {
         if self.cut_short.as_ref().is_some_and(|(call, _)| call.has_wrong_bytes()) {
             self.discard_cut_short();
@@ -271,7 +271,7 @@ impl ParquetSink {
         }
     }
 
-    /// Make the rows of the open shard so far a segment, and begin to store it.
+    /// Make the rows of the open shard since the last checkpoint a segment, and begin to store it.
     fn store_segment(&mut self) -> Result<(), SinkError> {
         self.encode_rows()?;
         match &mut self.open {
@@ -296,8 +296,8 @@ impl ParquetSink {
         open.part.write(&rows, &self.output)
     }
 
-    /// With the attempt's number in the upper half of the batch's id, so that no two attempts at a run use the same
-    /// one. Those of warm-ups are below zero.
+    /// `outcome` with the attempt's number in the upper half of the batch's id, so that no two attempts at a run use
+    /// the same id. Ids of warm-ups are negative.
     fn numbered(&self, outcome: Outcome) -> Outcome {
         let base = i64::from(self.identity.attempt) << 32;
         let batch_id = if outcome.batch_id < 0 { outcome.batch_id - base } else { outcome.batch_id + base };
@@ -319,7 +319,7 @@ impl ParquetSink {
         open.part.count(meta.record_index, status, &self.output)
     }
 
-    /// Once an attempt: the rows say the rest.
+    /// Warn once in an attempt. The rows have the details.
     fn warn_of_invalid_scores(&mut self, meta: &RecordMeta) {
         if !std::mem::replace(&mut self.has_warned, true) {
             tracing::warn!(

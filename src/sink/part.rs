@@ -11,7 +11,7 @@ use crate::error::SinkError;
 
 use super::schema::writer_properties;
 
-/// A file being written. Dropped unfinished, it never becomes visible.
+/// A file being written. If it is dropped unfinished, it never becomes visible.
 #[derive(Debug)]
 pub struct PartWriter {
     /// Path below the output, such as `predictions/part-000000-….parquet`.
@@ -44,7 +44,7 @@ impl PartWriter {
         }
     }
 
-    /// Append rows. After an error the part is lost, and with it the run.
+    /// Append rows. After an error the part is lost.
     pub fn write(&mut self, rows: &RecordBatch, output: &Output) -> Result<(), SinkError> {
         self.rows += rows.num_rows() as u64;
         self.writer.write(rows).map_err(|source| encode_error(&self.name, output, source))?;
@@ -56,7 +56,7 @@ impl PartWriter {
         self.rows
     }
 
-    /// Bytes of these, encoded or about to be.
+    /// Bytes of the rows written, encoded or still to be encoded.
     pub fn bytes(&self) -> usize {
         self.writer.bytes_written() + self.writer.in_progress_size()
     }
@@ -67,7 +67,7 @@ impl PartWriter {
         self.finish_as(name, more, output)
     }
 
-    /// The same as a segment of a part, under the name of that.
+    /// Like [`Self::finish`], but the file is the segment `name` of the part.
     pub fn finish_segment(self, name: String, output: &Output) -> Result<PendingPart, SinkError> {
         self.finish_as(name, &[], output)
     }

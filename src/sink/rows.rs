@@ -1,8 +1,8 @@
 //! Rows to Arrow: pure, no files.
 //!
 //! - One row per record, in the order given; a rejected record has a reason and no scores.
-//! - A record with a score that is NaN or infinite has a reason and no scores either: what is left of them would
-//!   mislead. It keeps its `batch_id`, since an engine has run on it.
+//! - A record with a score that is NaN or infinite has a reason and no scores either: its other scores would mislead.
+//!   It keeps its `batch_id`, since an engine has run on it.
 //! - `top1_*` is the largest score, the lowest index among equals.
 
 use std::sync::Arc;
@@ -28,7 +28,7 @@ const ROWS_PER_ENCODE: usize = 1024;
 /// thousand classes.
 pub const BYTES_PER_ENCODE: usize = 8 << 20;
 
-/// What is the same in every row of a run.
+/// What all rows of a run have in common.
 #[derive(Debug, Clone)]
 pub struct RunColumns {
     pub run_id: String,
@@ -42,7 +42,7 @@ pub struct RunColumns {
 pub struct PredictionRows {
     run: Arc<RunColumns>,
     rows: usize,
-    /// Of the rows' scores and texts.
+    /// Bytes of the rows' scores and texts.
     bytes: usize,
     key: StringBuilder,
     shard: StringBuilder,
@@ -94,7 +94,7 @@ impl PredictionRows {
         self.rows == 0
     }
 
-    /// Whether it is time to take them.
+    /// Whether the rows should be taken and encoded.
     pub fn is_full(&self) -> bool {
         self.rows >= ROWS_PER_ENCODE || self.bytes >= BYTES_PER_ENCODE
     }
@@ -157,7 +157,7 @@ impl PredictionRows {
 
     fn push_meta(&mut self, meta: &RecordMeta, status: Status) {
         self.rows += 1;
-        // the shard's name stands in the key, too
+        // the key contains the shard's name, too
         self.bytes +=
             2 * meta.shard.name.len() + meta.image_id.len() + meta.member.as_ref().map_or(0, String::len);
         self.key.append_value(format!("{}#{}", meta.shard.name, meta.record_index));
@@ -172,7 +172,7 @@ impl PredictionRows {
         self.image_bytes.append_value(meta.image_bytes as i64);
     }
 
-    /// The rows collected so far, which are then forgotten.
+    /// Take the rows collected so far.
     pub fn take(&mut self) -> Result<RecordBatch, ArrowError> {
         let rows = std::mem::take(&mut self.rows);
         self.bytes = 0;
@@ -208,7 +208,7 @@ impl PredictionRows {
     }
 }
 
-/// What is wrong with scores of which some are NaN or infinite; `None` if all are finite.
+/// The reason to reject scores if some are NaN or infinite; `None` if all are finite.
 fn invalid_scores(scores: &[f32], labels: &[String]) -> Option<String> {
     let mut invalid = scores.iter().enumerate().filter(|(_, score)| !score.is_finite());
     let (class, score) = invalid.next()?;
@@ -300,7 +300,7 @@ impl BatchRows {
         columns.warmup.append_value(timing.warmup);
     }
 
-    /// The rows collected so far, which are then forgotten.
+    /// Take the rows collected so far.
     pub fn take(&mut self) -> Result<RecordBatch, ArrowError> {
         self.rows = 0;
         let columns = &mut self.columns;

@@ -1,6 +1,6 @@
-//! The two schemas that analysts meet, and how their files are encoded.
+//! The schemas of the two tables, and how their files are encoded.
 //!
-//! - The same in every part of every run of one schema version.
+//! - A schema is the same in every part of every run of one schema version.
 //! - Only types that BigQuery, Spark, DuckDB and pandas all read: no unsigned integers, no
 //!   float16, no dictionary or view arrays, UTC timestamps in microseconds, lists of three levels.
 
@@ -12,8 +12,8 @@ use parquet::file::metadata::KeyValue;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
 
-/// Rows of a row group, and its encoded bytes: enough for readers to skip by statistics and to
-/// read in parallel, little enough that a writer's buffer stays small beside the pixel queues.
+/// Rows of a row group, and its encoded bytes: enough for readers to skip by statistics and to read in parallel, few
+/// enough that a writer's buffer stays small compared with the pixel queues.
 const ROW_GROUP_ROWS: usize = 131_072;
 pub const ROW_GROUP_BYTES: usize = 16 << 20;
 
@@ -70,7 +70,7 @@ pub fn writer_properties(footer: &[(&str, &str)]) -> WriterProperties {
         .set_statistics_enabled(EnabledStatistics::Page)
         .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
         .set_max_row_group_bytes(Some(ROW_GROUP_BYTES))
-        // every value is its own: a dictionary would only be built to be thrown away
+        // values seldom repeat: a dictionary would be built and discarded
         .set_column_dictionary_enabled(ColumnPath::from("key"), false)
         .set_column_dictionary_enabled(ColumnPath::from("scores.list.element"), false)
         .set_created_by(concat!("sluice version ", env!("CARGO_PKG_VERSION")).to_owned())

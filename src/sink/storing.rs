@@ -3,8 +3,8 @@
 //! Comes in: parts whose last row was written, in order. Goes out: an answer for each, and the attempt's note, which
 //! lists what this attempt stored.
 //!
-//! - Runs on a thread of its own, so that a call is answered as soon as its part is stored, and the sink goes on
-//!   with the next shard meanwhile.
+//! - This runs on its own thread, so that a call is answered as soon as its part is stored, while the sink continues
+//!   with the next shard.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -26,14 +26,14 @@ use super::part::PendingPart;
 /// shards of 20 images flowing at 1,500 images/s.
 pub const PENDING_PARTS: usize = 8;
 
-/// A note is written again only after this many times as long as the last write took. Parts that are in no note are read
-/// by whoever needs to know of them.
-const NOTE_SHARE: u32 = 200;
+/// The pause before the next write of the note, as a multiple of the last write's duration. Parts that are in no note
+/// are read instead.
+const NOTE_PAUSE_FACTOR: u32 = 200;
 
-/// The longest time between two writes of the note: the store may have been slow once.
-const NOTE_AT_LEAST_EVERY: Duration = Duration::from_secs(600);
+/// The longest pause between two writes of the note, in case a single write was slow.
+const MAX_NOTE_PAUSE: Duration = Duration::from_secs(600);
 
-/// What is handed to the thread.
+/// A message to the thread.
 enum ToStore {
     Part {
         call: Arc<Call>,
@@ -56,13 +56,13 @@ pub(super) struct Storing {
 impl Drop for Storing {
     fn drop(&mut self) {
         self.parts = None;
-        // its panic was reported on the thread
+        // the thread has reported its own panic
         self.thread.take().into_iter().for_each(|thread| drop(thread.join()));
     }
 }
 
 impl Storing {
-    /// Start the thread for the attempt that `note` is of. The note is written no more often than `note_interval`.
+    /// Start the thread for the attempt of `note`. The note is written no more often than `note_interval`.
     ///
     /// # Errors
     /// [`Error::Threads`] when the system has no thread left.
@@ -72,7 +72,7 @@ impl Storing {
         note: AttemptNote,
         note_interval: Duration,
     ) -> Result<Self, Error> {
-        // one more is in the thread's hand
+        // the thread holds one more
         let (parts, received) = bounded(PENDING_PARTS - 1);
         let storer = Storer {
             output,
@@ -102,7 +102,7 @@ impl Storing {
 
     fn hand_over(&self, what: ToStore) {
         let parts = self.parts.as_ref().expect("open until the end");
-        // a thread that is gone has let go of all calls
+        // a thread that has ended has dropped its calls
         let _ = parts.send(what);
     }
 
@@ -157,14 +157,14 @@ impl Storer {
         self
     }
 
-    /// Wait until a part is there, stored by this attempt or another.
+    /// Wait until a part is stored, by this attempt or another.
     fn store(&mut self, file: PendingPart, part: ClosedPart) -> Result<PartReport, SinkError> {
         let (path, stored) = file.wait()?;
         let ClosedPart { report, segments, reused } = part;
         let report = if stored.was_there {
             let theirs = self.stored_by_another(&path, &stored, &report)?;
             if theirs.sha256 == stored.sha256 {
-                // the answer to its creation was lost
+                // this attempt stored it, and the store's response was lost
                 self.report.reused.add(&reused);
             }
             theirs
@@ -177,14 +177,14 @@ impl Storer {
         Ok(report)
     }
 
-    /// The part that was there before: of this run, and with as many rows as `own`.
+    /// The part that exists already. It must belong to this run and have as many rows as `own`.
     fn stored_by_another(
         &self,
         path: &str,
         stored: &Stored,
         own: &PartReport,
     ) -> Result<PartReport, SinkError> {
-        // of another run, if this one was removed
+        // if this run was removed, the part may belong to another one
         check_current(&self.output, &self.run_id)?;
         let theirs = read_part(&self.output, path, &self.run_id)?;
         if theirs.sha256 == stored.sha256 {
@@ -197,7 +197,7 @@ impl Storer {
         if theirs.rows_by_status == own.rows_by_status {
             tracing::info!(part = path, "another attempt stored the part first");
         } else {
-            // a web server that answered only one of them, or a record on which an attempt crashed
+            // a web server answered only one of the attempts, or one of them crashed on a record
             tracing::warn!(part = path, "another attempt stored the part first, and rejected other records");
         }
         Ok(theirs)
@@ -210,7 +210,7 @@ impl Storer {
         self.report.parts.push(part);
     }
 
-    /// Remove the segments that a part was put together from. The part is stored whether that succeeds or not.
+    /// Remove the segments that a part was assembled from. The part is stored even if this fails.
     fn remove_segments(&self, segments: &[Segment]) {
         let segments: Vec<_> = segments.iter().map(|segment| segment.name.clone()).collect();
         if let Err(error) = self.output.remove(&segments) {
@@ -218,8 +218,8 @@ impl Storer {
         }
     }
 
-    /// Replace the attempt's note by one that lists what is stored. It is written whole, so the pause before the next
-    /// write grows with its length.
+    /// Replace the attempt's note with one that lists what is stored. The whole note is written each time, so the pause
+    /// before the next write grows with its length.
     fn write_note(&mut self) -> Result<(), SinkError> {
         let start = Instant::now();
         check_current(&self.output, &self.run_id)?;
@@ -228,13 +228,13 @@ impl Storer {
         self.note.parts.clone_from(&self.report.parts);
         self.note.batches.clone_from(&self.report.batches);
         let written = self.note.store(&self.output);
-        let pause = NOTE_AT_LEAST_EVERY.min(NOTE_SHARE * start.elapsed()).max(self.note_interval);
+        let pause = MAX_NOTE_PAUSE.min(NOTE_PAUSE_FACTOR * start.elapsed()).max(self.note_interval);
         self.note_due = Instant::now() + pause;
         written
     }
 }
 
-/// The words of a panic, as an error of the sink stage.
+/// A panic as an error of the sink stage.
 pub(super) fn panicked(panic: &(dyn std::any::Any + Send)) -> Error {
     Error::StagePanicked { stage: "sink", message: panic_message(panic).to_owned() }
 }

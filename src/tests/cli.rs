@@ -261,7 +261,7 @@ fn mistakes_end_with_their_exit_code_before_anything_is_written() {
     let labels = format!("model.labels={}", bench.path("labels.txt").display());
     let cases: [(&[&str], i32, &str); 9] = [
         (&["--set", "engine.batchsize=3"], 2, "unknown key engine.batchsize, did you mean batch_size?"),
-        (&["--set", "engine.batch_size=0"], 2, "engine.batch_size: is 0, must lie between 1 and 65536"),
+        (&["--set", "engine.batch_size=0"], 2, "engine.batch_size: is 0, must be between 1 and 65536"),
         (&["--input", "nowhere/*.tar"], 3, "nowhere"),
         (&["--input", "missing.tar"], 3, "missing.tar"),
         (&["--set", "model.path=/no/model.onnx"], 4, "/no/model.onnx"),
@@ -399,7 +399,7 @@ fn an_output_inside_its_input_or_at_a_file_is_refused() {
     write_tar(&bench.path("in/a.tar"), &images(0, 2));
     fs::write(bench.path("file"), b"x").expect("write");
     for (output, args, words) in
-        [("in/out", &["--input", "in"][..], "lies inside the input"), ("file", &[], "is a file")]
+        [("in/out", &["--input", "in"][..], "is inside the input"), ("file", &[], "is a file")]
     {
         let refused = bench.run(output, args);
         assert_code(&refused, 6);

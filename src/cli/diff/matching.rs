@@ -16,7 +16,7 @@ pub enum Side {
     B,
 }
 
-/// Rows without a partner so far, by id: at most what one side is ahead of the other.
+/// Rows without a partner so far, by id: at most as many as one side is ahead of the other.
 #[derive(Debug, Default)]
 pub struct Waiting {
     a: HashMap<String, VecDeque<Row>>,
@@ -64,7 +64,7 @@ pub struct Matched {
 pub fn match_all(a: Vec<Row>, b: Vec<Row>) -> Matched {
     let mut matched = Matched::default();
     let mut tagged = Tagged::default();
-    let numbers_are_names = [&a, &b].into_iter().all(|rows| tells_apart(rows));
+    let numbers_are_names = [&a, &b].into_iter().all(|rows| numbers_are_unique(rows));
     for (side, rows) in [(Side::A, a), (Side::B, b)] {
         for row in rows {
             let tag = (numbers_are_names || row.is_named()).then(|| row.image_id.clone());
@@ -93,7 +93,7 @@ pub fn match_all(a: Vec<Row>, b: Vec<Row>) -> Matched {
 }
 
 /// Whether each id that may be a position in a shard belongs to a single row.
-fn tells_apart(rows: &[Row]) -> bool {
+fn numbers_are_unique(rows: &[Row]) -> bool {
     let mut seen = HashSet::new();
     rows.iter().filter(|row| !row.is_named()).all(|row| seen.insert(&row.image_id))
 }
@@ -137,16 +137,16 @@ impl Tagged {
 }
 
 /// The most names with the same last component that one name is compared with.
-const NAMESAKES: usize = 64;
+const MAX_NAMESAKES: usize = 64;
 
-/// The two folders, each with its last slash, in which most names of `a` and `b` differ: `/x/` and `/y/z/` for
+/// The two folders, each with its trailing slash, in which most names of `a` and `b` differ: `/x/` and `/y/z/` for
 /// `/x/p/1.jpg` and `/y/z/p/1.jpg`. `None` if no two names have the same end.
 pub fn moved(a: &[String], b: &[String]) -> Option<(String, String)> {
     let mut namesakes: HashMap<&str, Vec<&str>> = HashMap::new();
     for name in b {
         if let Some((_, last)) = name.rsplit_once('/') {
             let names = namesakes.entry(last).or_default();
-            if names.len() < NAMESAKES {
+            if names.len() < MAX_NAMESAKES {
                 names.push(name);
             }
         }

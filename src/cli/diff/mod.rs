@@ -2,7 +2,7 @@
 //!
 //! - Shards are paired by identity, else by name, also below another folder. The rows of a pair are read side by side,
 //!   so two large outputs take little memory; only rows without a partner are held.
-//! - Compared are status, best class and scores. Reasons are prose, and not compared.
+//! - Status, best class and scores are compared. Reasons are not, since they are prose.
 
 mod matching;
 mod row;
@@ -271,7 +271,7 @@ impl Differences {
         }
     }
 
-    /// Whether the outputs agree on the records in both, of which there must be some.
+    /// Whether the outputs agree and have a record in common.
     fn are_none(&self, tolerance: f32, common: bool) -> bool {
         self.records_in_both > 0
             && self.other_status == 0
@@ -359,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn an_invalid_score_equals_another_one_and_no_score() {
+    fn an_invalid_score_equals_only_another_invalid_score() {
         let mut found = Differences::default();
         let invalid = row("s#0", "invalid_score", None, &[]);
         found.compare(&invalid, &invalid, RULES);

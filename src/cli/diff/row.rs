@@ -17,7 +17,7 @@ pub const COLUMNS: [&str; 9] = [
     "scores_index",
 ];
 
-/// What is compared of one row.
+/// What identifies a row, and what of it is compared.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Row {
     pub key: String,

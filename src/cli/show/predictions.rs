@@ -14,7 +14,7 @@ pub const COLUMNS: [&str; 7] =
 
 /// Labels and reasons listed in text; JSON has all that were kept.
 const LISTED: usize = 10;
-/// Distinct reasons counted by themselves; all further ones are counted together.
+/// Distinct reasons that are counted separately; all others are counted together.
 const REASONS_KEPT: usize = 10_000;
 /// Bars of the histogram, and the width of the longest one in characters.
 const BARS: usize = 10;
@@ -26,7 +26,7 @@ pub struct Predictions {
     pub parts: u64,
     rows: u64,
     statuses: HashMap<String, u64>,
-    /// By status and error text.
+    /// Rows by status and error text.
     reasons: HashMap<(String, String), u64>,
     /// Rows and sum of scores by label, or by class index without labels.
     labels: HashMap<String, (u64, f64)>,
@@ -73,7 +73,7 @@ struct Bar {
 }
 
 impl Predictions {
-    /// Totals that also list up to `first` first rows and `failed` failed rows.
+    /// Totals that also list the first `first` rows and the first `failed` rows without scores.
     pub fn listing(first: usize, failed: usize) -> Self {
         let wanted = |max| Wanted { max, rows: Vec::new() };
         Self { first: wanted(first), failed: wanted(failed), ..Self::default() }
