@@ -39,7 +39,7 @@ fn sum(
             };
             let bytes = Some(shard.size_bytes()).filter(|&bytes| bytes > 0);
             total.records = total.records.zip(records).map(|(sum, records)| sum + records);
-            total.bytes = total.bytes.zip(bytes).map(|(sum, bytes)| sum + bytes);
+            total.bytes = total.bytes.zip(bytes).map(|(sum, bytes)| sum.saturating_add(bytes));
         }
     }
     Ok(total)
