@@ -11,7 +11,7 @@ use crate::support::*;
 use crate::trial::{Place, Trial};
 
 impl Torture {
-    /// SIGKILL at random moments: published parts are always complete, and the resumed run equals an uninterrupted one.
+    /// SIGKILL at random moments. Published parts are always complete, and the resumed run equals an uninterrupted one.
     pub fn kills(&mut self) {
         let mut killed = BTreeMap::<&str, (u64, u64, u64)>::new();
         let (mut failures, mut done, mut round) = (Vec::new(), 0, 0);
@@ -29,7 +29,7 @@ impl Torture {
                 let out = format!("out-{run}");
                 let mut kills = 0;
                 while kills == 0 || self.random.below(3) > 0 {
-                    self.unsettle(&trial.place);
+                    self.schedule_faults(&trial.place);
                     let delay = trial.took.mul_f64(self.random.below(1000) as f64 / 900.0);
                     if !kill_after(trial.command(&out, &[]), delay) {
                         break;
@@ -40,16 +40,16 @@ impl Torture {
                     if let Some((key, _)) =
                         published.iter().find(|(key, row)| trial.expected.get(*key) != Some(row))
                     {
-                        failures.push(format!("{name}: a torn or foreign row {key}"));
+                        failures.push(format!("{name}: wrong or unexpected row {key}"));
                     }
                 }
-                self.unsettle(&trial.place);
+                self.schedule_faults(&trial.place);
                 let mut resumed = trial.command(&out, &[]).output().expect("starts");
                 let mut again = 0;
-                // faults may stop a run, but only with an exit code that says that a retry helps
+                // injected faults may stop a run, but only with an exit code for which a retry can help
                 while matches!(resumed.status.code(), Some(3 | 6)) && again < 20 {
                     again += 1;
-                    self.unsettle(&trial.place);
+                    self.schedule_faults(&trial.place);
                     resumed = trial.command(&out, &[]).output().expect("starts");
                 }
                 if let Place::Gcs(gcs) = &trial.place {
@@ -57,7 +57,7 @@ impl Torture {
                 }
                 if resumed.status.code() != Some(0) {
                     failures.push(format!("{name}: {:?} {}", resumed.status.code(), stderr(&resumed)));
-                } else if let Some(fault) = trial.faults_of(&out) {
+                } else if let Some(fault) = trial.fault_in(&out) {
                     failures.push(format!("{name}: {fault}"));
                 }
                 let sums = killed.entry(name).or_default();
@@ -72,14 +72,14 @@ impl Torture {
         for (name, (kills, runs, stopped)) in killed {
             let failed = failures.iter().filter(|failure| failure.starts_with(name)).count();
             let figure = format!(
-                "{kills} kills in {runs} runs, {stopped} stopped by faults: {failed} outputs lost, duplicated or corrupted a row"
+                "{kills} kills in {runs} runs, {stopped} stops by faults: {failed} outputs with lost, duplicate or wrong rows"
             );
             self.row(format!("SIGKILL, {name}"), figure, failed == 0);
         }
     }
 
-    /// Let one in fifty requests fail from now on.
-    fn unsettle(&mut self, place: &Place) {
+    /// Inject a random fault into about one in fifty of the next requests.
+    fn schedule_faults(&mut self, place: &Place) {
         if let Place::Gcs(gcs) = place {
             let mut schedule = Vec::new();
             for number in 0..20_000 {
