@@ -338,7 +338,7 @@ fn addresses_of_web_servers_are_requested_as_written() {
     assert_eq!(rows.iter().filter(|row| row.status == "ok").count(), 5, "{rows:?}");
     assert_eq!((status("id=3"), status("b+c.png")), ("read_error", "read_error"));
     let all: std::collections::BTreeSet<_> = rows.iter().filter_map(|row| row.score_bits.clone()).collect();
-    assert_eq!(all.len(), 5, "the images differ: {rows:?}");
+    assert_eq!(all.len(), 5, "two images have the same scores: {rows:?}");
     // a container at a signed address
     let signed = format!("{server}/t.tar?Signature=very-secret");
     assert_code(&bench.run("tar", &["--input", &signed]), 0);
