@@ -3,12 +3,12 @@
 
     scripts/analyst.py OUT --records N [--labels FILE]
 
-OUT is a local output folder of `sluice run`, N the number of input records, FILE the right labels of
+OUT is a local output folder of `sluice run`, N the number of input records, and FILE the correct labels of
 each image (JSON, a list by file name). Prints the counts and each check; exits with 1 if a check fails.
 
 - Every record is one row with its own key, and records of a shard keep their order.
-- The three tools, and the manifest, count the same rows for each status.
-- Without warm-up, the batches have as many rows as a model ran on, and each such row names its batch.
+- The three tools and the manifest count the same rows for each status.
+- Batches other than warm-ups have as many rows as a model ran on, and each such row names its batch.
 - All parts of a kind have one schema, with types that BigQuery and Spark read.
 - Top-1 is the best score; all scores are finite.
 - The labels in the parts' footers agree with top1_label.
@@ -92,7 +92,7 @@ def check_counts(checks, output, records):
         summary["rows_by_status"] == statuses,
         str(summary["rows_by_status"]),
     )
-    checks.check("_SUCCESS is there", (output / "_SUCCESS").exists())
+    checks.check("_SUCCESS exists", (output / "_SUCCESS").exists())
 
 
 def check_rows(checks, output):
@@ -137,7 +137,7 @@ def check_rows(checks, output):
     checks.check("every failure, and nothing else, has a reason", unexplained == 0, f"{unexplained} rows")
 
 
-# Class names by part, from the footers: what resolves top1_index and scores_index.
+# Class names by part, from the footers. They resolve top1_index and scores_index.
 NAMES = """SELECT file_name, from_json(decode(value), '["VARCHAR"]') AS labels
            FROM parquet_kv_metadata('{}') WHERE decode(key) = 'sluice.labels'"""
 
@@ -160,7 +160,7 @@ def check_labels(checks, output, expected):
     ).fetchall()
     wrong = [f"{image} is not a {label}" for image, label in found if label not in expected.get(image, [])]
     checks.check(f"{len(expected)} labels are right", not wrong, ", ".join(wrong))
-    checks.check("all labelled images are there", {image for image, _ in found} == set(expected))
+    checks.check("every labelled image has a row", {image for image, _ in found} == set(expected))
 
 
 def unsafe_columns(part):

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# How much faster is a TensorRT engine than ONNX Runtime with TensorRT, and with CUDA, on this host?
+# Compares the speed of a TensorRT engine on this host with ONNX Runtime with TensorRT, and with CUDA:
 # EfficientNetV2-S with random weights, images of 384x384, batches of 10 and 32, fp32 and fp16. Installs
 # what is missing, except for NVIDIA's driver and CUDA. A setup that cannot run has a row with the reason.
-# Writes the figures to out/bench-gpu-*.json, too.
+# Also writes the figures to out/bench-gpu-*.json.
 #
 #   scripts/bench-gpu.sh [OPTION OF sluice bench]...
 set -euo pipefail

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Measures sluice against Python loops and Apache Beam, and against what the machine can do, on the
-# same 1280x960 JPEGs and the open-nsfw model: tables, and out/bench.json. About 8 minutes on 2 cores.
+# Measures sluice, Python loops and Apache Beam on the same 1280x960 JPEGs with the open-nsfw model, and compares them
+# with decoding and inference alone. Prints tables and writes out/bench.json. Takes about 8 minutes on 2 cores.
 #
 #   scripts/bench.sh [--images 640] [--rounds 3]
 set -euo pipefail

@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
-"""Fails on import circles between the files of src/ and on imports from a lower room of a higher one.
+"""Fails on circles of imports between the files of src/, and on imports of a higher or a neighbouring room.
 
     scripts/check_imports.py [--src FOLDER] [--edges] [--self-test]
 
     --src FOLDER   the sources to read, src otherwise
     --edges        also list every import, as FILE -> FILE
-    --self-test    check the checker on small trees with known circles
+    --self-test    test this script on small trees with known circles
 
 - An import is a `use` or an inline path (`crate::a::b`, `super::c`, `child::d`) outside of tests.
 - It is followed through re-exports to the file that defines the item: a child that uses `super::Name`
   depends on the file of `Name`, and on the parent only if `Name` is defined there.
-- A `mod` line and a `pub use` are signposts. A `pub use` counts where its file uses the name as well.
-- Only paths are read: a method that is called needs no import, nor does it count as one.
+- A `mod` line and a `pub use` do not count. A `pub use` counts if its file uses the name as well.
+- Only paths are read: a call of a method needs no import, and does not count as one.
 """
 
 import argparse
@@ -23,9 +23,9 @@ import unittest
 from collections import deque
 from pathlib import Path
 
-# The rooms, lowest first. Whatever stands in one line shares a level: a room imports itself and the
-# lines above, never its neighbours. A room is a file or a folder, named without `.rs`, or several with
-# a plus between them.
+# The rooms, lowest first. The rooms of one line share a level: a room may import itself and the lines
+# above, but not its neighbours. A room is a file or a folder, named without `.rs`, or several of them
+# joined by a plus.
 ROOMS = """
 shown regular_file
 flow skipped
@@ -61,7 +61,7 @@ TOKEN = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 
-# What declares a name at the top of a module.
+# Keywords that declare a name at the top of a module.
 DECLARES = {"fn", "struct", "enum", "union", "trait", "type", "const", "static"}
 OPENS, CLOSES = "([{", ")]}"
 
@@ -290,7 +290,7 @@ class Tree:
         self._read(child)
 
     def resolve(self, module, path, seen=()):
-        """The file that defines what a path names, or None if it is another crate's."""
+        """The file that defines the item of a path, or None if the item belongs to another crate."""
         first, rest = path[0], path[1:]
         if first == "crate":
             return self._descend(module.root(), rest, seen)

@@ -1,6 +1,6 @@
-"""Split and reassemble JPEG, PNG and WebP, and write EXIF by hand.
+"""Split and reassemble JPEG, PNG and WebP, and write EXIF.
 
-Used by codec_fixtures.py for what no encoder writes: metadata of every kind, damage, missing ends.
+Used by codec_fixtures.py for files that no encoder writes: unusual metadata, damage, missing ends.
 """
 
 import struct
@@ -13,7 +13,7 @@ XMP_SEGMENT = b"http://ns.adobe.com/xap/1.0/\0"
 def exif(value=6, kind=3, count=1, order=">", at=8, before=(), magic=None, data=b""):
     """A TIFF structure with the orientation `value`, bytes or a number in `kind`'s format.
 
-    `before` are further entries (tag, kind, count, four bytes); `data` stands behind the directory.
+    `before` are entries before it (tag, kind, count, four bytes); `data` follows the directory.
     """
     formats = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 11: "f", 13: "I"}
     field = value if isinstance(value, bytes) else struct.pack(order + formats[kind], value)
@@ -30,7 +30,7 @@ def xmp(value=6):
 
 
 def raw_profile(block):
-    """ImageMagick's text of a profile: an empty line, its name, its length, hexadecimal digits."""
+    """A profile as ImageMagick's text: an empty line, the name, the length, hexadecimal digits."""
     digits = block.hex()
     lines = [digits[at : at + 72] for at in range(0, len(digits), 72)]
     return ("\n".join(["", "exif", f"{len(block):8}", *lines]) + "\n").encode()
@@ -46,7 +46,7 @@ def with_segments(jpeg, *segments):
 
 
 def frame_at(jpeg):
-    """Where the start-of-frame segment begins."""
+    """Offset of the start-of-frame segment."""
     at = 2
     while jpeg[at + 1] not in (0xC0, 0xC1, 0xC2):
         at += 2 + struct.unpack(">H", jpeg[at + 2 : at + 4])[0]
@@ -68,7 +68,7 @@ def with_frame(jpeg, marker=None, bits=None, size=None, factors=()):
 
 
 def arithmetic_jpeg(width, height, data, progressive=False):
-    """A gray JPEG with arithmetic coding, whose scan is `data` and zeros forever."""
+    """A gray JPEG with arithmetic coding. Each scan is `data`; decoders read zeros after it."""
     stuffed = data.replace(b"\xff", b"\xff\0")
     frame = struct.pack(">BHHB", 8, height, width, 1) + b"\1\x11\0"
     head = b"\xff\xd8" + segment(0xDB, b"\0" + bytes([9] * 64)) + segment(0xCA if progressive else 0xC9, frame)
@@ -112,13 +112,13 @@ def png_chunks(png):
 
 
 def png_of(*chunks):
-    """A PNG of chunks, each whole or a kind and its payload."""
+    """A PNG of chunks, each given as bytes or as a kind and a payload."""
     parts = (chunk if isinstance(chunk, bytes) else png_chunk(*chunk) for chunk in chunks)
     return PNG_SIGNATURE + b"".join(parts)
 
 
 def png_image(png):
-    """The chunks that the pixels need, with the image data in one chunk."""
+    """The chunks that the pixels need: those before the image data, and the image data as one chunk."""
     chunks = list(png_chunks(png))
     data = b"".join(payload for kind, payload in chunks if kind == b"IDAT")
     head = [chunk for chunk in chunks if chunk[0] in (b"IHDR", b"PLTE", b"tRNS")]
@@ -130,13 +130,13 @@ def riff_chunk(kind, payload):
 
 
 def webp_of(*chunks, size_off_by=0):
-    """A WebP of kinds and payloads, with an error in the size of its header."""
+    """A WebP of kinds and payloads. `size_off_by` is added to the size in its header."""
     body = b"WEBP" + b"".join(riff_chunk(*chunk) for chunk in chunks)
     return b"RIFF" + struct.pack("<I", len(body) + size_off_by) + body
 
 
 def webp_image(webp):
-    """The chunks of a still's pixels."""
+    """The chunks with the pixels of a still image."""
     at, chunks = 12, []
     while at + 8 <= len(webp):
         length = struct.unpack("<I", webp[at + 4 : at + 8])[0]
@@ -150,11 +150,11 @@ def u24(value):
 
 
 def webp_canvas(width, height, flags):
-    """EXIF is 8, XMP 4, alpha 16, animation 2."""
+    """The header of an extended file. Flags: animation 2, XMP 4, EXIF 8, alpha 16."""
     return b"VP8X", bytes([flags, 0, 0, 0]) + u24(width - 1) + u24(height - 1)
 
 
 def webp_frame(chunks, corner, size, how=0):
-    """An animation's frame; `how` is 1 to dispose of it, 2 not to blend it."""
+    """A frame of an animation; `how` is 1 to dispose of the frame, 2 not to blend it."""
     place = b"".join(u24(side // 2) for side in corner) + b"".join(u24(side - 1) for side in size)
     return b"ANMF", place + u24(100) + bytes([how]) + b"".join(riff_chunk(*chunk) for chunk in chunks)

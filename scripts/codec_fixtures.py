@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Make fixtures/codecs: small images in every format and mode, with the pixels that Pillow decodes.
+"""Write fixtures/codecs: small images in every format and mode, with the pixels that Pillow decodes.
 
     python3 -m venv /tmp/codecs && /tmp/codecs/bin/pip install pillow==12.3.0 numpy==2.4.6
     /tmp/codecs/bin/python scripts/codec_fixtures.py
@@ -35,17 +35,16 @@ FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos3": Image.Resampling.LANCZOS,
 }
-# nearest and box are exact; the others round coefficients to 16 bits, Pillow to 22
 cases = []
-# expected pictures by their bytes: many cases share one
+# expected pictures by their bytes: several cases may share one
 expected = {}
 cuts = {}
-# images that are refused, and what the reason says
+# images that are refused, and words of the reason
 refused = {}
 
 
 def picture(width, height, seed, noise=25):
-    """Smooth colours, hard edges and some noise: what codecs and filters disagree about."""
+    """Smooth colours, hard edges and some noise, on which codecs and filters differ."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[0:height, 0:width]
     waves = [127 + 120 * np.sin(x / (3 + c) + y / (7 - c) + c) for c in range(3)]
@@ -74,7 +73,7 @@ def saved(image, format, **options):
 
 
 def expect(group, name, input, image, **preprocess):
-    """One case: `input` preprocessed gives `image`."""
+    """Add a case: preprocessing `input` gives `image`."""
     preprocess.setdefault("resize", {"width": image.width, "height": image.height})
     preprocess.setdefault("layout", "nhwc")
     data = saved(image, "PNG", optimize=True)
@@ -89,7 +88,7 @@ def opened(data):
 
 
 def decodes(name, data, rgb=None):
-    """`data` decodes to what Pillow's convert("RGB") gives, or to `rgb`."""
+    """Add a case: `data` decodes to the pixels of Pillow's convert("RGB"), or to `rgb`."""
     put(name, data)
     expect("decode", name, name, rgb or opened(data).convert("RGB"))
 
@@ -109,7 +108,7 @@ def composites(name, data=None):
 
 
 def png(width, height, color_type, depth, rows, interlace=False, extra=b""):
-    """A PNG written by hand; `rows` is an array of samples, height × width × channels."""
+    """A PNG of `rows`, an array of samples: height × width × channels."""
 
     def chunk(kind, payload):
         crc = zlib.crc32(kind + payload)
@@ -178,7 +177,7 @@ def jpegs():
     odd = lambda part: part[:15] + b"\7" if part[1] == 0xEE else part
     decodes("cmyk_transform_7.jpg", rebuilt(adobe, odd))
 
-    # what libjpeg warns about and Pillow decodes
+    # damage at which libjpeg warns, and which Pillow decodes
     base = (FOLDER / "baseline.jpg").read_bytes()
     version = lambda part: part[:9] + b"\7" + part[10:] if part[1] == 0xE0 else part
     decodes("jfif_version_7.jpg", rebuilt(base, version))
@@ -190,7 +189,7 @@ def jpegs():
     unknown = b"\xff\xee\x00\x0eAdobe\0\x64\0\0\0\0\x07"
     decodes("adobe_transform_7.jpg", rebuilt(base, lambda part: unknown if part[1] == 0xE0 else part))
 
-    # at which lengths all pixels are there: where Pillow takes a file that was cut, and where its end marker is missing
+    # lengths with all pixels: those at which Pillow accepts the truncated file, and that without the end marker
     lengths = lambda whole: [n for n in range(1, len(whole) + 1) if n >= len(whole) - 2 or loads(whole[:n])]
     for name in ["baseline", "progressive", "restarts", "gray", "cmyk_adobe"]:
         whole = (FOLDER / f"{name}.jpg").read_bytes()
@@ -221,7 +220,7 @@ def jpeg_variants():
     small = picture(27, 19, 63)
     sampled = {0: 96, 1: 48, 2: 24}
     jpegs_by_units = {units: saved(rgb, "JPEG", quality=60, subsampling=sub) for sub, units in sampled.items()}
-    # the same data under other factors of as many blocks: its colours are wrong, and the same everywhere
+    # the same data with other sampling factors of as many blocks: the colours are wrong, but equal in all decoders
     for name, units, per_row, factors in [
         ("411", 24, 6, [(4, 1), (1, 1), (1, 1)]),
         ("410", 24, 4, [(1, 4), (1, 1), (1, 1)]),
@@ -256,7 +255,7 @@ def jpeg_variants():
 
 
 def png_variants():
-    """Palettes, transparency, interlacing, and what may be damaged or missing beside the pixels."""
+    """Palettes, transparency, interlacing, and damaged or missing data outside of the pixels."""
     size = (27, 19)
     rgb = picture(*size, 65)
     gray = np.asarray(rgb.convert("L"))[..., None]
@@ -314,7 +313,7 @@ def png_variants():
 
 
 def webp_variants():
-    """Flags, frames on a canvas, sizes that are off, and alpha in every coding."""
+    """Flags, frames on a canvas, wrong sizes, and alpha in every coding."""
     size = (27, 19)
     rgb, rgba = picture(*size, 68), picture(*size, 68)
     rgba.putalpha(alpha(*size))
@@ -339,7 +338,7 @@ def webp_variants():
         "bytes_behind": webp_of(*lossy) + b"bytes behind",
     }.items():
         composites(f"{name}.webp", data) if "alpha" in name else decodes(f"{name}.webp", data)
-    # Pillow refuses sizes that are off; the pixels are all there
+    # Pillow refuses wrong sizes, but the pixels are complete
     for name, off_by in {"size_too_large": 1000, "size_too_small": -20}.items():
         decodes(f"{name}.webp", webp_of(*lossy, size_off_by=off_by), opened(webp_of(*lossy)).convert("RGB"))
 
@@ -388,7 +387,7 @@ def pngs():
     wide = np.random.default_rng(5).integers(0, 65536, (19, 27, 4))
     decodes("rgb_16.png", png(*size, 2, 16, wide[..., :3]))
     decodes("rgba_16.png", png(*size, 6, 16, wide))
-    # Pillow clips 16-bit gray at 255; the high byte is what it does for every other mode
+    # Pillow clips 16-bit gray at 255, and takes the high byte in every other mode
     high = Image.fromarray((wide[..., 0] >> 8).astype(np.uint8)).convert("RGB")
     decodes("gray_16.png", png(*size, 0, 16, wide[..., :1]), high)
     decodes("gray_alpha_16.png", png(*size, 4, 16, wide[..., :2]), high)
@@ -471,7 +470,7 @@ def tiffs():
 
 
 def tiff_layouts():
-    """Strips and tiles, planes, compressions, byte orders, and what may be missing."""
+    """Strips and tiles, planes, compressions, byte orders, and missing data."""
     rgb = np.asarray(picture(27, 19, 50))
     rgb_16 = np.random.default_rng(51).integers(0, 65536, (19, 27, 3))
     decodes("strips.tif", tiff(rgb, 2, rows=4))
@@ -488,7 +487,7 @@ def tiff_layouts():
     decodes("predictor_16_big_endian.tif", tiff(rgb_16, 2, 16, compression=8, predictor=True, order=">"))
     decodes("planar_16.tif", tiff(rgb_16, 2, 16, compression=8, planar=True, rows=7))
     decodes("big.tif", tiff(rgb, 2, rows=6, big=True))
-    # Pillow knows the little endian kind only
+    # Pillow reads the little-endian kind only
     decodes("big_big_endian.tif", tiff(rgb, 2, tile=(16, 16), compression=5, big=True, order=">"),
             Image.fromarray(rgb))
     plain = tiff(rgb, 2)
@@ -501,7 +500,7 @@ def tiff_layouts():
     for name, fill in {"fill_order": 1, "fill_order_lzw": 5}.items():
         decodes(f"{name}.tif", tiff(rgb, 2, rows=8, compression=fill, fill_order=2))
 
-    # what is missing belongs to no pixel: the padding of the last tile, the checksum of the last strip
+    # the missing bytes belong to no pixel: the padding of the last tile, the checksum of the last strip
     last = tiff(rgb, 2, tile=(16, 16), order=">")
     cut = lambda segments: [*segments[:-1], segments[-1][:-60]]
     parts = [np.zeros((16, 16, 3), np.uint8) for _ in range(4)]
@@ -530,7 +529,7 @@ def tiff_colors():
     alphas = np.asarray(alpha(27, 19))[..., None]
     rgba = np.dstack([rgb, alphas])
     premultiplied = np.dstack([rgb.astype(int) * alphas // 255, alphas])
-    # a colour that alpha does not account for is cut off at white
+    # premultiplied colours above their alpha are clipped to white
     premultiplied[3, 3] = (250, 9, 0, 7)
     colormap = [int(value) for value in np.random.default_rng(55).integers(0, 65536, 768)]
     for bits in (1, 2, 4):
@@ -594,7 +593,7 @@ def tiff_faxes():
         decodes(f"{name}.tif", saved(image, "TIFF", compression=compression, tiffinfo=tags))
 
     def stored(compression, tags=()):
-        """The strips that Pillow writes."""
+        """The strips of the TIFF that Pillow writes."""
         data = saved(image, "TIFF", compression=compression, tiffinfo=dict(tags))
         fields = opened(data).tag_v2
         return [data[at : at + length] for at, length in zip(fields[273], fields[279], strict=True)]
@@ -608,7 +607,7 @@ def tiff_faxes():
 
 
 def tiff_jpegs():
-    """JPEG inside TIFF: with its tables apart or not, in strips and tiles, every colour model."""
+    """JPEG inside TIFF: with separate tables or not, in strips and tiles, every colour model."""
     image = picture(67, 45, 58)
     for mode in ("RGB", "L", "YCbCr", "CMYK"):
         data = saved(image.convert(mode), "TIFF", compression="jpeg", quality=80, tiffinfo={278: 16})
@@ -628,7 +627,7 @@ def tiff_jpegs():
 
 
 def bmp_variants():
-    """Headers, depths, channel masks, run lengths, and what may be missing or odd."""
+    """Headers, depths, channel masks, run lengths, and missing or unusual data."""
     size = (27, 19)
     rng = np.random.default_rng(60)
     rgb = np.asarray(picture(*size, 61))
@@ -688,7 +687,7 @@ def bmp_variants():
 
 
 def run_lengths(rows, bits):
-    """Runs, stretches of an even length, and a code at the end of each row."""
+    """Runs, literal stretches of an even length, and a code at the end of each row."""
     out = b""
     for row in rows:
         x = 0
@@ -710,7 +709,7 @@ def run_lengths(rows, bits):
 
 
 def gif_variants():
-    """Palettes, frames off the screen, blocks in between, and what may be missing or odd."""
+    """Palettes, frames off the screen, other blocks, and missing or unusual data."""
     size = (27, 19)
     rng = np.random.default_rng(63)
     indices = np.asarray(picture(*size, 64).convert("L"))
@@ -754,7 +753,7 @@ def turned_by(value):
 
 
 def oriented(name, data):
-    """`data` is turned as ImageOps.exif_transpose turns it, or not at all where Pillow cannot read it."""
+    """Add a case: `data` is turned as by ImageOps.exif_transpose, or not at all if Pillow cannot read the orientation."""
     put(name, data)
     image = opened(data)
     image.load()
@@ -766,7 +765,7 @@ def oriented(name, data):
 
 
 def metadata():
-    """Orientations wherever metadata holds them, and metadata that is damaged."""
+    """Orientations in all kinds of metadata, and damaged metadata."""
     rgb = picture(33, 21, 60)
     jpeg = saved(rgb, "JPEG", quality=80)
     pairs = lambda *numbers: struct.pack(f">{len(numbers)}I", *numbers)
@@ -869,7 +868,7 @@ def orientations():
 
     turned = saved(rgb, "TIFF", tiffinfo={274: 8})
     put("orientation_8.tif", turned)
-    # Pillow turns a TIFF as it loads it
+    # Pillow turns a TIFF when it loads it
     for name, preprocess in {"tiff": {}, "tiff-ignored": {"orientation": "ignore"}}.items():
         expect("orientation", name, "orientation_8.tif", opened(turned).convert("RGB"), **preprocess)
 
@@ -888,7 +887,7 @@ def resize(width, height, fit="stretch", filter="bilinear"):
 
 
 def cover(image, width, height, filter):
-    """torchvision: Resize so that the target is covered, CenterCrop."""
+    """torchvision's Resize to a size that covers the target, then CenterCrop."""
     if width * image.height >= height * image.width:
         size = (width, max(height, int(width * image.height / image.width)))
     else:

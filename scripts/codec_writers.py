@@ -1,4 +1,4 @@
-"""Write TIFF, BMP and GIF by hand: the variants that Pillow reads but does not write.
+"""Write TIFF, BMP and GIF in variants that Pillow reads but does not write.
 
 Used by codec_fixtures.py. Pixels come in as arrays, height × width × channels (TIFF) or height ×
 width (BMP of indices, GIF).
@@ -28,7 +28,7 @@ def packed(rows, bits, order="<"):
 
 
 def lzw(data, data_bits=8, dialect="tiff"):
-    """LZW codes: "gif", "tiff", or "old tiff", which packs them as a GIF does."""
+    """LZW codes in a dialect: "gif", "tiff", or "old tiff", which packs codes as GIF does."""
     first = dialect == "tiff"
     early = int(first)
     clear = 1 << data_bits
@@ -59,7 +59,7 @@ def lzw(data, data_bits=8, dialect="tiff"):
         before = bytes([byte])
     if before:
         emit(table[before])
-        # the decoder adds its entry for this code, too
+        # the decoder also adds an entry for this code
         if following + early == (1 << size) and size < 12:
             size += 1
     emit(clear + 1)
@@ -151,7 +151,7 @@ def bmp_rows(pixels, bits):
 
 
 def bmp(size, bits, data, header=40, compression=0, colors=0, palette=b"", masks=(), offset=None, top_down=False):
-    """A BMP of these rows or run lengths; `offset` replaces the place of the pixels."""
+    """A BMP of these rows or run lengths; `offset` replaces the stated offset of the pixels."""
     width, height = size
     masks = struct.pack(f"<{len(masks)}I", *masks)
     if header == 12:
@@ -166,7 +166,7 @@ def bmp(size, bits, data, header=40, compression=0, colors=0, palette=b"", masks
 
 
 def gif_frame(indices, palette=b"", corner=(0, 0), interlaced=False, data_bits=8, block=255):
-    """An image block with its own palette, if any, of a power of two colours."""
+    """An image block. Its own palette, if any, has a power of two colours."""
     height, width = indices.shape
     if interlaced:
         indices = np.concatenate([indices[start::step] for start, step in ((0, 8), (4, 8), (2, 4), (1, 2))])

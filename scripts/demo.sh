@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From a fresh clone to scored photos: installs what is missing, builds, scores the bundled photos
+# Takes a fresh clone to scored photos: installs what is missing, builds, scores the bundled photos
 # with EfficientNet-Lite0, and shows the results. A second run takes seconds.
 set -euo pipefail
 cd "$(dirname "$0")/.."

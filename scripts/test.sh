@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Everything the test suite needs, then imports, format, lints, dependencies, docs, the manifests under scripts/deploy,
-# parity with Python, the output as analysts open it, the engines of the datacenter flavour, and all tests.
+# Installs what the tests need. Then checks imports, format, lints, dependencies, docs, the manifests under
+# scripts/deploy, parity with Python and an output in the tools of analysts, and runs all tests, those of the engines
+# with datacenter TensorRT, too.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PATH=$PATH:$HOME/.cargo/bin # where rustup puts cargo
@@ -17,7 +18,7 @@ step scripts/check_imports.py --self-test
 step scripts/check_imports.py
 step cargo fmt --check
 step cargo clippy --locked --all-targets -- -D warnings
-step cargo clippy --locked --test torture --test gpu_engines -- -D warnings # which cargo test leaves out
+step cargo clippy --locked --test torture --test gpu_engines -- -D warnings # not built by cargo test
 step cargo clippy --locked --all-targets --features datacenter -- -D warnings
 step .deps/deny/cargo-deny --offline check licenses bans sources
 advisories=https://github.com/rustsec/advisory-db

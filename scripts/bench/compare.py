@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
 """Measure sluice and its peers on the same images in one run; scripts/bench.sh calls this.
 
-- Every peer is a process of its own. A round runs sluice before, amid and after the peers and takes
-  the mean, so that a machine that slows down slows all of them alike.
-- images/s are from the first image read to the last score, model loading excluded, as each peer
-  tells them itself; wall s and peak MB are of the whole process, as the outside sees it (of the
-  largest process where there are several).
+- Every peer is a process of its own. A round runs sluice before, between and after the peers and takes
+  the mean, so that a change of the machine's speed affects all of them.
+- images/s are from the first image read to the last score, without loading the model; each peer
+  reports them itself. Wall s and peak MB are of the whole process (of the largest one if there are
+  several).
 - The ceiling is 1 / (1/inference + 1/decode), both alone on all cores, from the Rust stages bench,
   right before and after each run of sluice.
-- Decoding on one thread is measured in turns of a few seconds, Rust and Pillow.
+- Decoding on one thread alternates between Rust and Pillow, in turns of a few seconds.
 - Rates are medians over the rounds; a ratio is the median of the ratios within each round, run of
   sluice, or turn.
-- Everyone's scores are compared with the Python loop's.
+- All scores are compared with the Python loop's.
 """
 
 import argparse
@@ -88,7 +88,7 @@ def measure_sluice(args, images, work):
 
 
 def peer_setups(args, images, work):
-    """Each peer's name and how to measure it."""
+    """The name of each peer, and the function that measures it."""
     loop = [sys.executable, HERE / "peer_loop.py"]
     beam = [args.beam_python, HERE / "peer_beam.py"]
     commands = {
@@ -128,7 +128,7 @@ PILLOW_ONCE = ("decode", "resize_draft", "resize_384")
 
 
 def rates(command, figures, seconds, images, args):
-    """Images/s by figure, as a command prints them: one JSON object in its last line."""
+    """Images/s by figure. The command prints them as one JSON object in its last line."""
     command = [*command, "--pipeline", args.pipeline, "--images", images, "--seconds", seconds]
     printed = subprocess.run(list(map(str, command)), cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     found = json.loads(printed.stdout.strip().splitlines()[-1])
@@ -198,7 +198,7 @@ def figures(rounds):
         return median(turn[figure] for turn in turns if figure in turn)
 
     setups = {}
-    for name in rounds[0].setups:  # each ratio is taken before the next name
+    for name in rounds[0].setups:  # the lambdas are called before `name` changes
         results = [one.setups[name] for one in rounds]
         expected = rounds[0].setups[LOOP].scores
         differences, other_tops = zip(
@@ -296,9 +296,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sluice", required=True, help="the release binary")
     parser.add_argument("--pipeline", type=Path, default=ROOT / "pipelines" / "safety.toml")
-    parser.add_argument("--images", type=int, default=640, help="how many to score")
+    parser.add_argument("--images", type=int, default=640, help="number of images to score")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--turns", type=int, default=4, help="of decoding on one thread, in each round")
+    parser.add_argument("--turns", type=int, default=4, help="turns of decoding on one thread in each round")
     parser.add_argument("--beam-python", default=ROOT / ".deps/beam/bin/python")
     parser.add_argument("--stages", default="cargo bench --quiet --locked --bench stages --", help="command")
     parser.add_argument("--json", type=Path, default=ROOT / "out" / "bench.json")
@@ -307,7 +307,7 @@ def main():
 
     images = dataset.make(ROOT / ".deps" / "bench", args.images)
     for path in images:
-        path.read_bytes()  # into the page cache, for the first peer as for the last
+        path.read_bytes()  # into the page cache, so that all peers find it warm
     with tempfile.TemporaryDirectory(prefix="sluice-bench-") as work:
         rounds = [measure_round(number, args, images[0].parent, Path(work)) for number in range(args.rounds)]
     found = figures(rounds)

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Make photos to measure with: distinct JPEGs cut from the bundled ones.
+"""Make photos for measurements: distinct JPEGs cut from the bundled photos.
 
     scripts/bench/dataset.py FOLDER [--count 400] [--size 1280x960] [--quality 87] [--noise 1.3]
 
-An image is four random pieces of random photos, most of them enlarged, with a little noise in
-brightness as cameras have it; more --noise gives larger files. With the defaults an image is about
-270 kB, what a photo of that size takes. Image N is the same in every folder made with the same
-options. Images that are there already are left alone.
+An image consists of four random pieces of random photos, most of them enlarged, with a little noise in
+brightness, as from a camera; more --noise gives larger files. With the defaults an image has about
+270 kB, like a photo of that size. Image N is the same in every folder made with the same options.
+Existing images are kept.
 """
 
 import argparse
@@ -26,7 +26,7 @@ SUFFIXES = {".jpg", ".png", ".webp"}
 
 @dataclass(frozen=True)
 class Kind:
-    """What an image of the data set is like."""
+    """Size, quality and noise of the images of a data set."""
 
     width: int = 1280
     height: int = 960

@@ -12,15 +12,15 @@
 | alone       | `sluice run` on TFRecord shards of 384x384 JPEGs against the engine alone; the    |
 |             | GPU's idle share                                                                  |
 | decoding    | `sluice run` on TFRecord shards of 1280x960 JPEGs against PyTorch's DataLoader    |
-| devices     | two GPUs against one, where there are two                                         |
+| devices     | two GPUs against one, if the host has two                                         |
 | resume      | a run that is killed twice and resumed, against an uninterrupted one, bit by bit  |
-| commit      | 1,000 shards of 20 images against 10 of 2,000; how long the GPU waits for commits |
-|             | and all else, and what a run takes to finish                                      |
+| commit      | 1,000 shards of 20 images against 10 of 2,000; the time for which the GPU waits   |
+|             | for any reason, and the time that a run takes to finish                           |
 | faults      | wrong GPU, wrong TensorRT, damaged engine, missing library                        |
 | memory      | a batch that 80 GB cannot hold, and the one that the message suggests             |
 
 Each demand is a line of the last table. The JSON has the demands and figures of each part, with date and
-host; parts that do not run now stay unchanged in it.
+host; parts that are not run stay unchanged in it.
 """
 
 import argparse
@@ -51,9 +51,9 @@ PARTS = ("conformance", "photos", "bench", "alone", "decoding", "devices", "resu
 TOLERANCE = {"fp32": 1e-3, "fp16": 1e-2}
 # Two medians of the same measurement differ by this much from run to run.
 NOISE = 1.02
-# Compared runs alternate, this often; the median counts.
+# Repetitions of compared runs, which alternate; the median counts.
 TURNS = 3
-# name, and what a pipeline sets for it
+# settings by name
 ENGINES = {
     "tensorrt": ("engine.kind=tensorrt",),
     "onnxruntime-tensorrt": ("engine.kind=onnxruntime", "engine.provider=tensorrt-rtx"),
@@ -171,7 +171,7 @@ class Check:
             build = "cargo test --locked --test gpu_engines --no-run"
             self.demand(what, f"not run: no cargo here, and no --engine-tests with what `{build}` builds", False)
             return
-        # one after the other: each takes memory of the GPU for its engines
+        # one at a time, since each test takes GPU memory for its engines
         environment = os.environ | {"ORT_DISABLE_TELEMETRY": "1"}
         done = subprocess.run(
             [*command, "--test-threads", "1"], cwd=ROOT, env=environment, capture_output=True, text=True
@@ -259,7 +259,7 @@ class Check:
         self.original_protocol()
 
     def original_protocol(self):
-        """Float32 in pageable memory: `sluice bench` and a Python loop by turns, on the same engine."""
+        """Float32 in pageable memory: `sluice bench` and a Python loop, alternating, on the same engine."""
         for precision, model in self.v2s.items():
             for batch in (10, 32):
                 what = f"original protocol, {precision} batch {batch}: no slower than Python's TensorRT loop"
@@ -308,13 +308,13 @@ class Check:
         return folder
 
     def small_set(self):
-        """A pipeline whose engine is built, and images of the network's own size."""
+        """A pipeline whose engine is already built, and images of the network's input size."""
         pipeline, images = self.pipeline("v2s", self.v2s["fp16"], 384, "top5"), self.tfrecords(SMALL, 100)
         self.run(pipeline, [images], "warm", (), "--limit", 512)
         return pipeline, images
 
     def alone(self):
-        """Images that keep the GPU busy, against the engine without a pipeline."""
+        """Runs over images that keep the GPU busy, against the engine without a pipeline."""
         pipeline, images = self.small_set()
         summaries, shares = [], []
         for turn in range(TURNS):
@@ -328,7 +328,7 @@ class Check:
         self.demand("384x384: the GPU idles less than 3%", idle, idle < 0.03)
 
     def decoding(self):
-        """Images that keep the decoders busy, against PyTorch's DataLoader with Pillow."""
+        """Runs over images that keep the decoders busy, against PyTorch's DataLoader with Pillow."""
         pipeline, _ = self.small_set()
         images = self.tfrecords(LARGE, 24)
         ways = {
@@ -389,7 +389,7 @@ class Check:
         pipeline, tfrecords = self.small_set()
         images = dataset.make(self.work, 20_000, SMALL)
         few, many = self.shards_of(2000, images), self.shards_of(20, images)
-        # the same shards under a second name, so that filling the pipeline weighs as little as in a run of some length
+        # the same shards under second names make the run longer, so that filling the pipeline weighs less
         again = self.work / "commit-again"
         again.mkdir(exist_ok=True)
         for shard in Path(tfrecords).iterdir():
@@ -399,11 +399,11 @@ class Check:
         for _ in range(TURNS + 2):
             speeds = [self.run(pipeline, [folder], "commit", ())["images_per_second"] for folder in (few, many)]
             rates.append(speeds[1] / speeds[0])
-            # checkpoints come more often than they have to, so that this run has some
+            # frequent checkpoints, so that this short run has some
             summary = self.run(pipeline, [tfrecords, again], "commit", ("output.checkpoint_seconds=3",))
             self.figures.setdefault("runs with commits and checkpoints", []).append(summary)
             finish = summary["finish_seconds"]
-            # every wait of the GPU counts, not only commits
+            # every wait of the GPU counts, not only waits for commits
             waited = summary["gpu_idle_share"] * summary["seconds"]
             costs.append((waited + finish) / (summary["seconds"] + finish))
             sinks.append(next(stage["busy"] for stage in summary["stages"] if stage["stage"] == "sink"))
@@ -416,7 +416,7 @@ class Check:
     # --- Faults --------------------------------------------------------------------------------
 
     def resume(self):
-        """A resumed run fills its batches with other images than an uninterrupted one."""
+        """Compare a resumed run with an uninterrupted one. The images of their batches differ."""
         pipeline, images = self.small_set()
         whole = self.run(pipeline, [images], "whole", ("output.scores=all",))
         settings = ("output.scores=all", "output.checkpoint_seconds=0.2")
@@ -477,7 +477,7 @@ class Check:
     # --- Memory --------------------------------------------------------------------------------
 
     def memory(self):
-        """Whether the batch size suggested on a GPU of 80 GB instead of 4096 fits."""
+        """Whether the batch size that sluice suggests instead of 4096 fits on a GPU of 80 GB."""
         with subprocess.Popen([sys.executable, "-c", HOLDER], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
             if holder.stdout.readline().strip() != b"held":
                 raise RuntimeError("torch could not take the memory beyond 80 GB")
@@ -508,7 +508,7 @@ def cpu():
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sluice", type=Path, default=ROOT / "target/release/sluice")
-    parser.add_argument("--engine-tests", type=Path, help="what `cargo test --test gpu_engines --no-run` builds")
+    parser.add_argument("--engine-tests", type=Path, help="the binary that `cargo test --test gpu_engines --no-run` builds")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--json", type=Path, default=ROOT / "out" / "gpu-check.json")
     parser.add_argument("--work", type=Path, help="keep models, images and outputs here")
@@ -530,7 +530,7 @@ def main():
             check.figures, check.demands = {}, []
             try:
                 getattr(check, part)()
-            except Exception as error:  # the other parts and the report follow in any case
+            except Exception as error:  # continue with the other parts and the report
                 check.demand(f"{part} runs to its end", repr(error)[-1500:], False)
             demands += check.demands
             if check.demands:

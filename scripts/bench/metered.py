@@ -15,7 +15,7 @@ class Usage:
     """Time and memory of a process."""
 
     wall_seconds: float
-    peak_rss_mb: float  # 10**6 bytes; of the largest process, where it starts others
+    peak_rss_mb: float  # 10**6 bytes; of the largest process if it starts others
 
 
 def run(command):
@@ -31,7 +31,7 @@ def run(command):
             output.seek(0)
             sys.stderr.buffer.write(output.read())
             sys.exit(f"{' '.join(command)} exited with {process.returncode}")
-    # Linux counts in KiB.
+    # Linux reports KiB
     return Usage(wall_seconds, resources.ru_maxrss * 1024 / 1e6)
 
 

@@ -3,10 +3,10 @@
 
     scripts/bench/peer_beam.py --pipeline FILE --images DIR --out NPZ [--workers N]
 
-One worker runs inside this process, several are processes of their own; both are Beam's Python
-runner (FnApiRunner). RunInference loads the model before the first image is read, so the seconds
-reported hold neither that nor Beam's start. ONNX Runtime keeps its defaults: the handler takes session
-options, and Beam 2.77 cannot pickle them.
+A single worker runs inside this process, several workers in processes of their own, both under Beam's
+Python runner (FnApiRunner). RunInference loads the model before the first image is read, so the
+reported seconds include neither that nor Beam's start. ONNX Runtime keeps its defaults: the handler
+takes session options, but Beam 2.77 cannot pickle them.
 """
 
 import os
@@ -26,7 +26,7 @@ import peer  # noqa: E402
 
 
 class Decode(beam.DoFn):
-    """Path to ((file name, when its reading started), row of the model's input)."""
+    """Path to ((file name, time at which its reading started), row of the model's input)."""
 
     def __init__(self, pipeline):
         self.pipeline = pipeline

@@ -3,9 +3,9 @@
 
     scripts/bench/peer_loop.py --pipeline FILE --images DIR --out NPZ [--decode-threads N]
 
-Without --decode-threads the loop reads, decodes and runs one after the other. With it N threads
-decode while the loop runs the model; Pillow and ONNX Runtime let go of the interpreter's lock, and
-ONNX Runtime's threads wait without spinning, which would take the decoding threads' cores.
+Without --decode-threads, the loop reads, decodes and runs the model one after the other. With it, N
+threads decode while the loop runs the model: Pillow and ONNX Runtime release the interpreter's lock.
+ONNX Runtime's threads wait without spinning, which would take cores from the decoding threads.
 """
 
 import os
@@ -21,7 +21,7 @@ import onnxruntime  # noqa: E402
 
 import peer  # noqa: E402
 
-# Batches decoded ahead of the one that runs: one to hand over, one in the making.
+# Batches decoded ahead of the one that runs: one that is complete, and one being decoded.
 BATCHES_AHEAD = 2
 
 

@@ -4,8 +4,8 @@
     scripts/bench/peer_tensorrt.py --engine FILE --batch 32 [--iterations 100]
 
 Each iteration copies a batch of random float32 from pageable host memory to the GPU, runs the
-engine, copies the scores back and waits for the GPU. The engine comes from `sluice build-engine`;
-the context is the bindings' default one, without a CUDA graph.
+engine, copies the scores back and waits for the GPU. The engine comes from `sluice build-engine`.
+The execution context has the defaults of the bindings, without a CUDA graph.
 Needs torch (for GPU memory and streams) and TensorRT-RTX's Python bindings of the same version
 (PyPI: tensorrt-rtx-cu13-bindings==1.6.1.120). Prints one JSON object, times in seconds.
 """

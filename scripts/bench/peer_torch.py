@@ -4,10 +4,10 @@
     scripts/bench/peer_torch.py --images DIR [--copies 12] [--workers 16] [--batch 128] [--side 384]
 
 The network is torchvision's EfficientNetV2-S with random weights, in fp16 and channels last, run
-eagerly: at 1280x960 the workers are what it waits for. Images travel as bytes and are normalised on
-the GPU. Prints one JSON object: images/s without the network's warm-up and the start of the workers.
-All images count, the first batches too: when the first one arrives, each worker has one ready that
-took as long.
+eagerly: at 1280x960 it waits for the workers. Images are copied to the GPU as bytes and normalised
+there. Prints one JSON object: images/s without the network's warm-up and the start of the workers.
+All images count, those of the first batches included: when the first batch arrives, every worker has
+finished one in the same time.
 """
 
 import argparse
@@ -65,7 +65,7 @@ def main():
 
     for _ in range(5):
         scores(torch.zeros(args.batch, args.side, args.side, 3, dtype=torch.uint8))
-    batches = iter(loader)  # the workers are started; what they decode from here on counts
+    batches = iter(loader)  # starts the workers; their work counts from here on
     started, images = time.perf_counter(), 0
     for batch in batches:
         scores(batch)

@@ -8,7 +8,7 @@
 | decode       | decoded to RGB                                                |
 | resize       | and resized as the pipeline says (no crop, no normalisation)  |
 | resize_draft | the same with Pillow's scaled JPEG decode, Image.draft        |
-| resize_384   | resized to 384x384 by the same filter instead                 |
+| resize_384   | resized to 384x384 with the same filter instead               |
 """
 
 import argparse
@@ -25,12 +25,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from reference import FILTERS, read_pipeline  # noqa: E402 (found through the line above)
 
 
-# The images that src/benches/stages.rs uses, too.
+# Number of images, as in src/benches/stages.rs.
 SAMPLE = 128
 
 
 def rate(step, encoded_images, seconds):
-    """Images/s of `step` over all images, again and again for at least `seconds`, once warm."""
+    """Images/s of `step` over all images, repeated for at least `seconds` after a warm-up."""
     for encoded in encoded_images:
         step(encoded)
     started, done = time.perf_counter(), 0

@@ -1,17 +1,18 @@
 #!/usr/bin/env python3
-"""Run sluice for long and on large shards, and measure memory and speed; scripts/soak.sh calls this.
+"""Run sluice on many images, large shards and many shards, and measure it; scripts/soak.sh calls this.
 
-| part   | input                                                   | what is asked                     |
+| part   | input                                                   | demand                            |
 | ------ | ------------------------------------------------------- | --------------------------------- |
 | many   | --images small photos in 10 tars, then twice as many    | peak RSS below 700 MB, not higher |
 | large  | a tar of --tar-gb with 12-megapixel photos, then of 2x  | the same                          |
 | shards | --shard-images small photos in 10 tars and in 1,000     | images/s within 10%               |
 
-- Many and shards use 320x240 photos: there memory and speed depend on how many images and shards
-  there are, and small ones leave decoding out of the time that a run takes.
-- Images repeat: --distinct of each kind, under names of their own. Twice as many tars are hard links.
-- The rounds of shards alternate, and their ratio is the median of the ratios within each round.
-- Peak RSS is what the kernel counted for the process.
+- The parts many and shards use 320x240 photos: they test the number of images and shards, and small
+  photos keep decoding short.
+- Images repeat under different names; --distinct is the number of different small photos. Twice as many
+  tars are hard links.
+- The rounds of the part shards alternate; the ratio is the median of the ratios within each round.
+- Peak RSS is the kernel's figure for the process.
 """
 
 import argparse
@@ -34,14 +35,14 @@ LARGE = dataset.Kind(4000, 3000, quality=92, noise=4.0)
 LARGE_DISTINCT = 24
 
 RSS_LIMIT_MB = 700
-# "No higher" within the noise of repeated runs: allocators keep some memory.
+# Growth that counts as "no higher": repeated runs vary, since allocators keep some memory.
 RSS_NOISE = 1.05
 SPEED_TOLERANCE = 0.10
 FEW_SHARDS, MANY_SHARDS = 10, 1000
 
 
 def write_tar(path, images, numbers):
-    """A WebDataset tar: image `number` of the run is one of `images`, under its own name."""
+    """Write a WebDataset tar. Image `number` of the run is one of `images`, with a name of its own."""
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
         for number in numbers:
             image = images[number % len(images)]
@@ -51,7 +52,7 @@ def write_tar(path, images, numbers):
 
 
 def write_shards(folder, images, count, shards):
-    """`count` images in `shards` tars; returns the glob that names them."""
+    """Write `count` images to `shards` tars; returns their glob."""
     folder.mkdir()
     for shard in range(shards):
         numbers = range(count * shard // shards, count * (shard + 1) // shards)
@@ -60,7 +61,7 @@ def write_shards(folder, images, count, shards):
 
 
 def write_twice(folder, once):
-    """The shards of a folder and as many hard links to them; returns their glob."""
+    """Link each shard of a glob twice; returns the glob of the links."""
     folder.mkdir()
     for shard in sorted(once.parent.glob(once.name)):
         for copy in ("a", "b"):
@@ -145,14 +146,14 @@ def main():
     parser.add_argument("--tar-gb", type=float, default=2.0)
     parser.add_argument("--shard-images", type=int, default=5_000)
     parser.add_argument("--rounds", type=int, default=3, help="of the shards part")
-    parser.add_argument("--distinct", type=int, default=400, help="small photos that are not the same")
+    parser.add_argument("--distinct", type=int, default=400, help="number of different small photos")
     parser.add_argument("--json", type=Path, default=ROOT / "out" / "soak.json")
     args = parser.parse_args()
 
     cache = ROOT / ".deps" / "bench"
     small = [path.read_bytes() for path in dataset.make(cache, args.distinct, SMALL)]
     demands = []
-    # Not in /tmp, which may be memory.
+    # not in /tmp, which may be in memory
     with tempfile.TemporaryDirectory(prefix="soak-", dir=cache) as work:
         soak = Soak(args, Path(work))
         if "many" in args.parts:

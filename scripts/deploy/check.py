@@ -1,19 +1,19 @@
 #!/usr/bin/env python3
-"""Check the manifests in this folder against the platforms' schemas and sluice's own promises.
+"""Check the manifests in this folder against the platforms' schemas, the README and the binary.
 
     scripts/deploy/check.py --sluice target/debug/sluice
 
-- Kubernetes manifests fit the schema of that version, GCP Batch's the API's messages.
-- The exit codes that end a job are exactly those that the README's table marks `never`. In Kubernetes, those that it
-  marks `again: it resumes` do not count as failures.
-- `sluice run` knows every flag, and a worker's number and count come from the platform.
-- SIGKILL comes well after --grace; on spot nodes there are 15 s in all.
+- Kubernetes manifests fit the schema of KUBERNETES, and those of GCP Batch fit the API's messages.
+- The exit codes that end a job are exactly those that the README's table marks `never`. In Kubernetes, the codes that
+  the table marks `again: it resumes` do not count as failures.
+- `sluice run` knows every flag, and the number of a worker comes from the platform.
+- SIGKILL comes well after --grace; on spot nodes, the grace ends within the 15 s that they leave.
 - The memory limit covers the bound that `sluice check` prints, and the model.
 - The pipeline file comes from a ConfigMap or a mounted bucket, and `sluice check` accepts it.
-- GPUs come with the driver that the README requires.
-- Every job that scores is followed by one that verifies the same output. A day without an image fails no night.
-- A night's folder follows from the name that a CronJob gives its Job, in the shell of the image.
-- Files that the sources include reach the image's build.
+- Nodes with GPUs have the driver that the README requires.
+- Every job that scores is followed by one that verifies the same output. A day without images does not fail a CronJob.
+- A CronJob derives the folder of a night from the name of its Job, in the shell of the image.
+- The build context of the image has all files that the sources include.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from google.cloud import batch_v1
 KUBERNETES = "1.33"
 FOLDER = Path(__file__).resolve().parent
 README = FOLDER.parent.parent / "README.md"
-# Seconds that GKE leaves pods from the notice to a spot node's end.
+# Seconds that GKE leaves pods between the notice and the end of a spot node.
 SPOT_SECONDS = 15
 
 failures = []
@@ -44,7 +44,7 @@ def check(what, holds):
 
 
 def documented():
-    """From the README's table of exit codes of `run`: those that no retry helps, and those whose retry resumes."""
+    """From the README's table, exit codes of `run`: those for which no retry helps, and those whose retry resumes."""
     final, resumed = set(), set()
     rows = re.findall(r"^\| ([\d, ]+) \| (.*) \| ([^|]+) \|$", README.read_text(), re.M)
     for codes, meaning, advice in rows:
@@ -72,7 +72,7 @@ def value(words, flag):
 
 
 def bound_bytes(sluice, words, pipeline):
-    """The memory bound of a run, from `sluice check`, without the engine: a GPU's cannot load here."""
+    """The memory bound of a run, from `sluice check`. The engine is the CPU's, since this host may lack a GPU."""
     settings = [word for word in words if re.match(r"--set=(preprocess|input|engine\.batch_size)", word)]
     here = ["--set=engine.kind=onnxruntime", "--set=model.path=.deps/models/open-nsfw.onnx"]
     command = [sluice, "check", pipeline, "--input=fixtures/photos", "--output=out/check", *settings, *here]
@@ -80,7 +80,7 @@ def bound_bytes(sluice, words, pipeline):
     return sum(plan["memory_bound_bytes"].values())
 
 
-# Memory of a model and its runtime: ONNX Runtime some 300 MB, TensorRT and CUDA's libraries 2 GB.
+# Memory of a model and its runtime: some 300 MB with ONNX Runtime, 2 GB with TensorRT and CUDA's libraries.
 MODEL_BYTES = 2 << 30
 
 
@@ -173,13 +173,13 @@ def check_run(path, manifest, job, maps, sluice, flags, final, resumed):
 
 
 def check_nights(path, manifest, container):
-    """The job of 2026-11-10 scores the folder of the day before; its output is verified on the day after."""
+    """The Job of 2026-11-10 scores the folder of the day before, and its output is verified a day later."""
     name = manifest["metadata"]["name"]
     minute = 29904600 if "run" in container["args"][0].split() else 29904600 + 27 * 60
     script = container["args"][0].replace("exec sluice", "echo")
     environment = {"JOB_NAME": f"{name}-{minute}", "PATH": "/usr/bin:/bin"}
-    said = subprocess.check_output([*container["command"], script], env=environment, text=True)
-    right = re.search(r"/safety/2026-11-09\s", said) is not None
+    printed = subprocess.check_output([*container["command"], script], env=environment, text=True)
+    right = re.search(r"/safety/2026-11-09\s", printed) is not None
     check(f"{path.name}: {name} of minute {minute:,} is about 2026-11-09", right)
     for end in ("rerun-2", "manual", "29904600-retry"):
         environment["JOB_NAME"] = f"{name}-{end}"
@@ -200,8 +200,8 @@ def check_batch(path, sluice, flags, final):
     fails = policy.action == batch_v1.LifecyclePolicy.Action.FAIL_TASK
     same = set(policy.action_condition.exit_codes) == final
     check(f"{path.name}: final codes fail the task: {sorted(final)}; others are retried", fails and same)
-    # a preemption counts as one of them
-    check(f"{path.name}: preempted tasks are retried, as often as Batch may", task.max_retry_count == 10)
+    # on Batch, a preemption counts as a retry
+    check(f"{path.name}: preempted tasks are retried as often as Batch allows", task.max_retry_count == 10)
     check_memory(path.name, sluice, words, "pipelines/safety.toml", task.compute_resource.memory_mib << 20)
     mounted = [volume.mount_path for volume in task.volumes if volume.gcs.remote_path]
     check(f"{path.name}: {words[1]} comes from a bucket", words[1].rsplit("/", 1)[0] in mounted)
@@ -237,7 +237,7 @@ def check_dockerfile(path):
 
 
 def compiled_in():
-    """Files that the sources include, without test modules."""
+    """Files that the sources include outside of test modules."""
     top = README.parent
     for source in sorted((top / "src").rglob("*.rs")):
         if {"tests", "fuzz", "benches"} & set(source.relative_to(top).parts):

@@ -7,12 +7,12 @@ Out: input  `input`         [N, 3, 224, 224] float32, RGB, (pixel - 127) / 128
      output `probabilities` [N, 1000]        float32, softmax over ImageNet-1k
 
 - Batch norms are folded into the convolutions before them, in float64.
-- Padding is TensorFlow's SAME, written out: with stride 2 on an even side the
-  odd pixel goes to the bottom and the right.
+- Padding is TensorFlow's SAME, as explicit pads: with stride 2 on an even side,
+  the odd pixel is at the bottom and the right.
 - The same weights give the same bytes, whatever the platform.
 
-Architecture: EfficientNet (arXiv:1905.11946), the Lite variant: ReLU6 for
-swish, no squeeze-and-excitation, stem and head not scaled.
+Architecture: EfficientNet (arXiv:1905.11946) in the Lite variant: ReLU6 instead
+of swish, no squeeze-and-excitation, stem and head not scaled.
 """
 
 import argparse

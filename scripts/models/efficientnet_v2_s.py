@@ -3,14 +3,14 @@
 
     scripts/models/efficientnet_v2_s.py OUT.onnx [--precision fp16] [--seed 0]
 
-Its speed is that of the trained network, since speed does not depend on the values of weights. The
-network is that of Tan and Le, "EfficientNetV2: Smaller Models and Faster Training" (2021), table 4.
+It is as fast as the trained network, since speed does not depend on the values of weights. The network
+is that of Tan and Le, "EfficientNetV2: Smaller Models and Faster Training" (2021), table 4.
 
 - Input `input_1`: N x 384 x 384 x 3 float32, N dynamic. Output `probabilities`: N x 1000 float32.
-- With --precision fp16 weights and arithmetic are 16-bit floats between two casts.
-- Batch normalisation is folded into the convolutions, as exporters do it.
-- Weights follow from the seed. They are the same numbers in both precisions, and of a kind that
-  amplifies rounding no more than a trained network does: see the constants below.
+- With --precision fp16, weights and arithmetic are 16-bit floats between two casts.
+- Batch normalisation is folded into the convolutions, as exporters do.
+- The seed determines the weights. They are the same numbers in both precisions, and amplify rounding
+  no more than those of a trained network: see the constants below.
 """
 
 import argparse
@@ -35,21 +35,21 @@ STAGES = (
 STEM, HEAD = 24, 1280
 # Squeeze-and-excitation keeps a quarter of a block's input channels.
 SQUEEZE = 4
-# Before SiLU, so that most of what arrives is in its nearly linear part: where it bends, the error of a
-# layer grows with each that follows.
+# Bias before SiLU. It puts most values into the nearly linear part of SiLU; in the curved part, each layer
+# would amplify the errors of the layers before it.
 BIAS, BIAS_SPREAD = 1.5, 0.05
-# Keeps the variance through SiLU at that bias.
+# Gain that keeps the variance through SiLU at that bias.
 SILU_GAIN = 1.15
-# What a squeeze-and-excitation's gate lets through at that bias: sigmoid(1.5).
+# Mean value of a squeeze-and-excitation's gate at that bias: sigmoid(1.5).
 GATE = 0.82
-# Of a residual branch: forty blocks then add up to no more than a few times their input.
+# Gain of a residual branch: forty blocks then add up to no more than a few times their input.
 BRANCH_GAIN = 0.15
-# Of the classifier: scores of different images differ by several times the tolerance of a comparison.
+# Gain of the classifier: scores of different images differ by several times the tolerance of a comparison.
 CLASSIFIER_GAIN = 6.0
 
 
 class Network:
-    """Nodes and weights of a graph that is built from its input on."""
+    """Nodes and weights of a graph under construction."""
 
     def __init__(self, precision, seed):
         self.random = np.random.default_rng(seed)
@@ -68,8 +68,8 @@ class Network:
         return name
 
     def filters(self, *shape, gain=1.0):
-        """Random weights; each filter's sum to zero, or what channels have in common would outweigh
-        in what they differ (weight standardization: Brock et al., 2021)."""
+        """Random weights. Those of each filter sum to zero (weight standardization: Brock et al., 2021):
+        otherwise the common part of the channels would outweigh their differences."""
         weights = self.random.standard_normal(shape)
         each = tuple(range(1, len(shape)))
         weights -= weights.mean(axis=each, keepdims=True)

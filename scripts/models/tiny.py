@@ -6,7 +6,7 @@ Input `pixels` [N, 8, 8, 3] float32, output `scores` [N, 4] float32, softmax.
 - Every pixel moves every score, smoothly: no clipping, no pooling.
 - Scores stay away from 0 and 1 for pixels in 0..=1 as well as in 0..=255, so
   that a wrong resize, channel order or scale shows up in them.
-- The weights are drawn from a fixed seed; the same bytes come out every time.
+- The weights are drawn from a fixed seed, so the file has the same bytes every time.
 """
 
 import argparse

@@ -55,7 +55,7 @@ def convert(graph):
     nodes = [*casts_in, *graph.node, *casts_out]
     del graph.node[:]
     graph.node.extend(nodes)
-    del graph.value_info[:]  # its types are no longer true
+    del graph.value_info[:]  # its types are those of the original model
 
 
 def main():

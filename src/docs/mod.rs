@@ -1,4 +1,4 @@
-//! Pages for readers: operators and analysts start at the README, whoever changes sluice at [`development`].
+//! Pages of documentation. Operators and analysts start at the README, developers at [`development`].
 
 pub mod formats {
     #![doc = include_str!("formats.md")]

@@ -1,5 +1,5 @@
-//! All stages between a test source, a test engine and a test sink: how many records they admit while the sink is
-//! stalled, and which calls fail after a fault.
+//! The pipeline with a test source, a test engine and a test sink: how many records it admits while the sink is stalled,
+//! and which calls fail after a fault.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
@@ -33,10 +33,10 @@ const BOUNDS: Bounds = Bounds {
     sink_queue: 5,
 };
 
-/// Time in which a thread that is not blocked would have admitted another record.
+/// Time in which a source that is not blocked admits another record.
 const QUIET: Duration = Duration::from_millis(500);
 
-/// Upper bound of the time in which the queues fill, on any machine.
+/// Time in which the queues fill on any machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn preprocess() -> PreprocessSection {
@@ -106,18 +106,18 @@ impl Engine for TestEngine {
     }
 }
 
-/// A sink that blocks until its gate is opened, by dropping the other end, and then reports the records that it gets.
+/// A sink that blocks until the test drops the other end of `gate`, and then reports the records that it gets.
 struct GatedSink {
     gate: Receiver<()>,
     seen: Sender<(u64, u64)>,
     open: Option<Arc<Call>>,
-    /// The shard that it cannot store.
+    /// The index of a shard that the sink cannot store.
     fails_at: Option<u64>,
 }
 
 impl Sink for GatedSink {
     fn accept(&mut self, inferred: Inferred) {
-        // returns an error at once if the gate is open
+        // fails at once if the gate is open
         let _ = self.gate.recv();
         let Inferred { entries, outcome } = inferred;
         for entry in entries {
@@ -197,10 +197,9 @@ fn start(
     start_decoding_to(PixelElement::U8, engine, sink, open, bounds, meters)
 }
 
-/// With a decoder of these elements; those of the engine are bytes.
+/// As [`start`], with a decoder that makes rows of `element`. The engine expects bytes.
 fn start_decoding_to(
     element: PixelElement,
-
     engine: TestEngine,
     sink: GatedSink,
     open: Box<OpenShard>,
@@ -222,7 +221,7 @@ fn start_decoding_to(
     Pipeline::start(stages).expect("threads")
 }
 
-/// Submit shards in order. Returns the number of rows of each, or why it failed.
+/// Submit shards in order. Returns the number of rows of each, or the reason for its failure.
 fn score_all(pipeline: &Pipeline, shards: u64, options: &CallOptions) -> Vec<Result<u64, String>> {
     let more = pipeline.expect_more();
     let tickets: Vec<_> =
@@ -277,11 +276,11 @@ fn a_stalled_sink_admits_exactly_what_the_queues_hold() {
     });
     pipeline.close().expect("no stage is lost");
     let all: Vec<_> = (0..shards).flat_map(|shard| (0..records).map(move |record| (shard, record))).collect();
-    assert_eq!(seen.try_iter().collect::<Vec<_>>(), all, "every record once, in order");
+    assert_eq!(seen.try_iter().collect::<Vec<_>>(), all, "records are missing, repeated or out of order");
 }
 
 #[test]
-fn a_stopped_call_finishes_what_was_admitted_and_takes_no_more() {
+fn a_stopped_call_finishes_the_admitted_records_and_admits_no_more() {
     let (gate_holder, gate) = bounded::<()>(0);
     let (mut sink, seen) = ungated();
     sink.gate = gate;
@@ -303,7 +302,7 @@ fn a_stopped_call_finishes_what_was_admitted_and_takes_no_more() {
     );
     let seen: Vec<_> = seen.try_iter().collect();
     let expected: Vec<_> = (0..seen.len() as u64).map(|record| (0, record)).collect();
-    assert_eq!(seen, expected, "records of the first shard, without a gap");
+    assert_eq!(seen, expected, "not the first records of the first shard");
     let batches = 1 + BOUNDS.sink_queue + 1;
     assert!(seen.len() <= batches * BATCH_SIZE + BOUNDS.decode_slots + 1, "{} records", seen.len());
 }
@@ -317,7 +316,7 @@ fn a_batch_that_fails_ends_the_shards_that_have_a_row_in_it_and_no_other() {
     let scored = score_all(&pipeline, 4, &CallOptions::default());
     let failed = || Err("inference failed on batch 1: the device fell off the bus".to_owned());
     assert_eq!(scored, [failed(), failed(), Ok(6), Ok(6)]);
-    // all buffers are free again: more batches follow than there are buffers
+    // no buffer is lost: more batches follow than there are buffers
     assert_eq!(score_all(&pipeline, 20, &CallOptions::default()), vec![Ok(6); 20]);
 }
 
@@ -382,9 +381,13 @@ fn calls_from_many_threads_share_batches_and_get_their_own_answers() {
         tickets.into_iter().for_each(|ticket| assert_eq!(rows(pipeline.wait(ticket)), Ok(7)));
     });
     let all = threads * shards * 7;
-    assert_eq!(meters.engine.items(), all / BATCH_SIZE as u64, "no batch is padded while more is expected");
+    assert_eq!(
+        meters.engine.items(),
+        all / BATCH_SIZE as u64,
+        "a batch was padded while more calls were expected"
+    );
     let mut seen: Vec<_> = seen.try_iter().collect();
-    // a stable sort: within a shard the order is that of arrival
+    // the sort is stable: within a shard, records stay in the order of arrival
     seen.sort_by_key(|&(shard, _)| shard);
     let expected: Vec<_> =
         (0..threads * shards).flat_map(|shard| (0..7).map(move |record| (shard, record))).collect();
@@ -407,7 +410,7 @@ fn the_last_rows_of_a_shard_never_wait_for_calls_that_may_not_come() {
     let (sink, _seen) = ungated();
     let (hanging, gate) = bounded::<()>(0);
     let pipeline = start(TestEngine::good(), sink, hanging_at(1, gate), BOUNDS, &meters());
-    // alone: a full batch and a padded one
+    // a shard alone makes a full batch and a padded one
     assert_eq!(score_all(&pipeline, 1, &CallOptions::default()), [Ok(5)]);
     // together with a shard whose store hangs
     let first = pipeline.submit(shard(0), Resume::default(), CallOptions::default()).expect("taken");
@@ -426,7 +429,7 @@ fn a_call_that_is_stopped_while_its_store_hangs_does_not_block_the_next() {
     let options = CallOptions::default();
     let hung = pipeline.submit(shard(0), Resume::default(), options.clone()).expect("taken");
     let next = pipeline.submit(shard(1), Resume::default(), CallOptions::default()).expect("taken");
-    // one that is behind it is not begun
+    // a stopped call behind the hanging one is not begun
     let queued = CallOptions::default();
     let behind = pipeline.submit(shard(2), Resume::default(), queued.clone()).expect("taken");
     queued.stop.drain();
@@ -439,7 +442,7 @@ fn a_call_that_is_stopped_while_its_store_hangs_does_not_block_the_next() {
 }
 
 #[test]
-fn a_stage_that_is_lost_fails_every_call_and_hangs_none() {
+fn a_lost_stage_fails_every_call_and_hangs_none() {
     let (sink, _seen) = ungated();
     let good = images(6);
     let pipeline = start_decoding_to(PixelElement::F32, TestEngine::good(), sink, good, BOUNDS, &meters());
@@ -448,7 +451,7 @@ fn a_stage_that_is_lost_fails_every_call_and_hangs_none() {
         scored.as_ref().is_err_and(|what| what.starts_with("the batch stage panicked: a decoded row"))
     };
     assert!(scored.iter().all(is_lost), "{scored:?}");
-    pipeline.close().expect("what the sink stored before stays");
+    pipeline.close().expect("the sink has not failed");
 }
 
 #[test]

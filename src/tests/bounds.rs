@@ -1,7 +1,7 @@
-//! Memory of runs over files made to need much: never more than the bound that sluice prints.
+//! Runs over files that are made to need much memory stay within the bound that sluice prints.
 //!
-//! Each case writes its file into `in` and calls [`peak::run_within_bound`]. Keys that the bound does not depend on are
-//! set as low as the case allows, so that the bound is a tight one.
+//! Each case writes its files to `in` and calls [`peak::run_within_bound`]. Limits that the case does not need are low,
+//! so that the bound is tight.
 
 mod support;
 
@@ -15,7 +15,7 @@ use parquet::basic::Compression;
 use parquet::file::properties::WriterProperties;
 use support::*;
 
-/// Settings that minimise all memory but that of the case.
+/// Low limits. A case replaces those that it needs.
 const SMALL: [&str; 10] = [
     "--set",
     "input.look_ahead=1",
@@ -56,7 +56,7 @@ fn a_tar_of_one_endless_member_stays_within_the_bound() {
     assert_code(&peak::run_within_bound(&bench, "out", &SMALL), 5);
 }
 
-/// A number in Thrift's compact protocol.
+/// An unsigned number in Thrift's compact protocol.
 fn varint(mut number: u64) -> Vec<u8> {
     let mut bytes = Vec::new();
     while number >= 0x80 {
@@ -67,14 +67,14 @@ fn varint(mut number: u64) -> Vec<u8> {
     bytes
 }
 
-/// A Parquet file without rows and row groups, with a schema of these elements.
+/// A Parquet file without rows or row groups. `schema` encodes `elements` schema elements.
 fn parquet_of_schema(elements: u64, schema: &[u8]) -> Vec<u8> {
     // fields 1 to 4: version, schema, rows, row groups
     let footer = [&[0x15, 2, 0x19, 0xfc], &varint(elements)[..], schema, &[0x16, 0, 0x19, 0x0c, 0]].concat();
     [&b"PAR1"[..], &footer, &(footer.len() as u32).to_le_bytes(), b"PAR1"].concat()
 }
 
-/// A schema element: an optional group with that many children.
+/// A schema element: an optional group with `children` children.
 fn group(name: &str, children: u64) -> Vec<u8> {
     // fields 3, 4 and 5: repetition, name, children
     let (length, children) = (varint(name.len() as u64), varint(children << 1));
@@ -119,7 +119,8 @@ fn huge_empty_parquet_schemas_stay_within_the_bound() {
     }
 }
 
-/// A little-endian TIFF of RGBA in 16 bits whose only strip or tile is `data`; tiled if `tile` is a size.
+/// A little-endian TIFF with four samples of 16 bits per pixel. Its only strip, or its only tile of size `tile`, is
+/// `data`.
 fn tiff(side: u32, tile: Option<(u32, u32)>, compression: u32, data: &[u8]) -> Vec<u8> {
     let (short, long) = (3_u16, 4_u16);
     let mut fields: Vec<(u16, u16, u32)> = vec![
@@ -190,7 +191,7 @@ fn only_one_shard_at_a_time_holds_long_parquet_pages() {
         .set_compression(Compression::ZSTD(Default::default()))
         .set_write_batch_size(1)
         .build();
-    // the first value makes a dictionary, each of the others a page
+    // the first value becomes a dictionary, and each of the others a page
     let row: ArrayRef = Arc::new(BinaryArray::from_iter_values([vec![0_u8; PAGE_BYTES]]));
     let batch = RecordBatch::try_from_iter([("image", row)]).expect("batch");
     let first = bench.path("in/a.parquet");
@@ -236,21 +237,21 @@ fn many_empty_parquet_row_groups_stay_within_the_bound() {
     assert!(!stderr(&output).contains("ended early"), "{}", stderr(&output));
 }
 
-/// A lossless WebP of 64 × 64 pixels with that many groups of five code tables, each of a kilobyte or more; its pixels
-/// are missing. RFC 9649, section 3.
+/// A lossless WebP of 64 × 64 pixels with `groups` groups of five code tables, each of a kilobyte or more. Its pixels
+/// are missing. The format is RFC 9649, section 3.
 fn webp_of_tables(groups: u32) -> Vec<u8> {
     let mut bits = Vec::new();
     let mut write = |value: u64, count: u32| bits.extend((0..count).map(|bit| value >> bit & 1 == 1));
-    // signature, sides less 1, no alpha, version 0; no transform, no cache, groups by blocks of 512 pixels
+    // signature, sides less 1, no alpha, version 0; no transform, no cache, groups in blocks of 512 × 512 pixels
     write(0x2f | 63 << 8 | 63 << 22, 40);
     write(0b11_1100, 6);
-    // the image of group numbers: no cache, and codes of one symbol, green and red being the last group's number
+    // the image of group numbers: no cache, and codes of one symbol; green and red are the number of the last group
     write(0, 1);
     for symbol in [(groups - 1) & 255, (groups - 1) >> 8, 0, 0, 0] {
         write(0b101 | u64::from(symbol) << 3, 11);
     }
     for _ in 0..5 * groups {
-        // a code of 11 symbols of lengths 1 to 10 and 10; those lengths are codes of three and four bits
+        // a code of 11 symbols with lengths 1 to 10 and 10, which are written as codes of three and four bits
         write(10 << 1, 5);
         for at in [17, 18, 0, 1, 2, 3, 4, 5, 16, 6, 7, 8, 9, 10] {
             write(

@@ -4,6 +4,8 @@
 mod diff;
 #[path = "cli/extract.rs"]
 mod extract;
+#[path = "cli/messages.rs"]
+mod messages;
 #[path = "cli/progress.rs"]
 mod progress;
 #[path = "cli/reports.rs"]
@@ -13,8 +15,6 @@ mod scores;
 #[path = "cli/shells.rs"]
 mod shells;
 mod support;
-#[path = "cli/words.rs"]
-mod words;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -219,7 +219,7 @@ fn a_huge_header_is_too_large() {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn a_parquet_shard_without_the_column_names_the_columns_it_has() {
+fn the_error_for_a_missing_parquet_column_names_the_existing_columns() {
     let bench = Bench::new();
     write_parquet(&bench.path("in/a.parquet"), &images(0, 2));
     let run = bench.run("out", &["--set", "input.image_key=photo"]);
@@ -230,7 +230,7 @@ fn a_parquet_shard_without_the_column_names_the_columns_it_has() {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn limit_stops_a_run_after_n_records() {
+fn a_limit_stops_a_run_after_n_records() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 5));
     write_tar(&bench.path("in/b.tar"), &images(10, 5));
@@ -241,7 +241,7 @@ fn limit_stops_a_run_after_n_records() {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn top_n_scores_or_none_are_kept() {
+fn the_output_keeps_the_top_n_scores_or_none() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 2));
     assert_code(&bench.run("top", &["--set", "output.scores=top2"]), 0);
@@ -254,7 +254,7 @@ fn top_n_scores_or_none_are_kept() {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn mistakes_end_with_their_exit_code_before_anything_is_written() {
+fn invalid_settings_end_with_their_exit_code_before_anything_is_written() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 2));
     fs::write(bench.path("labels.txt"), "one\ntwo\n").expect("labels");
@@ -274,7 +274,7 @@ fn mistakes_end_with_their_exit_code_before_anything_is_written() {
         let out = format!("out{number}");
         let output = bench.run(&out, args);
         assert_code(&output, code);
-        assert!(stderr(&output).contains(words), "{args:?} said:\n{}", stderr(&output));
+        assert!(stderr(&output).contains(words), "{args:?} printed:\n{}", stderr(&output));
         assert!(!bench.path(&out).exists(), "{args:?} left an output");
     }
 }
@@ -287,8 +287,8 @@ fn an_address_with_a_blank_at_its_end_is_refused_and_creates_no_folder() {
     for output in [" https://me:very-secret@h/x", "out ", "\tout", "o\u{7}ut", "out\n", "gs://b/out\r"] {
         let refused = bench.run(output, &[]);
         assert_code(&refused, 2);
-        let said = stderr(&refused);
-        assert!(said.contains("output.uri") && !said.contains("very-secret"), "{said}");
+        let printed = stderr(&refused);
+        assert!(printed.contains("output.uri") && !printed.contains("very-secret"), "{printed}");
     }
     assert_eq!(fs::read_dir(bench.path("")).expect("a folder").count(), before);
     write_tar(&bench.path(" a.tar"), &images(0, 2));

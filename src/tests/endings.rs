@@ -1,5 +1,5 @@
-//! How runs end: with too many errors, with outdated listings, with lost answers, and with parts or shards that
-//! were damaged in between.
+//! How runs end: with too many errors, with outdated listings, with lost answers, and with parts or shards that were
+//! damaged between two attempts.
 
 #[path = "endings/damage.rs"]
 mod damage;
@@ -32,7 +32,7 @@ fn assert_verified(bench: &Bench, out: &str, words: &str) {
     assert!(stdout(&verified).contains(words), "{words} is missing:\n{}", stdout(&verified));
 }
 
-/// Write two shards, in which half of the records are not images.
+/// Write two shards in which half of the records are not images.
 fn half_bad(bench: &Bench) {
     let bad = |n: u32| (format!("bad-{n}"), b"not an image".to_vec());
     write_tar(&bench.path("in/a.tar"), &[bad(0), ("good-0".into(), png(0))]);
@@ -71,7 +71,7 @@ fn too_many_errors_leave_an_output_that_verify_accepts_and_that_says_so() {
     assert_code(&ask("verify", &bench.path("out")), 9);
     fs::write(&part, original).expect("a part");
 
-    // with a higher limit it succeeds
+    // with a higher limit, the run succeeds
     let allowed = bench.run("out", &ALLOWED);
     assert_code(&allowed, 0);
     assert!(stdout(&allowed).contains("4 rows are from earlier attempts"), "{}", stdout(&allowed));
@@ -82,7 +82,7 @@ fn too_many_errors_leave_an_output_that_verify_accepts_and_that_says_so() {
     for folder in ["_attempts", "_staging", "_workers"] {
         assert!(!bench.path("out").join(folder).exists(), "{folder} is left");
     }
-    // and stays successful
+    // a repeated run with the low limit leaves it successful
     assert_code(&bench.run("out", &[]), 0);
     assert_eq!(bench.manifest("out"), succeeded);
 }
@@ -135,7 +135,7 @@ fn a_run_with_too_many_errors_can_be_overwritten_and_survives_the_loss_of_its_ma
     let second = bench.manifest("out");
     assert!(first["run_id"] != second["run_id"]);
     assert_verified(&bench, "out", "too many errors");
-    // as if an attempt had died between removing the old manifest and creating the new one
+    // as after an attempt that died between removing the old manifest and creating the new one
     fs::remove_file(bench.path("out/_manifest.json")).expect("a manifest");
     let unfinished = ask("verify", &bench.path("out"));
     assert_code(&unfinished, 9);
@@ -202,7 +202,8 @@ fn a_finished_run_with_a_missing_or_truncated_part_is_refused() {
     assert_verified(&bench, "out", "the output holds");
 }
 
-/// Interrupt a run inside its last shard, `in/long.tfrecord`, after its first checkpoint.
+/// Interrupt a run inside its last shard, `in/long.tfrecord`, after the first checkpoint. The shard has `records`
+/// records.
 fn interrupted(bench: &Bench, records: u32) {
     write_tfrecord(&bench.path("in/long.tfrecord"), &images(0, records));
     let mut command = bench.command("run", "out", &["--set", "output.checkpoint_seconds=0.05"]);
@@ -236,7 +237,7 @@ fn a_run_of_another_scoring_version_is_refused_and_one_of_another_release_is_res
         assert_eq!(files_below(&bench.path("out")), before);
     };
     let mut other = record.clone();
-    // as written by releases without a scoring version
+    // releases before the scoring version wrote such records
     other["determinants"].as_object_mut().expect("determinants").remove("scoring_version");
     store(&other);
     refused("with scoring version none");

@@ -1,4 +1,4 @@
-//! The engines that need no GPU, each through the conformance suite.
+//! The conformance suite on the engine that needs no GPU.
 
 #[path = "support/conformance.rs"]
 mod conformance;

@@ -1,4 +1,4 @@
-//! Buckets that answer wrongly, late or not at all: the rows stay the same, or the run stops with the
+//! Buckets that answer wrongly, late or not at all. The rows are the same as without faults, or the run stops with the
 //! reason and resumes when it is repeated.
 
 #[path = "faults/credentials.rs"]
@@ -17,7 +17,7 @@ use std::time::Duration;
 use gcs::{Fault, Gcs, ListingOddity, Oddity, faults};
 use support::*;
 
-/// Few enough that a test can let many of a run's requests fail in turn.
+/// Images per shard: few, so that a run has few requests and a test can inject faults into many of them.
 const IMAGES: u32 = 6;
 
 /// A bench whose input is in a bucket.
@@ -150,7 +150,7 @@ fn one_fault_of_each_kind_changes_no_row() {
     let (requests, expected) = (cloud.gcs.requests(), cloud.rows("whole"));
     assert_eq!(expected.len(), 4 * IMAGES as usize);
     for (number, fault) in faults::ALL.into_iter().enumerate() {
-        // a different request for each kind, the first that the fault affects; scripts/torture.sh tries all requests
+        // each kind starts at another request, and takes the first that the fault changes; scripts/torture.sh tries all
         let hit = (0..requests).find_map(|offset| {
             let at = (number as u64 * 7 + 3 + offset) % requests;
             let out = format!("fault-{number}-{at}");
@@ -231,11 +231,11 @@ fn a_busy_web_server_is_retried_but_not_for_every_image() {
     let gcs = Gcs::start();
     gcs.put("data", "a.png", png(1));
     std::fs::write(bench.path("list.txt"), format!("{}/data/a.png", gcs.url())).expect("a manifest");
-    // more errors than a small fixed number of retries would survive
+    // more errors than a small fixed number of retries can overcome
     gcs.schedule((0..8).map(|number| (number, Fault::Status(503))));
     assert_code(&bench.run("out", &["--input", "list.txt", "--set", "storage.retry_seconds=60"]), 0);
     assert_eq!(bench.rows("out")[0].status, "ok");
-    // the retries of a server that is gone do not repeat for each of its images
+    // after `retry_seconds` of errors, further images of that server are not retried
     let list: Vec<_> = (0..500).map(|number| format!("{}/data/{number}.png", gcs.url())).collect();
     std::fs::write(bench.path("list.txt"), list.join("\n")).expect("a manifest");
     gcs.schedule((0..100_000).map(|number| (number, Fault::Status(503))));

@@ -1,4 +1,4 @@
-//! The commands of the GPU engines on a host without a GPU: their refusals and messages.
+//! Commands for GPU engines on a host without a GPU: refusals and messages.
 
 mod support;
 

@@ -1,11 +1,11 @@
-//! The engines that need a GPU, each through the conformance suite. `scripts/gpu-check.sh` runs them; they are no
-//! part of `cargo test`.
+//! The conformance suite on each engine that needs a GPU. `scripts/gpu-check.sh` runs these tests; `cargo test` leaves
+//! them out.
 
 #[path = "support/conformance.rs"]
 mod conformance;
 mod support;
 
-/// What `scripts/bench/gpu_check.py` allows between engines of 32-bit floats.
+/// The tolerance of `scripts/bench/gpu_check.py` for engines of 32-bit floats.
 const TOLERANCE: f32 = 1e-3;
 
 #[test]

@@ -1,4 +1,4 @@
-//! Malicious input: decompression bombs, path traversal, wrong lengths, and what fuzzing found.
+//! Malicious input: decompression bombs, path traversal, wrong lengths, crashes, secrets, and the findings of fuzzing.
 
 mod support;
 #[path = "support/hostile.rs"]
@@ -18,14 +18,14 @@ use parquet::basic::Compression;
 use parquet::file::properties::WriterProperties;
 use support::*;
 
-/// Address space of a run that reads a bomb, far below what the bombs unpack to.
+/// Address space of a run that reads a bomb, less than the unpacked size of the bombs.
 const MEMORY_KIB: u64 = 3 << 20;
 
-/// What a PNG inflates to.
+/// Unpacked size of the data in a PNG.
 const PNG_BOMB_BYTES: usize = 4 << 30;
 const _: () = assert!(PNG_BOMB_BYTES as u64 > MEMORY_KIB << 10, "a run cannot hold it");
 
-/// A command with little memory.
+/// The command with a limit on its address space.
 fn in_little_memory(command: &Command) -> Command {
     let mut shell = Command::new("sh");
     let script = format!("ulimit -v {MEMORY_KIB}; exec \"$0\" \"$@\"");
@@ -38,7 +38,7 @@ fn in_little_memory(command: &Command) -> Command {
     shell
 }
 
-/// `sluice inspect FILE` with little memory.
+/// The output of `sluice inspect FILE` with a limit on its address space.
 fn inspect(file: &Path) -> Output {
     in_little_memory(sluice().arg("inspect").arg(file)).output().expect("sh starts")
 }
@@ -46,9 +46,9 @@ fn inspect(file: &Path) -> Output {
 /// Assert that the bomb ends its shard with exit code 5 and a reason that contains `reason`.
 fn assert_stopped(file: &Path, reason: &str) {
     let output = inspect(file);
-    let said = format!("{}{}", stdout(&output), stderr(&output));
-    assert_eq!(output.status.code(), Some(5), "{}: {said}", file.display());
-    assert!(said.contains(reason), "{}: {said}", file.display());
+    let printed = format!("{}{}", stdout(&output), stderr(&output));
+    assert_eq!(output.status.code(), Some(5), "{}: {printed}", file.display());
+    assert!(printed.contains(reason), "{}: {printed}", file.display());
 }
 
 fn tar_header(name: &str, size: u64) -> Vec<u8> {
@@ -128,7 +128,7 @@ fn a_small_png_that_inflates_to_gigabytes_is_scored() {
             packed
         };
         let (first, next) = (piece(flate2::FlushCompress::Full), piece(flate2::FlushCompress::Full));
-        // an empty last block, and Adler-32: of zeros its lower sum is 1, its upper one their number
+        // an empty last block, and Adler-32: for zeros, the lower sum is 1 and the upper sum is their number
         let checksum = ((PNG_BOMB_BYTES % 65_521) as u32) << 16 | 1;
         [first, next.repeat(1023), vec![3, 0], checksum.to_be_bytes().to_vec()].concat()
     };
@@ -155,11 +155,11 @@ fn a_small_png_that_inflates_to_gigabytes_is_scored() {
     let rows = bench.rows("out");
     assert_eq!(rows.len(), 3);
     for row in &rows {
-        // only the pixels are unpacked, and no more of them than the image has
+        // only the pixels are unpacked, and no more than the image has
         assert_eq!((row.status.as_str(), row.size), ("ok", Some((8, 8))), "{row:?}");
     }
     let scores = |row: &Row| row.score_bits.clone();
-    assert!(rows.iter().all(|row| scores(row) == scores(&rows[0])), "black, each of them: {rows:?}");
+    assert!(rows.iter().all(|row| scores(row) == scores(&rows[0])), "an image is not black: {rows:?}");
 }
 
 #[test]
@@ -184,7 +184,7 @@ fn the_limit_on_a_parquet_page_holds_whatever_its_header_says() {
         writer.write(&batch).expect("write");
         let honest = writer.into_inner().expect("closed");
 
-        // as if its page unpacked to no more than a few bytes: the numbers are zigzag varints of one length
+        // a lower unpacked size in the page header; both numbers are zigzag varints of the same length
         let varint = |value: u32| {
             let coded = value << 1;
             [coded as u8 | 0x80, (coded >> 7) as u8 | 0x80, (coded >> 14) as u8 | 0x80, (coded >> 21) as u8]
@@ -200,12 +200,12 @@ fn the_limit_on_a_parquet_page_holds_whatever_its_header_says() {
             let limit = ["--set", "input.max_page_bytes=4000000", "--set", "input.format=parquet"];
             let output = bench.run(&out, &limit);
             assert_code(&output, 5);
-            let said = format!("{}{}", stdout(&output), stderr(&output));
-            let names_the_limit = said.contains("limit is 4000000 bytes (input.max_page_bytes)")
-                || said.contains("unpacks to more than the 3000000 bytes that its header says");
-            // a page that the library unpacks as its header says is just damaged
+            let printed = format!("{}{}", stdout(&output), stderr(&output));
+            let names_the_limit = printed.contains("limit is 4000000 bytes (input.max_page_bytes)")
+                || printed.contains("unpacks to more than the 3000000 bytes that its header says");
+            // these codecs unpack to the size in the header, and fail without reaching the limit
             let fails_by_itself = kind == "lying" && matches!(name, "zstd" | "snappy" | "plain");
-            assert!(names_the_limit || fails_by_itself, "{out}: {said}");
+            assert!(names_the_limit || fails_by_itself, "{out}: {printed}");
         }
         fs::write(bench.path("in/a.parquet"), &honest).expect("file");
         let output = bench.run(&format!("{name}-allowed"), &["--set", "output.max_error_rate=1.0"]);
@@ -225,7 +225,7 @@ fn a_name_with_path_traversal_is_only_a_name() {
         tar.extend(&image);
         tar.resize(tar.len().next_multiple_of(512), 0);
     }
-    // a link has no image, wherever it points
+    // a link has no image, whatever its target
     let mut link = tar::Header::new_gnu();
     link.set_entry_type(tar::EntryType::Symlink);
     link.set_path("link.png").expect("a name");
@@ -255,9 +255,9 @@ fn a_name_with_path_traversal_is_only_a_name() {
     assert_eq!(found, [&expected[..], &[("link", "missing_image")]].concat());
 }
 
-/// Wait until the thread `name` of a process has worked for a while, and return its id.
+/// Wait until the thread `name` of a process has used some CPU time, and return its id.
 fn busy_thread(process: &mut Child, name: &str) -> i32 {
-    /// By then it is in the middle of the slow record.
+    /// CPU time after which the thread is inside the slow record.
     const WHILE: Duration = Duration::from_millis(50);
     loop {
         assert!(process.try_wait().expect("a child").is_none(), "the run ended before it could crash");
@@ -270,16 +270,16 @@ fn busy_thread(process: &mut Child, name: &str) -> i32 {
     }
 }
 
-/// Send a thread the signal of a fault in native code.
+/// Send SIGSEGV to a thread, as a fault in native code does.
 #[allow(unsafe_code, reason = "no safe interface sends a signal to one thread of another process")]
 fn crash(running: &Child, thread: i32) {
     let process = running.id().try_into().expect("a process number");
-    // SAFETY: takes no pointers
+    // SAFETY: the call takes no pointers
     let sent = unsafe { libc::tgkill(process, thread, libc::SIGSEGV) };
     assert_eq!(sent, 0, "{}", std::io::Error::last_os_error());
 }
 
-/// Crash a run in its thread `name` while it works on a slow record, as a fault in native code would.
+/// Crash the thread `name` of a run while it works on a slow record, and return the output of the run.
 fn crashed(bench: &Bench, name: &str, args: &[&str]) -> Output {
     let mut command = bench.command("run", "out", args);
     let mut running = command.stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("starts");
@@ -299,9 +299,9 @@ fn a_crashing_decoder_costs_one_attempt_and_one_row() {
     let args = ["--set", "preprocess.threads=1", "--set", "output.max_error_rate=0.5"];
     let output = crashed(&bench, "decode-0", &args);
     assert_code(&output, 10);
-    let said = stderr(&output);
+    let printed = stderr(&output);
     for words in ["SIGSEGV on record 2 of", "a.tar, image_id slow", "resumes without that record"] {
-        assert!(said.contains(words), "{words}: {said}");
+        assert!(printed.contains(words), "{words}: {printed}");
     }
     assert!(!bench.path("out/_SUCCESS").exists());
 
@@ -324,7 +324,7 @@ fn a_crashing_decoder_costs_one_attempt_and_one_row() {
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn a_crashing_reader_costs_one_attempt_and_the_rest_of_its_shard() {
     let bench = Bench::new();
-    // the third member is too long for an image, and slow to skip
+    // the third member exceeds the limit on images, and is slow to skip
     let long = 600 << 20;
     let first: Vec<u8> = images(0, 2)
         .into_iter()
@@ -347,9 +347,9 @@ fn a_crashing_reader_costs_one_attempt_and_the_rest_of_its_shard() {
     ];
     let output = crashed(&bench, "source-0", &args);
     assert_code(&output, 10);
-    let said = stderr(&output);
+    let printed = stderr(&output);
     for words in ["a reader crashed: SIGSEGV on record 2 of", "a.tar.gz", "treats that shard as damaged"] {
-        assert!(said.contains(words), "{words}: {said}");
+        assert!(printed.contains(words), "{words}: {printed}");
     }
 
     assert_code(&bench.run("out", &args), 0);
@@ -405,7 +405,7 @@ fn secrets_in_web_addresses_are_never_shown() {
         let refused = sluice().args(["verify", address]).output().expect("starts");
         assert!(!refused.status.success() && !format!("{refused:?}").contains("very-secret"), "{refused:?}");
     }
-    // a manifest's lines become rows
+    // the lines of a manifest become rows
     fs::write(bench.path("list.txt"), addresses.join("\n")).expect("write");
     let list = bench.path("list.txt");
     let args = ["--input", list.to_str().expect("UTF-8"), "--set", "output.max_error_rate=1"];
@@ -418,7 +418,7 @@ fn secrets_in_web_addresses_are_never_shown() {
 }
 
 #[test]
-fn inputs_found_by_fuzzing_do_no_harm() {
+fn inputs_found_by_fuzzing_cause_no_panic() {
     let folder = Path::new(REPOSITORY).join("fixtures/fuzz");
     let mut replayed = 0;
     for target in fs::read_dir(&folder).expect("fixtures/fuzz") {
@@ -451,7 +451,7 @@ fn every_fuzz_target_accepts_a_valid_and_an_empty_input() {
     }
 }
 
-/// Columns of a Parquet file, all of them binary.
+/// Write a Parquet file with one row and these binary columns, all of which hold `image`.
 fn write_columns(path: &Path, names: &[&str], image: &[u8]) {
     let columns = names.iter().map(|name| {
         let column: ArrayRef = Arc::new(BinaryArray::from_iter_values([image]));
@@ -466,14 +466,14 @@ fn write_columns(path: &Path, names: &[&str], image: &[u8]) {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn a_parquet_file_without_the_keys_columns_ends_the_run_and_is_not_damage() {
+fn an_ambiguous_image_column_ends_the_run_and_is_not_damage() {
     let bench = Bench::new();
     write_columns(&bench.path("in/a.parquet"), &["left", "right"], &png(1));
     let refused = bench.run("out", &[]);
     assert_code(&refused, 3);
-    let said = stderr(&refused);
-    assert!(said.contains("set input.image_key to one of left, right"), "{said}");
-    assert!(said.contains("a.parquet") && !said.contains("damage"), "{said}");
+    let printed = stderr(&refused);
+    assert!(printed.contains("set input.image_key to one of left, right"), "{printed}");
+    assert!(printed.contains("a.parquet") && !printed.contains("damage"), "{printed}");
     assert!(!bench.path("out").exists());
     assert_code(&bench.command("check", "out", &[]).output().expect("starts"), 3);
     let file = bench.path("in/a.parquet");
@@ -489,7 +489,7 @@ fn a_parquet_file_without_the_keys_columns_ends_the_run_and_is_not_damage() {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn one_odd_parquet_file_among_others_costs_its_own_rows() {
+fn one_unreadable_parquet_file_among_others_costs_one_row() {
     let bench = Bench::new();
     write_columns(&bench.path("in/a.parquet"), &["image"], &png(1));
     write_columns(&bench.path("in/b.parquet"), &["left", "right"], &png(2));

@@ -1,5 +1,5 @@
-//! The host of a run: its environment, files and terminal. Nothing is reported to anybody, nothing hangs, and every
-//! refusal says why.
+//! The environment, files, web servers and terminal of a run. No command sends telemetry or hangs, and every refusal
+//! has a reason.
 
 #[path = "hosts/limits.rs"]
 mod limits;
@@ -28,13 +28,13 @@ fn files_below(folder: &Path) -> Vec<String> {
     found
 }
 
-fn said(output: &Output) -> String {
+fn printed(output: &Output) -> String {
     stdout(output) + &stderr(output)
 }
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn no_command_leaves_anything_at_home() {
+fn no_command_writes_to_the_home_folder() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 3));
     let home = bench.path("home");
@@ -78,7 +78,7 @@ fn a_closed_log_does_not_stop_a_run() {
     write_tar(&bench.path("in/a.tar"), &images(0, 3));
     let mut command = Command::new("bash");
     let run = bench.command("run", "out", &[]);
-    // the readers of standard error and standard output are gone
+    // the readers of standard error and standard output have exited
     command.args(["-c", "exec 2> >(exec true) > >(exec true); wait $!; \"$0\" \"$@\"; echo $? > code"]);
     command.arg(run.get_program()).args(run.get_args()).current_dir(bench.path(""));
     command.envs(run.get_envs().filter_map(|(name, value)| Some((name, value?))));
@@ -96,7 +96,7 @@ fn control_characters_in_names_never_reach_a_terminal() {
         &bench.path("in/a.tar"),
         &[(steering.to_owned(), b"no image".to_vec()), ("b".to_owned(), png(1))],
     );
-    // a damaged shard is named in the log
+    // the log names this damaged shard
     fs::write(bench.path(&format!("in/{}.tar", "x\u{202e}")), [7; 600]).expect("a file");
     let lenient = ["--set", "output.max_error_rate=1", "--set", "output.max_damaged_shards=9"];
     let text = bench.run("out", &lenient);
@@ -115,9 +115,9 @@ fn control_characters_in_names_never_reach_a_terminal() {
     let refused = bench.run("x\u{1b}[31m", &[]);
     assert_code(&refused, 2);
     for output in [&text, &json, &show, &inspect, &missing, &refused] {
-        let said = said(output);
-        let obeyed = |c: char| (c.is_control() && !matches!(c, '\n' | '\t')) || c == '\u{202e}';
-        assert!(!said.contains(obeyed), "{said:?}");
+        let printed = printed(output);
+        let is_control = |c: char| (c.is_control() && !matches!(c, '\n' | '\t')) || c == '\u{202e}';
+        assert!(!printed.contains(is_control), "{printed:?}");
     }
     assert!(
         stdout(&inspect).contains("evil\\x1B]0;title\\x07\\xC2\\x9B31m\\u{202e}gpj"),
@@ -125,19 +125,19 @@ fn control_characters_in_names_never_reach_a_terminal() {
         stdout(&inspect)
     );
     assert!(stderr(&text).contains("x\\u{202e}"), "{}", stderr(&text));
-    // in stored names, bytes that are not UTF-8 are escaped; the rest is the name itself
+    // stored names escape control characters, but not U+202E, which only display escapes
     let stored = "evil\\x1B]0;title\\x07\\xC2\\x9B31m\u{202e}gpj";
     assert!(bench.rows("out").iter().any(|row| row.image_id == stored));
 }
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn a_second_signal_exits_at_once() {
+fn a_second_signal_at_any_moment_ends_the_run_without_a_panic() {
     use rustix::process::Signal;
     let bench = Bench::new();
     let mut running = started(&bench, 2);
     send(Signal::INT, &running);
-    // both may arrive before the first is handled; then they count as one
+    // two signals that arrive before the first is handled count as one
     while running.try_wait().expect("a child").is_none() {
         send(Signal::TERM, &running);
         std::thread::yield_now();
@@ -148,7 +148,7 @@ fn a_second_signal_exits_at_once() {
     assert_code(&bench.run("out", &[]), 0);
 }
 
-/// A FIFO without a writer.
+/// Make a FIFO. It has no writer.
 fn make_fifo(path: &Path) {
     let made = Command::new("mkfifo").arg(path).status().expect("mkfifo");
     assert!(made.success());
@@ -187,7 +187,7 @@ fn fifos_and_devices_are_refused_unread() {
     expect(pipeline, 2, &["pipeline file", "is a FIFO"]);
     expect(bench.command("run", "fifo", &[]), 6, &["fifo", "not a folder"]);
 
-    // one that a manifest names has a row
+    // if a manifest names it, it has a row
     fs::write(bench.path("list.txt"), "fifo.jpg\n/dev/zero\n").expect("a manifest");
     let args = ["--input", "list.txt", "--set", "output.max_error_rate=1"];
     assert_code(&bench.run("rows", &args), 0);
@@ -211,7 +211,7 @@ fn a_pipeline_file_may_come_from_a_pipe_of_the_shell() {
 }
 
 #[test]
-fn variables_that_no_request_can_carry_are_named() {
+fn invalid_variables_are_named_without_their_values() {
     let bench = Bench::new();
     for (name, value, input) in [
         ("AWS_SECRET_ACCESS_KEY", "very-secret\n", "s3://bucket/in"),
@@ -232,14 +232,14 @@ fn variables_that_no_request_can_carry_are_named() {
         let output = run.output().expect("starts");
         assert_code(&output, 3);
         assert!(stderr(&output).contains(name), "{name}: {}", stderr(&output));
-        assert!(!said(&output).contains("very-secret"), "{}", said(&output));
-        assert!(!said(&output).contains("panicked"), "{}", said(&output));
+        assert!(!printed(&output).contains("very-secret"), "{}", printed(&output));
+        assert!(!printed(&output).contains("panicked"), "{}", printed(&output));
     }
 }
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn secrets_of_addresses_are_neither_shown_nor_stored() {
+fn secrets_in_addresses_are_neither_shown_nor_stored() {
     let bench = Bench::new();
     let addresses = [
         "https:///me:very-secret@localhost:9/a.jpg",
@@ -274,11 +274,15 @@ fn secrets_of_addresses_are_neither_shown_nor_stored() {
             let args = ["--input", address, "--set", "storage.retry_seconds=0.1"];
             let refused = bench.command(command, "out", &args).output().expect("starts");
             assert_code(&refused, 3);
-            assert!(!said(&refused).contains("very-secret"), "{address}: {}", said(&refused));
+            assert!(!printed(&refused).contains("very-secret"), "{address}: {}", printed(&refused));
         }
         let mut run = bench.command("run", address, &["--set", "storage.retry_seconds=0.1"]);
         let refused = run.output().expect("starts");
-        assert!(!refused.status.success() && !said(&refused).contains("very-secret"), "{}", said(&refused));
+        assert!(
+            !refused.status.success() && !printed(&refused).contains("very-secret"),
+            "{}",
+            printed(&refused)
+        );
     }
     fs::write(bench.path("list.txt"), addresses.join("\n")).expect("a manifest");
     let args =
@@ -292,7 +296,7 @@ fn secrets_of_addresses_are_neither_shown_nor_stored() {
         let bytes = fs::read(&file).expect("a file");
         assert!(!bytes.windows(11).any(|window| window == b"very-secret"), "{file}");
     }
-    assert!(!format!("{rows:?}{}", said(&scored)).contains("very-secret"), "{rows:?}");
+    assert!(!format!("{rows:?}{}", printed(&scored)).contains("very-secret"), "{rows:?}");
 }
 
 #[test]
@@ -334,25 +338,26 @@ fn addresses_of_web_servers_are_requested_as_written() {
     assert_eq!(rows.iter().filter(|row| row.status == "ok").count(), 5, "{rows:?}");
     assert_eq!((status("id=3"), status("b+c.png")), ("read_error", "read_error"));
     let all: std::collections::BTreeSet<_> = rows.iter().filter_map(|row| row.score_bits.clone()).collect();
-    assert_eq!(all.len(), 5, "each is another picture: {rows:?}");
-    // a container, named by its signed address
+    assert_eq!(all.len(), 5, "two images have the same scores: {rows:?}");
+    // a container at a signed address
     let signed = format!("{server}/t.tar?Signature=very-secret");
     assert_code(&bench.run("tar", &["--input", &signed]), 0);
     assert_eq!(bench.rows("tar").len(), 3);
-    // an image, named by its signed address; and two that differ in a password only
+    // an image at a signed address
     let signed = format!("{server}/e.png?X-Amz-Credential=A%2Fus&u=http://h//x&X-Amz-Signature=very-secret");
     assert_code(&bench.run("one", &["--input", &signed]), 0);
     assert_eq!(bench.rows("one").len(), 1);
+    // two containers whose addresses differ only in a password
     let twice = ["very-secret", "another"].map(|password| format!("{server}/p.tar?pw={password}"));
     let refused = bench.run("twice", &["--input", &twice[0], "--input", &twice[1]]);
     assert_code(&refused, 3);
-    let words = said(&refused);
+    let words = printed(&refused);
     assert!(words.contains("only in a secret") && !words.contains("very-secret"), "{words}");
     for file in ["out", "tar", "one"].iter().flat_map(|out| files_below(&bench.path(out))) {
         let bytes = fs::read(&file).expect("a file");
         assert!(!bytes.windows(11).any(|window| window == b"very-secret"), "{file}");
     }
-    // an output is a folder
+    // the address of an output may have no query
     let refused = bench.run(&format!("{server}/out?x=1"), &["--input", "whole.tar"]);
     assert!(!refused.status.success() && stderr(&refused).contains("has no query"), "{}", stderr(&refused));
 }
@@ -369,7 +374,7 @@ fn messages_of_servers_are_shown_and_stored_without_secrets() {
             ["--input", "list.txt", "--set", "output.max_error_rate=1", "--set", "storage.retry_seconds=0.1"];
         let scored = bench.run("out", &args);
         assert_code(&scored, 0);
-        let rows = format!("{:?}{}", bench.rows("out"), said(&scored));
+        let rows = format!("{:?}{}", bench.rows("out"), printed(&scored));
         assert!(rows.contains("500") && !rows.contains("very-secret"), "{rows}");
         assert!(!rows.contains(&" upstream".repeat(30)), "{rows}");
     }
@@ -404,7 +409,7 @@ fn a_run_with_a_manifest_from_standard_input_can_be_resumed() {
         run.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut running = run.spawn().expect("starts");
         let mut input = running.stdin.take().expect("a pipe");
-        input.write_all(lines.as_bytes()).expect("somebody reads");
+        input.write_all(lines.as_bytes()).expect("the run reads its input");
         drop(input);
         running.wait_with_output().expect("a child")
     };
@@ -447,7 +452,7 @@ fn a_full_standard_output_is_an_error_and_a_closed_one_is_not() {
         assert_code(&output, 6);
         assert!(stderr(&output).contains("cannot write to standard output"), "{}", stderr(&output));
     }
-    // the rows are stored anyway
+    // the run has stored its rows
     assert!(bench.path("out/_SUCCESS").exists());
     for command in &mut commands {
         let (reader, writer) = std::io::pipe().expect("a pipe");

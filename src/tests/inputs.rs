@@ -1,4 +1,4 @@
-//! What is a record of an input: names, companions, containers, and inputs without records.
+//! Which objects of an input are records: names, companions, containers, and inputs without records.
 
 #[path = "support/gcs/mod.rs"]
 mod gcs;
@@ -29,7 +29,7 @@ fn command(bench: &Bench, args: &[&str]) -> std::process::Output {
     sluice().current_dir(bench.path("")).args(args).output().expect("starts")
 }
 
-/// Ids of an output's rows, with their statuses, without the folder of the input.
+/// Ids and statuses of rows. Ids lack the folder of the input.
 fn ids(rows: &[Row]) -> Vec<(&str, &str)> {
     rows.iter().map(|row| (row.image_id.trim_start_matches("in/"), row.status.as_str())).collect()
 }
@@ -92,7 +92,7 @@ fn an_image_is_scored_whatever_its_name_in_folders_and_tars() {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn a_bucket_has_the_records_of_a_folder() {
+fn a_bucket_has_the_same_records_as_a_folder() {
     let bench = Bench::new();
     for (name, seed) in NAMES.iter().chain(&COMPANIONS).chain(&["_checkpoints/a.tar", ".hidden.png"]).zip(0..)
     {
@@ -171,7 +171,7 @@ fn companions_with_odd_responses_are_probed() {
         ("archived.json", "read_error"),
     ];
     assert_eq!(found, expected);
-    // the response without an end has another content type
+    // one text is skipped: the probe of an endless response finds no image
     let expected = serde_json::json!({"json": 6, "txt": 1});
     assert_eq!(bench.manifest("out")["summary"]["skipped"], expected);
 }
@@ -372,7 +372,7 @@ fn a_resumed_shard_with_companions_has_every_record_once() {
     while running.try_wait().expect("a child").is_none() && parts_below(&segments) == 0 {
         std::thread::yield_now();
     }
-    // it may have ended before
+    // the run may have ended before
     let _ = running.kill();
     running.wait().expect("a child");
     assert_code(
@@ -388,7 +388,7 @@ fn a_resumed_shard_with_companions_has_every_record_once() {
     }
 }
 
-/// Files in the folders of `folder`.
+/// The number of files in the subfolders of `folder`.
 fn parts_below(folder: &Path) -> usize {
     parts(folder).iter().map(|below| parts(below).len()).sum()
 }
@@ -408,7 +408,7 @@ fn unsupported_compressions_and_records_are_named() {
         assert!(stderr(&run).contains(words) && !stderr(&run).contains("damaged"), "{}", stderr(&run));
         assert!(!bench.path("out").exists());
     }
-    // one among others costs its own row
+    // such a file after a good shard costs one row
     write_tar(&bench.path("in/a.tar"), &images(0, 3));
     fs::write(bench.path("in/b.tar.xz"), b"\xfd7zXZ\0\0\x04").expect("a file");
     let tolerant = ["--set", "output.max_error_rate=0.5", "--set", "output.max_damaged_shards=1"];

@@ -1,4 +1,4 @@
-//! Runs that are stopped, killed or repeated: no row is lost or duplicated, and nothing is scored twice.
+//! Runs that are stopped, killed or repeated: no row is lost or duplicated, and no stored row is scored again.
 
 #[path = "resume/checkpoints.rs"]
 mod checkpoints;
@@ -21,9 +21,10 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use rustix::process::Signal;
 use support::*;
 
-/// Size of the input of [`started`], which is small enough to score twice.
+/// Number of shards of [`started`]. The input is small enough to score twice.
 const SHARDS: u32 = 400;
 
+/// Images in each of these shards.
 const IMAGES: u32 = 50;
 
 /// Rows without the batch ids, which differ between attempts.
@@ -45,7 +46,7 @@ fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     found
 }
 
-/// Assert that `out` is finished, and equal to an uninterrupted run over the same input.
+/// Assert that `out` is finished, and that its rows equal those of an uninterrupted run over the same input.
 fn assert_as_uninterrupted(bench: &Bench) {
     assert_code(&bench.run("uninterrupted", &[]), 0);
     assert!(bench.path("out/_SUCCESS").is_file());
@@ -105,7 +106,7 @@ fn a_killed_run_resumes_and_keeps_its_finished_parts() {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn a_drained_run_resumes_and_no_batch_id_is_used_twice() {
+fn a_drained_run_resumes_and_uses_no_batch_id_twice() {
     let bench = Bench::new();
     let running = started(&bench, 3);
     send(Signal::TERM, &running);
@@ -116,7 +117,7 @@ fn a_drained_run_resumes_and_no_batch_id_is_used_twice() {
     let mut rows_of = BTreeMap::<_, usize>::new();
     bench.rows("out").iter().for_each(|row| *rows_of.entry(row.batch_id).or_default() += 1);
     assert!(rows_of.values().all(|&rows| rows <= 4));
-    assert_eq!(parts(&bench.path("out/batches")).len(), 2, "one for each attempt that ended by itself");
+    assert_eq!(parts(&bench.path("out/batches")).len(), 2, "one part for each attempt");
 }
 
 #[test]
@@ -145,18 +146,18 @@ fn assert_no_temporary_folder_is_left(bench: &Bench) {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn an_attempt_that_wakes_up_after_its_run_has_finished_changes_nothing() {
+fn a_suspended_attempt_that_continues_after_its_run_has_finished_changes_nothing() {
     let bench = Bench::new();
-    let sleeping = started(&bench, 5);
-    send(Signal::STOP, &sleeping);
+    let suspended = started(&bench, 5);
+    send(Signal::STOP, &suspended);
     assert_code(&bench.run("out", &[]), 0);
     let finished = contents(&bench.path("out"));
-    send(Signal::CONT, &sleeping);
-    let woken = sleeping.wait_with_output().expect("a child");
-    assert_code(&woken, 0);
-    assert!(stdout(&woken).contains("20000 in 400 shards"), "{}", stdout(&woken));
+    send(Signal::CONT, &suspended);
+    let continued = suspended.wait_with_output().expect("a child");
+    assert_code(&continued, 0);
+    assert!(stdout(&continued).contains("20000 in 400 shards"), "{}", stdout(&continued));
     let after = contents(&bench.path("out"));
-    assert!(finished.iter().all(|(name, bytes)| after.get(name) == Some(bytes)), "something has changed");
+    assert!(finished.iter().all(|(name, bytes)| after.get(name) == Some(bytes)), "a file has changed");
     assert_as_uninterrupted(&bench);
     assert_no_temporary_folder_is_left(&bench);
 }
@@ -193,41 +194,41 @@ fn an_attempt_that_listed_more_input_than_the_finished_run_removes_its_extra_par
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn an_attempt_at_a_removed_run_does_not_disturb_the_next_run() {
     let bench = Bench::new();
-    let sleeping = started(&bench, 5);
-    send(Signal::STOP, &sleeping);
+    let suspended = started(&bench, 5);
+    send(Signal::STOP, &suspended);
     assert_code(&bench.run("out", &["--overwrite", "--set", "preprocess.scale=0.5"]), 0);
     let finished = contents(&bench.path("out"));
-    send(Signal::CONT, &sleeping);
-    let woken = sleeping.wait_with_output().expect("a child");
-    assert_code(&woken, 6);
+    send(Signal::CONT, &suspended);
+    let continued = suspended.wait_with_output().expect("a child");
+    assert_code(&continued, 6);
     assert!(
-        stderr(&woken).contains("was removed") || stderr(&woken).contains("names the run"),
+        stderr(&continued).contains("was removed") || stderr(&continued).contains("names the run"),
         "{}",
-        stderr(&woken)
+        stderr(&continued)
     );
     let after = contents(&bench.path("out"));
-    assert!(finished.iter().all(|(name, bytes)| after.get(name) == Some(bytes)), "something has changed");
+    assert!(finished.iter().all(|(name, bytes)| after.get(name) == Some(bytes)), "a file has changed");
     let verified = sluice().arg("verify").arg(bench.path("out")).output().expect("starts");
     assert_code(&verified, 0);
 }
 
-/// As when a run is removed and begun anew beside an attempt that is still alive.
+/// Such objects appear if `--overwrite` runs beside a live attempt at the old run.
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn objects_of_a_removed_run_are_removed_when_they_are_met() {
+fn a_run_removes_the_objects_of_an_earlier_removed_run() {
     let bench = Bench::new();
     let mut killed = started(&bench, 2);
     killed.kill().expect("the child is there");
     killed.wait().expect("a child");
     let ready = whole_parts(&bench).len();
-    assert_code(&bench.run("theirs", &[]), 0);
-    let theirs = bench.path("theirs");
-    for name in contents(&theirs).into_keys() {
-        let below = Path::new(&name).strip_prefix(&theirs).expect("a file of the run").to_owned();
-        let ours = bench.path("out").join(&below);
-        if !ours.exists() {
-            fs::create_dir_all(ours.parent().expect("a folder")).expect("a folder");
-            fs::copy(&name, ours).expect("a copy");
+    assert_code(&bench.run("removed", &[]), 0);
+    let removed = bench.path("removed");
+    for name in contents(&removed).into_keys() {
+        let below = Path::new(&name).strip_prefix(&removed).expect("a file of the run").to_owned();
+        let target = bench.path("out").join(&below);
+        if !target.exists() {
+            fs::create_dir_all(target.parent().expect("a folder")).expect("a folder");
+            fs::copy(&name, target).expect("a copy");
         }
     }
     let output = bench.run("out", &[]);
@@ -237,10 +238,10 @@ fn objects_of_a_removed_run_are_removed_when_they_are_met() {
         "{}",
         stderr(&output)
     );
-    assert!(predictions(&bench, "out") == predictions(&bench, "theirs"));
+    assert!(predictions(&bench, "out") == predictions(&bench, "removed"));
     let manifest = bench.manifest("out");
-    assert!(manifest["run_id"] != bench.manifest("theirs")["run_id"]);
-    assert!(manifest["summary"]["reused_rows"].as_u64() > Some(0) && ready >= 2, "{ready} parts were ours");
+    assert!(manifest["run_id"] != bench.manifest("removed")["run_id"]);
+    assert!(manifest["summary"]["reused_rows"].as_u64() > Some(0) && ready >= 2, "{ready} parts of the run");
     assert_code(&sluice().arg("verify").arg(bench.path("out")).output().expect("starts"), 0);
 }
 
@@ -289,7 +290,7 @@ fn an_obstacle_in_the_place_of_a_part_is_overwritten_or_refused() {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn a_limited_run_ends_at_its_limit_however_often_it_is_repeated() {
+fn a_repeated_limited_run_ends_at_its_limit() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 5));
     write_tar(&bench.path("in/b.tar"), &images(5, 5));

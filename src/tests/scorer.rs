@@ -1,4 +1,4 @@
-//! Many shards through one scorer, in processes that are killed: the example program, and `sluice run` after it.
+//! The example program, which scores many shards with one scorer, and `sluice run` on the output that it leaves.
 
 #[path = "support/example.rs"]
 mod example;
@@ -10,7 +10,7 @@ use std::time::Duration;
 use example::example;
 use support::*;
 
-/// Rows without their batch ids, which differ between runs.
+/// Rows without the batch ids, which differ between runs.
 fn comparable(bench: &Bench, out: &str) -> Vec<Row> {
     bench.rows(out).into_iter().map(|row| Row { batch_id: None, ..row }).collect()
 }
@@ -25,7 +25,7 @@ fn the_example_scores_three_shards_from_two_threads() {
     let output = example(&bench, "in", "out", 2).output().expect("starts");
     assert_code(&output, 0);
     assert!(stdout(&output).contains("73 rows, "), "{}", stdout(&output));
-    // the run that finishes it scores nothing again
+    // a run with the same plan finishes the output
     let finished = bench.run("out", &[]);
     assert_code(&finished, 0);
     assert!(stdout(&finished).contains("73 rows"), "{}", stdout(&finished));
@@ -35,7 +35,7 @@ fn the_example_scores_three_shards_from_two_threads() {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn a_scorer_of_eight_threads_that_is_killed_at_any_moment_is_resumed_by_a_run() {
+fn a_run_resumes_the_output_of_a_killed_scorer_of_eight_threads() {
     let bench = Bench::new();
     for shard in 0..200_u32 {
         write_tar(&bench.path(&format!("in/{shard:03}.tar")), &images(shard * 100, shard * 13 % 23));
@@ -57,5 +57,5 @@ fn a_scorer_of_eight_threads_that_is_killed_at_any_moment_is_resumed_by_a_run() 
         let verified = sluice().current_dir(bench.path("")).args(["verify", &out]).output().expect("starts");
         assert_code(&verified, 0);
     }
-    assert!(killed > 0, "no round lived long enough to be killed");
+    assert!(killed > 0, "every scorer ended before it was killed");
 }

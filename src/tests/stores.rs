@@ -1,4 +1,4 @@
-//! Stores: the conformance suite of each of them, and whole runs against servers that others have written.
+//! Stores: a conformance suite for each of them, and whole runs against independent servers.
 
 #[path = "stores/conformance.rs"]
 mod conformance;
@@ -54,7 +54,7 @@ fn seaweedfs_holds_input_and_output_of_runs_that_are_killed_and_shared() {
     for shard in 0..8 {
         write_tar(&bench.path(&format!("in/{shard}.tar")), &images(shard * 100, 100));
     }
-    // names that no codec makes shorter: a part too long for one request, which is copied into place
+    // incompressible names make a part that is too long for one request
     let long = images(10_000, 12_000).into_iter().enumerate();
     let long: Vec<_> = long.map(|(seed, (_, bytes))| (noise(seed as u64 + 1), bytes)).collect();
     write_tar(&bench.path("in/long.tar"), &long);
@@ -110,14 +110,14 @@ fn seaweedfs_holds_input_and_output_of_runs_that_are_killed_and_shared() {
     assert_hidden(&wrong, &["not-so-secret", "very-secret", "session-token"]);
 }
 
-/// Neither the log nor standard output holds any of the words.
+/// Assert that neither the log nor standard output contains a secret.
 fn assert_hidden(output: &Output, secrets: &[&str]) {
     for secret in secrets {
         assert!(!(stderr(output) + &stdout(output)).contains(secret), "{secret}: {}", stderr(output));
     }
 }
 
-/// A run whose input is at `uri`, with that environment and no credentials besides.
+/// The output of a run over the input `uri`, which ends with exit code 3. Credentials come from `environment` alone.
 fn denied(bench: &Bench, uri: &str, environment: &[(&str, &str)]) -> Output {
     let mut run = bench.command("run", "out", &["--input", uri, "--set", "storage.retry_seconds=1"]);
     for (name, _) in std::env::vars_os() {
@@ -132,7 +132,7 @@ fn denied(bench: &Bench, uri: &str, environment: &[(&str, &str)]) -> Output {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn an_error_of_s3_that_repeats_what_it_was_sent_is_told_without_that() {
+fn an_s3_error_that_echoes_the_request_is_shown_without_secrets() {
     let bench = Bench::new();
     let repeated = "<?xml version='1.0'?><Error><Code>SignatureDoesNotMatch</Code><Message>Check your key.</Message>\
         <AWSAccessKeyId>AKIAME</AWSAccessKeyId><CanonicalRequest>x-amz-security-token:session-token\
@@ -152,7 +152,7 @@ fn an_error_of_s3_that_repeats_what_it_was_sent_is_told_without_that() {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn empty_variables_count_as_none() {
+fn empty_variables_count_as_unset() {
     let bench = Bench::new();
     let server = servers::always(403, "<Error><Code>AccessDenied</Code></Error>".to_owned());
     for empty in ["AWS_ENDPOINT", "AWS_ENDPOINT_URL_S3", "AWS_SESSION_TOKEN", "AWS_ALLOW_HTTP"] {
@@ -169,12 +169,12 @@ fn empty_variables_count_as_none() {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn a_shared_access_signature_is_shown_nowhere() {
+fn a_shared_access_signature_is_never_shown() {
     let bench = Bench::new();
     let repeated = "<Error><Code>AuthenticationFailed</Code><Message>No.</Message><AuthenticationErrorDetail>\
         very-secret</AuthenticationErrorDetail></Error>";
-    let (server, nobody) = (servers::always(403, repeated.to_owned()), servers::nobody());
-    for (endpoint, expected) in [(&server, "AuthenticationFailed: No."), (&nobody, "nothing answers at")] {
+    let (server, unused) = (servers::always(403, repeated.to_owned()), servers::unused_url());
+    for (endpoint, expected) in [(&server, "AuthenticationFailed: No."), (&unused, "nothing answers at")] {
         let environment = [
             ("AZURE_STORAGE_ENDPOINT", endpoint.as_str()),
             ("AZURE_STORAGE_ACCOUNT_NAME", "account"),
@@ -189,11 +189,11 @@ fn a_shared_access_signature_is_shown_nowhere() {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn a_web_identity_is_looked_for_where_it_should_be_and_not_shown() {
+fn a_web_identity_token_is_read_from_its_file_and_never_shown() {
     let bench = Bench::new();
     let token = bench.path("token");
-    // it goes to a service that must speak TLS, which nobody does here
-    let server = servers::nobody().replace("http:", "https:");
+    // sluice sends the token over TLS only
+    let server = servers::unused_url().replace("http:", "https:");
     let environment = [
         ("AWS_WEB_IDENTITY_TOKEN_FILE", token.to_str().expect("UTF-8")),
         ("AWS_ROLE_ARN", "arn:aws:iam::1:role/worker"),
@@ -208,9 +208,9 @@ fn a_web_identity_is_looked_for_where_it_should_be_and_not_shown() {
 }
 
 #[test]
-fn keys_for_aws_that_are_nowhere_to_be_had_are_asked_for() {
-    let nobody = servers::nobody();
-    let output = denied(&Bench::new(), "s3://bucket/in", &[("AWS_METADATA_ENDPOINT", nobody.as_str())]);
+fn the_error_for_missing_aws_keys_says_what_to_set() {
+    let unused = servers::unused_url();
+    let output = denied(&Bench::new(), "s3://bucket/in", &[("AWS_METADATA_ENDPOINT", unused.as_str())]);
     assert!(
         stderr(&output).contains("set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
         "{}",
@@ -218,12 +218,12 @@ fn keys_for_aws_that_are_nowhere_to_be_had_are_asked_for() {
     );
 }
 
-/// Wait until the bucket has an object whose name begins so.
+/// Wait until the bucket has an object whose name begins with `prefix`.
 fn wait_for(server: &Server, prefix: &str, running: &mut Child) {
     let (store, runtime) = (server.bucket("bucket"), runtime());
     let listed = || runtime.block_on(store.list(None).try_collect::<Vec<_>>()).expect("a list");
     while !listed().iter().any(|object| object.location.as_ref().starts_with(prefix)) {
-        assert!(running.try_wait().expect("a child").is_none(), "the run ended before {prefix} was there");
+        assert!(running.try_wait().expect("a child").is_none(), "the run ended before it stored {prefix}");
     }
 }
 
@@ -244,7 +244,7 @@ fn download(server: &Server, bench: &Bench, out: &str) {
     }
 }
 
-/// Put the bench's input into the bucket's folder `in`.
+/// Upload the bench's input to the bucket's folder `in`.
 fn upload(server: &Server, bench: &Bench) {
     let (store, runtime) = (server.bucket("bucket"), runtime());
     for file in parts(&bench.path("in")) {

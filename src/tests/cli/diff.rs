@@ -33,7 +33,7 @@ fn an_output_with_invalid_scores_equals_itself() {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn images_match_in_another_folder_and_beside_a_new_image() {
+fn images_match_across_folders_and_beside_a_new_image() {
     let bench = Bench::new();
     let write = |folder: &Path, images: &[(String, Vec<u8>)]| {
         fs::create_dir_all(folder).expect("folder");
@@ -71,7 +71,7 @@ fn differences_are_listed() {
     write_tar(&bench.path("in/a.tar"), &images(0, 4));
     write_tar(&bench.path("other.tar"), &images(0, 4));
     assert_code(&bench.run("a", &[]), 0);
-    // one name has another image, another name has none
+    // one member has another image, and one is not an image
     let mut members = images(0, 4);
     members[1].1 = png(99);
     members[2].1 = b"hello".to_vec();
@@ -129,9 +129,12 @@ fn a_file_that_is_not_a_part_of_an_output_is_refused_with_the_reason() {
         for args in [["show", name, "--rows=1"], ["diff", "good", name], ["diff", name, "good"]] {
             let refused = sluice().current_dir(bench.path("")).args(args).output().expect("starts");
             assert_code(&refused, 3);
-            let said = stderr(&refused);
-            assert!(said.contains("is not a part of an output") && said.contains(words), "{args:?}: {said}");
-            assert!(!said.contains("panic"), "{args:?}: {said}");
+            let printed = stderr(&refused);
+            assert!(
+                printed.contains("is not a part of an output") && printed.contains(words),
+                "{args:?}: {printed}"
+            );
+            assert!(!printed.contains("panic"), "{args:?}: {printed}");
         }
     }
 }

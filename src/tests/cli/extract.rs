@@ -8,7 +8,7 @@ fn extract(bench: &Bench, out: &str, key: &str, more: &[&str]) -> Output {
     sluice().current_dir(bench.path("")).args(["extract", out, key]).args(more).output().expect("starts")
 }
 
-/// Three images, and a text with the name of an image, in every format.
+/// Three images, and a text with the name of an image, in every format. Returns the members, and the inputs.
 fn every_format(bench: &Bench) -> (Vec<(String, Vec<u8>)>, [&'static str; 5]) {
     let mut members = images(0, 4);
     members[2].1 = b"I am no image at all".to_vec();
@@ -32,7 +32,7 @@ fn the_image_of_every_row_is_extracted_byte_by_byte_from_every_format() {
     let (members, inputs) = every_format(&bench);
     for (number, input) in inputs.iter().enumerate() {
         let out = format!("out{number}");
-        // with or without too many errors there is a manifest
+        // a run with too many errors has a manifest, too
         let (rate, code) = if number % 2 == 0 { ("0.5", 0) } else { ("0.1", 5) };
         let rate = format!("output.max_error_rate={rate}");
         let args = ["--input", input, "--set", &rate, "--set", "input.files_per_shard=3"];

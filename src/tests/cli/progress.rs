@@ -29,7 +29,7 @@ fn counted(bench: &Bench, share: Share) -> Counts {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn this_workers_rows_count_and_those_of_earlier_attempts_are_done() {
+fn progress_counts_the_rows_of_this_worker_and_of_earlier_attempts() {
     let bench = Bench::new();
     let mut members = images(0, 5);
     members[2].1 = b"hello".to_vec();

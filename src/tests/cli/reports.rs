@@ -6,7 +6,7 @@ fn object(line: &str) -> serde_json::Value {
     serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}:\n{line}"))
 }
 
-/// Four records, one of them without an image.
+/// Score four records, one of which is not an image.
 fn one_bad(bench: &Bench) {
     let mut members = images(0, 4);
     members[2] = ("text".into(), b"hello".to_vec());

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Pixels of 2 and more overflow with it, and the model returns NaN; a black image stays finite.
+/// With this scale, pixel values of 2 and more overflow, and the model returns NaN. A black image stays finite.
 const OVERFLOWS: [&str; 4] = ["--set", "preprocess.scale=3e38", "--set", "output.max_error_rate=0.9"];
 
 fn black() -> Vec<u8> {
@@ -35,7 +35,7 @@ fn a_nan_score_makes_an_error_row_with_a_reason_and_no_scores() {
         let reason = row.error.as_deref().expect("a reason");
         assert_eq!(reason, "the score of class 0 (north) is NaN; 4 of 4 scores are NaN or infinite");
         assert!(row.top1.is_none() && row.score_bits.is_none() && row.size == Some((16, 12)));
-        assert_eq!(row.batch_id, rows[1].batch_id, "an engine has run on it");
+        assert_eq!(row.batch_id, rows[1].batch_id, "the row has no batch");
     }
     assert!(rows[1].top1.is_some() && rows[1].score_bits.is_some() && rows[3].batch_id.is_none());
     let summary = &bench.manifest("out")["summary"];

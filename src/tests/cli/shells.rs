@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 
 use super::*;
 
-fn said(args: &[&str]) -> String {
+fn printed(args: &[&str]) -> String {
     let output = sluice().args(args).output().expect("starts");
     assert_code(&output, 0);
     stdout(&output)
@@ -13,7 +13,7 @@ fn said(args: &[&str]) -> String {
 
 #[test]
 fn completions_exist_for_three_shells_and_load_in_bash() {
-    let script = said(&["completions", "bash"]);
+    let script = printed(&["completions", "bash"]);
     let mut bash = Command::new("bash")
         .args(["-c", "source /dev/stdin && complete -p sluice"])
         .stdin(Stdio::piped())
@@ -24,7 +24,7 @@ fn completions_exist_for_three_shells_and_load_in_bash() {
     let done = bash.wait_with_output().expect("a child");
     assert!(done.status.success() && stdout(&done).contains("sluice"), "{}", stdout(&done));
     for (shell, begins) in [("zsh", "#compdef sluice"), ("fish", "")] {
-        let script = said(&["completions", shell]);
+        let script = printed(&["completions", shell]);
         assert!(script.starts_with(begins) && script.contains("num-shards"), "{shell}:\n{script}");
     }
     assert_code(&sluice().args(["completions", "tcsh"]).output().expect("starts"), 2);
@@ -32,12 +32,12 @@ fn completions_exist_for_three_shells_and_load_in_bash() {
 
 #[test]
 fn every_command_has_a_manual_page() {
-    let page = said(&["man"]);
+    let page = printed(&["man"]);
     assert!(page.contains(".TH sluice 1") && page.contains("NO_COLOR"), "{page}");
     for command in
         ["run", "check", "show", "inspect", "verify", "diff", "extract", "build-engine", "bench", "doctor"]
     {
-        let page = said(&["man", command]);
+        let page = printed(&["man", command]);
         assert!(page.contains(&format!(".TH sluice-{command} 1")), "{page}");
     }
     assert_code(&sluice().args(["man", "nothing"]).output().expect("starts"), 2);

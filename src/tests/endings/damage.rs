@@ -18,7 +18,7 @@ fn a_damaged_part_is_not_reused_by_a_resumed_run() {
     let expected = predictions(&bench, "out");
     for (index, part) in whole_parts(&bench).iter().enumerate() {
         flip(part);
-        // attempts that exit with 5 detect it, too
+        // an attempt that exits with 5 detects the damage, too
         let more: &[&str] = if index == 0 { &[] } else { &ALLOWED };
         let output = bench.run("out", more);
         assert_code(&output, if index == 0 { 5 } else { 0 });
@@ -41,7 +41,7 @@ fn a_damaged_part_is_not_reused_although_no_manifest_or_note_has_its_checksum() 
     write_tar(&bench.path("in/b.tar"), &images(40, 40));
     assert_code(&bench.run("out", &[]), 0);
     let expected = predictions(&bench, "out");
-    // as the message about a missing part of a finished run advises; the notes are gone already
+    // the message about a missing part of a finished run advises this; a finished run has no notes
     for name in ["out/_SUCCESS", "out/_manifest.json"] {
         fs::remove_file(bench.path(name)).expect("a file");
     }
@@ -100,7 +100,7 @@ fn a_damaged_part_of_another_worker_is_named_with_that_worker() {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn a_shard_that_was_damaged_after_a_checkpoint_is_scored_as_it_is_now() {
+fn a_shard_that_was_damaged_after_a_checkpoint_is_scored_from_its_beginning() {
     let bench = Bench::new();
     interrupted(&bench, 20_000);
     let stored: usize = segments(&bench).iter().map(|segment| read_rows(segment).len()).sum();
@@ -143,7 +143,7 @@ fn damage_to_any_file_of_an_interrupted_run_costs_time_but_no_row() {
             assert!(!log.contains("panicked"), "{log}");
             match output.status.code() {
                 Some(0) => {
-                    // a change inside a part that keeps its size is detected only by reading it
+                    // the only damage that may go unnoticed is inside a part whose size stays the same
                     if !ask("verify", &out).status.success() {
                         assert!(damaged.len() == original.len() && is_part(&name), "{log}");
                     } else {
@@ -151,7 +151,7 @@ fn damage_to_any_file_of_an_interrupted_run_costs_time_but_no_row() {
                     }
                     resumed += 1;
                 }
-                // the message names the file, so that an operator can remove it
+                // the message names the file that an operator must remove
                 Some(6) => {
                     assert!(log.contains(name.rsplit('/').next().expect("a name")), "{log}");
                     refused += 1;

@@ -1,4 +1,4 @@
-//! Runs to a bucket whose listings are out of date, or whose answers are lost.
+//! Runs with an output in a bucket whose listings are outdated, or whose answers are lost.
 
 use super::*;
 
@@ -41,7 +41,7 @@ impl Cloud {
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn runs_finish_although_listings_are_out_of_date() {
     let cloud = Cloud::new();
-    // listings that never change, and listings that are updated after 1 to 3 of them
+    // listings that never change, and listings that are updated after every 1, 2 or 3 listings
     for (number, listings) in [u64::MAX, 1, 2, 3].into_iter().enumerate() {
         let out = format!("alone-{number}");
         cloud.gcs.set_old_listings("out", listings);
@@ -83,7 +83,7 @@ fn a_run_with_too_many_errors_also_finishes_although_listings_are_out_of_date() 
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn an_object_whose_creation_was_reported_as_failed_is_recognised_as_ones_own() {
+fn an_attempt_recognises_its_own_object_although_its_creation_was_reported_as_failed() {
     let cloud = Cloud::new();
     for (number, name) in
         ["/_attempts/", "_run.json", "/_workers/", "/predictions/", "/batches/", "_manifest.json", "_SUCCESS"]

@@ -9,7 +9,7 @@ fn a_run_outlives_its_access_tokens() {
     assert_code(&cloud.run("whole"), 0);
     cloud.gcs.require_tokens(10);
     let mut run = cloud.command("out");
-    // as on a virtual machine in the cloud: no key, but a metadata server
+    // as on a virtual machine of Google Cloud: no key, but a metadata server
     run.env_remove("STORAGE_EMULATOR_HOST").env("GOOGLE_BASE_URL", cloud.gcs.url());
     run.env("GCE_METADATA_HOST", cloud.gcs.url().trim_start_matches("http://"));
     run.env("HOME", cloud.bench.path("no-such-home")).env_remove("GOOGLE_APPLICATION_CREDENTIALS");

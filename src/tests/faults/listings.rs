@@ -1,4 +1,4 @@
-//! Listings that a store should not send, and listings of other kinds of stores.
+//! Invalid listings, unusual keys in listings, and listings of Azure.
 
 use super::*;
 
@@ -57,7 +57,7 @@ fn an_invalid_entry_of_a_listing_costs_at_most_its_own_row() {
             }
         }
     }
-    // an object whose ETag cannot be sent back is not read
+    // an object is not read if no request can carry its ETag
     cloud.gcs.list_oddly(Some(ListingOddity::FirstHas("ETag", Some("\"a&#10;b\""))));
     let lenient = ["--set", "output.max_error_rate=1", "--set", "output.max_damaged_shards=1"];
     for (kind, input, status) in
@@ -165,7 +165,7 @@ fn a_listing_with_an_invalid_page_is_an_error_and_not_the_end() {
 fn folder_markers_of_consoles_are_not_objects() {
     let cloud = Cloud::new();
     assert_code(&cloud.run("before"), 0);
-    // next to an object of that name, and after names that sort before the slash
+    // `a.tar/` is beside an object of that name; `img/` comes after names that sort before the slash
     for (bucket, marker) in
         [("data", "a.tar/"), ("data", "img/"), ("out", "after/"), ("out", "after/predictions/")]
     {
@@ -177,7 +177,7 @@ fn folder_markers_of_consoles_are_not_objects() {
     cloud.gcs.remove("out", "after/");
     cloud.gcs.remove("out", "after/predictions/");
     assert!(cloud.rows("after") == cloud.rows("before"));
-    // a marker with content is not skipped silently
+    // a marker with content beside an object of its name ends the run
     cloud.gcs.put("data", "a.tar/", b"notes".to_vec());
     let refused = cloud.run("refused");
     assert_code(&refused, 3);

@@ -1,4 +1,4 @@
-//! Objects that a server sends in unusual ways, or does not send.
+//! Objects that a server sends in unusual ways or refuses.
 
 use super::*;
 
@@ -121,7 +121,7 @@ fn a_name_that_is_refused_is_a_folder_if_it_has_objects_and_ends_the_run_if_all_
         let rows = cloud.bench.rows(&out);
         assert_eq!((rows.len(), rows.iter().all(|row| row.status == "ok")), (2, true), "{rows:?}");
     }
-    // all objects are refused, not only this one
+    // every object of the bucket is refused
     cloud.gcs.serve_as_usual();
     cloud.gcs.put("data", "unnamed", b"a shard or an image".to_vec());
     cloud.gcs.serve_all_oddly("data", Oddity::Refused(400, "ExpiredToken"));
@@ -168,13 +168,13 @@ fn a_container_with_an_unusual_response_is_read_or_is_a_damaged_shard() {
         let list = cloud.bench.path("others.txt");
         let others = (30..30 + IMAGES).map(|number| format!("gs://data/img-{number:05}.png"));
         std::fs::write(&list, others.collect::<Vec<_>>().join("\n")).expect("a manifest");
-        // found in a listing; named next to a listing; named next to a manifest
+        // the container is found in a listing, named beside a listing, or named beside a manifest
         for (kind, inputs, named) in [
             ("listed", vec!["gs://data"], false),
             ("named", vec!["gs://data/a.tar", "gs://data"], true),
             ("web", vec![web.as_str(), list.to_str().expect("UTF-8")], true),
         ] {
-            // a server error on a named object is retried when the name is looked up, before anything is read
+            // these oddities end the run when a named object is looked up, before anything is read
             if named && matches!(oddity, Oddity::Refused(500, _) | Oddity::Endless | Oddity::Labelled) {
                 continue;
             }
@@ -203,7 +203,7 @@ fn a_container_with_an_unusual_response_is_read_or_is_a_damaged_shard() {
     }
 }
 
-/// Its checksum can be compared only after all of its ranges were read, and its rows were scored.
+/// The checksum can be compared only after all ranges were read, and after rows were scored.
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn a_long_container_whose_checksum_never_matches_is_a_damaged_shard() {

@@ -1,10 +1,11 @@
-//! Limits of the system: a run reports them before it starts, and never as an error of an image.
+//! Limits of the system (`ulimit`). A run reports a limit that is too low before it starts, and never as an error of an
+//! image.
 
 use std::process::Command;
 
 use super::support::*;
 
-/// `command` with the limits that these arguments of `ulimit` set.
+/// The command under the limits that `ulimit` sets with these arguments.
 fn limited(command: &Command, limits: &str) -> Command {
     let mut shell = Command::new("bash");
     let script = format!("ulimit {limits}; exec \"$0\" \"$@\"");
@@ -25,7 +26,7 @@ fn limited(command: &Command, limits: &str) -> Command {
 fn too_few_threads_are_an_error_before_the_run_starts() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 3));
-    // root has no limit
+    // the limit does not apply to root
     let is_root = rustix::process::geteuid().is_root();
     let nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--"];
     for limit in ["1", "10"] {
@@ -48,7 +49,7 @@ fn too_few_threads_are_an_error_before_the_run_starts() {
 fn too_little_address_space_is_an_error_before_the_run_starts() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 3));
-    // with less, the system cannot load the binary; the upper end may suffice
+    // with less, the system cannot load the binary; with the most, a run may succeed
     for kib in (100_000..4_000_000).step_by(300_000) {
         let output =
             limited(&bench.command("run", "out", &[]), &format!("-v {kib}")).output().expect("bash starts");
@@ -105,7 +106,7 @@ fn too_little_memory_for_data_or_stacks_is_an_error_before_the_run_starts() {
 fn a_limit_on_file_size_is_an_error_and_not_a_signal() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 300));
-    // blocks of 1,024 bytes; the part is longer
+    // the unit is 1,024 bytes; the part is longer than four of them
     let output = limited(&bench.command("run", "out", &[]), "-f 4").output().expect("bash starts");
     assert_code(&output, 6);
     assert!(stderr(&output).to_lowercase().contains("file too large"), "{}", stderr(&output));

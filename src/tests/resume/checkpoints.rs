@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Write one shard that is long enough for checkpoints, and a short one. Returns their number of records.
+/// Write a shard that is long enough for checkpoints, and a short one. Returns the total number of records.
 fn long_shard(bench: &Bench) -> u32 {
     let records = 20_000;
     write_tar(&bench.path("in/long.tar"), &images(0, records));
@@ -45,7 +45,7 @@ fn a_killed_run_resumes_inside_its_shard() {
         assert!(rows_in_segments(&bench) > stored);
         stored = rows_in_segments(&bench);
     }
-    assert!(whole_parts(&bench).is_empty(), "the shard has ended");
+    assert!(whole_parts(&bench).is_empty(), "a shard was finished before the kill");
     assert_code(&bench.run("out", &[]), 0);
     assert_code(&bench.run("uninterrupted", &[]), 0);
     let rows = predictions(&bench, "out");
@@ -53,7 +53,7 @@ fn a_killed_run_resumes_inside_its_shard() {
     assert!(rows == predictions(&bench, "uninterrupted"), "rows differ from those of an uninterrupted run");
     let verified = sluice().arg("verify").arg(bench.path("out")).output().expect("starts");
     assert_code(&verified, 0);
-    // batches of the last attempt only
+    // the summary counts the batches of the last attempt only
     let batches = bench.manifest("out")["summary"]["batches"].as_u64().expect("a number");
     assert!(
         batches * 4 <= (records as usize - stored) as u64 + 8,

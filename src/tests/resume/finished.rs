@@ -1,4 +1,4 @@
-//! Outputs of finished runs: tampering is detected, and they are never changed.
+//! Outputs of finished runs: `verify` detects tampering, and later commands leave them unchanged.
 
 use super::*;
 
@@ -57,7 +57,7 @@ fn verify_detects_any_tampering_with_a_finished_output() {
         fs::remove_file(stray).expect("the copy");
     }
     assert_code(&verify(), 0);
-    // an output that cannot be read is not reported as tampered with
+    // a missing output is an input error, not tampering
     let nowhere = sluice().arg("verify").arg(bench.path("nowhere")).output().expect("starts");
     assert_code(&nowhere, 3);
 }
@@ -73,7 +73,7 @@ fn a_repeated_run_does_not_change_a_finished_output() {
     assert_code(&again, 0);
     assert!(stdout(&again).contains("done before"), "{}", stdout(&again));
     assert!(contents(&bench.path("out")) == before);
-    // except that it removes the remains of an attempt that was killed after the end of the run
+    // only the remains of an attempt that was killed after the end of the run are removed
     fs::create_dir(bench.path("out/_attempts")).expect("a folder");
     fs::write(bench.path("out/_attempts/000001.json"), "{}").expect("a note");
     assert_code(&bench.run("out", &[]), 0);
@@ -82,7 +82,7 @@ fn a_repeated_run_does_not_change_a_finished_output() {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn another_run_is_refused_with_the_difference_and_changes_nothing() {
+fn another_run_is_refused_with_the_difference() {
     let bench = Bench::new();
     write_tar(&bench.path("in/a.tar"), &images(0, 5));
     write_tar(&bench.path("in/b.tar"), &images(5, 5));

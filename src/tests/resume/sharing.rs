@@ -9,7 +9,7 @@ fn workers_share_an_output_and_one_of_them_finishes_it() {
     for shard in 0..SHARDS {
         write_tar(&bench.path(&format!("in/{shard:03}.tar")), &images(shard * IMAGES, IMAGES));
     }
-    // worker 1 runs twice, as if its scheduler had lost track of it
+    // worker 1 runs twice, as if its scheduler had restarted it although it was alive
     let workers: Vec<_> = ["0", "1", "2", "1"]
         .map(|index| {
             let mut worker = bench.command("run", "out", &["--num-shards", "3"]);
@@ -55,7 +55,7 @@ fn the_last_worker_to_finish_its_share_finishes_the_run() {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn a_shard_that_is_added_between_two_workers_is_not_forgotten() {
+fn a_shard_that_is_added_between_two_workers_is_scored() {
     let bench = Bench::new();
     for shard in 0..4 {
         write_tar(&bench.path(&format!("in/{shard}.tar")), &images(shard * 10, 10));

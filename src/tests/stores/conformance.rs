@@ -1,7 +1,7 @@
-//! What every store guarantees, checked for each of them by the same suite.
+//! One suite that checks the guarantees of every store.
 //!
-//! Stores are set up from the environment of their process. The suite therefore runs in a process of its own, which each
-//! test starts with the variables of its store.
+//! Stores take their settings from the environment of their process. Each test therefore starts the suite in another
+//! process, with the variables of its store.
 
 use std::process::Command;
 
@@ -15,10 +15,10 @@ use sluice::store::{Location, Object, StoreKind, Stores, retry};
 use super::gcs::{Gcs, Oddity};
 use super::servers::Server;
 
-/// The folder in which the suite may create objects.
+/// The variable that names the folder in which the suite may create objects.
 const BASE: &str = "CONFORMANCE_BASE";
 
-/// An object that the store refuses to read.
+/// The variable that names an object that the store refuses to read.
 const DENIED: &str = "CONFORMANCE_DENIED";
 
 /// Run the suite in a process with this environment.
@@ -30,7 +30,7 @@ fn conforms(environment: &[(&str, &str)]) {
     assert!(output.status.success() && text.contains("1 passed"), "{text}");
 }
 
-/// Without the variables of a store there is nothing to check.
+/// The suite itself. It checks nothing without the variables that [`conforms`] sets.
 #[test]
 fn the_store_in_the_environment_conforms() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
@@ -55,7 +55,7 @@ impl Suite {
         self.stores.resolve(&format!("{}/{name}", self.base)).expect("a location")
     }
 
-    /// Store an object, whether there is one or not.
+    /// Create or replace an object.
     fn put(&self, name: &str, bytes: &[u8]) {
         let location = self.at(name);
         let put = location.store.put(&location.path, bytes.to_vec().into());
@@ -120,7 +120,7 @@ impl Suite {
             size_bytes: Some(10),
             version: Some("\"1\"".to_owned()),
         };
-        let object = Object::open(&self.stores, &known).expect("not looked up");
+        let object = Object::open(&self.stores, &known).expect("opened without a request");
         let error = object.read_range(0..10).expect_err("missing");
         assert!(error.is_not_found(), "{error}");
     }
@@ -188,7 +188,7 @@ impl Suite {
     }
 }
 
-/// A server in this process with an object in `bucket` that it refuses to read.
+/// A server in this process that denies reading one object of `bucket`.
 fn fake() -> Gcs {
     let server = Gcs::start();
     server.put("bucket", "denied.png", b"image".to_vec());
@@ -201,7 +201,7 @@ fn the_disk_conforms() {
     let folder = tempfile::tempdir().expect("a folder");
     let base = folder.path().to_str().expect("UTF-8");
     conforms(&[(BASE, base)]);
-    // root may read everything
+    // root may read all files
     if !rustix::process::geteuid().is_root() {
         let denied = folder.path().join("denied");
         std::fs::create_dir(&denied).expect("a folder");

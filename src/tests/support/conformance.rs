@@ -1,4 +1,4 @@
-//! The conformance suite of [`Engine`]: what the pipeline relies on, whatever runs the model.
+//! The conformance suite of [`Engine`]: what the pipeline requires of every engine.
 //!
 //! Every engine is loaded from the pipeline file of [`Bench`], whose model takes 8×8 pixels and has 4 classes.
 
@@ -9,14 +9,14 @@ use sluice::plan::Plan;
 
 use super::support::Bench;
 
-/// As the pipeline file says.
+/// From the pipeline file of [`Bench`].
 const BATCH_SIZE: usize = 4;
 const ROW_ELEMENTS: usize = 8 * 8 * 3;
 const CLASSES: usize = 4;
 const SCALE: f32 = 1.0 / 255.0;
 
-/// Run the suite on every engine that a plan with these settings loads. Scores that need not have the same bits
-/// may differ by `tolerance`.
+/// Run the suite on every engine that a plan with these settings loads. Scores that need not have the same bits may
+/// differ by `tolerance`.
 pub fn check(settings: &[&str], tolerance: f32) {
     let bench = Bench::new();
     let model = std::env::current_dir().expect("a current folder").join("fixtures/tiny.onnx");
@@ -37,7 +37,7 @@ pub fn check(settings: &[&str], tolerance: f32) {
         each_row_has_scores_of_its_own(engine);
         a_padded_batch_gives_the_same_rows(engine);
         scores_do_not_depend_on_the_place_in_the_batch(engine, tolerance);
-        a_straightforward_program_gets_the_same_scores(engine, tolerance);
+        the_original_protocol_gives_the_same_scores(engine, tolerance);
     }
 }
 
@@ -104,7 +104,7 @@ fn scores_do_not_depend_on_the_place_in_the_batch(engine: &mut dyn Engine, toler
     }
 }
 
-fn a_straightforward_program_gets_the_same_scores(engine: &mut dyn Engine, tolerance: f32) {
+fn the_original_protocol_gives_the_same_scores(engine: &mut dyn Engine, tolerance: f32) {
     if !engine.takes_floats() {
         return;
     }
@@ -113,7 +113,7 @@ fn a_straightforward_program_gets_the_same_scores(engine: &mut dyn Engine, toler
     assert_close(&scores, &expected, tolerance, engine);
 }
 
-/// RGB bytes of a full batch, each row another one (a linear congruential generator, Numerical Recipes).
+/// RGB bytes of a full batch of different rows (the linear congruential generator of Numerical Recipes).
 fn batch() -> Vec<u8> {
     let mut state = 1_u32;
     let mut byte = || {
@@ -123,7 +123,7 @@ fn batch() -> Vec<u8> {
     (0..BATCH_SIZE * ROW_ELEMENTS).map(|_| byte()).collect()
 }
 
-/// The same pixels as the plan normalises them: in its layout they already are.
+/// The same pixels, normalised as in the plan. They already have the plan's layout.
 fn floats(rgb: &[u8]) -> Vec<f32> {
     rgb.iter().map(|&byte| f32::from(byte) * SCALE).collect()
 }

@@ -1,7 +1,7 @@
-//! Feeds untrusted bytes to sluice, with one function for each kind of input. The fuzz targets call these,
-//! and so does the test that replays the findings of fuzzing.
+//! Feeds untrusted bytes to sluice, with one function for each kind of input. The fuzz targets and the test that
+//! replays the findings of fuzzing call these functions.
 //!
-//! Each function panics if a guarantee is broken, and otherwise returns the result.
+//! Each function panics if a guarantee is broken, and returns the result otherwise.
 
 use std::path::PathBuf;
 use std::sync::LazyLock;
@@ -14,12 +14,12 @@ use sluice::plan::Plan;
 use sluice::source::{ReadOptions, open_shard};
 use sluice::store::Stores;
 
-/// Small, so that inputs reach the limits.
+/// Limits so low that small inputs reach them.
 const MAX_IMAGE_BYTES: u64 = 1 << 16;
 const MAX_PAGE_BYTES: u64 = 1 << 20;
 const MAX_PIXELS: u64 = 1 << 20;
 
-/// A file, in memory if possible, that holds the bytes: the tested functions read files and objects.
+/// The file that holds the bytes, in memory if possible. The tested functions read files and objects only.
 static FILE: LazyLock<PathBuf> = LazyLock::new(|| {
     let folder = PathBuf::from("/dev/shm");
     let folder = if folder.is_dir() { folder } else { std::env::temp_dir() };
@@ -69,7 +69,7 @@ pub fn shard(bytes: &[u8], format: ShardFormat) -> (Vec<Read>, Option<ReadError>
     (found, None)
 }
 
-/// Decoders whose options, together, exercise every branch.
+/// Decoders whose options together exercise every branch.
 static DECODERS: LazyLock<[Decoder; 3]> = LazyLock::new(|| {
     [
         "resize = { width = 8, height = 8 }",
@@ -85,7 +85,7 @@ static DECODERS: LazyLock<[Decoder; 3]> = LazyLock::new(|| {
     })
 });
 
-/// A bitmap of white pixels: bytes that leaked from it into the next image would show.
+/// A bitmap of white pixels. Bytes that leak from it into the next image change that image's row.
 static WHITE: LazyLock<Vec<u8>> = LazyLock::new(|| {
     const SIDE: u32 = 64;
     const HEADER_BYTES: u32 = 54;
@@ -99,7 +99,7 @@ static WHITE: LazyLock<Vec<u8>> = LazyLock::new(|| {
 pub fn image(bytes: &[u8]) -> Vec<Result<usize, String>> {
     let decode = |decoder: &Decoder| {
         let first = decoder.decode(bytes, &mut Scratch::default());
-        // a used scratch gives the same result
+        // a scratch that was used before gives the same result
         let mut used = Scratch::default();
         decoder.decode(&WHITE, &mut used).expect("an image");
         assert_eq!(first, decoder.decode(bytes, &mut used));
@@ -108,7 +108,7 @@ pub fn image(bytes: &[u8]) -> Vec<Result<usize, String>> {
                 assert!(u64::from(header.width) * u64::from(header.height) <= MAX_PIXELS);
                 Ok(row.len())
             }
-            Ok((_, other)) => panic!("rows of bytes were asked for: {other:?}"),
+            Ok((_, other)) => panic!("the row does not consist of bytes: {other:?}"),
             // the decoder catches panics, and a replay must fail as fuzzing did
             Err(rejected) if rejected.error.contains("panicked") => panic!("{}", rejected.error),
             Err(rejected) => Err(rejected.error),

@@ -1,5 +1,5 @@
 //! Shared by the black-box tests: generated inputs, the binary, and readers of its output.
-#![allow(dead_code, reason = "each test binary uses some of it")]
+#![allow(dead_code, reason = "each test binary uses a part of this module")]
 
 pub mod peak;
 pub mod threads;
@@ -30,7 +30,7 @@ pub fn png(seed: u32) -> Vec<u8> {
     png
 }
 
-/// `count` images, named `img-00000` and so on, from number `first`.
+/// `count` images with the ids `img-00000` and so on, from number `first`.
 pub fn images(first: u32, count: u32) -> Vec<(String, Vec<u8>)> {
     (first..first + count).map(|seed| (format!("img-{seed:05}"), png(seed))).collect()
 }
@@ -61,7 +61,7 @@ pub fn write_tfrecord(path: &Path, records: &[(String, Vec<u8>)]) {
     }
 }
 
-/// Offsets of the records of a TFRecord file: each begins with its length, and has 8 bytes of checksums.
+/// Offsets of the records of a TFRecord file. Each record has a length of 8 bytes and two checksums of 4 bytes.
 pub fn tfrecord_starts(path: &Path) -> Vec<u64> {
     let bytes = fs::read(path).expect("TFRecord file");
     let (mut starts, mut at) = (Vec::new(), 0);
@@ -72,7 +72,7 @@ pub fn tfrecord_starts(path: &Path) -> Vec<u64> {
     starts
 }
 
-/// Change bytes of a file, but not its size or time, as bit rot does.
+/// Change bytes of a file, as bit rot does: its size and time stay the same.
 pub fn corrupt(path: &Path, at: u64, bytes: &[u8]) {
     let modified = fs::metadata(path).and_then(|meta| meta.modified()).expect("a file");
     let file = File::options().write(true).open(path).expect("a file");
@@ -98,7 +98,7 @@ fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
     field
 }
 
-/// One map entry of `tf.Features`: a name and a list of one byte string.
+/// A map entry of `tf.Features`: a name and a list of one byte string.
 fn feature(name: &str, bytes: &[u8]) -> Vec<u8> {
     let value = field(1, &field(1, bytes));
     field(1, &[field(1, name.as_bytes()), field(2, &value)].concat())
@@ -154,8 +154,8 @@ impl Bench {
     }
 }
 
-/// The binary under test, with the ONNX Runtime that `scripts/setup.sh` installs. Where there is none, a failing
-/// test shows what to install: those that score are ignored by default.
+/// The binary under test, with the ONNX Runtime that `scripts/setup.sh` installs. If the library is missing, a failing
+/// test shows what to install. Tests that score are ignored by default.
 pub fn sluice() -> Command {
     let mut sluice = Command::new(env!("CARGO_BIN_EXE_sluice"));
     if std::env::var_os("ORT_DYLIB_PATH").is_none() {
@@ -168,7 +168,7 @@ pub fn sluice() -> Command {
     sluice
 }
 
-/// The path of a file that `setup` installs.
+/// The path of a file in `.deps` that the command `setup` installs.
 ///
 /// # Panics
 /// If it is missing.
@@ -338,7 +338,7 @@ pub fn huge_png(width: u32, height: u32) -> Vec<u8> {
     png_around(width, height, b"")
 }
 
-/// A small file with a black PNG that takes long to decode.
+/// A small file with a large black PNG, which takes long to decode.
 pub fn slow_png() -> Vec<u8> {
     let (width, height) = (9_000, 10_000);
     let mut pixels = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::fast());
@@ -347,7 +347,7 @@ pub fn slow_png() -> Vec<u8> {
     png_around(width, height, &pixels.finish().expect("to memory"))
 }
 
-/// A PNG around compressed RGB pixels.
+/// A PNG file with these compressed RGB pixels.
 fn png_around(width: u32, height: u32, pixels: &[u8]) -> Vec<u8> {
     let mut header = b"IHDR".to_vec();
     header.extend(width.to_be_bytes());
@@ -397,7 +397,7 @@ pub fn send(signal: Signal, to: &Child) {
     kill_process(Pid::from_child(to), signal).expect("the child is there");
 }
 
-/// A thousand pseudo-random letters and digits, which do not compress: Marsaglia's 64-bit xorshift.
+/// A thousand pseudo-random letters and digits, which compress badly (Marsaglia's 64-bit xorshift).
 pub fn noise(seed: u64) -> String {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let letters = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";

@@ -2,8 +2,8 @@
 //!
 //! - The bound is the sum of the fields of `memory_bound_bytes`, which `sluice check` prints. It excludes the model,
 //!   so the memory of a run over a few small images is added to it.
-//! - Linux records the peak of each process as `VmHWM`, which only grows. Samples of it miss only what a process takes
-//!   between the last sample and its end.
+//! - Linux records the peak of each process as `VmHWM`, which only grows. Samples of it miss only what a process
+//!   allocates between the last sample and its end.
 
 use std::fs::{self, File};
 use std::process::{Child, Command, Output, Stdio};
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::{Bench, assert_code, images, stderr, stdout, write_tar};
 
-/// Time between two samples. A process that allocates a gigabyte per second allocates a megabyte in it.
+/// Time between two samples. A process that allocates a gigabyte per second allocates a megabyte in that time.
 const SAMPLE_EVERY: Duration = Duration::from_millis(1);
 
 /// Run `command` to its end. Returns its output, and its peak resident memory in bytes.
@@ -28,7 +28,7 @@ pub fn peak_of(command: &mut Command) -> (Output, u64) {
         }
         std::thread::park_timeout(SAMPLE_EVERY);
     };
-    let [stdout, stderr] = [out, err].map(|path| fs::read(path).expect("what it wrote"));
+    let [stdout, stderr] = [out, err].map(|path| fs::read(path).expect("its output"));
     assert!(peak_bytes > 0, "no sample of the process was taken");
     (Output { status, stdout, stderr }, peak_bytes)
 }
@@ -59,8 +59,8 @@ fn peak_without_load() -> u64 {
     peak_bytes
 }
 
-/// Run `sluice run` over the folder `in`, and assert that its peak memory stays below the printed bound plus the
-/// memory of any run.
+/// Run `sluice run` over the folder `in`, and assert that its peak memory stays within the printed bound plus the peak
+/// of a run over a few small images.
 pub fn run_within_bound(bench: &Bench, out: &str, args: &[&str]) -> Output {
     let bound_bytes = bound_of(bench, args);
     let (output, peak_bytes) = peak_of(&mut bench.command("run", out, args));

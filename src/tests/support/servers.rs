@@ -16,7 +16,7 @@ use super::support::installed;
 
 const SETUP: &str = "scripts/setup.sh --with servers";
 
-/// A server starts within a second or two; a busy machine takes longer.
+/// Time for a server to start: one or two seconds, and more on a busy machine.
 const STARTS_WITHIN: Duration = Duration::from_secs(60);
 
 /// A server process that is killed when it is dropped.
@@ -78,13 +78,13 @@ impl Server {
         let server = Self::started(command, folder, environment);
         let start = Instant::now();
         while !server.make_bucket(bucket) {
-            assert!(start.elapsed() < STARTS_WITHIN, "SeaweedFS does not take a bucket");
+            assert!(start.elapsed() < STARTS_WITHIN, "SeaweedFS does not create a bucket");
             std::thread::sleep(Duration::from_millis(100));
         }
         server
     }
 
-    /// fake-gcs-server with the files below `folder` in a bucket.
+    /// fake-gcs-server with the files of the folder `files` in a bucket.
     pub fn fake_gcs(bucket: &str, files: &Path) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let seed = folder.path().join("seed").join(bucket);
@@ -97,7 +97,7 @@ impl Server {
         let (host, port) = address.split_once(':').expect("host and port");
         let mut command = Command::new(installed("servers/fake-gcs-server", SETUP));
         command.args(["-scheme", "http", "-backend", "memory", "-host", host, "-port", port]);
-        // it distinguishes the two forms of its URLs by the host name
+        // the server distinguishes the two forms of its URLs by the host name
         command.args(["-public-host", &address, "-data"]).arg(folder.path().join("seed"));
         let server = Self::started(command, folder, vec![("STORAGE_EMULATOR_HOST", address.clone())]);
         let start = Instant::now();
@@ -218,7 +218,7 @@ fn answer_by_address(mut stream: &TcpStream, objects: &[(&'static str, Vec<u8>)]
 }
 
 /// A URL at which no server listens.
-pub fn nobody() -> String {
+pub fn unused_url() -> String {
     format!("http://127.0.0.1:{}", free_ports(1)[0])
 }
 

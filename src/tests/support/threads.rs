@@ -19,7 +19,7 @@ pub fn of(process: &Child) -> BTreeMap<i32, Thread> {
     let known = tasks.filter_map(|task| {
         let read = |name| fs::read_to_string(task.path().join(name)).ok();
         let name = read("comm")?.trim_end().to_owned();
-        // the first field is nanoseconds; /proc/PID/task/N/stat counts ticks of 10 ms and misses short work
+        // the first field is in nanoseconds; `stat` counts ticks of 10 ms and misses short work
         let busy = read("schedstat")?.split_whitespace().next()?.parse().map(Duration::from_nanos).ok()?;
         Some((task.file_name().to_str()?.parse().ok()?, Thread { name, busy }))
     });

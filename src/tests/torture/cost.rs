@@ -18,14 +18,14 @@ use crate::support::*;
 const IMAGES: u32 = 2000;
 const ROUNDS: usize = 3;
 
-/// Time between two samples of a run's threads. The work of a thread after its last sample is missed.
+/// Time between two samples of a run's threads. What a thread does after its last sample is not counted.
 const SAMPLE_EVERY: Duration = Duration::from_millis(5);
 
 /// The cost of a run.
 struct Cost {
     images_per_second: f64,
     /// Share of the sink and the store in the CPU time of all threads, including encoding rows, hashing and reading
-    /// the input; plus the share of the manifest and `_SUCCESS` in the time of the run.
+    /// the input, plus the share of finishing (the manifest and `_SUCCESS`) in the time of the run.
     storing: f64,
 }
 
@@ -57,7 +57,7 @@ impl Torture {
         self.row(format!("{} shards of 20 images, open-nsfw", IMAGES / 20), figure, ratio >= 0.9);
         let figure = format!("{:.2}% of the run, a checkpoint every second", share * 100.0);
         self.row(
-            "commit, checksums, checkpoints, and all else of the sink and the store",
+            "CPU time of the sink and the store: commits, checksums, checkpoints, encoding",
             figure,
             share < 0.02,
         );
@@ -93,7 +93,10 @@ fn scored(bench: &Bench, input: &str, round: usize) -> Cost {
         let named = |thread: &&Thread| names.is_empty() || names.contains(&thread.name.as_str());
         seen.values().filter(named).map(|thread| thread.busy.as_secs_f64()).sum()
     };
-    assert!(busy(&["sink"]) > 0.0 && busy(&["storage"]) > 0.0, "both have used CPU time: {seen:?}");
+    assert!(
+        busy(&["sink"]) > 0.0 && busy(&["storage"]) > 0.0,
+        "no CPU time of the sink or the store: {seen:?}"
+    );
     Cost {
         images_per_second: f64::from(IMAGES) / whole,
         storing: busy(&["sink", "storage"]) / busy(&[]) + finish / whole,

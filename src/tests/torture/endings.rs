@@ -14,8 +14,8 @@ use crate::trial::{Place, Trial};
 /// Outputs for each claim.
 const ROUNDS: u64 = 12;
 
-/// Records of the input in which every other record is not an image.
-const HALF_BAD: u32 = 4000;
+/// Number of records in the input of [`half_bad`].
+const HALF_BAD_RECORDS: u32 = 4000;
 
 impl Torture {
     pub fn endings(&mut self) {
@@ -38,7 +38,7 @@ impl Torture {
         (killed, trial.command(out, args).output().expect("starts"))
     }
 
-    /// Listings of the output bucket are out of date, and updated rarely or never.
+    /// Listings of the output bucket are outdated, and are updated rarely or never.
     fn old_listings(&mut self) {
         let trial = Trial::new(Place::Gcs(Gcs::start()), &mut self.random);
         let Place::Gcs(gcs) = &trial.place else { unreachable!("it was made above") };
@@ -57,7 +57,7 @@ impl Torture {
                     failures.push(format!("{listings} listings: {:?} {}", ended.status, stderr(&ended)));
                 }
             }
-            failures.extend(trial.faults_of(&out));
+            failures.extend(trial.fault_in(&out));
         }
         gcs.set_new_listings();
         self.report("outdated listings, 1 to 3 workers", killed, failures);
@@ -89,7 +89,7 @@ impl Torture {
             if ended.status.code() != Some(0) {
                 failures.push(format!("{name}: {:?} {}", ended.status, stderr(&ended)));
             }
-            failures.extend(trial.faults_of(&out));
+            failures.extend(trial.fault_in(&out));
         }
         self.report("lost answers to all creations of each kind", killed, failures);
     }
@@ -108,32 +108,32 @@ impl Torture {
                 if ended.status.code() != Some(5) {
                     failures.push(format!("strict {strict}: {:?} {}", ended.status, stderr(&ended)));
                 }
-                failures.extend(trial.faults_of(&out));
+                failures.extend(trial.fault_in(&out));
             }
-            // two concurrent attempts, one of them with the strict limit
+            // two concurrent attempts, one with the low limit and one with the high limit
             let strict = trial.command(&out, &[]).spawn().expect("starts");
             let (kills, ended) = self.with_kills(&trial, &out, &ALLOWED);
             killed += kills;
             let strict = strict.wait_with_output().expect("a child");
             if ended.status.code() != Some(0) || !matches!(strict.status.code(), Some(0 | 5)) {
                 failures.push(format!(
-                    "{:?} {} next to {:?} {}",
+                    "high limit: {:?} {}, low limit: {:?} {}",
                     ended.status,
                     stderr(&ended),
                     strict.status,
                     stderr(&strict)
                 ));
             }
-            failures.extend(trial.faults_of(&out));
+            failures.extend(trial.fault_in(&out));
             let again = trial.command(&out, &[]).output().expect("starts");
             if again.status.code() != Some(0) || !stdout(&again).contains("done before") {
-                failures.push(format!("it had succeeded: {:?} {}", again.status, stderr(&again)));
+                failures.push(format!("after the run had succeeded: {:?} {}", again.status, stderr(&again)));
             }
         }
-        self.report(&format!("too many errors, then allowed, {name}"), killed, failures);
+        self.report(&format!("too many errors for a low limit, then a high one, {name}"), killed, failures);
     }
 
-    /// A shard is damaged, with its time and size unchanged, after some of its rows were stored in segments.
+    /// A shard is damaged after some of its rows were stored in segments. Its time and size stay the same.
     fn damaged_shards(&mut self) {
         let (mut resumed, mut failures) = (0, Vec::new());
         for round in 0..ROUNDS {
@@ -157,7 +157,7 @@ impl Torture {
             if !kill_after(trial.command("out", &[]), delay) || !whole_parts(&trial.bench).is_empty() {
                 continue;
             }
-            // the length of a record: no later record can be found
+            // a damaged length hides all later records
             let starts = tfrecord_starts(&shard);
             corrupt(&shard, starts[self.random.below(starts.len() as u64) as usize], b"rot");
             let code = |out: &str| {
@@ -193,11 +193,11 @@ impl Torture {
 
 const ALLOWED: [&str; 2] = ["--set", "output.max_error_rate=0.5"];
 
-/// Four shards in which every other record is not an image.
+/// A trial over four shards in which every other record is not an image.
 fn half_bad(place: Place) -> Trial {
     let bench = Bench::new();
     for shard in 0..4 {
-        let mut records = images(shard * HALF_BAD, HALF_BAD / 4);
+        let mut records = images(shard * HALF_BAD_RECORDS, HALF_BAD_RECORDS / 4);
         records.iter_mut().step_by(2).for_each(|(_, bytes)| *bytes = b"no image".to_vec());
         write_tar(&bench.path(&format!("in/{shard}.tar")), &records);
     }

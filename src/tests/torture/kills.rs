@@ -11,7 +11,7 @@ use crate::support::*;
 use crate::trial::{Place, Trial};
 
 impl Torture {
-    /// SIGKILL at random moments: published parts are always complete, and the resumed run equals an uninterrupted one.
+    /// SIGKILL at random moments. Published parts are always complete, and the resumed run equals an uninterrupted one.
     pub fn kills(&mut self) {
         let mut killed = BTreeMap::<&str, (u64, u64, u64)>::new();
         let (mut failures, mut done, mut round) = (Vec::new(), 0, 0);
@@ -29,13 +29,13 @@ impl Torture {
                 let out = format!("out-{run}");
                 let mut kills = 0;
                 while kills == 0 || self.random.below(3) > 0 {
-                    self.unsettle(&trial.place);
+                    self.schedule_faults(&trial.place);
                     let delay = trial.took.mul_f64(self.random.below(1000) as f64 / 900.0);
                     if !kill_after(trial.command(&out, &[]), delay) {
                         break;
                     }
                     kills += 1;
-                    failures.extend(trial.foreign_row_of(&out).map(|fault| format!("{name}: {fault}")));
+                    failures.extend(trial.unexpected_row(&out).map(|fault| format!("{name}: {fault}")));
                 }
                 let (failure, again) = self.resume(&trial, &out);
                 failures.extend(failure.map(|failure| format!("{name}: {failure}")));
@@ -51,18 +51,18 @@ impl Torture {
         for (name, (kills, runs, stopped)) in killed {
             let failed = failures.iter().filter(|failure| failure.starts_with(name)).count();
             let figure = format!(
-                "{kills} kills in {runs} runs, {stopped} stopped by faults: {failed} outputs lost, duplicated or corrupted a row"
+                "{kills} kills in {runs} runs, {stopped} stops by faults: {failed} outputs with lost, duplicate or wrong rows"
             );
             self.row(format!("SIGKILL, {name}"), figure, failed == 0);
         }
     }
 
-    /// Run until the output is finished. Faults may stop a run, but only with an exit code after which a retry helps.
-    /// Returns what is wrong with the output, and how often a run was stopped.
+    /// Run until the output is finished. Injected faults may stop a run, but only with an exit code for which a retry can
+    /// help. Returns what is wrong with the output, and how often a run was stopped.
     pub fn resume(&mut self, trial: &Trial, out: &str) -> (Option<String>, u64) {
         let mut again = 0;
         let resumed = loop {
-            self.unsettle(&trial.place);
+            self.schedule_faults(&trial.place);
             let resumed = trial.command(out, &[]).output().expect("starts");
             if !matches!(resumed.status.code(), Some(3 | 6)) || again == 20 {
                 break resumed;
@@ -73,14 +73,14 @@ impl Torture {
             gcs.schedule([]);
         }
         let failure = match resumed.status.code() {
-            Some(0) => trial.faults_of(out),
+            Some(0) => trial.fault_in(out),
             code => Some(format!("{code:?} {}", stderr(&resumed))),
         };
         (failure, again)
     }
 
-    /// Let one in fifty requests fail from now on.
-    pub fn unsettle(&mut self, place: &Place) {
+    /// Inject a random fault into about one in fifty of the next requests.
+    pub fn schedule_faults(&mut self, place: &Place) {
         if let Place::Gcs(gcs) = place {
             let mut schedule = Vec::new();
             for number in 0..20_000 {

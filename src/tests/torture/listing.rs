@@ -9,7 +9,7 @@ use crate::gcs::Gcs;
 use crate::support::*;
 
 impl Torture {
-    /// Ten million names: the time until the first part, and the memory of the listing.
+    /// Measure the time until the first part, and the memory of the listing.
     pub fn listing(&mut self) {
         const NAMES: u64 = 10_000_000;
         let (bench, gcs) = (Bench::new(), Gcs::start());
@@ -30,10 +30,10 @@ impl Torture {
         let first = start.elapsed();
         running.kill().expect("the child is there");
         running.wait().expect("a child");
-        let figure = format!("first part after {:.2} s, including loading", first.as_secs_f64());
-        self.row("10 million names, scoring starts", figure, first < Duration::from_secs(5));
+        let figure = format!("first part after {:.2} s, including loading the model", first.as_secs_f64());
+        self.row("10 million names, start of scoring", figure, first < Duration::from_secs(5));
 
-        // a worker that lists everything and scores hardly anything
+        // a worker that lists all names and scores few of them
         let args = ["--shard-index", "0", "--num-shards", "2500"];
         let mut running = command("listed", &args).spawn().expect("starts");
         let (start, mut samples) = (Instant::now(), Vec::new());
@@ -51,7 +51,7 @@ impl Torture {
         };
         let (early, late) = (part(10, 30), part(80, 100));
         let figure = format!(
-            "listed in {:.0} s; resident at most {} MiB between 10% and 30% of its time, {} MiB after 80%",
+            "listed in {:.0} s; resident at most {} MiB between 10% and 30% of that time, {} MiB after 80%",
             start.elapsed().as_secs_f64(),
             mib(early),
             mib(late)
@@ -64,7 +64,7 @@ impl Torture {
     }
 }
 
-/// Resident memory of a process.
+/// Resident memory of a process, in bytes.
 fn resident_bytes(process: u32) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
     let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;

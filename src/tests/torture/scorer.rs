@@ -18,20 +18,20 @@ impl Torture {
     /// those of an uninterrupted run.
     pub fn scorer(&mut self) {
         for place in [Place::Disk, Place::S3(Server::seaweedfs("bucket")), Place::Gcs(Gcs::start())] {
-            let trial = Trial::over(self.many_shards(), place);
+            let trial = Trial::with_input(self.many_shards(), place);
             let what = format!("SIGKILL, eight threads with one scorer, {}", trial.place.name());
             let (mut kills, mut failures, mut stopped) = (0, Vec::new(), 0);
             for output in 0..OUTPUTS {
                 let out = format!("out-{output}");
                 loop {
-                    self.unsettle(&trial.place);
+                    self.schedule_faults(&trial.place);
                     let (input, output) =
                         (trial.place.uri(&trial.bench, "in"), trial.place.uri(&trial.bench, &out));
                     let mut scoring = example(&trial.bench, &input, &output, 8);
                     scoring.envs(trial.place.environment()).stdout(Stdio::null()).stderr(Stdio::null());
                     let delay = trial.took.mul_f64(self.random.below(1000) as f64 / 1000.0);
                     kills += u32::from(kill_after(scoring, delay));
-                    failures.extend(trial.foreign_row_of(&out));
+                    failures.extend(trial.unexpected_row(&out));
                     if self.random.below(2) == 0 {
                         break;
                     }

@@ -18,7 +18,7 @@ use crate::support::*;
 pub enum Place {
     Disk,
     S3(Server),
-    /// In this process, with injected faults.
+    /// A server in this process that can inject faults.
     Gcs(Gcs),
 }
 
@@ -104,7 +104,7 @@ impl Place {
 }
 
 impl Place {
-    /// Names of the objects in a folder, those of files that are being written on a disk included.
+    /// Names of the objects in a folder. On a disk, they include files that are still being written.
     pub fn names(&self, bench: &Bench, folder: &str) -> Vec<String> {
         match self {
             Self::Disk => {
@@ -148,7 +148,7 @@ impl Place {
         let key = input_key(file);
         match self {
             Self::Disk => {
-                // a file system may count time in coarse steps
+                // a file system may store times in coarse steps
                 let later = SystemTime::now() + Duration::from_secs(1);
                 fs::File::options()
                     .write(true)
@@ -236,7 +236,7 @@ impl Trial {
     }
 
     /// The bench's folder `in` in that place.
-    pub fn over(bench: Bench, place: Place) -> Self {
+    pub fn with_input(bench: Bench, place: Place) -> Self {
         let settings =
             vec!["output.checkpoint_seconds=0.01".to_owned(), "storage.timeout_seconds=5".to_owned()];
         Self::with(bench, place, settings)
@@ -269,37 +269,37 @@ impl Trial {
     }
 
     /// A published row of the output `out` that an uninterrupted run does not have. There must be none at any time.
-    pub fn foreign_row_of(&self, out: &str) -> Option<String> {
+    pub fn unexpected_row(&self, out: &str) -> Option<String> {
         let published = self.rows(out);
         let mut rows = published.iter();
         let (key, _) = rows.find(|(key, row)| self.expected.get(*key) != Some(row))?;
-        Some(format!("a torn or foreign row {key}"))
+        Some(format!("wrong or unexpected row {key}"))
     }
 
-    /// What `sluice verify` finds wrong with an output.
+    /// The output of `sluice verify` if it fails.
     pub fn verify(&self, out: &str) -> Option<String> {
         let mut verify = sluice();
         verify.arg("verify").arg(self.place.uri(&self.bench, out)).envs(self.place.environment());
         let verified = verify.output().expect("starts");
-        let found = || format!("verify: {}{}", stdout(&verified), stderr(&verified));
-        (!verified.status.success()).then(found)
+        let failure = || format!("verify: {}{}", stdout(&verified), stderr(&verified));
+        (!verified.status.success()).then(failure)
     }
 
-    /// What is wrong with a finished output.
-    pub fn faults_of(&self, out: &str) -> Option<String> {
-        let wrong = self.verify(out);
-        if wrong.is_some() {
-            return wrong;
+    /// What is wrong with a finished output: `verify` fails, or its rows differ from the expected ones.
+    pub fn fault_in(&self, out: &str) -> Option<String> {
+        let failure = self.verify(out);
+        if failure.is_some() {
+            return failure;
         }
-        differs(&self.expected, &self.rows(out))
+        difference(&self.expected, &self.rows(out))
     }
 }
 
 /// The first difference between rows, if there is any.
-fn differs(expected: &BTreeMap<String, Row>, found: &BTreeMap<String, Row>) -> Option<String> {
+fn difference(expected: &BTreeMap<String, Row>, found: &BTreeMap<String, Row>) -> Option<String> {
     if expected.len() != found.len() {
         return Some(format!("{} rows, expected {}", found.len(), expected.len()));
     }
     let mut pairs = expected.values().zip(found.values());
-    pairs.find(|(a, b)| a != b).map(|(a, b)| format!("{a:?} became {b:?}"))
+    pairs.find(|(a, b)| a != b).map(|(a, b)| format!("{b:?}, expected {a:?}"))
 }

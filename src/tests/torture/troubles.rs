@@ -31,14 +31,14 @@ impl Torture {
                 let unfinished = gcs.get("bucket", &format!("{out}/_SUCCESS")).is_none();
                 let output = running.wait_with_output().expect("a child");
                 let asked = gcs.log()[before..].iter().any(|request| request.target.starts_with("/input"));
-                // a read-only output cannot be finished, and a missing input refuses every request
+                // a read-only bucket stops a run that is unfinished; a missing one, a run that still requests input
                 let refused = if code == 6 { unfinished } else { asked };
                 gcs.set_read_only("bucket", false);
                 gcs.set_gone("input", false);
                 let names =
                     if code == 6 { ["gs://bucket", "AccessDenied"] } else { ["gs://input", "NoSuchBucket"] };
                 match output.status.code() {
-                    // the run may have ended, or read its whole input, before that
+                    // the run had ended, or had read its whole input, before the change
                     Some(0) if !refused => {}
                     Some(found)
                         if found == code && names.iter().all(|name| stderr(&output).contains(name)) =>
@@ -49,16 +49,16 @@ impl Torture {
                 }
                 let seen = trial.rows(&out);
                 if seen.iter().any(|(key, row)| trial.expected.get(key) != Some(row)) {
-                    failures.push("a torn or foreign row".to_owned());
+                    failures.push("a wrong or unexpected row".to_owned());
                 }
                 assert_code(&trial.command(&out, &[]).output().expect("starts"), 0);
-                failures.extend(trial.faults_of(&out));
+                failures.extend(trial.fault_in(&out));
             }
             let figure = format!(
-                "{rounds} runs, {stopped} stopped with the bucket's name and reason, all resumed identical"
+                "{rounds} runs, {stopped} stopped with an error that names bucket and reason, all identical once resumed"
             );
             if stopped == 0 {
-                failures.push("no run was stopped, so nothing was tested".to_owned());
+                failures.push("no run was stopped".to_owned());
             }
             failures.iter().for_each(|failure| println!("FAILED {what}: {failure}"));
             let held = failures.is_empty();
@@ -94,7 +94,7 @@ impl Torture {
         let success = mount.join("out/_SUCCESS").exists();
         let grown = remounted(&mount);
         let resumed = run();
-        let fault = trial.faults_of("small/out");
+        let fault = trial.fault_in("small/out");
         let _ = Command::new("umount").arg(&mount).status();
         let held = clear && whole && !success && grown && resumed.status.success() && fault.is_none();
         if !held {
@@ -107,7 +107,7 @@ impl Torture {
         }
         self.row(
             what,
-            "exit code 6 with the reason; parts complete; resumed identically once there was room",
+            "exit code 6 with the reason; parts complete; identical once resumed with more room",
             held,
         );
     }

@@ -1,4 +1,4 @@
-//! Workers that share an output, two of them with the same index.
+//! Workers that share an output. Two of them have the same index.
 
 use std::process::Child;
 
@@ -9,7 +9,7 @@ use crate::support::*;
 use crate::trial::{Place, Trial};
 
 impl Torture {
-    /// Workers that share an output, one of which is killed and then started twice.
+    /// Workers share an output. One of them is killed, and then started twice.
     pub fn workers(&mut self) {
         for (num_shards, place) in [
             (2, Place::Disk),
@@ -18,7 +18,7 @@ impl Torture {
             (4, Place::Gcs(Gcs::start())),
         ] {
             let trial = Trial::new(place, &mut self.random);
-            let what = format!("{num_shards} workers, one of them twice, {}", trial.place.name());
+            let what = format!("{num_shards} workers, one of them started twice, {}", trial.place.name());
             let (mut killed, mut failures) = (0, Vec::new());
             let rounds = 5;
             for round in 0..rounds {
@@ -27,29 +27,28 @@ impl Torture {
                     let (index, of) = (index.to_string(), num_shards.to_string());
                     trial.command(&out, &["--shard-index", &index, "--num-shards", &of])
                 };
-                // one worker is killed while the others run, and then started twice
-                let dying = self.random.below(num_shards.into()) as u32;
+                let victim_index = self.random.below(num_shards.into()) as u32;
                 let delay = trial.took.mul_f64(self.random.below(80) as f64 / 100.0);
-                let mut dies = command(dying).spawn().expect("starts");
-                let others = (0..num_shards).filter(|&index| index != dying);
+                let mut victim = command(victim_index).spawn().expect("starts");
+                let others = (0..num_shards).filter(|&index| index != victim_index);
                 let mut workers: Vec<Child> =
                     others.map(|index| command(index).spawn().expect("starts")).collect();
                 std::thread::sleep(delay);
-                killed += u32::from(dies.try_wait().expect("a child").is_none());
-                dies.kill().expect("a child");
-                dies.wait().expect("a child");
-                workers.extend([dying; 2].map(|index| command(index).spawn().expect("starts")));
+                killed += u32::from(victim.try_wait().expect("a child").is_none());
+                victim.kill().expect("a child");
+                victim.wait().expect("a child");
+                workers.extend([victim_index; 2].map(|index| command(index).spawn().expect("starts")));
                 for worker in workers {
                     let output = worker.wait_with_output().expect("a child");
                     if output.status.code() != Some(0) {
                         failures.push(format!("{:?} {}", output.status.code(), stderr(&output)));
                     }
                 }
-                failures.extend(trial.faults_of(&out));
+                failures.extend(trial.fault_in(&out));
             }
             failures.iter().for_each(|failure| println!("FAILED {what}: {failure}"));
             let figure = format!(
-                "{rounds} rounds, a worker killed while running in {killed} of them: one _SUCCESS each, {} failures",
+                "{rounds} rounds, a worker killed while it ran in {killed} of them: one _SUCCESS each, {} failures",
                 failures.len()
             );
             self.row(what, figure, failures.is_empty() && killed > 0);

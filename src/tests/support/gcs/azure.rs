@@ -1,4 +1,4 @@
-//! Lists a bucket in the format of Azure Blob Storage. Objects are read in the same way from both.
+//! Lists a bucket in the format of Azure Blob Storage. Objects are read as in Google Cloud Storage.
 
 use super::http::{HttpAnswer, HttpRequest, escaped};
 use super::{ListingOddity, State};

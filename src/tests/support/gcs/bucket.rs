@@ -1,4 +1,4 @@
-//! The buckets of the fake server, and how it answers each request.
+//! The buckets of the fake server, and its answer to each request.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
@@ -20,15 +20,15 @@ pub(super) struct State {
     pub(super) tokens: Option<Tokens>,
     /// By bucket.
     pub(super) old_listings: HashMap<String, old_listings::OldListing>,
-    /// Part of the names of objects whose creation is answered as if it had failed.
+    /// Part of the names of objects whose creation is carried out but answered with 503.
     pub(super) lost_answers: Option<String>,
     pub(super) faults: HashMap<u64, Fault>,
     /// By bucket and key.
     pub(super) odd: HashMap<(String, String), Oddity>,
     pub(super) odd_listing: Option<ListingOddity>,
-    /// For the next request of that step.
+    /// The fault of the next request of this step.
     pub(super) aimed: Option<(Step, Fault)>,
-    /// Called when the request of that number has been carried out, before it is answered.
+    /// Called after the request with this number has been carried out, before it is answered.
     pub(super) call: Option<(u64, Call)>,
     pub(super) log: Vec<Logged>,
 }
@@ -39,14 +39,14 @@ pub(super) struct Stored {
     pub(super) generation: u64,
 }
 
-/// A bucket of names that nobody has stored: each leads to the same bytes.
+/// A bucket whose names are generated. All of its objects have the same content.
 pub(super) struct Synthetic {
     pub(super) bucket: String,
     pub(super) names: u64,
     pub(super) image: Stored,
 }
 
-/// Access tokens as a metadata server hands them out: the latest is good for so many requests.
+/// Access tokens, issued as by a metadata server. Only the latest is valid, for `requests_each` requests.
 pub(super) struct Tokens {
     pub(super) requests_each: u64,
     pub(super) issued: u64,
@@ -55,7 +55,7 @@ pub(super) struct Tokens {
 }
 
 impl Tokens {
-    /// A new token, or what a request gets whose token is not good any more.
+    /// A new token, or the refusal of a request without a valid token. `None` if the request may proceed.
     pub(super) fn answer(&mut self, request: &HttpRequest) -> Option<HttpAnswer> {
         if request.path == "computeMetadata/v1/instance/service-accounts/default/token" {
             (self.issued, self.left) = (self.issued + 1, self.requests_each);
@@ -169,13 +169,14 @@ impl State {
 
     /// A put, or a copy from another object.
     fn write(&mut self, bucket: &str, key: &str, request: &HttpRequest) -> HttpAnswer {
-        let there = self.object(bucket, key).map_or(0, |stored| stored.generation);
+        // 0 if there is no such object
+        let generation = self.object(bucket, key).map_or(0, |stored| stored.generation);
         let wanted = request.header("x-goog-if-generation-match");
-        if wanted.is_some_and(|wanted| wanted != there.to_string()) {
+        if wanted.is_some_and(|wanted| wanted != generation.to_string()) {
             return error(412, "PreconditionFailed");
         }
-        // as Azure refuses to replace a blob
-        if request.header("if-none-match") == Some("*") && there > 0 {
+        // Azure's conditional creation
+        if request.header("if-none-match") == Some("*") && generation > 0 {
             return error(409, "BlobAlreadyExists");
         }
         // Azure names the source by its URL
@@ -307,7 +308,7 @@ pub(super) fn error(status: u16, code: &str) -> HttpAnswer {
     HttpAnswer::xml(status, format!("<?xml version='1.0'?><Error><Code>{code}</Code></Error>"))
 }
 
-/// What a Range header asks of so many bytes; `None` if there is nothing of it.
+/// The range of an object of `size` bytes that a Range header requests; `None` if it is empty or invalid.
 fn byte_range(header: &str, size: usize) -> Option<Range<usize>> {
     let (first, last) = header.strip_prefix("bytes=")?.split_once('-')?;
     let range = match (first.parse::<usize>(), last.parse::<usize>()) {
@@ -319,7 +320,7 @@ fn byte_range(header: &str, size: usize) -> Option<Range<usize>> {
     (range.start < range.end).then_some(range)
 }
 
-/// RFC 4648, as checksums are written in headers.
+/// Base64 (RFC 4648), in which headers state checksums.
 fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::new();

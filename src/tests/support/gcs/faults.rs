@@ -23,9 +23,9 @@ pub enum Fault {
     ShortAnswer,
     /// A bit of an object's content is flipped; its checksum is that of the original.
     WrongBytes,
-    /// Half of the answer, then a pause, then the connection is closed.
+    /// Half of the answer is sent. After a pause, the connection is closed.
     Stall(Duration),
-    /// The answer in pieces of so many bytes, with pauses in between.
+    /// The answer is sent in pieces of `bytes`, with a pause after each.
     Trickle { bytes: usize, pause: Duration },
 }
 
@@ -48,8 +48,8 @@ pub const ALL: [Fault; 13] = [
 ];
 
 impl Fault {
-    /// Whether a run may stop because of it: a denial is final, and a checksum mismatch may be detected only after
-    /// rows were scored. All other faults must be retried.
+    /// Whether a run may stop because of this fault: a denial is final, and a checksum mismatch may be detected only
+    /// after rows were scored. All other faults must be retried.
     pub fn may_stop(self) -> bool {
         matches!(self, Self::Status(403) | Self::WrongBytes)
     }
@@ -69,7 +69,7 @@ impl Fault {
         }
     }
 
-    /// Send `answer` with this fault. Returns whether the connection can be used further.
+    /// Send `answer` with this fault. Returns whether the connection stays open.
     pub fn send(self, answer: &HttpAnswer, stream: &mut TcpStream) -> io::Result<bool> {
         let half = answer.body.len() / 2;
         let whole = answer.head(answer.body.len());

@@ -1,9 +1,7 @@
-//! Google Cloud Storage in this process: its XML API as far as `object_store` uses it, and faults on a
-//! schedule.
+//! A fake Google Cloud Storage in this process: the part of its XML API that `object_store` uses, with injected faults.
 //!
-//! - Requests are numbered from 0 in the order of their arrival; a schedule says which of them fail, and
-//!   how.
-//! - Objects live in memory. Names are listed in the order of their bytes, in pages.
+//! - Requests are numbered from 0 in the order of their arrival. A schedule maps numbers to faults.
+//! - Objects are kept in memory. Listings are sorted by bytes, and come in pages.
 #![allow(dead_code, reason = "each test binary uses some of it")]
 
 mod azure;
@@ -24,13 +22,13 @@ pub use faults::Fault;
 use http::{HttpAnswer, HttpRequest};
 pub use oddities::{ListingOddity, Oddity};
 
-/// A server; dropped, it takes no further connection.
+/// A server. It accepts no further connection once it is dropped.
 pub struct Gcs {
     shared: Arc<Shared>,
     address: std::net::SocketAddr,
 }
 
-/// One request that has arrived.
+/// A request that the server has received.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Logged {
     pub number: u64,
@@ -39,11 +37,11 @@ pub struct Logged {
     pub target: String,
     pub authorization: Option<String>,
     pub fault: Option<Fault>,
-    /// Whether the fault has made a difference to what was sent.
+    /// Whether the fault changed the answer.
     pub changed: bool,
 }
 
-/// What a request is for, as far as faults are aimed at it: the steps by which a large object is published.
+/// A step in publishing a large object, at which a fault can be aimed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
     BeginUpload,
@@ -77,7 +75,7 @@ struct Shared {
     stopped: AtomicBool,
 }
 
-/// Something that a request of a client waits for.
+/// A function that the server calls before it answers a request.
 pub type Call = Box<dyn FnOnce() + Send>;
 
 impl Gcs {
@@ -92,14 +90,14 @@ impl Gcs {
                     break;
                 }
                 let (Ok(stream), serving) = (stream, Arc::clone(&serving)) else { continue };
-                // a client that goes away in the middle is none of our business
+                // a client may close the connection at any time
                 std::thread::spawn(move || drop(serving.serve(stream)));
             }
         });
         Self { shared, address }
     }
 
-    /// For `STORAGE_EMULATOR_HOST`.
+    /// The value of `STORAGE_EMULATOR_HOST`.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
@@ -120,42 +118,42 @@ impl Gcs {
         self.state().objects.keys().filter(|(of, _)| of == bucket).map(|(_, key)| key.clone()).collect()
     }
 
-    /// Store every file below `folder`, by its path from there.
+    /// Store every file below `folder`, with its relative path as the key.
     pub fn load_folder(&self, bucket: &str, folder: &Path) {
         for (name, bytes) in files(folder, folder) {
             self.put(bucket, &name, bytes);
         }
     }
 
-    /// Write the objects that begin with `prefix` to files below `folder`, by the rest of their names.
+    /// Write the objects whose keys begin with `prefix` to files below `folder`, named after the rest of the key.
     pub fn save_folder(&self, bucket: &str, prefix: &str, folder: &Path) {
         for key in self.keys(bucket) {
             if let Some(name) = key.strip_prefix(prefix) {
                 let path = folder.join(name);
                 std::fs::create_dir_all(path.parent().expect("a folder")).expect("folders");
-                std::fs::write(path, &*self.get(bucket, &key).expect("it was listed")).expect("a file");
+                std::fs::write(path, &*self.get(bucket, &key).expect("a listed object")).expect("a file");
             }
         }
     }
 
-    /// From now on this object is served oddly.
+    /// From now on, this object is served with the oddity.
     pub fn serve_oddly(&self, bucket: &str, key: &str, oddity: Oddity) {
         self.state().odd.insert((bucket.to_owned(), key.to_owned()), oddity);
     }
 
-    /// From now on every object that the bucket holds is served oddly.
+    /// From now on, every object that the bucket holds at this moment is served with the oddity.
     pub fn serve_all_oddly(&self, bucket: &str, oddity: Oddity) {
         for key in self.keys(bucket) {
             self.serve_oddly(bucket, &key, oddity);
         }
     }
 
-    /// From now on all objects are served as before.
+    /// From now on, all objects are served normally.
     pub fn serve_as_usual(&self) {
         self.state().odd.clear();
     }
 
-    /// From now on every bucket is listed oddly, or as before.
+    /// From now on, every bucket is listed with the oddity, or normally if there is none.
     pub fn list_oddly(&self, oddity: Option<ListingOddity>) {
         self.state().odd_listing = oddity;
     }
@@ -164,12 +162,12 @@ impl Gcs {
         self.state().objects.remove(&(bucket.to_owned(), key.to_owned()));
     }
 
-    /// From now on nobody has heard of the bucket, or all is as it was.
+    /// From now on, the bucket does not exist, or exists again.
     pub fn set_gone(&self, bucket: &str, gone: bool) {
         set(&mut self.state().gone, bucket, gone);
     }
 
-    /// From now on nothing can be written, or all is as it was.
+    /// From now on, writes to the bucket are denied, or allowed again.
     pub fn set_read_only(&self, bucket: &str, read_only: bool) {
         set(&mut self.state().read_only, bucket, read_only);
     }
@@ -178,29 +176,29 @@ impl Gcs {
         self.state().page_size = Some(names);
     }
 
-    /// Let `bucket` hold `names` images, all of them `image`.
+    /// Let `bucket` list `names` objects. The content of each is `image`.
     pub fn synthesise(&self, bucket: &str, names: u64, image: Vec<u8>) {
         let image = Stored { bytes: Arc::new(image), generation: 1 };
         self.state().listing = Some(Synthetic { bucket: bucket.to_owned(), names, image });
     }
 
-    /// From now on only who shows a token is served; each is soon worn out. The server is its own
-    /// metadata server.
+    /// From now on, requests need an access token. A token is valid for `requests_each` requests. The server issues
+    /// tokens as a metadata server does.
     pub fn require_tokens(&self, requests_each: u64) {
         self.state().tokens = Some(Tokens { requests_each, issued: 0, left: 0, refused: 0 });
     }
 
-    /// Tokens handed out so far, and requests refused for want of one that is good.
+    /// The number of tokens issued so far, and of requests refused for lack of a valid token.
     pub fn tokens(&self) -> (u64, u64) {
         self.state().tokens.as_ref().map_or((0, 0), |tokens| (tokens.issued, tokens.refused))
     }
 
-    /// Requests so far.
+    /// Requests since the schedule began.
     pub fn requests(&self) -> u64 {
         self.shared.requests.load(SeqCst)
     }
 
-    /// Count requests from 0 again, and let these of them fail.
+    /// Clear the log, count requests from 0 again, and inject these faults.
     pub fn schedule(&self, faults: impl IntoIterator<Item = (u64, Fault)>) {
         let mut state = self.state();
         state.faults = faults.into_iter().collect();
@@ -210,18 +208,18 @@ impl Gcs {
         self.shared.requests.store(0, SeqCst);
     }
 
-    /// Let the next request of that step fail.
+    /// Clear the schedule, and inject a fault into the next request of this step.
     pub fn aim(&self, step: Step, fault: Fault) {
         self.schedule([]);
         self.state().aimed = Some((step, fault));
     }
 
-    /// Call that when the request of that number since the schedule began has been carried out, before it is answered.
+    /// Call `call` after the request with this number has been carried out, and before it is answered.
     pub fn call_at(&self, number: u64, call: Call) {
         self.state().call = Some((number, call));
     }
 
-    /// What has arrived since the schedule began.
+    /// Requests that were received since the schedule began.
     pub fn log(&self) -> Vec<Logged> {
         self.state().log.clone()
     }
@@ -230,14 +228,14 @@ impl Gcs {
 impl Drop for Gcs {
     fn drop(&mut self) {
         self.shared.stopped.store(true, SeqCst);
-        // wake the listener up
+        // one more connection ends the loop of the listener
         let _ = TcpStream::connect(self.address);
     }
 }
 
-fn set(buckets: &mut Vec<String>, bucket: &str, there: bool) {
+fn set(buckets: &mut Vec<String>, bucket: &str, contained: bool) {
     buckets.retain(|known| known != bucket);
-    if there {
+    if contained {
         buckets.push(bucket.to_owned());
     }
 }

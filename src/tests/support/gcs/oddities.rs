@@ -23,11 +23,11 @@ pub enum Oddity {
     Endless,
     /// It is in an archive storage class.
     Archived,
-    /// The `Accept` header is not acceptable.
+    /// It is answered with 406: no representation matches the request's `Accept` header.
     NotAcceptable,
     /// It is refused with this status and error code.
     Refused(u16, &'static str),
-    /// An answer of status 204, without content.
+    /// It is answered with status 204, without content.
     NoContent,
     /// It redirects to itself.
     Redirected,
@@ -84,7 +84,7 @@ impl Oddity {
 /// How the server lists a bucket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ListingOddity {
-    /// Every page is the first one.
+    /// Every page repeats the first one.
     Again,
     /// Every key is listed twice.
     Twice,

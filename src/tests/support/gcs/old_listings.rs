@@ -8,14 +8,15 @@ use super::{Gcs, HttpAnswer, HttpRequest, State, Stored, error};
 #[derive(Default)]
 pub(super) struct OldListing {
     pub shown: BTreeMap<(String, String), Stored>,
-    /// Listings until the state is updated, and listings between two updates.
+    /// Listings until the next update.
     left: u64,
+    /// Listings between two updates.
     each: u64,
 }
 
 impl Gcs {
-    /// From now on, listings of the bucket show its current content, and are updated only after so many listings.
-    /// Reads by name are always up to date.
+    /// From now on, listings of the bucket show its state at this moment, which is updated only after every `listings`
+    /// listings. Reads by name are always up to date.
     pub fn set_old_listings(&self, bucket: &str, listings: u64) {
         let mut state = self.state();
         let old = OldListing { shown: state.objects.clone(), left: listings, each: listings };
@@ -28,7 +29,7 @@ impl Gcs {
     }
 
     /// From now on, the creation of an object whose name contains `name` is carried out but answered with 503. A
-    /// repeated request is told that the object exists.
+    /// repeated request gets the answer that the object exists.
     pub fn lose_answers(&self, name: &str) {
         self.state().lost_answers = Some(name.to_owned());
     }

@@ -1,8 +1,8 @@
-//! Messages about bad input: they name the thing and what is wrong with it, without a library's terms.
+//! Messages about bad input. They name the object and the fault, without the terms of a library.
 
 use super::*;
 
-/// Reasons of the rows of `input`, in order.
+/// The reasons in the rows of `input`, in order.
 fn reasons(bench: &Bench, input: &str) -> Vec<String> {
     let args = ["--input", input, "--set", "output.max_error_rate=1", "--set", "output.max_damaged_shards=9"];
     let run = bench.run("out", &[&args[..], &["--overwrite"]].concat());
@@ -18,7 +18,7 @@ fn reasons(bench: &Bench, input: &str) -> Vec<String> {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn a_bad_line_of_a_manifest_is_named_with_what_is_wrong() {
+fn a_bad_line_of_a_manifest_has_a_row_with_the_reason() {
     let bench = Bench::new();
     write_tfrecord(
         &bench.path("a.tfrecord"),
@@ -33,7 +33,7 @@ fn a_bad_line_of_a_manifest_is_named_with_what_is_wrong() {
 
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
-fn reasons_of_damaged_shards_have_no_terms_of_a_library() {
+fn reasons_for_damaged_shards_contain_no_library_terms() {
     let bench = Bench::new();
     let path = bench.path("a.parquet");
     write_parquet(&path, &images(0, 9));
@@ -47,7 +47,7 @@ fn reasons_of_damaged_shards_have_no_terms_of_a_library() {
         expected +=
             found.iter().filter(|reason| reason.contains("row ") || reason.contains("footer: ")).count();
     }
-    assert!(expected > 0, "the damage was not where it hurts: {expected}");
+    assert!(expected > 0, "no change damaged a page or the footer");
     let path = bench.path("a.tfrecord");
     for example in [&[0x0a, 0xff][..], &[0xff; 12], &[0x0b, 0x0a], &[0x00, 0x01], &[0x0f, 1]] {
         let length = (example.len() as u64).to_le_bytes();
@@ -68,10 +68,10 @@ fn refused_arguments_are_shown_without_secrets_and_escapes() {
     ] {
         let refused = sluice().args(args).output().expect("starts");
         assert_code(&refused, 2);
-        let said = stdout(&refused) + &stderr(&refused);
+        let printed = stdout(&refused) + &stderr(&refused);
         assert!(
-            !said.contains("very-secret") && !said.contains('\u{1b}') && said.contains("error: "),
-            "{said}"
+            !printed.contains("very-secret") && !printed.contains('\u{1b}') && printed.contains("error: "),
+            "{printed}"
         );
     }
 }
