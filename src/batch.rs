@@ -1,6 +1,6 @@
 //! The batch stage: exactly `batch_size` rows into the engine, always.
 //!
-//! Comes in: decoded images, rejected records, and starts and ends of shards, in order. Goes out: batches in the same
+//! Input: decoded images, rejected records, and starts and ends of shards, in order. Output: batches in the same
 //! order, each with the entries that arrived between its rows.
 //!
 //! - Batches fill across shards. A batch leaves early, padded with zeros, when no record is on its way, when a shard

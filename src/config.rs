@@ -1,6 +1,6 @@
 //! The pipeline file as written: TOML sections, defaults and overrides.
 //!
-//! Comes in: the file's text and `--set` overrides. Goes out: a [`PipelineFile`], which [`crate::plan::Plan::check`]
+//! Input: the file's text and `--set` overrides. Output: a [`PipelineFile`], which [`crate::plan::Plan::check`]
 //! turns into a plan.
 //!
 //! - An unknown key is an error that names the nearest known one.

@@ -1,6 +1,6 @@
 //! Reads the image of a row from its shard.
 //!
-//! Comes in: an output and the key of one of its rows. Goes out: the image's bytes as stored.
+//! Input: an output and the key of one of its rows. Output: the image's bytes as stored.
 //!
 //! - The shard must be the one that was scored. The name of its part contains a hash of names, sizes and versions. If
 //!   the store reports no versions, only the length of the image can be compared.

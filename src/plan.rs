@@ -1,6 +1,6 @@
 //! The pipeline as checked, as far as that needs neither the model nor the input.
 //!
-//! Comes in: a [`PipelineFile`]. Goes out: a [`Plan`], or the first thing wrong with it.
+//! Input: a [`PipelineFile`]. Output: a [`Plan`], or the first thing wrong with it.
 //!
 //! - Sizes are positive, the crop fits inside the resize, `std` has no zero.
 //! - Labels are loaded; whether their number fits the model is the engine's check.

@@ -1,6 +1,6 @@
 //! Removes secrets and control characters from text before it is shown.
 //!
-//! Comes in: URIs, messages of stores, names of objects. Goes out: the same text if it is harmless.
+//! Input: URIs, messages of stores, names of objects. Output: the same text if it is harmless.
 //!
 //! - In a URI, everything before the host's `@` is removed, and so is the value of each parameter that names a secret
 //!   (`secret_names`), after `?`, `&`, `;` or `#`, in any spelling.

@@ -1,6 +1,6 @@
 //! The sink stage: scored and rejected records in, Parquet parts out.
 //!
-//! Comes in: entries in order, with the scores of their batch. Goes out: one predictions part for each shard, which
+//! Input: entries in order, with the scores of their batch. Output: one predictions part for each shard, which
 //! answers the shard's call, and a batches part about every ten minutes.
 //!
 //! - The shards arrive one after another, so one part is open at a time.

@@ -1,6 +1,6 @@
 //! The last step of a part: wait until it is stored, note it, and answer its call.
 //!
-//! Comes in: parts whose last row was written, in order. Goes out: an answer for each, and the attempt's note, which
+//! Input: parts whose last row was written, in order. Output: an answer for each, and the attempt's note, which
 //! lists what this attempt stored.
 //!
 //! - This runs on its own thread, so that a call is answered as soon as its part is stored, while the sink continues

@@ -1,6 +1,6 @@
 //! Recognises content by its bytes. Only this module decides whether bytes are an image.
 //!
-//! Comes in: the first [`HEAD_BYTES`] of an object or record, or all of it. Goes out: a [`Content`]. Sources and
+//! Input: the first [`HEAD_BYTES`] of an object or record, or all of it. Output: a [`Content`]. Sources and
 //! decoders both use this module, so the decoders accept everything that the sources take for an image.
 //!
 //! - Names and media types are never consulted: a text file called `.jpg` is not an image.

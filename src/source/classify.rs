@@ -1,6 +1,6 @@
 //! Decides whether an object of an input is a shard, a manifest, an image, a companion of images, or none of these.
 //!
-//! Comes in: an object that an input names or lists. Goes out: its [`Rule`].
+//! Input: an object that an input names or lists. Output: its [`Rule`].
 //!
 //! - Listed objects are judged by their names alone; only objects that an input names are opened.
 

@@ -1,6 +1,6 @@
 //! Decides whether a companion of images is an image itself.
 //!
-//! Comes in: an object with the name of a label, a caption or another companion. Goes out: whether its first bytes are
+//! Input: an object with the name of a label, a caption or another companion. Output: whether its first bytes are
 //! those of an image.
 //!
 //! - A companion that cannot be read counts as an image: its row says why it cannot be read.

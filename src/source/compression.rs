@@ -1,6 +1,6 @@
 //! Whole-file compression, recognised by its magic bytes.
 //!
-//! Comes in: the raw bytes of a shard or manifest, plain, gzip or zstd, or for TFRecord also zlib. Goes out: the
+//! Input: the raw bytes of a shard or manifest, plain, gzip or zstd, or for TFRecord also zlib. Output: the
 //! decompressed content. Extensions are ignored.
 //!
 //! - Other compression formats are named in an error, [`io::ErrorKind::Unsupported`].

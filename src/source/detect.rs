@@ -1,6 +1,6 @@
 //! Recognises the format of an object by its first bytes.
 //!
-//! Comes in: up to [`SNIFF_BYTES`] bytes. Goes out: a format, or `None` if no reader here understands the bytes. Names
+//! Input: up to [`SNIFF_BYTES`] bytes. Output: a format, or `None` if no reader here understands the bytes. Names
 //! are judged in `naming`.
 //!
 //! - Magic numbers are those of the formats' own specifications.

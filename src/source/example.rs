@@ -1,6 +1,6 @@
 //! `tf.Example` as far as an image shard needs it: the first value of a few features.
 //!
-//! Comes in: one message. Goes out: the requested features, or what is wrong with the message.
+//! Input: one message. Output: the requested features, or what is wrong with the message.
 //!
 //! Field numbers follow `tensorflow/core/example/{example,feature}.proto`.
 //!

@@ -1,6 +1,6 @@
 //! Fetching one loose image.
 //!
-//! Comes in: an entry of a virtual shard and its location. Goes out: the bytes of the object, or why there are none.
+//! Input: an entry of a virtual shard and its location. Output: the bytes of the object, or why there are none.
 //!
 //! - The answer's headers give the size. Its bytes are read only when there is room for them, or when the entry is the
 //!   first in line ([`Gate`]).

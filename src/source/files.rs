@@ -1,6 +1,6 @@
 //! Loose images: one object, one record.
 //!
-//! Comes in: the entries of a virtual shard. Goes out: one record for each, in order. Companions that do not begin like
+//! Input: the entries of a virtual shard. Output: one record for each, in order. Companions that do not begin like
 //! images are counted instead.
 //!
 //! - Only a companion's first bytes show whether it is a record. A resumed shard is therefore walked from its first

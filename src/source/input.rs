@@ -1,6 +1,6 @@
 //! One input URI: object, folder or glob.
 //!
-//! Comes in: a URI of the plan. Goes out: an [`Input`], which says where to list and which names to take.
+//! Input: a URI of the plan. Output: an [`Input`], which says where to list and which names to take.
 //!
 //! - A name that exists is that object or folder, whatever characters it contains.
 //! - In globs `*`, `?` and `[…]` stay inside one folder, `**` crosses folders, and `{a,b}` matches either.

@@ -1,6 +1,6 @@
 //! From input URIs to shards.
 //!
-//! Comes in: the inputs of a plan. Goes out: [`ShardList`], the shards in input order, found as they are needed.
+//! Input: the inputs of a plan. Output: [`ShardList`], the shards in input order, found as they are needed.
 //!
 //! - Shards come in the order of the inputs, and within an input in the order of full names (local folders are sorted one at a
 //!   time; buckets list in this order themselves). The order is the same in every run.

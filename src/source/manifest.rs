@@ -1,8 +1,8 @@
 //! Manifests: a list of loose images.
 //!
-//! Comes in: lines of text, one URI each, or JSONL objects with `uri` and optionally `id`; both
+//! Input: lines of text, one URI each, or JSONL objects with `uri` and optionally `id`; both
 //! may be mixed. Blank lines are skipped, and so are comments, which begin with `#` and a space; comments are counted.
-//! Goes out: entries, one at a time, each with its line number.
+//! Output: entries, one at a time, each with its line number.
 //!
 //! - `#1.jpg` is a name, not a comment.
 //! - A relative URI starts at the manifest's own folder.

@@ -1,6 +1,6 @@
 //! The members of a tar archive, one after the other.
 //!
-//! Comes in: the uncompressed bytes of an archive. Goes out: each member's name, kind and size. The caller reads or skips its
+//! Input: the uncompressed bytes of an archive. Output: each member's name, kind and size. The caller reads or skips its
 //! content.
 //!
 //! The `tar` crate parses header fields, but its `Archive` is not used: it reads long-name members into memory whatever their

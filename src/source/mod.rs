@@ -4,7 +4,7 @@
 //! Plan ─ list_shards ─→ ShardRef ─ open_shard ─→ RawRecord
 //! ```
 //!
-//! Comes in: the input section of a plan. Goes out: [`list_shards`] streams the shards of a run in
+//! Input: the input section of a plan. Output: [`list_shards`] streams the shards of a run in
 //! input order, and [`open_shard`] streams the records of one.
 //!
 //! - Callers are plain blocking threads. tokio runs only the requests to stores, and no function here may be called

@@ -1,6 +1,6 @@
 //! Lists the names of one input: by a walk of local folders, or by the pages of a bucket's listing.
 //!
-//! Comes in: an input. Goes out: the names below its folder, in the order of their full names, listed on demand.
+//! Input: an input. Output: the names below its folder, in the order of their full names, listed on demand.
 //!
 //! - The caller applies patterns and hidden names. They narrow the listing as far as a prefix of a bucket's keys or the
 //!   name of a folder allows.

@@ -1,6 +1,6 @@
 //! Judges a listed object, or a member of an archive, by its name.
 //!
-//! Comes in: a name relative to its input. Goes out: a [`Rule`].
+//! Input: a name relative to its input. Output: a [`Rule`].
 //!
 //! - Apart from hidden names, a name never excludes an image from the input. An object with the extension of an image,
 //!   an unknown extension or none is a record whatever it holds. An object with the extension of a companion of images

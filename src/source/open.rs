@@ -1,6 +1,6 @@
 //! Opens shards of all formats.
 //!
-//! Comes in: a [`ShardRef`]. Goes out: [`Records`], in the order in which they are stored.
+//! Input: a [`ShardRef`]. Output: [`Records`], in the order in which they are stored.
 //!
 //! - A reader ends after its first error. A storage error takes precedence over the damage that the parser reports because
 //!   of it: nothing is known about data that did not arrive.

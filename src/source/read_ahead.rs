@@ -1,6 +1,6 @@
 //! The source stage: a few threads read shards ahead, each into a stream of its own.
 //!
-//! Comes in: calls of the scorer. Goes out: one [`ShardStream`] for each, in the same order.
+//! Input: calls of the scorer. Output: one [`ShardStream`] for each, in the same order.
 //!
 //! - At most `readers` shards are read at once. The decode stage takes the streams one after another, so records keep
 //!   the order of the calls whatever the readers' speed.

@@ -1,6 +1,6 @@
 //! A byte stream that tracks its position and trusts no length.
 //!
-//! Comes in: any reader. Goes out: blocks and runs of bytes, and the offset in the stream.
+//! Input: any reader. Output: blocks and runs of bytes, and the offset in the stream.
 //!
 //! - A length is a claim of the data: memory grows with the bytes that arrive and is never ahead of them by more than
 //!   [`TRUSTED_BYTES`].

@@ -1,6 +1,6 @@
 //! TFRecord: framed `tf.Example` messages with checksums.
 //!
-//! Comes in: the uncompressed bytes of a shard. Goes out: one record for each frame.
+//! Input: the uncompressed bytes of a shard. Output: one record for each frame.
 //!
 //! ```text
 //! u64 length, u32 masked CRC32C of the length, data, u32 masked CRC32C of the data

@@ -1,6 +1,6 @@
 //! A walk of a local folder, with names in the order in which a bucket would list them.
 //!
-//! Comes in: a folder and the rules for its subfolders. Goes out: the names found, relative to the folder.
+//! Input: a folder and the rules for its subfolders. Output: the names found, relative to the folder.
 
 use std::fs::Metadata;
 use std::io::ErrorKind;

@@ -1,6 +1,6 @@
 //! WebDataset: a tar archive whose images are the records.
 //!
-//! Comes in: the uncompressed bytes of an archive. Goes out: one record for each image, or with an image key one for
+//! Input: the uncompressed bytes of an archive. Output: one record for each image, or with an image key one for
 //! each sample.
 //!
 //! - [`naming::member`] decides by name what is a record; companions of images (`.json`, `.txt`, `.cls`) are records

@@ -1,6 +1,6 @@
 //! Which columns of a Parquet file hold the images and their ids.
 //!
-//! Comes in: the schema of a file and the keys of the pipeline. Goes out: [`Columns`], and the values that rows have in
+//! Input: the schema of a file and the keys of the pipeline. Output: [`Columns`], and the values that rows have in
 //! them.
 //!
 //! - A key is the name of a column, or a path through structs with dots between the names.

@@ -1,6 +1,6 @@
 //! Counts Parquet's delta-encoded lengths before the Parquet library allocates memory for them.
 //!
-//! Comes in: the values of a page whose encoding is `DELTA_LENGTH_BYTE_ARRAY` or `DELTA_BYTE_ARRAY`. Goes out: nothing
+//! Input: the values of a page whose encoding is `DELTA_LENGTH_BYTE_ARRAY` or `DELTA_BYTE_ARRAY`. Output: nothing
 //! if the number of lengths is allowed, else what is wrong with them.
 //!
 //! - A list of lengths starts with their number, and equal lengths take no bytes at all: a page of a few bytes can

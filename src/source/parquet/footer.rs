@@ -1,6 +1,6 @@
 //! Reduces the footer of a Parquet file to the columns that are read, before the Parquet library parses it.
 //!
-//! Comes in: any reader of a file. Goes out: the library's metadata of a few columns.
+//! Input: any reader of a file. Output: the library's metadata of a few columns.
 //!
 //! - The library allocates some hundred bytes for each field of the schema and for each column of each row group. A file may
 //!   have a hundred thousand columns, of which at most three are read, so the library gets a footer with only those.

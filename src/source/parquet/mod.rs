@@ -1,6 +1,6 @@
 //! Parquet: one column of encoded images.
 //!
-//! Comes in: a file that can be read by ranges. Goes out: one record for each row.
+//! Input: a file that can be read by ranges. Output: one record for each row.
 //!
 //! - The image is a binary column, or Hugging Face's struct with a binary child `bytes` and a
 //!   string child `path`. Only the leaf columns needed are read.

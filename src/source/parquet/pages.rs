@@ -1,6 +1,6 @@
 //! Checks Parquet pages before the Parquet library decompresses them.
 //!
-//! Comes in: any reader of a file. Goes out: the same reader, except that a page that would take too much memory is an error.
+//! Input: any reader of a file. Output: the same reader, except that a page that would take too much memory is an error.
 //!
 //! - A page is refused if its header states too many bytes, compressed or not, or a dictionary with too many values.
 //! - The library decompresses gzip, Brotli and framed LZ4 to their end, whatever the header says. Such a page is

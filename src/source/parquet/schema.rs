@@ -1,6 +1,6 @@
 //! The schema of a Parquet file, read from its footer before the Parquet library sees it.
 //!
-//! Comes in: the footer's list of schema elements. Goes out: a tree of [`Field`]s.
+//! Input: the footer's list of schema elements. Output: a tree of [`Field`]s.
 //!
 //! - The library walks a schema recursively and makes several allocations for each element, so both depth and number
 //!   are limited here.

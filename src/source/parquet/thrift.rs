@@ -1,7 +1,7 @@
 //! The part of Thrift's compact protocol that is needed to check footers and page headers before the Parquet library
 //! parses them.
 //!
-//! Comes in: any reader. Goes out: fields and numbers, or an error if they are malformed.
+//! Input: any reader. Output: fields and numbers, or an error if they are malformed.
 //!
 //! - The Parquet library reads everything that this reader accepts in the same way. Data that the library would read
 //!   differently is an error here: a field number that it cuts to 16 bits, or booleans that it skips without reading a

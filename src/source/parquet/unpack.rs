@@ -1,6 +1,6 @@
 //! Unpacking the pages of a column, within a limit.
 //!
-//! Comes in: a codec and the packed bytes of a page. Goes out: the unpacked bytes, or whether there are more than the
+//! Input: a codec and the packed bytes of a page. Output: the unpacked bytes, or whether there are more than the
 //! header states.
 
 use std::borrow::Cow;

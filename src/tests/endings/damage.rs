@@ -158,6 +158,7 @@ fn damage_to_any_file_of_an_interrupted_run_costs_time_but_no_row() {
     }
     assert!(resumed > 0 && refused > 0, "{resumed} resumed, {refused} refused");
 }
+
 fn copy_folder(from: &Path, to: &Path) {
     for name in files_below(from) {
         let target = to.join(&name);
