@@ -5,7 +5,7 @@
 //! predictions/part-000007-0123456789ab.parquet       place and identity of the shard
 //! batches/part-000001-000003-000000.parquet          worker, attempt, number
 //! _attempts/000003.json                              attempt
-//! _workers/000001-of-000004                          a worker that has done its share
+//! _workers/000001-of-000004                          a worker that has finished its share
 //! _checkpoints/part-000007-0123456789ab/0000000000-0000000010-000003-2c26b46b.parquet
 //!                                                    first record, end, attempt, run
 //! _crashes/part-000007-0123456789ab/0000000012-11-2c26b46b.json
@@ -39,9 +39,7 @@ pub const WORKERS: &str = "_workers";
 pub const CHECKPOINTS: &str = "_checkpoints";
 pub const CRASHES: &str = "_crashes";
 pub const STAGING: &str = "_staging";
-/// Earlier versions moved parts there before they removed them.
-pub const DISPLACED: &str = "_displaced";
-pub const TRANSIENT: [&str; 6] = [ATTEMPTS, WORKERS, CHECKPOINTS, CRASHES, STAGING, DISPLACED];
+pub const TRANSIENT: [&str; 5] = [ATTEMPTS, WORKERS, CHECKPOINTS, CRASHES, STAGING];
 
 /// The highest number of an attempt: shifted by 32 bits, it begins the ids of the attempt's batches.
 pub const MAX_ATTEMPT: u32 = 1 << 30;
@@ -220,7 +218,6 @@ impl ObjectName {
             CHECKPOINTS => Some(segment(file).map_or(Self::Unknown, Self::Segment)),
             CRASHES => Some(crash(file).map_or(Self::Unknown, Self::Crash)),
             STAGING => Some(Self::Staged(file.to_owned())),
-            DISPLACED => Some(Self::Unknown),
             _ => None,
         }
     }
@@ -330,7 +327,6 @@ mod tests {
         }
         for name in [
             "_checkpoints/x",
-            "_displaced/predictions/part-000007-0123456789ab.parquet",
             "_checkpoints/part-000007-0123456789ab/1-2.txt",
             "_checkpoints/part-000007-0123456789ab/7-7-0-a.parquet",
             "_crashes/part-000007-0123456789ab/a-b-c.json",

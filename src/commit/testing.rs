@@ -1,4 +1,4 @@
-//! What the tests of this module share.
+//! Helpers of this room's tests.
 
 use std::fmt;
 use std::io::Write;
@@ -25,7 +25,7 @@ use super::output::Output;
 use super::record::RunRecord;
 use super::upload::{Stored, Upload};
 
-/// A part without rows of the run `run_id`, with `footer` in its footer.
+/// A part of the run `run_id` without rows, with `footer` in its footer.
 pub fn part(run_id: &str, footer: &[(&str, &str)]) -> Vec<u8> {
     let pairs = [&[(RUN_ID, run_id)], footer].concat();
     let pairs = pairs.iter().map(|(key, value)| KeyValue::new((*key).to_owned(), (*value).to_owned()));
@@ -76,7 +76,7 @@ pub struct Hooked {
     pub inner: Arc<InMemory>,
     moments: Arc<AtomicU64>,
     hook: Hook,
-    /// Whether a copy that creates reads its source in one request and creates in another, as on S3.
+    /// Whether a copy reads its source in one request and creates the object in another, as on S3.
     copies_in_steps: bool,
 }
 

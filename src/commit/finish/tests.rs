@@ -12,7 +12,7 @@ use crate::commit::testing::{Hooked, in_memory, record, store_part};
 use crate::config::{Overrides, PipelineFile};
 use crate::items::{ShardContent, ShardFormat, ShardRef};
 
-/// A plan for which an input without a record is fine.
+/// A plan that allows an input without a record.
 fn plan() -> Plan {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("pipeline.toml");
@@ -46,7 +46,7 @@ fn store(output: &Output, shard: &ShardRef) {
 }
 
 #[test]
-fn a_mark_of_another_run_is_not_taken_back() {
+fn the_mark_of_another_run_is_not_removed() {
     let runtime = tokio::runtime::Runtime::new().expect("runtime");
     let output = in_memory(&runtime);
     let share = Share::default();
@@ -60,7 +60,7 @@ fn a_mark_of_another_run_is_not_taken_back() {
 }
 
 #[test]
-fn anybody_may_finish_a_run_twice_late_and_at_the_same_time() {
+fn any_process_may_finish_a_run_twice_late_and_at_the_same_time() {
     let runtime = tokio::runtime::Runtime::new().expect("runtime");
     let (output, plan) = (in_memory(&runtime), plan());
     let shards = [shard(0), shard(1)];
@@ -90,7 +90,7 @@ fn anybody_may_finish_a_run_twice_late_and_at_the_same_time() {
 }
 
 #[test]
-fn a_run_with_a_limit_is_not_finished_before_it_has_so_many_rows_or_all_shards() {
+fn a_run_with_a_limit_is_finished_once_it_has_that_many_rows_or_all_shards() {
     let runtime = tokio::runtime::Runtime::new().expect("runtime");
     let (plan, shards) = (plan(), [shard(0), shard(1)]);
     for limit in [0, 5] {
@@ -110,7 +110,7 @@ fn a_run_with_a_limit_is_not_finished_before_it_has_so_many_rows_or_all_shards()
 }
 
 #[test]
-fn an_empty_run_is_not_removed_by_somebody_who_has_scored_nothing() {
+fn a_process_without_an_attempt_does_not_remove_an_empty_run() {
     let runtime = tokio::runtime::Runtime::new().expect("runtime");
     let (output, mut plan) = (in_memory(&runtime), plan());
     plan.input.allow_empty = false;
@@ -125,8 +125,8 @@ fn an_empty_run_is_not_removed_by_somebody_who_has_scored_nothing() {
     assert_eq!(OutputListing::read(&output).expect("a listing").predictions.len(), 1);
 }
 
-/// A twin of the attempt that finishes the run has listed one shard more, and publishes its part. At a moment of
-/// that the run is finished. Whether the moment came.
+/// Publish a part of a shard that the attempt which finishes the run has not listed. The run is finished at one `moment`
+/// of that. Returns whether the moment came.
 fn finished_meanwhile(runtime: &tokio::runtime::Runtime, moment: u64, in_steps: bool) -> bool {
     let (sent, received) = std::sync::mpsc::channel::<Output>();
     let received = std::sync::Mutex::new(received);
@@ -142,7 +142,7 @@ fn finished_meanwhile(runtime: &tokio::runtime::Runtime, moment: u64, in_steps: 
     let finishing = finish.clone();
     let store = Hooked::new(InMemory::new(), in_steps, move |now| {
         if now == moment {
-            // a part that is stored before the end is of another input
+            // a part that was published before the end belongs to another input
             drop(finishing(&received.lock().expect("no panic").recv().expect("an output")));
         }
         Ok(())
@@ -169,7 +169,7 @@ fn finished_meanwhile(runtime: &tokio::runtime::Runtime, moment: u64, in_steps: 
 }
 
 #[test]
-fn a_part_that_a_finished_run_lacks_does_not_appear_behind_its_end() {
+fn a_part_that_the_manifest_does_not_list_does_not_stay_after_the_end_of_the_run() {
     let runtime = tokio::runtime::Runtime::new().expect("runtime");
     for in_steps in [false, true] {
         let come = (0..40).filter(|&moment| finished_meanwhile(&runtime, moment, in_steps)).count();
@@ -178,7 +178,7 @@ fn a_part_that_a_finished_run_lacks_does_not_appear_behind_its_end() {
 }
 
 #[test]
-fn an_empty_run_is_removed_unless_another_attempt_has_found_more_or_finished_it() {
+fn an_empty_run_is_removed_unless_another_attempt_has_found_a_record_or_finished_it() {
     let runtime = tokio::runtime::Runtime::new().expect("runtime");
     let (allows, mut refuses) = (plan(), plan());
     refuses.input.allow_empty = false;
@@ -220,8 +220,8 @@ fn an_empty_run_is_removed_unless_another_attempt_has_found_more_or_finished_it(
     }
 }
 
-/// What `act` does through a store before or after whose `moment`th request the run `old` is replaced by `new`, of
-/// which there are a part and the note of an attempt by then.
+/// Call `act` on an output of the run `old`, which is replaced with the run `new` at one `moment`. Returns a listing
+/// afterwards. The new run has a part and the note of an attempt.
 fn replaced_meanwhile(moment: u64, act: impl Fn(&Output) -> Result<(), SinkError>) -> OutputListing {
     let runtime = tokio::runtime::Runtime::new().expect("runtime");
     let (sent, received) = std::sync::mpsc::channel::<Output>();
@@ -246,8 +246,8 @@ fn replaced_meanwhile(moment: u64, act: impl Fn(&Output) -> Result<(), SinkError
 }
 
 #[test]
-fn what_a_finished_run_does_not_need_is_removed_and_nothing_of_the_run_that_replaces_it() {
-    // one look at the stray, one at the record, and one before the removal
+fn cleaning_up_after_a_run_leaves_the_run_that_replaces_it_alone() {
+    // requests for the stray, for the record, and for the stray again before its removal
     for moment in 0..5 {
         let listing = replaced_meanwhile(moment, |output| {
             remove_strays(output, &OutputListing::read(output)?, "old", &[])

@@ -22,7 +22,7 @@ fn begin(output: &Output, run_id: &str) -> String {
 }
 
 #[test]
-fn a_run_is_removed_and_another_one_begins() {
+fn a_run_is_removed_and_another_begins() {
     let runtime = tokio::runtime::Runtime::new().expect("runtime");
     let output = in_memory(&runtime);
     overwrite(&output, &record("first")).expect("nothing to remove");
@@ -30,8 +30,6 @@ fn a_run_is_removed_and_another_one_begins() {
     assert_eq!(begin(&output, "first"), "first");
     PARTS.iter().for_each(|name| drop(store_part(&output, "first", name, &[])));
     output.create("_staging/0123456789abcdef", b"rows".to_vec()).expect("stored");
-    // as earlier versions have left it
-    output.create("_displaced/0123456789abcdef", b"rows".to_vec()).expect("stored");
     overwrite(&output, &record("second")).expect("removed");
     let left = OutputListing::read(&output).expect("a listing");
     assert_eq!(left, OutputListing { has_record: true, ..OutputListing::default() });
@@ -52,7 +50,7 @@ fn parts_without_a_record_are_removed() {
 }
 
 #[test]
-fn an_object_that_is_not_of_an_output_stays_and_so_does_the_run_beside_it() {
+fn an_output_with_a_foreign_object_is_not_removed() {
     let runtime = tokio::runtime::Runtime::new().expect("runtime");
     let output = in_memory(&runtime);
     begin(&output, "first");
@@ -64,7 +62,7 @@ fn an_object_that_is_not_of_an_output_stays_and_so_does_the_run_beside_it() {
 }
 
 #[test]
-fn an_interrupted_removal_is_taken_over_by_the_same_run_and_by_overwrite_only() {
+fn an_interrupted_removal_is_completed_by_the_same_run_and_by_overwrite_only() {
     let runtime = tokio::runtime::Runtime::new().expect("runtime");
     let output = in_memory(&runtime);
     let interrupted = || {
@@ -100,7 +98,7 @@ fn of_two_removals_the_one_whose_record_was_replaced_stops() {
     assert_eq!(OutputListing::read(&output).expect("a listing").predictions.len(), 1);
 }
 
-/// An output whose `moment`th request is preceded or followed by `act`, and the same output without that.
+/// An output that calls `act` at one `moment`, before or after a request, and the same output without the call.
 fn hooked(
     runtime: &tokio::runtime::Runtime,
     moment: u64,
@@ -121,12 +119,12 @@ fn hooked(
 }
 
 #[test]
-fn whenever_a_removal_is_suspended_the_run_of_the_one_that_took_it_over_stays() {
+fn a_removal_that_was_taken_over_while_suspended_leaves_the_new_run_alone() {
     let runtime = tokio::runtime::Runtime::new().expect("runtime");
     let mut taken_over = 0;
     for moment in 0..60 {
         let (slow, plain) = hooked(&runtime, moment, |output| {
-            // it may have ended already
+            // the removal may have ended by then
             if matches!(observe(output).expect("a state"), OutputState::Removing(_)) {
                 assert_eq!(begin(output, "third"), "third");
                 store_part(output, "third", PARTS[0], &[]);
@@ -156,7 +154,7 @@ fn whenever_a_removal_is_suspended_the_run_of_the_one_that_took_it_over_stays() 
 }
 
 #[test]
-fn of_two_attempts_that_take_a_removal_over_the_slower_one_joins_the_run_of_the_other() {
+fn of_two_attempts_that_complete_a_removal_the_slower_one_joins_the_run_of_the_other() {
     let runtime = tokio::runtime::Runtime::new().expect("runtime");
     for moment in 0..60 {
         let (sent, other) = std::sync::mpsc::channel();
@@ -198,12 +196,12 @@ fn an_attempt_at_a_removed_run_publishes_nothing() {
 }
 
 #[test]
-fn a_part_of_a_removed_run_makes_way_and_a_part_of_this_run_does_not() {
+fn a_part_of_a_removed_run_is_replaced_and_a_part_of_this_run_is_kept() {
     let runtime = tokio::runtime::Runtime::new().expect("runtime");
     let output = in_memory(&runtime);
     for name in PARTS {
         begin(&output, "mine");
-        // as if its request had been carried out after the removal
+        // as if the store had executed its request after the removal
         let theirs = crate::commit::testing::part("theirs", &[]);
         output.create(name, theirs).expect("stored");
         let mine = store_part(&output, "mine", name, &[]);
@@ -230,8 +228,8 @@ fn parts_of_a_removed_run_are_removed_when_an_attempt_begins() {
     assert_eq!(claim.listing.duplicates, [""; 0]);
 }
 
-/// What the attempt at the removed run publishes: a part that the new run has as well, one that it does not have,
-/// and the end of a run.
+/// The objects that the attempt at the removed run publishes: a part that the new run has, too, a part that it does not
+/// have, and the end of a run.
 const OLD: [&str; 4] = [PARTS[0], "predictions/part-000008-0123456789ab.parquet", MANIFEST, SUCCESS];
 
 /// Begin `second`, publish its part, and finish it.
@@ -273,8 +271,8 @@ fn manifest(run_id: &str, parts: &[&str]) -> Vec<u8> {
     json(&manifest)
 }
 
-/// An attempt at a run is suspended at a moment before or after one of its requests; its run is removed, and another
-/// one comes as far as `steps` say before it wakes, and finishes after that.
+/// An attempt is suspended before or after one of its requests, and its run is removed. Another run takes as many `steps`
+/// before the attempt wakes, and finishes afterwards.
 fn woken(runtime: &tokio::runtime::Runtime, moment: u64, in_steps: bool, steps: usize) -> bool {
     let memory = InMemory::new();
     let (sent, received) = std::sync::mpsc::channel::<Output>();
@@ -300,7 +298,7 @@ fn woken(runtime: &tokio::runtime::Runtime, moment: u64, in_steps: bool, steps: 
         };
         ends.push(publish(&hooked, "first", name, content));
     }
-    // the hook has taken the output if the moment came
+    // the hook has received the output if the moment came
     let has_come = sent.send(plain.clone()).is_ok()
         && check_current(&plain, "first").is_err_and(|error| matches!(error, SinkError::OtherRun { .. }));
     if !has_come {
@@ -322,7 +320,7 @@ fn woken(runtime: &tokio::runtime::Runtime, moment: u64, in_steps: bool, steps: 
 }
 
 #[test]
-fn whenever_an_attempt_at_a_removed_run_wakes_nothing_of_it_stays() {
+fn an_attempt_at_a_removed_run_leaves_nothing_whenever_it_wakes() {
     let runtime = tokio::runtime::Runtime::new().expect("runtime");
     for in_steps in [false, true] {
         for steps in 1..=6 {
