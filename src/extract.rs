@@ -122,7 +122,8 @@ fn read_row(stores: &Stores, output: &Output, part: &PartReport, index: u64) -> 
 /// The run's input section and URIs, as far as the output has them: a manifest has both, the record of an unfinished run
 /// only the keys that determine rows.
 fn input_of(output: &Output, record: &RunRecord) -> Result<(InputSection, Vec<String>), Error> {
-    if matches!(observe(output)?, OutputState::Failed(..) | OutputState::Succeeded(..)) {
+    use OutputState::{Failed, Sealed, Succeeded};
+    if matches!(observe(output)?, Failed(..) | Sealed(..) | Succeeded(..)) {
         let manifest: Value = json(output, MANIFEST)?;
         let plan = &manifest["plan"];
         let input = serde_json::from_value(plan["input"].clone());

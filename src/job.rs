@@ -13,8 +13,8 @@ use tokio::runtime::Handle;
 use crate::checked::Prepared;
 pub use crate::checked::{Checked, JobOptions};
 use crate::commit::{
-    self, Checkpoints, Claim, Crashes, DamagedPart, Done, Ending, Output, Remaining, RunReport, TakenOver,
-    has_succeeded, observe, sound_checkpoints, take_over, unmark_done, without_damaged,
+    self, Checkpoints, Claim, Crashes, Done, Ending, Output, Remaining, RunReport, TakenOver, observe,
+    sound_checkpoints, take_over, without_damaged,
 };
 use crate::error::{Error, SinkError, SourceError};
 use crate::items::{Allowance, CallOptions, Kept, Scored, ShardRef, Status, Ticket};
@@ -139,7 +139,9 @@ impl Job {
         };
         let written = match written {
             // the attempt that finishes a run removes what others were still writing
-            Err(Error::Sink(error)) if has_succeeded(&output, &claim.record.run_id) => {
+            Err(Error::Sink(error))
+                if observe(&output).is_ok_and(|state| state.manifest_of(&claim.record.run_id).is_some()) =>
+            {
                 tracing::info!(%error, "another attempt finished the run meanwhile");
                 OutputReport::default()
             }
@@ -196,10 +198,7 @@ fn begin(output: &Output, claim: &Claim, options: &JobOptions) -> Result<Begun, 
     let own = claim.listing.predictions.iter().filter(|(index, _)| share.takes(**index));
     let TakenOver { sound: reused, damaged } =
         take_over(output, own.map(|(_, part)| part), &claim.notes, run_id)?;
-    if damaged.iter().any(DamagedPart::exists) && !observe(output)?.is_success_of(run_id) {
-        unmark_done(output, share, run_id)?;
-    }
-    let listing = without_damaged(output, claim.listing.clone(), &damaged, run_id)?;
+    let listing = without_damaged(output, claim.listing.clone(), &damaged, share, run_id)?;
     // a limit may end a shard before the end of a checkpoint
     let checkpoints = match options.limit {
         None => sound_checkpoints(output, claim.checkpoints.clone(), |shard| share.takes(shard))?,

@@ -114,7 +114,9 @@ pub fn run(args: &ShowArgs) -> anyhow::Result<ExitCode> {
     let mut lines = match observe(&output).map_err(SinkError::of_reading)? {
         OutputState::Succeeded(_, manifest) => ended("succeeded", &manifest),
         OutputState::Failed(_, manifest) => ended("too many errors, no _SUCCESS", &manifest),
-        OutputState::Unfinished(record) => unfinished(&output, &record, &listing, &skips)?,
+        OutputState::Unfinished(record) | OutputState::Sealed(record, _) => {
+            unfinished(&output, &record, &listing, &skips)?
+        }
         OutputState::Removing(record) => vec![being_removed(&record)],
         OutputState::Vacant | OutputState::Foreign(_) => vec![format!("no run: there is no {RUN}")],
     };
@@ -141,7 +143,7 @@ fn run_json(output: &Output, listing: &OutputListing, skips: &Skipped) -> anyhow
     let (word, mut run) = match state {
         OutputState::Succeeded(..) => ("succeeded", read(MANIFEST)?),
         OutputState::Failed(..) => ("too_many_errors", read(MANIFEST)?),
-        OutputState::Unfinished(_) => ("unfinished", read(RUN)?),
+        OutputState::Unfinished(_) | OutputState::Sealed(..) => ("unfinished", read(RUN)?),
         OutputState::Removing(_) => ("removing", read(RUN)?),
         OutputState::Vacant | OutputState::Foreign(_) => return Ok(serde_json::json!({ "state": "none" })),
     };
@@ -151,7 +153,7 @@ fn run_json(output: &Output, listing: &OutputListing, skips: &Skipped) -> anyhow
         }
         run.insert("state".to_owned(), word.into());
         let run_id = run.get("run_id").and_then(|run_id| run_id.as_str()).unwrap_or_default().to_owned();
-        if matches!(state, OutputState::Unfinished(_)) {
+        if word == "unfinished" {
             let notes = Notes::read(output, listing, &run_id, None)?.attempts;
             let notes: Vec<_> = notes.iter().map(AttemptNote::in_short).collect();
             run.insert("attempts".to_owned(), serde_json::json!(notes));

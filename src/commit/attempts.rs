@@ -1,4 +1,4 @@
-//! `_attempts/NNNNNN.json`: the note of one attempt at a run.
+//! `_attempts/NNNNNN-RUN.json`: the note of one attempt at a run.
 //!
 //! - It is created before anything is scored, which gives the attempt its number. Only the attempt itself replaces it, at
 //!   checkpoints.
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::listing::{ObjectEntry, OutputListing};
 use super::manifest::StoredManifest;
-use super::names::{ObjectName, shard_index};
+use super::names::{AttemptName, ObjectName, run_tag, shard_index};
 use super::output::{Output, REQUESTS, json, random_name, sha256_of};
 use super::stored_part::read_parts;
 use crate::error::SinkError;
@@ -81,7 +81,12 @@ impl AttemptNote {
 
     /// Replace the stored note with this one.
     pub fn store(&self, output: &Output) -> Result<(), SinkError> {
-        output.replace(&ObjectName::Attempt(self.attempt).to_string(), self.to_json())
+        output.replace(&self.name(), self.to_json())
+    }
+
+    /// Name of the note.
+    pub(super) fn name(&self) -> String {
+        ObjectName::Attempt(AttemptName::new(self.attempt, &self.run_id)).to_string()
     }
 
     /// The note without its lists of parts.
@@ -148,8 +153,7 @@ impl Notes {
         self.of_part(entry).is_some()
     }
 
-    /// Read the notes of all attempts at the run `run_id`. If the run has a `failed` manifest, its reports are added. Notes
-    /// of a removed run are ignored.
+    /// Read the notes of all attempts at the run `run_id`. If the run has a `failed` manifest, its reports are added.
     ///
     /// # Errors
     /// Those of the store.
@@ -159,19 +163,22 @@ impl Notes {
         run_id: &str,
         failed: Option<StoredManifest>,
     ) -> Result<Self, SinkError> {
-        let read = |&number: &u32| async move {
-            let name = ObjectName::Attempt(number).to_string();
-            let note: Option<AttemptNote> = output.get(&name).await?.and_then(|bytes| {
-                let note = AttemptNote::parse(&bytes);
-                note.inspect_err(|error| tracing::warn!(name, %error, "a note cannot be read")).ok()
-            });
-            Ok::<_, SinkError>(note)
+        let read = |attempt: &AttemptName| {
+            let name = ObjectName::Attempt(attempt.clone()).to_string();
+            async move {
+                let note: Option<AttemptNote> = output.get(&name).await?.and_then(|bytes| {
+                    let note = AttemptNote::parse(&bytes);
+                    note.inspect_err(|error| tracing::warn!(name, %error, "a note cannot be read")).ok()
+                });
+                Ok::<_, SinkError>(note)
+            }
         };
-        let reading: Vec<_> = listing.attempts.iter().map(read).collect();
+        let run = run_tag(run_id);
+        let reading: Vec<_> =
+            listing.attempts.iter().filter(|attempt| attempt.run == run).map(read).collect();
         let reading = futures_util::stream::iter(reading).buffered(REQUESTS).try_collect();
         let notes: Vec<Option<AttemptNote>> = output.runtime().block_on(reading)?;
-        let of_this_run = notes.into_iter().flatten().filter(|note| note.run_id == run_id);
-        Ok(Self::of(of_this_run.collect(), failed))
+        Ok(Self::of(notes.into_iter().flatten().collect(), failed))
     }
 }
 

@@ -13,9 +13,10 @@ use super::names::{ATTEMPTS, MANIFEST, MAX_ATTEMPT, ObjectName, RUN, SUCCESS};
 use super::output::{Output, json};
 use super::overwrite::replace_run;
 use super::record::{RunRecord, check_current_async};
+use super::resume::Share;
 use super::state::{OutputState, observe};
 use super::takeover::remove_parts_of_other_runs;
-use super::upload::{LEFT_BEHIND, version_of_another_run};
+use super::upload::{LEFT_BEHIND, is_of_another_run};
 use crate::error::SinkError;
 use crate::store::retry::pause;
 
@@ -58,6 +59,7 @@ pub fn admit(output: &Output, wanted: &RunRecord) -> Result<OutputState, SinkErr
             .map(|difference| format!("a run was being removed for another run than this one: {difference}")),
         OutputState::Unfinished(record)
         | OutputState::Failed(record, _)
+        | OutputState::Sealed(record, _)
         | OutputState::Succeeded(record, _) => record.difference(wanted),
     };
     difference.map_or(Ok(state), |difference| Err(SinkError::OtherRun { uri: uri(), difference }))
@@ -82,7 +84,7 @@ fn claim_once(output: &Output, wanted: &RunRecord, note: &AttemptNote) -> Result
     let (mut is_finished, mut failed, mut lost) = (false, None, 0);
     let record = loop {
         match admit(output, wanted)? {
-            OutputState::Unfinished(record) => break record,
+            OutputState::Unfinished(record) | OutputState::Sealed(record, _) => break record,
             OutputState::Failed(record, manifest) => {
                 failed = Some(*manifest);
                 break record;
@@ -136,10 +138,11 @@ fn claim_number(
         Some(ObjectName::Batches { attempt, .. }) => Some(attempt),
         _ => None,
     });
-    let first = listing.attempts.iter().copied().chain(of_batches).max().map_or(0, |last| last + 1);
+    let first =
+        of_batches.map(|last| last + 1).chain([listing.next_attempt(&note.run_id)]).max().unwrap_or(0);
     for number in first..=first.saturating_add(MOST_UNLISTED).min(MAX_ATTEMPT) {
         note.attempt = number;
-        if output.create(&ObjectName::Attempt(number).to_string(), note.to_json())? {
+        if output.create(&note.name(), note.to_json())? {
             return Ok(note);
         }
     }
@@ -158,8 +161,9 @@ fn without_other_runs(
     notes: &Notes,
 ) -> Result<OutputListing, SinkError> {
     remove_end_of_another_run(output, &note.run_id)?;
-    let is_own = |index: u64| index % u64::from(note.num_shards) == u64::from(note.shard_index);
-    let own = listing.predictions.iter().filter(|(index, _)| is_own(**index)).map(|(_, entry)| entry.clone());
+    let share = Share { shard_index: note.shard_index, num_shards: note.num_shards };
+    let own =
+        listing.predictions.iter().filter(|(index, _)| share.takes(**index)).map(|(_, entry)| entry.clone());
     let own = own.chain(listing.duplicate_parts()).collect();
     let listing = remove_parts_of_other_runs(output, listing, own, notes, &note.run_id)?;
     match listing.duplicates.first() {
@@ -176,10 +180,14 @@ fn remove_end_of_another_run(output: &Output, run_id: &str) -> Result<(), SinkEr
     output.runtime().block_on(async {
         // `_SUCCESS` is read first, because its manifest is created before it
         let success = output.version(SUCCESS).await?;
-        let theirs = version_of_another_run(output, run_id, MANIFEST).await?;
-        let found: Vec<_> = success.into_iter().chain(theirs.clone()).collect();
-        let is_own = theirs.is_none() && output.version(MANIFEST).await?.is_some();
-        if is_own || found.is_empty() {
+        let manifest = output.version(MANIFEST).await?;
+        if let Some(manifest) = &manifest
+            && !is_of_another_run(output, run_id, manifest).await?
+        {
+            return Ok(());
+        }
+        let found: Vec<_> = success.into_iter().chain(manifest).collect();
+        if found.is_empty() {
             return Ok(());
         }
         // both were read before the record, so they are not of a run that has begun since

@@ -20,7 +20,7 @@ use super::listing::{ObjectEntry, OutputListing};
 use super::manifest::{StoredManifest, success_content};
 use super::names::{MANIFEST, ObjectName, RUN, SUCCESS, TRANSIENT, part_name, shard_index};
 use super::output::{Output, json, sha256_of};
-use super::overwrite::{GROUP, clear};
+use super::overwrite::clear;
 use super::record::{RunRecord, check_current};
 use super::resume::{Listed, Share};
 use super::run_report::{Manifest, RunReport};
@@ -121,42 +121,49 @@ impl Ending<'_> {
         }
         match self.finish_or_leave() {
             // the attempt that finished the run may have removed objects of this one
-            Err(Error::Sink(error)) => match observe(self.output) {
-                Ok(OutputState::Succeeded(record, manifest)) if record.run_id == self.record.run_id => {
+            Err(Error::Sink(error)) => match self.decided()? {
+                Some(state) => {
                     tracing::debug!(%error, "an object of this attempt was removed");
-                    self.end_behind_another(*manifest)
+                    self.end_behind_another(&state)
                 }
-                _ => Err(error.into()),
+                None => Err(error.into()),
             },
             done => done,
         }
     }
 
+    /// The state of the output, if the parts of this run are decided.
+    fn decided(&self) -> Result<Option<OutputState>, SinkError> {
+        let state = observe(self.output)?;
+        Ok(state.manifest_of(&self.record.run_id).is_some().then_some(state))
+    }
+
     fn finish_or_leave(&mut self) -> Result<RunReport, Error> {
         let (output, run_id) = (self.output, &self.record.run_id);
         check_current(output, run_id)?;
-        let Share { shard_index, num_shards } = self.share;
+        let num_shards = self.share.num_shards;
         let mut listing = OutputListing::default();
         if let Some(note) = &mut self.note {
             note.parts.clone_from(&self.written.parts);
             note.batches.clone_from(&self.written.batches);
             note.rows = self.written.tally.rows();
             if !self.written.drained {
-                publish(output, run_id, &mark_of(self.share), b"done\n".to_vec())?;
+                publish(output, run_id, &ObjectName::Mark(self.share.mark(run_id)).to_string(), b"done\n")?;
             }
             listing = OutputListing::read(output)?;
         }
+        // marks are removed after `_SUCCESS` is published, so the state is read after them
         let mut unmarked = None;
         if self.note.is_some() && !self.written.drained {
             // this attempt's own mark exists, whatever the listing says
-            listing.marks.insert((shard_index, num_shards));
-            unmarked = listing.first_unmarked(output, num_shards)?;
+            listing.marks.insert(self.share.mark(run_id));
+            unmarked = listing.first_unmarked(output, num_shards, run_id)?;
         }
-        // marks are removed after `_SUCCESS` is published, so look for it last
-        let failed = match observe(output)? {
-            OutputState::Succeeded(record, manifest) if record.run_id == *run_id => {
-                return self.end_behind_another(*manifest);
-            }
+        let state = observe(output)?;
+        if state.manifest_of(run_id).is_some() {
+            return self.end_behind_another(&state);
+        }
+        let failed = match state {
             OutputState::Failed(record, manifest) if record.run_id == *run_id => Some(*manifest),
             _ => None,
         };
@@ -173,7 +180,7 @@ impl Ending<'_> {
         if num_shards > 1 || self.note.is_none() {
             listing = OutputListing::read(output)?;
         }
-        listing.add_unlisted_attempts(output, self.note.as_ref().map(|note| note.attempt))?;
+        listing.add_unlisted_attempts(output, run_id, self.note.as_ref().map(|note| note.attempt))?;
         let notes = Notes::read(output, &listing, run_id, failed)?;
         listing.add_unlisted_batches(output, &notes)?;
         listing.add_unlisted_parts(output, self.listed.parts())?;
@@ -184,15 +191,23 @@ impl Ending<'_> {
         self.complete(&listing, notes)
     }
 
-    /// Another attempt has finished the run, with this `manifest`: remove the objects that this attempt has left since.
+    /// Another attempt has decided which parts the run has: publish `_SUCCESS`, if it is missing, and remove the objects
+    /// that this attempt has left.
     ///
     /// # Errors
     /// When this attempt's share has a shard that the finished run lacks. The part of that shard is removed, because no
     /// manifest will ever list it.
-    fn end_behind_another(&self, manifest: StoredManifest) -> Result<RunReport, Error> {
+    fn end_behind_another(&self, state: &OutputState) -> Result<RunReport, Error> {
+        let (output, run_id) = (self.output, &self.record.run_id);
+        let parts = state.manifest_of(run_id).map(|manifest| manifest.parts.clone()).unwrap_or_default();
         tracing::info!("another attempt has finished the run");
-        self.clean_up(&manifest.parts)?;
-        let finished: HashSet<_> = manifest.parts.iter().map(|part| &part.path).collect();
+        let listing = remove_strays(output, run_id, &parts)?;
+        if let OutputState::Sealed(..) = state {
+            let manifest_sha256 = sha256_of(&output.read(MANIFEST)?);
+            publish_success(output, run_id, &manifest_sha256, false)?;
+        }
+        tidy_or_warn(output, run_id, &listing);
+        let finished: HashSet<_> = parts.iter().map(|part| &part.path).collect();
         let known = self.written.parts.iter().chain(&self.reused);
         let known = known.filter(|part| !finished.contains(&part.path)).map(|part| part.shard.clone());
         let failed = self.failed.iter().filter(|shard| !finished.contains(&part_name(shard)));
@@ -204,24 +219,7 @@ impl Ending<'_> {
             let message = "it was added after the run finished".to_owned();
             return Err(SourceError::Changed { shard, message }.into());
         }
-        Ok(self.report(&self.whole(manifest.parts), Outcome::Succeeded))
-    }
-
-    /// The run has succeeded with these `parts`: remove the objects that it does not need, and then all other parts.
-    /// An attempt that published a part without having seen `_SUCCESS` had staged it before `_SUCCESS` existed. So
-    /// either the part is in the second listing, or its copy finds no source.
-    fn clean_up(&self, parts: &[PartReport]) -> Result<(), SinkError> {
-        self.tidy(&OutputListing::read(self.output)?);
-        remove_strays(self.output, &OutputListing::read(self.output)?, &self.record.run_id, parts)
-    }
-
-    /// Remove the objects that a finished run does not need. A failure is only logged: the run is finished.
-    fn tidy(&self, listing: &OutputListing) {
-        let transient: Vec<_> = listing.transient().collect();
-        let tidied = tidy(self.output, &self.record.run_id, &transient);
-        if let Err(error) = tidied {
-            tracing::warn!(%error, "the run is finished, but some of its notes and checkpoints remain");
-        }
+        Ok(self.report(&self.whole(parts), Outcome::Succeeded))
     }
 
     /// All parts exist: publish the manifest, and with few enough errors `_SUCCESS`.
@@ -246,10 +244,9 @@ impl Ending<'_> {
             // keep what the same run needs to be started again with higher limits
             return Ok(self.end(&whole, outcome)?);
         }
+        let listing = remove_strays(output, run_id, &report.parts)?;
         publish_success(output, run_id, &manifest_sha256, created)?;
-        if let Err(error) = self.clean_up(&report.parts) {
-            tracing::warn!(%error, "the run is finished, but parts that the manifest lacks may remain");
-        }
+        tidy_or_warn(output, run_id, &listing);
         Ok(report)
     }
 
@@ -394,29 +391,43 @@ fn split<'a>(
     (parts, others)
 }
 
-/// Remove the mark of a worker of the run `run_id`, because a shard of its share must be scored again.
+/// Leave the sealed run `run_id` with its `parts` alone: remove the staged objects, and then all other predictions parts.
+/// Returns a listing from before the parts were removed.
+///
+/// An attempt that publishes a part without having seen the manifest has staged it before the manifest was published. So
+/// either its part is in the second listing, or its copy finds no source. No attempt at the run publishes under the name
+/// of a part that is removed, so no part of the run can be removed by mistake.
 ///
 /// # Errors
-/// [`SinkError::OtherRun`] if the output belongs to another run, whose mark has the same name.
-pub(crate) fn unmark_done(output: &Output, share: Share, run_id: &str) -> Result<(), SinkError> {
+/// Those of the store, and [`SinkError::Incomplete`] if one of the `parts` is missing or has another size.
+pub(super) fn remove_strays(
+    output: &Output,
+    run_id: &str,
+    parts: &[PartReport],
+) -> Result<OutputListing, SinkError> {
+    let staged = OutputListing::read(output)?.staged;
+    // read after the listing: no listed object is of a run that has begun since
     check_current(output, run_id)?;
-    output.remove(&[mark_of(share)])
-}
-
-/// Name of the mark of a worker that has finished its share.
-fn mark_of(share: Share) -> String {
-    ObjectName::Mark { worker: share.shard_index, workers: share.num_shards }.to_string()
-}
-
-/// Remove the objects that the finished run `run_id` does not need: the `transient` ones, and on a disk their folders, in
-/// which a killed process may have left files that no listing shows. Objects that another attempt writes meanwhile may
-/// stay: that attempt finds the run finished when it ends, and calls this, too. Another run may have objects of the same
-/// names, so the record of the run is read before each group.
-pub(super) fn tidy(output: &Output, run_id: &str, transient: &[String]) -> Result<(), SinkError> {
-    for group in transient.chunks(GROUP) {
-        check_current(output, run_id)?;
-        output.remove(group)?;
+    output.remove(&staged)?;
+    let listing = OutputListing::read(output)?;
+    let strays = output.versions_of(&listing.parts_beside(parts))?;
+    check_current(output, run_id)?;
+    for stray in strays.iter().flatten() {
+        let why = "removing a part that the manifest does not list";
+        output.runtime().block_on(output.remove_version(stray, why))?;
     }
+    listing.check_reported(output, parts.iter())?;
+    Ok(listing)
+}
+
+/// Remove the listed objects that the finished run `run_id` does not need, and on a disk their folders, in which a killed
+/// process may have left files that no listing shows. Objects that another attempt has created since the listing may stay:
+/// that attempt finds the run finished when it ends, and calls this, too.
+pub(super) fn tidy(output: &Output, run_id: &str, listing: &OutputListing) -> Result<(), SinkError> {
+    // no listed object is of a run that has begun since, and the names are unique to their runs
+    check_current(output, run_id)?;
+    let needless: Vec<_> = listing.transient().chain(listing.staged.iter().cloned()).collect();
+    output.remove(&needless)?;
     for folder in TRANSIENT.iter().filter(|_| output.local().is_some()) {
         check_current(output, run_id)?;
         output.remove_folder(folder)?;
@@ -424,25 +435,11 @@ pub(super) fn tidy(output: &Output, run_id: &str, transient: &[String]) -> Resul
     Ok(())
 }
 
-/// Remove the predictions parts that are not among the `parts` of the finished run `run_id`. No attempt at that run
-/// publishes under such a name, so no part of the run can be removed by mistake.
-pub(super) fn remove_strays(
-    output: &Output,
-    listing: &OutputListing,
-    run_id: &str,
-    parts: &[PartReport],
-) -> Result<(), SinkError> {
-    let strays = output.versions_of(&listing.parts_beside(parts))?;
-    if strays.is_empty() {
-        return Ok(());
+/// The same. A failure is only logged: the run is finished.
+fn tidy_or_warn(output: &Output, run_id: &str, listing: &OutputListing) {
+    if let Err(error) = tidy(output, run_id, listing) {
+        tracing::warn!(%error, "the run is finished, but some of its notes and checkpoints remain");
     }
-    // read after the versions: they cannot be of a run that has begun since
-    check_current(output, run_id)?;
-    for stray in strays.iter().flatten() {
-        let why = "removing a part that the manifest does not list";
-        output.runtime().block_on(output.remove_version(stray, why))?;
-    }
-    Ok(())
 }
 
 /// Publish the `manifest` of `report`, unless another attempt at the run has published one that lists the same parts.
@@ -457,11 +454,10 @@ fn publish_manifest(
 ) -> Result<(bool, String), SinkError> {
     let failed = |message: String| Err(SinkError::Uri { uri: output.uri_of(MANIFEST), message });
     for _ in 0..PUBLISHING_TRIES {
-        if publish(output, &report.run_id, MANIFEST, manifest.clone())? {
+        if publish(output, &report.run_id, MANIFEST, &manifest)? {
             return Ok((true, sha256_of(&manifest)));
         }
-        let version = output.runtime().block_on(output.version(MANIFEST))?;
-        let (Some(version), Some(stored)) = (version, output.read_if_any(MANIFEST)?) else { continue };
+        let Some((version, stored)) = output.read_version(MANIFEST)? else { continue };
         let said: StoredManifest = match serde_json::from_slice(&stored) {
             Ok(said) => said,
             Err(error) => return failed(format!("cannot be read ({error}); remove it and run again")),
@@ -493,11 +489,10 @@ pub(super) fn publish_success(
 ) -> Result<(), SinkError> {
     let content = success_content(manifest_sha256);
     for _ in 0..PUBLISHING_TRIES {
-        if publish(output, run_id, SUCCESS, content.clone())? {
+        if publish(output, run_id, SUCCESS, &content)? {
             return Ok(());
         }
-        let version = output.runtime().block_on(output.version(SUCCESS))?;
-        let (Some(version), Some(stored)) = (version, output.read_if_any(SUCCESS)?) else { continue };
+        let Some((version, stored)) = output.read_version(SUCCESS)? else { continue };
         if stored[..] == content[..] {
             return Ok(());
         }

@@ -7,7 +7,7 @@ use super::listing::OutputListing;
 use super::manifest::StoredManifest;
 use super::output::Output;
 use super::resume::{Done, Remaining, Share};
-use crate::error::{Error, SinkError, SourceError};
+use crate::error::{Error, SourceError};
 use crate::items::ShardRef;
 
 /// Check by names and sizes that a finished run is complete, and that it has the parts of `shards` and no others. A run
@@ -24,22 +24,17 @@ pub fn check_finished(
 ) -> Result<(), Error> {
     let listing = OutputListing::read(output)?;
     let manifest = StoredManifest::read(output)?;
-    let reported = manifest.parts.iter().chain(&manifest.batches);
-    let wrong = listing.not_as_reported(output, reported)?;
-    if !wrong.is_empty() {
-        return Err(SinkError::Incomplete { uri: output.uri().to_owned(), wrong }.into());
+    listing.check_reported(output, manifest.parts.iter().chain(&manifest.batches))?;
+    if !listing.parts_beside(&manifest.parts).is_empty() {
+        remove_strays(output, &manifest.run_id, &manifest.parts)?;
     }
-    remove_strays(output, &listing, &manifest.run_id, &manifest.parts)?;
     if limit == Some(manifest.summary.rows) {
         return Ok(());
     }
     let done = Done::listed(&manifest.parts);
     let (checkpoints, crashes) = (Checkpoints::default(), Crashes::default());
     match Remaining::new(shards, done, checkpoints, crashes, Share::default()).next().transpose()? {
-        None => {
-            let transient: Vec<_> = listing.transient().collect();
-            Ok(tidy(output, &manifest.run_id, &transient)?)
-        }
+        None => Ok(tidy(output, &manifest.run_id, &listing)?),
         Some((shard, _)) => {
             let message = "it was added after the run finished".to_owned();
             Err(SourceError::Changed { shard: shard.name, message }.into())

@@ -20,7 +20,7 @@ use crate::report::PartReport;
 fn all_notes(output: &Output, run_id: &str) -> Result<Notes, SinkError> {
     let mut attempts = OutputListing::default();
     names_in(output, ATTEMPTS)?.iter().for_each(|name| attempts.add(name, 0));
-    attempts.add_unlisted_attempts(output, None)?;
+    attempts.add_unlisted_attempts(output, run_id, None)?;
     Notes::read(output, &attempts, run_id, None)
 }
 

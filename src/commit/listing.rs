@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use futures_util::{StreamExt, TryStreamExt};
 
-use super::names::{MANIFEST, ObjectName, RUN, SUCCESS, is_folder, shard_index};
+use super::names::{AttemptName, MANIFEST, MarkName, ObjectName, RUN, SUCCESS, is_folder, shard_index};
 use super::output::Output;
 use crate::error::{SinkError, StorageError};
 use crate::report::PartReport;
@@ -38,10 +38,10 @@ pub struct OutputListing {
     pub duplicates: Vec<String>,
     /// Files of the batches table.
     pub batches: Vec<ObjectEntry>,
-    /// Numbers of the attempts so far, from 0.
-    pub attempts: BTreeSet<u32>,
-    /// Workers that have finished their share: number of the worker, and number of workers.
-    pub marks: BTreeSet<(u32, u32)>,
+    /// Notes of attempts.
+    pub attempts: BTreeSet<AttemptName>,
+    /// Marks of workers that have finished their share.
+    pub marks: BTreeSet<MarkName>,
     /// Names of segments.
     pub segments: Vec<String>,
     /// Names of crash notes.
@@ -93,28 +93,26 @@ impl OutputListing {
         again(list).await
     }
 
-    /// The name of one object, a foreign one first. `None` if the output is empty. Staged objects do not count: an attempt
-    /// may have been killed before it published anything.
+    /// The name of one object, a foreign one first. `None` if the output is empty. Objects that a finished run does not
+    /// need do not count: each belongs to a run that has no record any more.
     pub fn anything(&self) -> Option<String> {
-        let foreign = self.foreign.clone().into_iter();
-        foreign.chain(self.published()).next()
+        self.foreign.clone().or_else(|| self.results().next())
     }
 
-    /// Names of all objects except staged and foreign ones.
-    pub fn published(&self) -> impl Iterator<Item = String> {
+    /// Names of the parts, the record of the run, the manifest and `_SUCCESS`.
+    pub fn results(&self) -> impl Iterator<Item = String> {
         let parts = self.predictions.values().chain(&self.batches).map(|entry| entry.name.clone());
         let parts = parts.chain(self.duplicates.iter().cloned());
         let ends = [(self.has_record, RUN), (self.has_success, SUCCESS), (self.has_manifest, MANIFEST)];
-        let ends = ends.into_iter().filter(|(is_there, _)| *is_there).map(|(_, name)| name.to_owned());
-        parts.chain(ends).chain(self.transient().filter(|name| !self.staged.contains(name)))
+        parts.chain(ends.into_iter().filter(|(exists, _)| *exists).map(|(_, name)| name.to_owned()))
     }
 
-    /// Names of the objects that a finished run does not need: notes, marks, segments and staged objects.
+    /// Names of the objects that a finished run does not need, except staged ones: notes, marks and segments.
     pub fn transient(&self) -> impl Iterator<Item = String> {
-        let attempts = self.attempts.iter().map(|&number| ObjectName::Attempt(number));
-        let marks = self.marks.iter().map(|&(worker, workers)| ObjectName::Mark { worker, workers });
-        let others = [&self.segments, &self.crashes, &self.staged, &self.unknown];
-        attempts.chain(marks).map(|name| name.to_string()).chain(others.into_iter().flatten().cloned())
+        let attempts = self.attempts.iter().cloned().map(ObjectName::Attempt);
+        let marks = self.marks.iter().cloned().map(ObjectName::Mark);
+        let others = [&self.segments, &self.crashes, &self.unknown].into_iter().flatten();
+        attempts.chain(marks).map(|name| name.to_string()).chain(others.cloned())
     }
 
     /// The listing without the parts `names`.
@@ -158,8 +156,8 @@ impl OutputListing {
                 self.duplicates.extend(self.predictions.insert(part.index, entry).map(|other| other.name));
             }
             Some(ObjectName::Batches { .. }) => self.batches.push(ObjectEntry { name: owned, bytes }),
-            Some(ObjectName::Attempt(number)) => drop(self.attempts.insert(number)),
-            Some(ObjectName::Mark { worker, workers }) => drop(self.marks.insert((worker, workers))),
+            Some(ObjectName::Attempt(attempt)) => drop(self.attempts.insert(attempt)),
+            Some(ObjectName::Mark(mark)) => drop(self.marks.insert(mark)),
             Some(ObjectName::Segment(_)) => self.segments.push(owned),
             Some(ObjectName::Crash(_)) => self.crashes.push(owned),
             Some(ObjectName::Staged(_)) => self.staged.push(owned),
@@ -190,13 +188,13 @@ mod tests {
         let segment = "_checkpoints/part-000008-0123456789ab/0000000000-0000000010-000000-01234567.parquet";
         let crash = "_crashes/part-000008-0123456789ab/0000000012-11-01234567.json";
         for name in [
-            "_attempts/000000.json",
-            "_attempts/000002.json",
+            "_attempts/000000-2c26b46b.json",
+            "_attempts/000002-2c26b46b.json",
             segment,
             crash,
             "_manifest.json",
             "_staging/0123456789abcdef",
-            "_workers/000001-of-000004",
+            "_workers/000001-of-000004-2c26b46b",
             "_checkpoints/of-another-version",
             "batches/part-000000-000003-000000.parquet",
             part,
@@ -204,12 +202,13 @@ mod tests {
             listing.add(name, 5);
         }
         let entry = |name: &str| ObjectEntry { name: name.to_owned(), bytes: 5 };
+        let run = "2c26b46b".to_owned();
         let expected = OutputListing {
             has_manifest: true,
             predictions: [(7, entry(part))].into(),
             batches: vec![entry("batches/part-000000-000003-000000.parquet")],
-            attempts: [0, 2].into(),
-            marks: [(1, 4)].into(),
+            attempts: [0, 2].map(|number| AttemptName { number, run: run.clone() }).into(),
+            marks: [MarkName { worker: 1, workers: 4, run: run.clone() }].into(),
             segments: vec![segment.to_owned()],
             crashes: vec![crash.to_owned()],
             staged: vec!["_staging/0123456789abcdef".to_owned()],
@@ -217,9 +216,15 @@ mod tests {
             ..OutputListing::default()
         };
         assert_eq!(listing, expected);
-        assert_eq!(listing.transient().count(), 7);
-        let staged = OutputListing { staged: listing.staged.clone(), ..OutputListing::default() };
-        assert_eq!((staged.anything(), listing.anything()), (None, Some(part.to_owned())));
+        assert_eq!(listing.transient().count(), 6);
+        assert_eq!(listing.anything(), Some(part.to_owned()));
+        let unfinished = OutputListing {
+            predictions: BTreeMap::new(),
+            batches: Vec::new(),
+            has_manifest: false,
+            ..listing.clone()
+        };
+        assert_eq!(unfinished.anything(), None);
         listing.add(RUN, 5);
         listing.add(SUCCESS, 5);
         assert!(listing.has_record && listing.has_success && listing.foreign.is_none());

@@ -9,7 +9,7 @@ use std::collections::HashSet;
 
 use super::attempts::Notes;
 use super::listing::{ObjectEntry, OutputListing};
-use super::names::{ObjectName, shard_index};
+use super::names::{AttemptName, MarkName, ObjectName, run_tag, shard_index};
 use super::output::{Output, REQUESTS};
 use crate::error::SinkError;
 use crate::report::PartReport;
@@ -18,24 +18,24 @@ use crate::report::PartReport;
 const NAMED: usize = 5;
 
 impl OutputListing {
-    /// The first of `workers` that has not finished its share. Adds marks that are found by name.
-    pub(super) fn first_unmarked(&mut self, output: &Output, workers: u32) -> Result<Option<u32>, SinkError> {
-        let mut next = 0;
-        loop {
-            // while others are still running, one of the first is missing: no need to look all of them up
-            let is_missing = |worker: &u32| !self.marks.contains(&(*worker, workers));
-            let some: Vec<_> = (next..workers).filter(is_missing).take(REQUESTS).collect();
-            let Some(&last) = some.last() else { return Ok(None) };
-            let names: Vec<_> =
-                some.iter().map(|&worker| ObjectName::Mark { worker, workers }.to_string()).collect();
-            for (worker, size) in some.into_iter().zip(output.sizes_of(&names)?) {
-                if size.is_none() {
-                    return Ok(Some(worker));
-                }
-                self.marks.insert((worker, workers));
+    /// The first of `workers` that share the run `run_id` that has not finished its share.
+    pub(super) fn first_unmarked(
+        &self,
+        output: &Output,
+        workers: u32,
+        run_id: &str,
+    ) -> Result<Option<u32>, SinkError> {
+        let mark = |worker| MarkName { worker, workers, run: run_tag(run_id) };
+        let unlisted: Vec<_> = (0..workers).map(mark).filter(|mark| !self.marks.contains(mark)).collect();
+        // while others are still running, one of the first is missing: no need to look all of them up
+        for some in unlisted.chunks(REQUESTS) {
+            let names: Vec<_> = some.iter().map(|mark| ObjectName::Mark(mark.clone()).to_string()).collect();
+            let sizes = output.sizes_of(&names)?;
+            if let Some((mark, _)) = some.iter().zip(sizes).find(|(_, size)| size.is_none()) {
+                return Ok(Some(mark.worker));
             }
-            next = last + 1;
         }
+        Ok(None)
     }
 
     /// Add those of the parts `names` that exist, if no part of the same shard is listed.
@@ -55,19 +55,29 @@ impl OutputListing {
         Ok(())
     }
 
-    /// Add attempts that the listing may lack: all up to `last_known`, and later ones whose notes exist.
+    /// Add attempts at the run `run_id` that the listing may lack: all up to `last_known`, and later ones whose notes
+    /// exist.
     pub(super) fn add_unlisted_attempts(
         &mut self,
         output: &Output,
+        run_id: &str,
         last_known: Option<u32>,
     ) -> Result<(), SinkError> {
-        self.attempts.extend(last_known.into_iter().flat_map(|last| 0..=last));
-        let mut next = self.attempts.last().map_or(0, |&last| last + 1);
-        while output.sizes_of(&[ObjectName::Attempt(next).to_string()])?[0].is_some() {
-            self.attempts.insert(next);
-            next += 1;
+        let known = last_known.into_iter().flat_map(|last| 0..=last);
+        self.attempts.extend(known.map(|number| AttemptName::new(number, run_id)));
+        let mut next = AttemptName::new(self.next_attempt(run_id), run_id);
+        while output.sizes_of(&[ObjectName::Attempt(next.clone()).to_string()])?[0].is_some() {
+            self.attempts.insert(next.clone());
+            next.number += 1;
         }
         Ok(())
+    }
+
+    /// The number after that of the last listed attempt at the run `run_id`.
+    pub(super) fn next_attempt(&self, run_id: &str) -> u32 {
+        let run = run_tag(run_id);
+        let numbers = self.attempts.iter().filter(|attempt| attempt.run == run).map(|attempt| attempt.number);
+        numbers.max().map_or(0, |last| last + 1)
     }
 
     /// Add the batches parts that `notes` list and that exist.
@@ -81,13 +91,16 @@ impl OutputListing {
         Ok(())
     }
 
-    /// Describe the first of the objects `reported` that are missing or have another size. An object that is listed with
-    /// its reported size is not looked up.
-    pub(super) fn not_as_reported<'a>(
+    /// Check that the objects `reported` exist and have the reported sizes. An object that is listed with that size is not
+    /// looked up.
+    ///
+    /// # Errors
+    /// Those of the store, and [`SinkError::Incomplete`], which describes the first of the others.
+    pub(super) fn check_reported<'a>(
         &self,
         output: &Output,
         reported: impl Iterator<Item = &'a PartReport>,
-    ) -> Result<Vec<String>, SinkError> {
+    ) -> Result<(), SinkError> {
         let listed = self.predictions.values().chain(&self.batches);
         let listed: HashSet<_> = listed.map(|entry| (entry.name.as_str(), entry.bytes)).collect();
         let doubtful: Vec<_> = reported.filter(|part| !listed.contains(&(&part.path, part.bytes))).collect();
@@ -108,6 +121,10 @@ impl OutputListing {
             }
         }
         wrong.truncate(NAMED);
-        Ok(wrong)
+        if wrong.is_empty() {
+            Ok(())
+        } else {
+            Err(SinkError::Incomplete { uri: output.uri().to_owned(), wrong })
+        }
     }
 }

@@ -58,6 +58,11 @@ pub struct StoredSummary {
 }
 
 impl StoredManifest {
+    /// Whether it lists the part or batches part `name`.
+    pub(super) fn lists(&self, name: &str) -> bool {
+        self.parts.iter().chain(&self.batches).any(|part| part.path == name)
+    }
+
     /// Read the manifest of an output.
     ///
     /// # Errors

@@ -4,8 +4,8 @@
 //! _run.json  _manifest.json  _SUCCESS
 //! predictions/part-000007-0123456789ab.parquet       place and identity of the shard
 //! batches/part-000001-000003-000000.parquet          worker, attempt, number
-//! _attempts/000003.json                              attempt
-//! _workers/000001-of-000004                          a worker that has finished its share
+//! _attempts/000003-2c26b46b.json                     attempt, run
+//! _workers/000001-of-000004-2c26b46b                 a worker that has finished its share, workers, run
 //! _checkpoints/part-000007-0123456789ab/0000000000-0000000010-000003-2c26b46b.parquet
 //!                                                    first record, end, attempt, run
 //! _crashes/part-000007-0123456789ab/0000000012-11-2c26b46b.json
@@ -70,15 +70,10 @@ pub enum ObjectName {
         /// Position among the attempt's files, from 0.
         number: u64,
     },
-    /// The note of an attempt, by its number.
-    Attempt(u32),
+    /// The note of an attempt.
+    Attempt(AttemptName),
     /// The mark of a worker that has finished its share.
-    Mark {
-        /// Number of the worker.
-        worker: u32,
-        /// Workers that share the run.
-        workers: u32,
-    },
+    Mark(MarkName),
     /// Rows of an unfinished shard.
     Segment(SegmentName),
     /// A note of a crash.
@@ -97,6 +92,33 @@ pub struct PartName {
     pub index: u64,
     /// The first digits of the shard's identity.
     pub identity: u64,
+}
+
+/// The note of an attempt.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct AttemptName {
+    /// Number of the attempt.
+    pub number: u32,
+    /// See [`run_tag`].
+    pub run: String,
+}
+
+/// The mark of a worker that has finished its share.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct MarkName {
+    /// Number of the worker.
+    pub worker: u32,
+    /// Workers that share the run.
+    pub workers: u32,
+    /// See [`run_tag`].
+    pub run: String,
+}
+
+impl AttemptName {
+    /// The note of the attempt `number` at the run `run_id`.
+    pub fn new(number: u32, run_id: &str) -> Self {
+        Self { number, run: run_tag(run_id) }
+    }
 }
 
 /// A segment: rows of an unfinished shard.
@@ -122,7 +144,7 @@ pub struct CrashName {
     pub run: String,
 }
 
-/// The run, in the names of its segments and crash notes.
+/// The run, in the names of the objects that only an unfinished run has.
 pub fn run_tag(run_id: &str) -> String {
     hex(&Sha256::digest(run_id))[..8].to_owned()
 }
@@ -182,8 +204,10 @@ impl fmt::Display for ObjectName {
             Self::Batches { worker, attempt, number } => {
                 write!(f, "{BATCHES}/part-{worker:06}-{attempt:06}-{number:06}.parquet")
             }
-            Self::Attempt(number) => write!(f, "{ATTEMPTS}/{number:06}.json"),
-            Self::Mark { worker, workers } => write!(f, "{WORKERS}/{worker:06}-of-{workers:06}"),
+            Self::Attempt(AttemptName { number, run }) => write!(f, "{ATTEMPTS}/{number:06}-{run}.json"),
+            Self::Mark(MarkName { worker, workers, run }) => {
+                write!(f, "{WORKERS}/{worker:06}-of-{workers:06}-{run}")
+            }
             Self::Segment(SegmentName { part, from, to, attempt, run }) => {
                 write!(f, "{}/{from:010}-{to:010}-{attempt:06}-{run}.parquet", part.checkpoints())
             }
@@ -210,11 +234,8 @@ impl ObjectName {
         match folder {
             PREDICTIONS => PartName::of_file(file).map(Self::Part),
             BATCHES => batches(file),
-            ATTEMPTS => attempt_number(file.strip_suffix(".json")?.parse().ok()?).map(Self::Attempt),
-            WORKERS => {
-                let (worker, workers) = file.split_once("-of-")?;
-                Some(Self::Mark { worker: worker.parse().ok()?, workers: workers.parse().ok()? })
-            }
+            ATTEMPTS => attempt(file).map(Self::Attempt),
+            WORKERS => mark(file).map(Self::Mark),
             CHECKPOINTS => Some(segment(file).map_or(Self::Unknown, Self::Segment)),
             CRASHES => Some(crash(file).map_or(Self::Unknown, Self::Crash)),
             STAGING => Some(Self::Staged(file.to_owned())),
@@ -228,6 +249,17 @@ fn batches(file: &str) -> Option<ObjectName> {
     let (worker, attempt, number) = (numbers.next()??, numbers.next()??, numbers.next()??);
     let attempt = attempt_number(attempt)?;
     numbers.next().is_none().then_some(ObjectName::Batches { worker, attempt, number })
+}
+
+fn attempt(file: &str) -> Option<AttemptName> {
+    let (number, run) = file.strip_suffix(".json")?.split_once('-')?;
+    Some(AttemptName { number: attempt_number(number.parse().ok()?)?, run: run.to_owned() })
+}
+
+fn mark(file: &str) -> Option<MarkName> {
+    let (worker, rest) = file.split_once("-of-")?;
+    let (workers, run) = rest.split_once('-')?;
+    Some(MarkName { worker: worker.parse().ok()?, workers: workers.parse().ok()?, run: run.to_owned() })
 }
 
 fn segment(path: &str) -> Option<SegmentName> {
@@ -297,8 +329,8 @@ mod tests {
             "predictions/part-000007-0123456789ab.parquet",
             "predictions/part-1000007-0123456789ab.parquet",
             "batches/part-000001-000003-000000.parquet",
-            "_attempts/000003.json",
-            "_workers/000001-of-000004",
+            "_attempts/000003-2c26b46b.json",
+            "_workers/000001-of-000004-2c26b46b",
             "_checkpoints/part-000007-0123456789ab/0000000000-0000000010-000003-2c26b46b.parquet",
             "_crashes/part-000007-0123456789ab/0000000012-11-2c26b46b.json",
             "_crashes/part-000007-0123456789ab/reader-0000000012-11-2c26b46b.json",
@@ -317,6 +349,8 @@ mod tests {
             "_checkpoints_old.csv",
             "_crashes",
             "_attempts/x.json",
+            "_attempts/000003.json",
+            "_workers/000001-of-000004",
             "predictions/part-00000-0123456789ab.parquet",
             "predictions/part-000007-c000.parquet",
             "batches/part-000000-000000.parquet",

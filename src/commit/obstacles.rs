@@ -110,7 +110,7 @@ mod tests {
         RUN,
         MANIFEST,
         SUCCESS,
-        "_attempts/000000.json",
+        "_attempts/000000-01234567.json",
         "_crashes/part-000000-0123456789ab/0000000012-11-01234567.json",
         "predictions/part-000000-0123456789ab.parquet",
     ];
@@ -129,7 +129,7 @@ mod tests {
             Some(local.clone()),
             runtime.handle().clone(),
         );
-        assert!(output.create("_workers/000000-of-000001", b"x".to_vec()).expect("stored"));
+        assert!(output.create("_workers/000000-of-000001-01234567", b"x".to_vec()).expect("stored"));
         fs::create_dir_all(local.join(name).parent().expect("a folder")).expect("folders");
         make(&local.join(name));
         let done = remove_obstacles(&output);
@@ -177,7 +177,10 @@ mod tests {
             let refused = done.expect_err("it holds something");
             assert!(refused.contains(&format!("{name}, which is a folder that is not empty")), "{refused}");
             assert!(folder.path().join("out").join(name).join("more").is_dir());
-            assert!(folder.path().join("out/_workers/000000-of-000001").is_file(), "something was removed");
+            assert!(
+                folder.path().join("out/_workers/000000-of-000001-01234567").is_file(),
+                "something was removed"
+            );
         }
         let kind = fs::metadata("/dev/null").expect("a device").file_type();
         let device = Obstacle { name: RUN.to_owned(), path: "/dev/null".into(), kind };

@@ -216,7 +216,13 @@ impl Output {
         Ok(self.get_version(path).await?.map(|(_, bytes)| bytes))
     }
 
-    /// The bytes of a small object, and the version that was read.
+    /// The bytes of a small object, and the version that was read. `None` if it does not exist.
+    pub(super) fn read_version(&self, name: &str) -> Result<Option<(ObjectMeta, Bytes)>, SinkError> {
+        let read = self.runtime.block_on(self.get_version(&self.path_of(name)));
+        read.map_err(|source| self.failed(name, source))
+    }
+
+    /// The same for a path, inside the runtime.
     async fn get_version(&self, path: &Path) -> object_store::Result<Option<(ObjectMeta, Bytes)>> {
         let get = || async {
             let got = self.store.get(path).await?;

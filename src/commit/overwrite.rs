@@ -23,7 +23,7 @@ use super::record::{RunRecord, check_current};
 use crate::error::SinkError;
 
 /// Objects that are removed between two reads of the record.
-pub(super) const GROUP: usize = 32;
+const GROUP: usize = 32;
 
 /// How many times to list the output: requests of the old run that the store executes late may still create objects. The
 /// new run removes an object that appears later when it finds it.
@@ -103,12 +103,12 @@ fn remove_run(
         remove_all(output, record, &OutputListing::read(output)?.staged)?;
         check_removing(output, record)?;
         output.remove_folder(STAGING)?;
-        let mut published: Vec<_> = OutputListing::read(output)?.published().collect();
-        published.retain(|name| name != RUN);
-        if published.is_empty() {
+        let listing = OutputListing::read(output)?;
+        let rest: Vec<_> = listing.results().chain(listing.transient()).filter(|name| name != RUN).collect();
+        if rest.is_empty() {
             break;
         }
-        remove_all(output, record, &published)?;
+        remove_all(output, record, &rest)?;
     }
     for folder in TRANSIENT.iter().filter(|_| output.local().is_some()) {
         check_removing(output, record)?;

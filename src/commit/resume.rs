@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, HashMap};
 use super::checkpoints::Checkpoints;
 use super::crashes::Crashes;
 use super::listing::{ObjectEntry, OutputListing};
-use super::names::{PartName, part_name, shard_index};
+use super::names::{MarkName, PartName, part_name, run_tag, shard_index};
 use crate::error::{ConfigError, SourceError};
 use crate::items::{Resume, ShardRef};
 use crate::report::PartReport;
@@ -44,6 +44,11 @@ impl Share {
         }
         let message = format!("worker {shard_index} of {num_shards} does not exist: workers count from 0");
         Err(ConfigError::Argument { argument: "--shard-index", message })
+    }
+
+    /// The mark that the worker leaves in the run `run_id` when it has finished its share.
+    pub(super) fn mark(self, run_id: &str) -> MarkName {
+        MarkName { worker: self.shard_index, workers: self.num_shards, run: run_tag(run_id) }
     }
 
     /// Whether this worker scores the shard at that place of the input.

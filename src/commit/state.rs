@@ -4,8 +4,9 @@
 //! | --- | --- | --- |
 //! | vacant | unfinished | any attempt, which creates `_run.json` |
 //! | foreign | | nobody |
-//! | unfinished | succeeded, failed | an attempt at the run, or [`super::finish()`] |
-//! | failed | succeeded, failed | the same run with other limits: its manifest replaces the failed one |
+//! | unfinished | sealed, failed | an attempt at the run, or [`super::finish()`] |
+//! | failed | sealed, failed | the same run with other limits: its manifest replaces the failed one |
+//! | sealed | succeeded | the same |
 //! | any but vacant and foreign | removing | `--overwrite` |
 //! | removing | unfinished | the attempt that is removing, when it is done |
 //! | removing | removing | `--overwrite`, or an attempt at the same run, after a removal that was interrupted |
@@ -18,10 +19,12 @@
 //! | none | | | vacant, or foreign if anything else is there |
 //! | names a run to be removed | | | removing |
 //! | names a run | any | its hash | succeeded |
+//! | names a run | says "succeeded" | none, or another hash | sealed |
 //! | names a run | says "too many errors" | none | failed |
 //! | names a run | | | unfinished |
 //!
-//! - A manifest that says "succeeded" is never replaced, so `_SUCCESS`, which is published after it, stays true.
+//! - A manifest that says "succeeded" is never replaced: it decides which parts the run has. No attempt publishes another
+//!   part afterwards, and none removes a part that it lists. `_SUCCESS` is published when no other part is left.
 //! - `_SUCCESS` is read before the manifest. In the other order, a failed manifest might be paired with the `_SUCCESS` of
 //!   the manifest that has replaced it.
 
@@ -44,6 +47,8 @@ pub enum OutputState {
     Removing(RunRecord),
     /// A run that has begun and has not finished.
     Unfinished(RunRecord),
+    /// A run whose manifest says that it succeeded, and whose `_SUCCESS` is missing.
+    Sealed(RunRecord, Box<StoredManifest>),
     /// All parts exist, with more errors than the plan allows.
     Failed(RunRecord, Box<StoredManifest>),
     /// A run that has succeeded.
@@ -54,6 +59,19 @@ impl OutputState {
     /// Whether the run `run_id` has succeeded.
     pub fn is_success_of(&self, run_id: &str) -> bool {
         matches!(self, Self::Succeeded(record, _) if record.run_id == run_id)
+    }
+
+    /// The run whose parts are decided, and the manifest that lists them.
+    pub(super) fn decided(&self) -> Option<(&RunRecord, &StoredManifest)> {
+        match self {
+            Self::Sealed(record, manifest) | Self::Succeeded(record, manifest) => Some((record, manifest)),
+            _ => None,
+        }
+    }
+
+    /// The manifest, if the parts of the run `run_id` are decided.
+    pub fn manifest_of(&self, run_id: &str) -> Option<&StoredManifest> {
+        self.decided().filter(|(record, _)| record.run_id == run_id).map(|(_, manifest)| manifest)
     }
 }
 
@@ -89,14 +107,10 @@ pub(super) async fn observe_run(output: &Output) -> Result<Option<OutputState>, 
         (Some(said), Some(success)) if success[..] == success_content(&sha256_of(&manifest))[..] => {
             OutputState::Succeeded(record, said)
         }
+        (Some(said), _) if said.summary.outcome == Outcome::Succeeded => OutputState::Sealed(record, said),
         (Some(said), None) if said.summary.outcome == Outcome::TooManyErrors => {
             OutputState::Failed(record, said)
         }
         _ => OutputState::Unfinished(record),
     }))
-}
-
-/// Whether the run `run_id` has succeeded. `false` if the output cannot be read.
-pub(crate) fn has_succeeded(output: &Output, run_id: &str) -> bool {
-    observe(output).is_ok_and(|state| state.is_success_of(run_id))
 }

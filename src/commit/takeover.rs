@@ -14,12 +14,13 @@ use object_store::{Error, ObjectMeta};
 
 use super::attempts::{AttemptNote, Notes};
 use super::listing::{ObjectEntry, OutputListing};
-use super::names::ObjectName;
+use super::names::{AttemptName, MANIFEST, ObjectName};
 use super::output::{Output, REQUESTS};
 use super::record::check_current;
+use super::resume::Share;
 use super::state::observe;
 use super::stored_part::{NO_PART, no_part, read_object};
-use super::upload::{LEFT_BEHIND, version_of_another_run};
+use super::upload::{LEFT_BEHIND, is_of_another_run};
 use crate::error::SinkError;
 use crate::report::PartReport;
 use crate::store::retry::again;
@@ -38,13 +39,6 @@ pub struct DamagedPart {
     pub name: String,
     /// The version that was read. `None` if the part no longer existed.
     meta: Option<ObjectMeta>,
-}
-
-impl DamagedPart {
-    /// Whether it existed when it was read.
-    pub fn exists(&self) -> bool {
-        self.meta.is_some()
-    }
 }
 
 /// The result of reading a part once.
@@ -137,8 +131,8 @@ async fn is_stored_again(
     else {
         return Ok(false);
     };
-    let note = output.get(&ObjectName::Attempt(attempt).to_string()).await?;
-    Ok(note.and_then(|bytes| AttemptNote::parse(&bytes).ok()).is_some_and(|note| note.run_id == run_id))
+    let note = output.get(&ObjectName::Attempt(AttemptName::new(attempt, run_id)).to_string()).await?;
+    Ok(note.is_some_and(|bytes| AttemptNote::parse(&bytes).is_ok()))
 }
 
 /// Remove those of `parts` that another run than `run_id` has published, and return `listing` without them. Parts that
@@ -155,8 +149,9 @@ pub(super) fn remove_parts_of_other_runs(
 ) -> Result<OutputListing, SinkError> {
     let unknown: Vec<_> = parts.into_iter().filter(|part| !notes.know(part)).collect();
     let looking = unknown.into_iter().map(|part| async {
-        let theirs = version_of_another_run(output, run_id, &part.name).await?;
-        Ok::<_, SinkError>(theirs.map(|meta| (part.name, meta)))
+        let Some(meta) = output.version(&part.name).await? else { return Ok(None) };
+        let is_theirs = is_of_another_run(output, run_id, &meta).await?;
+        Ok::<_, SinkError>(is_theirs.then_some((part.name, meta)))
     });
     let looking: Vec<_> = looking.collect();
     let looking = futures_util::stream::iter(looking).buffered(REQUESTS).try_collect();
@@ -173,22 +168,34 @@ pub(super) fn remove_parts_of_other_runs(
     Ok(listing.without(&theirs.into_iter().map(|(name, _)| name).collect()))
 }
 
-/// Remove the `damaged` parts, and return `listing` without them: when their shards are scored again, they are stored
-/// under the same names. If another attempt has finished the run meanwhile, all of them stay.
+/// Remove the `damaged` parts of `share`, and return `listing` without them: when their shards are scored again, they are
+/// stored under the same names. The mark of the worker is removed first. If another attempt has finished the run meanwhile,
+/// all of them stay.
+///
+/// # Errors
+/// Those of the store, and [`SinkError::Uri`] if the manifest lists such a part already.
 pub(crate) fn without_damaged(
     output: &Output,
     listing: OutputListing,
     damaged: &[DamagedPart],
+    share: Share,
     run_id: &str,
 ) -> Result<OutputListing, SinkError> {
-    if damaged.is_empty() || observe(output)?.is_success_of(run_id) {
+    let Some(first) = damaged.first() else { return Ok(listing) };
+    let state = observe(output)?;
+    if state.is_success_of(run_id) {
         return Ok(listing);
     }
+    if state.manifest_of(run_id).is_some() {
+        let message = format!("lists {}, which is damaged; remove it and run again", first.name);
+        return Err(SinkError::Uri { uri: output.uri_of(MANIFEST), message });
+    }
+    output.remove(&[ObjectName::Mark(share.mark(run_id)).to_string()])?;
     remove_damaged(output, damaged, run_id, "removing a damaged part: its shard is scored again")?;
     Ok(listing.without(&damaged.iter().map(|part| part.name.clone()).collect()))
 }
 
-/// Remove `damaged` parts, and warn `why`. A finished run keeps every part that its manifest lists.
+/// Remove `damaged` parts, and warn `why`. Once the parts of the run are decided, they stay.
 pub(super) fn remove_damaged(
     output: &Output,
     damaged: &[DamagedPart],
@@ -197,7 +204,7 @@ pub(super) fn remove_damaged(
 ) -> Result<(), SinkError> {
     for meta in damaged.iter().filter_map(|part| part.meta.as_ref()) {
         check_current(output, run_id)?;
-        if observe(output)?.is_success_of(run_id) {
+        if observe(output)?.manifest_of(run_id).is_some() {
             break;
         }
         output.runtime().block_on(output.remove_version(meta, why))?;
@@ -273,7 +280,7 @@ mod tests {
         assert_eq!(sound, None);
 
         let listing = OutputListing::read(&output).expect("a list");
-        let left = without_damaged(&output, listing, &damaged, "mine").expect("removed");
+        let left = without_damaged(&output, listing, &damaged, Share::default(), "mine").expect("removed");
         assert_eq!(left.predictions.len(), 0);
         let before = Notes::read(&output, &OutputListing::read(&output).expect("a list"), "mine", None)
             .expect("readable");

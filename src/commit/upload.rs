@@ -250,16 +250,19 @@ async fn stage(
 ///
 /// # Errors
 /// Those of the store, and [`SinkError::OtherRun`] if the output no longer belongs to the run `run_id`.
-pub(super) fn publish(
-    output: &Output,
-    run_id: &str,
-    name: &str,
-    content: Vec<u8>,
-) -> Result<bool, SinkError> {
-    let mut upload = Upload::start(output, run_id);
-    upload.body.add(&content);
-    upload.buffer = content;
-    Ok(!upload.finish(name).wait()?.was_there)
+pub(super) fn publish(output: &Output, run_id: &str, name: &str, content: &[u8]) -> Result<bool, SinkError> {
+    for _ in 0..PUBLISHING_TRIES {
+        let mut upload = Upload::start(output, run_id);
+        upload.body.add(content);
+        upload.buffer = content.to_vec();
+        match upload.finish(name).wait() {
+            // another attempt has removed the staged object, because the parts of the run are decided
+            Err(SinkError::Storage(error)) if matches!(error.source, Error::NotFound { .. }) => {}
+            stored => return Ok(!stored?.was_there),
+        }
+    }
+    let message = "its staged object is removed again and again; run again".to_owned();
+    Err(SinkError::Uri { uri: output.uri_of(name), message })
 }
 
 /// Give a staged object its name, unless that exists. Returns whether it was done. The staged object is removed in any
@@ -311,26 +314,23 @@ async fn copy_once(output: &Output, run_id: &str, staged: &Path, name: &str) -> 
         Err(source) => return Err(output.failed(name, source)),
     }
     // read before the record, so that no object of a run that has begun since is removed
-    match version_of_another_run(output, run_id, name).await? {
-        Some(theirs) => Ok(Copied::Theirs(theirs)),
-        None if output.version(name).await?.is_none() => Ok(Copied::Vanished),
-        None => Ok(Copied::WasThere),
+    match output.version(name).await? {
+        None => Ok(Copied::Vanished),
+        Some(meta) if is_of_another_run(output, run_id, &meta).await? => Ok(Copied::Theirs(meta)),
+        Some(_) => Ok(Copied::WasThere),
     }
 }
 
-/// Check that the output still belongs to the run `run_id`, and that the run has not finished without the part `name`,
+/// Check that the output still belongs to the run `run_id`, and that its manifest, if it is final, lists the part `name`,
 /// which is `staged`.
 async fn check_wanted(output: &Output, run_id: &str, staged: &Path, name: &str) -> Result<(), SinkError> {
     check_current_async(output, run_id).await?;
-    if !matches!(ObjectName::parse(name), Some(ObjectName::Part(_)))
-        || output.version(SUCCESS).await?.is_none()
-    {
+    let is_predictions = matches!(ObjectName::parse(name), Some(ObjectName::Part(_)));
+    if !is_predictions || output.version(MANIFEST).await?.is_none() {
         return Ok(());
     }
-    match observe_run(output).await? {
-        Some(OutputState::Succeeded(record, manifest))
-            if record.run_id == run_id && manifest.parts.iter().all(|part| part.path != name) =>
-        {
+    match observe_run(output).await?.as_ref().and_then(|state| state.manifest_of(run_id)) {
+        Some(manifest) if !manifest.lists(name) => {
             let shard = shard_of_part(output, staged).await.unwrap_or_else(|| name.to_owned());
             let message = format!("{shard}: it was added after the run finished");
             Err(SinkError::Uri { uri: output.uri().to_owned(), message })
@@ -340,17 +340,15 @@ async fn check_wanted(output: &Output, run_id: &str, staged: &Path, name: &str) 
 }
 
 /// Remove the object `name`, which was published while its run was removed, or finished without it. It is removed only
-/// if no other attempt would: if the output's current run has finished without it, or if the output has no run. Otherwise
-/// that run removes it when it publishes this name, or when it finishes.
+/// if no other attempt would: if the manifest of the output's current run is final and does not list it, or if the output
+/// has no run. Otherwise that run removes it when it publishes this name, or before it publishes `_SUCCESS`.
 async fn withdraw(output: &Output, run_id: &str, name: &str) -> Result<(), SinkError> {
-    // read before the state: if another run has succeeded with an object of this name, that is the version read here
+    // read before the state: if the current run has an object of this name, that is the version read here
     let Some(meta) = output.version(name).await? else { return Ok(()) };
     let state = observe_run(output).await?;
-    let is_unlisted = match &state {
-        Some(OutputState::Succeeded(_, manifest)) => {
-            manifest.parts.iter().chain(&manifest.batches).all(|part| part.path != name)
-        }
-        state => state.is_none(),
+    let is_unlisted = match state.as_ref().map(OutputState::decided) {
+        Some(decided) => decided.is_some_and(|(_, manifest)| !manifest.lists(name)),
+        None => true,
     };
     let is_stray = if is_part(name) {
         is_unlisted && run_of_part(output, &meta).await?.as_deref() == Some(run_id)
@@ -364,23 +362,22 @@ fn is_part(name: &str) -> bool {
     matches!(ObjectName::parse(name), Some(ObjectName::Part(_) | ObjectName::Batches { .. }))
 }
 
-/// The version of the object `name`, if another run has published it.
-pub(super) async fn version_of_another_run(
+/// Whether another run than `run_id` has published that version of an object.
+pub(super) async fn is_of_another_run(
     output: &Output,
     run_id: &str,
-    name: &str,
-) -> Result<Option<ObjectMeta>, SinkError> {
-    let Some(meta) = output.version(name).await? else { return Ok(None) };
-    let theirs = match name {
-        MANIFEST => {
+    meta: &ObjectMeta,
+) -> Result<bool, SinkError> {
+    let theirs = match output.name_of(&meta.location) {
+        name if name == MANIFEST => {
             let manifest = output.get(MANIFEST).await?;
             let manifest = manifest.and_then(|bytes| serde_json::from_slice::<StoredManifest>(&bytes).ok());
             manifest.map(|manifest| manifest.run_id)
         }
-        _ if is_part(name) => run_of_part(output, &meta).await?,
+        name if is_part(&name) => run_of_part(output, meta).await?,
         _ => None,
     };
-    Ok(theirs.is_some_and(|theirs| theirs != run_id).then_some(meta))
+    Ok(theirs.is_some_and(|theirs| theirs != run_id))
 }
 
 #[cfg(test)]
@@ -488,7 +485,7 @@ mod tests {
         let plain = begun(at(Arc::clone(&store.inner) as _));
         sent.send(plain.clone()).expect("received later");
         let content = crate::commit::testing::part("run", &[]);
-        let published = publish(&at(Arc::new(store)), "run", NAME, content);
+        let published = publish(&at(Arc::new(store)), "run", NAME, &content);
         (plain.read_if_any(NAME).expect("readable"), published)
     }
 
@@ -529,7 +526,7 @@ mod tests {
         let plain = begun(at(Arc::clone(&store.inner) as _));
         (0..2).for_each(|_| sent.send(plain.clone()).expect("received later"));
         let content = crate::commit::testing::part("run", &[]);
-        assert!(publish(&at(Arc::new(store)), "run", NAME, content.clone()).expect("published"));
+        assert!(publish(&at(Arc::new(store)), "run", NAME, &content).expect("published"));
         assert_eq!(plain.read(NAME).expect("it is there"), content);
     }
 

@@ -301,7 +301,7 @@ impl Verification {
     ) -> Result<(), Error> {
         let all = manifest.parts.iter().chain(&manifest.batches);
         let listed: HashSet<_> = all.map(|part| part.path.as_str()).collect();
-        let transient: Vec<_> = listing.transient().collect();
+        let transient: Vec<_> = listing.transient().chain(listing.staged.iter().cloned()).collect();
         let parts = listing.predictions.into_values().map(|entry| entry.name).chain(listing.duplicates);
         let foreign = parts.chain(listing.foreign).filter(|name| !listed.contains(name.as_str()));
         for name in foreign.chain(output.unlisted()) {

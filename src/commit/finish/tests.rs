@@ -1,4 +1,6 @@
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::SeqCst;
 
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
@@ -46,17 +48,16 @@ fn store(output: &Output, shard: &ShardRef) {
 }
 
 #[test]
-fn the_mark_of_another_run_is_not_removed() {
+fn the_mark_of_another_run_does_not_count() {
     let runtime = tokio::runtime::Runtime::new().expect("runtime");
     let output = in_memory(&runtime);
     let share = Share::default();
-    output.create(RUN, json(&record("theirs"))).expect("stored");
-    output.create(&mark_of(share), b"done".to_vec()).expect("stored");
-    let refused = unmark_done(&output, share, "ours").expect_err("another run");
-    assert!(matches!(refused, SinkError::OtherRun { .. }), "{refused}");
-    assert!(output.read_if_any(&mark_of(share)).expect("readable").is_some());
-    unmark_done(&output, share, "theirs").expect("its own");
-    assert!(output.read_if_any(&mark_of(share)).expect("readable").is_none());
+    output.create(&ObjectName::Mark(share.mark("theirs")).to_string(), b"done".to_vec()).expect("stored");
+    let unmarked = |run_id| {
+        let listing = OutputListing::read(&output).expect("a listing");
+        listing.first_unmarked(&output, 1, run_id).expect("readable")
+    };
+    assert_eq!((unmarked("ours"), unmarked("theirs")), (Some(0), None));
 }
 
 #[test]
@@ -154,7 +155,7 @@ fn finished_meanwhile(runtime: &tokio::runtime::Runtime, moment: u64, in_steps: 
     sent.send(plain.clone()).expect("received later");
     let hooked = at(Arc::new(store));
     let name = part_name(&shard(1));
-    let published = publish(&hooked, "run", &name, crate::commit::testing::part("run", &[]));
+    let published = publish(&hooked, "run", &name, &crate::commit::testing::part("run", &[]));
     let has_come =
         sent.send(plain.clone()).is_ok() && plain.read_if_any(SUCCESS).expect("readable").is_some();
     let listing = OutputListing::read(&plain).expect("a listing");
@@ -175,6 +176,50 @@ fn a_part_that_the_manifest_does_not_list_does_not_stay_after_the_end_of_the_run
         let come = (0..40).filter(|&moment| finished_meanwhile(&runtime, moment, in_steps)).count();
         assert!(come > 5, "{come} moments");
     }
+}
+
+/// Finish a run at whose `moment` another attempt, which has listed one shard more, publishes its part. Returns whether
+/// the moment came.
+fn published_meanwhile(runtime: &tokio::runtime::Runtime, moment: u64) -> bool {
+    let (sent, received) = std::sync::mpsc::channel::<Output>();
+    let received = std::sync::Mutex::new(received);
+    let has_come = Arc::new(AtomicBool::new(false));
+    let came = Arc::clone(&has_come);
+    let store = Hooked::new(InMemory::new(), false, move |now| {
+        let output = received.lock().expect("no panic").recv().expect("an output for each moment");
+        if now == moment {
+            came.store(true, SeqCst);
+            // refused once the parts of the run are decided
+            let part = crate::commit::testing::part("run", &[]);
+            drop(publish(&output, "run", &part_name(&shard(1)), &part));
+        }
+        if output.read_if_any(SUCCESS).expect("readable").is_some() {
+            let parts = OutputListing::read(&output).expect("a listing").predictions;
+            assert_eq!(parts.len(), 1, "moment {moment}, seen at {now}");
+        }
+        Ok(())
+    });
+    let at = |store| Output::new(store, "a".into(), "a".to_owned(), None, runtime.handle().clone());
+    let plain = at(Arc::clone(&store.inner) as Arc<dyn ObjectStore>);
+    let (plan, listed) = (plan(), Listed::all(&[shard(0)], Skipped::default()));
+    let record = recorded(&plan);
+    claim(&plain, &record, &AttemptNote::begun(0, 1)).expect("an empty output");
+    self::store(&plain, &shard(0));
+    (0..1000).for_each(|_| sent.send(plain.clone()).expect("received later"));
+    let finished = finish(&at(Arc::new(store)), Run { plan: &plan, record: &record }, listed, Vec::new());
+    match finished {
+        Ok(_) => assert!(observe(&plain).expect("a state").is_success_of("run"), "moment {moment}"),
+        // the part was published before the parts were decided
+        Err(error) => assert!(matches!(error, Error::Source(SourceError::Changed { .. })), "{error}"),
+    }
+    has_come.load(SeqCst)
+}
+
+#[test]
+fn success_never_appears_beside_a_part_that_the_manifest_does_not_list() {
+    let runtime = tokio::runtime::Runtime::new().expect("runtime");
+    let moments = (0..).take_while(|&moment| published_meanwhile(&runtime, moment)).count();
+    assert!(moments > 40, "{moments} moments");
 }
 
 #[test]
@@ -247,18 +292,13 @@ fn replaced_meanwhile(moment: u64, act: impl Fn(&Output) -> Result<(), SinkError
 
 #[test]
 fn cleaning_up_after_a_run_leaves_the_run_that_replaces_it_alone() {
-    // requests for the stray, for the record, and for the stray again before its removal
-    for moment in 0..5 {
-        let listing = replaced_meanwhile(moment, |output| {
-            remove_strays(output, &OutputListing::read(output)?, "old", &[])
-        });
+    // at each moment until a stray is about to be removed
+    for moment in 0..9 {
+        let listing = replaced_meanwhile(moment, |output| remove_strays(output, "old", &[]).map(drop));
         assert_eq!(listing.predictions.len(), 1, "moment {moment}");
     }
-    let mut transient: Vec<_> = (0..GROUP).map(|n| format!("_staging/{n:016}")).collect();
-    transient.push(ObjectName::Attempt(0).to_string());
-    // until the record is read for the second group
-    for moment in 0..5 {
-        let listing = replaced_meanwhile(moment, |output| tidy(output, "old", &transient));
+    for moment in 0..4 {
+        let listing = replaced_meanwhile(moment, |output| tidy(output, "old", &OutputListing::read(output)?));
         assert_eq!(listing.attempts.len(), 1, "moment {moment}");
     }
 }

@@ -12,7 +12,6 @@ use crate::commit::state::{OutputState, observe};
 use crate::commit::takeover::remove_parts_of_other_runs;
 use crate::commit::testing::{Hooked, in_memory, record, store_part};
 use crate::commit::upload::publish;
-use crate::report::PartReport;
 
 const PARTS: [&str; 2] =
     ["predictions/part-000007-0123456789ab.parquet", "batches/part-000000-000000-000000.parquet"];
@@ -189,7 +188,7 @@ fn an_attempt_at_a_removed_run_publishes_nothing() {
     overwrite(&output, &record("second")).expect("removed");
     let stopped = upload.finish(PARTS[0]).wait().expect_err("its run was removed");
     assert!(matches!(stopped, SinkError::OtherRun { .. }), "{stopped}");
-    let stopped = publish(&output, "first", SUCCESS, b"hash".to_vec()).expect_err("its run was removed");
+    let stopped = publish(&output, "first", SUCCESS, b"hash").expect_err("its run was removed");
     assert!(matches!(stopped, SinkError::OtherRun { .. }), "{stopped}");
     let left = OutputListing::read(&output).expect("a listing");
     assert_eq!(left, OutputListing { has_record: true, ..OutputListing::default() });
@@ -246,16 +245,15 @@ fn replace_and_finish(output: &Output, steps: Range<usize>) {
                 remove_parts_of_other_runs(output, listing, parts, &Notes::default(), "second")
                     .map(drop)
                     .expect("removed");
-                assert!(publish(output, "second", MANIFEST, manifest()).expect("published"));
+                assert!(publish(output, "second", MANIFEST, &manifest()).expect("published"));
             }
             4 => {
-                let sha256 = crate::commit::output::sha256_of(&manifest());
-                crate::commit::finish::publish_success(output, "second", &sha256, true).expect("published");
+                let part = output.digest(PARTS[0]).expect("stored");
+                remove_strays(output, "second", &[part]).expect("removed");
             }
             _ => {
-                let listing = OutputListing::read(output).expect("a listing");
-                let part = PartReport { path: PARTS[0].to_owned(), ..PartReport::default() };
-                remove_strays(output, &listing, "second", &[part]).expect("removed");
+                let sha256 = crate::commit::output::sha256_of(&manifest());
+                crate::commit::finish::publish_success(output, "second", &sha256, true).expect("published");
             }
         }
     }
@@ -296,7 +294,7 @@ fn woken(runtime: &tokio::runtime::Runtime, moment: u64, in_steps: bool, steps: 
             SUCCESS => b"hash".to_vec(),
             _ => crate::commit::testing::part("first", &[]),
         };
-        ends.push(publish(&hooked, "first", name, content));
+        ends.push(publish(&hooked, "first", name, &content));
     }
     // the hook has received the output if the moment came
     let has_come = sent.send(plain.clone()).is_ok()

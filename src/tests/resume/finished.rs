@@ -75,7 +75,7 @@ fn a_repeated_run_does_not_change_a_finished_output() {
     assert!(contents(&bench.path("out")) == before);
     // only the remains of an attempt that was killed after the end of the run are removed
     fs::create_dir(bench.path("out/_attempts")).expect("a folder");
-    fs::write(bench.path("out/_attempts/000001.json"), "{}").expect("a note");
+    fs::write(bench.path("out/_attempts/000001-0123abcd.json"), "{}").expect("a note");
     assert_code(&bench.run("out", &[]), 0);
     assert!(contents(&bench.path("out")) == before);
 }

@@ -143,8 +143,12 @@ impl Bench {
 
     /// The note of an attempt.
     pub fn note(&self, out: &str, attempt: u32) -> serde_json::Value {
-        let name = format!("_attempts/{attempt:06}.json");
-        let text = fs::read(self.path(out).join(name)).expect("a note");
+        let notes = parts(&self.path(out).join("_attempts"));
+        let prefix = format!("{attempt:06}-");
+        let is_wanted = |note: &&PathBuf| {
+            note.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(&prefix))
+        };
+        let text = fs::read(notes.iter().find(is_wanted).expect("a note")).expect("a file");
         serde_json::from_slice(&text).expect("the note is JSON")
     }
 
