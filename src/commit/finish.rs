@@ -1,10 +1,10 @@
-//! The end of a run: `_manifest.json` is published, then `_SUCCESS`.
+//! The end of a run: `_manifest.json` decides which parts it has, all others are removed, and `_SUCCESS` is published.
 //!
 //! - A worker that has finished its share publishes its mark before it looks for the marks of the others. So of workers
 //!   that end at the same time, at least one sees all marks. An object that a listing lacks is looked up by name: a
 //!   listing that lags never leaves a run unfinished.
 //! - Of several attempts that see all marks, one creates the manifest. An attempt that finds a manifest that says
-//!   "succeeded" without `_SUCCESS` checks that it lists the same parts, and creates `_SUCCESS` with its hash.
+//!   "succeeded" without `_SUCCESS` does the rest in its place.
 //! - With too many errors the manifest says so, and there is no `_SUCCESS`. Notes and marks stay, so that the same run
 //!   can be started again with higher limits. It then removes that version of the manifest and creates another.
 //! - Objects that a finished run does not need are removed last.

@@ -18,16 +18,16 @@
 //! both create the same name, and one succeeds. Attempts join one run if everything that determines the predictions is
 //! the same ([`claim()`]). Each attempt has a number and a note that lists the parts it stored, with their hashes. To
 //! finish the run ([`finish()`]), an attempt compares the parts with the listed input, publishes a manifest with the
-//! hash of each part, and then `_SUCCESS` with the manifest's hash. Neither is ever replaced. [`OutputState`] has the
-//! states in between.
+//! hash of each part, removes all other parts, and publishes `_SUCCESS` with the manifest's hash. Neither is ever
+//! replaced. [`OutputState`] has the states in between.
 //!
 //! # The fence
 //! Every object that counts as a result (parts, the manifest, `_SUCCESS`, the marks of workers that finished their
 //! share) is published in four steps:
 //!
 //! 1. The bytes are stored under `_staging/`, under a unique name.
-//! 2. `_run.json` is read, and must name the run. If the object is a predictions part and `_SUCCESS` exists, the
-//!    manifest must list the part.
+//! 2. `_run.json` is read, and must name the run. If the object is a predictions part and there is a manifest that says
+//!    "succeeded", it must list the part.
 //! 3. The staged object is copied to its final name, unless that name exists.
 //! 4. The staged object is removed.
 //!
@@ -39,27 +39,30 @@
 //! - An attempt that read it before that had staged its object earlier still. Either the object was copied before the
 //!   staged objects were removed, and the copy is removed with everything else; or the copy finds no source.
 //!
-//! The end of a run is a fence of the same kind, because two attempts at one run may have listed different inputs. The
-//! attempt that published `_SUCCESS` removes the staged objects, lists the output again, and removes the parts that the
-//! manifest does not list.
+//! The manifest is a fence of the same kind, because two attempts at one run may have listed different inputs. The attempt
+//! that published it removes the staged objects, lists the output again, removes the parts that the manifest does not
+//! list, and checks that all others exist. Only then it publishes `_SUCCESS`. So nobody sees `_SUCCESS` beside another
+//! part.
 //!
 //! On S3 a copy that must not replace anything is three requests: the second reads the source, the third makes the object
 //! appear. An attempt that is suspended between them may publish late. Therefore step 2 is repeated after each copy, even
-//! a failed one. If another run has finished by then, or the output has no run, the attempt removes its part, unless the
-//! manifest lists that name. Nothing else is published under that name, so nothing else can be removed by mistake. If the
-//! other run has not finished, the attempt leaves the part: a run removes the parts of other runs, which it recognises by
-//! their footers, when an attempt begins, when an attempt publishes the same name, and after `_SUCCESS`.
+//! a failed one. If the manifest of the current run does not list the part, or the output has no run, the attempt removes
+//! its part. Nothing else is published under that name, so nothing else can be removed by mistake. If the current run has
+//! no manifest yet, the attempt leaves the part: a run removes the parts of other runs, which it recognises by their
+//! footers, when an attempt begins, when an attempt publishes the same name, and before `_SUCCESS`.
 //!
 //! # Limits
 //! - To remove one version of an object (a damaged part, a part of another run) takes a HEAD and a DELETE. An attempt that
 //!   is suspended exactly between them may remove a part that another attempt, or the next run after an `--overwrite`,
 //!   has published since. `run` and `verify` then report the part as missing.
-//! - If the store executes a request of a removed run only after the next run has ended, the part stays. `verify` reports
-//!   it.
+//! - On S3, an attempt that is suspended between the second and the third request of a copy, until the current run has
+//!   finished, publishes its part beside `_SUCCESS` when it wakes, and removes it at once. If it is killed in between, the
+//!   part stays until the next attempt. On every store, the same is true of a request that the store executes late.
+//!   `verify` reports such a part.
 //! - Of two `--overwrite` commands at the same time one stops, but up to 32 of its deletes may come late. The same is true
 //!   of an interrupted removal that was taken over while the first command was still alive.
-//! - Notes and marks have the same names in every run. The cleanup after a finished run reads `_run.json` before each
-//!   group of 32 deletes. A group that the store executes after an `--overwrite` removes notes of the next run.
+//! - On a disk, the cleanup after a finished run removes whole folders, and reads `_run.json` before each. An attempt that
+//!   is suspended exactly between the two removes notes, checkpoints and staged objects of the next run.
 //! - An attempt that finds no record in the whole input checks that no other attempt found any, and then removes the run.
 //!   If another attempt finishes the run between the check and the removal, the finished run is removed.
 //! - On a disk, `_run.json` is compared and replaced in two calls. A command that is suspended exactly between them
