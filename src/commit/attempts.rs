@@ -8,14 +8,13 @@
 use std::collections::HashMap;
 use std::time::SystemTime;
 
-use futures_util::{StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 
 use super::listing::{ObjectEntry, OutputListing};
 use super::manifest::StoredManifest;
 use super::names::{AttemptName, ObjectName, run_tag, shard_index};
-use super::output::{Output, REQUESTS, json, random_name, sha256_of};
-use super::stored_part::read_parts;
+use super::output::{Output, json, random_name, sha256_of};
+use super::stored_part::read_part_async;
 use crate::error::SinkError;
 use crate::report::{Outcome, PartReport, rfc3339};
 
@@ -174,10 +173,7 @@ impl Notes {
             }
         };
         let run = run_tag(run_id);
-        let reading: Vec<_> =
-            listing.attempts.iter().filter(|attempt| attempt.run == run).map(read).collect();
-        let reading = futures_util::stream::iter(reading).buffered(REQUESTS).try_collect();
-        let notes: Vec<Option<AttemptNote>> = output.runtime().block_on(reading)?;
+        let notes = output.all(listing.attempts.iter().filter(|attempt| attempt.run == run).map(read))?;
         Ok(Self::of(notes.into_iter().flatten().collect(), failed))
     }
 }
@@ -197,7 +193,7 @@ pub(crate) fn part_reports<'a>(
             None => unknown.push(entry.name.clone()),
         }
     }
-    reports.extend(read_parts(output, &unknown, run_id)?);
+    reports.extend(output.all(unknown.iter().map(|name| read_part_async(output, name, run_id)))?);
     reports.sort_by(|a, b| (shard_index(&a.path), &a.path).cmp(&(shard_index(&b.path), &b.path)));
     Ok(reports)
 }

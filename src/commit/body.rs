@@ -37,9 +37,7 @@ impl Body {
 
     /// Whether `object` begins with the bytes that `said` describes.
     pub fn is_of(said: &str, object: &[u8]) -> bool {
-        let bytes = said.split(' ').next().and_then(|bytes| bytes.parse::<usize>().ok());
-        let first = bytes.and_then(|bytes| object.get(..bytes));
-        first.is_some_and(|first| Self::of(first).to_string() == said)
+        Self::parse(said).is_some_and(|said| object.get(..said.bytes as usize).map(Self::of) == Some(said))
     }
 }
 

@@ -253,8 +253,15 @@ impl Output {
 
     /// The current versions of the objects `names`, in this order.
     pub(super) fn versions_of(&self, names: &[String]) -> Result<Vec<Option<ObjectMeta>>, SinkError> {
-        let versions: Vec<_> = names.iter().map(|name| self.version(name)).collect();
-        self.runtime.block_on(futures_util::stream::iter(versions).buffered(REQUESTS).try_collect())
+        self.all(names.iter().map(|name| self.version(name)))
+    }
+
+    /// The results of `requests`, in this order. [`REQUESTS`] of them run at once.
+    pub(super) fn all<T>(
+        &self,
+        requests: impl Iterator<Item = impl Future<Output = Result<T, SinkError>>>,
+    ) -> Result<Vec<T>, SinkError> {
+        self.runtime.block_on(futures_util::stream::iter(requests).buffered(REQUESTS).try_collect())
     }
 
     /// Size and SHA-256 of a small object.

@@ -8,7 +8,6 @@ use std::panic::catch_unwind;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{Error, GetOptions, ObjectMeta, ObjectStore, ObjectStoreExt};
 use parquet::file::metadata::{FooterTail, ParquetMetaData, ParquetMetaDataReader};
@@ -19,7 +18,7 @@ use super::footer::{
     ATTEMPT, BODY, DAMAGE, ROWS_BY_STATUS, RUN_ID, SHARD, SHARD_BYTES, SHARD_FORMAT, SHARD_IDENTITY,
     SHARD_VERSION, SKIPPED,
 };
-use super::output::{Output, REQUESTS};
+use super::output::Output;
 use crate::error::{SinkError, parquet_words};
 use crate::items::ShardFormat;
 use crate::plan::hex;
@@ -35,17 +34,12 @@ pub(crate) fn read_part(output: &Output, name: &str, run_id: &str) -> Result<Par
     output.runtime().block_on(read_part_async(output, name, run_id))
 }
 
-/// The same for the parts `names`, in that order.
-pub(super) fn read_parts(
+/// The same, inside the runtime.
+pub(super) async fn read_part_async(
     output: &Output,
-    names: &[String],
+    name: &str,
     run_id: &str,
-) -> Result<Vec<PartReport>, SinkError> {
-    let reading: Vec<_> = names.iter().map(|name| read_part_async(output, name, run_id)).collect();
-    output.runtime().block_on(futures_util::stream::iter(reading).buffered(REQUESTS).try_collect())
-}
-
-async fn read_part_async(output: &Output, name: &str, run_id: &str) -> Result<PartReport, SinkError> {
+) -> Result<PartReport, SinkError> {
     let (store, path) = (output.store(), output.path_of(name));
     let report = match again(|| async { read_object(store, &path).await?.part(store).await }).await {
         Ok(stored) if stored.is_damaged => Err("its rows do not match the checksum in its footer".to_owned()),

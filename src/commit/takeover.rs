@@ -9,13 +9,12 @@
 
 use std::sync::Arc;
 
-use futures_util::{StreamExt, TryStreamExt};
 use object_store::{Error, ObjectMeta};
 
 use super::attempts::{AttemptNote, Notes};
 use super::listing::{ObjectEntry, OutputListing};
 use super::names::{AttemptName, MANIFEST, ObjectName};
-use super::output::{Output, REQUESTS};
+use super::output::Output;
 use super::record::check_current;
 use super::resume::Share;
 use super::state::observe;
@@ -63,11 +62,8 @@ pub(crate) fn take_over<'a>(
             found => Ok::<_, SinkError>(found),
         }
     };
-    let looking: Vec<_> = parts.map(look).collect();
-    let looking = futures_util::stream::iter(looking).buffered(REQUESTS).try_collect();
-    let found: Vec<_> = output.runtime().block_on(looking)?;
     let mut taken = TakenOver::default();
-    for found in found {
+    for found in output.all(parts.map(look))? {
         match found {
             Found::Sound(part) => taken.sound.push(part),
             Found::Damaged(part) => taken.damaged.push(part),
@@ -153,10 +149,7 @@ pub(super) fn remove_parts_of_other_runs(
         let is_theirs = is_of_another_run(output, run_id, &meta).await?;
         Ok::<_, SinkError>(is_theirs.then_some((part.name, meta)))
     });
-    let looking: Vec<_> = looking.collect();
-    let looking = futures_util::stream::iter(looking).buffered(REQUESTS).try_collect();
-    let found: Vec<Option<(String, ObjectMeta)>> = output.runtime().block_on(looking)?;
-    let theirs: Vec<_> = found.into_iter().flatten().collect();
+    let theirs: Vec<_> = output.all(looking)?.into_iter().flatten().collect();
     if theirs.is_empty() {
         return Ok(listing);
     }
