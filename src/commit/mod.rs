@@ -11,7 +11,8 @@
 //! Requirements on the store: an object can be read under its name as soon as its creation is acknowledged, and of
 //! several requests that create one name, one succeeds. Listings may lag, except where they are used to remove objects:
 //! after `_SUCCESS` is published, and during `--overwrite`. No decision depends on a clock. [`crate::docs::protocol`]
-//! describes each step.
+//! describes each step. Azure may accept a copy and carry it out later; until then the object is empty, and the attempt
+//! that publishes it waits.
 //!
 //! # One part for each shard
 //! The name of a part is derived from the shard's place and version, so two attempts never make two parts of one shard:

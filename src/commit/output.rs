@@ -9,6 +9,7 @@ use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt};
@@ -23,7 +24,7 @@ use crate::error::{SinkError, StorageError};
 use crate::plan::hex;
 use crate::report::PartReport;
 use crate::store::retry::{self, again};
-use crate::store::{Stores, is_staged_name};
+use crate::store::{Copying, Stores, is_staged_name};
 
 /// Objects up to this size are stored with one put, larger ones in parts of this size; above the 5 MiB that S3 demands
 /// of a part.
@@ -35,6 +36,9 @@ pub(super) const PUTS_IN_FLIGHT: usize = 1;
 
 /// Small objects that are requested at once.
 pub(super) const REQUESTS: usize = 32;
+
+/// The pause between two looks at an incomplete copy doubles this often, up to 6 s.
+const MAX_DOUBLINGS: u32 = 6;
 
 /// Indented JSON.
 pub fn json(content: &impl Serialize) -> Vec<u8> {
@@ -62,6 +66,8 @@ pub struct Output {
     uri: String,
     /// Path of the folder, if it is on this machine's disk.
     local: Option<PathBuf>,
+    /// How the store copies a staged object to its name.
+    pub(super) copying: Copying,
     runtime: Handle,
 }
 
@@ -82,7 +88,9 @@ impl Output {
         if let Some(path) = local.as_ref().filter(|path| path.exists() && !path.is_dir()) {
             return Err(refused(format!("{} is a file, not a folder", path.display())));
         }
-        Ok(Self::new(location.store, location.path, location.uri, local, stores.runtime().clone()))
+        let copying = location.copying;
+        let output = Self::new(location.store, location.path, location.uri, local, stores.runtime().clone());
+        Ok(Self { copying, ..output })
     }
 
     /// The folder `root` of `store`, shown as `uri` in messages. `local` is its path, if it is on this machine's disk.
@@ -93,7 +101,8 @@ impl Output {
         local: Option<PathBuf>,
         runtime: Handle,
     ) -> Self {
-        Self { store, root, uri: uri.trim_end_matches('/').to_owned(), local, runtime }
+        let uri = uri.trim_end_matches('/').to_owned();
+        Self { store, root, uri, local, copying: Copying::default(), runtime }
     }
 
     /// The runtime that runs its requests.
@@ -339,11 +348,41 @@ impl Output {
         }
     }
 
-    /// Copy an object, unless `to` exists. Returns whether it was copied.
+    /// Copy an object, unless `to` exists. Returns whether it was copied. Then `to` is complete, whoever copied it.
+    ///
+    /// # Errors
+    /// Those of the store. If the store may have accepted the copy, it may still read `from`.
     pub(super) async fn copy_new(&self, from: &Path, to: &Path) -> object_store::Result<bool> {
         let copy = || again(|| self.store.copy_if_not_exists(from, to));
         let look = || again(|| async { self.store.head(to).await.map(drop) });
-        retry::create_by(copy, look).await
+        let copied = retry::create_by(copy, look).await?;
+        Ok(self.wait_for_copy(to).await? && copied)
+    }
+
+    /// Wait until the copy of an object to `path` is complete. Returns whether `path` still exists.
+    ///
+    /// Azure may accept a copy and carry it out later. Until then the object is empty, and afterwards it is whole. No
+    /// object that is copied is empty.
+    async fn wait_for_copy(&self, path: &Path) -> object_store::Result<bool> {
+        let Some(wait) = self.copying.wait else { return Ok(true) };
+        let (start, mut pauses) = (Instant::now(), 0);
+        loop {
+            match again(|| self.store.head(path)).await {
+                Ok(meta) if meta.size > 0 => return Ok(true),
+                Ok(_) if start.elapsed() < wait => retry::pause(pauses.min(MAX_DOUBLINGS)).await,
+                Ok(_) => {
+                    let message = format!(
+                        "the store accepted a copy and has not completed it within {} s (storage.retry_seconds); if \
+                         the object stays empty, remove it",
+                        wait.as_secs_f64()
+                    );
+                    return Err(Error::Generic { store: "copy", source: message.into() });
+                }
+                Err(Error::NotFound { .. }) => return Ok(false),
+                Err(error) => return Err(error),
+            }
+            pauses += 1;
+        }
     }
 
     /// Remove a staged object. A failure is only logged: it costs a little space.

@@ -7,6 +7,7 @@
 //!   part, `_SUCCESS` is looked for: if the run has finished without the part, the upload ends with an error, too. Then
 //!   the staged object is copied to its name, unless that exists. [`super`] explains why a removed or finished run cannot
 //!   publish.
+//! - The staged object is removed when the copy is complete, which Azure may carry out later.
 //! - A part of another run under that name is removed, and the copy repeated. A part of this run is left as it is: of
 //!   attempts that race one wins, and the others see [`Stored::was_there`].
 //! - An upload that is dropped before [`Upload::finish`] leaves nothing. A process that dies may leave a staged object.
@@ -216,6 +217,17 @@ async fn stage(
             }
         };
         bytes += data.len() as u64;
+        let max_bytes = output.copying.max_bytes;
+        if bytes > max_bytes {
+            if let Some(parts) = parts {
+                let _ = parts.abort().await;
+            }
+            let message = format!(
+                "a part has more than {max_bytes} bytes, the largest object that this store copies; make the \
+                 shards smaller, or store fewer scores (output.scores)"
+            );
+            return Err(SinkError::Uri { uri: output.uri().to_owned(), message });
+        }
         sha256.update(&data);
         if let Some(mut begun) = parts.take() {
             if let Err(error) = begun.wait_for_capacity(PUTS_IN_FLIGHT).await {
@@ -265,11 +277,14 @@ pub(super) fn publish(output: &Output, run_id: &str, name: &str, content: &[u8])
     Err(SinkError::Uri { uri: output.uri_of(name), message })
 }
 
-/// Give a staged object its name, unless that exists. Returns whether it was done. The staged object is removed in any
-/// case.
+/// Give a staged object its name, unless that exists. Returns whether it was done. The staged object is removed, unless
+/// the store may still copy it.
 async fn publish_staged(output: &Output, run_id: &str, staged: &Path, name: &str) -> Result<bool, SinkError> {
     let published = copy_staged(output, run_id, staged, name).await;
-    output.delete_staged(staged).await;
+    // without its source, a copy that was accepted would fail and leave an empty object
+    if output.copying.wait.is_none() || !matches!(published, Err(SinkError::Storage(_))) {
+        output.delete_staged(staged).await;
+    }
     published
 }
 
@@ -383,6 +398,7 @@ pub(super) async fn is_of_another_run(
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::time::Duration;
 
     use object_store::local::LocalFileSystem;
     use object_store::memory::InMemory;
@@ -392,6 +408,7 @@ mod tests {
     use crate::commit::claim::claim;
     use crate::commit::output::json;
     use crate::commit::testing::{Hooked, in_memory, record};
+    use crate::error::Retry;
 
     const NAME: &str = "predictions/part-000007-0123456789ab.parquet";
 
@@ -528,6 +545,81 @@ mod tests {
         let content = crate::commit::testing::part("run", &[]);
         assert!(publish(&at(Arc::new(store)), "run", NAME, &content).expect("published"));
         assert_eq!(plain.read(NAME).expect("it is there"), content);
+    }
+
+    /// Publish a part on Azure, where the copy makes an empty object at first. The store completes it before the request
+    /// with the moment `complete`, if the staged object still exists. If `is_answered`, the answer to the copy arrives;
+    /// otherwise the copy is sent again. Returns what the part holds, what publishing returned, and the number of staged
+    /// objects that remain.
+    fn published_later(
+        is_answered: bool,
+        complete: u64,
+        wait: Duration,
+    ) -> (Bytes, Result<bool, SinkError>, usize) {
+        let runtime = tokio::runtime::Runtime::new().expect("runtime");
+        let (sent, received) = std::sync::mpsc::channel::<Output>();
+        let received = std::sync::Mutex::new(received);
+        // put, the record, `_SUCCESS`, and the copy: a moment before and after each
+        let accepted = if is_answered { 7 } else { 6 };
+        let store = Hooked::new(InMemory::new(), false, move |now| {
+            let output = || received.lock().expect("no panic").recv().expect("an output");
+            if now == accepted {
+                output().replace(NAME, Vec::new()).expect("stored");
+            } else if now == complete {
+                let output = output();
+                let listing = crate::commit::listing::OutputListing::read(&output).expect("a listing");
+                let content = output.read(listing.staged.first().expect("the source")).expect("readable");
+                output.replace(NAME, content.to_vec()).expect("stored");
+            }
+            Ok(())
+        });
+        let at = |store| Output::new(store, Path::from("a"), "a".to_owned(), None, runtime.handle().clone());
+        let plain = begun(at(Arc::clone(&store.inner) as _));
+        (0..2).for_each(|_| sent.send(plain.clone()).expect("received later"));
+        let mut output = at(Arc::new(store));
+        output.copying.wait = Some(wait);
+        let published = publish(&output, "run", NAME, b"rows".to_vec());
+        let listing = crate::commit::listing::OutputListing::read(&plain).expect("a listing");
+        (plain.read(NAME).expect("readable"), published, listing.staged.len())
+    }
+
+    #[test]
+    fn a_part_is_published_when_its_copy_is_complete_and_not_when_it_is_accepted() {
+        // three looks find it empty; as many requests would end in the removal of the staged object
+        let (part, published, staged) = published_later(true, 14, Duration::from_secs(60));
+        assert_eq!((&part[..], staged), (&b"rows"[..], 0));
+        assert!(published.expect("published"));
+        // the copy is sent again, and its object exists
+        let (part, published, staged) = published_later(false, 11, Duration::from_secs(60));
+        assert_eq!((&part[..], staged), (&b"rows"[..], 0));
+        assert!(!published.expect("published"));
+    }
+
+    #[test]
+    fn a_copy_that_is_not_completed_in_time_is_an_error_and_keeps_its_source() {
+        for is_answered in [true, false] {
+            let (part, published, staged) = published_later(is_answered, u64::MAX, Duration::ZERO);
+            assert_eq!((part.len(), staged), (0, 1));
+            let error = published.expect_err("it is not complete");
+            assert!(error.to_string().contains("retry_seconds"), "{error}");
+            assert_eq!(error.retry(), Retry::Again);
+        }
+    }
+
+    #[test]
+    fn an_object_that_is_too_large_to_be_copied_is_refused_while_it_is_written() {
+        let runtime = tokio::runtime::Runtime::new().expect("runtime");
+        let mut output = begun(in_memory(&runtime));
+        output.copying.max_bytes = 3 * PUT_BYTES as u64;
+        let mut upload = Upload::start(&output, "run");
+        upload.write_all(&vec![1; 3 * PUT_BYTES + 1]).expect("a buffer takes anything");
+        let error = upload.finish(NAME).wait().expect_err("it is too large");
+        assert!(error.to_string().contains("output.scores"), "{error}");
+        assert_eq!(error.retry(), Retry::Never);
+        let listing = crate::commit::listing::OutputListing::read(&output).expect("a listing");
+        assert_eq!((listing.predictions.len(), listing.staged.len()), (0, 0));
+        let content = vec![1; 3 * PUT_BYTES];
+        assert!(publish(&output, "run", NAME, content).expect("published"));
     }
 
     #[test]

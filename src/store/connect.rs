@@ -20,7 +20,7 @@ use super::address::Service;
 use super::disk::Disk;
 use super::environment;
 use super::http_checks::CheckedConnector;
-use super::location::LastRead;
+use super::location::{Copying, LastRead};
 use super::web::WebServer;
 
 /// An open store.
@@ -30,6 +30,7 @@ pub(super) struct Connected {
     /// The same store, if it can be listed by pages.
     pub pages: Option<Arc<dyn PaginatedListStore>>,
     pub last_read: LastRead,
+    pub copying: Copying,
 }
 
 /// A server that has never answered is more likely a wrong name, or a credentials server that does not exist here, than
@@ -39,6 +40,9 @@ const FIRST_ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// The first pause between two tries, and the shortest.
 const MIN_PAUSE: Duration = Duration::from_millis(100);
 
+/// The largest object that S3 copies in one request (`UploadPartCopy`). `object_store` makes one request for a copy.
+const MAX_S3_COPY_BYTES: u64 = 5 << 30;
+
 /// Open the store `root` of `service`.
 ///
 /// # Errors
@@ -46,10 +50,12 @@ const MIN_PAUSE: Duration = Duration::from_millis(100);
 pub(super) fn connect(service: Service, root: &str, section: &StorageSection) -> Result<Connected> {
     fn with_pages(store: impl ObjectStore + PaginatedListStore) -> Connected {
         let store = Arc::new(store);
-        Connected { store: store.clone(), pages: Some(store), last_read: LastRead::default() }
+        let (last_read, copying) = (LastRead::default(), Copying::default());
+        Connected { store: store.clone(), pages: Some(store), last_read, copying }
     }
     fn without_pages(store: impl ObjectStore) -> Connected {
-        Connected { store: Arc::new(store), pages: None, last_read: LastRead::default() }
+        let (last_read, copying) = (LastRead::default(), Copying::default());
+        Connected { store: Arc::new(store), pages: None, last_read, copying }
     }
     check_environment(service)
         .map_err(|what| object_store::Error::Generic { store: "environment", source: what.into() })?;
@@ -69,8 +75,15 @@ pub(super) fn connect(service: Service, root: &str, section: &StorageSection) ->
     Ok(match service {
         Service::Local => without_pages(Disk::new()),
         Service::Google => with_pages(settings.google()?),
-        Service::Amazon => with_pages(settings.amazon()?),
-        Service::Azure => with_pages(settings.azure()?),
+        Service::Amazon => {
+            let copying = Copying { max_bytes: MAX_S3_COPY_BYTES, ..Copying::default() };
+            Connected { copying, ..with_pages(settings.amazon()?) }
+        }
+        Service::Azure => {
+            let wait = Some(Duration::from_secs_f64(section.retry_seconds));
+            let copying = Copying { wait, ..Copying::default() };
+            Connected { copying, ..with_pages(settings.azure()?) }
+        }
         Service::Http => without_pages(WebServer(settings.web()?)),
     })
 }

@@ -4,6 +4,7 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use object_store::ObjectStore;
 use object_store::list::PaginatedListStore;
@@ -40,6 +41,7 @@ pub struct Location {
     /// Lists pages, by a prefix that need not end at a slash; buckets only.
     pub(super) pages: Option<Arc<dyn PaginatedListStore>>,
     pub(crate) last_read: LastRead,
+    pub(crate) copying: Copying,
 }
 
 impl Location {
@@ -66,6 +68,21 @@ impl Location {
     /// `source` with the URI of this location.
     pub(crate) fn error(&self, source: object_store::Error) -> StorageError {
         StorageError { uri: self.uri.clone(), source }
+    }
+}
+
+/// How a store copies an object to another name.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Copying {
+    /// The largest object that it copies.
+    pub max_bytes: u64,
+    /// How long to wait for a copy that it has accepted. `None` if an accepted copy is complete.
+    pub wait: Option<Duration>,
+}
+
+impl Default for Copying {
+    fn default() -> Self {
+        Self { max_bytes: u64::MAX, wait: None }
     }
 }
 

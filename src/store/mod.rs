@@ -49,6 +49,7 @@ pub(crate) use content_encoding::{Encoding, ZSTD_WINDOW_LOG_MAX, longer_than};
 pub(crate) use escape::escaped;
 pub(crate) use http_checks::ObjectCrc32c;
 pub(crate) use key_pages::{KeyPages, ListedKey};
+pub(crate) use location::Copying;
 pub use location::{Location, StoreKind};
 pub(crate) use object::BYTES_IN_FLIGHT;
 pub use object::{Object, ObjectReader};

@@ -55,7 +55,8 @@ pub async fn again<T, F: Future<Output = object_store::Result<T>>>(
 /// Create an object if it is absent. Returns whether it was absent.
 ///
 /// S3 answers with the same status if the object exists and if another writer is creating it. That writer may still
-/// fail, so the object is looked up, and the request is repeated if it does not exist.
+/// fail, so the object is looked up, and the request is repeated if it does not exist. Azure answers a copy to a name
+/// that exists with 409 or 412.
 ///
 /// # Errors
 /// Those of the store, and one if its answers keep contradicting each other about whether the object exists.
@@ -78,7 +79,7 @@ where
     loop {
         let refused = match put().await {
             Ok(()) => return Ok(true),
-            Err(Error::AlreadyExists { source, .. }) => source,
+            Err(Error::AlreadyExists { source, .. } | Error::Precondition { source, .. }) => source,
             Err(error) => return Err(error),
         };
         match head().await {
@@ -261,5 +262,15 @@ mod tests {
         assert!(create(2, true).expect("it is created"));
         let error = create(u32::MAX, false).expect_err("it never exists");
         assert!(matches!(error, Error::Generic { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_failed_precondition_means_that_the_object_exists() {
+        let refused = || Error::Precondition { path: "a".to_owned(), source: "412".into() };
+        let created = create_by(
+            || std::future::ready(Err(refused())),
+            || std::future::ready(object_store::Result::Ok(())),
+        );
+        assert!(!runtime().block_on(created).expect("it exists"));
     }
 }

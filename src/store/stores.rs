@@ -73,9 +73,9 @@ impl Stores {
         }
         let address =
             Address::parse(uri).map_err(|message| SourceError::Uri { uri: uri.to_owned(), message })?;
-        let Connected { store, pages, last_read } = self.connected(&address)?;
+        let Connected { store, pages, last_read, copying } = self.connected(&address)?;
         let Address { uri, kind, root, path, .. } = address;
-        Ok(Location { uri, kind, store, path, root, pages, last_read })
+        Ok(Location { uri, kind, store, path, root, pages, last_read, copying })
     }
 
     /// Copy standard input, so that its name can be resolved. Only the first call reads it.
@@ -247,6 +247,20 @@ pub(crate) mod tests {
             let uri = format!("{}/{name}", folder.path().display());
             let opened = Object::open(&stores, &object(&uri)).expect(name);
             assert_eq!(&opened.read_range(0..7).expect(name)[..], b"through");
+        }
+    }
+
+    #[test]
+    fn azure_may_copy_later_and_s3_copies_up_to_five_gibibytes() {
+        let (_runtime, stores) = local_stores();
+        let copying = |uri| stores.resolve(uri).expect(uri).copying;
+        for (uri, max_bytes, wait_seconds) in [
+            ("abfss://data@account.dfs.core.windows.net/out", u64::MAX, Some(180)),
+            ("s3://data/out", 5_368_709_120, None),
+            ("/data/out", u64::MAX, None),
+        ] {
+            assert_eq!(copying(uri).max_bytes, max_bytes, "{uri}");
+            assert_eq!(copying(uri).wait.map(|wait| wait.as_secs()), wait_seconds, "{uri}");
         }
     }
 
