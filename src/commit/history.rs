@@ -31,7 +31,7 @@ pub struct ShardHistory {
     pub part: Option<PartReport>,
     /// Where to resume the shard, if it has no such part.
     pub resume: Resume,
-    /// Whether the run has succeeded: then no part can be added.
+    /// Whether the parts of the run are decided: then none can be added.
     pub is_finished: bool,
 }
 
@@ -42,7 +42,7 @@ pub struct ShardHistory {
 pub fn shard_history(output: &Output, run_id: &str, shard: &ShardRef) -> Result<ShardHistory, SinkError> {
     let part = PartName::of(shard);
     let name = part.to_string();
-    let is_finished = observe(output)?.is_success_of(run_id);
+    let is_finished = observe(output)?.manifest_of(run_id).is_some();
     let mut listing = OutputListing::default();
     if let Some(bytes) = output.sizes_of(std::slice::from_ref(&name))?[0] {
         listing.predictions.insert(part.index, ObjectEntry { name: name.clone(), bytes });

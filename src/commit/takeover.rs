@@ -93,6 +93,10 @@ async fn look_at(
     if let Some(said) = said.iter().find(is_this) {
         return Ok(Found::Sound(said.clone()));
     }
+    // what is left of a copy that the store accepted and never carried out
+    if object.bytes == 0 {
+        return damaged(Some(object.meta));
+    }
     let meta = object.meta.clone();
     let (report, is_damaged) = match object.part(output.store()).await {
         Ok(stored) => {

@@ -4,7 +4,7 @@
 //! - The bytes are stored under `_staging/` while they are written: small objects with one put, larger ones with a
 //!   multipart upload. The final name is given at the end.
 //! - Then `_run.json` is read. Unless it names the run, the upload ends with [`SinkError::OtherRun`]. For a predictions
-//!   part, `_SUCCESS` is looked for: if the run has finished without the part, the upload ends with an error, too. Then
+//!   part, the manifest is looked for: if the run has been decided without the part, this is an error, too. Then
 //!   the staged object is copied to its name, unless that exists. [`super`] explains why a removed or finished run cannot
 //!   publish.
 //! - The staged object is removed when the copy is complete, which Azure may carry out later.
@@ -489,7 +489,7 @@ mod tests {
         let runtime = tokio::runtime::Runtime::new().expect("runtime");
         let (sent, received) = std::sync::mpsc::channel::<Output>();
         let received = std::sync::Mutex::new(received);
-        // put, the record, `_SUCCESS`, and the copy's source: a moment before and after each but the last
+        // put, the record, the manifest, and the copy's source: a moment before and after each but the last
         let store = Hooked::new(InMemory::new(), true, move |now| {
             match now {
                 7 => act(&received.lock().expect("no panic").recv().expect("an output")),
@@ -559,7 +559,7 @@ mod tests {
         let runtime = tokio::runtime::Runtime::new().expect("runtime");
         let (sent, received) = std::sync::mpsc::channel::<Output>();
         let received = std::sync::Mutex::new(received);
-        // put, the record, `_SUCCESS`, and the copy: a moment before and after each
+        // put, the record, the manifest, and the copy: a moment before and after each
         let accepted = if is_answered { 7 } else { 6 };
         let store = Hooked::new(InMemory::new(), false, move |now| {
             let output = || received.lock().expect("no panic").recv().expect("an output");
@@ -578,7 +578,7 @@ mod tests {
         (0..2).for_each(|_| sent.send(plain.clone()).expect("received later"));
         let mut output = at(Arc::new(store));
         output.copying.wait = Some(wait);
-        let published = publish(&output, "run", NAME, b"rows".to_vec());
+        let published = publish(&output, "run", NAME, b"rows");
         let listing = crate::commit::listing::OutputListing::read(&plain).expect("a listing");
         (plain.read(NAME).expect("readable"), published, listing.staged.len())
     }
@@ -619,7 +619,7 @@ mod tests {
         let listing = crate::commit::listing::OutputListing::read(&output).expect("a listing");
         assert_eq!((listing.predictions.len(), listing.staged.len()), (0, 0));
         let content = vec![1; 3 * PUT_BYTES];
-        assert!(publish(&output, "run", NAME, content).expect("published"));
+        assert!(publish(&output, "run", NAME, &content).expect("published"));
     }
 
     #[test]
