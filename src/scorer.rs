@@ -24,7 +24,7 @@ use crate::items::{CallOptions, Resume, Scored, ShardRef, Ticket};
 use crate::pipeline::{Meters, MoreExpected, Pipeline, Stages};
 use crate::plan::Plan;
 use crate::report::{OutputReport, PartReport};
-use crate::sink::{ParquetSink, RunIdentity};
+use crate::sink::ParquetSink;
 use crate::source::{ReadOptions, open_shard_in_turn};
 
 #[cfg(test)]
@@ -57,16 +57,9 @@ impl Scorer {
         let Prepared { checked, buffers, warm_ups, .. } = prepared;
         let Checked { plan, stores, bounds, output, engines, decode_threads, .. } = checked;
         let run_id = claim.record.run_id.clone();
-        let identity = RunIdentity {
-            run_id: run_id.clone(),
-            shard_index: claim.note.shard_index,
-            attempt: claim.note.attempt,
-            model_sha256: checked.model_sha256,
-            plan_sha256: checked.plan_sha256,
-            labels: plan.model.labels.as_ref().map(|labels| serde_json::json!(labels).to_string()),
-        };
         let note = claim.note.clone();
-        let sink = ParquetSink::new(output.clone(), &plan, identity, checked.classes, note, warm_ups)?;
+        let sink =
+            ParquetSink::new(output.clone(), &plan, checked.model_sha256, checked.classes, note, warm_ups)?;
         let element = engines[0].batch_shape().element;
         let read_options = ReadOptions::from(&plan.input);
         let pipeline = Pipeline::start(Stages {

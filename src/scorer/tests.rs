@@ -136,15 +136,8 @@ impl Bench {
             removing: None,
         };
         let claim = claim(&output, &record, &AttemptNote::begun(0, 1)).expect("the output is this run's");
-        let identity = RunIdentity {
-            run_id: record.run_id.clone(),
-            shard_index: 0,
-            attempt: claim.note.attempt,
-            model_sha256: String::new(),
-            plan_sha256: String::new(),
-            labels: None,
-        };
-        let sink = ParquetSink::new(output.clone(), &self.plan, identity, 2, claim.note, Vec::new());
+        let model_sha256 = String::new();
+        let sink = ParquetSink::new(output.clone(), &self.plan, model_sha256, 2, claim.note, Vec::new());
         let mut engine: Box<dyn Engine> = Box::new(Sums);
         let bounds = Bounds::new(&self.plan, 2, 1);
         let stages = Stages {

@@ -1,7 +1,7 @@
 //! The sink stage: scored and rejected records in, Parquet parts out.
 //!
 //! Input: entries in order, with the scores of their batch. Output: one predictions part for each shard, which
-//! answers the shard's call, and a batches part about every ten minutes.
+//! answers the shard's call, and a batches part every ten minutes.
 //!
 //! - The shards arrive one after another, so one part is open at a time.
 //! - A part is handed to the store when its shard has ended, never before. Uploads overlap with the next shards' rows, at
@@ -15,8 +15,8 @@ use crate::flow::{Halt, Receiver, Slot, StageMeter, StopSignal};
 use crate::items::Inferred;
 use crate::report::OutputReport;
 
+mod attempt;
 mod batches;
-mod identity;
 mod open_part;
 mod parquet_sink;
 mod part;
@@ -24,7 +24,6 @@ mod rows;
 mod schema;
 mod storing;
 
-pub use identity::RunIdentity;
 pub use parquet_sink::{PARTS_BYTES, ParquetSink};
 pub use schema::{BATCHES, PREDICTIONS};
 pub use storing::PENDING_PARTS;

@@ -6,22 +6,20 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
-use crate::commit::{AttemptNote, Output, READ_BYTES, UPLOAD_BYTES, check_current, part_name, read_part};
+use crate::commit::{AttemptNote, Output, READ_BYTES, UPLOAD_BYTES, part_name, read_part};
 use crate::error::{Error, SinkError};
 use crate::flow::StopSignal;
-use crate::items::{
-    BatchFailure, Call, Cut, Entry, Inferred, Kept, Outcome, RecordMeta, Scored, ShardEnd, Status,
-};
+use crate::items::{BatchFailure, Call, Cut, Entry, Inferred, Outcome, RecordMeta, Scored, ShardEnd, Status};
 use crate::plan::Plan;
-use crate::report::{BusyTime, OutputReport};
+use crate::report::{BusyTime, OutputReport, PartReport};
 
 use super::Sink;
+use super::attempt::Attempt;
 use super::batches::BatchesWriter;
-use super::identity::RunIdentity;
 use super::open_part::OpenPart;
 use super::rows::{BYTES_PER_ENCODE, PredictionRows, RunColumns};
 use super::schema::ROW_GROUP_BYTES;
-use super::storing::{PENDING_PARTS, Storing, panicked};
+use super::storing::{PENDING_PARTS, Storing, ToStore, panicked};
 
 /// Bytes of a shard's rows after which a checkpoint is taken before its time: a segment is held in memory when its part
 /// is assembled.
@@ -39,32 +37,23 @@ pub const PARTS_BYTES: u64 = (PENDING_PARTS as u64 + 3) * UPLOAD_BYTES
 
 /// Writes the Parquet parts of an attempt.
 pub struct ParquetSink {
-    output: Output,
-    identity: RunIdentity,
+    attempt: Arc<Attempt>,
     checkpoint_interval: Duration,
     checkpoint_due: Instant,
-    open: Option<OpenShard>,
-    columns: Arc<RunColumns>,
-    /// Rows of the open shard that are not encoded yet.
+    /// The part of the shard whose rows are arriving.
+    open: Option<OpenPart>,
+    /// Its rows that are not encoded yet.
     rows: PredictionRows,
     classes: usize,
     batches: BatchesWriter,
     storing: Storing,
     times: BatchTimes,
-    /// The last shard that was cut short, and its segments.
-    cut_short: Option<(Arc<Call>, Vec<String>)>,
+    /// The part of the last shard that was cut short or failed.
+    cut_short: Option<OpenPart>,
     /// The first error between two shards, which no call returns.
     fault: Option<SinkError>,
     /// Whether this attempt has warned of scores that are not finite.
     has_warned: bool,
-}
-
-/// The shard whose rows are arriving.
-struct OpenShard {
-    call: Arc<Call>,
-    part: OpenPart,
-    /// Whether its call asked to stop, and the rows that had arrived by then were handed to the store.
-    is_stopped: bool,
 }
 
 /// Times of this attempt's batches.
@@ -84,38 +73,41 @@ impl ParquetSink {
     pub fn new(
         output: Output,
         plan: &Plan,
-        identity: RunIdentity,
+        model_sha256: String,
         classes: usize,
         note: AttemptNote,
         warm_ups: Vec<Outcome>,
     ) -> Result<Self, Error> {
-        let columns = Arc::new(RunColumns {
-            run_id: identity.run_id.clone(),
-            model_sha256: identity.model_sha256.clone(),
-            labels: plan.model.labels.clone(),
-            scores: plan.output.scores,
+        let (run_id, labels) = (note.run_id.clone(), &plan.model.labels);
+        let attempt = Arc::new(Attempt {
+            output,
+            run_id: run_id.clone(),
+            worker: note.shard_index,
+            number: note.attempt,
+            plan_sha256: plan.hash(&model_sha256),
+            labels: labels.as_ref().map(|labels| serde_json::json!(labels).to_string()),
         });
+        let (labels, scores) = (labels.clone().unwrap_or_default(), plan.output.scores);
         let checkpoint_interval = Duration::from_secs_f64(plan.output.checkpoint_seconds);
         let mut sink = Self {
-            batches: BatchesWriter::new(&identity, plan.engine.batch_size),
-            storing: Storing::start(output.clone(), identity.run_id.clone(), note, checkpoint_interval)?,
-            output,
-            identity,
             checkpoint_interval,
             checkpoint_due: Instant::now() + checkpoint_interval,
             open: None,
-            rows: PredictionRows::new(Arc::clone(&columns)),
-            columns,
+            rows: PredictionRows::new(Arc::new(RunColumns { run_id, model_sha256, labels, scores })),
             classes,
+            batches: BatchesWriter::new(&attempt, plan.engine.batch_size),
+            storing: Storing::start(Arc::clone(&attempt), note, checkpoint_interval)?,
             times: BatchTimes::default(),
             cut_short: None,
             fault: None,
             has_warned: false,
+            attempt,
         };
         for outcome in warm_ups {
             let outcome = sink.numbered(outcome);
             sink.times.warm_up_ms.push(outcome.timing.latency_ms());
-            sink.batches.push(&outcome, &sink.identity, &sink.output)?;
+            let part = sink.batches.push(&outcome);
+            sink.hand_over_batches(part)?;
         }
         Ok(sink)
     }
@@ -124,23 +116,27 @@ impl ParquetSink {
     fn guarded(&mut self, work: impl FnOnce(&mut Self) -> Result<(), SinkError>) {
         let call = self.open.as_ref().map(|open| Arc::clone(&open.call));
         // the state that a panic leaves half done is dropped: the open part and the rows that are not encoded yet
-        let done = catch_unwind(AssertUnwindSafe(|| work(self)));
-        if matches!(done, Ok(Ok(()))) {
-            return;
-        }
-        self.drop_open();
-        match (done, call) {
-            (Ok(Ok(())), _) => unreachable!("returned above"),
-            (Ok(Err(error)), Some(call)) => call.answer(Err(error.into())),
-            (Err(panic), Some(call)) => call.answer(Err(panicked(panic.as_ref()))),
+        match (catch_unwind(AssertUnwindSafe(|| work(self))), call) {
+            (Ok(Ok(())), _) => {}
+            (Ok(Err(error)), Some(call)) => self.fail(&call, error.into()),
+            (Err(panic), Some(call)) => self.fail(&call, panicked(panic.as_ref())),
             (Ok(Err(error)), None) => drop(self.fault.get_or_insert(error)),
             (Err(panic), None) => std::panic::resume_unwind(panic),
         }
     }
 
+    /// Fail the shard of `call`, whose rows are arriving.
+    fn fail(&mut self, call: &Call, error: Error) {
+        self.drop_open();
+        call.answer(Err(error));
+    }
+
+    /// End the open part. Its segments are kept, unless its reader finds that it read wrong bytes.
     fn drop_open(&mut self) {
-        self.open = None;
-        self.rows = PredictionRows::new(Arc::clone(&self.columns));
+        self.rows.clear();
+        if let Some(open) = self.open.take() {
+            self.cut_short = Some(open);
+        }
     }
 
     /// Take one entry. `scores` are those of its row, if it is scored. Entries of a shard that has failed are dropped.
@@ -150,22 +146,14 @@ impl ParquetSink {
         batch_id: i64,
         scores: Result<&[f32], &BatchFailure>,
     ) -> Result<(), SinkError> {
-        if let Entry::ShardStart(call) = entry {
-            // if the shard before is still open, its end was lost with a batch
-            self.lose_batch();
-            self.open(call);
-            return Ok(());
-        }
-        if self.open.is_none() {
-            if let Entry::ShardCut(Cut::Failed(error)) = entry
-                && error.is_wrong_checksum()
-            {
-                self.discard_cut_short();
-            }
-            return Ok(());
-        }
         match (entry, scores) {
-            (Entry::ShardStart(_), _) => unreachable!("taken above"),
+            (Entry::ShardStart(call), _) => {
+                // if the shard before is still open, its end was lost with a batch
+                self.lose_batch();
+                self.open(call);
+            }
+            (Entry::ShardCut(Cut::Failed(error)), _) if error.is_wrong_checksum() => self.discard(error),
+            _ if self.open.is_none() => {}
             (Entry::Scored(meta), Ok(scores)) => {
                 let status = self.rows.push_scored(&meta, batch_id, scores);
                 if status == Status::InvalidScore {
@@ -181,7 +169,6 @@ impl ParquetSink {
             (Entry::Panicked(error), _) => self.cut(Some(error))?,
             (Entry::ShardEnd(end), _) => self.close(end)?,
             (Entry::ShardCut(Cut::Stopped), _) => self.cut(None)?,
-            (Entry::ShardCut(Cut::Failed(error)), _) if error.is_wrong_checksum() => self.discard(error),
             (Entry::ShardCut(Cut::Failed(error)), _) => self.cut(Some(error))?,
         }
         if self.rows.is_full() { self.encode_rows() } else { Ok(()) }
@@ -190,9 +177,8 @@ impl ParquetSink {
     fn open(&mut self, call: Arc<Call>) {
         self.settle_cut_short();
         call.options.progress.begin(&call.shard, call.resume.rows());
-        let segments = call.resume.segments.clone();
-        match OpenPart::begin(Arc::clone(&call.shard), segments, &self.identity, &self.output) {
-            Ok(part) => self.open = Some(OpenShard { call, part, is_stopped: false }),
+        match OpenPart::begin(Arc::clone(&call), &self.attempt) {
+            Ok(part) => self.open = Some(part),
             Err(error) => call.answer(Err(error.into())),
         }
     }
@@ -200,106 +186,84 @@ impl ParquetSink {
     /// Hand the part of a shard that has ended to the store.
     fn close(&mut self, end: ShardEnd) -> Result<(), SinkError> {
         self.encode_rows()?;
-        let OpenShard { call, part, .. } = self.open.take().expect("a shard ends only after it has started");
+        let part = self.open.take().expect("a shard ends only after it has started");
+        let call = Arc::clone(&part.call);
         call.options.progress.end();
-        match part.close(end, &self.identity, &self.output) {
-            Ok((file, part)) => self.storing.part(call, file, part),
+        let Attempt { output, run_id, .. } = &*self.attempt;
+        let part = match part.close(end) {
+            Ok(part) => ToStore::Part(part),
             // another attempt that stored the part may have removed the segments of this one
-            Err(error) => match read_part(&self.output, &part_name(&call.shard), &self.identity.run_id) {
-                Ok(theirs) => self.storing.part_of_another(call, theirs),
+            Err(error) => match read_part(output, &part_name(&call.shard), run_id) {
+                Ok(theirs) => ToStore::PartOfAnother(call, theirs),
                 Err(_) => return Err(error),
             },
-        }
+        };
+        self.storing.hand_over(part);
         Ok(())
     }
 
     /// Cut the shard short, after an error or because its call asked to stop. Its rows so far are kept in checkpoints.
     fn cut(&mut self, error: Option<Error>) -> Result<(), SinkError> {
         let kept = self.store_segment();
-        let OpenShard { call, mut part, .. } =
-            self.open.take().expect("a shard is cut only after it has started");
+        let part = self.open.as_mut().expect("a shard is cut only after it has started");
         let kept = kept.and_then(|()| part.await_segment());
-        self.cut_short = Some((Arc::clone(&call), part.segment_names()));
-        let (rows, rows_of_others) = (part.kept(), part.kept_by_others(self.identity.attempt));
-        match (error, kept) {
-            (Some(error), kept) => {
+        let (call, rows) = (Arc::clone(&part.call), part.kept());
+        match error {
+            None => {
+                kept?;
+                self.drop_open();
+                call.answer(Ok(Scored::Stopped(rows)));
+            }
+            Some(error) => {
                 if let Err(lost) = kept {
                     tracing::warn!(shard = call.shard.name, error = %lost, "rows of a shard that failed are lost");
                 }
-                self.drop_open();
-                call.answer(Err(error));
-            }
-            (None, Ok(())) => call.answer(Ok(Scored::Stopped(Kept { rows, rows_of_others }))),
-            (None, Err(error)) => {
-                self.drop_open();
-                call.answer(Err(error.into()));
+                self.fail(&call, error);
             }
         }
         Ok(())
     }
 
-    /// Keep nothing of a shard of which wrong bytes were read, since any row may be wrong.
+    /// Fail the shard whose rows are arriving or were cut short, and keep nothing of it: wrong bytes were read.
     fn discard(&mut self, error: Error) {
-        let Some(OpenShard { call, part, .. }) = self.open.take() else { return };
         self.drop_open();
-        self.remove_wrong(&part.into_segments());
-        call.answer(Err(error));
-    }
-
-    /// Remove the segments of the shard that was cut short, since wrong bytes were read of it.
-    fn discard_cut_short(&mut self) {
-        if let Some((_, segments)) = self.cut_short.take() {
-            self.remove_wrong(&segments);
+        if let Some(part) = self.cut_short.take() {
+            let call = Arc::clone(&part.call);
+            part.discard();
+            call.answer(Err(error));
         }
     }
 
     /// Keep the segments of the shard that was cut short, unless its reader found that it read wrong bytes.
     fn settle_cut_short(&mut self) {
-        if self.cut_short.as_ref().is_some_and(|(call, _)| call.has_wrong_bytes()) {
-            self.discard_cut_short();
-        }
-        self.cut_short = None;
-    }
-
-    fn remove_wrong(&self, segments: &[String]) {
-        if let Err(error) = self.output.remove(segments) {
-            tracing::error!(
-                %error,
-                ?segments,
-                "segments of wrong bytes could not be removed: remove them before the next attempt"
-            );
+        if let Some(part) = self.cut_short.take()
+            && part.call.has_wrong_bytes()
+        {
+            part.discard();
         }
     }
 
     /// Make the rows of the open shard since the last checkpoint a segment, and begin to store it.
     fn store_segment(&mut self) -> Result<(), SinkError> {
         self.encode_rows()?;
-        match &mut self.open {
-            Some(open) => open.part.checkpoint(&self.identity, &self.output),
-            None => Ok(()),
-        }
+        self.open.as_mut().map_or(Ok(()), OpenPart::checkpoint)
     }
 
     fn checkpoint(&mut self) -> Result<(), SinkError> {
         self.checkpoint_due = Instant::now() + self.checkpoint_interval;
-        check_current(&self.output, &self.identity.run_id)?;
-        self.store_segment()?;
-        if let Some(part) = self.batches.checkpoint(&self.identity, &self.output)? {
-            self.storing.batches(part);
-        }
-        Ok(())
+        self.attempt.check_current()?;
+        self.store_segment()
     }
 
     fn encode_rows(&mut self) -> Result<(), SinkError> {
         let Some(open) = self.open.as_mut().filter(|_| !self.rows.is_empty()) else { return Ok(()) };
-        let rows = self.rows.take().expect("the columns are built from the schema");
-        open.part.write(&rows, &self.output)
+        open.writer.write(&self.rows.take())
     }
 
     /// `outcome` with the attempt's number in the upper half of the batch's id, so that no two attempts at a run use
     /// the same id. Ids of warm-ups are negative.
     fn numbered(&self, outcome: Outcome) -> Outcome {
-        let base = i64::from(self.identity.attempt) << 32;
+        let base = i64::from(self.attempt.number) << 32;
         let batch_id = if outcome.batch_id < 0 { outcome.batch_id - base } else { outcome.batch_id + base };
         Outcome { batch_id, ..outcome }
     }
@@ -310,13 +274,21 @@ impl ParquetSink {
         if let (Some(gpu), Ok(start)) = (outcome.device, started_at.duration_since(UNIX_EPOCH)) {
             self.times.gpus.entry(gpu).or_default().add(start.as_secs_f64(), latency_ms / 1e3);
         }
-        self.batches.push(outcome, &self.identity, &self.output)
+        let part = self.batches.push(outcome);
+        self.hand_over_batches(part)
+    }
+
+    fn hand_over_batches(&self, part: Result<Option<PartReport>, SinkError>) -> Result<(), SinkError> {
+        if let Some(part) = part? {
+            self.storing.hand_over(ToStore::Batches(part));
+        }
+        Ok(())
     }
 
     fn count(&mut self, meta: &RecordMeta, status: Status) -> Result<(), SinkError> {
         let open = self.open.as_mut().expect("a record arrives only after its shard has started");
         open.call.options.progress.row(meta.image_bytes, status);
-        open.part.count(meta.record_index, status, &self.output)
+        open.count(meta.record_index, status)
     }
 
     /// Warn once in an attempt. The rows have the details.
@@ -334,7 +306,7 @@ impl ParquetSink {
     /// Whether it is time for a checkpoint.
     fn is_due(&self) -> bool {
         Instant::now() >= self.checkpoint_due
-            || self.open.as_ref().is_some_and(|open| open.part.bytes() >= SEGMENT_BYTES)
+            || self.open.as_ref().is_some_and(|open| open.writer.bytes() >= SEGMENT_BYTES)
     }
 }
 
@@ -366,10 +338,10 @@ impl Sink for ParquetSink {
     }
 
     fn lose_batch(&mut self) {
-        if let Some(open) = self.open.take() {
-            self.drop_open();
+        if let Some(open) = &self.open {
+            let call = Arc::clone(&open.call);
             let message = "a batch was lost with the stage that had it".to_owned();
-            open.call.answer(Err(Error::StagePanicked { stage: "engine", message }));
+            self.fail(&call, Error::StagePanicked { stage: "engine", message });
         }
     }
 
@@ -387,11 +359,8 @@ impl Sink for ParquetSink {
 
     fn finish(mut self: Box<Self>) -> Result<OutputReport, SinkError> {
         self.settle_cut_short();
-        let current = check_current(&self.output, &self.identity.run_id);
-        let batches = current.and_then(|()| self.batches.store(&self.identity, &self.output));
-        if let Ok(Some(part)) = &batches {
-            self.storing.batches(part.clone());
-        }
+        let batches = self.attempt.check_current().and_then(|()| self.batches.store());
+        let batches = self.hand_over_batches(batches);
         let report = self.storing.finish();
         batches?;
         if let Some(fault) = self.fault {
@@ -399,5 +368,60 @@ impl Sink for ParquetSink {
         }
         let BatchTimes { latency_ms, warm_up_ms, gpus } = self.times;
         Ok(OutputReport { latency_ms, warm_up_ms, gpus, ..report? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::runtime::Runtime;
+
+    use super::*;
+    use crate::commit::shard_history;
+    use crate::config::{Overrides, PipelineFile};
+    use crate::error::{SourceError, StorageError, WrongChecksum};
+    use crate::items::{CallOptions, Rejected, Resume, ShardContent, ShardFormat, ShardRef};
+
+    fn plan() -> Plan {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("pipeline.toml");
+        let text = "name = \"test\"\n[model]\npath = \"none.onnx\"\n[preprocess]\n\
+                    resize = { width = 2, height = 2, fit = \"stretch\", filter = \"nearest\" }\n\
+                    [engine]\nkind = \"onnxruntime\"\nbatch_size = 32\n";
+        std::fs::write(&file, text).expect("a file");
+        let overrides =
+            Overrides { inputs: vec!["in".to_owned()], output: Some("out".to_owned()), set: Vec::new() };
+        Plan::check(PipelineFile::load(&file, &overrides).expect("a pipeline")).expect("a plan")
+    }
+
+    #[test]
+    fn no_checkpoint_keeps_rows_of_wrong_bytes_after_the_sink_has_failed_the_shard() {
+        let runtime = Runtime::new().expect("runtime");
+        let Attempt { output, run_id, .. } = Attempt::in_memory(&runtime);
+        let note = AttemptNote { run_id: run_id.clone(), ..AttemptNote::begun(0, 1) };
+        let sink = ParquetSink::new(output.clone(), &plan(), String::new(), 2, note, Vec::new());
+        let mut sink = sink.expect("a sink");
+        let shard = ShardRef::new(0, "a", ShardFormat::Tfrecord, ShardContent::Objects(Vec::new()));
+        let (call, ticket) = Call::new(shard.clone(), Resume::default(), CallOptions::default());
+        let row = |record_index| {
+            let (shard, image_id) = (Arc::clone(&call.shard), String::new());
+            let meta =
+                RecordMeta { shard, record_index, image_id, member: None, image_bytes: 0, header: None };
+            Entry::Rejected(meta, Rejected::new(Status::Empty, "the image is empty"))
+        };
+        let accept = |sink: &mut ParquetSink, entries| sink.accept(Inferred { entries, outcome: Ok(None) });
+        accept(&mut sink, vec![Entry::ShardStart(Arc::clone(&call)), row(0)]);
+        sink.checkpoint().expect("stored");
+        sink.open.as_mut().expect("its rows are arriving").await_segment().expect("stored");
+        accept(&mut sink, vec![row(7)]);
+        let failed = ticket.wait().expect("an answer").expect_err("record 1 is missing");
+        assert!(matches!(failed, Error::Sink(_)), "{failed}");
+        let kept = || shard_history(&output, &run_id, &shard).expect("readable").resume.rows();
+        assert_eq!(kept(), 1);
+
+        let source = WrongChecksum { found: 1, expected: 2 }.into();
+        let source = object_store::Error::Generic { store: "test", source };
+        let wrong = SourceError::Storage(StorageError { uri: "gs://bucket/a".to_owned(), source });
+        accept(&mut sink, vec![Entry::ShardCut(Cut::Failed(wrong.into()))]);
+        assert_eq!(kept(), 0);
     }
 }

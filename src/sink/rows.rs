@@ -8,13 +8,12 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use arrow_array::RecordBatch;
 use arrow_array::builder::{
-    BooleanBuilder, Float32Builder, Float64Builder, Int32Builder, Int64Builder, ListBuilder, StringBuilder,
-    TimestampMicrosecondBuilder,
+    ArrayBuilder, BooleanBuilder, Float32Builder, Float64Builder, Int32Builder, Int64Builder, ListBuilder,
+    StringBuilder, TimestampMicrosecondBuilder,
 };
-use arrow_schema::ArrowError;
-use arrow_schema::{DataType, Field};
+use arrow_array::{ArrayRef, Int32Array, RecordBatch};
+use arrow_schema::{DataType, Field, SchemaRef};
 
 use crate::items::{Outcome, RecordMeta, Rejected, Status};
 use crate::plan::ScoresKept;
@@ -33,7 +32,8 @@ pub const BYTES_PER_ENCODE: usize = 8 << 20;
 pub struct RunColumns {
     pub run_id: String,
     pub model_sha256: String,
-    pub labels: Option<Vec<String>>,
+    /// Class names in output order, if they are known.
+    pub labels: Vec<String>,
     pub scores: ScoresKept,
 }
 
@@ -41,9 +41,13 @@ pub struct RunColumns {
 #[derive(Debug)]
 pub struct PredictionRows {
     run: Arc<RunColumns>,
-    rows: usize,
     /// Bytes of the rows' scores and texts.
     bytes: usize,
+    columns: PredictionColumns,
+}
+
+#[derive(Debug, Default)]
+struct PredictionColumns {
     key: StringBuilder,
     shard: StringBuilder,
     record_index: Int64Builder,
@@ -66,73 +70,66 @@ pub struct PredictionRows {
 impl PredictionRows {
     pub fn new(run: Arc<RunColumns>) -> Self {
         let element = |item| Arc::new(Field::new("element", item, false));
-        Self {
-            run,
-            rows: 0,
-            bytes: 0,
-            key: StringBuilder::new(),
-            shard: StringBuilder::new(),
-            record_index: Int64Builder::new(),
-            image_id: StringBuilder::new(),
-            member: StringBuilder::new(),
-            status: StringBuilder::new(),
-            error: StringBuilder::new(),
-            top1_index: Int32Builder::new(),
-            top1_label: StringBuilder::new(),
-            top1_score: Float32Builder::new(),
-            scores: ListBuilder::new(Float32Builder::new()).with_field(element(DataType::Float32)),
-            scores_index: ListBuilder::new(Int32Builder::new()).with_field(element(DataType::Int32)),
-            width: Int32Builder::new(),
-            height: Int32Builder::new(),
-            format: StringBuilder::new(),
-            image_bytes: Int64Builder::new(),
-            batch_id: Int64Builder::new(),
-        }
+        let columns = PredictionColumns {
+            scores: ListBuilder::default().with_field(element(DataType::Float32)),
+            scores_index: ListBuilder::default().with_field(element(DataType::Int32)),
+            ..PredictionColumns::default()
+        };
+        Self { run, bytes: 0, columns }
+    }
+
+    /// Drop the rows collected so far.
+    pub fn clear(&mut self) {
+        *self = Self::new(Arc::clone(&self.run));
+    }
+
+    fn len(&self) -> usize {
+        self.columns.record_index.len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.rows == 0
+        self.len() == 0
     }
 
     /// Whether the rows should be taken and encoded.
     pub fn is_full(&self) -> bool {
-        self.rows >= ROWS_PER_ENCODE || self.bytes >= BYTES_PER_ENCODE
+        self.len() >= ROWS_PER_ENCODE || self.bytes >= BYTES_PER_ENCODE
     }
 
     /// Append a record that an engine has run on; `scores` is in class order. Returns the status of its row:
     /// [`Status::Ok`], or [`Status::InvalidScore`] if a score is not finite.
     pub fn push_scored(&mut self, meta: &RecordMeta, batch_id: i64, scores: &[f32]) -> Status {
-        if let Some(error) = invalid_scores(scores, self.run.labels.as_deref().unwrap_or_default()) {
+        if let Some(error) = invalid_scores(scores, &self.run.labels) {
             self.push_without_scores(meta, Status::InvalidScore, &error, Some(batch_id));
             return Status::InvalidScore;
         }
         self.push_meta(meta, Status::Ok);
-        self.error.append_null();
-        self.batch_id.append_value(batch_id);
+        let columns = &mut self.columns;
+        columns.error.append_null();
+        columns.batch_id.append_value(batch_id);
         let top1 = top1(scores);
-        self.top1_index.append_option(top1.map(|index| index as i32));
-        self.top1_score.append_option(top1.map(|index| scores[index]));
-        let labels = self.run.labels.as_deref().unwrap_or_default();
-        self.top1_label.append_option(top1.and_then(|index| labels.get(index)));
+        columns.top1_index.append_option(top1.map(|index| index as i32));
+        columns.top1_score.append_option(top1.map(|index| scores[index]));
+        columns.top1_label.append_option(top1.and_then(|index| self.run.labels.get(index)));
         match self.run.scores {
             ScoresKept::All => {
-                self.scores.values().append_slice(scores);
+                columns.scores.values().append_slice(scores);
                 self.bytes += size_of_val(scores);
-                self.scores.append(true);
-                self.scores_index.append_null();
+                columns.scores.append(true);
+                columns.scores_index.append_null();
             }
             ScoresKept::Top(n) => {
                 for index in best(scores, n) {
-                    self.scores.values().append_value(scores[index]);
-                    self.scores_index.values().append_value(index as i32);
+                    columns.scores.values().append_value(scores[index]);
+                    columns.scores_index.values().append_value(index as i32);
                     self.bytes += size_of::<f32>() + size_of::<i32>();
                 }
-                self.scores.append(true);
-                self.scores_index.append(true);
+                columns.scores.append(true);
+                columns.scores_index.append(true);
             }
             ScoresKept::None => {
-                self.scores.append_null();
-                self.scores_index.append_null();
+                columns.scores.append_null();
+                columns.scores_index.append_null();
             }
         }
         Status::Ok
@@ -146,66 +143,72 @@ impl PredictionRows {
     fn push_without_scores(&mut self, meta: &RecordMeta, status: Status, error: &str, batch_id: Option<i64>) {
         self.push_meta(meta, status);
         self.bytes += error.len();
-        self.error.append_value(error);
-        self.batch_id.append_option(batch_id);
-        self.top1_index.append_null();
-        self.top1_score.append_null();
-        self.top1_label.append_null();
-        self.scores.append_null();
-        self.scores_index.append_null();
+        let columns = &mut self.columns;
+        columns.error.append_value(error);
+        columns.batch_id.append_option(batch_id);
+        columns.top1_index.append_null();
+        columns.top1_score.append_null();
+        columns.top1_label.append_null();
+        columns.scores.append_null();
+        columns.scores_index.append_null();
     }
 
     fn push_meta(&mut self, meta: &RecordMeta, status: Status) {
-        self.rows += 1;
         // the key contains the shard's name, too
         self.bytes +=
             2 * meta.shard.name.len() + meta.image_id.len() + meta.member.as_ref().map_or(0, String::len);
-        self.key.append_value(format!("{}#{}", meta.shard.name, meta.record_index));
-        self.shard.append_value(&meta.shard.name);
-        self.record_index.append_value(meta.record_index as i64);
-        self.image_id.append_value(&meta.image_id);
-        self.member.append_option(meta.member.as_deref());
-        self.status.append_value(status.as_str());
-        self.width.append_option(meta.header.map(|header| header.width as i32));
-        self.height.append_option(meta.header.map(|header| header.height as i32));
-        self.format.append_option(meta.header.map(|header| header.format.as_str()));
-        self.image_bytes.append_value(meta.image_bytes as i64);
+        let columns = &mut self.columns;
+        columns.key.append_value(format!("{}#{}", meta.shard.name, meta.record_index));
+        columns.shard.append_value(&meta.shard.name);
+        columns.record_index.append_value(meta.record_index as i64);
+        columns.image_id.append_value(&meta.image_id);
+        columns.member.append_option(meta.member.as_deref());
+        columns.status.append_value(status.as_str());
+        columns.width.append_option(meta.header.map(|header| header.width as i32));
+        columns.height.append_option(meta.header.map(|header| header.height as i32));
+        columns.format.append_option(meta.header.map(|header| header.format.as_str()));
+        columns.image_bytes.append_value(meta.image_bytes as i64);
     }
 
     /// Take the rows collected so far.
-    pub fn take(&mut self) -> Result<RecordBatch, ArrowError> {
-        let rows = std::mem::take(&mut self.rows);
+    pub fn take(&mut self) -> RecordBatch {
+        let rows = self.len();
         self.bytes = 0;
-        let constant = |text: &str| {
-            let mut column = StringBuilder::with_capacity(rows, rows * text.len());
-            (0..rows).for_each(|_| column.append_value(text));
-            Arc::new(column.finish())
-        };
-        RecordBatch::try_new(
-            Arc::clone(&PREDICTIONS),
-            vec![
-                Arc::new(self.key.finish()),
-                Arc::new(self.shard.finish()),
-                Arc::new(self.record_index.finish()),
-                Arc::new(self.image_id.finish()),
-                Arc::new(self.member.finish()),
-                Arc::new(self.status.finish()),
-                Arc::new(self.error.finish()),
-                Arc::new(self.top1_index.finish()),
-                Arc::new(self.top1_label.finish()),
-                Arc::new(self.top1_score.finish()),
-                Arc::new(self.scores.finish()),
-                Arc::new(self.scores_index.finish()),
-                Arc::new(self.width.finish()),
-                Arc::new(self.height.finish()),
-                Arc::new(self.format.finish()),
-                Arc::new(self.image_bytes.finish()),
-                Arc::new(self.batch_id.finish()),
-                constant(&self.run.model_sha256),
-                constant(&self.run.run_id),
-            ],
-        )
+        let columns = &mut self.columns;
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(columns.key.finish()),
+            Arc::new(columns.shard.finish()),
+            Arc::new(columns.record_index.finish()),
+            Arc::new(columns.image_id.finish()),
+            Arc::new(columns.member.finish()),
+            Arc::new(columns.status.finish()),
+            Arc::new(columns.error.finish()),
+            Arc::new(columns.top1_index.finish()),
+            Arc::new(columns.top1_label.finish()),
+            Arc::new(columns.top1_score.finish()),
+            Arc::new(columns.scores.finish()),
+            Arc::new(columns.scores_index.finish()),
+            Arc::new(columns.width.finish()),
+            Arc::new(columns.height.finish()),
+            Arc::new(columns.format.finish()),
+            Arc::new(columns.image_bytes.finish()),
+            Arc::new(columns.batch_id.finish()),
+            constant(&self.run.model_sha256, rows),
+            constant(&self.run.run_id, rows),
+        ];
+        record_batch(&PREDICTIONS, columns)
     }
+}
+
+fn record_batch(schema: &SchemaRef, columns: Vec<ArrayRef>) -> RecordBatch {
+    RecordBatch::try_new(Arc::clone(schema), columns).expect("the columns are built from the schema")
+}
+
+/// A column with the same text in all rows.
+fn constant(text: &str, rows: usize) -> ArrayRef {
+    let mut column = StringBuilder::with_capacity(rows, rows * text.len());
+    (0..rows).for_each(|_| column.append_value(text));
+    Arc::new(column.finish())
 }
 
 /// The reason to reject scores if some are NaN or infinite; `None` if all are finite.
@@ -253,17 +256,13 @@ pub struct BatchRows {
     run_id: String,
     worker: String,
     batch_size: i32,
-    rows: usize,
     columns: BatchColumns,
 }
 
 #[derive(Debug, Default)]
 struct BatchColumns {
-    run_id: StringBuilder,
-    worker: StringBuilder,
     batch_id: Int64Builder,
     rows: Int32Builder,
-    batch_size: Int32Builder,
     queue_ms: Float64Builder,
     h2d_ms: Float64Builder,
     compute_ms: Float64Builder,
@@ -274,23 +273,24 @@ struct BatchColumns {
 }
 
 impl BatchRows {
-    pub fn new(run_id: String, worker: String, batch_size: usize) -> Self {
-        Self { run_id, worker, batch_size: batch_size as i32, rows: 0, columns: BatchColumns::default() }
+    pub fn new(run_id: String, worker: u32, batch_size: usize) -> Self {
+        let worker = format!("{worker:06}");
+        Self { run_id, worker, batch_size: batch_size as i32, columns: BatchColumns::default() }
     }
 
-    /// Rows collected since the last [`Self::take`].
-    pub fn len(&self) -> usize {
-        self.rows
+    pub fn is_empty(&self) -> bool {
+        self.columns.batch_id.is_empty()
+    }
+
+    /// Whether the rows should be taken and encoded.
+    pub fn is_full(&self) -> bool {
+        self.columns.batch_id.len() >= ROWS_PER_ENCODE
     }
 
     pub fn push(&mut self, outcome: &Outcome) {
-        self.rows += 1;
         let (columns, timing) = (&mut self.columns, &outcome.timing);
-        columns.run_id.append_value(&self.run_id);
-        columns.worker.append_value(&self.worker);
         columns.batch_id.append_value(outcome.batch_id);
         columns.rows.append_value(outcome.rows as i32);
-        columns.batch_size.append_value(self.batch_size);
         columns.queue_ms.append_value(timing.queue_ms);
         columns.h2d_ms.append_value(timing.h2d_ms);
         columns.compute_ms.append_value(timing.compute_ms);
@@ -301,31 +301,29 @@ impl BatchRows {
     }
 
     /// Take the rows collected so far.
-    pub fn take(&mut self) -> Result<RecordBatch, ArrowError> {
-        self.rows = 0;
+    pub fn take(&mut self) -> RecordBatch {
         let columns = &mut self.columns;
-        RecordBatch::try_new(
-            Arc::clone(&BATCHES),
-            vec![
-                Arc::new(columns.run_id.finish()),
-                Arc::new(columns.worker.finish()),
-                Arc::new(columns.batch_id.finish()),
-                Arc::new(columns.rows.finish()),
-                Arc::new(columns.batch_size.finish()),
-                Arc::new(columns.queue_ms.finish()),
-                Arc::new(columns.h2d_ms.finish()),
-                Arc::new(columns.compute_ms.finish()),
-                Arc::new(columns.d2h_ms.finish()),
-                Arc::new(columns.latency_ms.finish()),
-                Arc::new(columns.started_at.finish().with_timezone("UTC")),
-                Arc::new(columns.warmup.finish()),
-            ],
-        )
+        let rows = columns.batch_id.len();
+        let columns: Vec<ArrayRef> = vec![
+            constant(&self.run_id, rows),
+            constant(&self.worker, rows),
+            Arc::new(columns.batch_id.finish()),
+            Arc::new(columns.rows.finish()),
+            Arc::new(Int32Array::from_value(self.batch_size, rows)),
+            Arc::new(columns.queue_ms.finish()),
+            Arc::new(columns.h2d_ms.finish()),
+            Arc::new(columns.compute_ms.finish()),
+            Arc::new(columns.d2h_ms.finish()),
+            Arc::new(columns.latency_ms.finish()),
+            Arc::new(columns.started_at.finish().with_timezone("UTC")),
+            Arc::new(columns.warmup.finish()),
+        ];
+        record_batch(&BATCHES, columns)
     }
 }
 
 /// Microseconds since 1970 in UTC; a clock before that reads as 1970.
-pub fn microseconds(time: SystemTime) -> i64 {
+fn microseconds(time: SystemTime) -> i64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as i64)
 }
 
@@ -341,7 +339,7 @@ mod tests {
         PredictionRows::new(Arc::new(RunColumns {
             run_id: "r".into(),
             model_sha256: "m".into(),
-            labels: Some(vec!["a".into(), "b".into(), "c".into()]),
+            labels: vec!["a".into(), "b".into(), "c".into()],
             scores,
         }))
     }
@@ -367,7 +365,7 @@ mod tests {
                 !rows.is_full()
             });
             let pushed = pushed.count() + 1;
-            rows.take().expect("matches the schema");
+            rows.take();
             assert!(rows.is_empty() && !rows.is_full());
             pushed
         };
@@ -383,7 +381,7 @@ mod tests {
         let mut rows = rows(ScoresKept::All);
         rows.push_rejected(&meta(0), &Rejected::new(Status::Empty, "the image is empty"));
         rows.push_scored(&meta(1), 7, &[0.1, 0.7, 0.2]);
-        let batch = rows.take().expect("matches the schema");
+        let batch = rows.take();
         assert_eq!(batch["status"].as_string::<i32>().value(0), "empty");
         assert!(batch["top1_index"].is_null(0) && batch["scores"].is_null(0) && batch["batch_id"].is_null(0));
         assert_eq!(batch["top1_label"].as_string::<i32>().value(1), "b");
@@ -395,7 +393,7 @@ mod tests {
     fn top_n_keeps_the_best_first_with_their_classes() {
         let mut rows = rows(ScoresKept::Top(2));
         rows.push_scored(&meta(0), 0, &[0.25, 0.5, 0.25]);
-        let batch = rows.take().expect("matches the schema");
+        let batch = rows.take();
         let scores = batch["scores"].as_list::<i32>().value(0);
         let index = batch["scores_index"].as_list::<i32>().value(0);
         assert_eq!(scores.as_primitive::<Float32Type>().values(), &[0.5, 0.25]);
@@ -419,7 +417,7 @@ mod tests {
                 let mut rows = rows(kept);
                 assert_eq!(rows.push_scored(&meta(0), 7, &scores), Status::InvalidScore);
                 assert_eq!(rows.push_scored(&meta(1), 7, &[f32::MAX, 0.0, f32::MIN]), Status::Ok);
-                let batch = rows.take().expect("matches the schema");
+                let batch = rows.take();
                 assert_eq!(batch["status"].as_string::<i32>().value(0), "invalid_score");
                 assert_eq!(batch["error"].as_string::<i32>().value(0), reason);
                 for column in ["top1_index", "top1_label", "top1_score", "scores", "scores_index"] {

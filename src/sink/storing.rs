@@ -13,14 +13,14 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use crate::commit::{AttemptNote, Output, Segment, Stored, check_current, read_part};
+use crate::commit::{AttemptNote, Stored, read_part};
 use crate::error::{Error, SinkError, panic_message};
 use crate::flow::spawn_stage;
 use crate::items::{Call, Scored};
-use crate::report::{OutputReport, PartReport, rfc3339};
+use crate::report::{OutputReport, PartReport, Tally, rfc3339};
 
+use super::attempt::Attempt;
 use super::open_part::ClosedPart;
-use super::part::PendingPart;
 
 /// Finished parts that may wait for the store's acknowledgement. A bucket takes some 100 ms for it; eight in flight keep
 /// shards of 20 images flowing at 1,500 images/s.
@@ -34,12 +34,8 @@ const NOTE_PAUSE_FACTOR: u32 = 200;
 const MAX_NOTE_PAUSE: Duration = Duration::from_secs(600);
 
 /// A message to the thread.
-enum ToStore {
-    Part {
-        call: Arc<Call>,
-        file: PendingPart,
-        part: ClosedPart,
-    },
+pub(super) enum ToStore {
+    Part(ClosedPart),
     /// A part that another attempt stored.
     PartOfAnother(Arc<Call>, PartReport),
     /// A batches part that is stored.
@@ -66,76 +62,61 @@ impl Storing {
     ///
     /// # Errors
     /// [`Error::Threads`] when the system has no thread left.
-    pub fn start(
-        output: Output,
-        run_id: String,
-        note: AttemptNote,
-        note_interval: Duration,
-    ) -> Result<Self, Error> {
+    pub fn start(attempt: Arc<Attempt>, note: AttemptNote, note_interval: Duration) -> Result<Self, Error> {
         // the thread holds one more
         let (parts, received) = bounded(PENDING_PARTS - 1);
         let storer = Storer {
-            output,
-            run_id,
+            attempt,
             note,
             note_interval,
             note_due: Instant::now() + note_interval,
-            report: OutputReport::default(),
+            tally: Tally::default(),
+            reused: Tally::default(),
         };
         let thread =
             spawn_stage("store", move || storer.run(&received)).map_err(|error| Error::threads(1, &error))?;
         Ok(Self { parts: Some(parts), thread: Some(thread) })
     }
 
-    /// Hand a part over; waits while too many are on their way.
-    pub fn part(&self, call: Arc<Call>, file: PendingPart, part: ClosedPart) {
-        self.hand_over(ToStore::Part { call, file, part });
-    }
-
-    pub fn part_of_another(&self, call: Arc<Call>, part: PartReport) {
-        self.hand_over(ToStore::PartOfAnother(call, part));
-    }
-
-    pub fn batches(&self, part: PartReport) {
-        self.hand_over(ToStore::Batches(part));
-    }
-
-    fn hand_over(&self, what: ToStore) {
+    /// Hand a part over. Waits while too many are on their way.
+    pub fn hand_over(&self, part: ToStore) {
         let parts = self.parts.as_ref().expect("open until the end");
         // a thread that has ended has dropped its calls
-        let _ = parts.send(what);
+        let _ = parts.send(part);
     }
 
     /// Wait until all parts are stored, write the attempt's note, and report what it stored.
     pub fn finish(mut self) -> Result<OutputReport, SinkError> {
         self.parts = None;
         let thread = self.thread.take().expect("running until the end");
-        let mut storer = match thread.join() {
-            Ok(storer) => storer,
-            Err(panic) => std::panic::resume_unwind(panic),
-        };
+        let mut storer = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         storer.write_note()?;
-        Ok(storer.report)
+        let Storer { note: AttemptNote { parts, batches, .. }, tally, reused, .. } = storer;
+        Ok(OutputReport { tally, parts, batches, reused, ..OutputReport::default() })
     }
 }
 
 /// The thread's state.
 struct Storer {
-    output: Output,
-    run_id: String,
+    attempt: Arc<Attempt>,
+    /// Lists what is stored.
     note: AttemptNote,
     note_interval: Duration,
     note_due: Instant,
-    report: OutputReport,
+    /// Rows of the parts in the note, by status.
+    tally: Tally,
+    /// Of these, rows that other attempts scored.
+    reused: Tally,
 }
 
 impl Storer {
     fn run(mut self, parts: &Receiver<ToStore>) -> Self {
         for part in parts {
             match part {
-                ToStore::Part { call, file, part } => {
+                ToStore::Part(part) => {
+                    let call = Arc::clone(&part.call);
                     // a panic loses this part alone: nothing of it is counted before it is stored
-                    let stored = catch_unwind(AssertUnwindSafe(|| self.store(file, part)));
+                    let stored = catch_unwind(AssertUnwindSafe(|| self.store(part)));
                     call.answer(match stored {
                         Ok(stored) => stored.map(|part| Scored::Part(Box::new(part))).map_err(Error::from),
                         Err(panic) => Err(panicked(panic.as_ref())),
@@ -145,7 +126,7 @@ impl Storer {
                     self.count(part.clone());
                     call.answer(Ok(Scored::Part(Box::new(part))));
                 }
-                ToStore::Batches(part) => self.report.batches.push(part),
+                ToStore::Batches(part) => self.note.batches.push(part),
             }
             if Instant::now() >= self.note_due
                 && let Err(error) = self.write_note()
@@ -158,76 +139,60 @@ impl Storer {
     }
 
     /// Wait until a part is stored, by this attempt or another.
-    fn store(&mut self, file: PendingPart, part: ClosedPart) -> Result<PartReport, SinkError> {
-        let (path, stored) = file.wait()?;
-        let ClosedPart { report, segments, reused } = part;
-        let report = if stored.was_there {
-            let theirs = self.stored_by_another(&path, &stored, &report)?;
-            if theirs.sha256 == stored.sha256 {
-                // this attempt stored it, and the store's response was lost
-                self.report.reused.add(&reused);
-            }
-            theirs
-        } else {
-            self.report.reused.add(&reused);
-            PartReport { path, bytes: stored.bytes, sha256: stored.sha256, ..report }
-        };
-        self.count(report.clone());
-        self.remove_segments(&segments);
-        Ok(report)
+    fn store(&mut self, part: ClosedPart) -> Result<PartReport, SinkError> {
+        let ClosedPart { file, report, segments, reused, .. } = part;
+        let Stored { bytes, sha256, was_there } = file.wait()?;
+        let own = PartReport { bytes, sha256, ..report };
+        let stored = if was_there { self.stored_by_another(&own)? } else { own.clone() };
+        // if the part was there with the same content, this attempt stored it, and the store's response was lost
+        if stored.sha256 == own.sha256 {
+            self.reused.add(&reused);
+        }
+        self.count(stored.clone());
+        if let Err(error) = self.attempt.output.remove(&segments) {
+            tracing::warn!(%error, "segments of a finished shard are left");
+        }
+        Ok(stored)
     }
 
     /// The part that exists already. It must belong to this run and have as many rows as `own`.
-    fn stored_by_another(
-        &self,
-        path: &str,
-        stored: &Stored,
-        own: &PartReport,
-    ) -> Result<PartReport, SinkError> {
+    fn stored_by_another(&self, own: &PartReport) -> Result<PartReport, SinkError> {
+        let Attempt { output, run_id, .. } = &*self.attempt;
+        let part = &own.path;
         // if this run was removed, the part may belong to another one
-        check_current(&self.output, &self.run_id)?;
-        let theirs = read_part(&self.output, path, &self.run_id)?;
-        if theirs.sha256 == stored.sha256 {
+        self.attempt.check_current()?;
+        let theirs = read_part(output, part, run_id)?;
+        if theirs.sha256 == own.sha256 {
             return Ok(theirs);
         }
         if theirs.rows != own.rows {
             let message = "another attempt stored it with another number of rows".to_owned();
-            return Err(SinkError::Uri { uri: self.output.uri_of(path), message });
+            return Err(SinkError::Uri { uri: output.uri_of(part), message });
         }
         if theirs.rows_by_status == own.rows_by_status {
-            tracing::info!(part = path, "another attempt stored the part first");
+            tracing::info!(part, "another attempt stored the part first");
         } else {
             // a web server answered only one of the attempts, or one of them crashed on a record
-            tracing::warn!(part = path, "another attempt stored the part first, and rejected other records");
+            tracing::warn!(part, "another attempt stored the part first, and rejected other records");
         }
         Ok(theirs)
     }
 
     fn count(&mut self, part: PartReport) {
         if let Some(rows) = &part.rows_by_status {
-            self.report.tally.add(rows);
+            self.tally.add(rows);
         }
-        self.report.parts.push(part);
-    }
-
-    /// Remove the segments that a part was assembled from. The part is stored even if this fails.
-    fn remove_segments(&self, segments: &[Segment]) {
-        let segments: Vec<_> = segments.iter().map(|segment| segment.name.clone()).collect();
-        if let Err(error) = self.output.remove(&segments) {
-            tracing::warn!(%error, "segments of a finished shard are left");
-        }
+        self.note.parts.push(part);
     }
 
     /// Replace the attempt's note with one that lists what is stored. The whole note is written each time, so the pause
     /// before the next write grows with its length.
     fn write_note(&mut self) -> Result<(), SinkError> {
         let start = Instant::now();
-        check_current(&self.output, &self.run_id)?;
+        self.attempt.check_current()?;
         self.note.updated_at = rfc3339(SystemTime::now());
-        self.note.rows = self.report.tally.rows();
-        self.note.parts.clone_from(&self.report.parts);
-        self.note.batches.clone_from(&self.report.batches);
-        let written = self.note.store(&self.output);
+        self.note.rows = self.tally.rows();
+        let written = self.note.store(&self.attempt.output);
         let pause = MAX_NOTE_PAUSE.min(NOTE_PAUSE_FACTOR * start.elapsed()).max(self.note_interval);
         self.note_due = Instant::now() + pause;
         written
