@@ -157,7 +157,8 @@ impl Bench {
             bounds,
             meters: Meters::new(bounds.look_ahead + 1, 2, 1),
         };
-        Scorer { pipeline: Pipeline::start(stages).expect("threads"), output, run_id: record.run_id }
+        let pipeline = Pipeline::start(stages).expect("threads");
+        Scorer { pipeline, output, run_id: record.run_id, reading: Mutex::default() }
     }
 
     /// Rows of a part, without the columns that differ between runs.
@@ -350,7 +351,7 @@ fn no_checkpoint_keeps_rows_of_wrong_bytes_whatever_stops_the_shard() {
         assert!(stops || failed.is_wrong_checksum(), "{failed}");
         let output = scorer.output().clone();
         scorer.close().expect("noted");
-        let history = shard_history(&output, "run-out", &shard(index)).expect("readable");
+        let history = shard_history(&output, "run-out", &shard(index), &Mutex::default()).expect("readable");
         assert_eq!((history.part, history.resume), (None, Resume::default()));
     }
 }
