@@ -366,10 +366,10 @@ impl Sink for ParquetSink {
     }
 
     fn lose_batch(&mut self) {
-        if let Some(open) = self.open.take() {
-            self.drop_open();
+        if self.open.is_some() {
             let message = "a batch was lost with the stage that had it".to_owned();
-            open.call.answer(Err(Error::StagePanicked { stage: "engine", message }));
+            let error = Error::StagePanicked { stage: "engine", message };
+            self.guarded(|sink| sink.cut(Some(error)));
         }
     }
 
