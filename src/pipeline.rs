@@ -8,8 +8,8 @@
 //! - The stages run from [`Pipeline::start`] until [`Pipeline::close`], even if single calls fail.
 //! - Every queue is bounded ([`Bounds`]), so memory is bounded too ([`MemoryBound`]), however many calls are waiting.
 //! - Shards are taken in the order of their calls, one after another, so records keep their order.
-//! - A shard that fails ends its own call. If a stage panics, every call gets an error, and the pipeline takes no more
-//!   calls.
+//! - A shard that fails ends its own call. If a stage is lost to a panic, every call that needs it gets an error. No
+//!   call waits for ever, because a channel without a receiver drops its items ([`channel`]).
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -243,23 +243,23 @@ impl Pipeline {
             budget: BudgetLimits { current_bytes: bounds.current_bytes, ahead_bytes: bounds.ahead_bytes },
         };
         let (source_meter, decode_meter) = (Arc::clone(&meters.source), Arc::clone(&meters.decode));
-        running.spawn("source", move || {
-            source::run(&called, open, stream_tx, read_ahead, &source_meter, &decode_meter);
+        running.spawn("source", called, move |called| {
+            source::run(called, open, stream_tx, read_ahead, &source_meter, &decode_meter);
         })?;
-        let meter = Arc::clone(&meters.decode);
+        let (ends, meter) = ((stream_rx, decoded_tx), Arc::clone(&meters.decode));
         // a stage that ends because its neighbour ended is not at fault
-        running.spawn("decode", move || {
-            let _ = decode::run(&stream_rx, &decoded_tx, decoder, &pool, &arrivals, &meter);
+        running.spawn("decode", ends, move |(streams, decoded)| {
+            let _ = decode::run(streams, decoded, decoder, &pool, &arrivals, &meter);
         })?;
-        let meter = Arc::clone(&meters.batch);
-        running.spawn("batch", move || {
-            let _ = batch::run(&decoded_rx, &batch_tx, &inferred_tx, &used_rx, shape, &meter);
+        let (ends, meter) = ((decoded_rx, batch_tx, inferred_tx), Arc::clone(&meters.batch));
+        running.spawn("batch", ends, move |(decoded, batches, inferred)| {
+            let _ = batch::run(decoded, batches, inferred, &used_rx, shape, &meter);
         })?;
         for mut engine in engines {
-            let (batches, used, meter) = (batch_rx.clone(), used_tx.clone(), Arc::clone(&meters.engine));
+            let (ends, meter) = ((batch_rx.clone(), used_tx.clone()), Arc::clone(&meters.engine));
             let panics = Arc::clone(&panics);
-            running.spawn("engine", move || {
-                if let Err(message) = engine::run(engine.as_mut(), &batches, &used, &meter) {
+            running.spawn("engine", ends, move |(batches, used)| {
+                if let Err(message) = engine::run(engine.as_mut(), batches, used, &meter) {
                     panics.add("engine", message);
                 }
             })?;
@@ -275,9 +275,16 @@ impl Pipeline {
         Ok(running)
     }
 
-    fn spawn(&mut self, stage: &'static str, work: impl FnOnce() + Send + 'static) -> Result<(), Error> {
+    /// Start a stage. Its channel ends are dropped only after its panic is recorded: a caller who finds them gone
+    /// reports the panic.
+    fn spawn<E: Send + 'static>(
+        &mut self,
+        stage: &'static str,
+        ends: E,
+        work: impl FnOnce(&E) + Send + 'static,
+    ) -> Result<(), Error> {
         let panics = Arc::clone(&self.panics);
-        let guarded = move || panics.guard(stage, work).unwrap_or_default();
+        let guarded = move || panics.guard(stage, || work(&ends)).unwrap_or_default();
         let started = spawn_stage(stage, guarded).map_err(|error| Error::threads(1, &error))?;
         self.stages.push(started);
         Ok(())
@@ -286,7 +293,7 @@ impl Pipeline {
     /// Begin to score a shard. Blocks until the source takes it, or its call asks to stop.
     ///
     /// # Errors
-    /// [`Error::StagePanicked`] when a stage has panicked.
+    /// [`Error::StagePanicked`] when the source has panicked.
     pub fn submit(&self, shard: ShardRef, resume: Resume, options: CallOptions) -> Result<Ticket, Error> {
         let stop = options.stop.clone();
         let (call, ticket) = Call::new(shard, resume, options);

@@ -12,6 +12,7 @@
 //! Calls that block say so. Do not make them inside an async task: the stores run on a tokio runtime, and these calls
 //! wait for it.
 
+use std::sync::Mutex;
 use std::time::Instant;
 
 use tokio::runtime::Handle;
@@ -35,6 +36,8 @@ pub struct Scorer {
     pipeline: Pipeline,
     output: Output,
     run_id: String,
+    /// Held by the call that reads segments.
+    reading: Mutex<()>,
 }
 
 impl Scorer {
@@ -74,7 +77,7 @@ impl Scorer {
             bounds,
             meters,
         })?;
-        Ok(Self { pipeline, output, run_id })
+        Ok(Self { pipeline, output, run_id, reading: Mutex::default() })
     }
 
     /// The run that the scorer's attempt belongs to.
@@ -102,7 +105,7 @@ impl Scorer {
             let message = "a shard is scored as a whole; only a run has a limit".to_owned();
             return Err(ConfigError::Argument { argument: "allowance", message }.into());
         }
-        let history = shard_history(&self.output, &self.run_id, shard)?;
+        let history = shard_history(&self.output, &self.run_id, shard, &self.reading)?;
         if let Some(part) = history.part {
             return Ok(part);
         }

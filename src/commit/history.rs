@@ -3,6 +3,8 @@
 //! - A whole run looks all shards up at once when it begins ([`super::Claim`]). A worker of a distributed runner scores
 //!   single shards, and other workers may have stored parts and segments since it began, so it looks each shard up.
 
+use std::sync::{Mutex, PoisonError};
+
 use super::attempts::Notes;
 use super::checkpoints::Checkpoints;
 use super::crashes::Crashes;
@@ -36,10 +38,16 @@ pub struct ShardHistory {
 }
 
 /// Look `shard` up in the run `run_id`. If the run has not finished, a part that is damaged or of another run is removed.
+/// Callers share the lock `reading`, so that only one of them holds a whole segment in memory.
 ///
 /// # Errors
 /// Those of the store, and when the part is not of this shard.
-pub fn shard_history(output: &Output, run_id: &str, shard: &ShardRef) -> Result<ShardHistory, SinkError> {
+pub fn shard_history(
+    output: &Output,
+    run_id: &str,
+    shard: &ShardRef,
+    reading: &Mutex<()>,
+) -> Result<ShardHistory, SinkError> {
     let part = PartName::of(shard);
     let name = part.to_string();
     let is_finished = observe(output)?.manifest_of(run_id).is_some();
@@ -66,20 +74,28 @@ pub fn shard_history(output: &Output, run_id: &str, shard: &ShardRef) -> Result<
     remove_damaged(output, &damaged, run_id, "removing a damaged part: its shard is scored again")?;
     let segments = Checkpoints::of(&names_in(output, &part.checkpoints())?, run_id);
     let crashes = Crashes::of(&names_in(output, &part.crashes())?, run_id);
-    let segments = sound_checkpoints(output, segments, |_| true)?.chain(&name);
+    let segments = {
+        let _reading = reading.lock().unwrap_or_else(PoisonError::into_inner);
+        sound_checkpoints(output, segments, |_| true)?.chain(&name)
+    };
     let resume = Resume { segments, crashed: crashes.in_shard(&name) };
     Ok(ShardHistory { part: None, resume, is_finished })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+
+    use object_store::memory::InMemory;
+
     use super::*;
     use crate::commit::attempts::AttemptNote;
     use crate::commit::claim::claim;
     use crate::commit::footer::{ATTEMPT, ROWS_BY_STATUS, SHARD, SHARD_FORMAT, SHARD_IDENTITY};
     use crate::commit::stored_part::read_part;
-    use crate::commit::testing::{in_memory, record, store_part};
-    use crate::items::{ShardContent, ShardFormat};
+    use crate::commit::testing::{Hooked, in_memory, record, store_part};
+    use crate::items::{Segment, ShardContent, ShardFormat};
 
     #[test]
     fn a_part_whose_footer_cannot_be_read_is_scored_again_if_a_note_knows_it() {
@@ -96,7 +112,7 @@ mod tests {
             (ROWS_BY_STATUS, "{}"),
         ];
         store_part(&output, "run", &name, &footer);
-        let history = || shard_history(&output, "run", &shard);
+        let history = || shard_history(&output, "run", &shard, &Mutex::default());
         let part = read_part(&output, &name, "run").expect("sound");
         assert_eq!(history().expect("sound").part.as_ref(), Some(&part));
         let mut rotten = output.read(&name).expect("stored").to_vec();
@@ -107,5 +123,26 @@ mod tests {
         AttemptNote { parts: vec![part], ..note }.store(&output).expect("stored");
         assert_eq!(history().expect("a note knows it").part, None);
         assert_eq!(output.read_if_any(&name).expect("readable"), None);
+    }
+
+    #[test]
+    fn segments_and_nothing_else_are_read_under_the_lock() {
+        let runtime = tokio::runtime::Runtime::new().expect("runtime");
+        let (reading, under_lock) = (Arc::new(Mutex::new(())), Arc::new(AtomicU64::new(0)));
+        let (lock, count) = (Arc::clone(&reading), Arc::clone(&under_lock));
+        let store = Hooked::new(InMemory::new(), false, move |_| {
+            count.fetch_add(u64::from(lock.try_lock().is_err()), SeqCst);
+            Ok(())
+        });
+        let root = object_store::path::Path::from("out");
+        let output = Output::new(Arc::new(store), root, "out".to_owned(), None, runtime.handle().clone());
+        claim(&output, &record("run"), &AttemptNote::begun(0, 1)).expect("an empty output");
+        let shard = ShardRef::new(0, "0.tar", ShardFormat::Webdataset, ShardContent::Objects(Vec::new()));
+        let segment = Segment::new(&PartName::of(&shard).to_string(), 0, 10, 0, "run");
+        assert!(output.create(&segment.name, b"damaged".to_vec()).expect("stored"));
+        let history = shard_history(&output, "run", &shard, &reading).expect("readable");
+        assert_eq!(history.resume, Resume::default());
+        // before and after each of two requests: the segment is read and removed
+        assert_eq!(under_lock.load(SeqCst), 4);
     }
 }

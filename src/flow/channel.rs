@@ -1,12 +1,14 @@
 //! A bounded channel that measures how long its two stages wait.
 //!
 //! - Holds at most `capacity` items; a full channel blocks the sender, an empty one the receiver.
+//! - Items are dropped as soon as no receiver is left, even if the sender is idle, because another thread may wait for
+//!   what an item holds. crossbeam's own channels keep them until the sender has gone, too.
 //! - Only calls that wait are timed, so a call that does not wait reads no clock.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{RecvTimeoutError, TryRecvError, TrySendError, select};
+use crossbeam_channel::{RecvTimeoutError, TryRecvError, select};
 
 use super::{StageMeter, StopSignal};
 
@@ -27,14 +29,33 @@ pub enum Halt {
 #[derive(Debug)]
 pub struct Sender<T> {
     inner: crossbeam_channel::Sender<T>,
+    /// Takes back an item that was sent after the last receiver had gone.
+    unread: crossbeam_channel::Receiver<T>,
+    /// Set once no receiver is left.
+    is_over: StopSignal,
     meter: Arc<StageMeter>,
 }
 
 /// Receiving end; waiting for an item counts as the receiving stage's `starved` time.
 #[derive(Debug)]
 pub struct Receiver<T> {
-    inner: crossbeam_channel::Receiver<T>,
+    inner: Arc<Unread<T>>,
     meter: Arc<StageMeter>,
+}
+
+/// The items of a channel, shared by its receivers.
+#[derive(Debug)]
+struct Unread<T> {
+    items: crossbeam_channel::Receiver<T>,
+    is_over: StopSignal,
+}
+
+impl<T> Drop for Unread<T> {
+    fn drop(&mut self) {
+        // in this order: the sender of an item that arrives too late for this loop finds the signal set
+        self.is_over.drain();
+        self.items.try_iter().for_each(drop);
+    }
 }
 
 /// A channel of at most `capacity` items from the stage of `sender` to the stage of `receiver`.
@@ -43,22 +64,28 @@ pub fn channel<T>(
     sender: &Arc<StageMeter>,
     receiver: &Arc<StageMeter>,
 ) -> (Sender<T>, Receiver<T>) {
-    let (tx, rx) = crossbeam_channel::bounded(capacity);
-    (Sender { inner: tx, meter: Arc::clone(sender) }, Receiver { inner: rx, meter: Arc::clone(receiver) })
+    let (inner, unread) = crossbeam_channel::bounded(capacity);
+    let is_over = StopSignal::default();
+    let items = Unread { items: unread.clone(), is_over: is_over.clone() };
+    let receiver = Receiver { inner: Arc::new(items), meter: Arc::clone(receiver) };
+    (Sender { inner, unread, is_over, meter: Arc::clone(sender) }, receiver)
 }
 
 impl<T> Sender<T> {
     /// Send `item`, waiting for room. The item is dropped if no receiver is left.
     pub fn send(&self, item: T) -> Result<(), Disconnected> {
-        let item = match self.inner.try_send(item) {
-            Ok(()) => return Ok(()),
-            Err(TrySendError::Disconnected(_)) => return Err(Disconnected),
-            Err(TrySendError::Full(item)) => item,
-        };
-        let start = Instant::now();
-        let sent = self.inner.send(item);
-        self.meter.add_blocked(start.elapsed());
-        sent.map_err(|_| Disconnected)
+        if let Err(unsent) = self.inner.try_send(item) {
+            let start = Instant::now();
+            let sent = hand_over(&self.inner, unsent.into_inner(), &self.is_over);
+            self.meter.add_blocked(start.elapsed());
+            sent.map_err(|_| Disconnected)?;
+        }
+        // the last receiver may have gone before the item arrived
+        if self.is_over.is_draining() {
+            self.unread.try_iter().for_each(drop);
+            return Err(Disconnected);
+        }
+        Ok(())
     }
 }
 
@@ -73,45 +100,45 @@ pub fn hand_over<T>(sender: &crossbeam_channel::Sender<T>, item: T, stop: &StopS
 impl<T> Receiver<T> {
     /// The next item, if one has arrived.
     pub fn try_recv(&self) -> Option<T> {
-        self.inner.try_recv().ok()
+        self.inner.items.try_recv().ok()
     }
 
     /// The next item, waiting for it no longer than `patience`.
     pub fn recv_timeout(&self, patience: Duration) -> Result<T, RecvTimeoutError> {
-        match self.inner.try_recv() {
+        match self.inner.items.try_recv() {
             Ok(item) => return Ok(item),
             Err(TryRecvError::Disconnected) => return Err(RecvTimeoutError::Disconnected),
             Err(TryRecvError::Empty) => {}
         }
         let start = Instant::now();
-        let item = self.inner.recv_timeout(patience);
+        let item = self.inner.items.recv_timeout(patience);
         self.meter.add_starved(start.elapsed());
         item
     }
 
     /// The next item, waiting for it; `None` once the channel is empty and no sender is left.
     pub fn recv(&self) -> Option<T> {
-        match self.inner.try_recv() {
+        match self.inner.items.try_recv() {
             Ok(item) => return Some(item),
             Err(TryRecvError::Disconnected) => return None,
             Err(TryRecvError::Empty) => {}
         }
         let start = Instant::now();
-        let item = self.inner.recv();
+        let item = self.inner.items.recv();
         self.meter.add_starved(start.elapsed());
         item.ok()
     }
 
     /// The next item, waiting for it until `stop` asks for a drain.
     pub fn recv_unless(&self, stop: &StopSignal) -> Result<T, Halt> {
-        match self.inner.try_recv() {
+        match self.inner.items.try_recv() {
             Ok(item) => return Ok(item),
             Err(TryRecvError::Disconnected) => return Err(Halt::Ended),
             Err(TryRecvError::Empty) => {}
         }
         let start = Instant::now();
         let item = select! {
-            recv(self.inner) -> item => item.map_err(|_| Halt::Ended),
+            recv(self.inner.items) -> item => item.map_err(|_| Halt::Ended),
             recv(stop.asked()) -> _ => Err(Halt::Stopped),
         };
         self.meter.add_starved(start.elapsed());
@@ -121,7 +148,7 @@ impl<T> Receiver<T> {
 
 impl<T> Clone for Receiver<T> {
     fn clone(&self) -> Self {
-        Self { inner: self.inner.clone(), meter: Arc::clone(&self.meter) }
+        Self { inner: Arc::clone(&self.inner), meter: Arc::clone(&self.meter) }
     }
 }
 
@@ -166,5 +193,48 @@ mod tests {
         let (tx, rx) = pair(1);
         drop(rx);
         assert_eq!(tx.send(1), Err(Disconnected));
+    }
+
+    #[test]
+    fn items_are_dropped_with_the_last_receiver_even_if_the_sender_is_idle() {
+        let meter = Arc::new(StageMeter::new("test", 1));
+        let (tx, rx) = channel(2, &meter, &meter);
+        let item = Arc::new(());
+        tx.send(Arc::clone(&item)).expect("room");
+        let other = rx.clone();
+        drop(rx);
+        assert_eq!(Arc::strong_count(&item), 2, "a receiver is left");
+        drop(other);
+        assert_eq!(Arc::strong_count(&item), 1);
+        tx.send(Arc::clone(&item)).expect_err("no receiver is left");
+        assert_eq!(Arc::strong_count(&item), 1);
+    }
+
+    #[test]
+    fn an_item_sent_while_the_last_receiver_goes_is_dropped() {
+        let meter = Arc::new(StageMeter::new("test", 1));
+        let item = Arc::new(());
+        for _ in 0..1000 {
+            let (tx, rx) = channel(1, &meter, &meter);
+            std::thread::scope(|scope| {
+                scope.spawn(move || drop(rx));
+                // either result is right
+                let _ = tx.send(Arc::clone(&item));
+            });
+            assert_eq!(Arc::strong_count(&item), 1);
+        }
+    }
+
+    #[test]
+    fn a_sender_that_waits_for_room_ends_with_the_last_receiver() {
+        for capacity in [0, 1] {
+            let (tx, rx) = pair(capacity);
+            let sent = std::thread::scope(|scope| {
+                let sending = scope.spawn(|| (0..=capacity as u32).try_for_each(|i| tx.send(i)));
+                drop(rx);
+                sending.join().expect("no panic")
+            });
+            assert_eq!(sent, Err(Disconnected));
+        }
     }
 }

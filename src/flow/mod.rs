@@ -4,7 +4,7 @@
 //!
 //! - Every queue is bounded; its bound and the reason are in `pipeline.rs`, where it is made.
 //! - A stage ends when the one before it ends. A stage that fails drops its channel ends, so its neighbours end, too,
-//!   and the run returns the first fault.
+//!   and the run returns the first fault. The items in its queue are dropped with it, so nobody waits for them.
 
 mod arrivals;
 mod budget;

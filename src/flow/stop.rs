@@ -16,7 +16,8 @@ pub struct StopSignal {
 
 impl Default for StopSignal {
     fn default() -> Self {
-        let (sender, asked) = bounded(0);
+        // a channel that could hold a message is read without a lock
+        let (sender, asked) = bounded(1);
         Self { sender: Arc::new(Mutex::new(Some(sender))), asked }
     }
 }

@@ -20,9 +20,11 @@ use crate::engine::{Engine, Inference};
 use crate::error::{ReadError, StorageError, WrongChecksum};
 use crate::flow::StopSignal;
 use crate::items::{
-    BatchShape, PixelElement, PixelsRef, RawRecord, Rejected, ShardContent, ShardFormat, Status,
+    BatchShape, Call, Entry, Inferred, PixelElement, PixelsRef, RawRecord, RecordMeta, Rejected,
+    ShardContent, ShardFormat, Status,
 };
 use crate::pipeline::{Bounds, OpenShard};
+use crate::sink::Sink;
 use crate::source::{OpenedShard, Skips};
 
 /// Scores of a row: the sum of its bytes, and their number.
@@ -122,22 +124,28 @@ impl Bench {
         Output::new(Arc::new(store), name.into(), name.to_owned(), Some(local), self.runtime.handle().clone())
     }
 
-    /// The scorer of a new attempt at the run in `name`.
-    fn scorer(&self, name: &str, open: Box<OpenShard>) -> Scorer {
-        let output = self.output(name);
+    /// The sink of a new attempt at the run in `output`, and the run's id.
+    fn sink(&self, output: &Output) -> (ParquetSink, String) {
         let record = RunRecord {
             schema_version: SCHEMA_VERSION.to_owned(),
             sluice_version: env!("CARGO_PKG_VERSION").to_owned(),
-            run_id: format!("run-{name}"),
+            run_id: format!("run-{}", output.uri()),
             started_at: String::new(),
             plan_sha256: String::new(),
             limit: None,
             determinants: serde_json::json!({}),
             removing: None,
         };
-        let claim = claim(&output, &record, &AttemptNote::begun(0, 1)).expect("the output is this run's");
+        let claim = claim(output, &record, &AttemptNote::begun(0, 1)).expect("the output is this run's");
         let model_sha256 = String::new();
         let sink = ParquetSink::new(output.clone(), &self.plan, model_sha256, 2, claim.note, Vec::new());
+        (sink.expect("a sink"), record.run_id)
+    }
+
+    /// The scorer of a new attempt at the run in `name`.
+    fn scorer(&self, name: &str, open: Box<OpenShard>) -> Scorer {
+        let output = self.output(name);
+        let (sink, run_id) = self.sink(&output);
         let mut engine: Box<dyn Engine> = Box::new(Sums);
         let bounds = Bounds::new(&self.plan, 2, 1);
         let stages = Stages {
@@ -146,11 +154,12 @@ impl Bench {
             decode_threads: 2,
             buffers: engine.buffers(bounds.batch_buffers(1)).expect("memory"),
             engines: vec![engine],
-            sink: Box::new(sink.expect("a sink")),
+            sink: Box::new(sink),
             bounds,
             meters: Meters::new(bounds.look_ahead + 1, 2, 1),
         };
-        Scorer { pipeline: Pipeline::start(stages).expect("threads"), output, run_id: record.run_id }
+        let pipeline = Pipeline::start(stages).expect("threads");
+        Scorer { pipeline, output, run_id, reading: Mutex::default() }
     }
 
     /// Rows of a part, without the columns that differ between runs.
@@ -343,9 +352,35 @@ fn no_checkpoint_keeps_rows_of_wrong_bytes_whatever_stops_the_shard() {
         assert!(stops || failed.is_wrong_checksum(), "{failed}");
         let output = scorer.output().clone();
         scorer.close().expect("noted");
-        let history = shard_history(&output, "run-out", &shard(index)).expect("readable");
+        let history = shard_history(&output, "run-out", &shard(index), &Mutex::default()).expect("readable");
         assert_eq!((history.part, history.resume), (None, Resume::default()));
     }
+}
+
+#[test]
+fn rows_before_a_lost_batch_are_kept_in_a_checkpoint() {
+    let bench = Bench::new();
+    let (output, shard) = (bench.output("out"), shard(4));
+    let (mut sink, run_id) = bench.sink(&output);
+    let (call, ticket) = Call::new(shard.clone(), Resume::default(), CallOptions::default());
+    let rejected = (0..3).map(|record_index| {
+        let meta = RecordMeta {
+            shard: Arc::clone(&call.shard),
+            record_index,
+            image_id: record_index.to_string(),
+            member: None,
+            image_bytes: 0,
+            header: None,
+        };
+        Entry::Rejected(meta, Rejected::new(Status::Empty, "empty"))
+    });
+    let entries = [Entry::ShardStart(Arc::clone(&call))].into_iter().chain(rejected).collect();
+    sink.accept(Inferred { entries, outcome: Ok(None) });
+    sink.lose_batch();
+    assert!(matches!(ticket.wait(), Some(Err(Error::StagePanicked { stage: "engine", .. }))));
+    Box::new(sink).finish().expect("stored");
+    let history = shard_history(&output, &run_id, &shard, &Mutex::default()).expect("readable");
+    assert_eq!(history.resume.rows(), 3);
 }
 
 #[test]

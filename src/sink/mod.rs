@@ -33,7 +33,7 @@ pub trait Sink: Send {
     /// Take the entries of one batch and its scores.
     fn accept(&mut self, inferred: Inferred);
 
-    /// A batch was lost with the stage that had it: fail the shard whose rows are arriving.
+    /// A batch was lost with the stage that had it: fail the shard whose rows are arriving, and keep those that arrived.
     fn lose_batch(&mut self);
 
     /// The stop signal of the call whose rows are arriving, until [`Sink::stop`] is called for it.

@@ -338,10 +338,10 @@ impl Sink for ParquetSink {
     }
 
     fn lose_batch(&mut self) {
-        if let Some(open) = &self.open {
-            let call = Arc::clone(&open.call);
+        if self.open.is_some() {
             let message = "a batch was lost with the stage that had it".to_owned();
-            self.fail(&call, Error::StagePanicked { stage: "engine", message });
+            let error = Error::StagePanicked { stage: "engine", message };
+            self.guarded(|sink| sink.cut(Some(error)));
         }
     }
 
@@ -415,7 +415,8 @@ mod tests {
         accept(&mut sink, vec![row(7)]);
         let failed = ticket.wait().expect("an answer").expect_err("record 1 is missing");
         assert!(matches!(failed, Error::Sink(_)), "{failed}");
-        let kept = || shard_history(&output, &run_id, &shard).expect("readable").resume.rows();
+        let reading = std::sync::Mutex::new(());
+        let kept = || shard_history(&output, &run_id, &shard, &reading).expect("readable").resume.rows();
         assert_eq!(kept(), 1);
 
         let source = WrongChecksum { found: 1, expected: 2 }.into();

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use crate::crash::{AtWork, Reading, Work, signal_name};
 use crate::error::{Error, ReadError, SourceError, panic_message};
 use crate::flow::{
-    Account, Budget, BudgetLimits, Disconnected, Halt, Sender, StageMeter, channel, hand_over, spawn_named,
+    Account, Budget, BudgetLimits, Disconnected, Sender, StageMeter, channel, hand_over, spawn_named,
 };
 use crate::items::{
     Call, EncodedImage, Feed, RawRecord, Rejected, ShardEnd, ShardFormat, ShardItem, ShardRef, ShardStream,
@@ -64,7 +64,8 @@ struct Assignment {
     turn: Turn,
 }
 
-/// Read the shards of `calls` through `open` until the callers or the receiver of `out` hang up.
+/// Read the shards of `calls` through `open` until the callers hang up. Calls that arrive after the receiver of `out`
+/// has hung up are dropped.
 pub fn run(
     calls: &crossbeam_channel::Receiver<Feed<Arc<Call>>>,
     open: impl Fn(&ShardRef, u64, &Turn) -> Result<OpenedShard, ReadError> + Send + Sync,
@@ -87,10 +88,11 @@ pub fn run(
         for call in calls {
             let call = match call {
                 Feed::Shard(call) => call,
-                Feed::Flush => match out.send(Feed::Flush) {
-                    Ok(()) => continue,
-                    Err(Disconnected) => break,
-                },
+                Feed::Flush => {
+                    // a decode stage that is lost needs no flush
+                    let _ = out.send(Feed::Flush);
+                    continue;
+                }
             };
             // all readers share the meter of their stage, which counts their waits for room in a stream
             let (items, stream) = channel(bounds.records_per_shard, meter, decode_meter);
@@ -99,10 +101,10 @@ pub fn run(
             let job = Assignment { call: Arc::clone(&call), items, turn };
             let stop = call.options.stop.clone();
             let stream = ShardStream { call, items: stream, account };
-            // a call that asks to stop may get no reader: its stream then ends at once, and the decode stage sees the
-            // request
-            if out.send(Feed::Shard(stream)).is_err() || hand_over(&jobs, job, &stop) == Err(Halt::Ended) {
-                break;
+            if out.send(Feed::Shard(stream)).is_ok() {
+                // a call that asks to stop may get no reader: its stream then ends at once, and the decode stage sees
+                // the request
+                let _ = hand_over(&jobs, job, &stop);
             }
         }
         drop((jobs, out));

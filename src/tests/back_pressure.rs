@@ -13,7 +13,7 @@ use sluice::error::{Error, ReadError, SinkError, StorageError};
 use sluice::flow::StopSignal;
 use sluice::items::{
     Allowance, BatchShape, Call, CallOptions, Cut, Entry, Inferred, Kept, PixelElement, PixelsRef, RawRecord,
-    Resume, Scored, ShardContent, ShardFormat, ShardRef,
+    Rejected, Resume, Scored, ShardContent, ShardFormat, ShardRef, Status, Ticket,
 };
 use sluice::pipeline::{Bounds, Meters, OpenShard, Pipeline, Stages};
 use sluice::report::{OutputReport, PartReport};
@@ -65,12 +65,19 @@ fn image() -> bytes::Bytes {
 struct TestEngine {
     fails_at: Option<u64>,
     panics: bool,
+    /// The engine does not fail before the other end is dropped.
+    gate: Option<Receiver<()>>,
     batches: u64,
 }
 
 impl TestEngine {
     fn good() -> Self {
-        Self { fails_at: None, panics: false, batches: 0 }
+        Self { fails_at: None, panics: false, gate: None, batches: 0 }
+    }
+
+    /// An engine that panics on its first batch when `gate` opens.
+    fn panics_behind(gate: Receiver<()>) -> Self {
+        Self { fails_at: Some(0), panics: true, gate: Some(gate), batches: 0 }
     }
 }
 
@@ -98,6 +105,10 @@ impl Engine for TestEngine {
     fn infer(&mut self, _: PixelsRef<'_>, rows: usize) -> Result<Inference, String> {
         self.batches += 1;
         if self.fails_at == Some(self.batches - 1) {
+            if let Some(gate) = &self.gate {
+                // fails at once if the gate is open
+                let _ = gate.recv();
+            }
             assert!(!self.panics, "the test engine panics");
             return Err("the device fell off the bus".to_owned());
         }
@@ -160,8 +171,11 @@ impl Sink for GatedSink {
 }
 
 impl GatedSink {
+    /// Answer the open call. Entries of a shard whose start was lost with a batch have none.
     fn answer(&self, scored: Result<Scored, Error>) {
-        self.open.as_ref().expect("a shard has started").answer(scored);
+        if let Some(open) = &self.open {
+            open.answer(scored);
+        }
     }
 }
 
@@ -236,6 +250,33 @@ fn rows(scored: Result<Scored, Error>) -> Result<u64, String> {
         Ok(other) => Err(format!("{other:?}")),
         Err(error) => Err(error.to_string()),
     }
+}
+
+/// Submit shards in order, and leave the pipeline running.
+fn submit_all(pipeline: &Pipeline, shards: std::ops::Range<u64>) -> Vec<Ticket> {
+    let more = pipeline.expect_more();
+    let submit = |index| pipeline.submit(shard(index), Resume::default(), CallOptions::default());
+    let tickets = shards.map(|index| submit(index).expect("taken")).collect();
+    drop(more);
+    tickets
+}
+
+/// Run `work` on a thread of its own, and fail if it does not end.
+fn ends<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let (done, is_done) = bounded(1);
+    std::thread::spawn(move || done.send(work()).expect("the test listens"));
+    is_done.recv_timeout(PATIENCE).expect("it ends")
+}
+
+/// Assert that all calls end with the panic of `stage`, and that the pipeline can be closed.
+fn assert_all_fail(pipeline: Pipeline, tickets: Vec<Ticket>, panic: &str) {
+    let scored = ends(move || {
+        let scored: Vec<_> = tickets.into_iter().map(|ticket| rows(pipeline.wait(ticket))).collect();
+        drop(pipeline.close());
+        scored
+    });
+    let is_lost = |scored: &Result<u64, String>| scored.as_ref().is_err_and(|what| what.starts_with(panic));
+    assert!(scored.iter().all(is_lost), "{scored:?}");
 }
 
 /// Assert that the source admits `expected` records, and then no more.
@@ -394,9 +435,9 @@ fn calls_from_many_threads_share_batches_and_get_their_own_answers() {
     assert_eq!(seen, expected);
 }
 
-/// Opens shards of five images. The store of the shard `hanging` does not answer before `gate` is dropped.
-fn hanging_at(hanging: u64, gate: Receiver<()>) -> Box<OpenShard> {
-    let good = images(5);
+/// Opens shards of `records` images. The store of the shard `hanging` does not answer before `gate` is dropped.
+fn hanging_at(hanging: u64, gate: Receiver<()>, records: u64) -> Box<OpenShard> {
+    let good = images(records);
     Box::new(move |shard, first, turn| {
         if shard.index == hanging {
             let _ = gate.recv();
@@ -409,7 +450,7 @@ fn hanging_at(hanging: u64, gate: Receiver<()>) -> Box<OpenShard> {
 fn the_last_rows_of_a_shard_never_wait_for_calls_that_may_not_come() {
     let (sink, _seen) = ungated();
     let (hanging, gate) = bounded::<()>(0);
-    let pipeline = start(TestEngine::good(), sink, hanging_at(1, gate), BOUNDS, &meters());
+    let pipeline = start(TestEngine::good(), sink, hanging_at(1, gate, 5), BOUNDS, &meters());
     // a shard alone makes a full batch and a padded one
     assert_eq!(score_all(&pipeline, 1, &CallOptions::default()), [Ok(5)]);
     // together with a shard whose store hangs
@@ -425,7 +466,7 @@ fn the_last_rows_of_a_shard_never_wait_for_calls_that_may_not_come() {
 fn a_call_that_is_stopped_while_its_store_hangs_does_not_block_the_next() {
     let (sink, _seen) = ungated();
     let (_hanging, gate) = bounded::<()>(0);
-    let pipeline = start(TestEngine::good(), sink, hanging_at(0, gate), BOUNDS, &meters());
+    let pipeline = start(TestEngine::good(), sink, hanging_at(0, gate, 5), BOUNDS, &meters());
     let options = CallOptions::default();
     let hung = pipeline.submit(shard(0), Resume::default(), options.clone()).expect("taken");
     let next = pipeline.submit(shard(1), Resume::default(), CallOptions::default()).expect("taken");
@@ -452,6 +493,112 @@ fn a_lost_stage_fails_every_call_and_hangs_none() {
     };
     assert!(scored.iter().all(is_lost), "{scored:?}");
     pipeline.close().expect("the sink has not failed");
+}
+
+const ENGINE_PANICS: &str = "the engine stage panicked: the test engine panics";
+
+#[test]
+fn batches_behind_a_lost_engine_leave_no_call_waiting() {
+    let (gate_holder, gate) = bounded::<()>(0);
+    let (sink, _seen) = ungated();
+    let (meters, batch) = (meters(), BATCH_SIZE as u64);
+    let pipeline = start(TestEngine::panics_behind(gate), sink, images(batch), BOUNDS, &meters);
+    // one batch in the engine, and a full queue
+    let shards = 1 + BOUNDS.engine_queue as u64;
+    let tickets = submit_all(&pipeline, 0..shards);
+    assert_stops_at(shards * batch, &meters);
+    drop(gate_holder);
+    assert_all_fail(pipeline, tickets, ENGINE_PANICS);
+}
+
+#[test]
+fn records_behind_a_lost_engine_leave_no_call_waiting() {
+    let (gate_holder, gate) = bounded::<()>(0);
+    let (sink, _seen) = ungated();
+    let (meters, batch) = (meters(), BATCH_SIZE as u64);
+    let pipeline = start(TestEngine::panics_behind(gate), sink, images(batch), BOUNDS, &meters);
+    // as above, one batch in the batch stage, and the last shard between decode and batch
+    let shards = 1 + BOUNDS.engine_queue as u64 + 1 + 1;
+    let tickets = submit_all(&pipeline, 0..shards);
+    assert_stops_at(shards * batch, &meters);
+    drop(gate_holder);
+    assert_all_fail(pipeline, tickets, ENGINE_PANICS);
+}
+
+#[test]
+fn shards_behind_a_lost_engine_leave_no_call_waiting() {
+    let (gate_holder, gate) = bounded::<()>(0);
+    let (sink, _seen) = ungated();
+    let meters = meters();
+    let pipeline = start(TestEngine::panics_behind(gate), sink, images(100), BOUNDS, &meters);
+    let tickets = submit_all(&pipeline, 0..1 + BOUNDS.look_ahead as u64);
+    let batches = 1 + BOUNDS.engine_queue + 1;
+    let streams = (BOUNDS.look_ahead + 1) * BOUNDS.records_per_shard;
+    assert_stops_at((batches * BATCH_SIZE + BOUNDS.decode_slots + 1 + streams) as u64, &meters);
+    drop(gate_holder);
+    assert_all_fail(pipeline, tickets, ENGINE_PANICS);
+}
+
+#[test]
+fn a_pipeline_without_an_engine_can_be_dropped() {
+    let (gate_holder, gate) = bounded::<()>(0);
+    let (sink, _seen) = ungated();
+    let (meters, batch) = (meters(), BATCH_SIZE as u64);
+    let (with_images, image_shards, rejected) = (images(batch), 1 + BOUNDS.engine_queue as u64, 100);
+    let open: Box<OpenShard> = Box::new(move |shard, first, turn| {
+        if shard.index < image_shards {
+            return with_images(shard, first, turn);
+        }
+        let empty = || Err(Rejected::new(Status::Empty, "empty"));
+        let records = (first..rejected).map(move |index| Ok(RawRecord::new(index.to_string(), empty())));
+        Ok(OpenedShard { first_record: first, records: Box::new(records), skips: Skips::default() })
+    });
+    let pipeline = start(TestEngine::panics_behind(gate), sink, open, BOUNDS, &meters);
+    let mut tickets = submit_all(&pipeline, 0..image_shards);
+    assert_stops_at(image_shards * batch, &meters);
+    drop(gate_holder);
+    assert_eq!(rows(pipeline.wait(tickets.remove(0))), Err(ENGINE_PANICS.to_owned()));
+    // batches without rows need no engine: more of them than the sink's queue holds
+    let last = submit_all(&pipeline, image_shards..image_shards + 1).remove(0);
+    ends(move || drop(pipeline));
+    assert!(tickets.into_iter().all(|ticket| ticket.wait().is_none()));
+    assert_eq!(rows(last.wait().expect("answered")), Ok(rejected));
+}
+
+#[test]
+fn a_lost_sink_leaves_no_call_waiting() {
+    let (gate_holder, gate) = bounded::<()>(0);
+    let (mut sink, seen) = ungated();
+    sink.gate = gate;
+    let meters = meters();
+    let pipeline = start(TestEngine::good(), sink, images(100), BOUNDS, &meters);
+    let tickets = submit_all(&pipeline, 0..1 + BOUNDS.look_ahead as u64);
+    assert_stops_at(admitted_records(), &meters);
+    // the sink panics if nobody listens
+    drop((seen, gate_holder));
+    assert_all_fail(pipeline, tickets, "the sink stage panicked: the test listens");
+}
+
+#[test]
+fn calls_after_a_lost_stage_fail_while_a_store_hangs() {
+    let (gate_holder, gate) = bounded::<()>(0);
+    let (hanging, store) = bounded::<()>(0);
+    let (sink, _seen) = ungated();
+    let (engine, meters) = (TestEngine::panics_behind(gate), meters());
+    let pipeline = start(engine, sink, hanging_at(1, store, 100), BOUNDS, &meters);
+    let tickets = submit_all(&pipeline, 0..2);
+    let batches = 1 + BOUNDS.engine_queue + 1;
+    let decoding = BOUNDS.decode_slots + 1;
+    assert_stops_at((batches * BATCH_SIZE + decoding + BOUNDS.records_per_shard) as u64, &meters);
+    drop(gate_holder);
+    let (pipeline, scored) = ends(move || {
+        let tickets = submit_all(&pipeline, 2..12);
+        let scored: Vec<_> = tickets.into_iter().map(|ticket| rows(pipeline.wait(ticket))).collect();
+        (pipeline, scored)
+    });
+    assert_eq!(scored, vec![Err(ENGINE_PANICS.to_owned()); 10]);
+    drop(hanging);
+    assert_all_fail(pipeline, tickets, ENGINE_PANICS);
 }
 
 #[test]
