@@ -8,6 +8,7 @@
 use super::attempts::{AttemptNote, Notes};
 use super::checkpoints::Checkpoints;
 use super::crashes::Crashes;
+use super::finish::complete_sealed;
 use super::listing::OutputListing;
 use super::names::{ATTEMPTS, MANIFEST, MAX_ATTEMPT, ObjectName, RUN, SUCCESS};
 use super::output::{Output, json};
@@ -84,7 +85,10 @@ fn claim_once(output: &Output, wanted: &RunRecord, note: &AttemptNote) -> Result
     let (mut is_finished, mut failed, mut lost) = (false, None, 0);
     let record = loop {
         match admit(output, wanted)? {
-            OutputState::Unfinished(record) | OutputState::Sealed(record, _) => break record,
+            OutputState::Unfinished(record) => break record,
+            OutputState::Sealed(record, manifest) => {
+                drop(complete_sealed(output, &record.run_id, &manifest.parts)?);
+            }
             OutputState::Failed(record, manifest) => {
                 failed = Some(*manifest);
                 break record;
@@ -249,9 +253,10 @@ mod tests {
         begin();
         let listing = OutputListing::read(&output).expect("a listing");
         assert!(!listing.has_manifest && !listing.has_success);
-        // whatever the manifest of this run is, it stays
+        // a manifest of this run stays
         let mut mine = manifest;
         mine["run_id"] = "mine".into();
+        mine["summary"]["outcome"] = "too_many_errors".into();
         output.create(MANIFEST, mine.to_string().into_bytes()).expect("stored");
         output.create(SUCCESS, b"hash".to_vec()).expect("stored");
         begin();

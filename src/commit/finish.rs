@@ -201,11 +201,10 @@ impl Ending<'_> {
         let (output, run_id) = (self.output, &self.record.run_id);
         let parts = state.manifest_of(run_id).map(|manifest| manifest.parts.clone()).unwrap_or_default();
         tracing::info!("another attempt has finished the run");
-        let listing = remove_strays(output, run_id, &parts)?;
-        if let OutputState::Sealed(..) = state {
-            let manifest_sha256 = sha256_of(&output.read(MANIFEST)?);
-            publish_success(output, run_id, &manifest_sha256, false)?;
-        }
+        let listing = match state {
+            OutputState::Sealed(..) => complete_sealed(output, run_id, &parts)?,
+            _ => remove_strays(output, run_id, &parts)?,
+        };
         tidy_or_warn(output, run_id, &listing);
         let finished: HashSet<_> = parts.iter().map(|part| &part.path).collect();
         let known = self.written.parts.iter().chain(&self.reused);
@@ -240,6 +239,9 @@ impl Ending<'_> {
         report.record = output.digest(RUN)?;
         let manifest = json(&Manifest { report: &report, plan: self.plan });
         let (created, manifest_sha256) = publish_manifest(output, manifest, &report)?;
+        if !created && let Some(state) = self.decided()? {
+            return self.end_behind_another(&state);
+        }
         if outcome != Outcome::Succeeded {
             // keep what the same run needs to be started again with higher limits
             return Ok(self.end(&whole, outcome)?);
@@ -391,6 +393,20 @@ fn split<'a>(
     (parts, others)
 }
 
+/// Publish `_SUCCESS` of the sealed run `run_id`, once its `parts` are the only ones. Returns what [`remove_strays`] does.
+///
+/// # Errors
+/// See there and [`publish_success`].
+pub(super) fn complete_sealed(
+    output: &Output,
+    run_id: &str,
+    parts: &[PartReport],
+) -> Result<OutputListing, SinkError> {
+    let listing = remove_strays(output, run_id, parts)?;
+    publish_success(output, run_id, &sha256_of(&output.read(MANIFEST)?), false)?;
+    Ok(listing)
+}
+
 /// Leave the sealed run `run_id` with its `parts` alone: remove the staged objects, and then all other predictions parts.
 /// Returns a listing from before the parts were removed.
 ///
@@ -405,6 +421,8 @@ pub(super) fn remove_strays(
     run_id: &str,
     parts: &[PartReport],
 ) -> Result<OutputListing, SinkError> {
+    // another attempt may be publishing `_SUCCESS` from a staged object
+    output.wait_for(SUCCESS)?;
     let staged = OutputListing::read(output)?.staged;
     // read after the listing: no listed object is of a run that has begun since
     check_current(output, run_id)?;

@@ -74,7 +74,9 @@ pub fn shard_history(
     remove_damaged(output, &damaged, run_id, "removing a damaged part: its shard is scored again")?;
     let segments = Checkpoints::of(&names_in(output, &part.checkpoints())?, run_id);
     let crashes = Crashes::of(&names_in(output, &part.crashes())?, run_id);
-    let segments = {
+    let segments = if segments.chain(&name).is_empty() {
+        Vec::new()
+    } else {
         let _reading = reading.lock().unwrap_or_else(PoisonError::into_inner);
         sound_checkpoints(output, segments, |_| true)?.chain(&name)
     };

@@ -93,10 +93,11 @@ impl OutputListing {
         again(list).await
     }
 
-    /// The name of one object, a foreign one first. `None` if the output is empty. Objects that a finished run does not
-    /// need do not count: each belongs to a run that has no record any more.
+    /// The name of one object, a foreign one first. `None` if the output is empty. Objects that only an unfinished run
+    /// needs do not count: their names say of which run they are, and a new run ignores them.
     pub fn anything(&self) -> Option<String> {
-        self.foreign.clone().or_else(|| self.results().next())
+        let others = self.results().chain(self.unknown.iter().cloned());
+        self.foreign.clone().into_iter().chain(others).next()
     }
 
     /// Names of the parts, the record of the run, the manifest and `_SUCCESS`.
@@ -222,9 +223,12 @@ mod tests {
             predictions: BTreeMap::new(),
             batches: Vec::new(),
             has_manifest: false,
+            unknown: Vec::new(),
             ..listing.clone()
         };
         assert_eq!(unfinished.anything(), None);
+        let unknown = OutputListing { unknown: listing.unknown.clone(), ..OutputListing::default() };
+        assert_eq!(unknown.anything(), Some("_checkpoints/of-another-version".to_owned()));
         listing.add(RUN, 5);
         listing.add(SUCCESS, 5);
         assert!(listing.has_record && listing.has_success && listing.foreign.is_none());

@@ -10,7 +10,7 @@
 //!
 //! Requirements on the store: an object can be read under its name as soon as its creation is acknowledged, and of
 //! several requests that create one name, one succeeds. Listings may lag, except where they are used to remove objects:
-//! after `_SUCCESS` is published, and during `--overwrite`. No decision depends on a clock. [`crate::docs::protocol`]
+//! after the manifest is published, and during `--overwrite`. No decision depends on a clock. [`crate::docs::protocol`]
 //! describes each step. Azure may accept a copy and carry it out later; until then the object is empty, and the attempt
 //! that publishes it waits.
 //!
@@ -19,8 +19,8 @@
 //! both create the same name, and one succeeds. Attempts join one run if everything that determines the predictions is
 //! the same ([`claim()`]). Each attempt has a number and a note that lists the parts it stored, with their hashes. To
 //! finish the run ([`finish()`]), an attempt compares the parts with the listed input, publishes a manifest with the
-//! hash of each part, removes all other parts, and publishes `_SUCCESS` with the manifest's hash. Neither is ever
-//! replaced. [`OutputState`] has the states in between.
+//! hash of each part, removes all other parts, and publishes `_SUCCESS` with the manifest's hash. A manifest that
+//! says "succeeded" is never replaced. [`OutputState`] has the states in between.
 //!
 //! # The fence
 //! Every object that counts as a result (parts, the manifest, `_SUCCESS`, the marks of workers that finished their
@@ -47,15 +47,15 @@
 //!
 //! On S3 a copy that must not replace anything is three requests: the second reads the source, the third makes the object
 //! appear. An attempt that is suspended between them may publish late. Therefore step 2 is repeated after each copy, even
-//! a failed one. If the manifest of the current run does not list the part, or the output has no run, the attempt removes
-//! its part. Nothing else is published under that name, so nothing else can be removed by mistake. If the current run has
-//! no manifest yet, the attempt leaves the part: a run removes the parts of other runs, which it recognises by their
+//! a failed one. If a final manifest of the current run does not list the part, or the output has no run, the attempt
+//! removes its part. Nothing else is published under that name, so nothing else can be removed by mistake. If the current
+//! run has no final manifest yet, the attempt leaves the part: a run removes the parts of other runs, which it recognises by their
 //! footers, when an attempt begins, when an attempt publishes the same name, and before `_SUCCESS`.
 //!
 //! # Limits
-//! - To remove one version of an object (a damaged part, a part of another run) takes a HEAD and a DELETE. An attempt that
+//! - To remove one version of an object (a damaged part, a part of another run, a failed manifest) takes a HEAD and a DELETE. An attempt that
 //!   is suspended exactly between them may remove a part that another attempt, or the next run after an `--overwrite`,
-//!   has published since. `run` and `verify` then report the part as missing.
+//!   has published since. `run` and `verify` then report the object as missing.
 //! - On S3, an attempt that is suspended between the second and the third request of a copy, until the current run has
 //!   finished, publishes its part beside `_SUCCESS` when it wakes, and removes it at once. If it is killed in between, the
 //!   part stays until the next attempt. On every store, the same is true of a request that the store executes late.

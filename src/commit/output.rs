@@ -359,6 +359,12 @@ impl Output {
         Ok(self.wait_for_copy(to).await? && copied)
     }
 
+    /// Wait until the copy of an object to `name`, if there is one, is complete.
+    pub(super) fn wait_for(&self, name: &str) -> Result<(), SinkError> {
+        let waited = self.runtime.block_on(self.wait_for_copy(&self.path_of(name)));
+        waited.map(drop).map_err(|source| self.failed(name, source))
+    }
+
     /// Wait until the copy of an object to `path` is complete. Returns whether `path` still exists.
     ///
     /// Azure may accept a copy and carry it out later. Until then the object is empty, and afterwards it is whole. No

@@ -39,7 +39,7 @@ use crate::report::Outcome;
 /// See the tables above.
 #[derive(Debug)]
 pub enum OutputState {
-    /// The output is empty, or has only staged objects.
+    /// The output is empty, or has only objects of an unfinished run that has no record.
     Vacant,
     /// The output has no record of a run, but has this object.
     Foreign(String),

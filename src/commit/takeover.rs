@@ -13,7 +13,7 @@ use object_store::{Error, ObjectMeta};
 
 use super::attempts::{AttemptNote, Notes};
 use super::listing::{ObjectEntry, OutputListing};
-use super::names::{AttemptName, MANIFEST, ObjectName};
+use super::names::{AttemptName, ObjectName};
 use super::output::Output;
 use super::record::check_current;
 use super::resume::Share;
@@ -166,11 +166,8 @@ pub(super) fn remove_parts_of_other_runs(
 }
 
 /// Remove the `damaged` parts of `share`, and return `listing` without them: when their shards are scored again, they are
-/// stored under the same names. The mark of the worker is removed first. If another attempt has finished the run meanwhile,
-/// all of them stay.
-///
-/// # Errors
-/// Those of the store, and [`SinkError::Uri`] if the manifest lists such a part already.
+/// stored under the same names. The mark of the worker is removed first. Once the parts of the run are decided, all of
+/// them stay.
 pub(crate) fn without_damaged(
     output: &Output,
     listing: OutputListing,
@@ -178,14 +175,8 @@ pub(crate) fn without_damaged(
     share: Share,
     run_id: &str,
 ) -> Result<OutputListing, SinkError> {
-    let Some(first) = damaged.first() else { return Ok(listing) };
-    let state = observe(output)?;
-    if state.is_success_of(run_id) {
+    if damaged.is_empty() || observe(output)?.manifest_of(run_id).is_some() {
         return Ok(listing);
-    }
-    if state.manifest_of(run_id).is_some() {
-        let message = format!("lists {}, which is damaged; remove it and run again", first.name);
-        return Err(SinkError::Uri { uri: output.uri_of(MANIFEST), message });
     }
     output.remove(&[ObjectName::Mark(share.mark(run_id)).to_string()])?;
     remove_damaged(output, damaged, run_id, "removing a damaged part: its shard is scored again")?;

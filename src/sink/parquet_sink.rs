@@ -26,14 +26,13 @@ use super::storing::{PENDING_PARTS, Storing, ToStore, panicked};
 const SEGMENT_BYTES: usize = 64 << 20;
 
 /// The most that parts hold in memory: the one being written and its last segment, the batches part, those being
-/// stored, the row groups that the first and the batches part are encoding, and a segment being read back, which ends
-/// with a row group. Rows that wait to be encoded are in columns that grow by doubling, and are held at the same time
-/// as the arrays made of them.
+/// stored, the row groups that the first and the batches part are encoding, and two segments being read back, each of
+/// which ends with a row group: one by the sink, and one by a caller that resumes a shard. Rows that wait to be encoded
+/// are in columns that grow by doubling, and are held at the same time as the arrays made of them.
 pub const PARTS_BYTES: u64 = (PENDING_PARTS as u64 + 3) * UPLOAD_BYTES
     + 3 * ROW_GROUP_BYTES as u64
-    + SEGMENT_BYTES as u64
     + 3 * BYTES_PER_ENCODE as u64
-    + READ_BYTES as u64;
+    + 2 * (SEGMENT_BYTES + READ_BYTES) as u64;
 
 /// Writes the Parquet parts of an attempt.
 pub struct ParquetSink {

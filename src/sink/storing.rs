@@ -81,7 +81,7 @@ impl Storing {
     /// Hand a part over. Waits while too many are on their way.
     pub fn hand_over(&self, part: ToStore) {
         let parts = self.parts.as_ref().expect("open until the end");
-        // a thread that has ended has dropped its calls
+        // without the thread, the part is dropped, and its call ends with an error
         let _ = parts.send(part);
     }
 
@@ -128,11 +128,13 @@ impl Storer {
                 }
                 ToStore::Batches(part) => self.note.batches.push(part),
             }
-            if Instant::now() >= self.note_due
-                && let Err(error) = self.write_note()
-            {
-                // parts in no note are read instead
-                tracing::warn!(%error, "the attempt's note cannot be written");
+            if Instant::now() >= self.note_due {
+                let noted = catch_unwind(AssertUnwindSafe(|| self.write_note()));
+                let noted = noted.map_err(|panic| panicked(panic.as_ref()));
+                if let Err(error) = noted.and_then(|noted| noted.map_err(Error::from)) {
+                    // parts in no note are read instead
+                    tracing::warn!(%error, "the attempt's note cannot be written");
+                }
             }
         }
         self

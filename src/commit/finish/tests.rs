@@ -8,7 +8,7 @@ use object_store::memory::InMemory;
 use super::*;
 use crate::commit::claim::claim;
 use crate::commit::footer::{ATTEMPT, ROWS_BY_STATUS, SHARD, SHARD_FORMAT, SHARD_IDENTITY};
-use crate::commit::names::part_name;
+use crate::commit::names::{PartName, part_name};
 use crate::commit::stored_part::read_part;
 use crate::commit::testing::{Hooked, in_memory, record, store_part};
 use crate::config::{Overrides, PipelineFile};
@@ -220,6 +220,29 @@ fn success_never_appears_beside_a_part_that_the_manifest_does_not_list() {
     let runtime = tokio::runtime::Runtime::new().expect("runtime");
     let moments = (0..).take_while(|&moment| published_meanwhile(&runtime, moment)).count();
     assert!(moments > 40, "{moments} moments");
+}
+
+#[test]
+fn an_attempt_completes_a_sealed_run_whatever_strays_are_left() {
+    let runtime = tokio::runtime::Runtime::new().expect("runtime");
+    let output = in_memory(&runtime);
+    let record = recorded(&plan());
+    let begin = || claim(&output, &record, &AttemptNote::begun(0, 1)).expect("this run's").listing;
+    begin();
+    store(&output, &shard(0));
+    let (plan, listed) = (plan(), Listed::all(&[shard(0)], Skipped::default()));
+    finish(&output, Run { plan: &plan, record: &record }, listed, Vec::new()).expect("finished");
+    // as if the attempt had been killed before it removed strays
+    output.remove(&[SUCCESS.to_owned()]).expect("removed");
+    let other_version = PartName { identity: 7, ..PartName::of(&shard(0)) };
+    for stray in [part_name(&shard(1)), other_version.to_string()] {
+        output.create(&stray, crate::commit::testing::part("run", &[])).expect("stored");
+    }
+    let sealed = observe(&output).expect("a state");
+    assert!(matches!(sealed, OutputState::Sealed(..)), "{sealed:?}");
+    let listing = begin();
+    assert_eq!((listing.predictions.len(), listing.duplicates.len()), (1, 0));
+    assert!(observe(&output).expect("a state").is_success_of("run"));
 }
 
 #[test]
