@@ -121,7 +121,7 @@ pub use resume::{Done, Listed, Remaining, Share};
 pub use run_report::RunReport;
 pub(crate) use segments::{READ_BYTES, read_segment, sound_checkpoints};
 pub use state::{OutputState, observe};
-pub(crate) use stored_part::read_part;
+pub(crate) use stored_part::read_part_twice;
 pub(crate) use takeover::{TakenOver, take_over, without_damaged};
 pub(crate) use upload::{PendingUpload, Stored, UPLOAD_BYTES, Upload};
 pub use verify::{Verification, verify};

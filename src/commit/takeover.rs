@@ -5,7 +5,8 @@
 //!   their shards again.
 //! - If no note lists a part, because its attempt was killed first, its footer is trusted, which has a checksum of the
 //!   rows. The same is true of a part that a later attempt has stored in place of a damaged one.
-//! - A part is read twice before it counts as damaged: the store's answer may have been wrong.
+//! - Two reads must agree before a part counts as damaged, or as what its footer says: the store's answer may have been
+//!   wrong, and nothing covers the footer.
 
 use std::sync::Arc;
 
@@ -18,7 +19,7 @@ use super::output::Output;
 use super::record::check_current;
 use super::resume::Share;
 use super::state::observe;
-use super::stored_part::{NO_PART, no_part, read_object};
+use super::stored_part::{NO_PART, READS, no_part, read_object};
 use super::upload::{LEFT_BEHIND, is_of_another_run};
 use crate::error::SinkError;
 use crate::report::PartReport;
@@ -41,9 +42,16 @@ pub struct DamagedPart {
 }
 
 /// The result of reading a part once.
+#[derive(PartialEq)]
 enum Found {
-    Sound(PartReport),
-    Damaged(DamagedPart),
+    /// It is what a note says.
+    Noted(PartReport),
+    /// No note lists it with these bytes. Its footer says this.
+    Unnoted(PartReport),
+    Damaged,
+    /// It is not a part, for this reason, and may be somebody's own file.
+    NoPart(String),
+    Missing,
 }
 
 /// Read the listed `parts`, and compare them with `notes`.
@@ -56,48 +64,57 @@ pub(crate) fn take_over<'a>(
     notes: &Notes,
     run_id: &str,
 ) -> Result<TakenOver, SinkError> {
-    let look = |part: &'a ObjectEntry| async {
-        match look_at(output, part, notes, run_id).await? {
-            Found::Damaged(DamagedPart { meta: Some(_), .. }) => look_at(output, part, notes, run_id).await,
-            found => Ok::<_, SinkError>(found),
+    let look = |part: &'a ObjectEntry| async move {
+        let mut last = None;
+        for _ in 0..READS {
+            let (found, meta) = look_at(output, part, notes, run_id).await?;
+            let is_certain = matches!(found, Found::Noted(_) | Found::Missing);
+            if is_certain || last.as_ref() == Some(&found) {
+                return Ok((part, found, meta));
+            }
+            last = Some(found);
         }
+        Err(no_part(output.uri_of(&part.name), "each read returns other bytes"))
     };
     let mut taken = TakenOver::default();
-    for found in output.all(parts.map(look))? {
+    for (part, found, meta) in output.all(parts.map(look))? {
         match found {
-            Found::Sound(part) => taken.sound.push(part),
-            Found::Damaged(part) => taken.damaged.push(part),
+            Found::Noted(report) | Found::Unnoted(report) => taken.sound.push(report),
+            Found::NoPart(what) => return Err(no_part(output.uri_of(&part.name), &what)),
+            Found::Damaged | Found::Missing => {
+                taken.damaged.push(DamagedPart { name: part.name.clone(), meta });
+            }
         }
     }
     Ok(taken)
 }
 
+/// Read a part once. Returns the version that was read, too, if it exists.
 async fn look_at(
     output: &Output,
     part: &ObjectEntry,
     notes: &Notes,
     run_id: &str,
-) -> Result<Found, SinkError> {
+) -> Result<(Found, Option<ObjectMeta>), SinkError> {
     let said = notes.said_of(&part.name);
     let (store, path) = (Arc::clone(output.store()), output.path_of(&part.name));
     // in a task of its own, because hashing keeps a core busy
     let reading = output.runtime().spawn(async move { again(|| read_object(&store, &path)).await });
     let read = reading.await.unwrap_or_else(|source| Err(Error::JoinError { source }));
-    let damaged = |meta| Ok(Found::Damaged(DamagedPart { name: part.name.clone(), meta }));
     let object = match read {
         Ok(object) => object,
-        Err(Error::NotFound { .. }) => return damaged(None),
+        Err(Error::NotFound { .. }) => return Ok((Found::Missing, None)),
         Err(error) => return Err(output.failed(&part.name, error)),
     };
+    let meta = Some(object.meta.clone());
     let is_this = |said: &&PartReport| said.bytes == object.bytes && said.sha256 == object.sha256;
     if let Some(said) = said.iter().find(is_this) {
-        return Ok(Found::Sound(said.clone()));
+        return Ok((Found::Noted(said.clone()), meta));
     }
     // what is left of a copy that the store accepted and never carried out
     if object.bytes == 0 {
-        return damaged(Some(object.meta));
+        return Ok((Found::Damaged, meta));
     }
-    let meta = object.meta.clone();
     let (report, is_damaged) = match object.part(output.store()).await {
         Ok(stored) => {
             let is_damaged = stored.is_damaged;
@@ -107,15 +124,16 @@ async fn look_at(
         Err(error) => return Err(output.failed(&part.name, error)),
     };
     let is_batches = matches!(ObjectName::parse(&part.name), Some(ObjectName::Batches { .. }));
-    match report {
-        Ok(_) if is_damaged => damaged(Some(meta)),
+    let found = match report {
+        Ok(_) if is_damaged => Found::Damaged,
         Ok(report) if said.is_empty() || is_stored_again(output, &report, said, run_id).await? => {
-            Ok(Found::Sound(report))
+            Found::Unnoted(report)
         }
-        // an unreadable predictions part may be somebody's own file; an unreadable batches part counts as damaged
-        Err(what) if said.is_empty() && !is_batches => Err(no_part(output.uri_of(&part.name), &what)),
-        _ => damaged(Some(meta)),
-    }
+        // an unreadable batches part counts as damaged
+        Err(what) if said.is_empty() && !is_batches => Found::NoPart(what),
+        _ => Found::Damaged,
+    };
+    Ok((found, meta))
 }
 
 /// Whether a part that differs from its reports in the notes was stored by another attempt. That attempt may have begun
@@ -209,7 +227,7 @@ mod tests {
     use crate::commit::claim::claim;
     use crate::commit::footer::{ATTEMPT, ROWS_BY_STATUS, SHARD, SHARD_FORMAT, SHARD_IDENTITY};
     use crate::commit::stored_part::read_part;
-    use crate::commit::testing::{record, store_part};
+    use crate::commit::testing::{Hooked, record, store_part};
 
     const PART: &str = "predictions/part-000000-0123456789ab.parquet";
 
@@ -228,6 +246,36 @@ mod tests {
 
     fn replace(output: &Output, bytes: Vec<u8>) {
         output.replace(PART, bytes).expect("stored");
+    }
+
+    #[test]
+    fn one_wrong_read_does_not_count() {
+        let runtime = tokio::runtime::Runtime::new().expect("runtime");
+        let (sent, received) = std::sync::mpsc::channel::<(Output, Vec<u8>)>();
+        let received = std::sync::Mutex::new(received);
+        let store = Hooked::new(InMemory::new(), false, move |now| {
+            // before the first read of the part, and after it
+            if now == 0 || now == 4 {
+                let (output, bytes) = received.lock().expect("no panic").recv().expect("what to store");
+                output.replace(PART, bytes).expect("stored");
+            }
+            Ok(())
+        });
+        let at = |store| Output::new(store, Path::from("a"), "a".to_owned(), None, runtime.handle().clone());
+        let plain = at(Arc::clone(&store.inner) as _);
+        claim(&plain, &record("mine"), &AttemptNote::begun(0, 1)).expect("an empty output");
+        let part = self::store(&plain, "mine", "0");
+        let bytes = plain.read(PART).expect("stored").to_vec();
+        // in the footer, whose bytes no checksum covers: the name of the shard
+        let mut wrong = bytes.clone();
+        let shard = wrong.windows(5).position(|window| window == b"a.tar").expect("the shard's name");
+        wrong[shard] = b'b';
+        let listing = OutputListing::read(&plain).expect("a list");
+        sent.send((plain.clone(), wrong)).expect("received later");
+        sent.send((plain.clone(), bytes)).expect("received later");
+        let parts = listing.predictions.values();
+        let taken = take_over(&at(Arc::new(store)), parts, &Notes::default(), "mine").expect("ours");
+        assert_eq!((taken.sound, taken.damaged.len()), (vec![part], 0));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
-use crate::commit::{AttemptNote, Output, READ_BYTES, UPLOAD_BYTES, part_name, read_part};
+use crate::commit::{AttemptNote, Output, READ_BYTES, UPLOAD_BYTES, part_name, read_part_twice};
 use crate::error::{Error, SinkError};
 use crate::flow::StopSignal;
 use crate::items::{BatchFailure, Call, Cut, Entry, Inferred, Outcome, RecordMeta, Scored, ShardEnd, Status};
@@ -192,7 +192,7 @@ impl ParquetSink {
         let part = match part.close(end) {
             Ok(part) => ToStore::Part(part),
             // another attempt that stored the part may have removed the segments of this one
-            Err(error) => match read_part(output, &part_name(&call.shard), run_id) {
+            Err(error) => match read_part_twice(output, &part_name(&call.shard), run_id) {
                 Ok(theirs) => ToStore::PartOfAnother(call, theirs),
                 Err(_) => return Err(error),
             },

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use crate::commit::{AttemptNote, Stored, read_part};
+use crate::commit::{AttemptNote, Stored, read_part_twice};
 use crate::error::{Error, SinkError, panic_message};
 use crate::flow::spawn_stage;
 use crate::items::{Call, Scored};
@@ -163,7 +163,7 @@ impl Storer {
         let part = &own.path;
         // if this run was removed, the part may belong to another one
         self.attempt.check_current()?;
-        let theirs = read_part(output, part, run_id)?;
+        let theirs = read_part_twice(output, part, run_id)?;
         if theirs.sha256 == own.sha256 {
             return Ok(theirs);
         }
