@@ -118,7 +118,7 @@ impl Job {
         );
         let shards = first.map(Ok).into_iter().chain(shards);
         let mut remaining = Remaining::new(shards, done, checkpoints, crashes, share);
-        let scorer = Scorer::start(prepared, &claim, meters.clone())?;
+        let mut scorer = Scorer::start(prepared, &claim, meters.clone())?;
         let call = CallOptions {
             stop: options.stop.clone(),
             progress,
@@ -127,7 +127,7 @@ impl Job {
         };
         let mut scored = ScoredShards::default();
         let fault = score_all(&scorer, &mut remaining, &call, &mut scored).err();
-        let closed = scorer.close();
+        let closed = scorer.finish();
         let failed = scored.failed.take();
         let written = match (fault, closed) {
             (None, closed) => closed.map(|report| scored.complete(report)),
@@ -165,7 +165,10 @@ impl Job {
             startup,
             stages: meters.shares(wall),
         };
-        let report = ending.finish()?;
+        let report = ending.finish();
+        // the engines were being released meanwhile
+        drop(scorer);
+        let report = report?;
         let finish_ms = (start.elapsed() - wall).as_millis();
         let summary = &report.summary;
         tracing::info!(

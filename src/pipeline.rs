@@ -337,24 +337,29 @@ impl Pipeline {
         self.panics.first()
     }
 
-    /// Take no more calls, wait for those that are under way, and make what they stored durable.
+    /// Take no more calls, wait for those that are under way, and make what they stored durable. The engines are released
+    /// on their own threads, which may take a moment longer: dropping the pipeline waits for that. Call this once.
     ///
     /// # Errors
     /// Those of the sink, and [`Error::StagePanicked`] when it panicked.
-    pub fn close(mut self) -> Result<OutputReport, Error> {
+    pub fn finish(&mut self) -> Result<OutputReport, Error> {
         self.calls = None;
         // the sink first: a reader that hangs in a request must not delay storing what was scored
         let sink =
             self.sink.take().and_then(|sink| sink.join().expect("a stage's panic is caught on its thread"));
         let Some(sink) = sink else { return Err(self.lost()) };
-        let report = self.panics.guard("sink", || self.sink_meter.busy(|| sink.finish()));
-        for stage in self.stages.drain(..) {
-            stage.join().expect("a stage's panic is caught on its thread");
-        }
-        match report {
+        match self.panics.guard("sink", || self.sink_meter.busy(|| sink.finish())) {
             Some(report) => Ok(report?),
             None => Err(self.lost()),
         }
+    }
+
+    /// [`Pipeline::finish`], and wait for the engines to be released.
+    ///
+    /// # Errors
+    /// See there.
+    pub fn close(mut self) -> Result<OutputReport, Error> {
+        self.finish()
     }
 }
 

@@ -149,6 +149,11 @@ impl Scorer {
     pub fn close(self) -> Result<OutputReport, Error> {
         self.pipeline.close()
     }
+
+    /// The same, but the engines may still be in use when it returns. Dropping the scorer waits for them. Call this once.
+    pub(crate) fn finish(&mut self) -> Result<OutputReport, Error> {
+        self.pipeline.finish()
+    }
 }
 
 impl Prepared {
