@@ -15,7 +15,7 @@ use crate::items::ShardRef;
 /// killed after the end of the run are removed.
 ///
 /// # Errors
-/// [`SinkError::Incomplete`] when something that the manifest lists is missing or has another size, and
+/// [`crate::error::SinkError::Incomplete`] when something that the manifest lists is missing or has another size, and
 /// [`SourceError::Changed`].
 pub fn check_finished(
     output: &Output,
