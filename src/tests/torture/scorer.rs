@@ -1,6 +1,7 @@
 //! One scorer that eight threads call, in a process that is killed at random moments.
 
-use std::process::Stdio;
+use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use crate::Torture;
 use crate::example::example;
@@ -13,6 +14,14 @@ use crate::trial::{Place, Trial};
 /// Outputs in each kind of store.
 const OUTPUTS: u32 = 8;
 
+/// The example program with eight threads over the trial's input.
+fn scoring(trial: &Trial, out: &str) -> Command {
+    let (input, output) = (trial.place.uri(&trial.bench, "in"), trial.place.uri(&trial.bench, out));
+    let mut scoring = example(&trial.bench, &input, &output, 8);
+    scoring.envs(trial.place.environment()).stdout(Stdio::null()).stderr(Stdio::null());
+    scoring
+}
+
 impl Torture {
     /// SIGKILL while eight threads score 200 shards with one scorer. `sluice run` then finishes the run, and its rows are
     /// those of an uninterrupted run.
@@ -20,16 +29,16 @@ impl Torture {
         for place in [Place::Disk, Place::S3(Server::seaweedfs("bucket")), Place::Gcs(Gcs::start())] {
             let trial = Trial::with_input(self.many_shards(), place);
             let what = format!("SIGKILL, eight threads with one scorer, {}", trial.place.name());
+            let start = Instant::now();
+            assert_code(&scoring(&trial, "uninterrupted-scorer").output().expect("starts"), 0);
+            let took = start.elapsed();
             let (mut kills, mut failures, mut stopped) = (0, Vec::new(), 0);
             for output in 0..OUTPUTS {
                 let out = format!("out-{output}");
                 loop {
                     self.schedule_faults(&trial.place);
-                    let (input, output) =
-                        (trial.place.uri(&trial.bench, "in"), trial.place.uri(&trial.bench, &out));
-                    let mut scoring = example(&trial.bench, &input, &output, 8);
-                    scoring.envs(trial.place.environment()).stdout(Stdio::null()).stderr(Stdio::null());
-                    let delay = trial.took.mul_f64(self.random.below(1000) as f64 / 1000.0);
+                    let scoring = scoring(&trial, &out);
+                    let delay = took.mul_f64(self.random.below(1000) as f64 / 1000.0);
                     kills += u32::from(kill_after(scoring, delay));
                     failures.extend(trial.unexpected_row(&out));
                     if self.random.below(2) == 0 {
