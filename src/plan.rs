@@ -405,3 +405,20 @@ fn parse_scores(text: &str) -> Result<ScoresKept, ConfigError> {
         },
     )
 }
+
+#[cfg(test)]
+impl Plan {
+    /// A plan whose model no test loads. `more` is added to its pipeline file, whose last section is `[engine]`.
+    pub(crate) fn for_tests(more: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("pipeline.toml");
+        let text = "name = \"test\"\n[model]\npath = \"none.onnx\"\n[preprocess]\n\
+                    resize = { width = 2, height = 2, fit = \"stretch\", filter = \"nearest\" }\n\
+                    [engine]\nkind = \"onnxruntime\"\nbatch_size = 32\n";
+        std::fs::write(&file, format!("{text}{more}")).expect("a file");
+        let (inputs, output) = (vec!["in".to_owned()], Some("out".to_owned()));
+        let overrides = crate::config::Overrides { inputs, output, set: Vec::new() };
+        let file = crate::config::PipelineFile::load(&file, &overrides).expect("a pipeline");
+        Self::check(file).expect("a plan")
+    }
+}

@@ -8,6 +8,7 @@
 use super::attempts::{AttemptNote, Notes};
 use super::checkpoints::Checkpoints;
 use super::crashes::Crashes;
+use super::fence::{LEFT_BEHIND, is_of_another_run};
 use super::finish::complete_sealed;
 use super::listing::OutputListing;
 use super::names::{ATTEMPTS, MANIFEST, MAX_ATTEMPT, ObjectName, RUN, SUCCESS};
@@ -17,7 +18,6 @@ use super::record::{RunRecord, check_current_async};
 use super::resume::Share;
 use super::state::{OutputState, observe};
 use super::takeover::remove_parts_of_other_runs;
-use super::upload::{LEFT_BEHIND, is_of_another_run};
 use crate::error::SinkError;
 use crate::store::retry::pause;
 

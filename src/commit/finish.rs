@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::attempts::{AttemptNote, Notes};
+use super::fence::LEFT_BEHIND;
 use super::footer::SCHEMA_VERSION;
 use super::listing::{ObjectEntry, OutputListing};
 use super::manifest::{StoredManifest, success_content};
@@ -26,7 +27,7 @@ use super::resume::{Listed, Share};
 use super::run_report::{Manifest, RunReport};
 use super::state::{OutputState, observe};
 use super::takeover::{TakenOver, remove_damaged, remove_parts_of_other_runs, take_over};
-use super::upload::{LEFT_BEHIND, publish};
+use super::upload::publish;
 use crate::error::{Error, SinkError, SourceError};
 use crate::flow::StageShare;
 use crate::items::ShardRef;
@@ -172,7 +173,7 @@ impl Ending<'_> {
             return Ok(self.end(&share, Outcome::Interrupted)?);
         }
         if let Some(index) = unmarked {
-            tracing::info!("worker {index} of {num_shards} has not done its share yet");
+            tracing::info!("worker {index} of {num_shards} has not finished its share yet");
             return Ok(self.end(&share, Outcome::ShareDone)?);
         }
         // A listing is not atomic: it may have passed the place of a part before the part was stored, and yet show the
@@ -407,8 +408,8 @@ pub(super) fn complete_sealed(
     Ok(listing)
 }
 
-/// Leave the sealed run `run_id` with its `parts` alone: remove the staged objects, and then all other predictions parts.
-/// Returns a listing from before the parts were removed.
+/// Remove the staged objects, and then every predictions part that is not among the `parts` of the sealed run `run_id`.
+/// Returns the listing that showed these parts.
 ///
 /// An attempt that publishes a part without having seen the manifest has staged it before the manifest was published. So
 /// either its part is in the second listing, or its copy finds no source. No attempt at the run publishes under the name
@@ -453,7 +454,7 @@ pub(super) fn tidy(output: &Output, run_id: &str, listing: &OutputListing) -> Re
     Ok(())
 }
 
-/// The same. A failure is only logged: the run is finished.
+/// [`tidy`], but a failure is only logged: the run is finished.
 fn tidy_or_warn(output: &Output, run_id: &str, listing: &OutputListing) {
     if let Err(error) = tidy(output, run_id, listing) {
         tracing::warn!(%error, "the run is finished, but some of its notes and checkpoints remain");

@@ -74,6 +74,7 @@ mod body;
 mod checkpoints;
 mod claim;
 mod crashes;
+mod fence;
 mod finish;
 mod finished;
 mod footer;

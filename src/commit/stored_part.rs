@@ -37,7 +37,7 @@ pub(crate) fn read_part(output: &Output, name: &str, run_id: &str) -> Result<Par
     output.runtime().block_on(read_part_async(output, name, run_id))
 }
 
-/// The same for a part that no note lists: two reads must agree, because nothing else covers its footer.
+/// [`read_part`] for a part that no note lists: two reads must agree, because no checksum covers its footer.
 pub(crate) fn read_part_twice(output: &Output, name: &str, run_id: &str) -> Result<PartReport, SinkError> {
     let mut last = None;
     for _ in 0..READS {
@@ -50,7 +50,7 @@ pub(crate) fn read_part_twice(output: &Output, name: &str, run_id: &str) -> Resu
     Err(no_part(output.uri_of(name), "each read returns other bytes"))
 }
 
-/// The same, inside the runtime.
+/// [`read_part`], inside the runtime.
 pub(super) async fn read_part_async(
     output: &Output,
     name: &str,

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use object_store::{Error, ObjectMeta};
 
 use super::attempts::{AttemptNote, Notes};
+use super::fence::{LEFT_BEHIND, is_of_another_run};
 use super::listing::{ObjectEntry, OutputListing};
 use super::names::{AttemptName, ObjectName};
 use super::output::Output;
@@ -20,7 +21,6 @@ use super::record::check_current;
 use super::resume::Share;
 use super::state::observe;
 use super::stored_part::{NO_PART, READS, no_part, read_object};
-use super::upload::{LEFT_BEHIND, is_of_another_run};
 use crate::error::SinkError;
 use crate::report::PartReport;
 use crate::store::retry::again;

@@ -1,15 +1,7 @@
-//! Publishing: an object appears under its name whole or not at all, once, and only in an output that still belongs to
-//! its run.
+//! Uploading: an object is staged while it is written, and published under its name at its end.
 //!
-//! - The bytes are stored under `_staging/` while they are written: small objects with one put, larger ones with a
-//!   multipart upload. The final name is given at the end.
-//! - Then `_run.json` is read. Unless it names the run, the upload ends with [`SinkError::OtherRun`]. For a predictions
-//!   part, the manifest is looked for: if the run has been decided without the part, this is an error, too. Then
-//!   the staged object is copied to its name, unless that exists. [`super`] explains why a removed or finished run cannot
-//!   publish.
-//! - The staged object is removed when the copy is complete, which Azure may carry out later.
-//! - A part of another run under that name is removed, and the copy repeated. A part of this run is left as it is: of
-//!   attempts that race one wins, and the others see [`Stored::was_there`].
+//! - The bytes are stored under `_staging/`: small objects with one put, larger ones with a multipart upload. The final
+//!   name is given at the end; [`super::fence`] decides whether the object may have it.
 //! - An upload that is dropped before [`Upload::finish`] leaves nothing. A process that dies may leave a staged object.
 //! - The bytes flow through a bounded channel to a task, so the next part is written while the store acknowledges the
 //!   last one.
@@ -18,19 +10,16 @@ use std::io::{self, Write};
 
 use bytes::Bytes;
 use object_store::path::Path;
-use object_store::{Error, ObjectMeta, ObjectStoreExt, PutPayload, WriteMultipart};
+use object_store::{Error, ObjectStoreExt, PutPayload, WriteMultipart};
 use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::body::Body;
-use super::manifest::StoredManifest;
-use super::names::{MANIFEST, ObjectName, SUCCESS};
+use super::fence::publish_staged;
 use super::output::{Output, PUT_BYTES, PUTS_IN_FLIGHT};
 use super::record::check_current_async;
-use super::state::{OutputState, observe_run};
-use super::stored_part::{run_of_part, shard_of_part};
 use crate::error::SinkError;
 use crate::plan::hex;
 use crate::store::retry::{again, was_repeated};
@@ -44,11 +33,8 @@ const PIECES_WAITING: usize = 4;
 /// upload being filled, and the parts in flight.
 pub const UPLOAD_BYTES: u64 = ((PIECES_WAITING + 2) * PIECE_BYTES + (1 + PUTS_IN_FLIGHT) * PUT_BYTES) as u64;
 
-/// How many times to try to publish an object: each time another attempt may create one under the same name.
+/// How many times to publish an object in memory: another attempt may remove its staged object each time.
 const PUBLISHING_TRIES: u32 = 3;
-
-/// The warning when an object of another run is removed.
-pub(super) const LEFT_BEHIND: &str = "removing an object of a run that was removed before";
 
 /// An object that is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -263,142 +249,24 @@ async fn stage(
 /// # Errors
 /// Those of the store, and [`SinkError::OtherRun`] if the output no longer belongs to the run `run_id`.
 pub(super) fn publish(output: &Output, run_id: &str, name: &str, content: &[u8]) -> Result<bool, SinkError> {
-    for _ in 0..PUBLISHING_TRIES {
+    let mut tries = 0;
+    loop {
+        tries += 1;
         let mut upload = Upload::start(output, run_id);
         upload.body.add(content);
         upload.buffer = content.to_vec();
         match upload.finish(name).wait() {
             // another attempt has removed the staged object, because the parts of the run are decided
-            Err(SinkError::Storage(error)) if matches!(error.source, Error::NotFound { .. }) => {}
+            Err(SinkError::Storage(error))
+                if tries < PUBLISHING_TRIES && matches!(error.source, Error::NotFound { .. }) => {}
             stored => return Ok(!stored?.was_there),
         }
     }
-    let message = "its staged object is removed again and again; run again".to_owned();
-    Err(SinkError::Uri { uri: output.uri_of(name), message })
-}
-
-/// Give a staged object its name, unless that exists. Returns whether it was done. The staged object is removed, unless
-/// the store may still copy it.
-async fn publish_staged(output: &Output, run_id: &str, staged: &Path, name: &str) -> Result<bool, SinkError> {
-    let published = copy_staged(output, run_id, staged, name).await;
-    // without its source, a copy that was accepted would fail and leave an empty object
-    if output.copying.wait.is_none() || !matches!(published, Err(SinkError::Storage(_))) {
-        output.delete_staged(staged).await;
-    }
-    published
-}
-
-async fn copy_staged(output: &Output, run_id: &str, staged: &Path, name: &str) -> Result<bool, SinkError> {
-    for _ in 0..PUBLISHING_TRIES {
-        check_wanted(output, run_id, staged, name).await?;
-        // a copy that failed may still have created the object
-        let copied = copy_once(output, run_id, staged, name).await;
-        if let Err(error) = check_wanted(output, run_id, staged, name).await {
-            withdraw(output, run_id, name).await?;
-            return Err(error);
-        }
-        match copied? {
-            Copied::Created => return Ok(true),
-            Copied::WasThere => return Ok(false),
-            Copied::Theirs(theirs) => output.remove_version(&theirs, LEFT_BEHIND).await?,
-            Copied::Vanished => {}
-        }
-    }
-    let message =
-        "objects of another run keep appearing in its place; stop the process that writes them".to_owned();
-    Err(SinkError::Uri { uri: output.uri_of(name), message })
-}
-
-/// The result of one copy.
-enum Copied {
-    Created,
-    /// An object of this run, or one whose run is not known.
-    WasThere,
-    /// An object of another run has the name.
-    Theirs(ObjectMeta),
-    /// An object had the name, and has been removed since.
-    Vanished,
-}
-
-async fn copy_once(output: &Output, run_id: &str, staged: &Path, name: &str) -> Result<Copied, SinkError> {
-    match output.copy_new(staged, &output.path_of(name)).await {
-        Ok(true) => return Ok(Copied::Created),
-        Ok(false) => {}
-        // an attempt that has finished the run removes the staged objects of all others
-        Err(Error::NotFound { .. }) if output.version(name).await?.is_some() => {}
-        Err(source) => return Err(output.failed(name, source)),
-    }
-    // read before the record, so that no object of a run that has begun since is removed
-    match output.version(name).await? {
-        None => Ok(Copied::Vanished),
-        Some(meta) if is_of_another_run(output, run_id, &meta).await? => Ok(Copied::Theirs(meta)),
-        Some(_) => Ok(Copied::WasThere),
-    }
-}
-
-/// Check that the output still belongs to the run `run_id`, and that its manifest, if it is final, lists the part `name`,
-/// which is `staged`.
-async fn check_wanted(output: &Output, run_id: &str, staged: &Path, name: &str) -> Result<(), SinkError> {
-    check_current_async(output, run_id).await?;
-    let is_predictions = matches!(ObjectName::parse(name), Some(ObjectName::Part(_)));
-    if !is_predictions || output.version(MANIFEST).await?.is_none() {
-        return Ok(());
-    }
-    match observe_run(output).await?.as_ref().and_then(|state| state.manifest_of(run_id)) {
-        Some(manifest) if !manifest.lists(name) => {
-            let shard = shard_of_part(output, staged).await.unwrap_or_else(|| name.to_owned());
-            let message = format!("{shard}: it was added after the run finished");
-            Err(SinkError::Uri { uri: output.uri().to_owned(), message })
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Remove the object `name`, which was published while its run was removed, or finished without it. It is removed only
-/// if no other attempt would: if the manifest of the output's current run is final and does not list it, or if the output
-/// has no run. Otherwise that run removes it when it publishes this name, or before it publishes `_SUCCESS`.
-async fn withdraw(output: &Output, run_id: &str, name: &str) -> Result<(), SinkError> {
-    // read before the state: if the current run has an object of this name, that is the version read here
-    let Some(meta) = output.version(name).await? else { return Ok(()) };
-    let state = observe_run(output).await?;
-    let is_unlisted = match state.as_ref().map(OutputState::decided) {
-        Some(decided) => decided.is_some_and(|(_, manifest)| !manifest.lists(name)),
-        None => true,
-    };
-    let is_stray = if is_part(name) {
-        is_unlisted && run_of_part(output, &meta).await?.as_deref() == Some(run_id)
-    } else {
-        name == SUCCESS && !matches!(state, Some(OutputState::Succeeded(..)))
-    };
-    if is_stray { output.remove_version(&meta, LEFT_BEHIND).await } else { Ok(()) }
-}
-
-fn is_part(name: &str) -> bool {
-    matches!(ObjectName::parse(name), Some(ObjectName::Part(_) | ObjectName::Batches { .. }))
-}
-
-/// Whether another run than `run_id` has published that version of an object.
-pub(super) async fn is_of_another_run(
-    output: &Output,
-    run_id: &str,
-    meta: &ObjectMeta,
-) -> Result<bool, SinkError> {
-    let theirs = match output.name_of(&meta.location) {
-        name if name == MANIFEST => {
-            let manifest = output.get(MANIFEST).await?;
-            let manifest = manifest.and_then(|bytes| serde_json::from_slice::<StoredManifest>(&bytes).ok());
-            manifest.map(|manifest| manifest.run_id)
-        }
-        name if is_part(&name) => run_of_part(output, meta).await?,
-        _ => None,
-    };
-    Ok(theirs.is_some_and(|theirs| theirs != run_id))
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::time::Duration;
 
     use object_store::local::LocalFileSystem;
     use object_store::memory::InMemory;
@@ -478,132 +346,6 @@ mod tests {
         let mut upload = Upload::start(&output, "run");
         upload.write_all(b"rows").expect("a buffer takes anything");
         assert!(!upload.finish(NAME).wait().expect("stored").was_there);
-    }
-
-    /// Publish a part on S3, with `act` between the last two requests of its copy, and `answer` for the last one. Returns
-    /// what remains of the part, and what publishing returned.
-    fn published_around(
-        act: impl Fn(&Output) + Send + Sync + 'static,
-        answer: impl Fn() -> object_store::Result<()> + Send + Sync + 'static,
-    ) -> (Option<Bytes>, Result<bool, SinkError>) {
-        let runtime = tokio::runtime::Runtime::new().expect("runtime");
-        let (sent, received) = std::sync::mpsc::channel::<Output>();
-        let received = std::sync::Mutex::new(received);
-        // put, the record, the manifest, and the copy's source: a moment before and after each but the last
-        let store = Hooked::new(InMemory::new(), true, move |now| {
-            match now {
-                7 => act(&received.lock().expect("no panic").recv().expect("an output")),
-                8 => return answer(),
-                _ => {}
-            }
-            Ok(())
-        });
-        let at = |store| Output::new(store, Path::from("a"), "a".to_owned(), None, runtime.handle().clone());
-        let plain = begun(at(Arc::clone(&store.inner) as _));
-        sent.send(plain.clone()).expect("received later");
-        let content = crate::commit::testing::part("run", &[]);
-        let published = publish(&at(Arc::new(store)), "run", NAME, &content);
-        (plain.read_if_any(NAME).expect("readable"), published)
-    }
-
-    #[test]
-    fn a_part_whose_output_was_vacated_is_removed_also_if_its_copy_fails() {
-        let vacate = |output: &Output| {
-            output.remove(&[super::super::names::RUN.to_owned()]).expect("removed");
-        };
-        let denied = || {
-            let source = io::Error::from(io::ErrorKind::PermissionDenied).into();
-            Err(Error::Generic { store: "test", source })
-        };
-        for (left, stopped) in [published_around(vacate, || Ok(())), published_around(vacate, denied)] {
-            let stopped = stopped.expect_err("its run was removed");
-            assert!(matches!(stopped, SinkError::OtherRun { .. }), "{stopped}");
-            assert_eq!(left, None);
-        }
-        let (left, published) = published_around(|_| {}, || Ok(()));
-        assert!(left.is_some() && published.expect("published"));
-    }
-
-    #[test]
-    fn a_part_in_whose_place_there_was_another_one_for_a_moment_is_published() {
-        let runtime = tokio::runtime::Runtime::new().expect("runtime");
-        let (sent, received) = std::sync::mpsc::channel::<Output>();
-        let received = std::sync::Mutex::new(received);
-        let store = Hooked::new(InMemory::new(), false, move |now| {
-            let output = || received.lock().expect("no panic").recv().expect("an output");
-            match now {
-                // before the copy, and after the check that follows it
-                6 => assert!(output().create(NAME, b"damaged".to_vec()).expect("created")),
-                8 => output().remove(&[NAME.to_owned()]).expect("removed"),
-                _ => {}
-            }
-            Ok(())
-        });
-        let at = |store| Output::new(store, Path::from("a"), "a".to_owned(), None, runtime.handle().clone());
-        let plain = begun(at(Arc::clone(&store.inner) as _));
-        (0..2).for_each(|_| sent.send(plain.clone()).expect("received later"));
-        let content = crate::commit::testing::part("run", &[]);
-        assert!(publish(&at(Arc::new(store)), "run", NAME, &content).expect("published"));
-        assert_eq!(plain.read(NAME).expect("it is there"), content);
-    }
-
-    /// Publish a part on Azure, where the copy makes an empty object at first. The store completes it before the request
-    /// with the moment `complete`, if the staged object still exists. If `is_answered`, the answer to the copy arrives;
-    /// otherwise the copy is sent again. Returns what the part holds, what publishing returned, and the number of staged
-    /// objects that remain.
-    fn published_later(
-        is_answered: bool,
-        complete: u64,
-        wait: Duration,
-    ) -> (Bytes, Result<bool, SinkError>, usize) {
-        let runtime = tokio::runtime::Runtime::new().expect("runtime");
-        let (sent, received) = std::sync::mpsc::channel::<Output>();
-        let received = std::sync::Mutex::new(received);
-        // put, the record, the manifest, and the copy: a moment before and after each
-        let accepted = if is_answered { 7 } else { 6 };
-        let store = Hooked::new(InMemory::new(), false, move |now| {
-            let output = || received.lock().expect("no panic").recv().expect("an output");
-            if now == accepted {
-                output().replace(NAME, Vec::new()).expect("stored");
-            } else if now == complete {
-                let output = output();
-                let listing = crate::commit::listing::OutputListing::read(&output).expect("a listing");
-                let content = output.read(listing.staged.first().expect("the source")).expect("readable");
-                output.replace(NAME, content.to_vec()).expect("stored");
-            }
-            Ok(())
-        });
-        let at = |store| Output::new(store, Path::from("a"), "a".to_owned(), None, runtime.handle().clone());
-        let plain = begun(at(Arc::clone(&store.inner) as _));
-        (0..2).for_each(|_| sent.send(plain.clone()).expect("received later"));
-        let mut output = at(Arc::new(store));
-        output.copying.wait = Some(wait);
-        let published = publish(&output, "run", NAME, b"rows");
-        let listing = crate::commit::listing::OutputListing::read(&plain).expect("a listing");
-        (plain.read(NAME).expect("readable"), published, listing.staged.len())
-    }
-
-    #[test]
-    fn a_part_is_published_when_its_copy_is_complete_and_not_when_it_is_accepted() {
-        // three looks find it empty; as many requests would end in the removal of the staged object
-        let (part, published, staged) = published_later(true, 14, Duration::from_secs(60));
-        assert_eq!((&part[..], staged), (&b"rows"[..], 0));
-        assert!(published.expect("published"));
-        // the copy is sent again, and its object exists
-        let (part, published, staged) = published_later(false, 11, Duration::from_secs(60));
-        assert_eq!((&part[..], staged), (&b"rows"[..], 0));
-        assert!(!published.expect("published"));
-    }
-
-    #[test]
-    fn a_copy_that_is_not_completed_in_time_is_an_error_and_keeps_its_source() {
-        for is_answered in [true, false] {
-            let (part, published, staged) = published_later(is_answered, u64::MAX, Duration::ZERO);
-            assert_eq!((part.len(), staged), (0, 1));
-            let error = published.expect_err("it is not complete");
-            assert!(error.to_string().contains("retry_seconds"), "{error}");
-            assert_eq!(error.retry(), Retry::Again);
-        }
     }
 
     #[test]

@@ -14,7 +14,6 @@ use tokio::runtime::Runtime;
 
 use super::*;
 use crate::commit::{RunRecord, SCHEMA_VERSION};
-use crate::config::{Overrides, PipelineFile};
 use crate::decode::PANICKING_ID;
 use crate::engine::{Engine, Inference};
 use crate::error::{ReadError, StorageError, WrongChecksum};
@@ -107,14 +106,7 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let file = folder.path().join("pipeline.toml");
-        let text = "name = \"sums\"\n[model]\npath = \"none.onnx\"\n[preprocess]\n\
-                    resize = { width = 2, height = 2, fit = \"stretch\", filter = \"nearest\" }\n\
-                    [engine]\nkind = \"onnxruntime\"\nbatch_size = 32\n";
-        std::fs::write(&file, text).expect("a file");
-        let overrides =
-            Overrides { inputs: vec!["in".to_owned()], output: Some("out".to_owned()), set: Vec::new() };
-        let plan = Plan::check(PipelineFile::load(&file, &overrides).expect("a pipeline")).expect("a plan");
+        let plan = Plan::for_tests("");
         Self { runtime: Runtime::new().expect("runtime"), folder, plan }
     }
 

@@ -376,28 +376,15 @@ mod tests {
 
     use super::*;
     use crate::commit::shard_history;
-    use crate::config::{Overrides, PipelineFile};
     use crate::error::{SourceError, StorageError, WrongChecksum};
     use crate::items::{CallOptions, Rejected, Resume, ShardContent, ShardFormat, ShardRef};
-
-    fn plan() -> Plan {
-        let folder = tempfile::tempdir().expect("a folder");
-        let file = folder.path().join("pipeline.toml");
-        let text = "name = \"test\"\n[model]\npath = \"none.onnx\"\n[preprocess]\n\
-                    resize = { width = 2, height = 2, fit = \"stretch\", filter = \"nearest\" }\n\
-                    [engine]\nkind = \"onnxruntime\"\nbatch_size = 32\n";
-        std::fs::write(&file, text).expect("a file");
-        let overrides =
-            Overrides { inputs: vec!["in".to_owned()], output: Some("out".to_owned()), set: Vec::new() };
-        Plan::check(PipelineFile::load(&file, &overrides).expect("a pipeline")).expect("a plan")
-    }
 
     #[test]
     fn no_checkpoint_keeps_rows_of_wrong_bytes_after_the_sink_has_failed_the_shard() {
         let runtime = Runtime::new().expect("runtime");
         let Attempt { output, run_id, .. } = Attempt::in_memory(&runtime);
         let note = AttemptNote { run_id: run_id.clone(), ..AttemptNote::begun(0, 1) };
-        let sink = ParquetSink::new(output.clone(), &plan(), String::new(), 2, note, Vec::new());
+        let sink = ParquetSink::new(output.clone(), &Plan::for_tests(""), String::new(), 2, note, Vec::new());
         let mut sink = sink.expect("a sink");
         let shard = ShardRef::new(0, "a", ShardFormat::Tfrecord, ShardContent::Objects(Vec::new()));
         let (call, ticket) = Call::new(shard.clone(), Resume::default(), CallOptions::default());

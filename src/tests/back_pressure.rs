@@ -465,7 +465,7 @@ fn the_last_rows_of_a_shard_never_wait_for_calls_that_may_not_come() {
 #[test]
 fn a_call_that_is_stopped_while_its_store_hangs_does_not_block_the_next() {
     let (sink, _seen) = ungated();
-    let (_hanging, gate) = bounded::<()>(0);
+    let (hanging, gate) = bounded::<()>(0);
     let pipeline = start(TestEngine::good(), sink, hanging_at(0, gate, 5), BOUNDS, &meters());
     let options = CallOptions::default();
     let hung = pipeline.submit(shard(0), Resume::default(), options.clone()).expect("taken");
@@ -479,7 +479,7 @@ fn a_call_that_is_stopped_while_its_store_hangs_does_not_block_the_next() {
     options.stop.drain();
     assert_eq!(rows(pipeline.wait(next)), Ok(5));
     assert!(rows(pipeline.wait(hung)).expect_err("stopped").contains("Stopped"));
-    drop(_hanging);
+    drop(hanging);
 }
 
 #[test]
@@ -498,31 +498,22 @@ fn a_lost_stage_fails_every_call_and_hangs_none() {
 const ENGINE_PANICS: &str = "the engine stage panicked: the test engine panics";
 
 #[test]
-fn batches_behind_a_lost_engine_leave_no_call_waiting() {
-    let (gate_holder, gate) = bounded::<()>(0);
-    let (sink, _seen) = ungated();
-    let (meters, batch) = (meters(), BATCH_SIZE as u64);
-    let pipeline = start(TestEngine::panics_behind(gate), sink, images(batch), BOUNDS, &meters);
-    // one batch in the engine, and a full queue
-    let shards = 1 + BOUNDS.engine_queue as u64;
-    let tickets = submit_all(&pipeline, 0..shards);
-    assert_stops_at(shards * batch, &meters);
-    drop(gate_holder);
-    assert_all_fail(pipeline, tickets, ENGINE_PANICS);
-}
-
-#[test]
-fn records_behind_a_lost_engine_leave_no_call_waiting() {
-    let (gate_holder, gate) = bounded::<()>(0);
-    let (sink, _seen) = ungated();
-    let (meters, batch) = (meters(), BATCH_SIZE as u64);
-    let pipeline = start(TestEngine::panics_behind(gate), sink, images(batch), BOUNDS, &meters);
-    // as above, one batch in the batch stage, and the last shard between decode and batch
-    let shards = 1 + BOUNDS.engine_queue as u64 + 1 + 1;
-    let tickets = submit_all(&pipeline, 0..shards);
-    assert_stops_at(shards * batch, &meters);
-    drop(gate_holder);
-    assert_all_fail(pipeline, tickets, ENGINE_PANICS);
+fn batches_and_records_behind_a_lost_engine_leave_no_call_waiting() {
+    let batch = BATCH_SIZE as u64;
+    // one batch in the engine and a full queue
+    let batches = 1 + BOUNDS.engine_queue as u64;
+    // with one batch in the batch stage, and the last shard between decode and batch
+    let records = batches + 1 + 1;
+    for shards in [batches, records] {
+        let (gate_holder, gate) = bounded::<()>(0);
+        let (sink, _seen) = ungated();
+        let meters = meters();
+        let pipeline = start(TestEngine::panics_behind(gate), sink, images(batch), BOUNDS, &meters);
+        let tickets = submit_all(&pipeline, 0..shards);
+        assert_stops_at(shards * batch, &meters);
+        drop(gate_holder);
+        assert_all_fail(pipeline, tickets, ENGINE_PANICS);
+    }
 }
 
 #[test]

@@ -11,20 +11,11 @@ use crate::commit::footer::{ATTEMPT, ROWS_BY_STATUS, SHARD, SHARD_FORMAT, SHARD_
 use crate::commit::names::{PartName, part_name};
 use crate::commit::stored_part::read_part;
 use crate::commit::testing::{Hooked, in_memory, record, store_part};
-use crate::config::{Overrides, PipelineFile};
 use crate::items::{ShardContent, ShardFormat, ShardRef};
 
 /// A plan that allows an input without a record.
 fn plan() -> Plan {
-    let folder = tempfile::tempdir().expect("a folder");
-    let file = folder.path().join("pipeline.toml");
-    let text = "name = \"test\"\n[model]\npath = \"none.onnx\"\n[preprocess]\n\
-                resize = { width = 2, height = 2, fit = \"stretch\", filter = \"nearest\" }\n\
-                [engine]\nkind = \"onnxruntime\"\nbatch_size = 32\n[input]\nallow_empty = true\n";
-    std::fs::write(&file, text).expect("a file");
-    let overrides =
-        Overrides { inputs: vec!["in".to_owned()], output: Some("out".to_owned()), set: Vec::new() };
-    Plan::check(PipelineFile::load(&file, &overrides).expect("a pipeline")).expect("a plan")
+    Plan::for_tests("[input]\nallow_empty = true\n")
 }
 
 fn recorded(plan: &Plan) -> RunRecord {
