@@ -3,9 +3,10 @@
 //! Input: decoded images, rejected records, and starts and ends of shards, in order. Output: batches in the same
 //! order, each with the entries that arrived between its rows.
 //!
-//! - Batches fill across shards. A batch leaves early, padded with zeros, when no record is on its way, when a shard
-//!   that has ended would wait too long for the records of others (`ENDED_SHARD_WAITS`), or when too many entries
-//!   wait in it ([`MAX_WAITING_ENTRIES`]).
+//! - Batches fill across shards. A batch becomes due, although rows are missing, when no record is on its way, or when a
+//!   shard that has ended would wait too long for the records of others (`ENDED_SHARD_WAITS`). It leaves, padded with
+//!   zeros, as soon as an engine is free: until then it would only wait in the queue, and here it may still fill.
+//! - A batch also leaves when too many entries wait in it ([`MAX_WAITING_ENTRIES`]).
 //! - An entry leaves in the batch that was open when it arrived, which keeps the order. Entries before the first row of
 //!   a batch do not wait for a row.
 //! - Buffers come from a pool that the engine has made, and go back to it.
@@ -15,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::RecvTimeoutError;
 
-use crate::flow::{Disconnected, Receiver, Sender, Slot, StageMeter, slot};
+use crate::flow::{Arrival, Disconnected, Receiver, Sender, Slot, StageMeter, slot};
 use crate::items::{Batch, BatchBuffer, BatchJob, BatchShape, Decoded, Entry, Inferred, Pixels, PixelsMut};
 
 /// Entries that may wait in one batch for its rows. Only a flood of rejected records reaches this. An entry takes some
@@ -37,12 +38,22 @@ pub struct Batcher {
     rows: usize,
     /// When the first shard with its end in this batch began to wait.
     holds_end_since: Option<Instant>,
+    /// Whether no record is on its way that could fill this batch.
+    is_flushed: bool,
 }
 
 impl Batcher {
     /// An empty batcher for batches of this shape.
     pub fn new(shape: BatchShape) -> Self {
-        Self { shape, next_id: 0, entries: Vec::new(), pixels: None, rows: 0, holds_end_since: None }
+        Self {
+            shape,
+            next_id: 0,
+            entries: Vec::new(),
+            pixels: None,
+            rows: 0,
+            holds_end_since: None,
+            is_flushed: false,
+        }
     }
 
     /// Whether taking `item` needs a buffer for a new batch.
@@ -66,11 +77,18 @@ impl Batcher {
                 Entry::Scored(image.meta)
             }
             Decoded::Rejected(meta, rejected) => Entry::Rejected(meta, rejected),
-            Decoded::ShardStart(call) => Entry::ShardStart(call),
+            Decoded::ShardStart(call) => {
+                // its records may fill the batch, and another flush follows them
+                self.is_flushed = false;
+                Entry::ShardStart(call)
+            }
             Decoded::Panicked(error) => Entry::Panicked(error),
             Decoded::ShardEnd(end) => Entry::ShardEnd(end),
             Decoded::ShardCut(cut) => Entry::ShardCut(cut),
-            Decoded::Flush => return self.flush(),
+            Decoded::Flush => {
+                self.is_flushed = self.rows > 0;
+                return if self.is_flushed { None } else { self.flush() };
+            }
         };
         if matches!(entry, Entry::ShardEnd(_) | Entry::ShardCut(_)) {
             self.holds_end_since.get_or_insert_with(Instant::now);
@@ -82,13 +100,21 @@ impl Batcher {
         (full || idle || self.entries.len() >= MAX_WAITING_ENTRIES).then(|| self.seal())
     }
 
+    /// How long this batch may still wait for rows: zero if it is due, `None` if nothing waits for it.
+    pub fn patience(&self) -> Option<Duration> {
+        match self.holds_end_since {
+            _ if self.is_flushed => Some(Duration::ZERO),
+            since => since.map(|since| ENDED_SHARD_WAITS.saturating_sub(since.elapsed())),
+        }
+    }
+
     /// The batch so far, if it has entries.
     pub fn flush(&mut self) -> Option<Batch> {
         (!self.entries.is_empty()).then(|| self.seal())
     }
 
     fn seal(&mut self) -> Batch {
-        self.holds_end_since = None;
+        (self.holds_end_since, self.is_flushed) = (None, false);
         let rows = std::mem::take(&mut self.rows);
         let id = (rows > 0).then_some(self.next_id);
         self.next_id += u64::from(rows > 0);
@@ -113,6 +139,38 @@ fn copy_row(row: &Pixels, batch: PixelsMut<'_>, index: usize, row_elements: usiz
     }
 }
 
+/// The buffers of all batches. Those that are missing are in batches on their way through the engines.
+pub struct BufferPool {
+    at_hand: Vec<Box<dyn BatchBuffer>>,
+    returned: crossbeam_channel::Receiver<Box<dyn BatchBuffer>>,
+    /// All buffers.
+    total: usize,
+    engines: usize,
+}
+
+impl BufferPool {
+    /// A pool of `buffers` for this number of engines, which return used ones through `returned`.
+    pub fn new(
+        buffers: Vec<Box<dyn BatchBuffer>>,
+        returned: crossbeam_channel::Receiver<Box<dyn BatchBuffer>>,
+        engines: usize,
+    ) -> Self {
+        Self { total: buffers.len(), at_hand: buffers, returned, engines }
+    }
+
+    /// A buffer. Waits until an engine returns one, if none is at hand.
+    fn take(&mut self) -> Result<Box<dyn BatchBuffer>, Disconnected> {
+        self.at_hand.pop().map_or_else(|| self.returned.recv().map_err(|_| Disconnected), Ok)
+    }
+
+    /// Whether an engine would begin at once with the batch being filled, which holds one buffer.
+    fn has_free_engine(&mut self) -> bool {
+        self.at_hand.extend(self.returned.try_iter());
+        let on_their_way = self.total - self.at_hand.len() - 1;
+        on_their_way < self.engines
+    }
+}
+
 /// Run the stage until its input ends.
 ///
 /// # Errors
@@ -121,7 +179,7 @@ pub fn run(
     input: &Receiver<Slot<Decoded>>,
     to_engine: &Sender<BatchJob>,
     to_sink: &Sender<Slot<Inferred>>,
-    buffers: &crossbeam_channel::Receiver<Box<dyn BatchBuffer>>,
+    mut buffers: BufferPool,
     shape: BatchShape,
     meter: &Arc<StageMeter>,
 ) -> Result<(), Disconnected> {
@@ -136,23 +194,29 @@ pub fn run(
         to_engine.send((batch, filler))
     };
     loop {
-        let slot = match batcher.holds_end_since {
+        let slot = match batcher.patience() {
             None => input.recv(),
-            Some(since) => match input.recv_timeout(ENDED_SHARD_WAITS.saturating_sub(since.elapsed())) {
-                Ok(slot) => Some(slot),
-                Err(RecvTimeoutError::Disconnected) => None,
-                Err(RecvTimeoutError::Timeout) => {
-                    batcher.flush().map_or(Ok(()), hand_on)?;
+            Some(Duration::ZERO) if batcher.rows == 0 || buffers.has_free_engine() => {
+                batcher.flush().map_or(Ok(()), hand_on)?;
+                continue;
+            }
+            Some(Duration::ZERO) => match input.recv_or(&buffers.returned) {
+                Arrival::Item(slot) => Some(slot),
+                Arrival::Other(buffer) => {
+                    buffers.at_hand.push(buffer);
                     continue;
                 }
+                Arrival::Ended => None,
+            },
+            Some(patience) => match input.recv_timeout(patience) {
+                Ok(slot) => Some(slot),
+                Err(RecvTimeoutError::Disconnected) => None,
+                Err(RecvTimeoutError::Timeout) => continue,
             },
         };
         let Some(slot) = slot else { break };
         let decoded = slot.wait(meter).ok_or(Disconnected)?;
-        // the pool has one buffer more than the queue and the engines hold, so this waits at most until an engine
-        // returns one
-        let buffer = batcher.needs_buffer(&decoded).then(|| buffers.recv()).transpose();
-        let buffer = buffer.map_err(|_| Disconnected)?;
+        let buffer = batcher.needs_buffer(&decoded).then(|| buffers.take()).transpose()?;
         if let Some(batch) = meter.busy(|| batcher.push(decoded, buffer)) {
             hand_on(batch)?;
         }
@@ -254,6 +318,27 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn an_engine_is_free_while_fewer_batches_are_on_their_way_than_there_are_engines() {
+        let shape = BatchShape { batch_size: 1, row_elements: 1, element: PixelElement::U8 };
+        let buffers = (0..4).map(|_| Box::new(shape.zeros()) as Box<dyn BatchBuffer>).collect();
+        let (used, returned) = crossbeam_channel::unbounded();
+        let mut pool = BufferPool::new(buffers, returned, 2);
+        let mut taken = Vec::new();
+        let free: Vec<_> = (0..4)
+            .map(|_| {
+                taken.push(pool.take().expect("at hand"));
+                pool.has_free_engine()
+            })
+            .collect();
+        assert_eq!(free, [true, true, false, false]);
+        let is_free_after_return = taken.drain(..2).map(|buffer| {
+            used.send(buffer).expect("a receiver");
+            pool.has_free_engine()
+        });
+        assert_eq!(is_free_after_return.collect::<Vec<_>>(), [false, true]);
     }
 
     #[test]

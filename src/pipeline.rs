@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::batch;
+use crate::batch::{self, BufferPool};
 use crate::decode::{self, Decoder};
 use crate::engine::{self, Engine};
 use crate::error::{EngineError, Error, ReadError, panic_message};
@@ -224,9 +224,7 @@ impl Pipeline {
         let (batch_tx, batch_rx) = channel(bounds.engine_queue, &meters.batch, &meters.engine);
         let (inferred_tx, inferred_rx) = channel(bounds.sink_queue, &meters.batch, &meters.sink);
         let (used_tx, used_rx) = crossbeam_channel::bounded(buffers.len());
-        for buffer in buffers {
-            used_tx.send(buffer).expect("the pool has room for its own buffers");
-        }
+        let buffers = BufferPool::new(buffers, used_rx, engines.len());
 
         let (arrivals, panics) = (Arc::new(Arrivals::default()), Arc::new(Panics::default()));
         let mut running = Self {
@@ -253,7 +251,7 @@ impl Pipeline {
         })?;
         let (ends, meter) = ((decoded_rx, batch_tx, inferred_tx), Arc::clone(&meters.batch));
         running.spawn("batch", ends, move |(decoded, batches, inferred)| {
-            let _ = batch::run(decoded, batches, inferred, &used_rx, shape, &meter);
+            let _ = batch::run(decoded, batches, inferred, buffers, shape, &meter);
         })?;
         for mut engine in engines {
             let (ends, meter) = ((batch_rx.clone(), used_tx.clone()), Arc::clone(&meters.engine));

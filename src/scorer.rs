@@ -3,8 +3,8 @@
 //! - [`Scorer::score`] may be called from many threads at once. The calls share engines, memory and decode threads, and
 //!   their records share batches. Several shards are read at once. They are decoded one after another, in the order of
 //!   the calls.
-//! - A batch waits for the records of other calls only while some are on their way, so the last rows of a shard never
-//!   wait for calls that may not come.
+//! - A batch waits for the records of other calls only while some are on their way or all engines are busy, so the last
+//!   rows of a shard never wait for calls that may not come.
 //! - An error, a panic or a stop ends only the calls that it affects.
 //! - A scorer is one attempt at a run: its parts go to the plan's output, its batches have their own ids, and
 //!   [`Scorer::close`] notes what it stored. [`crate::commit::finish()`] finishes the run.

@@ -6,6 +6,7 @@
 //! - Only calls that wait are timed, so a call that does not wait reads no clock.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{RecvTimeoutError, TryRecvError, select};
@@ -25,14 +26,25 @@ pub enum Halt {
     Stopped,
 }
 
+/// What came first at one of two channels.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Arrival<T, U> {
+    /// An item of the channel.
+    Item(T),
+    /// An item of the other channel.
+    Other(U),
+    /// One of the two is empty and has no sender left.
+    Ended,
+}
+
 /// Sending end; waiting for room counts as the sending stage's `blocked` time.
 #[derive(Debug)]
 pub struct Sender<T> {
     inner: crossbeam_channel::Sender<T>,
-    /// Takes back an item that was sent after the last receiver had gone.
-    unread: crossbeam_channel::Receiver<T>,
+    /// Takes back an item that was sent after the last receiver had gone. A channel of capacity 0 keeps no items.
+    unread: Option<crossbeam_channel::Receiver<T>>,
     /// Set once no receiver is left.
-    is_over: StopSignal,
+    is_over: Arc<AtomicBool>,
     meter: Arc<StageMeter>,
 }
 
@@ -47,13 +59,13 @@ pub struct Receiver<T> {
 #[derive(Debug)]
 struct Unread<T> {
     items: crossbeam_channel::Receiver<T>,
-    is_over: StopSignal,
+    is_over: Arc<AtomicBool>,
 }
 
 impl<T> Drop for Unread<T> {
     fn drop(&mut self) {
-        // in this order: the sender of an item that arrives too late for this loop finds the signal set
-        self.is_over.drain();
+        // in this order: the sender of an item that arrives too late for this loop finds the flag set
+        self.is_over.store(true, SeqCst);
         self.items.try_iter().for_each(drop);
     }
 }
@@ -64,9 +76,10 @@ pub fn channel<T>(
     sender: &Arc<StageMeter>,
     receiver: &Arc<StageMeter>,
 ) -> (Sender<T>, Receiver<T>) {
-    let (inner, unread) = crossbeam_channel::bounded(capacity);
-    let is_over = StopSignal::default();
-    let items = Unread { items: unread.clone(), is_over: is_over.clone() };
+    let (inner, items) = crossbeam_channel::bounded(capacity);
+    let unread = (capacity > 0).then(|| items.clone());
+    let is_over = Arc::new(AtomicBool::new(false));
+    let items = Unread { items, is_over: Arc::clone(&is_over) };
     let receiver = Receiver { inner: Arc::new(items), meter: Arc::clone(receiver) };
     (Sender { inner, unread, is_over, meter: Arc::clone(sender) }, receiver)
 }
@@ -76,13 +89,13 @@ impl<T> Sender<T> {
     pub fn send(&self, item: T) -> Result<(), Disconnected> {
         if let Err(unsent) = self.inner.try_send(item) {
             let start = Instant::now();
-            let sent = hand_over(&self.inner, unsent.into_inner(), &self.is_over);
+            // the last receiver makes room when it goes
+            let sent = self.inner.send(unsent.into_inner());
             self.meter.add_blocked(start.elapsed());
             sent.map_err(|_| Disconnected)?;
         }
-        // the last receiver may have gone before the item arrived
-        if self.is_over.is_draining() {
-            self.unread.try_iter().for_each(drop);
+        if self.is_over.load(SeqCst) {
+            self.unread.iter().for_each(|items| items.try_iter().for_each(drop));
             return Err(Disconnected);
         }
         Ok(())
@@ -127,6 +140,20 @@ impl<T> Receiver<T> {
         let item = self.inner.items.recv();
         self.meter.add_starved(start.elapsed());
         item.ok()
+    }
+
+    /// The next item of this channel or of `other`, whichever comes first. Items of this channel go first.
+    pub fn recv_or<U>(&self, other: &crossbeam_channel::Receiver<U>) -> Arrival<T, U> {
+        if let Ok(item) = self.inner.items.try_recv() {
+            return Arrival::Item(item);
+        }
+        let start = Instant::now();
+        let arrival = select! {
+            recv(self.inner.items) -> item => item.map_or(Arrival::Ended, Arrival::Item),
+            recv(other) -> item => item.map_or(Arrival::Ended, Arrival::Other),
+        };
+        self.meter.add_starved(start.elapsed());
+        arrival
     }
 
     /// The next item, waiting for it until `stop` asks for a drain.
@@ -186,6 +213,20 @@ mod tests {
         assert!(stop.is_draining());
         drop(tx);
         assert_eq!(rx.recv_unless(&stop), Err(Halt::Ended));
+    }
+
+    #[test]
+    fn whichever_of_two_channels_has_an_item_first_is_received() {
+        let (tx, rx) = pair(1);
+        let (other_tx, other) = crossbeam_channel::bounded(1);
+        other_tx.send("other").expect("room");
+        tx.send(1).expect("room");
+        assert_eq!([rx.recv_or(&other), rx.recv_or(&other)], [Arrival::Item(1), Arrival::Other("other")]);
+        drop(tx);
+        assert_eq!(rx.recv_or(&other), Arrival::Ended);
+        let (_tx, rx) = pair(1);
+        drop(other_tx);
+        assert_eq!(rx.recv_or(&other), Arrival::Ended);
     }
 
     #[test]

@@ -16,7 +16,7 @@ mod thread;
 
 pub use arrivals::Arrivals;
 pub use budget::{Account, Budget, BudgetLimits, Permit};
-pub use channel::{Disconnected, Halt, Receiver, Sender, channel, hand_over};
+pub use channel::{Arrival, Disconnected, Halt, Receiver, Sender, channel, hand_over};
 pub use meter::{StageMeter, StageShare};
 pub use slot::{Filler, Slot, slot};
 pub use stop::StopSignal;

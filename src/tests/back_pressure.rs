@@ -65,7 +65,7 @@ fn image() -> bytes::Bytes {
 struct TestEngine {
     fails_at: Option<u64>,
     panics: bool,
-    /// The engine does not fail before the other end is dropped.
+    /// The engine finishes no batch before the other end is dropped.
     gate: Option<Receiver<()>>,
     batches: u64,
 }
@@ -73,6 +73,11 @@ struct TestEngine {
 impl TestEngine {
     fn good() -> Self {
         Self { fails_at: None, panics: false, gate: None, batches: 0 }
+    }
+
+    /// An engine that finishes its first batch when `gate` opens.
+    fn good_behind(gate: Receiver<()>) -> Self {
+        Self { gate: Some(gate), ..Self::good() }
     }
 
     /// An engine that panics on its first batch when `gate` opens.
@@ -104,11 +109,11 @@ impl Engine for TestEngine {
 
     fn infer(&mut self, _: PixelsRef<'_>, rows: usize) -> Result<Inference, String> {
         self.batches += 1;
+        if let Some(gate) = &self.gate {
+            // fails at once if the gate is open
+            let _ = gate.recv();
+        }
         if self.fails_at == Some(self.batches - 1) {
-            if let Some(gate) = &self.gate {
-                // fails at once if the gate is open
-                let _ = gate.recv();
-            }
             assert!(!self.panics, "the test engine panics");
             return Err("the device fell off the bus".to_owned());
         }
@@ -460,6 +465,25 @@ fn the_last_rows_of_a_shard_never_wait_for_calls_that_may_not_come() {
     assert!(!second.is_answered());
     drop(hanging);
     assert_eq!(rows(pipeline.wait(second)), Ok(5));
+}
+
+#[test]
+fn last_rows_that_wait_for_a_busy_engine_share_its_next_batch() {
+    let (sink, _seen) = ungated();
+    let (gate_holder, gate) = bounded::<()>(0);
+    let meters = meters();
+    let pipeline = start(TestEngine::good_behind(gate), sink, images(1), BOUNDS, &meters);
+    // each call is alone on its way, so each would get a batch of its own if the engine were free
+    let tickets: Vec<_> = (0..3)
+        .flat_map(|index| {
+            let ticket = submit_all(&pipeline, index..index + 1);
+            assert_stops_at(index + 1, &meters);
+            ticket
+        })
+        .collect();
+    drop(gate_holder);
+    tickets.into_iter().for_each(|ticket| assert_eq!(rows(pipeline.wait(ticket)), Ok(1)));
+    assert_eq!(meters.engine.items(), 2);
 }
 
 #[test]
