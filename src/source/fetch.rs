@@ -12,6 +12,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use object_store::GetOptions;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::task::spawn_blocking;
 
 use crate::error::WrongChecksum;
 use crate::items::ManifestEntry;
@@ -128,16 +129,24 @@ pub(super) async fn fetch_file(
     max_image_bytes: u64,
     gate: Gate,
 ) -> object_store::Result<Fetched> {
-    let file = OddFile { path, uri: entry.object.uri };
-    if entry.sidecar.is_some() && !is_image(&file.head(HEAD_BYTES)?) {
-        return Ok(Fetched::NoImage);
-    }
-    let image_bytes = file.size_of_version(entry.object.version.as_deref())?;
+    let is_companion = entry.sidecar.is_some();
+    let file = Arc::new(OddFile { path, uri: entry.object.uri });
+    let size = {
+        let (file, version) = (Arc::clone(&file), entry.object.version);
+        // the size; `None` for a companion that is no image
+        move || -> object_store::Result<_> {
+            if is_companion && !is_image(&file.head(HEAD_BYTES)?) {
+                return Ok(None);
+            }
+            file.size_of_version(version.as_deref()).map(Some)
+        }
+    };
+    let Some(image_bytes) = spawn_blocking(size).await?? else { return Ok(Fetched::NoImage) };
     if image_bytes > max_image_bytes {
         return Ok(Fetched::TooLarge { image_bytes });
     }
     let room = gate.pass(image_bytes).await;
-    let bytes = tokio::task::spawn_blocking(move || file.read(image_bytes)).await??;
+    let bytes = spawn_blocking(move || file.read(image_bytes)).await??;
     Ok(Fetched::Bytes(bytes, Encoding::default(), room))
 }
 
