@@ -447,7 +447,8 @@ impl Default for OutputSection {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct StorageSection {
-    /// Seconds for one request, its response included. Bytes received by then are kept, and the rest is requested again.
+    /// Seconds for one request, its response included. Bytes received by then are kept, and the rest is requested
+    /// again.
     pub timeout_seconds: f64,
     /// Seconds during which a failed request is retried, with growing pauses.
     pub retry_seconds: f64,

@@ -1,8 +1,8 @@
 //! Examines this host: its GPUs and libraries, and which engines can run on it.
 //!
 //! - A library is searched for with the code that a run uses.
-//! - An ONNX Runtime provider counts as usable if a session with it opens a model of a few kB; TensorRT, if its runtime,
-//!   its parser, the driver and NVRTC are present.
+//! - An ONNX Runtime provider counts as usable if a session with it opens a model of a few kB; TensorRT, if its
+//!   runtime, its parser, the driver and NVRTC are present.
 
 use crate::config::Provider;
 use crate::engine::cuda::{Device, driver_release, find_library, nvrtc_version};

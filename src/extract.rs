@@ -119,8 +119,8 @@ fn read_row(stores: &Stores, output: &Output, part: &PartReport, index: u64) -> 
     Ok((rows.num_rows() > 0 && ids.is_valid(0)).then(|| row(0)))
 }
 
-/// The run's input section and URIs, as far as the output has them: a manifest has both, the record of an unfinished run
-/// only the keys that determine rows.
+/// The run's input section and URIs, as far as the output has them: a manifest has both, the record of an unfinished
+/// run only the keys that determine rows.
 fn input_of(output: &Output, record: &RunRecord) -> Result<(InputSection, Vec<String>), Error> {
     use OutputState::{Failed, Sealed, Succeeded};
     if matches!(observe(output)?, Failed(..) | Sealed(..) | Succeeded(..)) {

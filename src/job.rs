@@ -76,8 +76,8 @@ impl Job {
         self.checked().is_finished
     }
 
-    /// Check that a finished run is complete, by names and sizes, and that its parts are those of `shards` and no others.
-    /// Nothing is written; leftovers of an attempt that was killed after the end of the run are removed.
+    /// Check that a finished run is complete, by names and sizes, and that its parts are those of `shards` and no
+    /// others. Nothing is written; leftovers of an attempt that was killed after the end of the run are removed.
     ///
     /// # Errors
     /// [`SinkError::Incomplete`] when something that the manifest lists is missing or has another size, and

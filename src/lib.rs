@@ -4,8 +4,8 @@
 //!
 //! One word for each thing, in code, messages and pages:
 //!
-//! - **shard**: one unit of input: a TFRecord, tar or Parquet file, or a list of loose images. Its place in the input is
-//!   fixed when it is listed.
+//! - **shard**: one unit of input: a TFRecord, tar or Parquet file, or a list of loose images. Its place in the input
+//!   is fixed when it is listed.
 //! - **record**: one image of a shard, or the reason why it cannot be read. It is identified by shard and position.
 //! - **row**: what the output says about one record: status, best class, scores.
 //! - **batch**: exactly `batch_size` images that an engine scores at once, across shards; the last one is padded.
@@ -35,9 +35,9 @@
 //!
 //! # The first call
 //!
-//! A pipeline file becomes a [`config::PipelineFile`] as written, a [`plan::Plan`] as checked, and a [`job::Job`] that is
-//! ready to run. A program that gets its shards one by one makes one [`scorer::Scorer`] instead, and calls it from as many
-//! threads as it likes; `src/examples/score.rs` does that (`cargo run --example score`).
+//! A pipeline file becomes a [`config::PipelineFile`] as written, a [`plan::Plan`] as checked, and a [`job::Job`] that
+//! is ready to run. A program that gets its shards one by one makes one [`scorer::Scorer`] instead, and calls it from
+//! as many threads as it likes; `src/examples/score.rs` does that (`cargo run --example score`).
 //!
 //! - Set `ORT_DISABLE_TELEMETRY=1` before the program starts threads. Without it, no model is loaded.
 //! - These calls block. Make none of them inside an async task.

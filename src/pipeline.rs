@@ -335,8 +335,9 @@ impl Pipeline {
         self.panics.first()
     }
 
-    /// Take no more calls, wait for those that are under way, and make what they stored durable. The engines are released
-    /// on their own threads, which may take a moment longer: dropping the pipeline waits for that. Call this once.
+    /// Take no more calls, wait for those that are under way, and make what they stored durable. The engines are
+    /// released on their own threads, which may take a moment longer: dropping the pipeline waits for that. Call this
+    /// once.
     ///
     /// # Errors
     /// Those of the sink, and [`Error::StagePanicked`] when it panicked.

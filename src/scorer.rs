@@ -150,7 +150,8 @@ impl Scorer {
         self.pipeline.close()
     }
 
-    /// The same, but the engines may still be in use when it returns. Dropping the scorer waits for them. Call this once.
+    /// The same, but the engines may still be in use when it returns. Dropping the scorer waits for them. Call this
+    /// once.
     pub(crate) fn finish(&mut self) -> Result<OutputReport, Error> {
         self.pipeline.finish()
     }

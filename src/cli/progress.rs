@@ -75,8 +75,8 @@ impl Progress {
         }
     }
 
-    /// Show the progress in `counters` until the returned watch is dropped. `count` is called on another thread once the
-    /// run has lasted for a while.
+    /// Show the progress in `counters` until the returned watch is dropped. `count` is called on another thread once
+    /// the run has lasted for a while.
     pub fn watch(&self, counters: Arc<ProgressCounters>, count: Count) -> Watch {
         let (stop, stopped) = bounded(0);
         let progress = self.clone();

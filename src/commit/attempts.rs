@@ -1,7 +1,7 @@
 //! `_attempts/NNNNNN-RUN.json`: the note of one attempt at a run.
 //!
-//! - It is created before anything is scored, which gives the attempt its number. Only the attempt itself replaces it, at
-//!   checkpoints.
+//! - It is created before anything is scored, which gives the attempt its number. Only the attempt itself replaces it,
+//!   at checkpoints.
 //! - It lists the parts that the attempt has stored, with their hashes, so that other attempts can check them. If an
 //!   attempt was killed before it noted a part, the part's footer is trusted.
 
@@ -57,7 +57,8 @@ pub struct AttemptNote {
 }
 
 impl AttemptNote {
-    /// The note of an attempt that begins now, by worker `shard_index` of `num_shards`. Its number and run are set later.
+    /// The note of an attempt that begins now, by worker `shard_index` of `num_shards`. Its number and run are set
+    /// later.
     pub fn begun(shard_index: u32, num_shards: u32) -> Self {
         let now = rfc3339(SystemTime::now());
         Self {

@@ -1,7 +1,7 @@
 //! Beginning a run in an output, or joining its run.
 //!
-//! - A vacant output is claimed by creating `_run.json`. Of several attempts that begin at the same time one creates it,
-//!   and the others join its run.
+//! - A vacant output is claimed by creating `_run.json`. Of several attempts that begin at the same time one creates
+//!   it, and the others join its run.
 //! - An output of another run is refused with the first difference. An output with foreign objects is refused, too.
 //! - Each attempt creates a note. Its number makes the attempt's batch ids unique in the run.
 
@@ -130,8 +130,8 @@ fn claim_once(output: &Output, wanted: &RunRecord, note: &AttemptNote) -> Result
     Ok(Claim { record, note, listing, notes, checkpoints, crashes })
 }
 
-/// Create `note` under the first free number: other attempts may have taken numbers since the listing, or the listing may
-/// lag.
+/// Create `note` under the first free number: other attempts may have taken numbers since the listing, or the listing
+/// may lag.
 fn claim_number(
     output: &Output,
     mut note: AttemptNote,
@@ -157,7 +157,8 @@ fn claim_number(
     Err(SinkError::Uri { uri: output.uri_of(ATTEMPTS), message })
 }
 
-/// `listing` without the parts that removed runs have left in this worker's share. Other workers remove those of theirs.
+/// `listing` without the parts that removed runs have left in this worker's share. Other workers remove those of
+/// theirs.
 fn without_other_runs(
     output: &Output,
     listing: OutputListing,

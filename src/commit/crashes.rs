@@ -1,9 +1,9 @@
 //! `_crashes/`: records on which a native decoder or a shard's reader crashed the process.
 //!
-//! - One object for each crash, created by the process before it dies. Its name has the shard, its version, the record, the
-//!   signal, the run, and whether the reader crashed. Its content is for people.
-//! - The next attempt rejects the record without decoding it, or ends the shard before it, so each crash costs at most one
-//!   attempt.
+//! - One object for each crash, created by the process before it dies. Its name has the shard, its version, the record,
+//!   the signal, the run, and whether the reader crashed. Its content is for people.
+//! - The next attempt rejects the record without decoding it, or ends the shard before it, so each crash costs at most
+//!   one attempt.
 
 use std::collections::HashMap;
 use std::time::SystemTime;

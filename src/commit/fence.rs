@@ -1,9 +1,9 @@
 //! The fence: a staged object gets its name only in an output that still belongs to its run, whole and once.
 //!
-//! - `_run.json` is read first. Unless it names the run, the upload ends with [`SinkError::OtherRun`]. For a predictions
-//!   part, the manifest is looked for: if the run has been decided without the part, this is an error, too. Then the
-//!   staged object is copied to its name, unless that exists. [`super`] explains why a removed or decided run cannot
-//!   publish.
+//! - `_run.json` is read first. Unless it names the run, the upload ends with [`SinkError::OtherRun`]. For a
+//!   predictions part, the manifest is looked for: if the run has been decided without the part, this is an error, too.
+//!   Then the staged object is copied to its name, unless that exists. [`super`] explains why a removed or decided run
+//!   cannot publish.
 //! - The staged object is removed when the copy is complete, which Azure may carry out later.
 //! - A part of another run under that name is removed, and the copy repeated. A part of this run is left as it is: of
 //!   attempts that race one wins.
@@ -89,8 +89,8 @@ async fn copy_once(output: &Output, run_id: &str, staged: &Path, name: &str) -> 
     }
 }
 
-/// Check that the output still belongs to the run `run_id`, and that its manifest, if it is final, lists the part `name`,
-/// which is `staged`.
+/// Check that the output still belongs to the run `run_id`, and that its manifest, if it is final, lists the part
+/// `name`, which is `staged`.
 async fn check_wanted(output: &Output, run_id: &str, staged: &Path, name: &str) -> Result<(), SinkError> {
     check_current_async(output, run_id).await?;
     let is_predictions = matches!(ObjectName::parse(name), Some(ObjectName::Part(_)));
@@ -108,8 +108,8 @@ async fn check_wanted(output: &Output, run_id: &str, staged: &Path, name: &str) 
 }
 
 /// Remove the object `name`, which was published while its run was removed, or finished without it. It is removed only
-/// if no other attempt would: if the manifest of the output's current run is final and does not list it, or if the output
-/// has no run. Otherwise that run removes it when it publishes this name, or before it publishes `_SUCCESS`.
+/// if no other attempt would: if the manifest of the output's current run is final and does not list it, or if the
+/// output has no run. Otherwise that run removes it when it publishes this name, or before it publishes `_SUCCESS`.
 async fn withdraw(output: &Output, run_id: &str, name: &str) -> Result<(), SinkError> {
     // read before the state: if the current run has an object of this name, that is the version read here
     let Some(meta) = output.version(name).await? else { return Ok(()) };
@@ -171,8 +171,8 @@ mod tests {
         output
     }
 
-    /// Publish a part on S3, with `act` between the last two requests of its copy, and `answer` for the last one. Returns
-    /// what remains of the part, and what publishing returned.
+    /// Publish a part on S3, with `act` between the last two requests of its copy, and `answer` for the last one.
+    /// Returns what remains of the part, and what publishing returned.
     fn published_around(
         act: impl Fn(&Output) + Send + Sync + 'static,
         answer: impl Fn() -> object_store::Result<()> + Send + Sync + 'static,
@@ -238,10 +238,10 @@ mod tests {
         assert_eq!(plain.read(NAME).expect("it is there"), content);
     }
 
-    /// Publish a part on Azure, where the copy makes an empty object at first. The store completes it before the request
-    /// with the moment `complete`, if the staged object still exists. If `is_answered`, the answer to the copy arrives;
-    /// otherwise the copy is sent again. Returns what the part holds, what publishing returned, and the number of staged
-    /// objects that remain.
+    /// Publish a part on Azure, where the copy makes an empty object at first. The store completes it before the
+    /// request with the moment `complete`, if the staged object still exists. If `is_answered`, the answer to the copy
+    /// arrives; otherwise the copy is sent again. Returns what the part holds, what publishing returned, and the number
+    /// of staged objects that remain.
     fn published_later(
         is_answered: bool,
         complete: u64,

@@ -47,11 +47,11 @@ pub struct Run<'a> {
     pub record: &'a RunRecord,
 }
 
-/// Finish a run whose shards have all been scored, by this process or others. Idempotent: several processes may call it,
-/// at the same time or after the run has finished.
+/// Finish a run whose shards have all been scored, by this process or others. Idempotent: several processes may call
+/// it, at the same time or after the run has finished.
 ///
-/// `listed` are the shards of the whole input. `reports` are of parts that the caller has seen published; all other parts
-/// are read.
+/// `listed` are the shards of the whole input. `reports` are of parts that the caller has seen published; all other
+/// parts are read.
 ///
 /// # Errors
 /// Those of the store; [`SinkError::OtherRun`] if the output belongs to another run; [`SourceError::Late`] if a part is
@@ -192,8 +192,8 @@ impl Ending<'_> {
         self.complete(&listing, notes)
     }
 
-    /// Another attempt has decided which parts the run has: publish `_SUCCESS`, if it is missing, and remove the objects
-    /// that this attempt has left.
+    /// Another attempt has decided which parts the run has: publish `_SUCCESS`, if it is missing, and remove the
+    /// objects that this attempt has left.
     ///
     /// # Errors
     /// When this attempt's share has a shard that the finished run lacks. The part of that shard is removed, because no
@@ -394,7 +394,8 @@ fn split<'a>(
     (parts, others)
 }
 
-/// Publish `_SUCCESS` of the sealed run `run_id`, once its `parts` are the only ones. Returns what [`remove_strays`] does.
+/// Publish `_SUCCESS` of the sealed run `run_id`, once its `parts` are the only ones. Returns what [`remove_strays`]
+/// does.
 ///
 /// # Errors
 /// See there and [`publish_success`].
@@ -411,9 +412,9 @@ pub(super) fn complete_sealed(
 /// Remove the staged objects, and then every predictions part that is not among the `parts` of the sealed run `run_id`.
 /// Returns the listing that showed these parts.
 ///
-/// An attempt that publishes a part without having seen the manifest has staged it before the manifest was published. So
-/// either its part is in the second listing, or its copy finds no source. No attempt at the run publishes under the name
-/// of a part that is removed, so no part of the run can be removed by mistake.
+/// An attempt that publishes a part without having seen the manifest has staged it before the manifest was published.
+/// So either its part is in the second listing, or its copy finds no source. No attempt at the run publishes under the
+/// name of a part that is removed, so no part of the run can be removed by mistake.
 ///
 /// # Errors
 /// Those of the store, and [`SinkError::Incomplete`] if one of the `parts` is missing or has another size.
@@ -439,9 +440,9 @@ pub(super) fn remove_strays(
     Ok(listing)
 }
 
-/// Remove the listed objects that the finished run `run_id` does not need, and on a disk their folders, in which a killed
-/// process may have left files that no listing shows. Objects that another attempt has created since the listing may stay:
-/// that attempt finds the run finished when it ends, and calls this, too.
+/// Remove the listed objects that the finished run `run_id` does not need, and on a disk their folders, in which a
+/// killed process may have left files that no listing shows. Objects that another attempt has created since the listing
+/// may stay: that attempt finds the run finished when it ends, and calls this, too.
 pub(super) fn tidy(output: &Output, run_id: &str, listing: &OutputListing) -> Result<(), SinkError> {
     // no listed object is of a run that has begun since, and the names are unique to their runs
     check_current(output, run_id)?;

@@ -11,9 +11,9 @@ pub const PLAN: &str = "sluice.plan_sha256";
 pub const BODY: &str = "sluice.body";
 
 /// Keys of a predictions part's footer: the number of the attempt that stored it; the name, identity, version (ETag or
-/// generation), size and format of its shard; its rows by status as JSON; why the shard ended early, if it did; the number
-/// of its entries that are not records, by kind as JSON, if there are any; and the class names in output order as a JSON
-/// array, if the model has any.
+/// generation), size and format of its shard; its rows by status as JSON; why the shard ended early, if it did; the
+/// number of its entries that are not records, by kind as JSON, if there are any; and the class names in output order
+/// as a JSON array, if the model has any.
 pub const ATTEMPT: &str = "sluice.attempt";
 pub const SHARD: &str = "sluice.shard";
 pub const SHARD_IDENTITY: &str = "sluice.shard_identity";

@@ -37,8 +37,8 @@ pub struct ShardHistory {
     pub is_finished: bool,
 }
 
-/// Look `shard` up in the run `run_id`. If the run has not finished, a part that is damaged or of another run is removed.
-/// Callers share the lock `reading`, so that only one of them holds a whole segment in memory.
+/// Look `shard` up in the run `run_id`. If the run has not finished, a part that is damaged or of another run is
+/// removed. Callers share the lock `reading`, so that only one of them holds a whole segment in memory.
 ///
 /// # Errors
 /// Those of the store, and when the part is not of this shard.

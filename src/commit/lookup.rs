@@ -1,9 +1,10 @@
 //! Looking objects up by name, because a listing may lag.
 //!
-//! - A store returns an object by name as soon as its creation is acknowledged. A listing may be older: some stores index
-//!   late, and some caches answer for them.
-//! - So no decision about the end of a run relies on an object being absent from a listing. The names of marks, parts and
-//!   notes are known, and those that the listing lacks are looked up. If the listing is complete, that takes no request.
+//! - A store returns an object by name as soon as its creation is acknowledged. A listing may be older: some stores
+//!   index late, and some caches answer for them.
+//! - So no decision about the end of a run relies on an object being absent from a listing. The names of marks, parts
+//!   and notes are known, and those that the listing lacks are looked up. If the listing is complete, that takes no
+//!   request.
 
 use std::collections::HashSet;
 
@@ -91,8 +92,8 @@ impl OutputListing {
         Ok(())
     }
 
-    /// Check that the objects `reported` exist and have the reported sizes. An object that is listed with that size is not
-    /// looked up.
+    /// Check that the objects `reported` exist and have the reported sizes. An object that is listed with that size is
+    /// not looked up.
     ///
     /// # Errors
     /// Those of the store, and [`SinkError::Incomplete`], which describes the first of the others.

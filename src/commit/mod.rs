@@ -40,32 +40,33 @@
 //! - An attempt that read it before that had staged its object earlier still. Either the object was copied before the
 //!   staged objects were removed, and the copy is removed with everything else; or the copy finds no source.
 //!
-//! The manifest is a fence of the same kind, because two attempts at one run may have listed different inputs. The attempt
-//! that published it removes the staged objects, lists the output again, removes the parts that the manifest does not
-//! list, and checks that all others exist. Only then it publishes `_SUCCESS`. So nobody sees `_SUCCESS` beside another
-//! part.
+//! The manifest is a fence of the same kind, because two attempts at one run may have listed different inputs. The
+//! attempt that published it removes the staged objects, lists the output again, removes the parts that the manifest
+//! does not list, and checks that all others exist. Only then it publishes `_SUCCESS`. So nobody sees `_SUCCESS` beside
+//! another part.
 //!
-//! On S3 a copy that must not replace anything is three requests: the second reads the source, the third makes the object
-//! appear. An attempt that is suspended between them may publish late. Therefore step 2 is repeated after each copy, even
-//! a failed one. If a final manifest of the current run does not list the part, or the output has no run, the attempt
-//! removes its part. Nothing else is published under that name, so nothing else can be removed by mistake. If the current
-//! run has no final manifest yet, the attempt leaves the part: a run removes the parts of other runs, which it recognises by their
-//! footers, when an attempt begins, when an attempt publishes the same name, and before `_SUCCESS`.
+//! On S3 a copy that must not replace anything is three requests: the second reads the source, the third makes the
+//! object appear. An attempt that is suspended between them may publish late. Therefore step 2 is repeated after each
+//! copy, even a failed one. If a final manifest of the current run does not list the part, or the output has no run,
+//! the attempt removes its part. Nothing else is published under that name, so nothing else can be removed by mistake.
+//! If the current run has no final manifest yet, the attempt leaves the part: a run removes the parts of other runs,
+//! which it recognises by their footers, when an attempt begins, when an attempt publishes the same name, and before
+//! `_SUCCESS`.
 //!
 //! # Limits
-//! - To remove one version of an object (a damaged part, a part of another run, a failed manifest) takes a HEAD and a DELETE. An attempt that
-//!   is suspended exactly between them may remove a part that another attempt, or the next run after an `--overwrite`,
-//!   has published since. `run` and `verify` then report the object as missing.
+//! - To remove one version of an object (a damaged part, a part of another run, a failed manifest) takes a HEAD and a
+//!   DELETE. An attempt that is suspended exactly between them may remove a part that another attempt, or the next run
+//!   after an `--overwrite`, has published since. `run` and `verify` then report the object as missing.
 //! - On S3, an attempt that is suspended between the second and the third request of a copy, until the current run has
-//!   finished, publishes its part beside `_SUCCESS` when it wakes, and removes it at once. If it is killed in between, the
-//!   part stays until the next attempt. On every store, the same is true of a request that the store executes late.
+//!   finished, publishes its part beside `_SUCCESS` when it wakes, and removes it at once. If it is killed in between,
+//!   the part stays until the next attempt. On every store, the same is true of a request that the store executes late.
 //!   `verify` reports such a part.
-//! - Of two `--overwrite` commands at the same time one stops, but up to 32 of its deletes may come late. The same is true
-//!   of an interrupted removal that was taken over while the first command was still alive.
-//! - On a disk, the cleanup after a finished run removes whole folders, and reads `_run.json` before each. An attempt that
-//!   is suspended exactly between the two removes notes, checkpoints and staged objects of the next run.
-//! - An attempt that finds no record in the whole input checks that no other attempt found any, and then removes the run.
-//!   If another attempt finishes the run between the check and the removal, the finished run is removed.
+//! - Of two `--overwrite` commands at the same time one stops, but up to 32 of its deletes may come late. The same is
+//!   true of an interrupted removal that was taken over while the first command was still alive.
+//! - On a disk, the cleanup after a finished run removes whole folders, and reads `_run.json` before each. An attempt
+//!   that is suspended exactly between the two removes notes, checkpoints and staged objects of the next run.
+//! - An attempt that finds no record in the whole input checks that no other attempt found any, and then removes the
+//!   run. If another attempt finishes the run between the check and the removal, the finished run is removed.
 //! - On a disk, `_run.json` is compared and replaced in two calls. A command that is suspended exactly between them
 //!   replaces a newer record.
 

@@ -292,8 +292,8 @@ fn number(digits: &str) -> Option<u64> {
     (digits.len() >= 6 && digits.bytes().all(|digit| digit.is_ascii_digit())).then(|| digits.parse().ok())?
 }
 
-/// Whether `name` is that of one of an output's folders, or of the output itself. Bucket consoles create an empty object
-/// to show a folder; a listing has its name without the slash.
+/// Whether `name` is that of one of an output's folders, or of the output itself. Bucket consoles create an empty
+/// object to show a folder; a listing has its name without the slash.
 pub fn is_folder(name: &str) -> bool {
     ["", PREDICTIONS, BATCHES].contains(&name) || TRANSIENT.contains(&name)
 }

@@ -1,5 +1,5 @@
-//! Entries on a disk that have the name of an output's file but are not files. No listing shows them, and no file can be
-//! created under their name.
+//! Entries on a disk that have the name of an output's file but are not files. No listing shows them, and no file can
+//! be created under their name.
 //!
 //! - `--overwrite` removes dangling links, FIFOs, sockets and empty folders: they have no content.
 //! - Devices, and folders that are not empty, are refused before anything is removed.
@@ -116,7 +116,8 @@ mod tests {
     ];
     const FOLDERS: [&str; 3] = ["_attempts", "_crashes/part-000000-0123456789ab", "predictions"];
 
-    /// The obstacles removed from an output on a disk that has one object, and what `make` makes under the name of another.
+    /// The obstacles removed from an output on a disk that has one object, and what `make` makes under the name of
+    /// another.
     fn cleared(name: &str, make: impl Fn(&Path)) -> (tempfile::TempDir, Result<(), String>) {
         let runtime = tokio::runtime::Runtime::new().expect("runtime");
         let folder = tempfile::tempdir().expect("a folder");

@@ -1,7 +1,7 @@
 //! An output: one folder in a store, and its objects by name. This file does not know the protocol.
 //!
-//! - [`Output::create`] and [`Output::swap`] decide races: the first fails if the object exists, the second if its content
-//!   has changed. [`Output::replace`] is for objects that have one writer.
+//! - [`Output::create`] and [`Output::swap`] decide races: the first fails if the object exists, the second if its
+//!   content has changed. [`Output::replace`] is for objects that have one writer.
 //! - On a disk an object is written under `_staging` and linked to its name, because a put that is killed would leave a
 //!   partial file beside the name.
 
@@ -152,9 +152,9 @@ impl Output {
         StorageError { uri: self.uri_of(name), source }.into()
     }
 
-    /// Create a small object, unless it exists. Returns whether it was created. An existing object with the same content
-    /// counts as created by this call: the store may have executed the request while the answer was lost. A caller that
-    /// must be the only one to create a name puts something unique into the content.
+    /// Create a small object, unless it exists. Returns whether it was created. An existing object with the same
+    /// content counts as created by this call: the store may have executed the request while the answer was lost. A
+    /// caller that must be the only one to create a name puts something unique into the content.
     pub fn create(&self, name: &str, content: Vec<u8>) -> Result<bool, SinkError> {
         let (path, content) = (self.path_of(name), Bytes::from(content));
         let created = self.runtime.block_on(async {
@@ -333,8 +333,8 @@ impl Output {
         .await
     }
 
-    /// Complete an upload of so many bytes to `path`, which has no other writer. If the answer was lost, the object exists
-    /// with that size.
+    /// Complete an upload of so many bytes to `path`, which has no other writer. If the answer was lost, the object
+    /// exists with that size.
     pub(super) async fn complete(
         &self,
         parts: WriteMultipart,
@@ -411,8 +411,8 @@ impl Output {
         }
     }
 
-    /// Names of files beside the parts that no listing shows, because they are named like files being written. No part is
-    /// written there, so they are foreign, but a glob over the folder would match them.
+    /// Names of files beside the parts that no listing shows, because they are named like files being written. No part
+    /// is written there, so they are foreign, but a glob over the folder would match them.
     pub(super) fn unlisted(&self) -> Vec<String> {
         let Some(local) = &self.local else { return Vec::new() };
         let mut found = Vec::new();

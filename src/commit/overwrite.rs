@@ -1,19 +1,19 @@
 //! `--overwrite`: removing a run so that another one can begin in its place.
 //!
 //! 1. `_run.json` is replaced with the record of the new run, marked as removing the old one. From now on no attempt at
-//!    the old run publishes anything. The record is read back: of two commands that begin at the same time, the one whose
-//!    record was replaced stops.
+//!    the old run publishes anything. The record is read back: of two commands that begin at the same time, the one
+//!    whose record was replaced stops.
 //! 2. `_SUCCESS` is removed, then the manifest: the output is no longer a finished run.
 //! 3. The staged objects are removed, so that an attempt that read the old record cannot publish them.
-//! 4. Everything else is removed, and listed again until nothing is left. The removals of steps 2 to 4 come in groups of
-//!    at most 32 objects, and `_run.json` is read before each group.
+//! 4. Everything else is removed, and listed again until nothing is left. The removals of steps 2 to 4 come in groups
+//!    of at most 32 objects, and `_run.json` is read before each group.
 //! 5. The record is replaced with the same record without the mark, and read back.
 //!
 //! Both replacements are conditional on the record that was read ([`Output::swap`]), so a command that wakes up late
 //! never replaces the record of another. On a disk the record is compared and then replaced.
 //!
-//! An interrupted removal is started again at step 1 under a new run id, by `--overwrite` or by an attempt at the same run;
-//! see [`super::state`].
+//! An interrupted removal is started again at step 1 under a new run id, by `--overwrite` or by an attempt at the same
+//! run; see [`super::state`].
 
 use super::listing::OutputListing;
 use super::names::{MANIFEST, RUN, STAGING, SUCCESS, TRANSIENT};
@@ -25,8 +25,8 @@ use crate::error::SinkError;
 /// Objects that are removed between two reads of the record.
 const GROUP: usize = 32;
 
-/// How many times to list the output: requests of the old run that the store executes late may still create objects. The
-/// new run removes an object that appears later when it finds it.
+/// How many times to list the output: requests of the old run that the store executes late may still create objects.
+/// The new run removes an object that appears later when it finds it.
 const LISTINGS: usize = 8;
 
 /// Remove the run in the output and all its parts, so that the run of `record` can begin.

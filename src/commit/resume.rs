@@ -1,7 +1,7 @@
 //! The shards that remain to be scored when a run is resumed, or shared by several workers.
 //!
-//! - A shard whose part exists is not read again. The name of a part has the shard's place in the input and its identity.
-//!   If the identity in that place has changed, so has the input, which is an error.
+//! - A shard whose part exists is not read again. The name of a part has the shard's place in the input and its
+//!   identity. If the identity in that place has changed, so has the input, which is an error.
 //! - A shard whose first records are in segments is resumed after them. The records on which decoders or its reader
 //!   crashed are passed on with it.
 //! - Of N workers, worker I scores the shards whose place in the input, modulo N, is I.
@@ -155,8 +155,8 @@ impl Listed {
         }
     }
 
-    /// Check that a run with a `limit` is complete: its `rows` reach the limit, or the whole input was listed and each shard
-    /// has one of the `parts`.
+    /// Check that a run with a `limit` is complete: its `rows` reach the limit, or the whole input was listed and each
+    /// shard has one of the `parts`.
     ///
     /// # Errors
     /// [`SourceError::Late`].

@@ -23,10 +23,11 @@
 //! | names a run | says "too many errors" | none | failed |
 //! | names a run | | | unfinished |
 //!
-//! - A manifest that says "succeeded" is never replaced: it decides which parts the run has. No attempt publishes another
-//!   part afterwards, and none removes a part that it lists. `_SUCCESS` is published when no other part is left.
-//! - `_SUCCESS` is read before the manifest. In the other order, a failed manifest might be paired with the `_SUCCESS` of
-//!   the manifest that has replaced it.
+//! - A manifest that says "succeeded" is never replaced: it decides which parts the run has. No attempt publishes
+//!   another part afterwards, and none removes a part that it lists. `_SUCCESS` is published when no other part is
+//!   left.
+//! - `_SUCCESS` is read before the manifest. In the other order, a failed manifest might be paired with the `_SUCCESS`
+//!   of the manifest that has replaced it.
 
 use super::listing::OutputListing;
 use super::manifest::{StoredManifest, success_content};

@@ -1,8 +1,8 @@
 //! Reading the parts of other attempts before a manifest lists them.
 //!
 //! - A part whose footer names another run was left by an attempt at a removed run. It is removed, see [`super`].
-//! - A part whose bytes differ from its note is damaged. The next attempt removes the damaged parts of its share and scores
-//!   their shards again.
+//! - A part whose bytes differ from its note is damaged. The next attempt removes the damaged parts of its share and
+//!   scores their shards again.
 //! - If no note lists a part, because its attempt was killed first, its footer is trusted, which has a checksum of the
 //!   rows. The same is true of a part that a later attempt has stored in place of a damaged one.
 //! - Two reads must agree before a part counts as damaged, or as what its footer says: the store's answer may have been
@@ -137,8 +137,8 @@ async fn look_at(
 }
 
 /// Whether a part that differs from its reports in the notes was stored by another attempt. That attempt may have begun
-/// after the notes were read, so its own note is looked up by name. If the number in the footer is damaged, no such note
-/// exists.
+/// after the notes were read, so its own note is looked up by name. If the number in the footer is damaged, no such
+/// note exists.
 async fn is_stored_again(
     output: &Output,
     report: &PartReport,
@@ -183,9 +183,9 @@ pub(super) fn remove_parts_of_other_runs(
     Ok(listing.without(&theirs.into_iter().map(|(name, _)| name).collect()))
 }
 
-/// Remove the `damaged` parts of `share`, and return `listing` without them: when their shards are scored again, they are
-/// stored under the same names. The mark of the worker is removed first. Once the parts of the run are decided, all of
-/// them stay.
+/// Remove the `damaged` parts of `share`, and return `listing` without them: when their shards are scored again, they
+/// are stored under the same names. The mark of the worker is removed first. Once the parts of the run are decided, all
+/// of them stay.
 pub(crate) fn without_damaged(
     output: &Output,
     listing: OutputListing,

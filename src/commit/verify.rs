@@ -1,9 +1,10 @@
 //! Verifying that an output is what its run wrote: nothing missing, nothing added, no byte changed.
 //!
-//! - `_SUCCESS` has the manifest's hash, and the manifest has the hashes of all other files, so every byte is covered. A
-//!   run that ended with too many errors has no `_SUCCESS`: no hash covers its manifest, and the rest is compared with it.
-//! - Each part is read. Its rows must be those of one shard, one for each record from 0 on, and as many of each status as
-//!   its footer and the manifest say.
+//! - `_SUCCESS` has the manifest's hash, and the manifest has the hashes of all other files, so every byte is covered.
+//!   A run that ended with too many errors has no `_SUCCESS`: no hash covers its manifest, and the rest is compared
+//!   with it.
+//! - Each part is read. Its rows must be those of one shard, one for each record from 0 on, and as many of each status
+//!   as its footer and the manifest say.
 //! - The parts must be those of the shards 0, 1, 2, …, one for each shard, and must add up to the summary: rows by
 //!   status, shards that ended early or have no record, and skipped objects. No batch may appear twice.
 //! - Batches parts and notes of an attempt that did not finish the run are remarks, not problems.
@@ -262,8 +263,8 @@ impl Verification {
         Ok(())
     }
 
-    /// `look` at a part that is what the manifest lists. If that fails, compare the part with the manifest and `look` once
-    /// more: the store may have failed in between.
+    /// `look` at a part that is what the manifest lists. If that fails, compare the part with the manifest and `look`
+    /// once more: the store may have failed in between.
     fn twice<T>(
         &mut self,
         output: &Output,

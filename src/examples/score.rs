@@ -51,7 +51,8 @@ fn score(args: &Args) -> Result<(), Error> {
     // Loads the model, warms the engine up, and begins the run, or joins it.
     let scorer = Scorer::new(plan, runtime.handle())?;
 
-    // Each thread takes the next shard when it has scored the one before. Batches fill across the shards of all threads.
+    // Each thread takes the next shard when it has scored the one before. Batches fill across the shards of all
+    // threads.
     let shards = Mutex::new(shards);
     let next = || shards.lock().expect("no thread panicked").next().transpose();
     thread::scope(|scope| {

@@ -8,7 +8,8 @@ const SIGNATURE_NAMES: [&str; 2] = ["sig", "googleaccessid"];
 const SIGNATURE_PARTS: [&str; 6] =
     ["signature", "xamz", "xgoog", "accesstoken", "securitytoken", "awsaccesskey"];
 
-/// The same for the addresses of web servers, and for servers' messages. In a bucket they may belong to an object's key.
+/// The same for the addresses of web servers, and for servers' messages. In a bucket they may belong to an object's
+/// key.
 const SECRET_NAMES: [&str; 14] = [
     "pwd",
     "jwt",

@@ -4,8 +4,8 @@
 //! answers the shard's call, and a batches part every ten minutes.
 //!
 //! - The shards arrive one after another, so one part is open at a time.
-//! - A part is handed to the store when its shard has ended, never before. Uploads overlap with the next shards' rows, at
-//!   most [`PENDING_PARTS`] of them.
+//! - A part is handed to the store when its shard has ended, never before. Uploads overlap with the next shards' rows,
+//!   at most [`PENDING_PARTS`] of them.
 //! - A shard that is cut short leaves no part, but a checkpoint of its rows so far. The next attempt resumes after
 //!   them.
 //! - A failure ends only the call of its shard.
@@ -33,7 +33,8 @@ pub trait Sink: Send {
     /// Take the entries of one batch and its scores.
     fn accept(&mut self, inferred: Inferred);
 
-    /// A batch was lost with the stage that had it: fail the shard whose rows are arriving, and keep those that arrived.
+    /// A batch was lost with the stage that had it: fail the shard whose rows are arriving, and keep those that
+    /// arrived.
     fn lose_batch(&mut self);
 
     /// The stop signal of the call whose rows are arriving, until [`Sink::stop`] is called for it.

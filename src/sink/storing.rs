@@ -22,8 +22,8 @@ use crate::report::{OutputReport, PartReport, Tally, rfc3339};
 use super::attempt::Attempt;
 use super::open_part::ClosedPart;
 
-/// Finished parts that may wait for the store's acknowledgement. A bucket takes some 100 ms for it; eight in flight keep
-/// shards of 20 images flowing at 1,500 images/s.
+/// Finished parts that may wait for the store's acknowledgement. A bucket takes some 100 ms for it; eight in flight
+/// keep shards of 20 images flowing at 1,500 images/s.
 pub const PENDING_PARTS: usize = 8;
 
 /// The pause before the next write of the note, as a multiple of the last write's duration. Parts that are in no note

@@ -4,8 +4,8 @@
 //! decompressed content. Extensions are ignored.
 //!
 //! - Other compression formats are named in an error, [`io::ErrorKind::Unsupported`].
-//! - Decompression is streamed: output that is not read is not produced, and the formats limit each record, so a small file
-//!   that decompresses to terabytes costs no memory. [`MAX_RATIO`] limits the time.
+//! - Decompression is streamed: output that is not read is not produced, and the formats limit each record, so a small
+//!   file that decompresses to terabytes costs no memory. [`MAX_RATIO`] limits the time.
 
 use std::io::{self, BufRead, BufReader, Cursor, Read};
 use std::sync::Arc;

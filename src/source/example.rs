@@ -4,10 +4,11 @@
 //!
 //! Field numbers follow `tensorflow/core/example/{example,feature}.proto`.
 //!
-//! - The message is scanned, not decoded into objects: a feature may have as many values as bytes. Besides the message, only
-//!   the requested features are held.
+//! - The message is scanned, not decoded into objects: a feature may have as many values as bytes. Besides the message,
+//!   only the requested features are held.
 //! - Values share the message's memory; nothing is copied.
-//! - For a feature that occurs several times, the last one and the number of occurrences are returned, as in any protobuf map.
+//! - For a feature that occurs several times, the last one and the number of occurrences are returned, as in any
+//!   protobuf map.
 
 use std::collections::BTreeSet;
 

@@ -34,8 +34,8 @@ use crate::store::{StoreKind, Stores, longer_than, object_fault};
 /// shard that is read; fewer saturate a local disk.
 pub(crate) const REQUESTS_IN_FLIGHT: usize = 32;
 
-/// Bytes that may be in flight or waiting for their turn: 32 photos of 2 MiB. The next image in line is always fetched, so a
-/// shard holds at most this and one more image.
+/// Bytes that may be in flight or waiting for their turn: 32 photos of 2 MiB. The next image in line is always fetched,
+/// so a shard holds at most this and one more image.
 pub(super) const BYTES_IN_FLIGHT: u64 = 64 << 20;
 
 /// The images of one virtual shard.

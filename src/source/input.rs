@@ -4,8 +4,8 @@
 //!
 //! - A name that exists is that object or folder, whatever characters it contains.
 //! - In globs `*`, `?` and `[…]` stay inside one folder, `**` crosses folders, and `{a,b}` matches either.
-//! - Hidden names, which start with a dot like `.DS_Store`, are taken only by a glob that spells out the dot or an input that
-//!   names the object. The same holds for containers whose name starts with an underscore.
+//! - Hidden names, which start with a dot like `.DS_Store`, are taken only by a glob that spells out the dot or an
+//!   input that names the object. The same holds for containers whose name starts with an underscore.
 
 use std::collections::HashSet;
 

@@ -2,18 +2,18 @@
 //!
 //! Input: the inputs of a plan. Output: [`ShardList`], the shards in input order, found as they are needed.
 //!
-//! - Shards come in the order of the inputs, and within an input in the order of full names (local folders are sorted one at a
-//!   time; buckets list in this order themselves). The order is the same in every run.
+//! - Shards come in the order of the inputs, and within an input in the order of full names (local folders are sorted
+//!   one at a time; buckets list in this order themselves). The order is the same in every run.
 //! - Memory holds the names of one local folder and its parents, or one page of a bucket's keys, and the objects of one
 //!   unfinished virtual shard.
 //! - Loose images are grouped into virtual shards of `files_per_shard`. A virtual shard never mixes inputs and never
 //!   spans a container or manifest between its images. Companions of images are examined when they are read. They join
 //!   the next images, or form a shard of their own when there are many or the input ends.
 //! - Every object that is found is either taken or counted.
-//! - Shard names are unique. A container's name is its URI. A virtual shard's name is the URI of its first image, `+` and its
-//!   number of images by name (`gs://b/cat.jpg+1000`), or of its companions if it has no images. A manifest's shards are
-//!   named by its URI, `#` and the line of the first entry, `+` and the number of entries (`list.txt#1+1000`). An object that
-//!   two inputs match belongs to the first of them.
+//! - Shard names are unique. A container's name is its URI. A virtual shard's name is the URI of its first image, `+`
+//!   and its number of images by name (`gs://b/cat.jpg+1000`), or of its companions if it has no images. A manifest's
+//!   shards are named by its URI, `#` and the line of the first entry, `+` and the number of entries
+//!   (`list.txt#1+1000`). An object that two inputs match belongs to the first of them.
 
 use std::collections::VecDeque;
 use std::io::BufReader;
@@ -361,8 +361,8 @@ impl ShardList {
         Ok(())
     }
 
-    /// Examine the companions of an input that has nothing else, so that an input without an image is reported before a run
-    /// begins.
+    /// Examine the companions of an input that has nothing else, so that an input without an image is reported before a
+    /// run begins.
     fn examine_sidecars(&mut self) -> Result<(), SourceError> {
         for entries in self.loose.chunks(EXAMINED_AT_ONCE) {
             if companions::are_records(&self.stores, entries)?.contains(&true) {

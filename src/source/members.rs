@@ -1,10 +1,10 @@
 //! The members of a tar archive, one after the other.
 //!
-//! Input: the uncompressed bytes of an archive. Output: each member's name, kind and size. The caller reads or skips its
-//! content.
+//! Input: the uncompressed bytes of an archive. Output: each member's name, kind and size. The caller reads or skips
+//! its content.
 //!
-//! The `tar` crate parses header fields, but its `Archive` is not used: it reads long-name members into memory whatever their
-//! size.
+//! The `tar` crate parses header fields, but its `Archive` is not used: it reads long-name members into memory whatever
+//! their size.
 //!
 //! - Names are identifiers only, as [`escaped`] writes them. They are never used as paths.
 //! - A header with a checksum mismatch ends the archive: the start of the next member is unknown.

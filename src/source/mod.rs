@@ -9,11 +9,11 @@
 //!
 //! - Callers are plain blocking threads. tokio runs only the requests to stores, and no function here may be called
 //!   from an async task.
-//! - Parsers of formats (`tfrecord`, `webdataset`, `parquet`) are pure: bytes in, records out, generic over the reader. They
-//!   report what they cannot parse as [`crate::error::ReadError::Corrupt`]; [`open_shard`] decides in one place whether the
-//!   store is to blame instead.
-//! - Neither a shard nor a listing is held in memory as a whole, and a length in the data is allocated only as its bytes
-//!   arrive.
+//! - Parsers of formats (`tfrecord`, `webdataset`, `parquet`) are pure: bytes in, records out, generic over the reader.
+//!   They report what they cannot parse as [`crate::error::ReadError::Corrupt`]; [`open_shard`] decides in one place
+//!   whether the store is to blame instead.
+//! - Neither a shard nor a listing is held in memory as a whole, and a length in the data is allocated only as its
+//!   bytes arrive.
 //! - Records come in the order in which they are stored. Each one has either bytes or a reason.
 //!
 //! Images are not decoded here: an image is a sequence of at most `max_image_bytes` bytes.

@@ -149,7 +149,8 @@ pub fn container(name: &str) -> Option<ShardFormat> {
     }
 }
 
-/// Whether `name` is the name of a list of images: `.txt`, `.jsonl`, `.ndjson`, in any case; `.gz` and `.zst` may follow.
+/// Whether `name` is the name of a list of images: `.txt`, `.jsonl`, `.ndjson`, in any case; `.gz` and `.zst` may
+/// follow.
 pub fn is_manifest(name: &str) -> bool {
     let name = base(name).to_ascii_lowercase();
     let plain = name.strip_suffix(".gz").or_else(|| name.strip_suffix(".zst")).unwrap_or(&name);

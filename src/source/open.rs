@@ -2,8 +2,8 @@
 //!
 //! Input: a [`ShardRef`]. Output: [`Records`], in the order in which they are stored.
 //!
-//! - A reader ends after its first error. A storage error takes precedence over the damage that the parser reports because
-//!   of it: nothing is known about data that did not arrive.
+//! - A reader ends after its first error. A storage error takes precedence over the damage that the parser reports
+//!   because of it: nothing is known about data that did not arrive.
 
 use crate::error::{ReadError, SourceError, StorageError};
 use crate::items::{RawRecord, ShardContent, ShardFormat, ShardRef, Status};
@@ -101,8 +101,8 @@ pub fn check_fit(stores: &Stores, shard: &ShardRef, options: &ReadOptions) -> Re
 /// Records that must all lack an image before a key is refused: a few records of a sound input may lack theirs.
 const RECORDS_CHECKED: usize = 16;
 
-/// Check that the compression of a tar or TFRecord file is supported, and that one of its first records has what the key
-/// names.
+/// Check that the compression of a tar or TFRecord file is supported, and that one of its first records has what the
+/// key names.
 fn check_records(object: &Object, format: ShardFormat, options: &ReadOptions) -> Result<(), ReadError> {
     let records = open_container(object, format, options, &Skips::default(), None)?;
     if format == ShardFormat::Webdataset && options.image_key.is_none() {

@@ -29,7 +29,8 @@ const HEADER_BYTES: usize = 12;
 /// Bytes of a frame after its data.
 const FOOTER_BYTES: u64 = 4;
 
-/// Bytes that a record may hold besides its image (labels, boxes, captions). A longer one is rejected without being parsed.
+/// Bytes that a record may hold besides its image (labels, boxes, captions). A longer one is rejected without being
+/// parsed.
 const RECORD_SLACK_BYTES: u64 = 1 << 20;
 
 /// The image feature if no `image_key` is given: the one that TensorFlow's own dataset scripts write.

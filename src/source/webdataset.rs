@@ -29,8 +29,8 @@ use super::naming::{self, Rule};
 use super::records::{ReadOptions, image_content, too_large};
 use super::skips::Skips;
 
-/// Ids of one archive that are remembered, some 16 bytes each. In an archive with more images, later ids are compared with
-/// these only.
+/// Ids of one archive that are remembered, some 16 bytes each. In an archive with more images, later ids are compared
+/// with these only.
 const IDS_REMEMBERED: usize = 1 << 18;
 
 /// The most bytes that the remembered ids take. Their tables take the most while they grow.

@@ -46,7 +46,7 @@ impl Address {
         let Some((scheme, rest)) = uri.split_once("://").filter(|(scheme, _)| is_scheme(scheme)) else {
             if looks_like_uri(uri) {
                 return Err(
-                    "looks like a URI, and is none: a scheme is followed by :// and a name".to_owned()
+                    "looks like a URI but is not one: a scheme is followed by :// and a name".to_owned()
                 );
             }
             return Self::local(uri, uri);
@@ -139,8 +139,8 @@ fn absolute_path(path: &FilePath) -> std::io::Result<PathBuf> {
     Ok(result)
 }
 
-/// Whether `name` is the name of a file that `LocalFileSystem` has not finished writing, such as `name#1`. It refuses to
-/// read such a file.
+/// Whether `name` is the name of a file that `LocalFileSystem` has not finished writing, such as `name#1`. It refuses
+/// to read such a file.
 pub fn is_staged_name(name: &str) -> bool {
     name.split_once('#')
         .is_some_and(|(_, digits)| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()))

@@ -5,8 +5,8 @@
 
 /// Verifies that keys ascend, so that none is listed twice, wherever the store's page tokens lead.
 ///
-/// Stores list in the order of bytes, or, if they have folders, folder by folder, as if a slash sorted before every other
-/// character. A listing keeps one of these orders from start to end.
+/// Stores list in the order of bytes, or, if they have folders, folder by folder, as if a slash sorted before every
+/// other character. A listing keeps one of these orders from start to end.
 #[derive(Debug)]
 pub(crate) struct Ascending {
     last: Option<String>,
@@ -23,8 +23,8 @@ impl Default for Ascending {
 impl Ascending {
     /// Accept the next key; `bytes` is the size of its object. Returns whether the key is a folder marker.
     ///
-    /// `object_store` strips the slash at the end of a key. Consoles show a folder by an empty object `a/`, which is listed
-    /// after `a` and `a-b` and is called `a` here.
+    /// `object_store` strips the slash at the end of a key. Consoles show a folder by an empty object `a/`, which is
+    /// listed after `a` and `a-b` and is called `a` here.
     ///
     /// # Errors
     /// Why the key is refused.

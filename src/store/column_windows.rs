@@ -3,8 +3,8 @@
 //! Input: an [`Object`]. Output: a `ChunkReader` that turns many small reads into few requests.
 //!
 //! - Each column has a window of its own, so that reading columns in turn fetches nothing twice.
-//! - Once the column chunks are known, no window reaches beyond the chunk it starts in: the next bytes belong to a column
-//!   that is not read.
+//! - Once the column chunks are known, no window reaches beyond the chunk it starts in: the next bytes belong to a
+//!   column that is not read.
 
 use std::io::{self, BufReader, Read};
 use std::ops::Range;

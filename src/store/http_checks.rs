@@ -7,12 +7,12 @@
 //! - No more of an answer is read than its length, and no more of an error than its message.
 //! - An invalid modification date is dropped.
 //! - A page of a listing is verified ([`Listing`]), and an invalid entry does not spoil the listing of an input.
-//! - An object arrives as it is stored: without `Accept-Encoding: gzip`, Google decompresses what `gsutil -z` compressed
-//!   and sends it without a length.
+//! - An object arrives as it is stored: without `Accept-Encoding: gzip`, Google decompresses what `gsutil -z`
+//!   compressed and sends it without a length.
 //! - A web server without listings is distinguished from one that fails at the moment, and from an empty folder
 //!   ([`NoListing`]).
-//! - Requests to a server that has never answered are given up early ([`NoAnswer`]), and so are those to a web server that
-//!   has failed for long ([`Outage`]).
+//! - Requests to a server that has never answered are given up early ([`NoAnswer`]), and so are those to a web server
+//!   that has failed for long ([`Outage`]).
 
 use std::collections::HashMap;
 use std::pin::Pin;

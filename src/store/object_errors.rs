@@ -2,11 +2,12 @@
 //!
 //! Input: the error of a request. Output: the fault of the object itself, or `None`.
 //!
-//! - A faulty object costs its row or its shard. If it counted as a failure of its store, every attempt would end at it.
+//! - A faulty object costs its row or its shard. If it counted as a failure of its store, every attempt would end at
+//!   it.
 //! - An object that is missing, denied or replaced is judged by its entry in the listing ([`object_fault`]).
 //! - An answer of the wrong form is the object's fault ([`unusable_object`]).
-//! - Most other refusals may be about the object or about the store ([`ambiguous_fault`]): a disabled decryption key and
-//!   an expired token have the same status. They count as the object's fault if its store still serves others
+//! - Most other refusals may be about the object or about the store ([`ambiguous_fault`]): a disabled decryption key
+//!   and an expired token have the same status. They count as the object's fault if its store still serves others
 //!   ([`super::health`]).
 
 use std::error::Error as StdError;

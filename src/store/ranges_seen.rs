@@ -1,7 +1,7 @@
 //! Verifies an object that arrived range by range.
 //!
-//! - The checksums (CRC-32C) of consecutive ranges are combined, without their bytes. Missing ranges are fetched; ranges that
-//!   arrived twice are fetched once more and compared.
+//! - The checksums (CRC-32C) of consecutive ranges are combined, without their bytes. Missing ranges are fetched;
+//!   ranges that arrived twice are fetched once more and compared.
 //! - A shard that ended normally is verified if that is cheap. One that looks damaged is always verified: its rows
 //!   would otherwise blame the data for an error of the network. If less of it has arrived than is missing, the ranges
 //!   that have arrived are fetched once more instead of the rest: a terabyte that is not a tar archive at all is judged

@@ -1,10 +1,10 @@
 //! Repeats requests where `object_store` gives up too soon.
 //!
-//! - `object_store` itself repeats requests that a server refused temporarily or that did not reach it, with backoff and
-//!   jitter, for `storage.retry_seconds`. It does not repeat a request whose answer is wrong: cut short, not what was
-//!   requested, a checksum mismatch. [`again`] does, a few times.
-//! - Permanent failures are not repeated: objects that are missing, denied, replaced or exist already, permanent errors of
-//!   this machine's disk, and requests that `object_store` repeated until it gave up.
+//! - `object_store` itself repeats requests that a server refused temporarily or that did not reach it, with backoff
+//!   and jitter, for `storage.retry_seconds`. It does not repeat a request whose answer is wrong: cut short, not what
+//!   was requested, a checksum mismatch. [`again`] does, a few times.
+//! - Permanent failures are not repeated: objects that are missing, denied, replaced or exist already, permanent errors
+//!   of this machine's disk, and requests that `object_store` repeated until it gave up.
 
 use std::collections::hash_map::RandomState;
 use std::error::Error as StdError;
@@ -21,8 +21,8 @@ use crate::error::{NoAnswer, NoListing, WrongChecksum};
 /// Tries of a request, the first one included.
 const TRIES: u32 = 4;
 
-/// Pause before the second request. Each further pause is twice as long, and each is shortened at random by up to a half, so
-/// that many workers do not return at the same time.
+/// Pause before the second request. Each further pause is twice as long, and each is shortened at random by up to a
+/// half, so that many workers do not return at the same time.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
 /// A request that took longer than this was repeated by `object_store`, or repeating it would take several times the

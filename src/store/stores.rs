@@ -45,8 +45,8 @@ struct Shared {
 }
 
 impl Stores {
-    /// Stores with the default settings. `runtime` drives their requests and must outlive all readers. No store is opened
-    /// yet.
+    /// Stores with the default settings. `runtime` drives their requests and must outlive all readers. No store is
+    /// opened yet.
     pub fn new(runtime: Handle) -> Self {
         Self::with(runtime, StorageSection::default())
     }

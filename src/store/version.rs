@@ -98,8 +98,8 @@ pub(crate) fn condition(version: Option<&str>) -> object_store::Result<Option<St
     }
 }
 
-/// Some servers list a tag without the quotes that it has in headers (RFC 9110, 8.8.3). With quotes, a version is the same
-/// wherever it comes from.
+/// Some servers list a tag without the quotes that it has in headers (RFC 9110, 8.8.3). With quotes, a version is the
+/// same wherever it comes from.
 fn quoted_tag(tag: String) -> String {
     if tag.ends_with('"') { tag } else { format!("\"{tag}\"") }
 }

@@ -1,7 +1,7 @@
 //! Web servers as object stores: `HttpStore`, also for addresses that no path of an object store can hold.
 //!
-//! - `object_store` builds addresses from paths. A path has no query, `%2F` in it becomes a slash, and `%2B` a plus sign. An
-//!   address with any of these becomes a path of one segment: a mark, then the address as written.
+//! - `object_store` builds addresses from paths. A path has no query, `%2F` in it becomes a slash, and `%2B` a plus
+//!   sign. An address with any of these becomes a path of one segment: a mark, then the address as written.
 //! - Such a path can only be read; it is never a folder.
 
 use std::fmt;

@@ -1,5 +1,5 @@
-//! The pipeline with a test source, a test engine and a test sink: how many records it admits while the sink is stalled,
-//! and which calls fail after a fault.
+//! The pipeline with a test source, a test engine and a test sink: how many records it admits while the sink is
+//! stalled, and which calls fail after a fault.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};

@@ -117,8 +117,8 @@ fn a_process_without_an_attempt_does_not_remove_an_empty_run() {
     assert_eq!(OutputListing::read(&output).expect("a listing").predictions.len(), 1);
 }
 
-/// Publish a part of a shard that the attempt which finishes the run has not listed. The run is finished at one `moment`
-/// of that. Returns whether the moment came.
+/// Publish a part of a shard that the attempt which finishes the run has not listed. The run is finished at one
+/// `moment` of that. Returns whether the moment came.
 fn finished_meanwhile(runtime: &tokio::runtime::Runtime, moment: u64, in_steps: bool) -> bool {
     let (sent, received) = std::sync::mpsc::channel::<Output>();
     let received = std::sync::Mutex::new(received);

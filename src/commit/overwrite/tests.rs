@@ -269,8 +269,8 @@ fn manifest(run_id: &str, parts: &[&str]) -> Vec<u8> {
     json(&manifest)
 }
 
-/// An attempt is suspended before or after one of its requests, and its run is removed. Another run takes as many `steps`
-/// before the attempt wakes, and finishes afterwards.
+/// An attempt is suspended before or after one of its requests, and its run is removed. Another run takes as many
+/// `steps` before the attempt wakes, and finishes afterwards.
 fn woken(runtime: &tokio::runtime::Runtime, moment: u64, in_steps: bool, steps: usize) -> bool {
     let memory = InMemory::new();
     let (sent, received) = std::sync::mpsc::channel::<Output>();

@@ -2,12 +2,13 @@
 //!
 //! Input: any reader of a file. Output: the library's metadata of a few columns.
 //!
-//! - The library allocates some hundred bytes for each field of the schema and for each column of each row group. A file may
-//!   have a hundred thousand columns, of which at most three are read, so the library gets a footer with only those.
+//! - The library allocates some hundred bytes for each field of the schema and for each column of each row group. A
+//!   file may have a hundred thousand columns, of which at most three are read, so the library gets a footer with only
+//!   those.
 //! - The reduced footer keeps the positions of pages and leaves out statistics, indexes, filters and the metadata of
 //!   writers.
-//! - The numbers of fields, nested groups and row groups are limited, and every number is read with the type that the format
-//!   defines.
+//! - The numbers of fields, nested groups and row groups are limited, and every number is read with the type that the
+//!   format defines.
 //!
 //! The layout is that of `FileMetaData` in Apache Parquet's `parquet.thrift`.
 
@@ -36,8 +37,8 @@ const MAX_ROW_GROUPS: u64 = 32_767;
 /// The most bytes of a reduced footer: some 200 for each row group, and some 500 for each of three columns.
 pub(in crate::source) const METADATA_BYTES: u64 = MAX_ROW_GROUPS * 1900;
 
-/// The most bytes that are held while a footer is reduced: the last fetched piece, the footer, its schema as a tree, the
-/// reduced footer, and the library's copy of that.
+/// The most bytes that are held while a footer is reduced: the last fetched piece, the footer, its schema as a tree,
+/// the reduced footer, and the library's copy of that.
 pub(in crate::source) const READING_BYTES: u64 =
     PIECE_BYTES + MAX_FOOTER_BYTES + MAX_FIELDS * FIELD_BYTES + MAX_ROW_GROUPS * 300 + METADATA_BYTES;
 

@@ -8,10 +8,11 @@
 //!   can be decompressed, so a shard holds a few pages of at most `max_page_bytes` each, see `pages`.
 //! - Rows may repeat one value of a dictionary, or be nulls without any bytes. Their number and total size are limited
 //!   in proportion to the file's size, as for decompression.
-//! - Exactly as many rows are read as the footer states: pages with fewer would end a row group early, or pair images with the
-//!   ids of other rows. Checksums of pages are verified where they exist.
+//! - Exactly as many rows are read as the footer states: pages with fewer would end a row group early, or pair images
+//!   with the ids of other rows. Checksums of pages are verified where they exist.
 //! - The library gets a footer with only the columns that are read, see `footer`.
-//! - Types follow the Parquet schema only; the Arrow schema that some writers embed would only add names for the same bytes.
+//! - Types follow the Parquet schema only; the Arrow schema that some writers embed would only add names for the same
+//!   bytes.
 
 use std::ops::Range;
 use std::sync::Arc;

@@ -1,18 +1,20 @@
 //! Checks Parquet pages before the Parquet library decompresses them.
 //!
-//! Input: any reader of a file. Output: the same reader, except that a page that would take too much memory is an error.
+//! Input: any reader of a file. Output: the same reader, except that a page that would take too much memory is an
+//! error.
 //!
 //! - A page is refused if its header states too many bytes, compressed or not, or a dictionary with too many values.
 //! - The library decompresses gzip, Brotli and framed LZ4 to their end, whatever the header says. Such a page is
 //!   decompressed here first, up to the limit and without keeping the output. The other codecs fill a buffer of the
 //!   length in the header.
 //! - The library allocates as many delta-encoded lengths as a page claims. They are counted first, see `deltas`.
-//! - While a page is decompressed, its predecessor and its dictionary are still held, so a column takes [`PAGES_HELD`] times
-//!   the longest page. Pages longer than [`AHEAD_PAGE_BYTES`] wait for their shard's turn, so only one of the shards that are
-//!   read ahead holds such pages.
+//! - While a page is decompressed, its predecessor and its dictionary are still held, so a column takes [`PAGES_HELD`]
+//!   times the longest page. Pages longer than [`AHEAD_PAGE_BYTES`] wait for their shard's turn, so only one of the
+//!   shards that are read ahead holds such pages.
 //! - The decompressed size of a file's pages is limited in proportion to the file's size.
-//! - A header is accepted only if the library and this file read it alike: its end and its compressed length must agree. See
-//!   `page_header`. Columns that overlap are refused, because their pages could be checked as those of another column.
+//! - A header is accepted only if the library and this file read it alike: its end and its compressed length must
+//!   agree. See `page_header`. Columns that overlap are refused, because their pages could be checked as those of
+//!   another column.
 
 use std::collections::HashMap;
 use std::ops::Range;

@@ -57,8 +57,8 @@ impl Torture {
         }
     }
 
-    /// Run until the output is finished. Injected faults may stop a run, but only with an exit code for which a retry can
-    /// help. Returns what is wrong with the output, and how often a run was stopped.
+    /// Run until the output is finished. Injected faults may stop a run, but only with an exit code for which a retry
+    /// can help. Returns what is wrong with the output, and how often a run was stopped.
     pub fn resume(&mut self, trial: &Trial, out: &str) -> (Option<String>, u64) {
         let mut again = 0;
         let resumed = loop {

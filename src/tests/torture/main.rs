@@ -2,8 +2,8 @@
 //!
 //!     torture [--seed N] [--kills N] [PART...]
 //!
-//! Parts: kills, scorer, faults, zombies, two-runs, workers, endings, listing, troubles, cost. Each part prints one line
-//! per claim, and the program ends with a table of all claims. The seed determines everything random.
+//! Parts: kills, scorer, faults, zombies, two-runs, workers, endings, listing, troubles, cost. Each part prints one
+//! line per claim, and the program ends with a table of all claims. The seed determines everything random.
 
 #[path = "../support/example.rs"]
 mod example;

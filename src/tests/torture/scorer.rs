@@ -23,8 +23,8 @@ fn scoring(trial: &Trial, out: &str) -> Command {
 }
 
 impl Torture {
-    /// SIGKILL while eight threads score 200 shards with one scorer. `sluice run` then finishes the run, and its rows are
-    /// those of an uninterrupted run.
+    /// SIGKILL while eight threads score 200 shards with one scorer. `sluice run` then finishes the run, and its rows
+    /// are those of an uninterrupted run.
     pub fn scorer(&mut self) {
         for place in [Place::Disk, Place::S3(Server::seaweedfs("bucket")), Place::Gcs(Gcs::start())] {
             let trial = Trial::with_input(self.many_shards(), place);
