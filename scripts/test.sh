@@ -18,6 +18,7 @@ step scripts/check_imports.py --self-test
 step scripts/check_imports.py
 step cargo fmt --check
 step cargo clippy --locked --all-targets -- -D warnings
+step cargo clippy --locked --all-targets --features beam -- -D warnings
 step cargo clippy --locked --test torture --test gpu_engines -- -D warnings # not built by cargo test
 step cargo clippy --locked --all-targets --features datacenter -- -D warnings
 step .deps/deny/cargo-deny --offline check licenses bans sources
@@ -37,5 +38,6 @@ trap 'rm -rf "$scored"' EXIT
 step "$sluice" run pipelines/photos.toml --output "$scored/photos"
 step .deps/venv/bin/python scripts/analyst.py "$scored/photos" --records 14 \
     --labels fixtures/photos/expected.json
+step cargo test --locked --features beam --lib --bins beam
 step cargo test --locked --features datacenter --lib engine -- --include-ignored
 step cargo test --locked -- --include-ignored

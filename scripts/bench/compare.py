@@ -299,7 +299,7 @@ def main():
     parser.add_argument("--images", type=int, default=640, help="number of images to score")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--turns", type=int, default=4, help="turns of decoding on one thread in each round")
-    parser.add_argument("--beam-python", default=ROOT / ".deps/beam/bin/python")
+    parser.add_argument("--beam-python", default=ROOT / ".deps/beam/python/bin/python")
     parser.add_argument("--stages", default="cargo bench --quiet --locked --bench stages --", help="command")
     parser.add_argument("--json", type=Path, default=ROOT / "out" / "bench.json")
     args = parser.parse_args()
