@@ -85,6 +85,11 @@ impl Batcher {
             Decoded::Panicked(error) => Entry::Panicked(error),
             Decoded::ShardEnd(end) => Entry::ShardEnd(end),
             Decoded::ShardCut(cut) => Entry::ShardCut(cut),
+            Decoded::StoreBatches(stored) => {
+                // does not wait for the rows of the open batch
+                let entries = vec![Entry::StoreBatches(stored)];
+                return Some(Batch { id: None, pixels: None, rows: 0, entries, sealed_at: Instant::now() });
+            }
             Decoded::Flush => {
                 self.is_flushed = self.rows > 0;
                 return if self.is_flushed { None } else { self.flush() };
@@ -259,6 +264,7 @@ mod tests {
             Entry::ShardEnd(end) => format!("end {}", end.records),
             Entry::Panicked(error) => format!("panicked {error}"),
             Entry::ShardCut(_) => "cut".to_owned(),
+            Entry::StoreBatches(_) => "store batches".to_owned(),
         }
     }
 

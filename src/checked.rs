@@ -176,7 +176,7 @@ pub(crate) fn run_record(plan: &Plan, model_sha256: &str, limit: Option<u64>) ->
 }
 
 /// Refuse an output inside an input: listing that input would find the parts of this run or an earlier one.
-fn refuse_output_inside_input(stores: &Stores, plan: &Plan) -> Result<(), Error> {
+pub(crate) fn refuse_output_inside_input(stores: &Stores, plan: &Plan) -> Result<(), Error> {
     let uri = &plan.output.uri;
     let Ok(location) = stores.resolve(uri) else { return Ok(()) };
     match input_around(stores, &plan.inputs, &location)? {

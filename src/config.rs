@@ -461,7 +461,7 @@ impl Default for StorageSection {
 }
 
 /// What the command line overrides.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Overrides {
     /// Replaces `input.uri` when not empty.
     pub inputs: Vec<String>,
@@ -475,8 +475,13 @@ impl PipelineFile {
     /// Read `path`, apply `overrides`, and resolve model paths.
     pub fn load(path: &Path, overrides: &Overrides) -> Result<Self, ConfigError> {
         let text = read_text(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-        let mut table: toml::Table = toml::from_str(&text).map_err(|error| {
-            let (line, column, message) = explain::syntax(&text, &error);
+        Self::parse(&text, path, overrides)
+    }
+
+    /// Parse the `text` of the pipeline file `path`, apply `overrides`, and resolve model paths.
+    pub fn parse(text: &str, path: &Path, overrides: &Overrides) -> Result<Self, ConfigError> {
+        let mut table: toml::Table = toml::from_str(text).map_err(|error| {
+            let (line, column, message) = explain::syntax(text, &error);
             ConfigError::Syntax { path: path.to_owned(), line, column, message }
         })?;
         let folder = path.parent().unwrap_or(Path::new(""));

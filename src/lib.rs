@@ -66,6 +66,8 @@
 //! [`docs`] has pages on formats, the output, operations, GPUs, the commit protocol, measurements and development.
 
 pub mod batch;
+#[cfg(feature = "beam")]
+pub mod beam;
 pub mod bench;
 pub mod checked;
 pub mod commit;
@@ -76,6 +78,7 @@ pub mod docs;
 pub mod doctor;
 pub mod engine;
 pub mod error;
+pub mod exit_code;
 pub mod extract;
 pub mod flow;
 pub mod items;

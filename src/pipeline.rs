@@ -316,6 +316,17 @@ impl Pipeline {
         ticket.wait().unwrap_or_else(|| Err(self.lost()))
     }
 
+    /// Store a batches part with all batches so far. Blocks.
+    ///
+    /// # Errors
+    /// Those of the store, and [`Error::StagePanicked`] when a stage has panicked.
+    pub fn store_batches(&self) -> Result<(), Error> {
+        let (stored, answer) = crossbeam_channel::bounded(1);
+        let calls = self.calls.as_ref().expect("open until the pipeline is closed");
+        calls.send(Feed::StoreBatches(stored)).map_err(|_| self.lost())?;
+        answer.recv().map_err(|_| self.lost())?.map_err(Error::from)
+    }
+
     /// While the returned guard lives, further shards are expected: batches wait for them rather than leave padded.
     pub fn expect_more(&self) -> MoreExpected<'_> {
         self.arrivals.expect();

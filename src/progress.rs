@@ -68,6 +68,12 @@ impl ProgressCounters {
         }
     }
 
+    /// Set the totals of all workers of a job, as its runner reports them.
+    pub fn set(&self, rows: u64, rejected: u64) {
+        self.scored_rows.store(rows, Relaxed);
+        self.rejected.store(rejected, Relaxed);
+    }
+
     /// Begin `shard`. Its first `resumed_rows` rows are in checkpoints.
     pub fn begin(&self, shard: &ShardRef, resumed_rows: u64) {
         self.reused_rows.fetch_add(resumed_rows, Relaxed);

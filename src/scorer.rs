@@ -135,6 +135,14 @@ impl Scorer {
         self.pipeline.wait(ticket)
     }
 
+    /// Store a batches part with all batches so far, so that a manifest made meanwhile lists them. Blocks.
+    ///
+    /// # Errors
+    /// Those of the store, and [`Error::StagePanicked`].
+    pub fn store_batches(&self) -> Result<(), Error> {
+        self.pipeline.store_batches()
+    }
+
     /// While the returned guard lives, further calls are expected soon: batches wait for their records rather than
     /// leave padded.
     pub fn expect_more(&self) -> MoreExpected<'_> {

@@ -3,36 +3,12 @@
 //! - [`CODES`] is the one table: `--help` prints it, and a test compares the README's table with it.
 //! - The code of an error allows the retry that the error itself asks for ([`Error::retry`]).
 
-use sluice::error::{EngineError, Error, Retry, SinkError, SourceError};
+#[cfg(feature = "beam")]
+use sluice::beam::SubmitError;
+use sluice::error::{Error, Retry};
+pub use sluice::exit_code::*;
 
 use super::print::StandardOutput;
-
-/// Success.
-pub const DONE: u8 = 0;
-/// A bug, or a system call that failed unexpectedly.
-pub const FAILED: u8 = 1;
-/// Arguments, the pipeline file, or a limit on this process.
-pub const USAGE: u8 = 2;
-/// Input missing, denied or unreadable.
-pub const INPUT: u8 = 3;
-/// Model or engine unusable on this host.
-pub const ENGINE: u8 = 4;
-/// More rejected rows or damaged shards than allowed. `inspect`: the shard is damaged. `diff`: the outputs differ.
-pub const TOO_MANY_ERRORS: u8 = 5;
-/// Output occupied, incomplete, denied or not writable; also standard output.
-pub const OUTPUT: u8 = 6;
-/// A built engine is damaged or does not fit this host.
-pub const PASSPORT: u8 = 7;
-/// An engine failed in the middle of a run.
-pub const INFERENCE: u8 = 8;
-/// `verify`: the output is not as its run wrote it.
-pub const UNVERIFIED: u8 = 9;
-/// A decoder or a shard's reader crashed; the output holds a note of the record.
-pub const CRASHED: u8 = 10;
-/// 128 + SIGINT, as shells count it.
-pub const INTERRUPTED: u8 = 130;
-/// 128 + SIGTERM.
-pub const TERMINATED: u8 = 143;
 
 /// What one exit code means.
 pub struct ExitCode {
@@ -113,29 +89,33 @@ pub fn code_of_any(error: &anyhow::Error) -> u8 {
     if error.is::<StandardOutput>() {
         return OUTPUT;
     }
+    #[cfg(feature = "beam")]
+    if let Some(error) = error.downcast_ref::<SubmitError>() {
+        return code_of_submission(error);
+    }
     error.downcast_ref().map_or(FAILED, code_of)
 }
 
 /// Whether a retry of a failed command helps.
 pub fn retry_of_any(error: &anyhow::Error) -> Retry {
+    #[cfg(feature = "beam")]
+    if let Some(error) = error.downcast_ref::<SubmitError>() {
+        return error.retry();
+    }
     error.downcast_ref().map_or(Retry::Again, Error::retry)
 }
 
-/// The exit code of a failed run.
-pub fn code_of(error: &Error) -> u8 {
+/// The exit code of a failed submission. A worker sends the code of its error.
+#[cfg(feature = "beam")]
+fn code_of_submission(error: &SubmitError) -> u8 {
     match error {
-        Error::Config(_)
-        | Error::Threads { .. }
-        | Error::Memory { .. }
-        | Error::OpenFiles { .. }
-        | Error::Stack { .. } => USAGE,
-        Error::Source(SourceError::Changed { .. } | SourceError::Late { .. }) => OUTPUT,
-        Error::Source(_) => INPUT,
-        Error::Engine(EngineError::Passport { .. }) => PASSPORT,
-        Error::Engine(EngineError::Inference { .. }) => INFERENCE,
-        Error::Engine(_) => ENGINE,
-        Error::Sink(SinkError::Encode { .. }) | Error::StagePanicked { .. } | Error::Stopped { .. } => FAILED,
-        Error::Sink(_) => OUTPUT,
+        SubmitError::Local(error) => code_of(error),
+        SubmitError::Worker(failure) => {
+            // a code of another version may mean anything
+            let known = CODES.iter().find(|entry| entry.code == failure.code && entry.code != DONE);
+            known.map_or(FAILED, |entry| entry.code)
+        }
+        SubmitError::Service { .. } | SubmitError::Ended { .. } | SubmitError::NotDone { .. } => FAILED,
     }
 }
 
@@ -143,7 +123,7 @@ pub fn code_of(error: &Error) -> u8 {
 mod tests {
     use std::io;
 
-    use sluice::error::{ConfigError, StorageError};
+    use sluice::error::{ConfigError, EngineError, SinkError, SourceError, StorageError};
 
     use super::*;
 
@@ -235,6 +215,24 @@ mod tests {
         for (error, code, retry) in errors() {
             assert_eq!((code_of(&error), error.retry()), (code, retry), "{error:?}");
         }
+    }
+
+    #[cfg(feature = "beam")]
+    #[test]
+    fn a_submission_has_the_code_of_the_worker_that_failed() {
+        let failed = |code| {
+            let failure = sluice::beam::Failure { code, retry: Retry::Elsewhere, message: text() };
+            anyhow::Error::from(SubmitError::Worker(failure))
+        };
+        for (code, expected) in [(ENGINE, ENGINE), (OUTPUT, OUTPUT), (DONE, FAILED), (99, FAILED)] {
+            let error = failed(code);
+            assert_eq!((code_of_any(&error), retry_of_any(&error)), (expected, Retry::Elsewhere), "{code}");
+        }
+        let local = ConfigError::Argument { argument: "--x", message: text() };
+        let local = anyhow::Error::from(SubmitError::Local(local.into()));
+        assert_eq!((code_of_any(&local), retry_of_any(&local)), (USAGE, Retry::Never));
+        let not_done = anyhow::Error::from(SubmitError::NotDone { output: text() });
+        assert_eq!((code_of_any(&not_done), retry_of_any(&not_done)), (FAILED, Retry::Again));
     }
 
     #[test]

@@ -97,6 +97,37 @@ pub const BENCH: &str = "Examples:
 
 Environment: as for `sluice run`.";
 
+#[cfg(feature = "beam")]
+pub const BEAM: &str = "Examples:
+  sluice beam submit safety.toml --job-endpoint localhost:8099
+
+`sluice help beam submit` says more.";
+
+#[cfg(feature = "beam")]
+pub const BEAM_SUBMIT: &str = "Examples:
+  sluice beam submit safety.toml --job-endpoint localhost:8099 --parallelism 16
+  sluice beam submit safety.toml --job-endpoint flink:8099 --environment external=localhost:50000
+  sluice beam submit safety.toml --job-endpoint flink:8099 --environment docker=repo/sluice:1
+  sluice beam submit safety.toml --job-endpoint localhost:8099 --option sdk_worker_parallelism=2
+
+The runner's workers list, read, score and write, so they need access to the input and the output. The
+model and the labels travel with the job. To resume a run, submit it again, or use `sluice run` with
+the same file and the same absolute addresses. Beam's Python job service starts no processes: use
+external.
+
+A signal cancels the job. Some runners let a cancelled job run on to its end.
+
+Environment: `sluice --help` lists the variables for stores.";
+
+#[cfg(feature = "beam")]
+pub const BEAM_WORKER: &str = "Examples:
+  sluice beam worker --pool 0.0.0.0:50000
+  sluice beam worker --id 1-1 --provision_endpoint localhost:40123
+
+A runner on the same host starts the second form itself (sluice beam submit --environment process).
+
+Environment: as for `sluice run`.";
+
 pub const DOCTOR: &str = "Examples:
   sluice doctor
 
@@ -131,6 +162,12 @@ mod tests {
         let mut helps: Vec<_> = helps
             .map(|command| (command.get_name().to_owned(), command.render_long_help().to_string()))
             .collect();
+        #[cfg(feature = "beam")]
+        for command in sluice.find_subcommand_mut("beam").expect("beam").get_subcommands_mut() {
+            if command.get_name() != "help" {
+                helps.push((format!("beam {}", command.get_name()), command.render_long_help().to_string()));
+            }
+        }
         helps.push(("sluice".to_owned(), sluice.render_long_help().to_string()));
         assert!(helps.len() > 10);
         for (name, help) in helps {

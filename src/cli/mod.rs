@@ -1,5 +1,9 @@
 //! The command line: a thin shell around the library.
 
+#[cfg(feature = "beam")]
+mod beam;
+#[cfg(feature = "beam")]
+mod beam_worker;
 mod bench;
 mod build_engine;
 mod check;
@@ -18,6 +22,7 @@ mod run;
 mod share;
 mod shells;
 mod show;
+mod signals;
 mod storage;
 mod summary;
 mod terminal;
@@ -25,6 +30,7 @@ mod total;
 mod verify;
 
 use std::any::Any;
+use std::ffi::OsString;
 use std::io::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
@@ -79,6 +85,10 @@ enum Command {
     /// Measure every engine on this host: latency and images/s by batch size.
     #[command(after_help = help::BENCH)]
     Bench(bench::BenchArgs),
+    /// Run on Apache Beam: Flink, Spark, Prism, Dataflow.
+    #[cfg(feature = "beam")]
+    #[command(after_help = help::BEAM)]
+    Beam(beam::BeamArgs),
     /// List the GPUs and libraries of this host, and the engines that can run.
     #[command(after_help = help::DOCTOR)]
     Doctor,
@@ -105,7 +115,7 @@ pub fn main() -> ExitCode {
 #[inline(never)]
 fn parse_and_run() -> ExitCode {
     // clap exits with 2 on a usage error, as the exit codes promise
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::try_parse_from(arguments()) {
         Ok(cli) => cli,
         Err(error) => return refused(&error),
     };
@@ -123,6 +133,16 @@ fn parse_and_run() -> ExitCode {
             ExitCode::from(exit::code_of_any(&error))
         }
     }
+}
+
+/// The arguments of the process. A runner of Apache Beam passes those of `sluice beam worker` alone.
+fn arguments() -> Vec<OsString> {
+    let mut arguments: Vec<_> = std::env::args_os().collect();
+    let is_worker = arguments.get(1).is_some_and(|first| first.as_encoded_bytes().starts_with(b"--id"));
+    if is_worker && cfg!(feature = "beam") {
+        arguments.splice(1..1, ["beam", "worker"].map(OsString::from));
+    }
+    arguments
 }
 
 /// Print what is wrong with the arguments, or the help that they ask for.
@@ -155,6 +175,8 @@ fn run_command(cli: &Cli, progress: &Progress) -> anyhow::Result<ExitCode> {
         Command::Extract(args) => extract::run(args),
         Command::BuildEngine(args) => build_engine::run(args),
         Command::Bench(args) => bench::run(args),
+        #[cfg(feature = "beam")]
+        Command::Beam(args) => beam::run(args, cli.log_format, progress),
         Command::Doctor => doctor::run(),
         Command::Completions(args) => shells::completions(args, &mut Cli::command()),
         Command::Man(args) => shells::man(args, Cli::command()),

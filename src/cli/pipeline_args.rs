@@ -1,5 +1,7 @@
 //! Arguments that name a pipeline: its file, and what the command line overrides in it.
 
+#[cfg(feature = "beam")]
+use std::path::Path;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -26,8 +28,17 @@ pub struct PipelineArgs {
 impl PipelineArgs {
     /// Read the file, apply the overrides and check the plan.
     pub fn load(&self) -> Result<Plan, ConfigError> {
-        let overrides =
-            Overrides { inputs: self.input.clone(), output: self.output.clone(), set: self.set.clone() };
-        Plan::check(PipelineFile::load(&self.file, &overrides)?)
+        Plan::check(PipelineFile::load(&self.file, &self.overrides())?)
+    }
+
+    /// The pipeline file.
+    #[cfg(feature = "beam")]
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// What is overridden in it.
+    pub fn overrides(&self) -> Overrides {
+        Overrides { inputs: self.input.clone(), output: self.output.clone(), set: self.set.clone() }
     }
 }

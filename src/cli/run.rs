@@ -1,12 +1,11 @@
 //! `sluice run`.
 
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use clap::Args;
-use signal_hook::consts::{SIGINT, SIGTERM};
 use sluice::commit::{Output, Share, note_crash};
 use sluice::crash::{CrashWatch, leave, signal_name};
 use sluice::error::{ConfigError, Error};
@@ -21,6 +20,7 @@ use super::pipeline_args::PipelineArgs;
 use super::print::{print, print_json_line};
 use super::progress::Progress;
 use super::share::ShareArgs;
+use super::signals::{code_of_signal, stop_on_signals};
 use super::storage::storage_runtime;
 use super::{exit, summary, total};
 
@@ -51,7 +51,8 @@ pub fn run(args: &RunArgs, log_format: LogFormat, progress: &Progress) -> anyhow
     let stop = StopSignal::default();
     let options = JobOptions { limit: args.limit, stop: stop.clone(), overwrite: args.overwrite, share };
     options.check().map_err(Error::from)?;
-    let received = drain_on_signals(&stop, Duration::from_secs_f64(args.grace))?;
+    let said = "interrupted: finishing the work in flight; a second signal exits at once";
+    let received = stop_on_signals(&stop, said, Some(Duration::from_secs_f64(args.grace)))?;
     let mut plan = args.pipeline.load().map_err(Error::from)?;
     plan.input.allow_empty |= args.allow_empty;
     check_limits(&plan)?;
@@ -63,13 +64,7 @@ pub fn run(args: &RunArgs, log_format: LogFormat, progress: &Progress) -> anyhow
     if job.is_finished() {
         let output = plan.output.uri.clone();
         job.check_finished(shards)?;
-        let done = format!("done before: {output} holds this finished run, and the input has not changed");
-        match log_format {
-            LogFormat::Text => print(&done)?,
-            LogFormat::Json => print_json_line(&serde_json::json!({
-                "severity": "INFO", "message": done, "outcome": Outcome::Succeeded, "done_before": true, "output": output,
-            }))?,
-        }
+        summary::print_done_before(&output, log_format)?;
         return Ok(ExitCode::SUCCESS);
     }
     let watch = {
@@ -82,14 +77,15 @@ pub fn run(args: &RunArgs, log_format: LogFormat, progress: &Progress) -> anyhow
     let report = job.run(shards)?;
     drop(watch);
     match log_format {
-        LogFormat::Text => print(&summary::text(&report, &output))?,
-        LogFormat::Json => print_json_line(&summary::object(&report, &output))?,
+        LogFormat::Text => print(&summary::text(&report.summary, &output))?,
+        LogFormat::Json => {
+            print_json_line(&summary::object(&report.summary, &report.run_id, &report.finished_at, &output))?;
+        }
     }
     Ok(ExitCode::from(match report.summary.outcome {
         Outcome::Succeeded | Outcome::ShareDone => 0,
         Outcome::TooManyErrors => exit::TOO_MANY_ERRORS,
-        Outcome::Interrupted if received.load(Relaxed) == SIGTERM => exit::TERMINATED,
-        Outcome::Interrupted => exit::INTERRUPTED,
+        Outcome::Interrupted => code_of_signal(received.load(Relaxed)),
     }))
 }
 
@@ -107,39 +103,6 @@ impl RunArgs {
 
 /// A day: longer than any platform waits.
 const MAX_GRACE_SECONDS: f64 = 86_400.0;
-
-/// The part of the grace that is reserved for the exit itself.
-const EXIT_TIME: Duration = Duration::from_millis(200);
-
-/// The exit code of a signal, as shells count it.
-fn code_of_signal(signal: i32) -> u8 {
-    if signal == SIGTERM { exit::TERMINATED } else { exit::INTERRUPTED }
-}
-
-/// The first SIGINT or SIGTERM drains the run; the second, or the end of `grace`, ends the process.
-///
-/// It ends without destructors, since an engine may still use what they would free.
-fn drain_on_signals(stop: &StopSignal, grace: Duration) -> anyhow::Result<Arc<AtomicI32>> {
-    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
-    let received = Arc::new(AtomicI32::new(0));
-    let (stop, first) = (stop.clone(), Arc::clone(&received));
-    std::thread::spawn(move || {
-        for signal in signals.forever() {
-            // an error may drain the run, too, so only signals count
-            if first.swap(signal, Relaxed) != 0 {
-                leave(code_of_signal(signal));
-            }
-            stop.drain();
-            tracing::warn!("interrupted: finishing the work in flight; a second signal exits at once");
-            std::thread::spawn(move || {
-                std::thread::sleep(grace.saturating_sub(EXIT_TIME));
-                tracing::error!("the work in flight took longer than --grace; exiting without it");
-                leave(code_of_signal(signal));
-            });
-        }
-    });
-    Ok(received)
-}
 
 /// When a decoder or a reader crashes, note the record for the next attempt, and end the process.
 fn note_crashes(watch: CrashWatch, output: Output, run_id: Arc<OnceLock<String>>) {

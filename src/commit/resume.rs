@@ -102,6 +102,19 @@ impl Listed {
         Self { identities, ended: true, skipped }
     }
 
+    /// All shards of an input of which the parts are known, in any order, and the objects that its listing skipped.
+    ///
+    /// # Errors
+    /// The first place of the input that has no part, or two.
+    pub fn of_parts<'a>(parts: impl IntoIterator<Item = &'a str>, skipped: Skipped) -> Result<Self, u64> {
+        let mut parts: Vec<_> = parts.into_iter().filter_map(PartName::parse).collect();
+        parts.sort_unstable_by_key(|part| part.index);
+        if let Some((place, _)) = (0..).zip(&parts).find(|(place, part)| part.index != *place) {
+            return Err(place);
+        }
+        Ok(Self { identities: parts.iter().map(|part| part.identity).collect(), ended: true, skipped })
+    }
+
     /// Whether the whole input was listed.
     pub fn has_ended(&self) -> bool {
         self.ended

@@ -57,6 +57,17 @@ pub enum OutputState {
 }
 
 impl OutputState {
+    /// The run that the output holds, unless it is being removed.
+    pub fn record(&self) -> Option<&RunRecord> {
+        match self {
+            Self::Vacant | Self::Foreign(_) | Self::Removing(_) => None,
+            Self::Unfinished(record)
+            | Self::Failed(record, _)
+            | Self::Sealed(record, _)
+            | Self::Succeeded(record, _) => Some(record),
+        }
+    }
+
     /// Whether the run `run_id` has succeeded.
     pub fn is_success_of(&self, run_id: &str) -> bool {
         matches!(self, Self::Succeeded(record, _) if record.run_id == run_id)

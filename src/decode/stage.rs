@@ -82,6 +82,10 @@ pub fn run(
     while let Some(feed) = streams.recv() {
         let is_last = match feed {
             Feed::Flush => true,
+            Feed::StoreBatches(stored) => {
+                send(Decoded::StoreBatches(stored))?;
+                false
+            }
             Feed::Shard(stream) => {
                 match is_wanted(&stream.call) {
                     false => stream.call.answer(Ok(Scored::NotBegun)),

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
@@ -18,27 +18,44 @@ use crate::regular_file::refuse_special;
 /// When a file cannot be read, or a model names weights outside its own folder.
 pub fn hash_model(path: &Path) -> Result<String, EngineError> {
     let whole = hash_file(path)?;
-    let is_onnx = !is_serialized(path);
-    let fail = |source| EngineError::ModelFile { path: path.to_owned(), source };
-    let external =
-        if is_onnx { onnx::external_files(&std::fs::read(path).map_err(fail)?) } else { Vec::new() };
-    if external.is_empty() {
+    let weights = weight_files(path)?;
+    if weights.is_empty() {
         return Ok(whole);
     }
     let mut sha256 = Sha256::new_with_prefix(&whole);
-    for name in external {
+    for file in weights {
+        sha256.update(hash_file(&file)?);
+    }
+    Ok(hex(&sha256.finalize()))
+}
+
+/// The files in which an ONNX file keeps its weights, besides itself.
+///
+/// # Errors
+/// When the ONNX file cannot be read, or names weights outside its own folder.
+pub(crate) fn weight_files(path: &Path) -> Result<Vec<PathBuf>, EngineError> {
+    if is_serialized(path) {
+        return Ok(Vec::new());
+    }
+    let bytes =
+        std::fs::read(path).map_err(|source| EngineError::ModelFile { path: path.to_owned(), source })?;
+    let beside = |name: String| {
         // a path outside the folder could name a device or a pipe, which may never end
         let below = |part| matches!(part, Component::Normal(_) | Component::CurDir);
         if !Path::new(&name).components().all(below) {
             let message = format!("it keeps weights outside its folder, in {name:?}");
             return Err(EngineError::Load { path: path.to_owned(), message });
         }
-        sha256.update(hash_file(&path.with_file_name(name))?);
-    }
-    Ok(hex(&sha256.finalize()))
+        Ok(path.with_file_name(name))
+    };
+    onnx::external_files(&bytes).into_iter().map(beside).collect()
 }
 
-fn hash_file(path: &Path) -> Result<String, EngineError> {
+/// SHA-256 of a file, in lower-case hexadecimal.
+///
+/// # Errors
+/// When it cannot be read.
+pub(crate) fn hash_file(path: &Path) -> Result<String, EngineError> {
     let fail = |source| EngineError::ModelFile { path: path.to_owned(), source };
     refuse_special(path).map_err(fail)?;
     let mut file = File::open(path).map_err(fail)?;

@@ -12,7 +12,7 @@ use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
 
-use crate::error::{EngineError, Error};
+use crate::error::{EngineError, Error, SinkError};
 use crate::flow::{Account, Filler, Permit, Receiver};
 use crate::skipped::Skipped;
 
@@ -161,6 +161,8 @@ pub enum Decoded {
     ShardCut(Cut),
     /// No record is on its way, so the open batch leaves.
     Flush,
+    /// See [`Feed::StoreBatches`].
+    StoreBatches(BatchesStored),
 }
 
 /// One image ready to be put into a batch.
@@ -187,6 +189,8 @@ pub enum Entry {
     ShardEnd(ShardEnd),
     /// The shard stops before its end.
     ShardCut(Cut),
+    /// See [`Feed::StoreBatches`].
+    StoreBatches(BatchesStored),
 }
 
 /// What goes into an engine, and the entries that travel with it.
@@ -291,7 +295,12 @@ pub enum Feed<T> {
     Shard(T),
     /// No further shard is expected soon.
     Flush,
+    /// Store a batches part with all batches so far.
+    StoreBatches(BatchesStored),
 }
+
+/// Where the result of [`Feed::StoreBatches`] goes.
+pub type BatchesStored = crossbeam_channel::Sender<Result<(), SinkError>>;
 
 impl Drop for ShardStream {
     fn drop(&mut self) {

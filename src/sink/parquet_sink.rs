@@ -152,6 +152,11 @@ impl ParquetSink {
                 self.open(call);
             }
             (Entry::ShardCut(Cut::Failed(error)), _) if error.is_wrong_checksum() => self.discard(error),
+            (Entry::StoreBatches(stored), _) => {
+                let part = self.batches.store();
+                // a caller that has gone needs no answer
+                let _ = stored.send(self.hand_over_batches(part));
+            }
             _ if self.open.is_none() => {}
             (Entry::Scored(meta), Ok(scores)) => {
                 let status = self.rows.push_scored(&meta, batch_id, scores);

@@ -88,9 +88,13 @@ pub fn run(
         for call in calls {
             let call = match call {
                 Feed::Shard(call) => call,
+                // a decode stage that is lost needs neither
                 Feed::Flush => {
-                    // a decode stage that is lost needs no flush
                     let _ = out.send(Feed::Flush);
+                    continue;
+                }
+                Feed::StoreBatches(stored) => {
+                    let _ = out.send(Feed::StoreBatches(stored));
                     continue;
                 }
             };

@@ -156,6 +156,7 @@ impl Sink for GatedSink {
                 }
                 Entry::ShardCut(Cut::Stopped) => self.answer(Ok(Scored::Stopped(Kept::default()))),
                 Entry::ShardCut(Cut::Failed(error)) => self.answer(Err(error)),
+                Entry::StoreBatches(stored) => stored.send(Ok(())).expect("the caller waits"),
             }
         }
     }

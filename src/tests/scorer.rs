@@ -10,11 +10,6 @@ use std::time::Duration;
 use example::example;
 use support::*;
 
-/// Rows without the batch ids, which differ between runs.
-fn comparable(bench: &Bench, out: &str) -> Vec<Row> {
-    bench.rows(out).into_iter().map(|row| Row { batch_id: None, ..row }).collect()
-}
-
 #[test]
 #[ignore = "needs scripts/setup.sh --with onnxruntime"]
 fn the_example_scores_three_shards_from_two_threads() {
@@ -30,7 +25,7 @@ fn the_example_scores_three_shards_from_two_threads() {
     assert_code(&finished, 0);
     assert!(stdout(&finished).contains("73 rows"), "{}", stdout(&finished));
     assert_code(&bench.run("alone", &[]), 0);
-    assert_eq!(comparable(&bench, "out"), comparable(&bench, "alone"));
+    assert_eq!(bench.comparable_rows("out"), bench.comparable_rows("alone"));
 }
 
 #[test]
@@ -43,7 +38,7 @@ fn a_run_resumes_the_output_of_a_killed_scorer_of_eight_threads() {
     let start = std::time::Instant::now();
     assert_code(&bench.run("alone", &[]), 0);
     let took = start.elapsed();
-    let expected = comparable(&bench, "alone");
+    let expected = bench.comparable_rows("alone");
     let mut killed = 0;
     for round in 0..8 {
         let out = format!("out-{round}");
@@ -53,7 +48,7 @@ fn a_run_resumes_the_output_of_a_killed_scorer_of_eight_threads() {
         scoring.kill().expect("killed, or gone");
         scoring.wait().expect("a child");
         assert_code(&bench.run(&out, &[]), 0);
-        assert_eq!(comparable(&bench, &out), expected, "killed after {round} eighths");
+        assert_eq!(bench.comparable_rows(&out), expected, "killed after {round} eighths");
         let verified = sluice().current_dir(bench.path("")).args(["verify", &out]).output().expect("starts");
         assert_code(&verified, 0);
     }

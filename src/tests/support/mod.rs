@@ -136,6 +136,11 @@ impl Bench {
         self.command("run", out, args).output().expect("the binary starts")
     }
 
+    /// Rows of an output without the batch ids, which differ between runs.
+    pub fn comparable_rows(&self, out: &str) -> Vec<Row> {
+        self.rows(out).into_iter().map(|row| Row { batch_id: None, ..row }).collect()
+    }
+
     /// Rows of an output, in the order of its parts.
     pub fn rows(&self, out: &str) -> Vec<Row> {
         parts(&self.path(out).join("predictions")).iter().flat_map(|part| read_rows(part)).collect()

@@ -1,0 +1,444 @@
+//! One bundle: elements from its sources through our functions to its sinks, on a thread of its own.
+//!
+//! - Several shards of a bundle are scored at once, and the shards of all bundles share batches. The order of the outputs
+//!   does not matter to Beam.
+//! - Every sink ends with exactly one message that says so, even if it has no element.
+//! - The runner may take back elements that the bundle has not begun with ([`Position::split`]).
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use bytes::Bytes;
+use crossbeam_channel::{Receiver, RecvError, Sender, bounded, select, unbounded};
+use tokio::sync::mpsc;
+
+use super::coders::{Element, ElementCoder, ElementDecoder, Value, encode_element};
+use super::data::Piece;
+use super::failure::Failure;
+use super::functions::{ALL, Context};
+use super::graph::{Function, Graph, Work};
+use super::payload::Payload;
+use super::proto::fn_execution::{Elements, elements};
+use super::proto::pipeline;
+use crate::flow::StopSignal;
+
+/// Shards of one bundle that are scored at once. The scorer reads a few shards ahead, so more would only wait.
+const SHARDS_AT_ONCE: usize = 4;
+
+/// Bytes of a message to the runner, after which it is sent.
+const MESSAGE_BYTES: usize = 1 << 20;
+
+/// What the control stream and the bundle's thread share.
+#[derive(Debug, Default)]
+pub struct BundleState {
+    position: Mutex<Position>,
+    /// The source being read.
+    source: Mutex<Option<String>>,
+    /// Elements by collection.
+    counts: Mutex<HashMap<String, i64>>,
+    /// Asks the bundle's shards to stop.
+    pub stop: StopSignal,
+}
+
+/// How far the bundle has read its source.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Position {
+    /// Elements that the bundle has begun with.
+    begun: i64,
+    /// The first element that belongs to another bundle.
+    end: Option<i64>,
+    /// Whether the bundle takes no further element.
+    has_ended: bool,
+}
+
+impl Position {
+    /// Begin with the next element. Returns whether it belongs to this bundle.
+    fn advance(&mut self) -> bool {
+        let is_ours = self.end.is_none_or(|end| self.begun < end);
+        self.begun += i64::from(is_ours);
+        is_ours
+    }
+
+    /// Give away elements at the end, so that about `fraction` of those that the bundle has not begun with remain. `total`
+    /// elements are expected. Returns the first element given away, if any.
+    pub fn split(&mut self, fraction: f64, total: i64, allowed: &[i64]) -> Option<i64> {
+        let total = self.end.unwrap_or(i64::MAX).min(total);
+        let rest = total - self.begun;
+        if self.has_ended || rest <= 0 || !(0.0..=1.0).contains(&fraction) {
+            return None;
+        }
+        // a bundle keeps at least one element
+        let first = (self.begun + (rest as f64 * fraction) as i64).max(1);
+        let first = if allowed.is_empty() {
+            first
+        } else {
+            allowed.iter().copied().filter(|&allowed| allowed >= first).min()?
+        };
+        if first >= total {
+            return None;
+        }
+        self.end = Some(first);
+        Some(first)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl BundleState {
+    /// The place of the element that was begun last; −1 before the first one.
+    pub fn read_index(&self) -> i64 {
+        lock(&self.position).begun - 1
+    }
+
+    /// The source being read.
+    pub fn source(&self) -> Option<String> {
+        lock(&self.source).clone()
+    }
+
+    /// See [`Position::split`].
+    pub fn split(&self, fraction: f64, total: i64, allowed: &[i64]) -> Option<i64> {
+        lock(&self.position).split(fraction, total, allowed)
+    }
+
+    /// Elements so far, by collection.
+    pub fn counts(&self) -> HashMap<String, i64> {
+        lock(&self.counts).clone()
+    }
+
+    fn count(&self, collection: &str) {
+        let mut counts = lock(&self.counts);
+        match counts.get_mut(collection) {
+            Some(count) => *count += 1,
+            None => drop(counts.insert(collection.to_owned(), 1)),
+        }
+    }
+}
+
+/// What a bundle needs.
+pub struct Bundle {
+    pub instruction: String,
+    pub graph: Arc<Graph>,
+    pub coders: Arc<HashMap<String, pipeline::Coder>>,
+    pub state: Arc<BundleState>,
+    /// The input of each source of the graph.
+    pub inputs: Vec<Receiver<Piece>>,
+    /// The data streams by address.
+    pub streams: HashMap<String, mpsc::Sender<Elements>>,
+    pub context: Arc<Context>,
+}
+
+/// A shard that was scored: the place of the node, the header of its element, and the result.
+type Scored = (usize, Bytes, Result<Vec<u8>, Failure>);
+
+/// A shard to score: the place of the node, the header of its element, and the message.
+type ToScore = (usize, Bytes, Bytes);
+
+impl Bundle {
+    /// Process all elements. Blocks.
+    ///
+    /// # Errors
+    /// The first failure. The outputs are incomplete then, and the runner drops them.
+    pub fn run(self) -> Result<(), Failure> {
+        thread::scope(|scope| {
+            let (to_score, next) = bounded::<ToScore>(0);
+            let (scored_tx, scored) = unbounded::<Scored>();
+            let mut running = Running::new(&self, to_score)?;
+            let is_scoring = self.graph.nodes.iter().any(|node| as_score(&node.work).is_some());
+            for number in 0..if is_scoring { SHARDS_AT_ONCE } else { 0 } {
+                let (next, scored, bundle) = (next.clone(), scored_tx.clone(), &self);
+                let name = format!("beam-score-{number}");
+                let started = thread::Builder::new()
+                    .name(name)
+                    .spawn_scoped(scope, move || bundle.score(&next, &scored));
+                started.map_err(|error| format!("cannot start a thread: {error}"))?;
+            }
+            drop((next, scored_tx));
+            let read = running.read_all(&scored);
+            lock(&self.state.position).has_ended = true;
+            if read.is_err() {
+                // the other shards are not waited for
+                self.state.stop.drain();
+            }
+            read?;
+            self.store_batches()?;
+            running.end()
+        })
+    }
+
+    fn score(&self, next: &Receiver<ToScore>, scored: &Sender<Scored>) {
+        for (place, header, message) in next {
+            let payload =
+                as_score(&self.graph.nodes[place].work).expect("only shards to score are sent here");
+            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                self.context.score(payload, &message, &self.state.stop)
+            }));
+            let result = result.unwrap_or_else(|panic| Err(Failure::panicked(panic.as_ref())));
+            // a bundle that has failed reads no further results
+            let _ = scored.send((place, header, result));
+        }
+    }
+
+    /// Store the batches of the shards, so that a manifest made after this bundle lists them.
+    fn store_batches(&self) -> Result<(), Failure> {
+        let has_scored = self.state.read_index() >= 0;
+        for payload in self.graph.nodes.iter().filter_map(|node| as_score(&node.work)).filter(|_| has_scored)
+        {
+            self.context.store_batches(payload)?;
+        }
+        Ok(())
+    }
+}
+
+fn as_score(work: &Work) -> Option<&Payload> {
+    match work {
+        Work::Function(Function::Score(payload)) => Some(payload),
+        _ => None,
+    }
+}
+
+/// A bundle while it is running.
+struct Running<'a> {
+    bundle: &'a Bundle,
+    sources: Vec<ElementCoder>,
+    /// The outputs of the sinks, by place of the node.
+    sinks: HashMap<usize, Sink>,
+    to_score: Sender<ToScore>,
+    /// Shards that are being scored.
+    in_flight: usize,
+}
+
+/// The output of one sink.
+struct Sink {
+    transform: String,
+    coder: ElementCoder,
+    stream: mpsc::Sender<Elements>,
+    buffer: Vec<u8>,
+}
+
+impl<'a> Running<'a> {
+    fn new(bundle: &'a Bundle, to_score: Sender<ToScore>) -> Result<Self, Failure> {
+        let coder = |id: &str| ElementCoder::resolve(&bundle.coders, id).map_err(|error| error.to_string());
+        let sources = bundle.graph.sources.iter().map(|source| coder(&source.port.coder));
+        let sources = sources.collect::<Result<_, _>>()?;
+        let mut sinks = HashMap::new();
+        for (place, node) in bundle.graph.nodes.iter().enumerate() {
+            let Work::Sink(port) = &node.work else { continue };
+            let stream =
+                bundle.streams.get(&port.address).ok_or_else(|| "a sink has no stream".to_owned())?.clone();
+            let coder = coder(&port.coder)?;
+            sinks
+                .insert(place, Sink { transform: node.transform.clone(), coder, stream, buffer: Vec::new() });
+        }
+        Ok(Self { bundle, sources, sinks, to_score, in_flight: 0 })
+    }
+
+    /// Process the elements of all sources, and wait for all shards.
+    fn read_all(&mut self, scored: &Receiver<Scored>) -> Result<(), Failure> {
+        for number in 0..self.sources.len() {
+            self.read(number, scored)?;
+        }
+        while self.in_flight > 0 {
+            self.take(scored.recv())?;
+        }
+        Ok(())
+    }
+
+    /// Process the elements of one source.
+    fn read(&mut self, number: usize, scored: &Receiver<Scored>) -> Result<(), Failure> {
+        let (input, source) = (&self.bundle.inputs[number], &self.bundle.graph.sources[number]);
+        let collection = &source.output;
+        let mut decoder = ElementDecoder::new(self.sources[number].clone());
+        lock(&self.bundle.state.source).replace(source.transform.clone());
+        loop {
+            while self.in_flight >= SHARDS_AT_ONCE {
+                self.take(scored.recv())?;
+            }
+            if let Some(element) = decoder.next_element().map_err(|error| error.to_string())? {
+                if !lock(&self.bundle.state.position).advance() {
+                    return Ok(());
+                }
+                self.process(collection, element)?;
+                continue;
+            }
+            let piece = match self.in_flight {
+                0 => input.recv(),
+                _ => select! {
+                    recv(input) -> piece => piece,
+                    recv(scored) -> result => {
+                        self.take(result)?;
+                        continue;
+                    }
+                },
+            };
+            match piece {
+                Ok(Piece::Data(data)) => decoder.push(&data),
+                Ok(Piece::Last) => return decoder.finish().map_err(|error| error.to_string().into()),
+                Err(RecvError) => {
+                    return Err("the data stream ended before the input of the bundle".to_owned().into());
+                }
+            }
+        }
+    }
+
+    /// Take a result.
+    fn take(&mut self, scored: Result<Scored, RecvError>) -> Result<(), Failure> {
+        let (place, header, result) = scored.map_err(|_| "the threads that score have ended".to_owned())?;
+        self.in_flight -= 1;
+        self.emit(place, header, pair_of(ALL, &result?))
+    }
+
+    /// Pass an element of a collection to all that take it.
+    fn process(&mut self, collection: &str, element: Element) -> Result<(), Failure> {
+        self.bundle.state.count(collection);
+        for &place in self.bundle.graph.consumers(collection) {
+            self.work(place, &element)?;
+        }
+        Ok(())
+    }
+
+    fn emit(&mut self, place: usize, header: Bytes, value: Value) -> Result<(), Failure> {
+        match &self.bundle.graph.nodes[place].output {
+            Some(output) => self.process(output, Element { header, value }),
+            None => Ok(()),
+        }
+    }
+
+    fn work(&mut self, place: usize, element: &Element) -> Result<(), Failure> {
+        let bundle = self.bundle;
+        let header = || element.header.clone();
+        match &bundle.graph.nodes[place].work {
+            Work::Sink(_) => self.send(place, element),
+            Work::Flatten => self.emit(place, header(), element.value.clone()),
+            Work::Function(Function::List(payload)) => bundle
+                .context
+                .list(payload, |key, value| self.emit(place, element.header.clone(), pair_of(key, value))),
+            Work::Function(Function::Ungroup) => {
+                let (key, values) = as_group(&element.value)?;
+                for value in values {
+                    self.emit(place, header(), Value::Pair(Box::new(key.clone()), Box::new(value.clone())))?;
+                }
+                Ok(())
+            }
+            Work::Function(Function::Score(_)) => {
+                let (_, message) = as_pair(&element.value)?;
+                self.in_flight += 1;
+                let message = as_bytes(message)?.clone();
+                self.to_score
+                    .send((place, header(), message))
+                    .map_err(|_| "the threads that score have ended".to_owned())?;
+                Ok(())
+            }
+            Work::Function(Function::Finish(payload)) => {
+                let (_, values) = as_group(&element.value)?;
+                let messages = values.iter().map(as_bytes).collect::<Result<Vec<_>, _>>()?;
+                bundle.context.finish(payload, messages.into_iter().map(|message| &message[..]))
+            }
+        }
+    }
+
+    /// Send an element to the runner.
+    fn send(&mut self, place: usize, element: &Element) -> Result<(), Failure> {
+        let sink = self.sinks.get_mut(&place).expect("every sink has an output");
+        encode_element(&element.header, &element.value, &sink.coder, &mut sink.buffer)
+            .map_err(|error| error.to_string())?;
+        if sink.buffer.len() >= MESSAGE_BYTES { sink.flush(&self.bundle.instruction, false) } else { Ok(()) }
+    }
+
+    /// End all sinks.
+    fn end(mut self) -> Result<(), Failure> {
+        self.sinks.values_mut().try_for_each(|sink| sink.flush(&self.bundle.instruction, true))
+    }
+}
+
+impl Sink {
+    /// Send the elements so far, and then, if `is_last`, that no more follow.
+    fn flush(&mut self, instruction: &str, is_last: bool) -> Result<(), Failure> {
+        let data = |data, is_last| elements::Data {
+            instruction_id: instruction.to_owned(),
+            transform_id: self.transform.clone(),
+            data,
+            is_last,
+        };
+        let mut messages = Vec::new();
+        if !self.buffer.is_empty() {
+            messages.push(data(std::mem::take(&mut self.buffer), false));
+        }
+        if is_last {
+            // on its own: Beam's Python runner drops the data of a last message
+            messages.push(data(Vec::new(), true));
+        }
+        let elements = Elements { data: messages, timers: Vec::new() };
+        self.stream
+            .blocking_send(elements)
+            .map_err(|_| "the data stream ended before the output of the bundle".to_owned().into())
+    }
+}
+
+fn pair_of(key: &[u8], value: &[u8]) -> Value {
+    let bytes = |bytes: &[u8]| Box::new(Value::Bytes(Bytes::copy_from_slice(bytes)));
+    Value::Pair(bytes(key), bytes(value))
+}
+
+fn as_bytes(value: &Value) -> Result<&Bytes, String> {
+    match value {
+        Value::Bytes(bytes) => Ok(bytes),
+        other => Err(format!("an element is {}, expected bytes", other.kind())),
+    }
+}
+
+fn as_pair(value: &Value) -> Result<(&Value, &Value), String> {
+    match value {
+        Value::Pair(key, value) => Ok((key, value)),
+        other => Err(format!("an element is {}, expected a pair", other.kind())),
+    }
+}
+
+fn as_group(value: &Value) -> Result<(&Value, &[Value]), String> {
+    match as_pair(value)? {
+        (key, Value::Iterable(values)) => Ok((key, values)),
+        (_, other) => Err(format!("a group is {}, expected an iterable", other.kind())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_split_gives_away_elements_that_were_not_begun_and_never_takes_one_back() {
+        let mut position = Position::default();
+        assert!(position.advance() && position.advance());
+        assert_eq!(position.split(0.5, 10, &[]), Some(6));
+        assert_eq!(position.split(1.0, 10, &[]), None, "nothing more to give away");
+        assert_eq!(position.split(0.5, 10, &[]), Some(4));
+        assert_eq!(position.split(0.0, 10, &[]), Some(2));
+        assert_eq!(position.split(0.0, 10, &[]), None, "only what was begun is left");
+        assert!(!position.advance());
+        assert_eq!(position.begun, 2);
+    }
+
+    #[test]
+    fn a_split_before_the_first_element_leaves_one() {
+        let mut position = Position::default();
+        assert_eq!(position.split(0.0, 3, &[]), Some(1));
+        assert!(position.advance() && !position.advance());
+    }
+
+    #[test]
+    fn a_split_keeps_to_the_points_that_the_runner_allows() {
+        let mut position = Position::default();
+        assert!(position.advance());
+        assert_eq!(position.clone().split(0.5, 10, &[0, 3, 7, 10]), Some(7));
+        assert_eq!(position.clone().split(0.9, 10, &[0, 3, 7, 10]), None);
+        assert_eq!(position.split(0.5, 10, &[0]), None);
+    }
+
+    #[test]
+    fn a_bundle_that_has_ended_is_not_split() {
+        let mut position = Position { has_ended: true, ..Position::default() };
+        assert_eq!(position.split(0.0, 10, &[]), None);
+    }
+}

@@ -1,0 +1,50 @@
+//! What our functions say to each other, as JSON.
+
+use serde::{Deserialize, Serialize};
+
+use crate::report::PartReport;
+use crate::skipped::Skipped;
+
+/// What [`super::graph::Function::List`] says of the whole input.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listing {
+    /// Number of shards.
+    pub shards: u64,
+    /// Objects that are in no shard.
+    pub skipped: Skipped,
+    /// Whether the run had finished before, so that no shard was listed.
+    pub is_finished: bool,
+}
+
+/// An element on its way to [`super::graph::Function::Score`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ToScore {
+    /// A shard, as [`crate::items::ShardRef::to_json`] writes it.
+    Shard(String),
+    /// Passed on: one for each job, so that a job without shards is finished, too.
+    Listing(Listing),
+}
+
+/// An element on its way to [`super::graph::Function::Finish`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ToFinish {
+    /// The part of a shard.
+    Part(Box<PartReport>),
+    /// See [`ToScore::Listing`].
+    Listing(Listing),
+}
+
+/// The message in `bytes`.
+///
+/// # Errors
+/// If it is none, for example of another version of sluice.
+pub fn decode<'a, M: Deserialize<'a>>(bytes: &'a [u8]) -> Result<M, String> {
+    serde_json::from_slice(bytes).map_err(|error| format!("an element is no message of this sluice: {error}"))
+}
+
+/// `message` as JSON.
+pub fn encode(message: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(message).expect("a message is plain data")
+}

@@ -1,0 +1,36 @@
+//! sluice as a worker of Apache Beam: the Fn API's harness, the submitter of its own pipeline, and a transform for others.
+//!
+//! The types generated from Beam's protos stay in this module.
+
+mod artifacts;
+mod boot;
+mod bundle;
+mod coders;
+mod connection;
+mod data;
+mod environment;
+mod failure;
+mod functions;
+mod graph;
+mod job_service;
+mod messages;
+mod monitoring;
+mod payload;
+mod pipeline;
+mod proto;
+mod row_counts;
+mod scorers;
+mod service_error;
+mod staged;
+mod staging;
+mod submit;
+mod urns;
+mod worker;
+
+pub use boot::{Endpoints, Process};
+pub use environment::Environment;
+pub use failure::Failure;
+pub use service_error::ServiceError;
+pub use submit::{
+    FinishedJob, Follower, Submission, SubmitError, SubmitOptions, Submitted, check_command, own_path,
+};

@@ -1,0 +1,5 @@
+//! Beam's messages and services by short paths, and its URNs.
+
+pub use beam_model_rs::v1::org::apache::beam::model::{
+    fn_execution::v1 as fn_execution, job_management::v1 as job_management, pipeline::v1 as pipeline,
+};

@@ -1,0 +1,115 @@
+//! The scorers of a process, one for each payload, shared by all of its bundles and workers.
+//!
+//! - A scorer is made by the first bundle that scores, so that workers that only list or finish load no model.
+//! - It lives until the last worker that has used it ends. Then its attempt ends, too.
+//! - A scorer that has failed is not used again.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::runtime::Handle;
+
+use super::failure::Failure;
+use crate::plan::Plan;
+use crate::scorer::Scorer;
+
+/// What tells scorers apart: the encoded payload.
+type Key = Vec<u8>;
+
+/// All scorers of a process.
+pub struct Scorers {
+    runtime: Handle,
+    slots: Mutex<HashMap<Key, Arc<Slot>>>,
+}
+
+#[derive(Default)]
+struct Slot {
+    /// Locked while the scorer is being made: other bundles wait for it.
+    scorer: Mutex<Option<Arc<Scorer>>>,
+    /// Workers that have used it and have not ended.
+    workers: Mutex<usize>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // a scorer that panicked while it was being made has left nothing
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Scorers {
+    pub fn new(runtime: Handle) -> Self {
+        Self { runtime, slots: Mutex::default() }
+    }
+
+    /// The scorers as one worker uses them.
+    pub fn for_worker(self: &Arc<Self>) -> ScorersOfWorker {
+        ScorersOfWorker { scorers: Arc::clone(self), used: Mutex::default() }
+    }
+}
+
+/// The scorers that a worker has used. Dropping it ends the attempts of those that no other worker uses. That blocks.
+pub struct ScorersOfWorker {
+    scorers: Arc<Scorers>,
+    used: Mutex<HashMap<Key, Arc<Slot>>>,
+}
+
+impl ScorersOfWorker {
+    /// The scorer of a payload. `plan` gives its plan, if the scorer has yet to be made. Blocks.
+    ///
+    /// # Errors
+    /// Those of `plan` and of [`Scorer::new`].
+    pub fn get(
+        &self,
+        key: &[u8],
+        plan: impl FnOnce() -> Result<Plan, Failure>,
+    ) -> Result<Arc<Scorer>, Failure> {
+        let slot = self.slot(key);
+        let mut scorer = lock(&slot.scorer);
+        if let Some(scorer) = &*scorer {
+            return Ok(Arc::clone(scorer));
+        }
+        let made = Arc::new(Scorer::new(plan()?, &self.scorers.runtime)?);
+        *scorer = Some(Arc::clone(&made));
+        Ok(made)
+    }
+
+    /// Make the next bundle load another scorer, unless one has already.
+    pub fn discard(&self, key: &[u8], failed: &Arc<Scorer>) {
+        let slot = self.slot(key);
+        let mut scorer = lock(&slot.scorer);
+        scorer.take_if(|scorer| Arc::ptr_eq(scorer, failed));
+    }
+
+    fn slot(&self, key: &[u8]) -> Arc<Slot> {
+        let mut used = lock(&self.used);
+        if let Some(slot) = used.get(key) {
+            return Arc::clone(slot);
+        }
+        let slot = Arc::clone(lock(&self.scorers.slots).entry(key.to_vec()).or_default());
+        *lock(&slot.workers) += 1;
+        used.insert(key.to_vec(), Arc::clone(&slot));
+        slot
+    }
+}
+
+impl Drop for ScorersOfWorker {
+    fn drop(&mut self) {
+        for (key, slot) in lock(&self.used).drain() {
+            let scorer = {
+                let mut slots = lock(&self.scorers.slots);
+                let mut workers = lock(&slot.workers);
+                *workers -= 1;
+                if *workers > 0 {
+                    continue;
+                }
+                slots.remove(&key);
+                lock(&slot.scorer).take()
+            };
+            // a bundle that is still running keeps it, and drops it
+            let Some(Ok(scorer)) = scorer.map(Arc::try_unwrap) else { continue };
+            if let Err(error) = scorer.close() {
+                // the run may have finished, or have been removed; what it stored is safe
+                tracing::debug!(%error, "the note of an attempt cannot be written");
+            }
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! The files of a plan that a job's artifacts contain: the model, its weights, and the labels.
+
+use std::path::{Path, PathBuf};
+
+use super::payload::StagedFile;
+use crate::config::{LabelsSection, PipelineFile};
+use crate::engine::{hash_file, weight_files};
+use crate::error::EngineError;
+
+/// Digits of the hash in a staged name: enough to keep files of the same name apart.
+const HASH_DIGITS: usize = 16;
+
+/// The files of `file`, with their hashes.
+///
+/// # Errors
+/// When one of them cannot be read.
+pub fn staged_files(file: &PipelineFile) -> Result<Vec<StagedFile>, EngineError> {
+    let model = &file.model.path;
+    let mut paths = vec![model.clone()];
+    paths.extend(weight_files(model)?);
+    if let Some(LabelsSection::File(labels)) = &file.model.labels {
+        paths.push(labels.clone());
+    }
+    paths.into_iter().map(staged).collect()
+}
+
+fn staged(path: PathBuf) -> Result<StagedFile, EngineError> {
+    let sha256 = hash_file(&path)?;
+    let name = format!("{}-{}", &sha256[..HASH_DIGITS], base_name(&path));
+    Ok(StagedFile { path, sha256, name })
+}
+
+/// The last component of `path`, with those characters only that every file system accepts.
+fn base_name(path: &Path) -> String {
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let accepted = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_') { c } else { '_' };
+    name.chars().map(accepted).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::config::Overrides;
+
+    #[test]
+    fn the_model_and_the_labels_are_staged_under_names_of_their_content() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = |name: &str| folder.path().join(name);
+        fs::write(path("my model.plan"), "m").expect("a file");
+        fs::write(path("labels.txt"), "a\nb\n").expect("a file");
+        let text = "name = \"t\"\n[input]\nuri = \"in\"\n[preprocess]\nresize = { width = 2, height = 2 }\n\
+                    [model]\npath = \"my model.plan\"\nlabels = \"labels.txt\"\n[output]\nuri = \"out\"\n";
+        let parse = |text: &str| PipelineFile::parse(text, &path("p.toml"), &Overrides::default());
+        let files = staged_files(&parse(text).expect("a file")).expect("files");
+        let [model, labels] = &files[..] else { panic!("{files:?}") };
+        assert_eq!((model.path.clone(), labels.path.clone()), (path("my model.plan"), path("labels.txt")));
+        // sha256("m")
+        assert_eq!(model.sha256, "62c66a7a5dd70c3146618063c344e531e6d4b59e379808443ce962b3abd63c5a");
+        assert_eq!(model.name, "62c66a7a5dd70c31-my_model.plan");
+        let inline = text.replace("\"labels.txt\"", "[\"a\"]");
+        assert_eq!(staged_files(&parse(&inline).expect("a file")).expect("files").len(), 1);
+        fs::remove_file(path("my model.plan")).expect("removed");
+        assert!(staged_files(&parse(text).expect("a file")).is_err());
+    }
+}

@@ -1,0 +1,245 @@
+//! A worker: takes a runner's instructions, and runs each bundle on a thread of its own.
+//!
+//! - Any number of bundles run at once. Gating them would hang runners that start all stages together.
+//! - An instruction about a bundle that has not begun, or has ended, gets an empty answer, never an error.
+//! - When the control stream ends, all bundles are asked to stop, and the other streams are closed, since the runner waits
+//!   for that.
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::transport::Channel;
+
+use super::bundle::{Bundle, BundleState};
+use super::connection::{WorkerChannel, WorkerId, connect};
+use super::data::DataStreams;
+use super::failure::Failure;
+use super::functions::Context;
+use super::graph::Graph;
+use super::monitoring::{Monitoring, ShortIds};
+use super::proto::fn_execution::beam_fn_control_client::BeamFnControlClient;
+use super::proto::fn_execution::instruction_request::Request;
+use super::proto::fn_execution::instruction_response::Response;
+use super::proto::fn_execution::process_bundle_split_response::ChannelSplit;
+use super::proto::fn_execution::{
+    FinalizeBundleResponse, GetProcessBundleDescriptorRequest, HarnessMonitoringInfosResponse,
+    InstructionRequest, InstructionResponse, MonitoringInfosMetadataResponse, ProcessBundleDescriptor,
+    ProcessBundleProgressResponse, ProcessBundleRequest, ProcessBundleResponse, ProcessBundleSplitRequest,
+    ProcessBundleSplitResponse, RegisterResponse, SampleDataResponse,
+};
+use super::proto::pipeline::Coder;
+
+/// A worker of one runner.
+pub struct Worker {
+    control: BeamFnControlClient<WorkerChannel>,
+    data: DataStreams,
+    context: Arc<Context>,
+    /// Descriptors by their ids, which are unique for one runner only.
+    descriptors: tokio::sync::Mutex<HashMap<String, Arc<Descriptor>>>,
+    /// Bundles that have begun and not ended.
+    bundles: Mutex<HashMap<String, Arc<BundleState>>>,
+    short_ids: Option<ShortIds>,
+    responses: mpsc::UnboundedSender<InstructionResponse>,
+}
+
+/// A descriptor as the worker uses it.
+struct Descriptor {
+    graph: Arc<Graph>,
+    coders: Arc<HashMap<String, Coder>>,
+    /// What the worker does not know, if anything. Its bundles fail once their data streams are open.
+    unknown: Option<String>,
+}
+
+/// Run a worker until the runner or `stop` ends it.
+///
+/// # Errors
+/// If the runner cannot be reached, or the connection breaks.
+pub async fn run(
+    id: WorkerId,
+    control: &str,
+    capabilities: &[String],
+    context: Arc<Context>,
+    mut stop: watch::Receiver<bool>,
+) -> Result<(), String> {
+    let channel: Channel = connect("control service", control).await?;
+    let mut client = BeamFnControlClient::with_interceptor(channel, id.clone())
+        .max_decoding_message_size(usize::MAX)
+        .max_encoding_message_size(usize::MAX);
+    let (responses, waiting) = mpsc::unbounded_channel();
+    let opened = client.control(UnboundedReceiverStream::new(waiting)).await;
+    let mut requests =
+        opened.map_err(|error| format!("the control service at {control} refuses: {error}"))?.into_inner();
+    let worker = Arc::new(Worker {
+        control: client,
+        data: DataStreams::new(id),
+        context,
+        descriptors: tokio::sync::Mutex::default(),
+        bundles: Mutex::default(),
+        short_ids: ShortIds::if_declared(capabilities),
+        responses,
+    });
+    tracing::info!(control, "the worker is ready");
+    let mut running = JoinSet::new();
+    let ended = loop {
+        let request = tokio::select! {
+            request = requests.message() => request,
+            _ = stop.wait_for(|stop| *stop) => break Ok(()),
+        };
+        match request {
+            Ok(Some(request)) => worker.take(request, &mut running),
+            Ok(None) => break Ok(()),
+            Err(error) => break Err(format!("the control stream to {control} broke: {error}")),
+        }
+    };
+    worker.bundles().values().for_each(|bundle| bundle.stop.drain());
+    // ends the outputs of bundles, and tells the runner that no more follow
+    worker.data.close().await;
+    while running.join_next().await.is_some() {}
+    ended
+}
+
+impl Worker {
+    fn bundles(&self) -> MutexGuard<'_, HashMap<String, Arc<BundleState>>> {
+        self.bundles.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Take an instruction. Bundles are added to `running`, all others are answered at once.
+    fn take(self: &Arc<Self>, request: InstructionRequest, running: &mut JoinSet<()>) {
+        let InstructionRequest { instruction_id: id, request } = request;
+        let response = match request {
+            Some(Request::ProcessBundle(request)) => {
+                // known before its task begins: the runner may ask for its progress at once
+                let state = Arc::<BundleState>::default();
+                self.bundles().insert(id.clone(), Arc::clone(&state));
+                let worker = Arc::clone(self);
+                running.spawn(async move {
+                    let result = worker.process(&id, request, &state).await;
+                    worker.bundles().remove(&id);
+                    worker.data.end(&id);
+                    worker.answer(id, result.map(Response::ProcessBundle));
+                });
+                return;
+            }
+            Some(Request::ProcessBundleProgress(request)) => {
+                let state = self.bundles().get(&request.instruction_id).cloned();
+                let reported = state.map(|state| Monitoring::of(&state).reported(self.short_ids.as_ref()));
+                let (monitoring_infos, monitoring_data) = reported.unwrap_or_default();
+                let progress =
+                    ProcessBundleProgressResponse { monitoring_infos, monitoring_data, ..Default::default() };
+                Ok(Response::ProcessBundleProgress(progress))
+            }
+            Some(Request::ProcessBundleSplit(request)) => {
+                Ok(Response::ProcessBundleSplit(self.split(&request)))
+            }
+            Some(Request::MonitoringInfos(request)) => {
+                let known = self.short_ids.as_ref();
+                let monitoring_info =
+                    known.map(|ids| ids.resolve(&request.monitoring_info_id)).unwrap_or_default();
+                Ok(Response::MonitoringInfos(MonitoringInfosMetadataResponse { monitoring_info }))
+            }
+            Some(Request::FinalizeBundle(_)) => Ok(Response::FinalizeBundle(FinalizeBundleResponse {})),
+            Some(Request::HarnessMonitoringInfos(_)) => {
+                Ok(Response::HarnessMonitoringInfos(HarnessMonitoringInfosResponse::default()))
+            }
+            Some(Request::SampleData(_)) => Ok(Response::SampleData(SampleDataResponse::default())),
+            Some(Request::Register(_)) => Ok(Response::Register(RegisterResponse {})),
+            None => Err("sluice does not know this instruction".to_owned().into()),
+        };
+        self.answer(id, response);
+    }
+
+    fn answer(&self, instruction_id: String, response: Result<Response, Failure>) {
+        let (response, error) = match response {
+            Ok(response) => (Some(response), String::new()),
+            Err(failure) => {
+                tracing::error!(instruction = instruction_id, "{failure}");
+                (None, failure.to_text())
+            }
+        };
+        // a runner that has gone needs no answer
+        let _ = self.responses.send(InstructionResponse { instruction_id, error, response });
+    }
+
+    /// Process a bundle.
+    async fn process(
+        self: &Arc<Self>,
+        id: &str,
+        request: ProcessBundleRequest,
+        state: &Arc<BundleState>,
+    ) -> Result<ProcessBundleResponse, Failure> {
+        let descriptor = self.descriptor(&request.process_bundle_descriptor_id).await?;
+        let mut streams = HashMap::new();
+        for address in descriptor.graph.addresses() {
+            streams.insert(address.to_owned(), self.data.sender(address).await?);
+        }
+        if let Some(unknown) = &descriptor.unknown {
+            return Err(unknown.clone().into());
+        }
+        let inputs = descriptor.graph.sources.iter().map(|source| self.data.receiver(id, &source.transform));
+        let bundle = Bundle {
+            instruction: id.to_owned(),
+            graph: Arc::clone(&descriptor.graph),
+            coders: Arc::clone(&descriptor.coders),
+            state: Arc::clone(state),
+            inputs: inputs.collect(),
+            streams,
+            context: Arc::clone(&self.context),
+        };
+        let (done, ended) = tokio::sync::oneshot::channel();
+        let run = move || {
+            let result = catch_unwind(AssertUnwindSafe(|| bundle.run()));
+            // the worker waits for this
+            let _ = done.send(result.unwrap_or_else(|panic| Err(Failure::panicked(panic.as_ref()))));
+        };
+        let started = std::thread::Builder::new().name("beam-bundle".to_owned()).spawn(run);
+        started.map_err(|error| format!("cannot start a thread: {error}"))?;
+        ended.await.map_err(|_| "the thread of the bundle has ended".to_owned())??;
+        let (monitoring_infos, monitoring_data) = Monitoring::of(state).reported(self.short_ids.as_ref());
+        Ok(ProcessBundleResponse { monitoring_infos, monitoring_data, ..Default::default() })
+    }
+
+    /// The descriptor `id`, from the runner or as it was received before.
+    async fn descriptor(&self, id: &str) -> Result<Arc<Descriptor>, String> {
+        // the lock is held while the descriptor is fetched, so that it is fetched once
+        let mut descriptors = self.descriptors.lock().await;
+        if let Some(known) = descriptors.get(id) {
+            return Ok(Arc::clone(known));
+        }
+        let request = GetProcessBundleDescriptorRequest { process_bundle_descriptor_id: id.to_owned() };
+        let answer = self.control.clone().get_process_bundle_descriptor(request).await;
+        let descriptor =
+            answer.map_err(|error| format!("the descriptor of the bundle: {error}"))?.into_inner();
+        let descriptor = Arc::new(Descriptor::new(descriptor));
+        descriptors.insert(id.to_owned(), Arc::clone(&descriptor));
+        Ok(descriptor)
+    }
+
+    /// Split a bundle. The answer is empty if the bundle is not running or has nothing to give away.
+    fn split(&self, request: &ProcessBundleSplitRequest) -> ProcessBundleSplitResponse {
+        let state = self.bundles().get(&request.instruction_id).cloned();
+        let split = state.and_then(|state| {
+            // a bundle has one source
+            let (transform_id, desired) = request.desired_splits.iter().next()?;
+            let (fraction, total) = (desired.fraction_of_remainder, desired.estimated_input_elements);
+            let first_residual_element = state.split(fraction, total, &desired.allowed_split_points)?;
+            let last_primary_element = first_residual_element - 1;
+            Some(ChannelSplit {
+                transform_id: transform_id.clone(),
+                last_primary_element,
+                first_residual_element,
+            })
+        });
+        ProcessBundleSplitResponse { channel_splits: split.into_iter().collect(), ..Default::default() }
+    }
+}
+
+impl Descriptor {
+    fn new(descriptor: ProcessBundleDescriptor) -> Self {
+        let (graph, unknown) = Graph::new(&descriptor);
+        Self { graph: Arc::new(graph), coders: Arc::new(descriptor.coders), unknown }
+    }
+}

@@ -1,0 +1,169 @@
+//! `sluice beam`: the commands for Apache Beam.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use clap::{Args, Subcommand};
+use sluice::beam::{Environment, Follower, Submission, SubmitOptions, Submitted, check_command, own_path};
+use sluice::commit::Share;
+use sluice::error::{ConfigError, Error};
+use sluice::flow::StopSignal;
+use sluice::progress::ProgressCounters;
+use sluice::report::Outcome;
+
+use super::beam_worker::{self, WorkerArgs};
+use super::logging::LogFormat;
+use super::pipeline_args::PipelineArgs;
+use super::print::{print, print_json_line};
+use super::progress::Progress;
+use super::signals::{code_of_signal, stop_on_signals};
+use super::storage::storage_runtime;
+use super::{exit, help, summary, total};
+
+/// Arguments of `sluice beam`.
+#[derive(Debug, Args)]
+pub struct BeamArgs {
+    #[command(subcommand)]
+    command: BeamCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum BeamCommand {
+    /// Submit a pipeline to a job service, and follow the job to its end.
+    #[command(after_help = help::BEAM_SUBMIT)]
+    Submit(SubmitArgs),
+    /// Run a worker that a runner has started, or a pool of workers.
+    #[command(after_help = help::BEAM_WORKER)]
+    Worker(WorkerArgs),
+}
+
+/// Arguments of `sluice beam submit`.
+#[derive(Debug, Args)]
+struct SubmitArgs {
+    #[command(flatten)]
+    pipeline: PipelineArgs,
+    /// Address of the runner's job service.
+    #[arg(long, value_name = "HOST:PORT")]
+    job_endpoint: String,
+    /// Where the runner gets its workers from: process, external=HOST:PORT (of a pool) or docker=IMAGE.
+    #[arg(long, value_name = "ENVIRONMENT", default_value = PROCESS)]
+    environment: String,
+    /// Path of sluice on the hosts of the runner; with process. By default, the path of this program.
+    #[arg(long, value_name = "PATH")]
+    worker_command: Option<PathBuf>,
+    /// Set a variable of the workers' environment; with process; may be repeated.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = name_and_value)]
+    worker_env: Vec<(String, String)>,
+    /// How many tasks the runner makes of each step. Flink makes one unless it is set.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    parallelism: Option<u32>,
+    /// Set an option of the runner; may be repeated.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = name_and_value)]
+    option: Vec<(String, String)>,
+    /// Succeed with no rows if the input has no record.
+    #[arg(long)]
+    allow_empty: bool,
+}
+
+/// The default environment.
+const PROCESS: &str = "process";
+
+fn name_and_value(text: &str) -> Result<(String, String), String> {
+    let pair = text.split_once('=').filter(|(name, _)| !name.is_empty());
+    pair.map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .ok_or_else(|| "expected NAME=VALUE".to_owned())
+}
+
+/// Run one of the commands.
+pub fn run(args: &BeamArgs, log_format: LogFormat, progress: &Progress) -> anyhow::Result<ExitCode> {
+    match &args.command {
+        BeamCommand::Submit(args) => submit(args, log_format, progress),
+        BeamCommand::Worker(args) => beam_worker::run(args),
+    }
+}
+
+/// Submit the pipeline. The exit code tells the outcome, as that of `sluice run` does.
+fn submit(args: &SubmitArgs, log_format: LogFormat, progress: &Progress) -> anyhow::Result<ExitCode> {
+    let stop = StopSignal::default();
+    let said = "interrupted: cancelling the job; a second signal exits at once, and leaves the job as it is";
+    let received = stop_on_signals(&stop, said, None)?;
+    let runtime = storage_runtime()?;
+    let submission = Submission::prepare(args.options().map_err(Error::from)?, runtime.handle())?;
+    let output = submission.plan().output.uri.clone();
+    if submission.is_finished() {
+        submission.check_finished()?;
+        summary::print_done_before(&output, log_format)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let counters = Arc::new(ProgressCounters::default());
+    let (stores, plan) = (submission.stores().clone(), submission.plan().clone());
+    let mut count = Some(move || total::count(&stores, &plan, Share::default(), None));
+    let mut display = None;
+    let mut on_first_counts = || {
+        if let Some(count) = count.take() {
+            display = Some(progress.watch(Arc::clone(&counters), Box::new(count)));
+        }
+    };
+    let follower = Follower { stop: &stop, counters: &counters, on_first_counts: &mut on_first_counts };
+    let submitted = submission.run(follower);
+    drop(display);
+    match submitted? {
+        Submitted::Finished(finished) => {
+            let summary = &finished.summary;
+            match log_format {
+                LogFormat::Text => print(&summary::text(summary, &output))?,
+                LogFormat::Json => {
+                    let (run_id, finished_at) = (&finished.run_id, &finished.finished_at);
+                    print_json_line(&summary::object(summary, run_id, finished_at, &output))?;
+                }
+            }
+            Ok(ExitCode::from(if summary.outcome == Outcome::TooManyErrors {
+                exit::TOO_MANY_ERRORS
+            } else {
+                0
+            }))
+        }
+        Submitted::Cancelled { state, output } => {
+            let runner = match state {
+                "" => "the job had not started".to_owned(),
+                state => format!("the runner says {state}, but may let the job run on to its end"),
+            };
+            tracing::warn!("cancelled: {runner}; {output}");
+            Ok(ExitCode::from(code_of_signal(received.load(Relaxed))))
+        }
+    }
+}
+
+impl SubmitArgs {
+    fn options(&self) -> Result<SubmitOptions, ConfigError> {
+        let of_process = [
+            ("--worker-command", self.worker_command.is_some()),
+            ("--worker-env", !self.worker_env.is_empty()),
+        ];
+        if let Some((argument, _)) = of_process.into_iter().find(|(_, is_given)| *is_given)
+            && self.environment != PROCESS
+        {
+            let message = "only has a meaning with --environment process".to_owned();
+            return Err(ConfigError::Argument { argument, message });
+        }
+        let command = match &self.worker_command {
+            Some(command) => command.clone(),
+            None => own_path()?,
+        };
+        check_command(&command)?;
+        let mut overrides = self.pipeline.overrides();
+        if self.allow_empty {
+            overrides.set.push("input.allow_empty=true".to_owned());
+        }
+        Ok(SubmitOptions {
+            path: self.pipeline.file().to_owned(),
+            overrides,
+            job_endpoint: self.job_endpoint.clone(),
+            environment: Environment::parse(&self.environment, command, self.worker_env.clone())?,
+            parallelism: self.parallelism,
+            options: self.option.clone(),
+        })
+    }
+}
