@@ -7,11 +7,13 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use prost::Message;
 use sha2::{Digest, Sha256};
 use tempfile::{NamedTempFile, TempDir};
 use tokio::runtime::Handle;
+use tokio::time::timeout;
 
 use super::connection::{WorkerId, connect};
 use super::failure::Failure;
@@ -22,6 +24,9 @@ use super::proto::pipeline::{ArtifactInformation, ArtifactStagingToRolePayload};
 use crate::config::LabelsSection;
 use crate::error::Error;
 use crate::plan::hex;
+
+/// How long to wait for the next piece of a file.
+const PIECE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The folder of the files that a process has fetched.
 #[derive(Debug, Default)]
@@ -124,7 +129,11 @@ impl Artifacts {
         let request = GetArtifactRequest { artifact: Some(artifact) };
         let mut data = client.get_artifact(request).await.map_err(|error| error.to_string())?.into_inner();
         let mut sha256 = Sha256::new();
-        while let Some(piece) = data.message().await.map_err(|error| error.to_string())? {
+        loop {
+            let piece = timeout(PIECE_TIMEOUT, data.message()).await;
+            let piece =
+                piece.map_err(|_| format!("nothing has arrived for {} s", PIECE_TIMEOUT.as_secs()))?;
+            let Some(piece) = piece.map_err(|error| error.to_string())? else { break };
             sha256.update(&piece.data);
             file.write_all(&piece.data).map_err(|error| error.to_string())?;
         }

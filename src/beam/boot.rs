@@ -11,6 +11,7 @@ use tonic::{Request, Response, Status};
 use super::artifacts::{Artifacts, Fetched};
 use super::connection::{WorkerId, address, connect};
 use super::functions::Context;
+use super::logging::Logging;
 use super::proto::fn_execution::beam_fn_external_worker_pool_server::{
     BeamFnExternalWorkerPool, BeamFnExternalWorkerPoolServer,
 };
@@ -42,6 +43,8 @@ pub struct Endpoints {
     pub control: Option<String>,
     /// Has the job's files.
     pub artifact: Option<String>,
+    /// Takes the log.
+    pub logging: Option<String>,
 }
 
 impl Process {
@@ -67,6 +70,10 @@ impl Process {
         };
         let control = address(&info.control_endpoint).or(endpoints.control);
         let control = control.ok_or("the runner has named no control service")?;
+        let logging = match address(&info.logging_endpoint).or(endpoints.logging) {
+            Some(address) => Some(Logging::open(&address, id.clone()).await?),
+            None => None,
+        };
         let artifacts = Artifacts {
             worker: id.clone(),
             runtime: self.runtime.clone(),
@@ -78,6 +85,7 @@ impl Process {
             Context { runtime: self.runtime.clone(), scorers: self.scorers.for_worker(), artifacts };
         let context = Arc::new(context);
         let ended = worker::run(id, &control, &info.runner_capabilities, Arc::clone(&context), stop).await;
+        drop(logging);
         // ending attempts blocks
         let dropped = tokio::task::spawn_blocking(move || drop(context)).await;
         dropped.map_err(|error| error.to_string()).and(ended)
@@ -136,12 +144,19 @@ impl BeamFnExternalWorkerPool for Workers {
         &self,
         request: Request<StartWorkerRequest>,
     ) -> Result<Response<StartWorkerResponse>, Status> {
-        let StartWorkerRequest { worker_id, control_endpoint, artifact_endpoint, provision_endpoint, .. } =
-            request.into_inner();
+        let StartWorkerRequest {
+            worker_id,
+            control_endpoint,
+            logging_endpoint,
+            artifact_endpoint,
+            provision_endpoint,
+            ..
+        } = request.into_inner();
         let endpoints = Endpoints {
             provision: address(&provision_endpoint),
             control: address(&control_endpoint),
             artifact: address(&artifact_endpoint),
+            logging: address(&logging_endpoint),
         };
         tracing::info!(worker_id, ?endpoints, "starting a worker");
         let (process, stop) = (self.process.clone(), self.stop.clone());

@@ -16,12 +16,14 @@ use tokio::sync::mpsc;
 use super::coders::{Element, ElementCoder, ElementDecoder, Value, encode_element};
 use super::data::Piece;
 use super::failure::Failure;
-use super::functions::{ALL, Context};
+use super::functions::{ALL, Context, ScoredShard};
 use super::graph::{Function, Graph, Work};
 use super::payload::Payload;
 use super::proto::fn_execution::{Elements, elements};
 use super::proto::pipeline;
 use crate::flow::StopSignal;
+use crate::report::Tally;
+use crate::scorer::Scorer;
 
 /// Shards of one bundle that are scored at once. The scorer reads a few shards ahead, so more would only wait.
 const SHARDS_AT_ONCE: usize = 4;
@@ -36,7 +38,9 @@ pub struct BundleState {
     /// The source being read.
     source: Mutex<Option<String>>,
     /// Elements by collection.
-    counts: Mutex<HashMap<String, i64>>,
+    counts: Mutex<HashMap<String, u64>>,
+    /// Rows of stored parts, by the transform that scored them.
+    rows: Mutex<HashMap<String, Tally>>,
     /// Asks the bundle's shards to stop.
     pub stop: StopSignal,
 }
@@ -103,8 +107,13 @@ impl BundleState {
         lock(&self.position).split(fraction, total, allowed)
     }
 
+    /// Rows of stored parts so far, by the transform that scored them.
+    pub fn rows(&self) -> HashMap<String, Tally> {
+        lock(&self.rows).clone()
+    }
+
     /// Elements so far, by collection.
-    pub fn counts(&self) -> HashMap<String, i64> {
+    pub fn counts(&self) -> HashMap<String, u64> {
         lock(&self.counts).clone()
     }
 
@@ -131,7 +140,7 @@ pub struct Bundle {
 }
 
 /// A shard that was scored: the place of the node, the header of its element, and the result.
-type Scored = (usize, Bytes, Result<Vec<u8>, Failure>);
+type Scored = (usize, Bytes, Result<ScoredShard, Failure>);
 
 /// A shard to score: the place of the node, the header of its element, and the message.
 type ToScore = (usize, Bytes, Bytes);
@@ -163,7 +172,10 @@ impl Bundle {
                 self.state.stop.drain();
             }
             read?;
-            self.store_batches()?;
+            // so that a manifest made after this bundle lists them
+            for scorer in std::mem::take(&mut running.scorers) {
+                scorer.store_batches()?;
+            }
             running.end()
         })
     }
@@ -179,16 +191,6 @@ impl Bundle {
             // a bundle that has failed reads no further results
             let _ = scored.send((place, header, result));
         }
-    }
-
-    /// Store the batches of the shards, so that a manifest made after this bundle lists them.
-    fn store_batches(&self) -> Result<(), Failure> {
-        let has_scored = self.state.read_index() >= 0;
-        for payload in self.graph.nodes.iter().filter_map(|node| as_score(&node.work)).filter(|_| has_scored)
-        {
-            self.context.store_batches(payload)?;
-        }
-        Ok(())
     }
 }
 
@@ -208,6 +210,8 @@ struct Running<'a> {
     to_score: Sender<ToScore>,
     /// Shards that are being scored.
     in_flight: usize,
+    /// The scorers that have scored shards of this bundle.
+    scorers: Vec<Arc<Scorer>>,
 }
 
 /// The output of one sink.
@@ -232,7 +236,7 @@ impl<'a> Running<'a> {
             sinks
                 .insert(place, Sink { transform: node.transform.clone(), coder, stream, buffer: Vec::new() });
         }
-        Ok(Self { bundle, sources, sinks, to_score, in_flight: 0 })
+        Ok(Self { bundle, sources, sinks, to_score, in_flight: 0, scorers: Vec::new() })
     }
 
     /// Process the elements of all sources, and wait for all shards.
@@ -250,6 +254,7 @@ impl<'a> Running<'a> {
     fn read(&mut self, number: usize, scored: &Receiver<Scored>) -> Result<(), Failure> {
         let (input, source) = (&self.bundle.inputs[number], &self.bundle.graph.sources[number]);
         let collection = &source.output;
+        let never = crossbeam_channel::never();
         let mut decoder = ElementDecoder::new(self.sources[number].clone());
         lock(&self.bundle.state.source).replace(source.transform.clone());
         loop {
@@ -263,15 +268,16 @@ impl<'a> Running<'a> {
                 self.process(collection, element)?;
                 continue;
             }
-            let piece = match self.in_flight {
-                0 => input.recv(),
-                _ => select! {
-                    recv(input) -> piece => piece,
-                    recv(scored) -> result => {
-                        self.take(result)?;
-                        continue;
-                    }
-                },
+            let stop = self.bundle.state.stop.asked();
+            // without shards in flight there may be no thread that scores
+            let scored = if self.in_flight > 0 { scored } else { &never };
+            let piece = select! {
+                recv(input) -> piece => piece,
+                recv(scored) -> result => {
+                    self.take(result)?;
+                    continue;
+                }
+                recv(stop) -> _ => return Err(stopped()),
             };
             match piece {
                 Ok(Piece::Data(data)) => decoder.push(&data),
@@ -287,11 +293,24 @@ impl<'a> Running<'a> {
     fn take(&mut self, scored: Result<Scored, RecvError>) -> Result<(), Failure> {
         let (place, header, result) = scored.map_err(|_| "the threads that score have ended".to_owned())?;
         self.in_flight -= 1;
-        self.emit(place, header, pair_of(ALL, &result?))
+        let ScoredShard { message, rows, scorer } = result?;
+        if let Some(scorer) = scorer
+            && !self.scorers.iter().any(|known| Arc::ptr_eq(known, &scorer))
+        {
+            self.scorers.push(scorer);
+        }
+        lock(&self.bundle.state.rows)
+            .entry(self.bundle.graph.nodes[place].transform.clone())
+            .or_default()
+            .add(&rows);
+        self.emit(place, header, pair_of(ALL, &message))
     }
 
     /// Pass an element of a collection to all that take it.
     fn process(&mut self, collection: &str, element: Element) -> Result<(), Failure> {
+        if self.bundle.state.stop.is_draining() {
+            return Err(stopped());
+        }
         self.bundle.state.count(collection);
         for &place in self.bundle.graph.consumers(collection) {
             self.work(place, &element)?;
@@ -375,6 +394,10 @@ impl Sink {
             .blocking_send(elements)
             .map_err(|_| "the data stream ended before the output of the bundle".to_owned().into())
     }
+}
+
+fn stopped() -> Failure {
+    "the worker was asked to stop".to_owned().into()
 }
 
 fn pair_of(key: &[u8], value: &[u8]) -> Value {

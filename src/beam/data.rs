@@ -6,13 +6,13 @@
 //!   ended is dropped.
 //! - The reader of a stream never waits for a bundle, so a slow bundle does not delay the others. What waits are names
 //!   of shards.
-//! - When a stream ends, bundles that still need it fail.
+//! - When a stream ends, bundles that still need it fail, and the worker ends.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
@@ -40,11 +40,14 @@ pub struct DataStreams {
     inbox: Arc<Inbox>,
     /// Senders by address. Held while a stream is being opened, so that there is one for each address.
     senders: tokio::sync::Mutex<HashMap<String, mpsc::Sender<Elements>>>,
+    /// Set when a stream ends, with the reason if bundles needed it.
+    ended: watch::Sender<Option<Option<String>>>,
 }
 
 impl DataStreams {
     pub fn new(worker: WorkerId) -> Self {
-        Self { worker, inbox: Arc::default(), senders: tokio::sync::Mutex::default() }
+        let ended = watch::Sender::new(None);
+        Self { worker, inbox: Arc::default(), senders: tokio::sync::Mutex::default(), ended }
     }
 
     /// The sender of the stream to `address`, which is opened if need be.
@@ -61,12 +64,31 @@ impl DataStreams {
             .max_decoding_message_size(usize::MAX)
             .max_encoding_message_size(usize::MAX);
         let (sender, waiting) = mpsc::channel(MESSAGES_WAITING);
-        let opened = client.data(ReceiverStream::new(waiting)).await;
-        let stream =
-            opened.map_err(|error| format!("the data service at {address} refuses: {error}"))?.into_inner();
-        tokio::spawn(read(stream, address.to_owned(), Arc::clone(&self.inbox)));
+        let (inbox, named) = (Arc::clone(&self.inbox), address.to_owned());
+        let ended = self.ended.clone();
+        // some runners answer only when there is data
+        tokio::spawn(async move {
+            let end = match client.data(ReceiverStream::new(waiting)).await {
+                Ok(stream) => read(stream.into_inner(), &inbox).await,
+                Err(error) => error.to_string(),
+            };
+            // whoever is waiting for input fails
+            let reason = inbox.disconnect().then(|| format!("the data stream to {named} ended early: {end}"));
+            ended.send_replace(Some(reason));
+        });
         senders.insert(address.to_owned(), sender.clone());
         Ok(sender)
+    }
+
+    /// Wait until a stream ends. A worker is of no use without it.
+    ///
+    /// # Errors
+    /// If bundles needed it.
+    pub async fn ended(&self) -> Result<(), String> {
+        let mut ended = self.ended.subscribe();
+        // this struct holds the sender
+        let reason = ended.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone());
+        reason.flatten().map_or(Ok(()), Err)
     }
 
     /// The input of one source of a bundle.
@@ -85,18 +107,14 @@ impl DataStreams {
     }
 }
 
-/// Read a stream to its end.
-async fn read(mut stream: Streaming<Elements>, address: String, inbox: Arc<Inbox>) {
-    let error = loop {
+/// Read a stream to its end. Returns why it ended.
+async fn read(mut stream: Streaming<Elements>, inbox: &Inbox) -> String {
+    loop {
         match stream.message().await {
             Ok(Some(elements)) => elements.data.into_iter().for_each(|data| inbox.deliver(data)),
-            Ok(None) => break None,
-            Err(error) => break Some(error),
+            Ok(None) => return "the runner has closed it".to_owned(),
+            Err(error) => return error.to_string(),
         }
-    };
-    if inbox.disconnect() {
-        let error = error.map_or_else(|| "the runner has closed it".to_owned(), |error| error.to_string());
-        tracing::error!(address, error, "a data stream ended while bundles needed it");
     }
 }
 

@@ -1,5 +1,8 @@
 //! Our functions: list, score and finish. They block.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use tokio::runtime::Handle;
 
 use super::artifacts::Artifacts;
@@ -11,11 +14,12 @@ use crate::checked::{refuse_output_inside_input, run_record};
 use crate::commit::{
     self, AttemptNote, Listed, Output, OutputState, PartName, Run, RunRecord, admit, check_finished, claim,
 };
-use crate::error::Error;
+use crate::error::{Error, SinkError};
 use crate::flow::StopSignal;
 use crate::items::{CallOptions, ShardRef};
 use crate::plan::Plan;
-use crate::report::PartReport;
+use crate::report::{PartReport, Tally};
+use crate::scorer::Scorer;
 use crate::source::{ReadOptions, check_fit, list_shards};
 use crate::store::Stores;
 
@@ -27,6 +31,16 @@ pub struct Context {
     pub runtime: Handle,
     pub scorers: ScorersOfWorker,
     pub artifacts: Artifacts,
+}
+
+/// What [`Context::score`] has done.
+pub struct ScoredShard {
+    /// The message to [`Context::finish`].
+    pub message: Vec<u8>,
+    /// Rows of the shard's part, by status.
+    pub rows: Tally,
+    /// The scorer, unless the message was only passed on.
+    pub scorer: Option<Arc<Scorer>>,
 }
 
 /// A plan with its stores, its output, and the hash of its model.
@@ -82,17 +96,30 @@ impl Context {
         emit(b"", &encode(&ToScore::Listing(listing)))
     }
 
-    /// Score a shard, and return the message to [`Context::finish`]. May be called from many threads at once.
-    pub fn score(&self, payload: &Payload, message: &[u8], stop: &StopSignal) -> Result<Vec<u8>, Failure> {
+    /// Score a shard. May be called from many threads at once.
+    pub fn score(
+        &self,
+        payload: &Payload,
+        message: &[u8],
+        stop: &StopSignal,
+    ) -> Result<ScoredShard, Failure> {
         let shard = match decode(message)? {
-            ToScore::Listing(listing) => return Ok(encode(&ToFinish::Listing(listing))),
+            ToScore::Listing(listing) => {
+                let message = encode(&ToFinish::Listing(listing));
+                return Ok(ScoredShard { message, rows: Tally::default(), scorer: None });
+            }
             ToScore::Shard(json) => ShardRef::from_json(&json)?,
         };
         let key = payload.encode();
         let scorer = self.scorers.get(&key, || self.plan(payload))?;
         let options = CallOptions { stop: stop.clone(), ..CallOptions::default() };
         match scorer.score(&shard, options) {
-            Ok(part) => Ok(encode(&ToFinish::Part(Box::new(part)))),
+            Ok(part) => {
+                let rows = part.rows_by_status.clone().unwrap_or_default();
+                let run_id = scorer.run_id().to_owned();
+                let message = encode(&ToFinish::Part { run_id, part: Box::new(part) });
+                Ok(ScoredShard { message, rows, scorer: Some(scorer) })
+            }
             Err(error) => {
                 // its stages are gone, its engine is broken, or its run was removed
                 if matches!(error, Error::StagePanicked { .. } | Error::Engine(_) | Error::Sink(_)) {
@@ -103,39 +130,40 @@ impl Context {
         }
     }
 
-    /// Store the batches of a scorer that a bundle has used.
-    pub fn store_batches(&self, payload: &Payload) -> Result<(), Failure> {
-        let scorer = self.scorers.get(&payload.encode(), || self.plan(payload))?;
-        Ok(scorer.store_batches()?)
-    }
-
     /// Finish the run, given the messages of all shards.
     pub fn finish<'a>(
         &self,
         payload: &Payload,
         messages: impl IntoIterator<Item = &'a [u8]>,
     ) -> Result<(), Failure> {
-        let (mut parts, mut listing) = (Vec::new(), None);
+        let (mut parts, mut runs, mut listing) = (Vec::new(), BTreeSet::new(), None);
         for message in messages {
             match decode(message)? {
-                ToFinish::Part(part) => parts.push(*part),
+                ToFinish::Part { run_id, part } => {
+                    runs.insert(run_id);
+                    parts.push(*part);
+                }
                 ToFinish::Listing(of_all) => listing = Some(of_all),
             }
         }
-        let listing = listing.ok_or_else(|| "the runner has lost the end of the listing".to_owned())?;
-        if listing.is_finished {
-            tracing::info!("done before: the output holds this finished run, and the input has not changed");
-            return Ok(());
-        }
-        let listed = listed(&parts, listing)?;
         let opened = self.open(payload)?;
         let wanted = opened.record();
         let Opened { plan, output, .. } = &opened;
-        let record = match admit(output, &wanted)? {
-            // an input without shards: nobody has begun the run
-            OutputState::Vacant => claim(output, &wanted, &AttemptNote::begun(0, 1))?.record,
-            state => state.record().cloned().ok_or_else(|| "the output has no run".to_owned())?,
+        let state = admit(output, &wanted)?;
+        if matches!(state, OutputState::Succeeded(..)) {
+            tracing::info!("the output holds this finished run");
+            return Ok(());
+        }
+        let listing = listing.ok_or_else(|| "the runner has lost the end of the listing".to_owned())?;
+        let record = match state.record() {
+            Some(record) => record.clone(),
+            None if listing.shards == 0 => claim(output, &wanted, &AttemptNote::begun(0, 1))?.record,
+            None => return Err(other_run(output, "it was removed, or is on the disk of another host")),
         };
+        if runs.iter().any(|run| *run != record.run_id) {
+            return Err(other_run(output, "another run with the same plan has taken the place of this one"));
+        }
+        let listed = listed(&parts, listing)?;
         let report = commit::finish(output, Run { plan, record: &record }, listed, parts)?;
         let summary = &report.summary;
         tracing::info!(outcome = ?summary.outcome, rows = summary.rows, shards = summary.shards, "the run has ended");
@@ -148,6 +176,10 @@ impl Opened {
     fn record(&self) -> RunRecord {
         run_record(&self.plan, &self.model_sha256, None)
     }
+}
+
+fn other_run(output: &Output, difference: &str) -> Failure {
+    SinkError::OtherRun { uri: output.uri().to_owned(), difference: difference.to_owned() }.into()
 }
 
 /// The whole input, from the parts of all of its shards.

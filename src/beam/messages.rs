@@ -30,8 +30,13 @@ pub enum ToScore {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ToFinish {
-    /// The part of a shard.
-    Part(Box<PartReport>),
+    /// The part of a shard, and the run that it belongs to.
+    Part {
+        /// Id of the run.
+        run_id: String,
+        /// The part.
+        part: Box<PartReport>,
+    },
     /// See [`ToScore::Listing`].
     Listing(Listing),
 }

@@ -13,6 +13,7 @@ mod failure;
 mod functions;
 mod graph;
 mod job_service;
+mod logging;
 mod messages;
 mod monitoring;
 mod payload;
@@ -30,6 +31,7 @@ mod worker;
 pub use boot::{Endpoints, Process};
 pub use environment::Environment;
 pub use failure::Failure;
+pub use logging::send_to_runners;
 pub use service_error::ServiceError;
 pub use submit::{
     FinishedJob, Follower, Submission, SubmitError, SubmitOptions, Submitted, check_command, own_path,

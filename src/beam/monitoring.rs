@@ -1,16 +1,27 @@
-//! What a worker reports of its bundles: elements by collection, and how far the source was read.
+//! What a worker reports of its bundles: elements by collection, how far the source was read, and rows by status.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use super::bundle::BundleState;
 use super::proto::pipeline::MonitoringInfo;
+use super::urns;
+use crate::items::Status;
 
 /// The capability of runners that take metrics by short ids.
 const SHORT_IDS: &str = "beam:protocol:monitoring_info_short_ids:v1";
 
 const ELEMENT_COUNT: &str = "beam:metric:element_count:v1";
 const READ_INDEX: &str = "beam:metric:data_channel:read_index:v1";
+/// Namespace of our own counters.
+pub const NAMESPACE: &str = "sluice";
+
+/// What the name of a counter of rows begins with. The status follows.
+pub const IMAGES: &str = "images_";
+
+/// Images that a model has scored, as Beam's RunInference calls them.
+const INFERENCES: &str = "num_inferences";
+
 const SUM_INT64: &str = "beam:metrics:sum_int64:v1";
 
 /// The metrics of a bundle.
@@ -19,18 +30,27 @@ pub struct Monitoring(Vec<MonitoringInfo>);
 impl Monitoring {
     /// The metrics of a bundle at this moment.
     pub fn of(state: &BundleState) -> Self {
-        let sum = |urn: &str, label: &str, name: String, value: i64| MonitoringInfo {
-            urn: urn.to_owned(),
-            r#type: SUM_INT64.to_owned(),
-            payload: varint(value),
-            labels: HashMap::from([(label.to_owned(), name)]),
-            ..Default::default()
+        let mut infos = Vec::new();
+        let mut add = |urn: &str, labels: &[(&str, &str)], value: u64| {
+            let labels = labels.iter().map(|&(label, of)| (label.to_owned(), of.to_owned())).collect();
+            let (urn, r#type) = (urn.to_owned(), SUM_INT64.to_owned());
+            infos.push(MonitoringInfo { urn, r#type, payload: varint(value), labels, ..Default::default() });
         };
-        let counts =
-            state.counts().into_iter().map(|(name, count)| sum(ELEMENT_COUNT, "PCOLLECTION", name, count));
-        let mut infos: Vec<_> = counts.collect();
-        if let Some(source) = state.source() {
-            infos.push(sum(READ_INDEX, "PTRANSFORM", source, state.read_index()));
+        for (collection, count) in state.counts() {
+            add(ELEMENT_COUNT, &[("PCOLLECTION", &collection)], count);
+        }
+        if let (Some(source), Ok(index)) = (state.source(), u64::try_from(state.read_index())) {
+            add(READ_INDEX, &[("PTRANSFORM", &source)], index);
+        }
+        for (transform, rows) in state.rows() {
+            let mut user = |name: &str, value| {
+                let labels = [("PTRANSFORM", transform.as_str()), ("NAMESPACE", NAMESPACE), ("NAME", name)];
+                add(urns::USER_SUM, &labels, value);
+            };
+            for (status, rows) in rows.iter() {
+                user(&format!("{IMAGES}{}", status.as_str()), rows);
+            }
+            user(INFERENCES, rows.of(Status::Ok) + rows.of(Status::InvalidScore));
         }
         Self(infos)
     }
@@ -73,8 +93,8 @@ impl ShortIds {
 }
 
 /// A number in Beam's variable-length coding: seven bits in each byte, the lowest first.
-fn varint(value: i64) -> Vec<u8> {
+fn varint(value: u64) -> Vec<u8> {
     let mut bytes = Vec::new();
-    prost::encoding::encode_varint(value as u64, &mut bytes);
+    prost::encoding::encode_varint(value, &mut bytes);
     bytes
 }

@@ -1,14 +1,9 @@
 //! Rows that a job has written so far, from the metrics of its runner.
 
+use super::monitoring::{IMAGES, NAMESPACE};
 use super::proto::job_management::MetricResults;
 use super::proto::pipeline::MonitoringInfo;
 use super::urns;
-
-/// Namespace of our counters.
-const NAMESPACE: &str = "sluice";
-
-/// What the name of a counter of rows begins with. The status follows.
-const ROWS: &str = "images_";
 
 /// Rows of all workers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -42,7 +37,7 @@ impl RowCounts {
 /// The status and the value of one of our counters of rows.
 fn counter(info: &MonitoringInfo) -> Option<(&str, u64)> {
     let is_ours = info.urn == urns::USER_SUM && info.labels.get("NAMESPACE")? == NAMESPACE;
-    let status = info.labels.get("NAME")?.strip_prefix(ROWS)?;
+    let status = info.labels.get("NAME")?.strip_prefix(IMAGES)?;
     let rows = prost::encoding::decode_varint(&mut &info.payload[..]).ok()?;
     is_ours.then_some((status, rows))
 }

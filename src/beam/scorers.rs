@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use tokio::runtime::Handle;
 
@@ -26,6 +27,8 @@ pub struct Scorers {
 struct Slot {
     /// Locked while the scorer is being made: other bundles wait for it.
     scorer: Mutex<Option<Arc<Scorer>>>,
+    /// The last failure to make it, and when.
+    failure: Mutex<Option<(Instant, Failure)>>,
     /// Workers that have used it and have not ended.
     workers: Mutex<usize>,
 }
@@ -63,11 +66,22 @@ impl ScorersOfWorker {
         plan: impl FnOnce() -> Result<Plan, Failure>,
     ) -> Result<Arc<Scorer>, Failure> {
         let slot = self.slot(key);
+        let asked = Instant::now();
         let mut scorer = lock(&slot.scorer);
         if let Some(scorer) = &*scorer {
             return Ok(Arc::clone(scorer));
         }
-        let made = Arc::new(Scorer::new(plan()?, &self.scorers.runtime)?);
+        // whoever waited while the scorer could not be made need not try the same
+        if let Some((failed, failure)) = &*lock(&slot.failure)
+            && *failed > asked
+        {
+            return Err(failure.clone());
+        }
+        let made = plan().and_then(|plan| Ok(Scorer::new(plan, &self.scorers.runtime)?));
+        let made = made.inspect_err(|failure| {
+            lock(&slot.failure).replace((Instant::now(), failure.clone()));
+        })?;
+        let made = Arc::new(made);
         *scorer = Some(Arc::clone(&made));
         Ok(made)
     }
@@ -84,8 +98,13 @@ impl ScorersOfWorker {
         if let Some(slot) = used.get(key) {
             return Arc::clone(slot);
         }
-        let slot = Arc::clone(lock(&self.scorers.slots).entry(key.to_vec()).or_default());
-        *lock(&slot.workers) += 1;
+        let slot = {
+            // counted under the lock, so that no worker that ends removes the slot in between
+            let mut slots = lock(&self.scorers.slots);
+            let slot = Arc::clone(slots.entry(key.to_vec()).or_default());
+            *lock(&slot.workers) += 1;
+            slot
+        };
         used.insert(key.to_vec(), Arc::clone(&slot));
         slot
     }

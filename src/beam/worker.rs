@@ -26,7 +26,7 @@ use super::proto::fn_execution::instruction_request::Request;
 use super::proto::fn_execution::instruction_response::Response;
 use super::proto::fn_execution::process_bundle_split_response::ChannelSplit;
 use super::proto::fn_execution::{
-    FinalizeBundleResponse, GetProcessBundleDescriptorRequest, HarnessMonitoringInfosResponse,
+    Elements, FinalizeBundleResponse, GetProcessBundleDescriptorRequest, HarnessMonitoringInfosResponse,
     InstructionRequest, InstructionResponse, MonitoringInfosMetadataResponse, ProcessBundleDescriptor,
     ProcessBundleProgressResponse, ProcessBundleRequest, ProcessBundleResponse, ProcessBundleSplitRequest,
     ProcessBundleSplitResponse, RegisterResponse, SampleDataResponse,
@@ -43,6 +43,8 @@ pub struct Worker {
     /// Bundles that have begun and not ended.
     bundles: Mutex<HashMap<String, Arc<BundleState>>>,
     short_ids: Option<ShortIds>,
+    /// Whether the worker is ending.
+    stopping: watch::Sender<bool>,
     responses: mpsc::UnboundedSender<InstructionResponse>,
 }
 
@@ -80,6 +82,7 @@ pub async fn run(
         descriptors: tokio::sync::Mutex::default(),
         bundles: Mutex::default(),
         short_ids: ShortIds::if_declared(capabilities),
+        stopping: watch::Sender::new(false),
         responses,
     });
     tracing::info!(control, "the worker is ready");
@@ -87,14 +90,18 @@ pub async fn run(
     let ended = loop {
         let request = tokio::select! {
             request = requests.message() => request,
+            ended = worker.data.ended() => break ended,
             _ = stop.wait_for(|stop| *stop) => break Ok(()),
         };
+        // bundles that have ended
+        while running.try_join_next().is_some() {}
         match request {
             Ok(Some(request)) => worker.take(request, &mut running),
             Ok(None) => break Ok(()),
             Err(error) => break Err(format!("the control stream to {control} broke: {error}")),
         }
     };
+    worker.stopping.send_replace(true);
     worker.bundles().values().for_each(|bundle| bundle.stop.drain());
     // ends the outputs of bundles, and tells the runner that no more follow
     worker.data.close().await;
@@ -171,11 +178,11 @@ impl Worker {
         request: ProcessBundleRequest,
         state: &Arc<BundleState>,
     ) -> Result<ProcessBundleResponse, Failure> {
-        let descriptor = self.descriptor(&request.process_bundle_descriptor_id).await?;
-        let mut streams = HashMap::new();
-        for address in descriptor.graph.addresses() {
-            streams.insert(address.to_owned(), self.data.sender(address).await?);
-        }
+        let mut stopping = self.stopping.subscribe();
+        let (descriptor, streams) = tokio::select! {
+            prepared = self.prepare(&request.process_bundle_descriptor_id) => prepared?,
+            _ = stopping.wait_for(|stopping| *stopping) => return Err("the worker is ending".to_owned().into()),
+        };
         if let Some(unknown) = &descriptor.unknown {
             return Err(unknown.clone().into());
         }
@@ -202,6 +209,19 @@ impl Worker {
         Ok(ProcessBundleResponse { monitoring_infos, monitoring_data, ..Default::default() })
     }
 
+    /// The descriptor `id`, and the data streams that it needs, by address.
+    async fn prepare(
+        &self,
+        id: &str,
+    ) -> Result<(Arc<Descriptor>, HashMap<String, mpsc::Sender<Elements>>), String> {
+        let descriptor = self.descriptor(id).await?;
+        let mut streams = HashMap::new();
+        for address in descriptor.graph.addresses() {
+            streams.insert(address.to_owned(), self.data.sender(address).await?);
+        }
+        Ok((descriptor, streams))
+    }
+
     /// The descriptor `id`, from the runner or as it was received before.
     async fn descriptor(&self, id: &str) -> Result<Arc<Descriptor>, String> {
         // the lock is held while the descriptor is fetched, so that it is fetched once
@@ -222,9 +242,11 @@ impl Worker {
     fn split(&self, request: &ProcessBundleSplitRequest) -> ProcessBundleSplitResponse {
         let state = self.bundles().get(&request.instruction_id).cloned();
         let split = state.and_then(|state| {
-            // a bundle has one source
             let (transform_id, desired) = request.desired_splits.iter().next()?;
             let (fraction, total) = (desired.fraction_of_remainder, desired.estimated_input_elements);
+            if state.source().as_ref() != Some(transform_id) {
+                return None;
+            }
             let first_residual_element = state.split(fraction, total, &desired.allowed_split_points)?;
             let last_primary_element = first_residual_element - 1;
             Some(ChannelSplit {

@@ -1,5 +1,6 @@
 //! `sluice beam worker`.
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
@@ -13,9 +14,8 @@ use tokio::sync::watch;
 use super::exit;
 use super::storage::storage_runtime;
 
-/// Arguments of `sluice beam worker`. Runners pass more than these, which are ignored.
+/// Arguments of `sluice beam worker`.
 #[derive(Debug, Args)]
-#[command(args_override_self = true)]
 pub struct WorkerArgs {
     /// Serve a pool of workers at this address, for environments of the kind EXTERNAL.
     #[arg(long, value_name = "HOST:PORT", conflicts_with = "id", required_unless_present = "id")]
@@ -32,11 +32,41 @@ pub struct WorkerArgs {
     /// Address of the runner's artifact service.
     #[arg(long = "artifact_endpoint", value_name = "HOST:PORT")]
     artifact: Option<String>,
+    /// Address of the runner's logging service.
+    #[arg(long = "logging_endpoint", value_name = "HOST:PORT")]
+    logging: Option<String>,
     /// Seconds from SIGTERM or SIGINT to the exit, in which rows scored so far are stored.
     #[arg(long, value_name = "SECONDS", default_value_t = 25.0)]
     grace: f64,
-    #[arg(hide = true, trailing_var_arg = true, allow_hyphen_values = true)]
-    ignored: Vec<String>,
+}
+
+/// The flags that a runner passes and [`WorkerArgs`] has. It passes others, too, each with a value.
+const FLAGS: [&str; 5] =
+    ["--id", "--provision_endpoint", "--control_endpoint", "--artifact_endpoint", "--logging_endpoint"];
+
+/// The arguments of `sluice beam worker` among those that a runner passes to its worker, without the program's name.
+/// `None` if they are not those of a runner.
+pub fn of_runner(arguments: &[OsString]) -> Option<Vec<OsString>> {
+    let is_flag = |argument: &OsString, flag: &str| {
+        let rest = argument.to_str().and_then(|argument| argument.strip_prefix(flag));
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
+    };
+    let starts = |argument: &OsString| argument.as_encoded_bytes().starts_with(b"--");
+    if !arguments.first().is_some_and(starts) || !arguments.iter().any(|argument| is_flag(argument, "--id")) {
+        return None;
+    }
+    let mut known = vec!["beam".into(), "worker".into()];
+    let mut is_known = false;
+    for argument in arguments {
+        if starts(argument) {
+            is_known = FLAGS.iter().any(|flag| is_flag(argument, flag));
+        }
+        // a value belongs to the flag before it
+        if is_known {
+            known.push(argument.clone());
+        }
+    }
+    Some(known)
 }
 
 /// Run a worker, or a pool of them.
@@ -56,6 +86,7 @@ pub fn run(args: &WorkerArgs) -> anyhow::Result<ExitCode> {
                     provision: args.provision.clone(),
                     control: args.control.clone(),
                     artifact: args.artifact.clone(),
+                    logging: args.logging.clone(),
                 };
                 process.worker(id.as_deref().unwrap_or_default(), endpoints, stopped).await
             }
@@ -90,4 +121,27 @@ fn stop_on_signals(stop: watch::Sender<bool>, grace: Duration) -> anyhow::Result
         }
     });
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_of_a_runner_are_taken_in_any_order_and_others_are_dropped() {
+        let of = |words: &str| {
+            let words: Vec<_> = words.split(' ').map(OsString::from).collect();
+            let found = of_runner(&words)?;
+            Some(found.iter().map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" "))
+        };
+        let worker = Some("beam worker --id=1-1 --provision_endpoint=h:1".to_owned());
+        assert_eq!(of("--id=1-1 --provision_endpoint=h:1"), worker);
+        assert_eq!(of("--id=1-1 --semi_persist_dir=/tmp --provision_endpoint=h:1 --unknown"), worker);
+        let apart = "--semi_persist_dir /tmp --id 1-1 --logging_endpoint h:2 --x y z --control_endpoint h:3";
+        let expected = "beam worker --id 1-1 --logging_endpoint h:2 --control_endpoint h:3";
+        assert_eq!(of(apart).as_deref(), Some(expected));
+        for other in ["run --id", "--version", "--log-format json run", "--identity x"] {
+            assert_eq!(of(other), None, "{other}");
+        }
+    }
 }

@@ -39,15 +39,60 @@ pub fn init(format: LogFormat, verbose: bool, colors: bool, progress: &Progress)
         .with_ansi(colors);
     match format {
         LogFormat::Text => {
-            builder.with_target(false).compact().fmt_fields(debug_fn(text_field).delimited(" ")).init();
+            start(
+                builder.with_target(false).compact().fmt_fields(debug_fn(text_field).delimited(" ")).finish(),
+            );
         }
-        LogFormat::Json => builder.event_format(JsonLines).init(),
+        LogFormat::Json => start(builder.event_format(JsonLines).finish()),
     }
     // a panic in a codec rejects one image, whose row says so; any other panic also becomes an error
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(|at| place(at.file(), at.line())).unwrap_or_default();
         tracing::warn!("panic{place}: {}", panic.payload_as_str().unwrap_or("no message"));
     }));
+}
+
+/// Log through `subscriber`, and to the runners of Beam that this process works for.
+fn start(subscriber: impl Subscriber + Send + Sync) {
+    #[cfg(feature = "beam")]
+    let subscriber = tracing_subscriber::layer::SubscriberExt::with(subscriber, ToRunners);
+    tracing_subscriber::util::SubscriberInitExt::init(subscriber);
+}
+
+/// Sends lines to the runners of Beam that this process works for.
+#[cfg(feature = "beam")]
+struct ToRunners;
+
+#[cfg(feature = "beam")]
+impl<S: Subscriber> tracing_subscriber::Layer<S> for ToRunners {
+    fn on_event(&self, event: &Event<'_>, _: tracing_subscriber::layer::Context<'_, S>) {
+        let mut line = Line::default();
+        event.record(&mut line);
+        let metadata = event.metadata();
+        sluice::beam::send_to_runners(*metadata.level(), metadata.target(), &(line.message + &line.fields));
+    }
+}
+
+/// A line of text: the message, and then the other fields.
+#[cfg(feature = "beam")]
+#[derive(Default)]
+struct Line {
+    message: String,
+    fields: String,
+}
+
+#[cfg(feature = "beam")]
+impl Visit for Line {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        let value = format!("{value:?}");
+        let value = message_without_secrets(&value);
+        let value = printable(&value);
+        if field.name() == "message" {
+            self.message = value.into_owned();
+        } else {
+            self.fields.push_str(&format!(" {}={value}", field.name()));
+        }
+    }
 }
 
 /// Where a panic comes from: a line of this crate, or the name of another one, without folders of the build machine.

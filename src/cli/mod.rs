@@ -137,10 +137,12 @@ fn parse_and_run() -> ExitCode {
 
 /// The arguments of the process. A runner of Apache Beam passes those of `sluice beam worker` alone.
 fn arguments() -> Vec<OsString> {
-    let mut arguments: Vec<_> = std::env::args_os().collect();
-    let is_worker = arguments.get(1).is_some_and(|first| first.as_encoded_bytes().starts_with(b"--id"));
-    if is_worker && cfg!(feature = "beam") {
-        arguments.splice(1..1, ["beam", "worker"].map(OsString::from));
+    let arguments: Vec<_> = std::env::args_os().collect();
+    #[cfg(feature = "beam")]
+    if let Some((program, rest)) = arguments.split_first()
+        && let Some(of_runner) = beam_worker::of_runner(rest)
+    {
+        return [vec![program.clone()], of_runner].concat();
     }
     arguments
 }

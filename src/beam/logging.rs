@@ -1,0 +1,136 @@
+//! Sends the log of a process to the runners of its workers.
+//!
+//! - Every line goes to the runner of every worker. Most processes have one.
+//! - Logging never waits: a runner that does not read its log loses lines, and is told how many.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use prost_types::Timestamp;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::ReceiverStream;
+use tracing::Level;
+
+use super::connection::{WorkerId, connect};
+use super::proto::fn_execution::LogEntry;
+use super::proto::fn_execution::beam_fn_logging_client::BeamFnLoggingClient;
+use super::proto::fn_execution::log_entry::{List, severity::Enum as Severity};
+
+/// Lines that may wait to be sent to a runner.
+const LINES_WAITING: usize = 1000;
+
+/// The runners that get the log.
+static RUNNERS: Mutex<Vec<Arc<Runner>>> = Mutex::new(Vec::new());
+
+struct Runner {
+    /// `None` once the runner has closed the stream: it waits until this end is closed, too.
+    lines: Mutex<Option<mpsc::Sender<LogEntry>>>,
+    /// Lines lost since the last one that was not.
+    lost: AtomicU64,
+}
+
+fn runners() -> MutexGuard<'static, Vec<Arc<Runner>>> {
+    RUNNERS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Send a line of the log to all runners. `place` is the module that it comes from.
+pub fn send_to_runners(level: Level, place: &str, message: &str) {
+    for runner in runners().iter() {
+        runner.send(level, place, message);
+    }
+}
+
+impl Runner {
+    fn send(&self, level: Level, place: &str, message: &str) {
+        let lost = self.lost.swap(0, Relaxed);
+        let message =
+            if lost == 0 { message.to_owned() } else { format!("({lost} lines were lost here) {message}") };
+        let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(lines) = &*lines
+            && lines.try_send(entry(level, place, message)).is_err()
+        {
+            self.lost.fetch_add(lost + 1, Relaxed);
+        }
+    }
+
+    fn close(&self) {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+}
+
+fn entry(level: Level, place: &str, message: String) -> LogEntry {
+    let severity = match level {
+        Level::ERROR => Severity::Error,
+        Level::WARN => Severity::Warn,
+        Level::INFO => Severity::Info,
+        Level::DEBUG => Severity::Debug,
+        Level::TRACE => Severity::Trace,
+    };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let timestamp = Timestamp { seconds: now.as_secs() as i64, nanos: now.subsec_nanos() as i32 };
+    LogEntry {
+        severity: severity.into(),
+        timestamp: Some(timestamp),
+        message,
+        log_location: place.to_owned(),
+        thread: std::thread::current().name().unwrap_or_default().to_owned(),
+        ..Default::default()
+    }
+}
+
+/// The log's way to the runner of one worker. Closed at the worker's end, because the runner waits for that.
+pub struct Logging {
+    runner: Arc<Runner>,
+    task: JoinHandle<()>,
+}
+
+impl Logging {
+    /// Open a stream to the logging service at `address`.
+    ///
+    /// # Errors
+    /// If the service cannot be reached.
+    pub async fn open(address: &str, worker: WorkerId) -> Result<Self, String> {
+        let channel = connect("logging service", address).await?;
+        let mut client = BeamFnLoggingClient::with_interceptor(channel, worker);
+        let (lines, waiting) = mpsc::channel(LINES_WAITING);
+        let lists = ReceiverStream::new(waiting).map(|line| List { log_entries: vec![line] });
+        let runner = Arc::new(Runner { lines: Mutex::new(Some(lines)), lost: AtomicU64::new(0) });
+        runner.send(Level::INFO, module_path!(), "the worker has started");
+        runners().push(Arc::clone(&runner));
+        let sending = Arc::clone(&runner);
+        let address = address.to_owned();
+        // some runners answer only when the stream ends
+        let task = tokio::spawn(async move {
+            // the service sends nothing that matters, but its end does
+            let ended = match client.logging(lists).await {
+                Ok(controls) => {
+                    let mut controls = controls.into_inner();
+                    while let Ok(Some(_)) = controls.message().await {}
+                    None
+                }
+                Err(error) => Some(error),
+            };
+            sending.close();
+            remove(&sending);
+            if let Some(error) = ended {
+                tracing::warn!(address, %error, "the runner's logging service refuses the log");
+            }
+        });
+        Ok(Self { runner, task })
+    }
+}
+
+fn remove(runner: &Arc<Runner>) {
+    runners().retain(|known| !Arc::ptr_eq(known, runner));
+}
+
+impl Drop for Logging {
+    fn drop(&mut self) {
+        self.runner.close();
+        remove(&self.runner);
+        self.task.abort();
+    }
+}
