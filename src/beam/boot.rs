@@ -37,13 +37,13 @@ pub struct Process {
 /// The addresses of a runner's services, as far as a worker is told. Those of the provision service count more.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Endpoints {
-    /// Tells the others.
+    /// Provision service, which knows the other addresses.
     pub provision: Option<String>,
-    /// Sends instructions.
+    /// Control service.
     pub control: Option<String>,
-    /// Has the job's files.
+    /// Artifact service.
     pub artifact: Option<String>,
-    /// Takes the log.
+    /// Logging service.
     pub logging: Option<String>,
 }
 
@@ -116,7 +116,7 @@ impl Process {
         let mut running = std::mem::take(&mut *running.lock().await);
         let all_ended = async { while running.join_next().await.is_some() {} };
         if tokio::time::timeout(STOP_TIMEOUT, all_ended).await.is_err() {
-            tracing::warn!("workers did not end in time; their rows so far are in checkpoints");
+            tracing::warn!("some workers did not stop in time; their latest rows may be scored again");
         }
         served.map_err(|error| failed(&error))
     }

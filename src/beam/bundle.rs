@@ -3,7 +3,7 @@
 //! - Several shards of a bundle are scored at once, and the shards of all bundles share batches. The order of the outputs
 //!   does not matter to Beam.
 //! - Every sink ends with exactly one message that says so, even if it has no element.
-//! - The runner may take back elements that the bundle has not begun with ([`Position::split`]).
+//! - The runner may reclaim elements that the bundle has not started ([`Position::split`]).
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -35,7 +35,7 @@ const MESSAGE_BYTES: usize = 1 << 20;
 #[derive(Debug, Default)]
 pub struct BundleState {
     position: Mutex<Position>,
-    /// The source being read.
+    /// The source being read, if it is the only one.
     source: Mutex<Option<String>>,
     /// Elements by collection.
     counts: Mutex<HashMap<String, u64>>,
@@ -48,7 +48,7 @@ pub struct BundleState {
 /// How far the bundle has read its source.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Position {
-    /// Elements that the bundle has begun with.
+    /// Elements that the bundle has started.
     begun: i64,
     /// The first element that belongs to another bundle.
     end: Option<i64>,
@@ -57,15 +57,15 @@ pub struct Position {
 }
 
 impl Position {
-    /// Begin with the next element. Returns whether it belongs to this bundle.
+    /// Start the next element. Returns whether it belongs to this bundle.
     fn advance(&mut self) -> bool {
         let is_ours = self.end.is_none_or(|end| self.begun < end);
         self.begun += i64::from(is_ours);
         is_ours
     }
 
-    /// Give away elements at the end, so that about `fraction` of those that the bundle has not begun with remain. `total`
-    /// elements are expected. Returns the first element given away, if any.
+    /// Release the end of the input: keep about `fraction` of the elements that are not started yet. `total` elements are
+    /// expected. Returns the first element that is released, if any.
     pub fn split(&mut self, fraction: f64, total: i64, allowed: &[i64]) -> Option<i64> {
         let total = self.end.unwrap_or(i64::MAX).min(total);
         let rest = total - self.begun;
@@ -97,7 +97,7 @@ impl BundleState {
         lock(&self.position).begun - 1
     }
 
-    /// The source being read.
+    /// The source being read, if it is the only one.
     pub fn source(&self) -> Option<String> {
         lock(&self.source).clone()
     }
@@ -168,7 +168,7 @@ impl Bundle {
             let read = running.read_all(&scored);
             lock(&self.state.position).has_ended = true;
             if read.is_err() {
-                // the other shards are not waited for
+                // the other shards of this bundle end early
                 self.state.stop.drain();
             }
             read?;
@@ -256,7 +256,10 @@ impl<'a> Running<'a> {
         let collection = &source.output;
         let never = crossbeam_channel::never();
         let mut decoder = ElementDecoder::new(self.sources[number].clone());
-        lock(&self.bundle.state.source).replace(source.transform.clone());
+        // with several sources, a split of one would cut off the others
+        if self.sources.len() == 1 {
+            lock(&self.bundle.state.source).replace(source.transform.clone());
+        }
         loop {
             while self.in_flight >= SHARDS_AT_ONCE {
                 self.take(scored.recv())?;
@@ -392,7 +395,7 @@ impl Sink {
         let elements = Elements { data: messages, timers: Vec::new() };
         self.stream
             .blocking_send(elements)
-            .map_err(|_| "the data stream ended before the output of the bundle".to_owned().into())
+            .map_err(|_| "the data stream closed before the bundle's output was sent".to_owned().into())
     }
 }
 

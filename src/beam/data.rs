@@ -4,8 +4,8 @@
 //!   some runners wait minutes for it before they report an error.
 //! - Data of a bundle may arrive before the request to process it. It is kept until then. Data of a bundle that has
 //!   ended is dropped.
-//! - The reader of a stream never waits for a bundle, so a slow bundle does not delay the others. What waits are names
-//!   of shards.
+//! - The reader of a stream never waits for a bundle, so a slow bundle does not delay the others. Only
+//!   descriptions of shards are queued.
 //! - When a stream ends, bundles that still need it fail, and the worker ends.
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -176,7 +176,7 @@ impl Inbox {
         let mut arrived = self.arrived();
         let is_over = arrived.is_over;
         let receiver = arrived.input(instruction, transform).receiver.take();
-        // a source is read once
+        // each source has one reader
         receiver.filter(|_| !is_over).unwrap_or_else(|| unbounded().1)
     }
 

@@ -64,7 +64,7 @@ impl Context {
         Ok(Opened { plan, stores, output, model_sha256: payload.model_sha256.clone() })
     }
 
-    /// List the input, and emit key and value of one element for each shard, then of one for the whole.
+    /// List the input, and emit one pair of key and value for each shard, then one with the summary of the listing.
     pub fn list(
         &self,
         payload: &Payload,
@@ -122,7 +122,10 @@ impl Context {
             }
             Err(error) => {
                 // its stages are gone, its engine is broken, or its run was removed
-                if matches!(error, Error::StagePanicked { .. } | Error::Engine(_) | Error::Sink(_)) {
+                if matches!(
+                    error,
+                    Error::StagePanicked { .. } | Error::Engine(_) | Error::Sink(SinkError::OtherRun { .. })
+                ) {
                     self.scorers.discard(&key, &scorer);
                 }
                 Err(error.into())
@@ -154,7 +157,8 @@ impl Context {
             tracing::info!("the output holds this finished run");
             return Ok(());
         }
-        let listing = listing.ok_or_else(|| "the runner has lost the end of the listing".to_owned())?;
+        let listing =
+            listing.ok_or_else(|| "the runner did not deliver the summary of the listing".to_owned())?;
         let record = match state.record() {
             Some(record) => record.clone(),
             None if listing.shards == 0 => claim(output, &wanted, &AttemptNote::begun(0, 1))?.record,
@@ -186,8 +190,8 @@ fn other_run(output: &Output, difference: &str) -> Failure {
 fn listed(parts: &[PartReport], listing: Listing) -> Result<Listed, String> {
     let Listing { shards, skipped, .. } = listing;
     if parts.len() as u64 != shards {
-        return Err(format!("the runner has delivered {} parts of {shards} shards", parts.len()));
+        return Err(format!("the runner delivered reports for {} of {shards} shards", parts.len()));
     }
     Listed::of_parts(parts.iter().map(|part| part.path.as_str()), skipped)
-        .map_err(|place| format!("the runner has delivered no part, or two, of shard {place}"))
+        .map_err(|place| format!("shard {place} has no report, or more than one"))
 }

@@ -1,11 +1,11 @@
-//! What our functions say to each other, as JSON.
+//! Messages between our functions, as JSON.
 
 use serde::{Deserialize, Serialize};
 
 use crate::report::PartReport;
 use crate::skipped::Skipped;
 
-/// What [`super::graph::Function::List`] says of the whole input.
+/// Summary of the listing that [`super::graph::Function::List`] makes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Listing {
     /// Number of shards.
@@ -46,7 +46,8 @@ pub enum ToFinish {
 /// # Errors
 /// If it is none, for example of another version of sluice.
 pub fn decode<'a, M: Deserialize<'a>>(bytes: &'a [u8]) -> Result<M, String> {
-    serde_json::from_slice(bytes).map_err(|error| format!("an element is no message of this sluice: {error}"))
+    serde_json::from_slice(bytes)
+        .map_err(|error| format!("an element is not a message of this version of sluice: {error}"))
 }
 
 /// `message` as JSON.

@@ -1,4 +1,4 @@
-//! What a worker reports of its bundles: elements by collection, how far the source was read, and rows by status.
+//! Metrics of a bundle: elements by collection, how far the source was read, and rows by status.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};

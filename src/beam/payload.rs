@@ -52,7 +52,8 @@ impl Payload {
         struct Version {
             version: u32,
         }
-        let is_no_payload = |error: serde_json::Error| format!("its payload is not one of sluice: {error}");
+        let is_no_payload =
+            |error: serde_json::Error| format!("its payload is not a payload of sluice: {error}");
         let Version { version } = serde_json::from_slice(bytes).map_err(is_no_payload)?;
         if version != VERSION {
             return Err(format!(

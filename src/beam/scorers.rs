@@ -14,7 +14,7 @@ use super::failure::Failure;
 use crate::plan::Plan;
 use crate::scorer::Scorer;
 
-/// What tells scorers apart: the encoded payload.
+/// Identifies a scorer: the encoded payload.
 type Key = Vec<u8>;
 
 /// All scorers of a process.

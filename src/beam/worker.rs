@@ -40,7 +40,7 @@ pub struct Worker {
     context: Arc<Context>,
     /// Descriptors by their ids, which are unique for one runner only.
     descriptors: tokio::sync::Mutex<HashMap<String, Arc<Descriptor>>>,
-    /// Bundles that have begun and not ended.
+    /// Bundles in progress.
     bundles: Mutex<HashMap<String, Arc<BundleState>>>,
     short_ids: Option<ShortIds>,
     /// Whether the worker is ending.
@@ -52,7 +52,7 @@ pub struct Worker {
 struct Descriptor {
     graph: Arc<Graph>,
     coders: Arc<HashMap<String, Coder>>,
-    /// What the worker does not know, if anything. Its bundles fail once their data streams are open.
+    /// The first unsupported transform, if any. Its bundles fail once their data streams are open.
     unknown: Option<String>,
 }
 
@@ -103,7 +103,7 @@ pub async fn run(
     };
     worker.stopping.send_replace(true);
     worker.bundles().values().for_each(|bundle| bundle.stop.drain());
-    // ends the outputs of bundles, and tells the runner that no more follow
+    // the runner waits until our side of the data streams is closed
     worker.data.close().await;
     while running.join_next().await.is_some() {}
     ended
