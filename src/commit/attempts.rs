@@ -85,7 +85,7 @@ impl AttemptNote {
     }
 
     /// Name of the note.
-    pub(super) fn name(&self) -> String {
+    pub fn name(&self) -> String {
         ObjectName::Attempt(AttemptName::new(self.attempt, &self.run_id)).to_string()
     }
 

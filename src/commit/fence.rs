@@ -1,9 +1,8 @@
 //! The fence: a staged object gets its name only in an output that still belongs to its run, whole and once.
 //!
-//! - `_run.json` is read first. Unless it names the run, the upload ends with [`SinkError::OtherRun`]. For a
-//!   predictions part, the manifest is looked for: if the run has been decided without the part, this is an error, too.
-//!   Then the staged object is copied to its name, unless that exists. [`super`] explains why a removed or decided run
-//!   cannot publish.
+//! - `_run.json` is read first. Unless it names the run, the upload ends with [`SinkError::OtherRun`]. For a part,
+//!   the manifest is looked for: if the run has been decided without the part, this is an error, too. Then the staged
+//!   object is copied to its name, unless that exists. [`super`] explains why a removed or decided run cannot publish.
 //! - The staged object is removed when the copy is complete, which Azure may carry out later.
 //! - A part of another run under that name is removed, and the copy repeated. A part of this run is left as it is: of
 //!   attempts that race one wins.
@@ -15,7 +14,7 @@ use super::manifest::StoredManifest;
 use super::names::{MANIFEST, ObjectName, SUCCESS};
 use super::output::Output;
 use super::record::check_current_async;
-use super::state::{OutputState, observe_run};
+use super::state::{OutputState, final_manifest, observe_run};
 use super::stored_part::{run_of_part, shard_of_part};
 use crate::error::SinkError;
 
@@ -92,12 +91,10 @@ async fn copy_once(output: &Output, run_id: &str, staged: &Path, name: &str) -> 
 /// Check that the output still belongs to the run `run_id`, and that its manifest, if it is final, lists the part
 /// `name`, which is `staged`.
 async fn check_wanted(output: &Output, run_id: &str, staged: &Path, name: &str) -> Result<(), SinkError> {
-    check_current_async(output, run_id).await?;
-    let is_predictions = matches!(ObjectName::parse(name), Some(ObjectName::Part(_)));
-    if !is_predictions || output.version(MANIFEST).await?.is_none() {
-        return Ok(());
+    if !is_part(name) {
+        return check_current_async(output, run_id).await;
     }
-    match observe_run(output).await?.as_ref().and_then(|state| state.manifest_of(run_id)) {
+    match final_manifest(output, run_id).await? {
         Some(manifest) if !manifest.lists(name) => {
             let shard = shard_of_part(output, staged).await.unwrap_or_else(|| name.to_owned());
             let message = format!("{shard}: it was added after the run finished");

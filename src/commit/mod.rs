@@ -122,7 +122,7 @@ pub use record::{RunRecord, check_current};
 pub use resume::{Done, Listed, Remaining, Share};
 pub use run_report::RunReport;
 pub(crate) use segments::{READ_BYTES, read_segment, sound_checkpoints};
-pub use state::{OutputState, observe};
+pub use state::{OutputState, is_decided, observe};
 pub(crate) use stored_part::read_part_twice;
 pub(crate) use takeover::{TakenOver, take_over, without_damaged};
 pub(crate) use upload::{PendingUpload, Stored, UPLOAD_BYTES, Upload};

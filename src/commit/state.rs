@@ -33,7 +33,7 @@ use super::listing::OutputListing;
 use super::manifest::{StoredManifest, success_content};
 use super::names::{MANIFEST, RUN, SUCCESS};
 use super::output::{Output, sha256_of};
-use super::record::RunRecord;
+use super::record::{RunRecord, check_current_async};
 use crate::error::SinkError;
 use crate::report::Outcome;
 
@@ -99,6 +99,37 @@ pub fn observe(output: &Output) -> Result<OutputState, SinkError> {
     let Some(found) = OutputListing::read(output)?.anything() else { return Ok(OutputState::Vacant) };
     // an attempt that has begun since creates the record before anything else
     Ok(run()?.unwrap_or(OutputState::Foreign(found)))
+}
+
+/// Whether the parts of the run `run_id` are decided: nothing that is stored later belongs to it.
+///
+/// # Errors
+/// Those of the store, and [`SinkError::OtherRun`] if the output does not belong to the run.
+pub fn is_decided(output: &Output, run_id: &str) -> Result<bool, SinkError> {
+    output.runtime().block_on(async { Ok(final_manifest(output, run_id).await?.is_some()) })
+}
+
+/// The manifest of the run `run_id`, if its parts are decided.
+///
+/// # Errors
+/// See [`is_decided`].
+pub(super) async fn final_manifest(
+    output: &Output,
+    run_id: &str,
+) -> Result<Option<Box<StoredManifest>>, SinkError> {
+    check_current_async(output, run_id).await?;
+    // a short answer while the run goes on
+    if output.version(MANIFEST).await?.is_none() {
+        return Ok(None);
+    }
+    Ok(match observe_run(output).await? {
+        Some(OutputState::Sealed(record, manifest) | OutputState::Succeeded(record, manifest))
+            if record.run_id == run_id =>
+        {
+            Some(manifest)
+        }
+        _ => None,
+    })
 }
 
 /// Read the state of the run in an output. `None` if the output has no record of a run.

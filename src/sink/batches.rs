@@ -54,7 +54,8 @@ impl BatchesWriter {
         Ok(None)
     }
 
-    /// Store the rows so far, and return the part that they make.
+    /// Store the rows so far, and return the part that they make. They are dropped if the run has been finished without
+    /// them: its predictions are of other attempts' batches.
     pub fn store(&mut self) -> Result<Option<PartReport>, SinkError> {
         self.begun = Instant::now();
         self.encode()?;
@@ -62,8 +63,16 @@ impl BatchesWriter {
         // the name is never used again, even if this upload fails: a part that exists already is this one
         self.number += 1;
         let path = writer.name.clone();
-        let Stored { bytes, sha256, .. } = writer.finish(&[])?.wait()?;
-        Ok(Some(PartReport { path, bytes, sha256, ..PartReport::default() }))
+        match writer.finish(&[])?.wait() {
+            Ok(Stored { bytes, sha256, .. }) => {
+                Ok(Some(PartReport { path, bytes, sha256, ..PartReport::default() }))
+            }
+            Err(error) if self.attempt.is_decided()? => {
+                tracing::debug!(%error, "the run was finished without these batches");
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     fn encode(&mut self) -> Result<(), SinkError> {
@@ -134,6 +143,17 @@ mod tests {
         attempt.output.create(RUN, record.to_vec()).expect("created");
         batches.push(&outcome()).expect("kept");
         assert_eq!(path(batches.store().expect("stored")).as_deref(), Some(SECOND));
+    }
+
+    #[test]
+    fn a_run_that_was_finished_elsewhere_gets_no_further_part() {
+        let runtime = Runtime::new().expect("runtime");
+        let attempt = Arc::new(Attempt::in_memory(&runtime));
+        let mut batches = BatchesWriter::new(&attempt, 1);
+        batches.push(&outcome()).expect("kept");
+        attempt.finish_elsewhere();
+        assert_eq!(batches.store().expect("nothing is wrong"), None);
+        assert_eq!(attempt.output.read_if_any(FIRST).expect("readable"), None);
     }
 
     #[test]

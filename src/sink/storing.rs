@@ -188,20 +188,51 @@ impl Storer {
     }
 
     /// Replace the attempt's note with one that lists what is stored. The whole note is written each time, so the pause
-    /// before the next write grows with its length.
+    /// before the next write grows with its length. A run whose parts are decided gets no more notes.
     fn write_note(&mut self) -> Result<(), SinkError> {
         let start = Instant::now();
-        self.attempt.check_current()?;
+        if self.attempt.is_decided()? {
+            return Ok(());
+        }
         self.note.updated_at = rfc3339(SystemTime::now());
         self.note.rows = self.tally.rows();
-        let written = self.note.store(&self.attempt.output);
+        let written = self.note.store(&self.attempt.output).and_then(|()| self.withdraw_note());
         let pause = MAX_NOTE_PAUSE.min(NOTE_PAUSE_FACTOR * start.elapsed()).max(self.note_interval);
         self.note_due = Instant::now() + pause;
         written
+    }
+
+    /// Remove the note if the run was finished while it was written: no other attempt will.
+    fn withdraw_note(&self) -> Result<(), SinkError> {
+        if self.attempt.is_decided()? { self.attempt.output.remove(&[self.note.name()]) } else { Ok(()) }
     }
 }
 
 /// A panic as an error of the sink stage.
 pub(super) fn panicked(panic: &(dyn std::any::Any + Send)) -> Error {
     Error::StagePanicked { stage: "sink", message: panic_message(panic).to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::runtime::Runtime;
+
+    use super::*;
+
+    #[test]
+    fn a_run_that_was_finished_elsewhere_gets_no_note() {
+        let runtime = Runtime::new().expect("runtime");
+        for is_finished in [false, true] {
+            let attempt = Arc::new(Attempt::in_memory(&runtime));
+            let note = AttemptNote { run_id: attempt.run_id.clone(), ..AttemptNote::begun(0, 1) };
+            let name = note.name();
+            let storing =
+                Storing::start(Arc::clone(&attempt), note, Duration::from_secs(600)).expect("a thread");
+            if is_finished {
+                attempt.finish_elsewhere();
+            }
+            storing.finish().expect("finished");
+            assert_eq!(attempt.output.read_if_any(&name).expect("readable").is_none(), is_finished);
+        }
+    }
 }
