@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Installs what the tests need. Then checks imports, format, lints, dependencies, docs, the manifests under
-# scripts/deploy, parity with Python and an output in the tools of analysts, and runs all tests, those of the engines
-# with datacenter TensorRT, too.
+# scripts/deploy, parity with Python and an output in the tools of analysts, and runs all tests: those of the engines
+# with datacenter TensorRT, too, and those of Beam's runners.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PATH=$PATH:$HOME/.cargo/bin # where rustup puts cargo
 
 scripts/setup.sh --peers
-scripts/setup.sh --with tensorrt --with servers --with deny --deploy
+scripts/setup.sh --with tensorrt --with servers --with deny --with beam --deploy
 
 for component in rustfmt clippy; do
     cargo "${component/rustfmt/fmt}" --version >/dev/null 2>&1 || rustup component add "$component"
@@ -18,7 +18,7 @@ step scripts/check_imports.py --self-test
 step scripts/check_imports.py
 step cargo fmt --check
 step cargo clippy --locked --all-targets -- -D warnings
-step cargo clippy --locked --all-targets --features beam -- -D warnings
+step cargo clippy --locked --no-default-features -- -D warnings # without Beam
 step cargo clippy --locked --test torture --test gpu_engines -- -D warnings # not built by cargo test
 step cargo clippy --locked --all-targets --features datacenter -- -D warnings
 step .deps/deny/cargo-deny --offline check licenses bans sources
@@ -38,6 +38,5 @@ trap 'rm -rf "$scored"' EXIT
 step "$sluice" run pipelines/photos.toml --output "$scored/photos"
 step .deps/venv/bin/python scripts/analyst.py "$scored/photos" --records 14 \
     --labels fixtures/photos/expected.json
-step cargo test --locked --features beam --lib --bins beam
 step cargo test --locked --features datacenter --lib engine -- --include-ignored
 step cargo test --locked -- --include-ignored

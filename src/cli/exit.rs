@@ -27,7 +27,14 @@ pub const CODES: [ExitCode; 13] = {
     }
     [
         entry(DONE, &[], &["done"]),
-        entry(FAILED, &[Again], &["internal failure: please report it"]),
+        entry(
+            FAILED,
+            &[Again],
+            &[
+                "beam: a runner cannot be reached, or failed without a worker's error;",
+                "otherwise an internal failure: please report it",
+            ],
+        ),
         entry(
             USAGE,
             &[Never],
