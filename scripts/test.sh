@@ -18,7 +18,7 @@ step scripts/check_imports.py --self-test
 step scripts/check_imports.py
 step cargo fmt --check
 step cargo clippy --locked --all-targets -- -D warnings
-step cargo clippy --locked --no-default-features -- -D warnings # without Beam
+step cargo clippy --locked --all-targets --no-default-features -- -D warnings # without Beam
 step cargo clippy --locked --test torture --test gpu_engines -- -D warnings # not built by cargo test
 step cargo clippy --locked --all-targets --features datacenter -- -D warnings
 step .deps/deny/cargo-deny --offline check licenses bans sources
@@ -29,7 +29,7 @@ else
     printf '\n== advisories are not checked: %s cannot be reached\n' "$advisories"
 fi
 RUSTDOCFLAGS="-D warnings" step cargo doc --locked --no-deps
-step cargo build --locked
+step cargo test --locked --no-run # also builds the binary; cargo build would build its dependencies with other features
 sluice=$(scripts/binary.sh debug)
 step .deps/deploy/bin/python scripts/deploy/check.py --sluice "$sluice"
 step .deps/venv/bin/python scripts/parity.py --sluice "$sluice"
