@@ -133,6 +133,22 @@ pub struct OutputReport {
 }
 
 impl OutputReport {
+    /// The same with other parts.
+    pub fn with_parts(&self, parts: Vec<PartReport>) -> Self {
+        Self {
+            tally: self.tally.clone(),
+            parts,
+            batches: self.batches.clone(),
+            reused: self.reused.clone(),
+            latency_ms: self.latency_ms.clone(),
+            gpus: self.gpus.clone(),
+            warm_up_ms: self.warm_up_ms.clone(),
+            unfinished_shard: self.unfinished_shard.clone(),
+            skipped_by_listing: self.skipped_by_listing.clone(),
+            ..*self
+        }
+    }
+
     /// Add predictions parts that other attempts stored, after its own.
     pub fn with(mut self, predictions: Vec<PartReport>) -> Self {
         for rows in predictions.iter().filter_map(|part| part.rows_by_status.as_ref()) {

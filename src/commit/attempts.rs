@@ -114,16 +114,19 @@ impl AttemptNote {
 /// The notes of a run, and its manifest if the run failed.
 #[derive(Debug, Default)]
 pub struct Notes {
-    /// Notes of the attempts, by number.
+    /// Notes of the attempts, by number, without their predictions parts.
     pub attempts: Vec<AttemptNote>,
     /// The reports of each part, by name: one, unless a later attempt has stored the part again.
     parts: HashMap<String, Vec<PartReport>>,
 }
 
 impl Notes {
-    fn of(attempts: Vec<AttemptNote>, manifest: Option<StoredManifest>) -> Self {
+    fn of(mut attempts: Vec<AttemptNote>, manifest: Option<StoredManifest>) -> Self {
         let mut parts: HashMap<String, Vec<PartReport>> = HashMap::new();
-        let noted = attempts.iter().flat_map(|note| note.parts.iter().chain(&note.batches)).cloned();
+        let noted = attempts.iter_mut().flat_map(|note| {
+            let batches = note.batches.clone();
+            std::mem::take(&mut note.parts).into_iter().chain(batches)
+        });
         let listed =
             manifest.into_iter().flat_map(|manifest| manifest.parts.into_iter().chain(manifest.batches));
         for part in noted.chain(listed) {

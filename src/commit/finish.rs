@@ -144,10 +144,7 @@ impl Ending<'_> {
         check_current(output, run_id)?;
         let num_shards = self.share.num_shards;
         let mut listing = OutputListing::default();
-        if let Some(note) = &mut self.note {
-            note.parts.clone_from(&self.written.parts);
-            note.batches.clone_from(&self.written.batches);
-            note.rows = self.written.tally.rows();
+        if self.note.is_some() {
             if !self.written.drained {
                 publish(output, run_id, &ObjectName::Mark(self.share.mark(run_id)).to_string(), b"done\n")?;
             }
@@ -168,13 +165,12 @@ impl Ending<'_> {
             OutputState::Failed(record, manifest) if record.run_id == *run_id => Some(*manifest),
             _ => None,
         };
-        let share = in_input_order(self.written.clone().with(self.reused.clone()));
         if self.written.drained {
-            return Ok(self.end(&share, Outcome::Interrupted)?);
+            return Ok(self.end_of_share(Outcome::Interrupted)?);
         }
         if let Some(index) = unmarked {
             tracing::info!("worker {index} of {num_shards} has not finished its share yet");
-            return Ok(self.end(&share, Outcome::ShareDone)?);
+            return Ok(self.end_of_share(Outcome::ShareDone)?);
         }
         // A listing is not atomic: it may have passed the place of a part before the part was stored, and yet show the
         // mark of its worker.
@@ -219,7 +215,7 @@ impl Ending<'_> {
             let message = "it was added after the run finished".to_owned();
             return Err(SourceError::Changed { shard, message }.into());
         }
-        Ok(self.report(&self.whole(parts), Outcome::Succeeded))
+        Ok(self.report(self.whole(parts), Outcome::Succeeded))
     }
 
     /// All parts exist: publish the manifest, and with few enough errors `_SUCCESS`.
@@ -231,7 +227,7 @@ impl Ending<'_> {
         }
         self.refuse_empty(&whole)?;
         let outcome = self.outcome(&whole);
-        let mut report = self.report(&whole, outcome);
+        let mut report = self.report(whole, outcome);
         report.batches = self.batches(listing, &notes)?;
         let own = self.note.as_ref().map(|note| note.attempt);
         let others = notes.attempts.into_iter().filter(|note| Some(note.attempt) != own);
@@ -245,7 +241,8 @@ impl Ending<'_> {
         }
         if outcome != Outcome::Succeeded {
             // keep what the same run needs to be started again with higher limits
-            return Ok(self.end(&whole, outcome)?);
+            self.store_note(outcome)?;
+            return Ok(report);
         }
         let listing = remove_strays(output, run_id, &report.parts)?;
         publish_success(output, run_id, &manifest_sha256, created)?;
@@ -313,14 +310,10 @@ impl Ending<'_> {
     /// The report of the whole run, from its `parts`. Those of this attempt come with what it knows of them.
     fn whole(&self, parts: Vec<PartReport>) -> OutputReport {
         let own: HashSet<_> = self.written.parts.iter().map(|part| &part.path).collect();
-        let (own, others) = parts.into_iter().partition(|part| own.contains(&part.path));
-        let mut whole = OutputReport { tally: Tally::default(), parts: own, ..self.written.clone() };
-        whole
-            .parts
-            .iter()
-            .filter_map(|part| part.rows_by_status.as_ref())
-            .for_each(|rows| whole.tally.add(rows));
-        in_input_order(whole.with(others))
+        let (own, others): (Vec<_>, Vec<_>) = parts.into_iter().partition(|part| own.contains(&part.path));
+        let mut tally = Tally::default();
+        own.iter().filter_map(|part| part.rows_by_status.as_ref()).for_each(|rows| tally.add(rows));
+        in_input_order(OutputReport { tally, ..self.written.with_parts(own) }.with(others))
     }
 
     fn outcome(&self, whole: &OutputReport) -> Outcome {
@@ -334,19 +327,28 @@ impl Ending<'_> {
         }
     }
 
-    /// The run is not finished, or has failed: store in the note how this attempt ended.
-    fn end(&mut self, written: &OutputReport, outcome: Outcome) -> Result<RunReport, SinkError> {
-        if let Some(note) = &mut self.note {
-            note.outcome = Some(outcome);
-            note.updated_at = rfc3339(SystemTime::now());
-            note.store(self.output)?;
-        }
-        Ok(self.report(written, outcome))
+    /// The run is not finished: store in the note how this attempt ended.
+    fn end_of_share(&mut self, outcome: Outcome) -> Result<RunReport, SinkError> {
+        self.store_note(outcome)?;
+        let share = in_input_order(self.written.clone().with(self.reused.clone()));
+        Ok(self.report(share, outcome))
     }
 
-    fn report(&self, written: &OutputReport, outcome: Outcome) -> RunReport {
+    /// Store in the note how this attempt ended.
+    fn store_note(&mut self, outcome: Outcome) -> Result<(), SinkError> {
+        let Some(note) = &mut self.note else { return Ok(()) };
+        note.parts.clone_from(&self.written.parts);
+        note.batches.clone_from(&self.written.batches);
+        note.rows = self.written.tally.rows();
+        note.outcome = Some(outcome);
+        note.updated_at = rfc3339(SystemTime::now());
+        note.store(self.output)
+    }
+
+    fn report(&self, written: OutputReport, outcome: Outcome) -> RunReport {
         let finished_at = rfc3339(SystemTime::now());
         let note = self.note.as_ref().map(|note| AttemptNote {
+            rows: self.written.tally.rows(),
             outcome: Some(outcome),
             updated_at: finished_at.clone(),
             ..note.in_short()
@@ -362,9 +364,9 @@ impl Ending<'_> {
             model_sha256: self.model_sha256.clone(),
             limit: self.record.limit,
             engines: self.engines.clone(),
-            summary: Summary::new(written, outcome, self.stages.clone(), self.wall, self.startup),
-            parts: written.parts.clone(),
-            batches: written.batches.clone(),
+            summary: Summary::new(&written, outcome, self.stages.clone(), self.wall, self.startup),
+            parts: written.parts,
+            batches: written.batches,
             record: PartReport { path: RUN.to_owned(), ..PartReport::default() },
             attempts: note.into_iter().collect(),
         }
