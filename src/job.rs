@@ -122,6 +122,7 @@ impl Job {
         let call = CallOptions {
             stop: options.stop.clone(),
             progress,
+            batches: Arc::default(),
             allowance: options.limit.map(|limit| Arc::new(Allowance::new(limit.saturating_sub(reused_rows)))),
             stop_all_on_error: true,
         };

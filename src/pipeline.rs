@@ -16,13 +16,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use crossbeam_channel::select;
 use serde::Serialize;
 
 use crate::batch::{self, BufferPool};
 use crate::decode::{self, Decoder};
 use crate::engine::{self, Engine};
 use crate::error::{EngineError, Error, ReadError, panic_message};
-use crate::flow::{Arrivals, BudgetLimits, Halt, StageMeter, StageShare, channel, hand_over, spawn_stage};
+use crate::flow::{
+    Arrivals, BudgetLimits, Halt, StageMeter, StageShare, StopSignal, channel, hand_over, spawn_stage,
+};
 use crate::items::{
     BatchBuffer, BatchShape, Call, CallOptions, Feed, Outcome, Resume, Scored, ShardRef, Ticket,
 };
@@ -316,15 +319,22 @@ impl Pipeline {
         ticket.wait().unwrap_or_else(|| Err(self.lost()))
     }
 
-    /// Store a batches part with all batches so far. Blocks.
+    /// Store a batches part with all batches so far. Blocks. Returns whether they are stored; not if `stop` came first.
     ///
     /// # Errors
     /// Those of the store, and [`Error::StagePanicked`] when a stage has panicked.
-    pub fn store_batches(&self) -> Result<(), Error> {
+    pub fn store_batches(&self, stop: &StopSignal) -> Result<bool, Error> {
         let (stored, answer) = crossbeam_channel::bounded(1);
         let calls = self.calls.as_ref().expect("open until the pipeline is closed");
-        calls.send(Feed::StoreBatches(stored)).map_err(|_| self.lost())?;
-        answer.recv().map_err(|_| self.lost())?.map_err(Error::from)
+        match hand_over(calls, Feed::StoreBatches(stored), stop) {
+            Ok(()) => {}
+            Err(Halt::Stopped) => return Ok(false),
+            Err(Halt::Ended) => return Err(self.lost()),
+        }
+        select! {
+            recv(answer) -> answer => answer.map_err(|_| self.lost())?.map(|()| true).map_err(Error::from),
+            recv(stop.asked()) -> _ => Ok(false),
+        }
     }
 
     /// While the returned guard lives, further shards are expected: batches wait for them rather than leave padded.

@@ -7,6 +7,8 @@
 //!   compressed.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use crate::items::{ShardRef, Status};
 use crate::report::{PartReport, Tally};
@@ -97,6 +99,57 @@ impl ProgressCounters {
     }
 }
 
+/// Number, sum and extremes of a quantity.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Distribution {
+    /// Number of values.
+    pub count: u64,
+    /// Their sum.
+    pub sum: u64,
+    /// The least of them; 0 without values.
+    pub min: u64,
+    /// The greatest of them; 0 without values.
+    pub max: u64,
+}
+
+impl Distribution {
+    /// Add a value.
+    pub fn add(&mut self, value: u64) {
+        self.min = if self.count == 0 { value } else { self.min.min(value) };
+        self.max = self.max.max(value);
+        self.count += 1;
+        self.sum = self.sum.saturating_add(value);
+    }
+}
+
+/// Counters of the batches of one or more calls of the scorer, written by the sink. A batch with rows of several calls
+/// counts for the first of them, so that the sum over all calls is that of all batches.
+#[derive(Debug, Default)]
+pub struct BatchCounters(Mutex<BatchCounts>);
+
+/// A snapshot of [`BatchCounters`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct BatchCounts {
+    /// Images of each batch, without padding.
+    pub rows: Distribution,
+    /// Latency of each batch: copy in, compute, copy out. Microseconds.
+    pub latency_us: Distribution,
+}
+
+impl BatchCounters {
+    /// The counts at this moment.
+    pub fn counts(&self) -> BatchCounts {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Count a batch of `rows` images.
+    pub fn count(&self, rows: usize, latency: Duration) {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        counts.rows.add(rows as u64);
+        counts.latency_us.add(u64::try_from(latency.as_micros()).unwrap_or(u64::MAX));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -118,6 +171,13 @@ mod tests {
         counters.row(300, Status::InvalidScore);
         let counts = Counts { rows: 9, rejected: 2, reused_rows: 8, bytes: 1000, reused_bytes: 700 };
         assert_eq!(counters.counts(), counts);
+    }
+
+    #[test]
+    fn a_distribution_has_the_extremes_of_its_values() {
+        let mut distribution = Distribution::default();
+        [7, 3, u64::MAX].into_iter().for_each(|value| distribution.add(value));
+        assert_eq!(distribution, Distribution { count: 3, sum: u64::MAX, min: 3, max: u64::MAX });
     }
 
     #[test]

@@ -21,6 +21,7 @@ use crate::checked::{Checked, JobOptions, Prepared, run_record};
 use crate::commit::{AttemptNote, Claim, Output, claim, overwrite, shard_history};
 use crate::decode::Decoder;
 use crate::error::{ConfigError, Error, SourceError};
+use crate::flow::StopSignal;
 use crate::items::{CallOptions, Resume, Scored, ShardRef, Ticket};
 use crate::pipeline::{Meters, MoreExpected, Pipeline, Stages};
 use crate::plan::Plan;
@@ -135,12 +136,13 @@ impl Scorer {
         self.pipeline.wait(ticket)
     }
 
-    /// Store a batches part with all batches so far, so that a manifest made meanwhile lists them. Blocks.
+    /// Store a batches part with all batches so far, so that a manifest made meanwhile lists them. Blocks. Returns
+    /// whether they are stored; not if `stop` came first.
     ///
     /// # Errors
     /// Those of the store, and [`Error::StagePanicked`].
-    pub fn store_batches(&self) -> Result<(), Error> {
-        self.pipeline.store_batches()
+    pub fn store_batches(&self, stop: &StopSignal) -> Result<bool, Error> {
+        self.pipeline.store_batches(stop)
     }
 
     /// While the returned guard lives, further calls are expected soon: batches wait for their records rather than

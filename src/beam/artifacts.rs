@@ -1,12 +1,15 @@
 //! The files of a job that a worker needs: used where they are, or fetched from the runner.
 //!
 //! - A file is used from its path in the plan if it exists there with the right content.
-//! - Otherwise it is fetched once for each process and content, into a folder that ends with the process.
+//! - Otherwise it is fetched once for each process and content. It is removed when the last worker that needs it ends.
+//! - Workers wait for each other only if they need the same files, so a service that does not answer delays its own job
+//!   alone.
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use prost::Message;
@@ -21,19 +24,31 @@ use super::payload::{Payload, StagedFile};
 use super::proto::job_management::GetArtifactRequest;
 use super::proto::job_management::artifact_retrieval_service_client::ArtifactRetrievalServiceClient;
 use super::proto::pipeline::{ArtifactInformation, ArtifactStagingToRolePayload};
+use super::service_error::words;
 use crate::config::LabelsSection;
 use crate::error::Error;
 use crate::plan::hex;
 
+#[cfg(test)]
+mod tests;
+
 /// How long to wait for the next piece of a file.
-const PIECE_TIMEOUT: Duration = Duration::from_secs(30);
+const PIECE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// The folder of the files that a process has fetched.
+/// The folders of files that the workers of a process have fetched, by the content of the files.
 #[derive(Debug, Default)]
-pub struct Fetched(Mutex<Option<TempDir>>);
+pub struct Fetched(Mutex<HashMap<String, Weak<Folder>>>);
 
-/// The artifacts that the runner offers to a worker.
-pub struct Artifacts {
+/// Fetched files. Removed with the last worker that uses it.
+#[derive(Debug)]
+struct Folder {
+    path: TempDir,
+    /// Held by the worker that fetches.
+    fetching: Mutex<()>,
+}
+
+/// The artifacts that a runner offers to a worker.
+pub struct Offer {
     pub worker: WorkerId,
     pub runtime: Handle,
     /// The address of the runner's service.
@@ -42,74 +57,122 @@ pub struct Artifacts {
     pub fetched: Arc<Fetched>,
 }
 
+/// Which files of a plan a function needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Needs {
+    /// The labels, which are a part of the plan.
+    Labels,
+    /// The labels, the model and its weights.
+    All,
+}
+
+/// The files of one worker.
+pub struct Artifacts {
+    offer: Offer,
+    /// The folders that the worker uses.
+    folders: Mutex<HashMap<String, Arc<Folder>>>,
+    /// See [`PIECE_TIMEOUT`].
+    patience: Duration,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Artifacts {
-    /// `payload` with the paths of files that exist here. Blocks.
+    pub fn new(offer: Offer) -> Self {
+        Self { offer, folders: Mutex::default(), patience: PIECE_TIMEOUT }
+    }
+
+    /// `payload` with paths of files that exist here, as far as they are needed. Blocks.
     ///
     /// # Errors
     /// If a file is neither here nor among the artifacts, or cannot be fetched.
-    pub fn localize(&self, payload: &Payload) -> Result<Payload, Failure> {
-        if payload.staged.iter().all(|file| has_content(&file.path, &file.sha256)) {
+    pub fn localize(&self, payload: &Payload, needs: Needs) -> Result<Payload, Failure> {
+        let model = payload.file().map_err(Error::from)?.model;
+        let labels = match &model.labels {
+            Some(LabelsSection::File(labels)) => Some(labels),
+            _ => None,
+        };
+        let is_needed = |file: &&StagedFile| needs == Needs::All || labels == Some(&file.path);
+        let needed: Vec<_> = payload.staged.iter().filter(is_needed).collect();
+        if needed.iter().all(|file| has_content(&file.path, &file.sha256)) {
             return Ok(payload.clone());
         }
-        let model = payload.file().map_err(Error::from)?.model;
         // weights lie beside their model, so all files are fetched into one folder
-        let folder = self.fetched(payload)?;
+        let folder = self.fetched(payload, &model.path, &needed)?;
         let mut payload = payload.clone();
         let mut set = |key: &str, path: &Path| {
             let path = folder.join(place(&model.path, path)).to_string_lossy().into_owned();
             payload.overrides.set.push(format!("model.{key}={}", toml::Value::String(path)));
         };
-        set("path", &model.path);
-        if let Some(LabelsSection::File(labels)) = &model.labels {
+        if needs == Needs::All {
+            set("path", &model.path);
+        }
+        if let Some(labels) = labels {
             set("labels", labels);
         }
         Ok(payload)
     }
 
-    /// The folder with all files of a payload. They are fetched if that has not been done before.
-    fn fetched(&self, payload: &Payload) -> Result<PathBuf, Failure> {
-        let model = payload.file().map_err(Error::from)?.model.path;
+    /// The folder with the files `needed`. Those that it lacks are fetched.
+    fn fetched(&self, payload: &Payload, model: &Path, needed: &[&StagedFile]) -> Result<PathBuf, Failure> {
         let mut hash = Sha256::new();
         payload.staged.iter().for_each(|file| hash.update(&file.sha256));
+        let folder = self.folder(hex(&hash.finalize()))?;
         // one worker fetches, and the others wait for it
-        let mut fetched = self.fetched.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let all = match &*fetched {
-            Some(all) => all,
-            None => {
-                let made =
-                    TempDir::with_prefix("sluice-").map_err(|error| format!("temporary folder: {error}"))?;
-                fetched.insert(made)
-            }
-        };
-        let folder = all.path().join(hex(&hash.finalize()));
-        for file in &payload.staged {
-            let to = folder.join(place(&model, &file.path));
+        let _fetching = lock(&folder.fetching);
+        for file in needed {
+            let to = folder.path.path().join(place(model, &file.path));
             if !to.exists() {
                 self.fetch(file, &to).map_err(Failure::missing)?;
             }
         }
+        Ok(folder.path.path().to_owned())
+    }
+
+    /// The folder for the files with the hash `content`. It exists until this worker ends.
+    fn folder(&self, content: String) -> Result<Arc<Folder>, Failure> {
+        let mut own = lock(&self.folders);
+        if let Some(folder) = own.get(&content) {
+            return Ok(Arc::clone(folder));
+        }
+        let mut all = lock(&self.offer.fetched.0);
+        all.retain(|_, folder| folder.strong_count() > 0);
+        let folder = match all.get(&content).and_then(Weak::upgrade) {
+            Some(folder) => folder,
+            None => {
+                let path =
+                    TempDir::with_prefix("sluice-").map_err(|error| format!("temporary folder: {error}"))?;
+                let made = Arc::new(Folder { path, fetching: Mutex::default() });
+                all.insert(content.clone(), Arc::downgrade(&made));
+                made
+            }
+        };
+        own.insert(content, Arc::clone(&folder));
         Ok(folder)
     }
 
     /// Fetch a file.
     fn fetch(&self, file: &StagedFile, to: &Path) -> Result<(), String> {
         let StagedFile { path, sha256, name, .. } = file;
-        let missing = |why: &str| {
-            let path = path.display();
-            format!(
-                "the worker has no {path} with the content that it had where the job was submitted, and {why}"
-            )
-        };
-        let offered = self.offered.iter().find(|artifact| staged_name(artifact).as_deref() == Some(name));
-        let offered = offered.ok_or_else(|| missing("the runner does not offer it"))?.clone();
-        let address = self.address.as_deref().ok_or_else(|| missing("the runner has no artifact service"))?;
+        let missing =
+            |why: &str| format!("{} is missing or different on the worker, and {why}", path.display());
+        let offered = &self.offer.offered;
+        let offered = offered.iter().find(|artifact| staged_name(artifact).as_deref() == Some(name));
+        let offered = offered.ok_or_else(|| missing("the runner does not offer it as an artifact"))?.clone();
+        let address = self.offer.address.as_deref();
+        let address = address.ok_or_else(|| missing("the runner has no artifact service"))?;
         let failed = |error: io::Error| format!("{}: {error}", to.display());
         let folder = to.parent().unwrap_or(Path::new("."));
         fs::create_dir_all(folder).map_err(failed)?;
         let (partial, into) = NamedTempFile::new_in(folder).map_err(failed)?.into_parts();
-        let got = self.runtime.block_on(self.get(address, offered, partial));
-        if got.map_err(|error| format!("the artifact {name}: {error}"))? != *sha256 {
-            return Err(format!("the artifact {name} has another content than when the job was submitted"));
+        let got = self.offer.runtime.block_on(self.get(address, offered, partial));
+        let got = got.map_err(|why| missing(&format!("it cannot be fetched from {address}: {why}")))?;
+        if got != *sha256 {
+            return Err(missing(&format!(
+                "the runner's artifact {name} differs from the file that was submitted"
+            )));
         }
         into.persist(to).map_err(|error| failed(error.error))?;
         tracing::info!(name, from = address, "fetched an artifact");
@@ -124,16 +187,16 @@ impl Artifacts {
         mut file: File,
     ) -> Result<String, String> {
         let channel = connect("artifact service", address).await?;
-        let mut client = ArtifactRetrievalServiceClient::with_interceptor(channel, self.worker.clone())
+        let mut client = ArtifactRetrievalServiceClient::with_interceptor(channel, self.offer.worker.clone())
             .max_decoding_message_size(usize::MAX);
+        let silent = |_| format!("nothing has arrived for {} s", self.patience.as_secs_f64());
         let request = GetArtifactRequest { artifact: Some(artifact) };
-        let mut data = client.get_artifact(request).await.map_err(|error| error.to_string())?.into_inner();
+        let answer = timeout(self.patience, client.get_artifact(request)).await.map_err(silent)?;
+        let mut data = answer.map_err(|error| words(&error))?.into_inner();
         let mut sha256 = Sha256::new();
         loop {
-            let piece = timeout(PIECE_TIMEOUT, data.message()).await;
-            let piece =
-                piece.map_err(|_| format!("nothing has arrived for {} s", PIECE_TIMEOUT.as_secs()))?;
-            let Some(piece) = piece.map_err(|error| error.to_string())? else { break };
+            let piece = timeout(self.patience, data.message()).await.map_err(silent)?;
+            let Some(piece) = piece.map_err(|error| words(&error))? else { break };
             sha256.update(&piece.data);
             file.write_all(&piece.data).map_err(|error| error.to_string())?;
         }

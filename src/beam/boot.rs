@@ -1,15 +1,14 @@
 //! Starting workers: for one runner that has started this process, or as a pool that runners ask for workers.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
-use super::artifacts::{Artifacts, Fetched};
-use super::connection::{WorkerId, address, connect};
+use super::artifacts::{Artifacts, Fetched, Offer};
+use super::connection::{WorkerId, address, answer, connect};
 use super::functions::Context;
 use super::logging::Logging;
 use super::proto::fn_execution::beam_fn_external_worker_pool_server::{
@@ -23,9 +22,6 @@ use super::proto::fn_execution::{
 use super::scorers::Scorers;
 use super::worker;
 
-/// How long workers may take to end after the pool was asked to stop.
-const STOP_TIMEOUT: Duration = Duration::from_secs(20);
-
 /// What all workers of a process share.
 #[derive(Clone)]
 pub struct Process {
@@ -34,10 +30,11 @@ pub struct Process {
     fetched: Arc<Fetched>,
 }
 
-/// The addresses of a runner's services, as far as a worker is told. Those of the provision service count more.
+/// The addresses of a runner's services, from the flags of a worker or from the request to start one. Those that the
+/// provision service returns take precedence.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Endpoints {
-    /// Provision service, which knows the other addresses.
+    /// Provision service, which returns the other addresses.
     pub provision: Option<String>,
     /// Control service.
     pub control: Option<String>,
@@ -45,6 +42,16 @@ pub struct Endpoints {
     pub artifact: Option<String>,
     /// Logging service.
     pub logging: Option<String>,
+}
+
+/// A worker that has not asked for instructions yet.
+struct Begun {
+    /// Address of the control service.
+    control: String,
+    /// What the runner supports.
+    capabilities: Vec<String>,
+    logging: Option<Logging>,
+    context: Context,
 }
 
 impl Process {
@@ -64,8 +71,24 @@ impl Process {
         stop: watch::Receiver<bool>,
     ) -> Result<(), String> {
         let id = WorkerId::new(id)?;
+        let mut stopped = stop.clone();
+        let begun = tokio::select! {
+            begun = self.begin(&id, endpoints) => begun?,
+            _ = stopped.wait_for(|stop| *stop) => return Ok(()),
+        };
+        let Begun { control, capabilities, logging, context } = begun;
+        let context = Arc::new(context);
+        let ended = worker::run(id, &control, &capabilities, Arc::clone(&context), stop).await;
+        drop(logging);
+        // ending attempts blocks
+        let dropped = tokio::task::spawn_blocking(move || drop(context)).await;
+        dropped.map_err(|error| error.to_string()).and(ended)
+    }
+
+    /// What a worker needs before it asks for instructions.
+    async fn begin(&self, id: &WorkerId, endpoints: Endpoints) -> Result<Begun, String> {
         let info = match &endpoints.provision {
-            Some(address) => provision(address, &id).await?,
+            Some(address) => provision(address, id).await?,
             None => ProvisionInfo::default(),
         };
         let control = address(&info.control_endpoint).or(endpoints.control);
@@ -74,21 +97,15 @@ impl Process {
             Some(address) => Some(Logging::open(&address, id.clone()).await?),
             None => None,
         };
-        let artifacts = Artifacts {
+        let artifacts = Artifacts::new(Offer {
             worker: id.clone(),
             runtime: self.runtime.clone(),
             address: address(&info.artifact_endpoint).or(endpoints.artifact),
             offered: info.dependencies,
             fetched: Arc::clone(&self.fetched),
-        };
-        let context =
-            Context { runtime: self.runtime.clone(), scorers: self.scorers.for_worker(), artifacts };
-        let context = Arc::new(context);
-        let ended = worker::run(id, &control, &info.runner_capabilities, Arc::clone(&context), stop).await;
-        drop(logging);
-        // ending attempts blocks
-        let dropped = tokio::task::spawn_blocking(move || drop(context)).await;
-        dropped.map_err(|error| error.to_string()).and(ended)
+        });
+        let context = Context::new(self.runtime.clone(), self.scorers.for_worker(), artifacts);
+        Ok(Begun { control, capabilities: info.runner_capabilities, logging, context })
     }
 
     /// Serve a pool of workers until `stop`. `ready` gets the address when the pool accepts connections.
@@ -114,10 +131,8 @@ impl Process {
             .serve_with_incoming_shutdown(tokio_stream::wrappers::TcpListenerStream::new(listener), stopped)
             .await;
         let mut running = std::mem::take(&mut *running.lock().await);
-        let all_ended = async { while running.join_next().await.is_some() {} };
-        if tokio::time::timeout(STOP_TIMEOUT, all_ended).await.is_err() {
-            tracing::warn!("some workers did not stop in time; their latest rows may be scored again");
-        }
+        // the caller bounds how long a stop may take
+        while running.join_next().await.is_some() {}
         served.map_err(|error| failed(&error))
     }
 }
@@ -125,10 +140,12 @@ impl Process {
 /// Ask the runner where its services are, and what it supports.
 async fn provision(address: &str, id: &WorkerId) -> Result<ProvisionInfo, String> {
     let channel = connect("provision service", address).await?;
-    let mut client = ProvisionServiceClient::with_interceptor(channel, id.clone());
-    let answer = client.get_provision_info(GetProvisionInfoRequest {}).await;
-    let answer = answer.map_err(|error| format!("the provision service at {address} refuses: {error}"))?;
-    Ok(answer.into_inner().info.unwrap_or_default())
+    let mut client = ProvisionServiceClient::with_interceptor(channel, id.clone())
+        // it has the options of the pipeline, which may be long
+        .max_decoding_message_size(usize::MAX);
+    let service = format!("provision service at {address}");
+    let info = answer(&service, client.get_provision_info(GetProvisionInfoRequest {})).await?;
+    Ok(info.info.unwrap_or_default())
 }
 
 /// The workers of a pool. A worker ends with its control stream, never by its id: ids of different runners may be equal.

@@ -11,7 +11,7 @@ use std::thread;
 
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvError, Sender, bounded, select, unbounded};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::coders::{Element, ElementCoder, ElementDecoder, Value, encode_element};
 use super::data::Piece;
@@ -22,6 +22,8 @@ use super::payload::Payload;
 use super::proto::fn_execution::{Elements, elements};
 use super::proto::pipeline;
 use crate::flow::StopSignal;
+use crate::items::CallOptions;
+use crate::progress::{BatchCounters, Distribution};
 use crate::report::Tally;
 use crate::scorer::Scorer;
 
@@ -39,10 +41,21 @@ pub struct BundleState {
     source: Mutex<Option<String>>,
     /// Elements by collection.
     counts: Mutex<HashMap<String, u64>>,
-    /// Rows of stored parts, by the transform that scored them.
-    rows: Mutex<HashMap<String, Tally>>,
+    /// What transforms have scored.
+    scored: Mutex<HashMap<String, Arc<ScoredByTransform>>>,
     /// Asks the bundle's shards to stop.
     pub stop: StopSignal,
+}
+
+/// What a transform has scored in one bundle.
+#[derive(Debug, Default)]
+pub struct ScoredByTransform {
+    /// Rows of stored parts.
+    pub rows: Mutex<Tally>,
+    /// Batches that the model has run.
+    pub batches: Arc<BatchCounters>,
+    /// Times in which the model was loaded and warmed up. Milliseconds.
+    pub load_ms: Mutex<Distribution>,
 }
 
 /// How far the bundle has read its source.
@@ -107,9 +120,13 @@ impl BundleState {
         lock(&self.position).split(fraction, total, allowed)
     }
 
-    /// Rows of stored parts so far, by the transform that scored them.
-    pub fn rows(&self) -> HashMap<String, Tally> {
-        lock(&self.rows).clone()
+    /// What transforms have scored so far.
+    pub fn scored(&self) -> HashMap<String, Arc<ScoredByTransform>> {
+        lock(&self.scored).clone()
+    }
+
+    pub fn scored_by(&self, transform: &str) -> Arc<ScoredByTransform> {
+        Arc::clone(lock(&self.scored).entry(transform.to_owned()).or_default())
     }
 
     /// Elements so far, by collection.
@@ -137,6 +154,8 @@ pub struct Bundle {
     /// The data streams by address.
     pub streams: HashMap<String, mpsc::Sender<Elements>>,
     pub context: Arc<Context>,
+    /// Whether the worker is ending.
+    pub stopping: watch::Receiver<bool>,
 }
 
 /// A shard that was scored: the place of the node, the header of its element, and the result.
@@ -154,7 +173,7 @@ impl Bundle {
         thread::scope(|scope| {
             let (to_score, next) = bounded::<ToScore>(0);
             let (scored_tx, scored) = unbounded::<Scored>();
-            let mut running = Running::new(&self, to_score)?;
+            let mut running = Running::new(&self, to_score, scored)?;
             let is_scoring = self.graph.nodes.iter().any(|node| as_score(&node.work).is_some());
             for number in 0..if is_scoring { SHARDS_AT_ONCE } else { 0 } {
                 let (next, scored, bundle) = (next.clone(), scored_tx.clone(), &self);
@@ -165,7 +184,7 @@ impl Bundle {
                 started.map_err(|error| format!("cannot start a thread: {error}"))?;
             }
             drop((next, scored_tx));
-            let read = running.read_all(&scored);
+            let read = running.read_all();
             lock(&self.state.position).has_ended = true;
             if read.is_err() {
                 // the other shards of this bundle end early
@@ -174,7 +193,9 @@ impl Bundle {
             read?;
             // so that a manifest made after this bundle lists them
             for scorer in std::mem::take(&mut running.scorers) {
-                scorer.store_batches()?;
+                if !scorer.store_batches(&self.state.stop)? {
+                    return Err(stopped());
+                }
             }
             running.end()
         })
@@ -182,10 +203,13 @@ impl Bundle {
 
     fn score(&self, next: &Receiver<ToScore>, scored: &Sender<Scored>) {
         for (place, header, message) in next {
-            let payload =
-                as_score(&self.graph.nodes[place].work).expect("only shards to score are sent here");
+            let node = &self.graph.nodes[place];
+            let payload = as_score(&node.work).expect("only shards to score are sent here");
+            let batches = Arc::clone(&self.state.scored_by(&node.transform).batches);
+            let stop = self.state.stop.clone();
+            let options = CallOptions { stop, batches, ..CallOptions::default() };
             let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                self.context.score(payload, &message, &self.state.stop)
+                self.context.score(payload, &message, options)
             }));
             let result = result.unwrap_or_else(|panic| Err(Failure::panicked(panic.as_ref())));
             // a bundle that has failed reads no further results
@@ -208,6 +232,7 @@ struct Running<'a> {
     /// The outputs of the sinks, by place of the node.
     sinks: HashMap<usize, Sink>,
     to_score: Sender<ToScore>,
+    scored: Receiver<Scored>,
     /// Shards that are being scored.
     in_flight: usize,
     /// The scorers that have scored shards of this bundle.
@@ -223,8 +248,11 @@ struct Sink {
 }
 
 impl<'a> Running<'a> {
-    fn new(bundle: &'a Bundle, to_score: Sender<ToScore>) -> Result<Self, Failure> {
-        let coder = |id: &str| ElementCoder::resolve(&bundle.coders, id).map_err(|error| error.to_string());
+    fn new(bundle: &'a Bundle, to_score: Sender<ToScore>, scored: Receiver<Scored>) -> Result<Self, Failure> {
+        let coder = |id: &str| {
+            let coder = ElementCoder::resolve(&bundle.coders, id);
+            coder.map_err(|error| Failure::unsupported(error.to_string()))
+        };
         let sources = bundle.graph.sources.iter().map(|source| coder(&source.port.coder));
         let sources = sources.collect::<Result<_, _>>()?;
         let mut sinks = HashMap::new();
@@ -236,22 +264,27 @@ impl<'a> Running<'a> {
             sinks
                 .insert(place, Sink { transform: node.transform.clone(), coder, stream, buffer: Vec::new() });
         }
-        Ok(Self { bundle, sources, sinks, to_score, in_flight: 0, scorers: Vec::new() })
+        Ok(Self { bundle, sources, sinks, to_score, scored, in_flight: 0, scorers: Vec::new() })
     }
 
     /// Process the elements of all sources, and wait for all shards.
-    fn read_all(&mut self, scored: &Receiver<Scored>) -> Result<(), Failure> {
+    fn read_all(&mut self) -> Result<(), Failure> {
         for number in 0..self.sources.len() {
-            self.read(number, scored)?;
+            self.read(number)?;
         }
-        while self.in_flight > 0 {
-            self.take(scored.recv())?;
+        self.take_until_fewer_than(1)
+    }
+
+    /// Take results until fewer than `shards` are being scored.
+    fn take_until_fewer_than(&mut self, shards: usize) -> Result<(), Failure> {
+        while self.in_flight >= shards {
+            self.take(self.scored.recv())?;
         }
         Ok(())
     }
 
     /// Process the elements of one source.
-    fn read(&mut self, number: usize, scored: &Receiver<Scored>) -> Result<(), Failure> {
+    fn read(&mut self, number: usize) -> Result<(), Failure> {
         let (input, source) = (&self.bundle.inputs[number], &self.bundle.graph.sources[number]);
         let collection = &source.output;
         let never = crossbeam_channel::never();
@@ -261,9 +294,7 @@ impl<'a> Running<'a> {
             lock(&self.bundle.state.source).replace(source.transform.clone());
         }
         loop {
-            while self.in_flight >= SHARDS_AT_ONCE {
-                self.take(scored.recv())?;
-            }
+            self.take_until_fewer_than(SHARDS_AT_ONCE)?;
             if let Some(element) = decoder.next_element().map_err(|error| error.to_string())? {
                 if !lock(&self.bundle.state.position).advance() {
                     return Ok(());
@@ -273,7 +304,7 @@ impl<'a> Running<'a> {
             }
             let stop = self.bundle.state.stop.asked();
             // without shards in flight there may be no thread that scores
-            let scored = if self.in_flight > 0 { scored } else { &never };
+            let scored = if self.in_flight > 0 { &self.scored } else { &never };
             let piece = select! {
                 recv(input) -> piece => piece,
                 recv(scored) -> result => {
@@ -296,16 +327,17 @@ impl<'a> Running<'a> {
     fn take(&mut self, scored: Result<Scored, RecvError>) -> Result<(), Failure> {
         let (place, header, result) = scored.map_err(|_| "the threads that score have ended".to_owned())?;
         self.in_flight -= 1;
-        let ScoredShard { message, rows, scorer } = result?;
+        let ScoredShard { message, rows, scorer, load_time } = result?;
         if let Some(scorer) = scorer
             && !self.scorers.iter().any(|known| Arc::ptr_eq(known, &scorer))
         {
             self.scorers.push(scorer);
         }
-        lock(&self.bundle.state.rows)
-            .entry(self.bundle.graph.nodes[place].transform.clone())
-            .or_default()
-            .add(&rows);
+        let by_transform = self.bundle.state.scored_by(&self.bundle.graph.nodes[place].transform);
+        lock(&by_transform.rows).add(&rows);
+        if let Some(time) = load_time {
+            lock(&by_transform.load_ms).add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+        }
         self.emit(place, header, pair_of(ALL, &message))
     }
 
@@ -345,9 +377,11 @@ impl<'a> Running<'a> {
                 Ok(())
             }
             Work::Function(Function::Score(_)) => {
+                // the elements of one list or group may be many, and its outputs are in no other queue
+                self.take_until_fewer_than(SHARDS_AT_ONCE)?;
                 let (_, message) = as_pair(&element.value)?;
-                self.in_flight += 1;
                 let message = as_bytes(message)?.clone();
+                self.in_flight += 1;
                 self.to_score
                     .send((place, header(), message))
                     .map_err(|_| "the threads that score have ended".to_owned())?;
@@ -366,20 +400,20 @@ impl<'a> Running<'a> {
         let sink = self.sinks.get_mut(&place).expect("every sink has an output");
         encode_element(&element.header, &element.value, &sink.coder, &mut sink.buffer)
             .map_err(|error| error.to_string())?;
-        if sink.buffer.len() >= MESSAGE_BYTES { sink.flush(&self.bundle.instruction, false) } else { Ok(()) }
+        if sink.buffer.len() >= MESSAGE_BYTES { sink.flush(self.bundle, false) } else { Ok(()) }
     }
 
     /// End all sinks.
     fn end(mut self) -> Result<(), Failure> {
-        self.sinks.values_mut().try_for_each(|sink| sink.flush(&self.bundle.instruction, true))
+        self.sinks.values_mut().try_for_each(|sink| sink.flush(self.bundle, true))
     }
 }
 
 impl Sink {
     /// Send the elements so far, and then, if `is_last`, that no more follow.
-    fn flush(&mut self, instruction: &str, is_last: bool) -> Result<(), Failure> {
+    fn flush(&mut self, bundle: &Bundle, is_last: bool) -> Result<(), Failure> {
         let data = |data, is_last| elements::Data {
-            instruction_id: instruction.to_owned(),
+            instruction_id: bundle.instruction.clone(),
             transform_id: self.transform.clone(),
             data,
             is_last,
@@ -393,9 +427,16 @@ impl Sink {
             messages.push(data(Vec::new(), true));
         }
         let elements = Elements { data: messages, timers: Vec::new() };
-        self.stream
-            .blocking_send(elements)
-            .map_err(|_| "the data stream closed before the bundle's output was sent".to_owned().into())
+        let mut stopping = bundle.stopping.clone();
+        // waits if the runner reads slowly
+        let sent = bundle.context.runtime().block_on(async {
+            tokio::select! {
+                sent = self.stream.send(elements) => Some(sent),
+                _ = stopping.wait_for(|stopping| *stopping) => None,
+            }
+        });
+        let sent = sent.ok_or_else(stopped)?;
+        sent.map_err(|_| "the data stream closed before the bundle's output was sent".to_owned().into())
     }
 }
 

@@ -2,20 +2,32 @@
 //!
 //! - Every request carries the worker's id, which some runners need to find the worker.
 //! - Messages may have any length: runners send up to 10 MB, more than the usual limit of 4 MiB.
-//! - No keepalive: servers in Java end connections that ping more often than every five minutes.
+//! - The operating system checks that the other host is alive. HTTP/2 pings do not: servers in Java end connections that
+//!   ping more often than every five minutes.
 
 use std::time::Duration;
 
+use tokio::time::timeout;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Request, Status};
+use tonic::{Request, Response, Status};
 
 use super::proto::pipeline::ApiServiceDescriptor;
+use super::service_error::words;
 
 /// How long to wait for a connection.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How long to wait for the answer to a call that a runner answers at once.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How long a connection may be idle before the system asks whether the other host is alive; then how often it asks, and
+/// how many answers may be missing. A host that has vanished is noticed within a minute.
+const ALIVE_IDLE: Duration = Duration::from_secs(25);
+const ALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const ALIVE_RETRIES: u32 = 3;
 
 /// A connection on which requests carry the worker's id.
 pub type WorkerChannel = InterceptedService<Channel, WorkerId>;
@@ -57,7 +69,26 @@ pub async fn connect(service: &str, address: &str) -> Result<Channel, String> {
         message
     };
     let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|error| failed(&error))?;
-    endpoint.connect_timeout(CONNECT_TIMEOUT).connect().await.map_err(|error| failed(&error))
+    let endpoint = endpoint
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_keepalive(Some(ALIVE_IDLE))
+        .tcp_keepalive_interval(Some(ALIVE_INTERVAL))
+        .tcp_keepalive_retries(Some(ALIVE_RETRIES));
+    endpoint.connect().await.map_err(|error| failed(&error))
+}
+
+/// The answer of `service` to a call.
+///
+/// # Errors
+/// If the service rejects the call, or does not answer for [`ANSWER_TIMEOUT`].
+pub async fn answer<T>(
+    service: &str,
+    call: impl Future<Output = Result<Response<T>, Status>>,
+) -> Result<T, String> {
+    let answer = timeout(ANSWER_TIMEOUT, call).await;
+    let answer =
+        answer.map_err(|_| format!("the {service} has not answered for {} s", ANSWER_TIMEOUT.as_secs()))?;
+    Ok(answer.map_err(|error| format!("the {service} rejected the call: {}", words(&error)))?.into_inner())
 }
 
 /// The address of a service, if the runner has named one.

@@ -37,7 +37,7 @@ impl From<SinkError> for Failure {
     }
 }
 
-/// What goes wrong between a worker and its runner.
+/// A fault between a worker and its runner.
 impl From<String> for Failure {
     fn from(message: String) -> Self {
         Self { code: exit_code::FAILED, retry: Retry::Again, message }
@@ -50,7 +50,13 @@ impl Failure {
         Self { code: exit_code::ENGINE, retry: Retry::Elsewhere, message }
     }
 
-    /// The failure of a thread that panicked.
+    /// The failure of a bundle that this version of sluice can never process: an unknown transform, function or coder, or
+    /// a payload or an element of another version.
+    pub fn unsupported(message: impl Into<String>) -> Self {
+        Self { code: exit_code::USAGE, retry: Retry::Never, message: message.into() }
+    }
+
+    /// The failure of work that panicked.
     pub fn panicked(panic: &(dyn Any + Send)) -> Self {
         format!("internal failure, please report it: {}", panic_message(panic)).into()
     }

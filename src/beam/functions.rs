@@ -1,21 +1,19 @@
 //! Our functions: list, score and finish. They block.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 
-use super::artifacts::Artifacts;
+use super::artifacts::{Artifacts, Needs};
 use super::failure::Failure;
 use super::messages::{Listing, ToFinish, ToScore, decode, encode};
 use super::payload::Payload;
-use super::scorers::ScorersOfWorker;
+use super::scorers::{Key, ReadyScorer, ScorersOfWorker};
 use crate::checked::{refuse_output_inside_input, run_record};
-use crate::commit::{
-    self, AttemptNote, Listed, Output, OutputState, PartName, Run, RunRecord, admit, check_finished, claim,
-};
-use crate::error::{Error, SinkError};
-use crate::flow::StopSignal;
+use crate::commit::{self, AttemptNote, Listed, Output, OutputState, PartName, Run, RunRecord, admit, claim};
+use crate::error::{Error, SinkError, SourceError};
 use crate::items::{CallOptions, ShardRef};
 use crate::plan::Plan;
 use crate::report::{PartReport, Tally};
@@ -23,14 +21,25 @@ use crate::scorer::Scorer;
 use crate::source::{ReadOptions, check_fit, list_shards};
 use crate::store::Stores;
 
+#[cfg(test)]
+mod tests;
+
 /// The key of all reports, so that one group has them all.
 pub const ALL: &[u8] = b"all";
 
 /// What the functions of one worker share.
 pub struct Context {
-    pub runtime: Handle,
-    pub scorers: ScorersOfWorker,
-    pub artifacts: Artifacts,
+    runtime: Handle,
+    scorers: ScorersOfWorker,
+    artifacts: Artifacts,
+    /// Runs that were finished before the worker had a scorer for them.
+    finished: Mutex<HashMap<Key, Arc<FinishedRun>>>,
+}
+
+/// A run whose parts are decided.
+struct FinishedRun {
+    run_id: String,
+    parts: HashMap<String, PartReport>,
 }
 
 /// What [`Context::score`] has done.
@@ -39,8 +48,10 @@ pub struct ScoredShard {
     pub message: Vec<u8>,
     /// Rows of the shard's part, by status.
     pub rows: Tally,
-    /// The scorer, unless the message was only passed on.
+    /// The scorer, if it was needed.
     pub scorer: Option<Arc<Scorer>>,
+    /// How long it took to make the scorer, if this call did.
+    pub load_time: Option<Duration>,
 }
 
 /// A plan with its stores, its output, and the hash of its model.
@@ -52,19 +63,31 @@ struct Opened {
 }
 
 impl Context {
-    /// The plan of a payload, with paths of files that exist here.
-    fn plan(&self, payload: &Payload) -> Result<Plan, Failure> {
-        Ok(self.artifacts.localize(payload)?.plan().map_err(Error::from)?)
+    pub fn new(runtime: Handle, scorers: ScorersOfWorker, artifacts: Artifacts) -> Self {
+        Self { runtime, scorers, artifacts, finished: Mutex::default() }
     }
 
+    /// The runtime that drives requests.
+    pub fn runtime(&self) -> &Handle {
+        &self.runtime
+    }
+
+    /// The plan of a payload, with paths of those files that are needed here.
+    fn plan(&self, payload: &Payload, needs: Needs) -> Result<Plan, Failure> {
+        Ok(self.artifacts.localize(payload, needs)?.plan().map_err(Error::from)?)
+    }
+
+    /// The plan and its output. The model need not exist here.
     fn open(&self, payload: &Payload) -> Result<Opened, Failure> {
-        let plan = self.plan(payload)?;
+        let plan = self.plan(payload, Needs::Labels)?;
         let stores = Stores::with(self.runtime.clone(), plan.storage.clone());
         let output = Output::open(&stores, &plan.output.uri)?;
         Ok(Opened { plan, stores, output, model_sha256: payload.model_sha256.clone() })
     }
 
-    /// List the input, and emit one pair of key and value for each shard, then one with the summary of the listing.
+    /// List the input, and emit one pair of key and value for each shard, then one with the summary of the listing. Those
+    /// are the same if a runner repeats the bundle, even after the run has finished: it may need the elements again for
+    /// other bundles that it has lost.
     pub fn list(
         &self,
         payload: &Payload,
@@ -73,26 +96,21 @@ impl Context {
         let opened = self.open(payload)?;
         let Opened { plan, stores, output, .. } = &opened;
         refuse_output_inside_input(stores, plan)?;
-        let state = admit(output, &opened.record())?;
+        admit(output, &opened.record())?;
         let mut shards = list_shards(stores, &plan.inputs, &plan.input).map_err(Error::from)?;
         let skips = shards.skips();
-        let is_finished = matches!(state, OutputState::Succeeded(..));
+        // an input that does not fit the pipeline file must leave nothing in the output
+        let first = shards.next().transpose().map_err(Error::from)?;
+        let options = ReadOptions::from(&plan.input);
+        first.as_ref().map_or(Ok(()), |shard| check_fit(stores, shard, &options)).map_err(Error::from)?;
         let mut count = 0;
-        if is_finished {
-            check_finished(output, shards, None)?;
-        } else {
-            // an input that does not fit the pipeline file must leave nothing in the output
-            let first = shards.next().transpose().map_err(Error::from)?;
-            let options = ReadOptions::from(&plan.input);
-            first.as_ref().map_or(Ok(()), |shard| check_fit(stores, shard, &options)).map_err(Error::from)?;
-            for shard in first.map(Ok).into_iter().chain(shards) {
-                let shard = shard.map_err(Error::from)?;
-                let key = PartName::of(&shard).to_string();
-                emit(key.as_bytes(), &encode(&ToScore::Shard(shard.to_json())))?;
-                count += 1;
-            }
+        for shard in first.map(Ok).into_iter().chain(shards) {
+            let shard = shard.map_err(Error::from)?;
+            let key = PartName::of(&shard).to_string();
+            emit(key.as_bytes(), &encode(&ToScore::Shard(shard.to_json())))?;
+            count += 1;
         }
-        let listing = Listing { shards: count, skipped: skips.counts(), is_finished };
+        let listing = Listing { shards: count, skipped: skips.counts() };
         emit(b"", &encode(&ToScore::Listing(listing)))
     }
 
@@ -101,24 +119,28 @@ impl Context {
         &self,
         payload: &Payload,
         message: &[u8],
-        stop: &StopSignal,
+        options: CallOptions,
     ) -> Result<ScoredShard, Failure> {
         let shard = match decode(message)? {
             ToScore::Listing(listing) => {
                 let message = encode(&ToFinish::Listing(listing));
-                return Ok(ScoredShard { message, rows: Tally::default(), scorer: None });
+                return Ok(ScoredShard { message, rows: Tally::default(), scorer: None, load_time: None });
             }
             ToScore::Shard(json) => ShardRef::from_json(&json)?,
         };
         let key = payload.encode();
-        let scorer = self.scorers.get(&key, || self.plan(payload))?;
-        let options = CallOptions { stop: stop.clone(), ..CallOptions::default() };
+        let mut finished = None;
+        let scorer = self.scorers.get(&key, &options.stop, || {
+            finished = self.finished_run(&key, payload)?;
+            if finished.is_some() { Ok(None) } else { self.plan(payload, Needs::All).map(Some) }
+        })?;
+        let Some(ReadyScorer { scorer, load_time }) = scorer else {
+            return finished.expect("only a finished run needs no scorer").part_of(&shard);
+        };
         match scorer.score(&shard, options) {
             Ok(part) => {
-                let rows = part.rows_by_status.clone().unwrap_or_default();
-                let run_id = scorer.run_id().to_owned();
-                let message = encode(&ToFinish::Part { run_id, part: Box::new(part) });
-                Ok(ScoredShard { message, rows, scorer: Some(scorer) })
+                let scored = scored(scorer.run_id().to_owned(), part);
+                Ok(ScoredShard { scorer: Some(scorer), load_time, ..scored })
             }
             Err(error) => {
                 // its stages are gone, its engine is broken, or its run was removed
@@ -131,6 +153,24 @@ impl Context {
                 Err(error.into())
             }
         }
+    }
+
+    /// The run of `payload`, if its parts are decided. A scorer for it would load the model for nothing, and leave its
+    /// note in a finished output.
+    fn finished_run(&self, key: &[u8], payload: &Payload) -> Result<Option<Arc<FinishedRun>>, Failure> {
+        let mut finished = self.finished.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(run) = finished.get(key) {
+            return Ok(Some(Arc::clone(run)));
+        }
+        let opened = self.open(payload)?;
+        let state = admit(&opened.output, &opened.record())?;
+        let (OutputState::Sealed(record, manifest) | OutputState::Succeeded(record, manifest)) = state else {
+            return Ok(None);
+        };
+        let parts = manifest.parts.into_iter().map(|part| (part.path.clone(), part)).collect();
+        let run = Arc::new(FinishedRun { run_id: record.run_id, parts });
+        finished.insert(key.to_owned(), Arc::clone(&run));
+        Ok(Some(run))
     }
 
     /// Finish the run, given the messages of all shards.
@@ -154,7 +194,7 @@ impl Context {
         let Opened { plan, output, .. } = &opened;
         let state = admit(output, &wanted)?;
         if matches!(state, OutputState::Succeeded(..)) {
-            tracing::info!("the output holds this finished run");
+            tracing::info!("the run is finished already");
             return Ok(());
         }
         let listing =
@@ -162,6 +202,15 @@ impl Context {
         let record = match state.record() {
             Some(record) => record.clone(),
             None if listing.shards == 0 => claim(output, &wanted, &AttemptNote::begun(0, 1))?.record,
+            // an earlier try has removed the empty run
+            None if !plan.input.allow_empty
+                && parts.len() as u64 == listing.shards
+                && parts.iter().all(|part| part.rows == Some(0)) =>
+            {
+                let message = format!("none of its {} shards has a record", listing.shards);
+                let uri = plan.inputs.join(", ");
+                return Err(Error::from(SourceError::NoInput { uri, message }).into());
+            }
             None => return Err(other_run(output, "it was removed, or is on the disk of another host")),
         };
         if runs.iter().any(|run| *run != record.run_id) {
@@ -173,6 +222,25 @@ impl Context {
         tracing::info!(outcome = ?summary.outcome, rows = summary.rows, shards = summary.shards, "the run has ended");
         Ok(())
     }
+}
+
+impl FinishedRun {
+    fn part_of(&self, shard: &ShardRef) -> Result<ScoredShard, Failure> {
+        match self.parts.get(&PartName::of(shard).to_string()) {
+            Some(part) => Ok(scored(self.run_id.clone(), part.clone())),
+            None => {
+                let message = "it was added after the run finished".to_owned();
+                Err(Error::from(SourceError::Changed { shard: shard.name.clone(), message }).into())
+            }
+        }
+    }
+}
+
+/// A shard of the run `run_id` whose part is stored.
+fn scored(run_id: String, part: PartReport) -> ScoredShard {
+    let rows = part.rows_by_status.clone().unwrap_or_default();
+    let message = encode(&ToFinish::Part { run_id, part: Box::new(part) });
+    ScoredShard { message, rows, scorer: None, load_time: None }
 }
 
 impl Opened {
@@ -188,7 +256,7 @@ fn other_run(output: &Output, difference: &str) -> Failure {
 
 /// The whole input, from the parts of all of its shards.
 fn listed(parts: &[PartReport], listing: Listing) -> Result<Listed, String> {
-    let Listing { shards, skipped, .. } = listing;
+    let Listing { shards, skipped } = listing;
     if parts.len() as u64 != shards {
         return Err(format!("the runner delivered reports for {} of {shards} shards", parts.len()));
     }

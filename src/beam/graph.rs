@@ -70,8 +70,8 @@ pub enum Function {
 }
 
 impl Graph {
-    /// The graph of `descriptor`, and a message that names what the worker does not know, if anything. The graph then has
-    /// all that it does know.
+    /// The graph of `descriptor`, and a message that names the first unsupported transform, if any. The graph has the
+    /// others.
     pub fn new(descriptor: &ProcessBundleDescriptor) -> (Self, Option<String>) {
         let mut graph = Self { sources: Vec::new(), nodes: Vec::new(), consumers: HashMap::new() };
         let mut transforms: Vec<_> = descriptor.transforms.iter().collect();

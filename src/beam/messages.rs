@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::failure::Failure;
 use crate::report::PartReport;
 use crate::skipped::Skipped;
 
@@ -12,8 +13,6 @@ pub struct Listing {
     pub shards: u64,
     /// Objects that are in no shard.
     pub skipped: Skipped,
-    /// Whether the run had finished before, so that no shard was listed.
-    pub is_finished: bool,
 }
 
 /// An element on its way to [`super::graph::Function::Score`].
@@ -44,10 +43,11 @@ pub enum ToFinish {
 /// The message in `bytes`.
 ///
 /// # Errors
-/// If it is none, for example of another version of sluice.
-pub fn decode<'a, M: Deserialize<'a>>(bytes: &'a [u8]) -> Result<M, String> {
-    serde_json::from_slice(bytes)
-        .map_err(|error| format!("an element is not a message of this version of sluice: {error}"))
+/// If it is not one, for example of another version of sluice.
+pub fn decode<'a, M: Deserialize<'a>>(bytes: &'a [u8]) -> Result<M, Failure> {
+    serde_json::from_slice(bytes).map_err(|error| {
+        Failure::unsupported(format!("an element is not a message of this version of sluice: {error}"))
+    })
 }
 
 /// `message` as JSON.

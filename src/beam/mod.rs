@@ -10,6 +10,8 @@ mod connection;
 mod data;
 mod environment;
 mod failure;
+#[cfg(test)]
+mod fake_runner;
 mod functions;
 mod graph;
 mod job_service;

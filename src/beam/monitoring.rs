@@ -1,4 +1,7 @@
-//! Metrics of a bundle: elements by collection, how far the source was read, and rows by status.
+//! Metrics of a bundle: elements by collection, how far the source was read, rows by status, and what the model did.
+//!
+//! - What Beam's RunInference reports has the same names and the same namespace here. Its times of loading a model are
+//!   those of loading and warming up. Its sizes of models and of requests in bytes are not reported.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -6,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use super::bundle::BundleState;
 use super::proto::pipeline::MonitoringInfo;
 use super::urns;
-use crate::items::Status;
+use crate::progress::Distribution;
 
 /// The capability of runners that take metrics by short ids.
 const SHORT_IDS: &str = "beam:protocol:monitoring_info_short_ids:v1";
@@ -22,7 +25,21 @@ pub const IMAGES: &str = "images_";
 /// Images that a model has scored, as Beam's RunInference calls them.
 const INFERENCES: &str = "num_inferences";
 
+/// Images of each batch.
+const BATCH_SIZE: &str = "inference_request_batch_size";
+
+/// Time of each batch in the model.
+const BATCH_LATENCY: &str = "inference_batch_latency_micro_secs";
+
+/// Time until the model was ready.
+const LOAD_LATENCY: &str = "load_model_latency_milli_secs";
+
+/// Namespace of the metrics of Beam's RunInference.
+const RUN_INFERENCE: &str = "RunInference";
+
 const SUM_INT64: &str = "beam:metrics:sum_int64:v1";
+const USER_DISTRIBUTION: &str = "beam:metric:user:distribution_int64:v1";
+const DISTRIBUTION_INT64: &str = "beam:metrics:distribution_int64:v1";
 
 /// The metrics of a bundle.
 pub struct Monitoring(Vec<MonitoringInfo>);
@@ -31,26 +48,28 @@ impl Monitoring {
     /// The metrics of a bundle at this moment.
     pub fn of(state: &BundleState) -> Self {
         let mut infos = Vec::new();
-        let mut add = |urn: &str, labels: &[(&str, &str)], value: u64| {
-            let labels = labels.iter().map(|&(label, of)| (label.to_owned(), of.to_owned())).collect();
-            let (urn, r#type) = (urn.to_owned(), SUM_INT64.to_owned());
-            infos.push(MonitoringInfo { urn, r#type, payload: varint(value), labels, ..Default::default() });
-        };
         for (collection, count) in state.counts() {
-            add(ELEMENT_COUNT, &[("PCOLLECTION", &collection)], count);
+            infos.push(sum(ELEMENT_COUNT, &[("PCOLLECTION", &collection)], count));
         }
         if let (Some(source), Ok(index)) = (state.source(), u64::try_from(state.read_index())) {
-            add(READ_INDEX, &[("PTRANSFORM", &source)], index);
+            infos.push(sum(READ_INDEX, &[("PTRANSFORM", &source)], index));
         }
-        for (transform, rows) in state.rows() {
-            let mut user = |name: &str, value| {
-                let labels = [("PTRANSFORM", transform.as_str()), ("NAMESPACE", NAMESPACE), ("NAME", name)];
-                add(urns::USER_SUM, &labels, value);
-            };
+        for (transform, scored) in state.scored() {
+            let rows = scored.rows.lock().unwrap_or_else(PoisonError::into_inner).clone();
             for (status, rows) in rows.iter() {
-                user(&format!("{IMAGES}{}", status.as_str()), rows);
+                let name = format!("{IMAGES}{}", status.as_str());
+                infos.push(sum(urns::USER_SUM, &user_labels(&transform, NAMESPACE, &name), rows));
             }
-            user(INFERENCES, rows.of(Status::Ok) + rows.of(Status::InvalidScore));
+            let inference = |name| user_labels(&transform, RUN_INFERENCE, name);
+            let batches = scored.batches.counts();
+            if batches.rows.count > 0 {
+                infos.push(sum(urns::USER_SUM, &inference(INFERENCES), batches.rows.sum));
+            }
+            let load_ms = *scored.load_ms.lock().unwrap_or_else(PoisonError::into_inner);
+            let distributions =
+                [(BATCH_SIZE, batches.rows), (BATCH_LATENCY, batches.latency_us), (LOAD_LATENCY, load_ms)];
+            let with_values = distributions.iter().filter(|(_, distribution)| distribution.count > 0);
+            infos.extend(with_values.map(|(name, values)| distribution(&inference(name), values)));
         }
         Self(infos)
     }
@@ -92,9 +111,77 @@ impl ShortIds {
     }
 }
 
-/// A number in Beam's variable-length coding: seven bits in each byte, the lowest first.
-fn varint(value: u64) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    prost::encoding::encode_varint(value, &mut bytes);
-    bytes
+type Labels<'a> = [(&'a str, &'a str)];
+
+fn user_labels<'a>(transform: &'a str, namespace: &'a str, name: &'a str) -> [(&'a str, &'a str); 3] {
+    [("PTRANSFORM", transform), ("NAMESPACE", namespace), ("NAME", name)]
+}
+
+fn sum(urn: &str, labels: &Labels<'_>, value: u64) -> MonitoringInfo {
+    info(urn, SUM_INT64, labels, &[value])
+}
+
+fn distribution(labels: &Labels<'_>, values: &Distribution) -> MonitoringInfo {
+    let Distribution { count, sum, min, max } = *values;
+    info(USER_DISTRIBUTION, DISTRIBUTION_INT64, labels, &[count, sum, min, max])
+}
+
+/// A metric. Its payload is the `numbers` in Beam's variable-length coding: seven bits in each byte, the lowest first.
+fn info(urn: &str, r#type: &str, labels: &Labels<'_>, numbers: &[u64]) -> MonitoringInfo {
+    let labels = labels.iter().map(|&(label, of)| (label.to_owned(), of.to_owned())).collect();
+    let mut payload = Vec::new();
+    // Beam's numbers are signed
+    let positive = numbers.iter().map(|&number| number.min(i64::MAX as u64));
+    positive.for_each(|number| prost::encoding::encode_varint(number, &mut payload));
+    let (urn, r#type) = (urn.to_owned(), r#type.to_owned());
+    MonitoringInfo { urn, r#type, payload, labels, ..Default::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn metrics_of_scored_shards_have_the_names_of_run_inference() {
+        let state = BundleState::default();
+        let scored = state.scored_by("score");
+        scored.batches.count(3, Duration::from_micros(300));
+        scored.batches.count(2, Duration::from_micros(5));
+        scored.load_ms.lock().expect("a lock").add(1);
+        let infos = Monitoring::of(&state).0;
+        let payload = |urn: &str, name: &str| {
+            let is_it = |info: &&MonitoringInfo| {
+                let label = |label: &str| info.labels[label].clone();
+                (info.urn.as_str(), label("NAMESPACE"), label("NAME"), label("PTRANSFORM"))
+                    == (urn, "RunInference".to_owned(), name.to_owned(), "score".to_owned())
+            };
+            infos.iter().find(is_it).expect("a metric").payload.clone()
+        };
+        assert_eq!(payload(urns::USER_SUM, "num_inferences"), [5]);
+        assert_eq!(payload(USER_DISTRIBUTION, "inference_request_batch_size"), [2, 5, 2, 3]);
+        // count, sum, minimum, maximum: 305 and 300 take two bytes
+        let latency = payload(USER_DISTRIBUTION, "inference_batch_latency_micro_secs");
+        assert_eq!(latency, [2, 0xb1, 0x02, 5, 0xac, 0x02]);
+        assert_eq!(payload(USER_DISTRIBUTION, "load_model_latency_milli_secs"), [1, 1, 1, 1]);
+        assert_eq!(infos.len(), 4);
+    }
+
+    #[test]
+    fn short_ids_stay_the_same_and_can_be_resolved() {
+        let capabilities = [SHORT_IDS.to_owned()];
+        let ids = ShortIds::if_declared(&capabilities).expect("declared");
+        let reported = |elements| {
+            let info = sum(ELEMENT_COUNT, &[("PCOLLECTION", "c")], elements);
+            Monitoring(vec![info]).reported(Some(&ids))
+        };
+        let (infos, first) = reported(1);
+        assert!(infos.is_empty());
+        assert_eq!(first, HashMap::from([("0".to_owned(), vec![1])]));
+        assert_eq!(reported(200).1, HashMap::from([("0".to_owned(), vec![0xc8, 0x01])]));
+        let resolved = ids.resolve(&["0".to_owned(), "7".to_owned(), "x".to_owned()]);
+        assert_eq!(resolved.len(), 1);
+        assert_eq!((resolved["0"].urn.as_str(), resolved["0"].payload.len()), (ELEMENT_COUNT, 0));
+    }
 }

@@ -6,16 +6,18 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 
 use super::failure::Failure;
+use crate::flow::StopSignal;
 use crate::plan::Plan;
 use crate::scorer::Scorer;
 
 /// Identifies a scorer: the encoded payload.
-type Key = Vec<u8>;
+pub type Key = Vec<u8>;
 
 /// All scorers of a process.
 pub struct Scorers {
@@ -33,8 +35,15 @@ struct Slot {
     workers: Mutex<usize>,
 }
 
+/// A scorer, as [`ScorersOfWorker::get`] returns it.
+pub struct ReadyScorer {
+    pub scorer: Arc<Scorer>,
+    /// How long it took to make it, if the call did: to fetch, load and warm up the model.
+    pub load_time: Option<Duration>,
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // a scorer that panicked while it was being made has left nothing
+    // a scorer that panicked while it was being made has left the slot empty
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -56,20 +65,22 @@ pub struct ScorersOfWorker {
 }
 
 impl ScorersOfWorker {
-    /// The scorer of a payload. `plan` gives its plan, if the scorer has yet to be made. Blocks.
+    /// The scorer of a payload. If it has yet to be made, `plan` returns its plan, or `None` if no scorer is needed.
+    /// Blocks.
     ///
     /// # Errors
-    /// Those of `plan` and of [`Scorer::new`].
+    /// Those of `plan` and of [`Scorer::new`], and when `stop` came before the scorer was made.
     pub fn get(
         &self,
         key: &[u8],
-        plan: impl FnOnce() -> Result<Plan, Failure>,
-    ) -> Result<Arc<Scorer>, Failure> {
+        stop: &StopSignal,
+        plan: impl FnOnce() -> Result<Option<Plan>, Failure>,
+    ) -> Result<Option<ReadyScorer>, Failure> {
         let slot = self.slot(key);
         let asked = Instant::now();
         let mut scorer = lock(&slot.scorer);
         if let Some(scorer) = &*scorer {
-            return Ok(Arc::clone(scorer));
+            return Ok(Some(ReadyScorer { scorer: Arc::clone(scorer), load_time: None }));
         }
         // whoever waited while the scorer could not be made need not try the same
         if let Some((failed, failure)) = &*lock(&slot.failure)
@@ -77,13 +88,20 @@ impl ScorersOfWorker {
         {
             return Err(failure.clone());
         }
-        let made = plan().and_then(|plan| Ok(Scorer::new(plan, &self.scorers.runtime)?));
+        if stop.is_draining() {
+            return Err("the worker was asked to stop".to_owned().into());
+        }
+        let begun = Instant::now();
+        let made = plan()
+            .and_then(|plan| Ok(plan.map(|plan| Scorer::new(plan, &self.scorers.runtime)).transpose()?));
         let made = made.inspect_err(|failure| {
             lock(&slot.failure).replace((Instant::now(), failure.clone()));
         })?;
-        let made = Arc::new(made);
-        *scorer = Some(Arc::clone(&made));
-        Ok(made)
+        Ok(made.map(|made| {
+            let made = Arc::new(made);
+            scorer.replace(Arc::clone(&made));
+            ReadyScorer { scorer: made, load_time: Some(begun.elapsed()) }
+        }))
     }
 
     /// Make the next bundle load another scorer, unless one has already.
@@ -112,6 +130,17 @@ impl ScorersOfWorker {
 
 impl Drop for ScorersOfWorker {
     fn drop(&mut self) {
+        // requests cannot be waited for on a thread of the runtime, on which a task that is aborted ends
+        thread::scope(|scope| {
+            let ending = thread::Builder::new().spawn_scoped(scope, || self.end());
+            // a panic was reported by its own thread
+            let _ = ending.map(thread::ScopedJoinHandle::join);
+        });
+    }
+}
+
+impl ScorersOfWorker {
+    fn end(&self) {
         for (key, slot) in lock(&self.used).drain() {
             let scorer = {
                 let mut slots = lock(&self.scorers.slots);

@@ -4,8 +4,8 @@
 //!   vacant or has a part of this run. If it has all of the run, no job is submitted.
 //! - Workers may run anywhere, in any folder. So the payload names absolute paths, and the job's artifacts have the model
 //!   and the labels.
-//! - The output decides how the run ended, not the state of the job: some runners mark a job as cancelled that goes on to
-//!   its end.
+//! - The output decides how the run ended, not the state of the job: some runners mark a job as cancelled that continues
+//!   to its end, or as failed after a worker has finished the run.
 
 mod absolute;
 #[cfg(test)]
@@ -41,7 +41,7 @@ use crate::flow::StopSignal;
 use crate::plan::Plan;
 use crate::progress::ProgressCounters;
 use crate::regular_file::read_text;
-use crate::report::{OutputReport, Summary};
+use crate::report::{Outcome, OutputReport, Summary};
 use crate::source::list_shards;
 use crate::store::Stores;
 use absolute::{absolute_overrides, absolute_path};
@@ -250,23 +250,27 @@ impl Submission {
                     Ok(Submitted::Cancelled { state: state.as_str_name(), output: self.output_in_words() })
                 }
             },
-            Ok(Ended { failure: Some(failure), .. }) => Err(SubmitError::Worker(failure)),
-            Ok(Ended { state, error, .. }) => {
-                let reason = self.reason(error.as_deref());
-                let (state, output) = (state.as_str_name(), self.output_in_words());
-                Err(SubmitError::Ended { state, reason, output })
+            failed => {
+                let error = match failed {
+                    Ok(Ended { failure: Some(failure), .. }) => SubmitError::Worker(failure),
+                    Ok(Ended { state, error, .. }) => {
+                        let reason = self.reason(error.as_deref());
+                        let (state, output) = (state.as_str_name(), self.output_in_words());
+                        SubmitError::Ended { state, reason, output }
+                    }
+                    Err(error) => {
+                        SubmitError::Service { error, output: format!("; {}", self.output_in_words()) }
+                    }
+                };
+                // a worker may have finished the run before
+                match finished() {
+                    Ok(Some(finished)) if finished.summary.outcome == Outcome::Succeeded => {
+                        tracing::warn!(%error, "the job has failed, but its run is finished");
+                        Ok(Submitted::Finished(Box::new(finished)))
+                    }
+                    _ => Err(error),
+                }
             }
-            // the output may have been finished before the service was gone
-            Err(error) => match finished() {
-                Ok(Some(finished)) => {
-                    tracing::warn!(%error, "the output was finished nevertheless");
-                    Ok(Submitted::Finished(Box::new(finished)))
-                }
-                _ => {
-                    let output = format!("; {}", self.output_in_words());
-                    Err(SubmitError::Service { error, output })
-                }
-            },
         }
     }
 

@@ -9,13 +9,14 @@ use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use futures_util::FutureExt;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::UnboundedReceiverStream;
-use tonic::transport::Channel;
+use tonic::Streaming;
 
 use super::bundle::{Bundle, BundleState};
-use super::connection::{WorkerChannel, WorkerId, connect};
+use super::connection::{WorkerChannel, WorkerId, answer, connect};
 use super::data::DataStreams;
 use super::failure::Failure;
 use super::functions::Context;
@@ -32,6 +33,10 @@ use super::proto::fn_execution::{
     ProcessBundleSplitResponse, RegisterResponse, SampleDataResponse,
 };
 use super::proto::pipeline::Coder;
+use super::service_error::words;
+
+#[cfg(test)]
+mod tests;
 
 /// A worker of one runner.
 pub struct Worker {
@@ -67,14 +72,12 @@ pub async fn run(
     context: Arc<Context>,
     mut stop: watch::Receiver<bool>,
 ) -> Result<(), String> {
-    let channel: Channel = connect("control service", control).await?;
-    let mut client = BeamFnControlClient::with_interceptor(channel, id.clone())
-        .max_decoding_message_size(usize::MAX)
-        .max_encoding_message_size(usize::MAX);
     let (responses, waiting) = mpsc::unbounded_channel();
-    let opened = client.control(UnboundedReceiverStream::new(waiting)).await;
-    let mut requests =
-        opened.map_err(|error| format!("the control service at {control} refuses: {error}"))?.into_inner();
+    let opened = tokio::select! {
+        opened = open(&id, control, waiting) => opened?,
+        _ = stop.wait_for(|stop| *stop) => return Ok(()),
+    };
+    let (client, mut requests) = opened;
     let worker = Arc::new(Worker {
         control: client,
         data: DataStreams::new(id),
@@ -109,6 +112,28 @@ pub async fn run(
     ended
 }
 
+/// Open the control stream. Some runners answer only with the first instruction.
+async fn open(
+    id: &WorkerId,
+    control: &str,
+    responses: mpsc::UnboundedReceiver<InstructionResponse>,
+) -> Result<(BeamFnControlClient<WorkerChannel>, Streaming<InstructionRequest>), String> {
+    let channel = connect("control service", control).await?;
+    let mut client = BeamFnControlClient::with_interceptor(channel, id.clone())
+        .max_decoding_message_size(usize::MAX)
+        .max_encoding_message_size(usize::MAX);
+    let opened = client.control(UnboundedReceiverStream::new(responses)).await;
+    let opened = opened
+        .map_err(|error| format!("the control service at {control} rejected the call: {}", words(&error)))?;
+    Ok((client, opened.into_inner()))
+}
+
+/// The result of `work`. A panic is a failure.
+async fn caught<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let result = AssertUnwindSafe(work).catch_unwind().await;
+    result.unwrap_or_else(|panic| Err(Failure::panicked(panic.as_ref())))
+}
+
 impl Worker {
     fn bundles(&self) -> MutexGuard<'_, HashMap<String, Arc<BundleState>>> {
         self.bundles.lock().unwrap_or_else(PoisonError::into_inner)
@@ -124,7 +149,8 @@ impl Worker {
                 self.bundles().insert(id.clone(), Arc::clone(&state));
                 let worker = Arc::clone(self);
                 running.spawn(async move {
-                    let result = worker.process(&id, request, &state).await;
+                    // the runner waits for an answer, whatever happens here
+                    let result = caught(worker.process(&id, request, &state)).await;
                     worker.bundles().remove(&id);
                     worker.data.end(&id);
                     worker.answer(id, result.map(Response::ProcessBundle));
@@ -184,7 +210,7 @@ impl Worker {
             _ = stopping.wait_for(|stopping| *stopping) => return Err("the worker is ending".to_owned().into()),
         };
         if let Some(unknown) = &descriptor.unknown {
-            return Err(unknown.clone().into());
+            return Err(Failure::unsupported(unknown));
         }
         let inputs = descriptor.graph.sources.iter().map(|source| self.data.receiver(id, &source.transform));
         let bundle = Bundle {
@@ -195,6 +221,7 @@ impl Worker {
             inputs: inputs.collect(),
             streams,
             context: Arc::clone(&self.context),
+            stopping,
         };
         let (done, ended) = tokio::sync::oneshot::channel();
         let run = move || {
@@ -230,9 +257,10 @@ impl Worker {
             return Ok(Arc::clone(known));
         }
         let request = GetProcessBundleDescriptorRequest { process_bundle_descriptor_id: id.to_owned() };
-        let answer = self.control.clone().get_process_bundle_descriptor(request).await;
-        let descriptor =
-            answer.map_err(|error| format!("the descriptor of the bundle: {error}"))?.into_inner();
+        let mut control = self.control.clone();
+        let asked = control.get_process_bundle_descriptor(request);
+        let descriptor = answer("control service", asked).await;
+        let descriptor = descriptor.map_err(|error| format!("the descriptor of the bundle: {error}"))?;
         let descriptor = Arc::new(Descriptor::new(descriptor));
         descriptors.insert(id.to_owned(), Arc::clone(&descriptor));
         Ok(descriptor)

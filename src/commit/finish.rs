@@ -280,13 +280,13 @@ impl Ending<'_> {
         Ok(parts)
     }
 
-    /// A run without a row is an error, unless the plan allows it. If this is an attempt and no other worker shares the
-    /// run, the run is removed, so that the same command can be run again once the input has records.
+    /// A run without a row is an error, unless the plan allows it. If the whole input is known to be scored, and no other
+    /// worker shares the run, the run is removed, so that the same command can be run again once the input has records.
     fn refuse_empty(&self, whole: &OutputReport) -> Result<(), Error> {
         if whole.tally.rows() > 0 || self.plan.input.allow_empty || self.record.limit == Some(0) {
             return Ok(());
         }
-        if self.note.is_some() && self.share.num_shards == 1 {
+        if (self.note.is_some() || self.listed.has_ended()) && self.share.num_shards == 1 {
             // another attempt may have listed another input
             let is_alone = OutputListing::read(self.output)?.parts_beside(&whole.parts).is_empty();
             if is_alone

@@ -14,7 +14,7 @@ use crossbeam_channel::{Receiver, Select, Sender, bounded, select};
 
 use crate::error::Error;
 use crate::flow::StopSignal;
-use crate::progress::ProgressCounters;
+use crate::progress::{BatchCounters, ProgressCounters};
 use crate::report::PartReport;
 
 use super::ShardRef;
@@ -35,6 +35,8 @@ pub struct CallOptions {
     pub stop: StopSignal,
     /// Counts the call's records and bytes.
     pub progress: Arc<ProgressCounters>,
+    /// Counts the batches that the model has run for the call.
+    pub batches: Arc<BatchCounters>,
     /// A limit on records, shared by all calls that hold it.
     pub allowance: Option<Arc<Allowance>>,
     /// Whether an error of this call also stops the calls that share its stop signal.

@@ -326,7 +326,9 @@ impl Sink for ParquetSink {
             _ => (0, &[][..]),
         };
         let mut scores = scores.chunks_exact(self.classes);
+        let mut uncounted = outcome.as_ref().ok().and_then(Option::as_ref);
         for entry in entries {
+            let is_scored = matches!(entry, Entry::Scored(_));
             let scores = match (&entry, &outcome) {
                 (_, Err(failure)) => Err(failure),
                 (Entry::Scored(_), Ok(_)) => {
@@ -335,6 +337,12 @@ impl Sink for ParquetSink {
                 _ => Ok(&[][..]),
             };
             self.guarded(|sink| sink.take(entry, batch_id, scores));
+            if let Some(open) = self.open.as_ref().filter(|_| is_scored)
+                && let Some(outcome) = uncounted.take()
+            {
+                let latency = Duration::from_secs_f64(outcome.timing.latency_ms() / 1e3);
+                open.call.options.batches.count(outcome.rows, latency);
+            }
         }
         if self.is_due() {
             self.guarded(Self::checkpoint);

@@ -489,6 +489,20 @@ fn the_error_of_a_worker_is_found_even_behind_the_state() {
 }
 
 #[test]
+fn a_job_that_fails_after_its_run_was_finished_has_succeeded() {
+    let failure = Failure { code: 1, retry: Retry::Again, message: "late".to_owned() };
+    let error = message(Level::JobMessageError, &failure.to_text());
+    for events in [vec![error, state(State::Failed)], vec![state(State::Failed)]] {
+        for (outcome, has_succeeded) in [(Outcome::Succeeded, true), (Outcome::TooManyErrors, false)] {
+            let mut bench = Bench::new();
+            let work = Box::new(bench.finisher(outcome));
+            let (_, submitted) = bench.submit(Script { work, ..Script::of(events.clone(), Then::Close) });
+            assert_eq!(submitted.is_ok(), has_succeeded, "{submitted:?}");
+        }
+    }
+}
+
+#[test]
 fn a_failure_without_the_words_of_a_worker_says_what_the_runner_says() {
     let (_, silent) = Bench::new().submit(Script::of(vec![state(State::Failed)], Then::Close));
     let silent = silent.expect_err("failed").to_string();
