@@ -5,7 +5,7 @@
 //!
 //! - Batches fill across shards. A batch becomes due, although rows are missing, when no record is on its way, or when
 //!   a shard that has ended would wait too long for the records of others (`ENDED_SHARD_WAITS`). It leaves, padded with
-//!   zeros, as soon as an engine is free: until then it would only wait in the queue, and here it may still fill.
+//!   zeros, as soon as an engine is free: until then it keeps filling here instead of waiting in the queue.
 //! - A batch also leaves when too many entries wait in it ([`MAX_WAITING_ENTRIES`]).
 //! - An entry leaves in the batch that was open when it arrived, which keeps the order. Entries before the first row of
 //!   a batch do not wait for a row.

@@ -21,11 +21,11 @@ use super::graph::{Function, Graph, Work};
 use super::payload::Payload;
 use super::proto::fn_execution::{Elements, elements};
 use super::proto::pipeline;
+use super::scorers::SharedScorer;
 use crate::flow::StopSignal;
 use crate::items::CallOptions;
 use crate::progress::{BatchCounters, Distribution};
 use crate::report::Tally;
-use crate::scorer::Scorer;
 
 /// Shards of one bundle that are scored at once. The scorer reads a few shards ahead, so more would only wait.
 const SHARDS_AT_ONCE: usize = 4;
@@ -236,7 +236,7 @@ struct Running<'a> {
     /// Shards that are being scored.
     in_flight: usize,
     /// The scorers that have scored shards of this bundle.
-    scorers: Vec<Arc<Scorer>>,
+    scorers: Vec<Arc<SharedScorer>>,
 }
 
 /// The output of one sink.

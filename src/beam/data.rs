@@ -40,7 +40,7 @@ pub struct DataStreams {
     inbox: Arc<Inbox>,
     /// Senders by address. Held while a stream is being opened, so that there is one for each address.
     senders: tokio::sync::Mutex<HashMap<String, mpsc::Sender<Elements>>>,
-    /// Set when a stream ends, with the reason if bundles needed it.
+    /// Set when a stream ends, with the reason if bundles still needed it.
     ended: watch::Sender<Option<Option<String>>>,
 }
 
@@ -72,7 +72,7 @@ impl DataStreams {
                 Ok(stream) => read(stream.into_inner(), &inbox).await,
                 Err(error) => error.to_string(),
             };
-            // whoever is waiting for input fails
+            // bundles that wait for input fail
             let reason = inbox.disconnect().then(|| format!("the data stream to {named} ended early: {end}"));
             ended.send_replace(Some(reason));
         });

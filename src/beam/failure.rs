@@ -1,4 +1,4 @@
-//! The error of a worker, as text that passes through a runner to whoever submitted the job.
+//! The error of a worker, as text that passes through a runner to the submitter of the job.
 //!
 //! A runner forwards text only, often inside a stack trace or behind words of its own. So the text of an error has the
 //! exit code and the retry in it.

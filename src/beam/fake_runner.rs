@@ -54,6 +54,8 @@ pub struct ControlStream {
     responses: Receiver<InstructionResponse>,
 }
 
+type Outgoing = stream::UnboundedSender<Result<Elements, Status>>;
+
 #[derive(Clone)]
 struct Services {
     address: String,
@@ -61,7 +63,8 @@ struct Services {
     artifacts: Arc<Mutex<HashMap<String, Artifact>>>,
     provisions: bool,
     connected: Sender<ControlStream>,
-    data: Arc<Mutex<Vec<stream::UnboundedSender<Result<Elements, Status>>>>>,
+    /// The runner's ends of the data streams.
+    data: Arc<Mutex<Vec<Outgoing>>>,
     data_streams: watch::Sender<usize>,
     received: Sender<elements::Data>,
     reads_data: bool,

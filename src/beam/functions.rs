@@ -10,14 +10,13 @@ use super::artifacts::{Artifacts, Needs};
 use super::failure::Failure;
 use super::messages::{Listing, ToFinish, ToScore, decode, encode};
 use super::payload::Payload;
-use super::scorers::{Key, ReadyScorer, ScorersOfWorker};
+use super::scorers::{Key, ReadyScorer, ScorersOfWorker, SharedScorer};
 use crate::checked::{refuse_output_inside_input, run_record};
 use crate::commit::{self, AttemptNote, Listed, Output, OutputState, PartName, Run, RunRecord, admit, claim};
 use crate::error::{Error, SinkError, SourceError};
 use crate::items::{CallOptions, ShardRef};
 use crate::plan::Plan;
 use crate::report::{PartReport, Tally};
-use crate::scorer::Scorer;
 use crate::source::{ReadOptions, check_fit, list_shards};
 use crate::store::Stores;
 
@@ -49,7 +48,7 @@ pub struct ScoredShard {
     /// Rows of the shard's part, by status.
     pub rows: Tally,
     /// The scorer, if it was needed.
-    pub scorer: Option<Arc<Scorer>>,
+    pub scorer: Option<Arc<SharedScorer>>,
     /// How long it took to make the scorer, if this call did.
     pub load_time: Option<Duration>,
 }
@@ -137,9 +136,9 @@ impl Context {
         let Some(ReadyScorer { scorer, load_time }) = scorer else {
             return finished.expect("only a finished run needs no scorer").part_of(&shard);
         };
-        match scorer.score(&shard, options) {
+        match scorer.scorer.score(&shard, options) {
             Ok(part) => {
-                let scored = scored(scorer.run_id().to_owned(), part);
+                let scored = scored(scorer.scorer.run_id().to_owned(), part);
                 Ok(ScoredShard { scorer: Some(scorer), load_time, ..scored })
             }
             Err(error) => {

@@ -1,7 +1,7 @@
 //! Sends the log of a process to the runners of its workers.
 //!
 //! - Every line goes to the runner of every worker. Most processes have one.
-//! - Logging never waits: a runner that does not read its log loses lines, and is told how many.
+//! - Logging never waits: a runner that does not read its log loses lines. The next line says how many.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -116,7 +116,7 @@ impl Logging {
             sending.close();
             remove(&sending);
             if let Some(error) = ended {
-                tracing::warn!(address, %error, "the runner's logging service refuses the log");
+                tracing::warn!(address, %error, "the runner's logging service rejected the log");
             }
         });
         Ok(Self { runner, task })

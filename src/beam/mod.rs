@@ -24,6 +24,7 @@ mod proto;
 mod row_counts;
 mod scorers;
 mod service_error;
+mod shared_store;
 mod staged;
 mod staging;
 mod submit;

@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 
 use super::failure::Failure;
+use super::shared_store::SharedStore;
+use crate::error::Error;
 use crate::flow::StopSignal;
 use crate::plan::Plan;
 use crate::scorer::Scorer;
@@ -28,16 +30,32 @@ pub struct Scorers {
 #[derive(Default)]
 struct Slot {
     /// Locked while the scorer is being made: other bundles wait for it.
-    scorer: Mutex<Option<Arc<Scorer>>>,
+    scorer: Mutex<Option<Arc<SharedScorer>>>,
     /// The last failure to make it, and when.
     failure: Mutex<Option<(Instant, Failure)>>,
     /// Workers that have used it and have not ended.
     workers: Mutex<usize>,
 }
 
+/// A scorer of many bundles.
+pub struct SharedScorer {
+    pub scorer: Scorer,
+    batches: SharedStore,
+}
+
+impl SharedScorer {
+    /// See [`Scorer::store_batches`]. Bundles that end at the same time share a batches part. Blocks.
+    ///
+    /// # Errors
+    /// See there.
+    pub fn store_batches(&self, stop: &StopSignal) -> Result<bool, Error> {
+        self.batches.request(stop, || self.scorer.store_batches(stop))
+    }
+}
+
 /// A scorer, as [`ScorersOfWorker::get`] returns it.
 pub struct ReadyScorer {
-    pub scorer: Arc<Scorer>,
+    pub scorer: Arc<SharedScorer>,
     /// How long it took to make it, if the call did: to fetch, load and warm up the model.
     pub load_time: Option<Duration>,
 }
@@ -82,7 +100,7 @@ impl ScorersOfWorker {
         if let Some(scorer) = &*scorer {
             return Ok(Some(ReadyScorer { scorer: Arc::clone(scorer), load_time: None }));
         }
-        // whoever waited while the scorer could not be made need not try the same
+        // calls that waited while the scorer could not be made do not try the same
         if let Some((failed, failure)) = &*lock(&slot.failure)
             && *failed > asked
         {
@@ -98,14 +116,14 @@ impl ScorersOfWorker {
             lock(&slot.failure).replace((Instant::now(), failure.clone()));
         })?;
         Ok(made.map(|made| {
-            let made = Arc::new(made);
+            let made = Arc::new(SharedScorer { scorer: made, batches: SharedStore::default() });
             scorer.replace(Arc::clone(&made));
             ReadyScorer { scorer: made, load_time: Some(begun.elapsed()) }
         }))
     }
 
     /// Make the next bundle load another scorer, unless one has already.
-    pub fn discard(&self, key: &[u8], failed: &Arc<Scorer>) {
+    pub fn discard(&self, key: &[u8], failed: &Arc<SharedScorer>) {
         let slot = self.slot(key);
         let mut scorer = lock(&slot.scorer);
         scorer.take_if(|scorer| Arc::ptr_eq(scorer, failed));
@@ -154,7 +172,7 @@ impl ScorersOfWorker {
             };
             // a bundle that is still running keeps it, and drops it
             let Some(Ok(scorer)) = scorer.map(Arc::try_unwrap) else { continue };
-            if let Err(error) = scorer.close() {
+            if let Err(error) = scorer.scorer.close() {
                 // the run may have finished, or have been removed; what it stored is safe
                 tracing::debug!(%error, "the note of an attempt cannot be written");
             }

@@ -115,7 +115,7 @@ fn stop_on_signals(stop: watch::Sender<bool>, grace: Duration) -> anyhow::Result
             stop.send_replace(true);
             thread::spawn(move || {
                 thread::sleep(grace);
-                tracing::error!("the workers took longer than --grace; exiting without them");
+                tracing::error!("the grace period is over; exiting while workers are still running");
                 leave(code);
             });
         }

@@ -102,7 +102,8 @@ impl Listed {
         Self { identities, ended: true, skipped }
     }
 
-    /// All shards of an input of which the parts are known, in any order, and the objects that its listing skipped.
+    /// The whole input, reconstructed from the paths of all its parts, in any order, and the objects that its listing
+    /// skipped.
     ///
     /// # Errors
     /// The first place of the input that has no part, or two.
