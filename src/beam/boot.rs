@@ -94,7 +94,11 @@ impl Process {
         let control = address(&info.control_endpoint).or(endpoints.control);
         let control = control.ok_or("the runner has named no control service")?;
         let logging = match address(&info.logging_endpoint).or(endpoints.logging) {
-            Some(address) => Some(Logging::open(&address, id.clone()).await?),
+            // without it, errors still reach the runner as answers
+            Some(address) => Logging::open(&address, id.clone())
+                .await
+                .inspect_err(|error| tracing::warn!(error, "the runner does not get the log"))
+                .ok(),
             None => None,
         };
         let artifacts = Artifacts::new(Offer {

@@ -62,6 +62,7 @@ struct Services {
     descriptors: Arc<Mutex<HashMap<String, ProcessBundleDescriptor>>>,
     artifacts: Arc<Mutex<HashMap<String, Artifact>>>,
     provisions: bool,
+    logging: std::option::Option<String>,
     connected: Sender<ControlStream>,
     /// The runner's ends of the data streams.
     data: Arc<Mutex<Vec<Outgoing>>>,
@@ -70,11 +71,19 @@ struct Services {
     reads_data: bool,
 }
 
+/// An address where nobody listens.
+pub fn closed_port() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    listener.local_addr().expect("an address").to_string()
+}
+
 /// What a runner fails to do.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Faults {
     /// It never answers the question for its addresses.
     pub no_provision: bool,
+    /// Nobody listens where its logging service should be.
+    pub no_logging: bool,
     /// It never reads what workers send as data.
     pub no_reading: bool,
 }
@@ -97,6 +106,7 @@ impl FakeRunner {
             descriptors: Arc::default(),
             artifacts: Arc::default(),
             provisions: !faults.no_provision,
+            logging: faults.no_logging.then(closed_port),
             connected: connected_tx,
             data: Arc::default(),
             data_streams: watch::Sender::new(0),
@@ -263,8 +273,12 @@ impl ProvisionService for Services {
         if !self.provisions {
             pending::<()>().await;
         }
-        let here = ApiServiceDescriptor { url: self.address.clone(), authentication: None };
-        let info = ProvisionInfo { control_endpoint: Some(here), ..Default::default() };
+        let service = |url: &String| ApiServiceDescriptor { url: url.clone(), authentication: None };
+        let info = ProvisionInfo {
+            control_endpoint: Some(service(&self.address)),
+            logging_endpoint: self.logging.as_ref().map(service),
+            ..Default::default()
+        };
         Ok(Response::new(GetProvisionInfoResponse { info: Some(info) }))
     }
 }

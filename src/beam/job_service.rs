@@ -46,10 +46,12 @@ pub struct Limits {
     pub last_messages: Duration,
     /// Without a line in the log.
     pub quiet: Duration,
+    /// For the first row, before a line of the log says what may be wrong.
+    pub no_row: Duration,
 }
 
 impl Default for Limits {
-    /// Nobody waits for a minute without a word.
+    /// A line of the log at least every minute.
     fn default() -> Self {
         let seconds = Duration::from_secs;
         Self {
@@ -60,6 +62,7 @@ impl Default for Limits {
             cancel: seconds(30),
             last_messages: seconds(5),
             quiet: seconds(30),
+            no_row: seconds(50),
         }
     }
 }
@@ -110,6 +113,7 @@ pub struct RunningJob {
     seen: usize,
     cancelled: Option<Instant>,
     has_counts: bool,
+    started: Instant,
     last_answer: Instant,
     last_line: Instant,
 }
@@ -158,6 +162,7 @@ impl RunningJob {
             seen: 0,
             cancelled: None,
             has_counts: false,
+            started: now,
             last_answer: now,
             last_line: now,
         }))
@@ -330,8 +335,18 @@ impl RunningJob {
         let silence = self.last_answer.elapsed();
         if silence > self.limits.poll + self.limits.answer {
             tracing::warn!(state, silent_seconds = silence.as_secs(), "the job service does not answer");
-        } else if !self.has_counts {
+        } else if self.has_counts {
             // counts have a display of their own
+        } else if self.started.elapsed() >= self.limits.no_row {
+            // Prism waits for ever for a process that cannot start
+            let seconds = self.started.elapsed().as_secs();
+            tracing::warn!(
+                state,
+                seconds,
+                "no worker has reported a row yet; if the runner's log says that its workers cannot start, interrupt \
+                 this command to cancel the job"
+            );
+        } else {
             tracing::info!(state, "waiting for the runner, which has nothing new to report");
         }
     }

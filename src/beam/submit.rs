@@ -418,12 +418,20 @@ pub fn own_path() -> Result<PathBuf, ConfigError> {
     })
 }
 
-/// Check a path of the command of a process environment.
+/// Check a path of the command of a process environment. Some runners wait for ever for a command that does not exist.
+/// If the one at `job_endpoint` seems to be on this host, a command that is missing here is warned of.
 ///
 /// # Errors
 /// If it is relative: a runner starts its workers in another folder.
-pub fn check_command(command: &Path) -> Result<(), ConfigError> {
+pub fn check_command(command: &Path, job_endpoint: &str) -> Result<(), ConfigError> {
     if command.is_absolute() {
+        let is_local = ["localhost:", "127.", "[::1]:"].iter().any(|here| job_endpoint.starts_with(here));
+        if is_local && !command.is_file() {
+            let command = command.display();
+            tracing::warn!(
+                "{command} does not exist on this host; it must exist where the runner starts workers"
+            );
+        }
         return Ok(());
     }
     let message = format!("{} is relative; a runner starts its workers in another folder", command.display());

@@ -152,7 +152,7 @@ impl SubmitArgs {
             Some(command) => command.clone(),
             None => own_path()?,
         };
-        check_command(&command)?;
+        check_command(&command, &self.job_endpoint)?;
         let mut overrides = self.pipeline.overrides();
         if self.allow_empty {
             overrides.set.push("input.allow_empty=true".to_owned());

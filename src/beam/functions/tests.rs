@@ -8,12 +8,19 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
+use tokio::sync::{mpsc, watch};
 
 use super::*;
 use crate::beam::artifacts::{Fetched, Offer};
+use crate::beam::bundle::{Bundle, BundleState};
 use crate::beam::connection::WorkerId;
+use crate::beam::data::Piece;
+use crate::beam::fake_runner::{descriptor, element, function};
+use crate::beam::graph::Graph;
 use crate::beam::payload::VERSION;
+use crate::beam::proto::pipeline::PTransform;
 use crate::beam::scorers::Scorers;
+use crate::beam::urns;
 use crate::config::Overrides;
 use crate::error::Retry;
 use crate::exit_code;
@@ -284,4 +291,38 @@ fn an_empty_input_is_finished_if_the_plan_allows_it_and_only_once() {
     assert!(output.keys().any(|name| name.ends_with("_SUCCESS")), "{:?}", output.keys());
     finish(&context, &payload, &[summary_of(0)]).expect("finished before");
     assert_eq!(bench.output(), output);
+}
+
+#[test]
+fn a_listing_that_feeds_scores_in_the_same_bundle_ends_with_the_first_failure() {
+    let bench = Bench::new();
+    (0..60).for_each(|number| bench.add_shard(&number.to_string()));
+    let payload = bench.payload("");
+    let one = |collection: &str| HashMap::from([("x".to_owned(), collection.to_owned())]);
+    let mut fused = descriptor("unused:1", 1, function(urns::LIST, payload.encode()));
+    fused.transforms.get_mut("middle").expect("a function").outputs = one("listed");
+    let score = function(urns::SCORE, payload.encode());
+    let score = PTransform { inputs: one("listed"), outputs: one("done"), ..score };
+    fused.transforms.insert("score".to_owned(), score);
+    let (pieces, input) = crossbeam_channel::unbounded();
+    for piece in [Piece::Data(element(b"")), Piece::Last] {
+        pieces.send(piece).expect("a receiver");
+    }
+    let (stream, _sent) = mpsc::channel(8);
+    let (_stop, stopping) = watch::channel(false);
+    let state = Arc::<BundleState>::default();
+    let bundle = Bundle {
+        instruction: "1".to_owned(),
+        graph: Arc::new(Graph::new(&fused).0),
+        coders: Arc::new(fused.coders),
+        state: Arc::clone(&state),
+        inputs: vec![input],
+        streams: HashMap::from([("unused:1".to_owned(), stream)]),
+        context: Arc::new(bench.context()),
+        stopping,
+    };
+    let failure = bundle.run().expect_err("there is no model");
+    assert!(failure.message.contains("none.onnx"), "{failure}");
+    let listed = state.counts()["listed"];
+    assert!(listed < 20, "{listed} of 62 shards were listed");
 }

@@ -296,6 +296,7 @@ impl Bench {
             cancel: millis(200),
             last_messages: millis(1000),
             quiet: millis(50),
+            no_row: millis(100),
         };
         Submission { limits, ..submission }
     }

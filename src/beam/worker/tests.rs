@@ -8,7 +8,7 @@ use tokio::runtime::Runtime;
 use super::*;
 use crate::beam::boot::{Endpoints, Process};
 use crate::beam::fake_runner::{
-    ControlStream, FakeRunner, Faults, data, descriptor, element, flatten, function,
+    ControlStream, FakeRunner, Faults, closed_port, data, descriptor, element, flatten, function,
 };
 use crate::beam::proto::fn_execution::beam_fn_external_worker_pool_client::BeamFnExternalWorkerPoolClient;
 use crate::beam::proto::fn_execution::process_bundle_split_request::DesiredSplit;
@@ -282,13 +282,19 @@ fn a_data_stream_that_ends_too_early_ends_the_worker_with_its_address() {
 #[test]
 fn a_runner_that_is_gone_is_named() {
     let bench = Bench::new();
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    let closed = listener.local_addr().expect("an address").to_string();
-    drop(listener);
+    let closed = closed_port();
     let endpoints = Endpoints { control: Some(closed.clone()), ..Endpoints::default() };
     let worker = bench.process.worker("1", endpoints, bench.stop.subscribe());
     let error = bench.runtime.block_on(worker).expect_err("nobody listens");
     assert!(error.contains(&closed) && error.contains("control service"), "{error}");
+}
+
+#[test]
+fn a_worker_without_a_log_at_its_runner_still_answers() {
+    let bench = Bench::new();
+    let runner = FakeRunner::with(bench.runtime.handle(), Faults { no_logging: true, ..Faults::default() });
+    runner.describe("d", descriptor(&runner.address, 1, function("other:fn:v1", Vec::new())));
+    assert!(failure_of_bundle(&bench, &runner).message.contains("other:fn:v1"));
 }
 
 #[test]
