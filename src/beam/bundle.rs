@@ -194,7 +194,7 @@ impl Bundle {
             // so that a manifest made after this bundle lists them
             for scorer in std::mem::take(&mut running.scorers) {
                 if !scorer.store_batches(&self.state.stop)? {
-                    return Err(stopped());
+                    return Err(Failure::stopped());
                 }
             }
             running.end()
@@ -311,7 +311,7 @@ impl<'a> Running<'a> {
                     self.take(result)?;
                     continue;
                 }
-                recv(stop) -> _ => return Err(stopped()),
+                recv(stop) -> _ => return Err(Failure::stopped()),
             };
             match piece {
                 Ok(Piece::Data(data)) => decoder.push(&data),
@@ -344,7 +344,7 @@ impl<'a> Running<'a> {
     /// Pass an element of a collection to all that take it.
     fn process(&mut self, collection: &str, element: Element) -> Result<(), Failure> {
         if self.bundle.state.stop.is_draining() {
-            return Err(stopped());
+            return Err(Failure::stopped());
         }
         self.bundle.state.count(collection);
         for &place in self.bundle.graph.consumers(collection) {
@@ -435,13 +435,9 @@ impl Sink {
                 _ = stopping.wait_for(|stopping| *stopping) => None,
             }
         });
-        let sent = sent.ok_or_else(stopped)?;
+        let sent = sent.ok_or_else(Failure::stopped)?;
         sent.map_err(|_| "the data stream closed before the bundle's output was sent".to_owned().into())
     }
-}
-
-fn stopped() -> Failure {
-    "the worker was asked to stop".to_owned().into()
 }
 
 fn pair_of(key: &[u8], value: &[u8]) -> Value {

@@ -56,6 +56,11 @@ impl Failure {
         Self { code: exit_code::USAGE, retry: Retry::Never, message: message.into() }
     }
 
+    /// The failure of a bundle whose worker is ending.
+    pub fn stopped() -> Self {
+        "the worker was asked to stop".to_owned().into()
+    }
+
     /// The failure of work that panicked.
     pub fn panicked(panic: &(dyn Any + Send)) -> Self {
         format!("internal failure, please report it: {}", panic_message(panic)).into()

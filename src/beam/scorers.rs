@@ -107,7 +107,7 @@ impl ScorersOfWorker {
             return Err(failure.clone());
         }
         if stop.is_draining() {
-            return Err("the worker was asked to stop".to_owned().into());
+            return Err(Failure::stopped());
         }
         let begun = Instant::now();
         let made = plan()

@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::sync::{mpsc, watch};
@@ -37,6 +38,9 @@ use super::service_error::words;
 
 #[cfg(test)]
 mod tests;
+
+/// How long to wait until a runner has read the last answers of a worker that ends.
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
 /// A worker of one runner.
 pub struct Worker {
@@ -109,6 +113,10 @@ pub async fn run(
     // the runner waits until our side of the data streams is closed
     worker.data.close().await;
     while running.join_next().await.is_some() {}
+    // closes our side of the control stream; the runner closes its own when it has read the last answers
+    drop(worker);
+    let closed = async { while let Ok(Some(_)) = requests.message().await {} };
+    let _ = tokio::time::timeout(LAST_ANSWERS, closed).await;
     ended
 }
 
@@ -207,7 +215,7 @@ impl Worker {
         let mut stopping = self.stopping.subscribe();
         let (descriptor, streams) = tokio::select! {
             prepared = self.prepare(&request.process_bundle_descriptor_id) => prepared?,
-            _ = stopping.wait_for(|stopping| *stopping) => return Err("the worker is ending".to_owned().into()),
+            _ = stopping.wait_for(|stopping| *stopping) => return Err(Failure::stopped()),
         };
         if let Some(unknown) = &descriptor.unknown {
             return Err(Failure::unsupported(unknown));

@@ -1,7 +1,6 @@
 //! Workers of a scripted runner.
 
 use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
 
 use tokio::runtime::Runtime;
 
@@ -238,7 +237,8 @@ fn a_worker_whose_bundles_wait_ends_when_it_is_stopped_and_when_the_runner_ends(
         if is_stopped {
             bench.stop.send_replace(true);
             let failed = control.ended();
-            assert!(failed.iter().all(|response| !response.error.is_empty()), "{failed:?}");
+            assert_eq!(failed.len(), 2, "the runner gets both answers");
+            assert!(failed.iter().all(|response| response.error.contains("asked to stop")), "{failed:?}");
         } else {
             drop(control);
         }
