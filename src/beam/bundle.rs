@@ -41,6 +41,8 @@ pub struct BundleState {
     source: Mutex<Option<String>>,
     /// Elements by collection.
     counts: Mutex<HashMap<String, u64>>,
+    /// The transforms with our functions.
+    functions: Mutex<Vec<String>>,
     /// What transforms have scored.
     scored: Mutex<HashMap<String, Arc<ScoredByTransform>>>,
     /// Asks the bundle's shards to stop.
@@ -118,6 +120,11 @@ impl BundleState {
     /// See [`Position::split`].
     pub fn split(&self, fraction: f64, total: i64, allowed: &[i64]) -> Option<i64> {
         lock(&self.position).split(fraction, total, allowed)
+    }
+
+    /// The transforms with our functions, once the bundle has started.
+    pub fn functions(&self) -> Vec<String> {
+        lock(&self.functions).clone()
     }
 
     /// What transforms have scored so far.
@@ -264,6 +271,8 @@ impl<'a> Running<'a> {
             sinks
                 .insert(place, Sink { transform: node.transform.clone(), coder, stream, buffer: Vec::new() });
         }
+        let functions = bundle.graph.nodes.iter().filter(|node| matches!(node.work, Work::Function(_)));
+        *lock(&bundle.state.functions) = functions.map(|node| node.transform.clone()).collect();
         Ok(Self { bundle, sources, sinks, to_score, scored, in_flight: 0, scorers: Vec::new() })
     }
 

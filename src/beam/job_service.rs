@@ -46,8 +46,8 @@ pub struct Limits {
     pub last_messages: Duration,
     /// Without a line in the log.
     pub quiet: Duration,
-    /// For the first row, before a line of the log says what may be wrong.
-    pub no_row: Duration,
+    /// For a sign of a worker, where a runner would not say that it cannot start one.
+    pub no_worker: Duration,
 }
 
 impl Default for Limits {
@@ -62,7 +62,7 @@ impl Default for Limits {
             cancel: seconds(30),
             last_messages: seconds(5),
             quiet: seconds(30),
-            no_row: seconds(50),
+            no_worker: seconds(45),
         }
     }
 }
@@ -96,6 +96,8 @@ pub struct Ended {
 pub struct Watch<'a> {
     /// Cancels the job.
     pub stop: &'a StopSignal,
+    /// Whether the runner starts the workers as processes.
+    pub starts_processes: bool,
     /// Gets the counts of rows, when the runner reports some.
     pub counts: &'a mut dyn FnMut(RowCounts),
 }
@@ -113,6 +115,8 @@ pub struct RunningJob {
     seen: usize,
     cancelled: Option<Instant>,
     has_counts: bool,
+    /// Whether a worker has reported anything.
+    has_workers: bool,
     started: Instant,
     last_answer: Instant,
     last_line: Instant,
@@ -162,6 +166,7 @@ impl RunningJob {
             seen: 0,
             cancelled: None,
             has_counts: false,
+            has_workers: false,
             started: now,
             last_answer: now,
             last_line: now,
@@ -171,7 +176,7 @@ impl RunningJob {
     /// Follow the job to its end. A stop cancels it; then this returns after [`Limits::cancel`] at the latest.
     ///
     /// # Errors
-    /// [`ServiceError::Lost`].
+    /// [`ServiceError::Lost`] and [`ServiceError::NoWorker`].
     pub async fn follow(mut self, watch: &mut Watch<'_>) -> Result<Ended, ServiceError> {
         let mut stream = self.subscribe().await;
         let mut next_poll = Instant::now() + self.limits.poll;
@@ -202,12 +207,27 @@ impl RunningJob {
                 self.poll(watch).await?;
                 next_poll = Instant::now() + self.limits.poll;
             }
+            if watch.starts_processes && self.lacks_workers() {
+                let seconds = self.started.elapsed().as_secs_f64();
+                self.cancel().await;
+                return Err(ServiceError::NoWorker { seconds });
+            }
             self.break_silence();
         }
         self.read_last_messages(stream).await;
         self.read_metrics(watch).await;
         let Self { state, failure, error, cancelled, .. } = self;
         Ok(Ended { state, failure, error, is_cancelled: cancelled.is_some() })
+    }
+
+    /// Whether the job waits for workers that cannot start. Prism waits for ever for a process that cannot start. It is
+    /// known by the ids of its jobs, and reports the metrics of bundles from their start; other runners fail such a job,
+    /// and may queue it for a long time without a sign of a worker.
+    fn lacks_workers(&self) -> bool {
+        let number = self.job_id.strip_prefix("job-");
+        let is_prism = number.is_some_and(|number| number.parse::<u32>().is_ok());
+        let may_start = self.has_workers || self.cancelled.is_some() || self.state != State::Running;
+        is_prism && !may_start && self.started.elapsed() >= self.limits.no_worker
     }
 
     /// Whether the job has ended, or was cancelled long enough ago.
@@ -304,7 +324,9 @@ impl RunningJob {
         let request = GetJobMetricsRequest { job_id: self.job_id.clone() };
         match answer("the question for metrics", self.client.get_job_metrics(request), &self.limits).await {
             Ok(metrics) => {
-                if let Some(counts) = metrics.metrics.as_ref().and_then(RowCounts::of) {
+                let metrics = metrics.metrics.unwrap_or_default();
+                self.has_workers |= RowCounts::has_workers(&metrics);
+                if let Some(counts) = RowCounts::of(&metrics) {
                     self.has_counts = true;
                     (watch.counts)(counts);
                 }
@@ -337,15 +359,6 @@ impl RunningJob {
             tracing::warn!(state, silent_seconds = silence.as_secs(), "the job service does not answer");
         } else if self.has_counts {
             // counts have a display of their own
-        } else if self.started.elapsed() >= self.limits.no_row {
-            // Prism waits for ever for a process that cannot start
-            let seconds = self.started.elapsed().as_secs();
-            tracing::warn!(
-                state,
-                seconds,
-                "no worker has reported a row yet; if the runner's log says that its workers cannot start, interrupt \
-                 this command to cancel the job"
-            );
         } else {
             tracing::info!(state, "waiting for the runner, which has nothing new to report");
         }

@@ -1,5 +1,6 @@
 //! Metrics of a bundle: elements by collection, how far the source was read, rows by status, and what the model did.
 //!
+//! - Every bundle counts itself from its start, so that a submitter sees that a worker is alive.
 //! - What Beam's RunInference reports has the same names and the same namespace here. Its times of loading a model are
 //!   those of loading and warming up. Its sizes of models and of requests in bytes are not reported.
 
@@ -21,6 +22,9 @@ pub const NAMESPACE: &str = "sluice";
 
 /// What the name of a counter of rows begins with. The status follows.
 pub const IMAGES: &str = "images_";
+
+/// Bundles that have started.
+const BUNDLES: &str = "bundles";
 
 /// Images that a model has scored, as Beam's RunInference calls them.
 const INFERENCES: &str = "num_inferences";
@@ -53,6 +57,9 @@ impl Monitoring {
         }
         if let (Some(source), Ok(index)) = (state.source(), u64::try_from(state.read_index())) {
             infos.push(sum(READ_INDEX, &[("PTRANSFORM", &source)], index));
+        }
+        for transform in state.functions() {
+            infos.push(sum(urns::USER_SUM, &user_labels(&transform, NAMESPACE, BUNDLES), 1));
         }
         for (transform, scored) in state.scored() {
             let rows = scored.rows.lock().unwrap_or_else(PoisonError::into_inner).clone();

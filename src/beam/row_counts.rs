@@ -21,6 +21,12 @@ impl RowCounts {
         counts.into_iter().flatten().max_by_key(|counts| counts.rows)
     }
 
+    /// Whether any worker has reported something.
+    pub fn has_workers(metrics: &MetricResults) -> bool {
+        let mut all = metrics.attempted.iter().chain(&metrics.committed);
+        all.any(|info| info.labels.get("NAMESPACE").is_some_and(|of| of == NAMESPACE))
+    }
+
     fn sum(infos: &[MonitoringInfo]) -> Option<Self> {
         let mut sum = None;
         for (status, rows) in infos.iter().filter_map(counter) {
@@ -71,5 +77,12 @@ mod tests {
         let metrics = MetricResults { attempted, committed };
         assert_eq!(RowCounts::of(&metrics), Some(RowCounts { rows: 303, rejected: 2 }));
         assert_eq!(RowCounts::of(&MetricResults::default()), None);
+    }
+
+    #[test]
+    fn any_counter_of_ours_shows_that_a_worker_is_alive() {
+        let metrics = |info| MetricResults { attempted: vec![info], committed: Vec::new() };
+        assert!(RowCounts::has_workers(&metrics(info("sluice", "bundles", &[1]))));
+        assert!(!RowCounts::has_workers(&metrics(info("other", "bundles", &[1]))));
     }
 }

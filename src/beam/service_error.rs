@@ -48,6 +48,15 @@ pub enum ServiceError {
         /// How long.
         seconds: f64,
     },
+    /// The runner cannot start the job's workers, and does not say so.
+    #[error(
+        "no worker has started for {seconds:.0} s, so the job was cancelled: does the worker's command exist on the \
+         runner's host, and does it run there? The runner's log says why it fails"
+    )]
+    NoWorker {
+        /// How long.
+        seconds: f64,
+    },
     /// The service answered before, and does not any more.
     #[error("lost the job service at {endpoint} ({message}); it may still run the job {job_id}")]
     Lost {

@@ -235,7 +235,8 @@ impl Submission {
                 (follower.on_first_counts)();
             }
         };
-        let mut watch = Watch { stop, counts: &mut counts };
+        let starts_processes = matches!(self.options.environment, Environment::Process { .. });
+        let mut watch = Watch { stop, starts_processes, counts: &mut counts };
         let ended = self.runtime.block_on(job.follow(&mut watch));
         let wall = begun.elapsed();
         let finished = || self.finished(&before, wall);

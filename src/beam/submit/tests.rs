@@ -296,7 +296,7 @@ impl Bench {
             cancel: millis(200),
             last_messages: millis(1000),
             quiet: millis(50),
-            no_row: millis(100),
+            no_worker: millis(150),
         };
         Submission { limits, ..submission }
     }
@@ -670,6 +670,41 @@ fn counts_of_the_runner_reach_the_display() {
     finished(submitted);
     let counts = bench.counters.counts();
     assert_eq!((counts.rows, counts.rejected, bench.first_counts), (100, 10, 1));
+}
+
+#[test]
+fn a_job_whose_processes_cannot_start_is_cancelled() {
+    let script = || Script::of(vec![state(State::Running)], Then::StayOpen);
+    let process = || Environment::Process { command: "/nonexistent".into(), variables: Vec::new() };
+    let mut bench = Bench::new();
+    let (fake, address) = bench.serve(script());
+    let mut submission = bench.submission(&address);
+    submission.options.environment = process();
+    let error = bench.follow(submission).expect_err("no worker");
+    assert!(matches!(&error, SubmitError::Service { error: ServiceError::NoWorker { .. }, .. }), "{error:?}");
+    assert!(error.to_string().contains("is empty, as seen from here"), "{error}");
+    assert_eq!(fake.count("cancel"), 1);
+
+    // a worker that has begun and has no row yet
+    let labels = [("NAMESPACE", "sluice"), ("NAME", "bundles")];
+    let labels = labels.map(|(label, value)| (label.to_owned(), value.to_owned())).into();
+    let info =
+        MonitoringInfo { urn: urns::USER_SUM.to_owned(), payload: vec![1], labels, ..Default::default() };
+    let metrics = Some(MetricResults { attempted: vec![info], committed: Vec::new() });
+    let streams = vec![(vec![state(State::Running)], Then::StayOpen)];
+    let (fake, address) = bench.serve(Script { metrics, streams, ..script() });
+    let mut submission = bench.submission(&address);
+    submission.options.environment = process();
+    // its end comes later than the limit for the first sign
+    let (stop, asked) = (bench.stop.clone(), Arc::clone(&fake));
+    std::thread::spawn(move || {
+        while asked.count("state") < 12 {
+            std::thread::yield_now();
+        }
+        stop.drain();
+    });
+    let submitted = bench.follow(submission);
+    assert!(matches!(submitted, Ok(Submitted::Cancelled { .. })), "{submitted:?}");
 }
 
 #[test]
