@@ -2,7 +2,7 @@
 //!
 //! - Any number of bundles run at once. Gating them would hang runners that start all stages together.
 //! - An instruction about a bundle that has not begun, or has ended, gets an empty answer, never an error.
-//! - When the control stream ends, all bundles are asked to stop, and the other streams are closed, since the runner waits
+//! - When the control stream ends, all bundles are asked to stop, and then all streams are closed, since the runner waits
 //!   for that.
 
 use std::collections::HashMap;
@@ -110,13 +110,15 @@ pub async fn run(
     };
     worker.stopping.send_replace(true);
     worker.bundles().values().for_each(|bundle| bundle.stop.drain());
-    // the runner waits until our side of the data streams is closed
-    worker.data.close().await;
     while running.join_next().await.is_some() {}
-    // closes our side of the control stream; the runner closes its own when it has read the last answers
-    drop(worker);
+    let worker = Arc::into_inner(worker).expect("all tasks that had the worker have ended");
+    let Worker { data, responses, .. } = worker;
+    // the control stream ends before the data streams: Python's runner takes a data stream that ends first for the
+    // reason of a failure, and reads no answer
+    drop(responses);
     let closed = async { while let Ok(Some(_)) = requests.message().await {} };
     let _ = tokio::time::timeout(LAST_ANSWERS, closed).await;
+    data.close().await;
     ended
 }
 
