@@ -1,7 +1,7 @@
 //! The scorers of a process, one for each payload, shared by all of its bundles and workers.
 //!
 //! - A scorer is made by the first bundle that scores, so that workers that only list or finish load no model.
-//! - It lives until the last worker that has used it ends. Then its attempt ends, too.
+//! - It lives until the last worker that has used it ends, and no bundle uses it. Then its attempt ends, too.
 //! - A scorer that has failed is not used again.
 
 use std::collections::HashMap;
@@ -50,6 +50,16 @@ impl SharedScorer {
     /// See there.
     pub fn store_batches(&self, stop: &StopSignal) -> Result<bool, Error> {
         self.batches.request(stop, || self.scorer.store_batches(stop))
+    }
+}
+
+impl Drop for SharedScorer {
+    /// End the attempt: its batches and its note are stored, also if the scorer was discarded. Blocks.
+    fn drop(&mut self) {
+        if let Err(error) = self.scorer.finish() {
+            // the run may have been removed; the parts that it stored are safe
+            tracing::debug!(%error, "the end of an attempt cannot be stored");
+        }
     }
 }
 
@@ -170,12 +180,8 @@ impl ScorersOfWorker {
                 slots.remove(&key);
                 lock(&slot.scorer).take()
             };
-            // a bundle that is still running keeps it, and drops it
-            let Some(Ok(scorer)) = scorer.map(Arc::try_unwrap) else { continue };
-            if let Err(error) = scorer.scorer.close() {
-                // the run may have finished, or have been removed; what it stored is safe
-                tracing::debug!(%error, "the note of an attempt cannot be written");
-            }
+            // its attempt ends here, or with the last bundle that still uses it
+            drop(scorer);
         }
     }
 }
