@@ -356,10 +356,12 @@ impl<'a> Running<'a> {
             return Err(Failure::stopped());
         }
         self.bundle.state.count(collection);
-        for &place in self.bundle.graph.consumers(collection) {
-            self.work(place, &element)?;
+        let bundle = self.bundle;
+        let Some((&last, others)) = bundle.graph.consumers(collection).split_last() else { return Ok(()) };
+        for &place in others {
+            self.work(place, element.clone())?;
         }
-        Ok(())
+        self.work(last, element)
     }
 
     fn emit(&mut self, place: usize, header: Bytes, value: Value) -> Result<(), Failure> {
@@ -369,37 +371,37 @@ impl<'a> Running<'a> {
         }
     }
 
-    fn work(&mut self, place: usize, element: &Element) -> Result<(), Failure> {
+    fn work(&mut self, place: usize, element: Element) -> Result<(), Failure> {
         let bundle = self.bundle;
-        let header = || element.header.clone();
+        let Element { header, value } = element;
         match &bundle.graph.nodes[place].work {
-            Work::Sink(_) => self.send(place, element),
-            Work::Flatten => self.emit(place, header(), element.value.clone()),
+            Work::Sink(_) => self.send(place, &Element { header, value }),
+            Work::Flatten => self.emit(place, header, value),
             Work::Function(Function::List(payload)) => bundle
                 .context
-                .list(payload, |key, value| self.emit(place, element.header.clone(), pair_of(key, value))),
+                .list(payload, |key, value| self.emit(place, header.clone(), pair_of(key, value))),
             Work::Function(Function::Ungroup) => {
-                let (key, values) = as_group(&element.value)?;
+                let (key, values) = as_group(value)?;
                 for value in values {
-                    self.emit(place, header(), Value::Pair(Box::new(key.clone()), Box::new(value.clone())))?;
+                    self.emit(place, header.clone(), Value::Pair(key.clone(), Box::new(value)))?;
                 }
                 Ok(())
             }
             Work::Function(Function::Score(_)) => {
                 // the elements of one list or group may be many, and its outputs are in no other queue
                 self.take_until_fewer_than(SHARDS_AT_ONCE)?;
-                let (_, message) = as_pair(&element.value)?;
-                let message = as_bytes(message)?.clone();
+                let (_, message) = as_pair(value)?;
+                let message = as_bytes(*message)?;
                 self.in_flight += 1;
                 self.to_score
-                    .send((place, header(), message))
+                    .send((place, header, message))
                     .map_err(|_| "the threads that score have ended".to_owned())?;
                 Ok(())
             }
             Work::Function(Function::Finish(payload)) => {
-                let (_, values) = as_group(&element.value)?;
-                let messages = values.iter().map(as_bytes).collect::<Result<Vec<_>, _>>()?;
-                bundle.context.finish(payload, messages.into_iter().map(|message| &message[..]))
+                // a large job has many messages: each is dropped once it is decoded
+                let (_, values) = as_group(value)?;
+                bundle.context.finish(payload, values.into_iter().map(|value| Ok(as_bytes(value)?)))
             }
         }
     }
@@ -454,24 +456,25 @@ fn pair_of(key: &[u8], value: &[u8]) -> Value {
     Value::Pair(bytes(key), bytes(value))
 }
 
-fn as_bytes(value: &Value) -> Result<&Bytes, String> {
+fn as_bytes(value: Value) -> Result<Bytes, String> {
     match value {
         Value::Bytes(bytes) => Ok(bytes),
         other => Err(format!("an element is {}, expected bytes", other.kind())),
     }
 }
 
-fn as_pair(value: &Value) -> Result<(&Value, &Value), String> {
+fn as_pair(value: Value) -> Result<(Box<Value>, Box<Value>), String> {
     match value {
         Value::Pair(key, value) => Ok((key, value)),
         other => Err(format!("an element is {}, expected a pair", other.kind())),
     }
 }
 
-fn as_group(value: &Value) -> Result<(&Value, &[Value]), String> {
-    match as_pair(value)? {
-        (key, Value::Iterable(values)) => Ok((key, values)),
-        (_, other) => Err(format!("a group is {}, expected an iterable", other.kind())),
+fn as_group(value: Value) -> Result<(Box<Value>, Vec<Value>), String> {
+    let (key, values) = as_pair(value)?;
+    match *values {
+        Value::Iterable(values) => Ok((key, values)),
+        other => Err(format!("a group is {}, expected an iterable", other.kind())),
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::runtime::Handle;
 
 use super::artifacts::{Artifacts, Needs};
@@ -173,14 +174,14 @@ impl Context {
     }
 
     /// Finish the run, given the messages of all shards.
-    pub fn finish<'a>(
+    pub fn finish(
         &self,
         payload: &Payload,
-        messages: impl IntoIterator<Item = &'a [u8]>,
+        messages: impl IntoIterator<Item = Result<Bytes, Failure>>,
     ) -> Result<(), Failure> {
         let (mut parts, mut runs, mut listing) = (Vec::new(), BTreeSet::new(), None);
         for message in messages {
-            match decode(message)? {
+            match decode(&message?)? {
                 ToFinish::Part { run_id, part } => {
                     runs.insert(run_id);
                     parts.push(*part);

@@ -147,7 +147,7 @@ fn list(context: &Context, payload: &Payload) -> Result<Vec<(String, Vec<u8>)>, 
 }
 
 fn finish(context: &Context, payload: &Payload, messages: &[Vec<u8>]) -> Result<(), Failure> {
-    context.finish(payload, messages.iter().map(Vec::as_slice))
+    context.finish(payload, messages.iter().map(|message| Ok(Bytes::from(message.clone()))))
 }
 
 fn score(context: &Context, payload: &Payload, message: &[u8]) -> Result<ScoredShard, Failure> {
