@@ -50,8 +50,8 @@ impl Failure {
         Self { code: exit_code::ENGINE, retry: Retry::Elsewhere, message }
     }
 
-    /// The failure of a bundle that this version of sluice can never process: an unknown transform, function or coder, or
-    /// a payload or an element of another version.
+    /// The failure of a bundle that this version of sluice can never process: an unknown transform, function or coder,
+    /// or a payload or an element of another version.
     pub fn unsupported(message: impl Into<String>) -> Self {
         Self { code: exit_code::USAGE, retry: Retry::Never, message: message.into() }
     }

@@ -85,9 +85,9 @@ impl Context {
         Ok(Opened { plan, stores, output, model_sha256: payload.model_sha256.clone() })
     }
 
-    /// List the input, and emit one pair of key and value for each shard, then one with the summary of the listing. Those
-    /// are the same if a runner repeats the bundle, even after the run has finished: it may need the elements again for
-    /// other bundles that it has lost.
+    /// List the input, and emit one pair of key and value for each shard, then one with the summary of the listing.
+    /// Those are the same if a runner repeats the bundle, even after the run has finished: it may need the elements
+    /// again for other bundles that it has lost.
     pub fn list(
         &self,
         payload: &Payload,

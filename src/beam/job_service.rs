@@ -221,8 +221,8 @@ impl RunningJob {
     }
 
     /// Whether the job waits for workers that cannot start. Prism waits for ever for a process that cannot start. It is
-    /// known by the ids of its jobs, and reports the metrics of bundles from their start; other runners fail such a job,
-    /// and may queue it for a long time without a sign of a worker.
+    /// known by the ids of its jobs, and reports the metrics of bundles from their start; other runners fail such a
+    /// job, and may queue it for a long time without a sign of a worker.
     fn lacks_workers(&self) -> bool {
         let number = self.job_id.strip_prefix("job-");
         let is_prism = number.is_some_and(|number| number.parse::<u32>().is_ok());

@@ -4,8 +4,8 @@
 //!   vacant or has a part of this run. If it has all of the run, no job is submitted.
 //! - Workers may run anywhere, in any folder. So the payload names absolute paths, and the job's artifacts have the model
 //!   and the labels.
-//! - The output decides how the run ended, not the state of the job: some runners mark a job as cancelled that continues
-//!   to its end, or as failed after a worker has finished the run.
+//! - The output decides how the run ended, not the state of the job: some runners mark a job as cancelled that
+//!   continues to its end, or as failed after a worker has finished the run.
 
 mod absolute;
 #[cfg(test)]

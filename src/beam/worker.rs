@@ -2,8 +2,8 @@
 //!
 //! - Any number of bundles run at once. Gating them would hang runners that start all stages together.
 //! - An instruction about a bundle that has not begun, or has ended, gets an empty answer, never an error.
-//! - When the control stream ends, all bundles are asked to stop, and then all streams are closed, since the runner waits
-//!   for that.
+//! - When the control stream ends, all bundles are asked to stop, and then all streams are closed, since the runner
+//!   waits for that.
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -280,8 +280,9 @@ impl Ending<'_> {
         Ok(parts)
     }
 
-    /// A run without a row is an error, unless the plan allows it. If the whole input is known to be scored, and no other
-    /// worker shares the run, the run is removed, so that the same command can be run again once the input has records.
+    /// A run without a row is an error, unless the plan allows it. If the whole input is known to be scored, and no
+    /// other worker shares the run, the run is removed, so that the same command can be run again once the input has
+    /// records.
     fn refuse_empty(&self, whole: &OutputReport) -> Result<(), Error> {
         if whole.tally.rows() > 0 || self.plan.input.allow_empty || self.record.limit == Some(0) {
             return Ok(());
