@@ -16,6 +16,7 @@
 #       beam-prism    .deps/beam/prism: the Prism runner; and Go, from the distribution
 #       beam-flink    .deps/beam/flink: Flink and Beam's job server for it; and a JDK and Maven, from the distribution
 #       beam-spark    .deps/beam/spark: likewise for Spark
+#       beam-java     .deps/beam/java: Apache Beam for Java; and a JDK and Maven, from the distribution
 #   --gpu         also the libraries of GPU engines (x86_64): tensorrt, and ONNX Runtime with its CUDA
 #                 provider and the TensorRT-RTX plugin in .deps/onnxruntime-gpu
 #   --peers       also the packages of Python tests and benchmarks, into .deps/venv (Python 3.11+)
@@ -221,13 +222,14 @@ setup_models() {
     models_are_sound || fail "the models in $DEPS/models differ from the sums in scripts/setup.sh"
 }
 
-# --- Runners of Apache Beam --------------------------------------------------------------------
+# --- Apache Beam -------------------------------------------------------------------------------
 
 setup_beam() {
     setup_beam_python
     setup_beam_prism
     setup_beam_flink
     setup_beam_spark
+    setup_beam_java
 }
 
 setup_beam_prism() {
@@ -244,13 +246,16 @@ setup_beam_prism() {
     mv "$dir.part" "$dir"
 }
 
-setup_beam_flink() { java_runner "$DEPS/beam/flink" "$REQUIREMENTS/beam-flink.xml"; }
-setup_beam_spark() { java_runner "$DEPS/beam/spark" "$REQUIREMENTS/beam-spark.xml"; }
+setup_beam_flink() { java_packages "$DEPS/beam/flink" "$REQUIREMENTS/beam-flink.xml" "$DETECTOR"; }
+setup_beam_spark() { java_packages "$DEPS/beam/spark" "$REQUIREMENTS/beam-spark.xml" "$DETECTOR"; }
+setup_beam_java() { java_packages "$DEPS/beam/java" "$REQUIREMENTS/beam-java.xml"; }
 
-# java_runner DIR POM: the dependencies of the POM in DIR/jars, and in DIR/classes our class that takes the place of one
-# of theirs.
-java_runner() {
-    local dir=$1 pom=$2 major log
+# Takes the place of a class of Beam.
+DETECTOR=scripts/beam/ClasspathScanningResourcesDetector.java
+
+# java_packages DIR POM [SOURCE]: the dependencies of the POM in DIR/jars, and the compiled source in DIR/classes.
+java_packages() {
+    local dir=$1 pom=$2 source=${3:-} major log
     command -v javac >/dev/null || install_packages openjdk-17-jdk-headless
     major=$(javac -version 2>&1 | sed 's/^javac \([0-9]*\).*/\1/')
     # Spark's Hadoop needs the security manager, which JDK 24 has no more
@@ -263,8 +268,9 @@ java_runner() {
     log=$(mvn --quiet --batch-mode --strict-checksums --file "$pom" dependency:copy-dependencies \
         -DincludeScope=runtime -Dmdep.prependGroupId=true -DoutputDirectory="$PWD/$dir.part/jars" 2>&1) ||
         fail "could not download the packages of $pom. Behind a mirror, name it in ~/.m2/settings.xml. Maven says: $log"
-    javac -cp "$dir.part/jars/*" -d "$dir.part/classes" scripts/beam/ClasspathScanningResourcesDetector.java ||
-        fail "could not compile scripts/beam/ClasspathScanningResourcesDetector.java: see above"
+    if [[ -n $source ]]; then
+        javac -cp "$dir.part/jars/*" -d "$dir.part/classes" "$source" || fail "could not compile $source: see above"
+    fi
     cp "$pom" "$dir.part/"
     mv "$dir.part" "$dir"
 }
@@ -276,8 +282,8 @@ extras=()
 while (($#)); do
     case $1 in
     --with)
-        [[ ${2:-} =~ ^(build|onnxruntime|python|models|tensorrt|servers|deny|beam(-(python|prism|flink|spark))?)$ ]] ||
-            fail "--with takes build, onnxruntime, python, models, tensorrt, servers, deny, beam or beam-RUNNER, not" \
+        [[ ${2:-} =~ ^(build|onnxruntime|python|models|tensorrt|servers|deny|beam(-(python|prism|flink|spark|java))?)$ ]] ||
+            fail "--with takes build, onnxruntime, python, models, tensorrt, servers, deny, beam or beam-PART, not" \
                 "'${2:-}'"
         parts+=("$2")
         shift
