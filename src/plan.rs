@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 
 use crate::config::{
     Color, DEFAULT_MAX_PIXELS, Devices, EngineKind, EngineSection, Filter, Fit, InputFormat, InputSection,
-    LabelsSection, Layout, Orientation, PipelineFile, PreprocessSection, Provider, Resize, Size,
+    LabelsSection, Layout, OneOrMany, Orientation, PipelineFile, PreprocessSection, Provider, Resize, Size,
     StorageSection,
 };
 use crate::error::ConfigError;
@@ -32,7 +32,8 @@ pub const SCORING_VERSION: u32 = 2;
 pub struct Plan {
     /// Name of the pipeline.
     pub name: String,
-    /// Input URIs, at least one, in the order given. Serialised without signatures and other secrets.
+    /// Input URIs in the order given; none only in a plan [without inputs](Plan::without_inputs). Serialised without
+    /// signatures and other secrets.
     #[serde(serialize_with = "crate::config::uris_without_secrets")]
     pub inputs: Vec<String>,
     /// How the input is read.
@@ -88,15 +89,16 @@ pub enum ScoresKept {
 impl Plan {
     /// Check `file` as far as it can be checked without opening the model or the input.
     pub fn check(file: PipelineFile) -> Result<Self, ConfigError> {
+        let inputs = file.input.uri.clone().into_vec();
+        check_name(&file)?;
+        check_inputs(&inputs)?;
+        Ok(Self { inputs, ..Self::without_inputs(file)? })
+    }
+
+    /// The same for a caller that does not list the input. `input.uri` is ignored, and the plan has no inputs.
+    pub fn without_inputs(file: PipelineFile) -> Result<Self, ConfigError> {
+        check_name(&file)?;
         let PipelineFile { name, input, preprocess, model, engine, output, storage } = file;
-        if name.is_empty() {
-            return Err(ConfigError::invalid("name", "must not be empty"));
-        }
-        let inputs = input.uri.clone().into_vec();
-        if inputs.is_empty() || inputs.iter().any(String::is_empty) {
-            return Err(ConfigError::invalid("input.uri", "is empty; set it here or with --input"));
-        }
-        inputs.iter().try_for_each(|uri| check_input(uri))?;
         check_range("input.files_per_shard", input.files_per_shard as u64, 1..=1 << 24)?;
         check_range("input.max_image_bytes", input.max_image_bytes, 1..=1 << 31)?;
         check_range("input.max_page_bytes", input.max_page_bytes, 1..=1 << 31)?;
@@ -131,7 +133,7 @@ impl Plan {
         let labels = model.labels.map(load_labels).transpose()?;
         Ok(Self {
             name,
-            inputs,
+            inputs: Vec::new(),
             input,
             preprocess,
             model: ModelPlan { path: model.path, labels },
@@ -145,6 +147,14 @@ impl Plan {
             },
             storage,
         })
+    }
+
+    /// Make `inputs` the input, as if the pipeline file had named them. They are not checked.
+    pub fn set_inputs(&mut self, inputs: Vec<String>) {
+        if self.input.uri.clone().into_vec() != inputs {
+            self.input.uri = OneOrMany::Many(inputs.clone());
+        }
+        self.inputs = inputs;
     }
 
     /// Width and height of the tensor: the crop if there is one, else the resize.
@@ -268,6 +278,24 @@ const MAX_THREADS: u64 = 4096;
 
 /// Batches on one device at once: more only wait for each other.
 const MAX_LANES: u64 = 16;
+
+fn check_name(file: &PipelineFile) -> Result<(), ConfigError> {
+    if file.name.is_empty() {
+        return Err(ConfigError::invalid("name", "must not be empty"));
+    }
+    Ok(())
+}
+
+/// Refuse inputs that must be mistakes.
+///
+/// # Errors
+/// If there is none, or one of them is empty or begins or ends with white space.
+pub(crate) fn check_inputs(inputs: &[String]) -> Result<(), ConfigError> {
+    if inputs.is_empty() || inputs.iter().any(String::is_empty) {
+        return Err(ConfigError::invalid("input.uri", "is empty; set it here or with --input"));
+    }
+    inputs.iter().try_for_each(|uri| check_input(uri))
+}
 
 /// Refuse white space around an input: a blank before a scheme would make an address a local path.
 fn check_input(uri: &str) -> Result<(), ConfigError> {

@@ -18,10 +18,12 @@ use super::data::Piece;
 use super::failure::Failure;
 use super::functions::{ALL, Context, ScoredShard};
 use super::graph::{Function, Graph, Work};
+use super::messages::ShardReport;
 use super::payload::Payload;
 use super::proto::fn_execution::{Elements, elements};
 use super::proto::pipeline;
 use super::scorers::SharedScorer;
+use super::uris::{start_message, uri_message};
 use crate::flow::StopSignal;
 use crate::items::CallOptions;
 use crate::progress::{BatchCounters, Distribution};
@@ -377,9 +379,19 @@ impl<'a> Running<'a> {
         match &bundle.graph.nodes[place].work {
             Work::Sink(_) => self.send(place, &Element { header, value }),
             Work::Flatten => self.emit(place, header, value),
+            Work::Function(Function::Start) => self.emit(place, header, pair_of(ALL, &start_message())),
+            Work::Function(Function::Key) => {
+                let message = uri_message(as_uri(&value)?);
+                self.emit(place, header, pair_of(ALL, &message))
+            }
             Work::Function(Function::List(payload)) => bundle
                 .context
                 .list(payload, |key, value| self.emit(place, header.clone(), pair_of(key, value))),
+            Work::Function(Function::ListGiven(payload)) => {
+                let messages = messages_of(value)?;
+                let emit = |key: &[u8], value: &[u8]| self.emit(place, header.clone(), pair_of(key, value));
+                bundle.context.list_given(payload, messages, emit)
+            }
             Work::Function(Function::Ungroup) => {
                 let (key, values) = as_group(value)?;
                 for value in values {
@@ -400,8 +412,14 @@ impl<'a> Running<'a> {
             }
             Work::Function(Function::Finish(payload)) => {
                 // a large job has many messages: each is dropped once it is decoded
-                let (_, values) = as_group(value)?;
-                bundle.context.finish(payload, values.into_iter().map(|value| Ok(as_bytes(value)?)))
+                bundle.context.finish(payload, messages_of(value)?)
+            }
+            Work::Function(Function::Report) => {
+                let (_, message) = as_pair(value)?;
+                match ShardReport::json_of(&as_bytes(*message)?)? {
+                    Some(report) => self.emit(place, header, Value::String(report)),
+                    None => Ok(()),
+                }
             }
         }
     }
@@ -475,6 +493,23 @@ fn as_group(value: Value) -> Result<(Box<Value>, Vec<Value>), String> {
     match *values {
         Value::Iterable(values) => Ok((key, values)),
         other => Err(format!("a group is {}, expected an iterable", other.kind())),
+    }
+}
+
+/// The messages of a group.
+fn messages_of(value: Value) -> Result<impl Iterator<Item = Result<Bytes, Failure>>, String> {
+    let (_, values) = as_group(value)?;
+    Ok(values.into_iter().map(|value| Ok(as_bytes(value)?)))
+}
+
+/// A URI as text.
+fn as_uri(value: &Value) -> Result<&str, String> {
+    match value {
+        Value::String(uri) => Ok(uri),
+        Value::Bytes(bytes) => {
+            std::str::from_utf8(bytes).map_err(|error| format!("a URI is not UTF-8: {error}"))
+        }
+        other => Err(format!("a URI is {}, expected a string or bytes", other.kind())),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::runtime::Handle;
@@ -12,11 +12,12 @@ use super::failure::Failure;
 use super::messages::{Listing, ToFinish, ToScore, decode, encode};
 use super::payload::Payload;
 use super::scorers::{Key, ReadyScorer, ScorersOfWorker, SharedScorer};
+use super::uris::{check_uris, uris_of};
 use crate::checked::{refuse_output_inside_input, run_record};
 use crate::commit::{self, AttemptNote, Listed, Output, OutputState, PartName, Run, RunRecord, admit, claim};
 use crate::error::{Error, SinkError, SourceError};
 use crate::items::{CallOptions, ShardRef};
-use crate::plan::Plan;
+use crate::plan::{Plan, check_inputs};
 use crate::report::{PartReport, Tally};
 use crate::source::{ReadOptions, check_fit, list_shards};
 use crate::store::Stores;
@@ -24,7 +25,7 @@ use crate::store::Stores;
 #[cfg(test)]
 mod tests;
 
-/// The key of all reports, so that one group has them all.
+/// The key of all URIs, and of all reports, so that one group has them all.
 pub const ALL: &[u8] = b"all";
 
 /// What the functions of one worker share.
@@ -85,15 +86,39 @@ impl Context {
         Ok(Opened { plan, stores, output, model_sha256: payload.model_sha256.clone() })
     }
 
-    /// List the input, and emit one pair of key and value for each shard, then one with the summary of the listing.
-    /// Those are the same if a runner repeats the bundle, even after the run has finished: it may need the elements
-    /// again for other bundles that it has lost.
+    /// List the input that a pipeline of another SDK names in `messages`, as [`Context::list`] does.
+    pub fn list_given(
+        &self,
+        payload: &Payload,
+        messages: impl IntoIterator<Item = Result<Bytes, Failure>>,
+        emit: impl FnMut(&[u8], &[u8]) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let uris = uris_of(messages)?;
+        check_uris(&uris, payload.file().map_err(Error::from)?.input.allow_empty)?;
+        self.list_uris(payload, uris, emit)
+    }
+
+    /// List the input of the pipeline file, and emit one pair of key and value for each shard, then one with the
+    /// summary of the listing. Those are the same if a runner repeats the bundle, even after the run has finished: it
+    /// may need the elements again for other bundles that it has lost.
     pub fn list(
         &self,
         payload: &Payload,
+        emit: impl FnMut(&[u8], &[u8]) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let uris = payload.file().map_err(Error::from)?.input.uri.into_vec();
+        check_inputs(&uris).map_err(Error::from)?;
+        self.list_uris(payload, uris, emit)
+    }
+
+    fn list_uris(
+        &self,
+        payload: &Payload,
+        uris: Vec<String>,
         mut emit: impl FnMut(&[u8], &[u8]) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
-        let opened = self.open(payload)?;
+        let mut opened = self.open(payload)?;
+        opened.plan.set_inputs(uris);
         let Opened { plan, stores, output, .. } = &opened;
         refuse_output_inside_input(stores, plan)?;
         admit(output, &opened.record())?;
@@ -110,7 +135,8 @@ impl Context {
             emit(key.as_bytes(), &encode(&ToScore::Shard(shard.to_json())))?;
             count += 1;
         }
-        let listing = Listing { shards: count, skipped: skips.counts() };
+        let inputs = plan.inputs.clone();
+        let listing = Listing { inputs, shards: count, skipped: skips.counts() };
         emit(b"", &encode(&ToScore::Listing(listing)))
     }
 
@@ -137,9 +163,10 @@ impl Context {
         let Some(ReadyScorer { scorer, load_time }) = scorer else {
             return finished.expect("only a finished run needs no scorer").part_of(&shard);
         };
+        let begun = Instant::now();
         match scorer.scorer.score(&shard, options) {
             Ok(part) => {
-                let scored = scored(scorer.scorer.run_id().to_owned(), part);
+                let scored = scored(scorer.scorer.run_id().to_owned(), part, begun.elapsed());
                 Ok(ScoredShard { scorer: Some(scorer), load_time, ..scored })
             }
             Err(error) => {
@@ -182,15 +209,18 @@ impl Context {
         let (mut parts, mut runs, mut listing) = (Vec::new(), BTreeSet::new(), None);
         for message in messages {
             match decode(&message?)? {
-                ToFinish::Part { run_id, part } => {
+                ToFinish::Part { run_id, part, .. } => {
                     runs.insert(run_id);
                     parts.push(*part);
                 }
                 ToFinish::Listing(of_all) => listing = Some(of_all),
             }
         }
-        let opened = self.open(payload)?;
+        let mut opened = self.open(payload)?;
         let wanted = opened.record();
+        if let Some(listing) = &mut listing {
+            opened.plan.set_inputs(std::mem::take(&mut listing.inputs));
+        }
         let Opened { plan, output, .. } = &opened;
         let state = admit(output, &wanted)?;
         if matches!(state, OutputState::Succeeded(..)) {
@@ -227,7 +257,7 @@ impl Context {
 impl FinishedRun {
     fn part_of(&self, shard: &ShardRef) -> Result<ScoredShard, Failure> {
         match self.parts.get(&PartName::of(shard).to_string()) {
-            Some(part) => Ok(scored(self.run_id.clone(), part.clone())),
+            Some(part) => Ok(scored(self.run_id.clone(), part.clone(), Duration::ZERO)),
             None => {
                 let message = "it was added after the run finished".to_owned();
                 Err(Error::from(SourceError::Changed { shard: shard.name.clone(), message }).into())
@@ -236,10 +266,10 @@ impl FinishedRun {
     }
 }
 
-/// A shard of the run `run_id` whose part is stored.
-fn scored(run_id: String, part: PartReport) -> ScoredShard {
+/// A shard of the run `run_id` whose part is stored, `after` the worker took it up.
+fn scored(run_id: String, part: PartReport, after: Duration) -> ScoredShard {
     let rows = part.rows_by_status.clone().unwrap_or_default();
-    let message = encode(&ToFinish::Part { run_id, part: Box::new(part) });
+    let message = encode(&ToFinish::Part { run_id, part: Box::new(part), seconds: after.as_secs_f64() });
     ScoredShard { message, rows, scorer: None, load_time: None }
 }
 
@@ -256,7 +286,7 @@ fn other_run(output: &Output, difference: &str) -> Failure {
 
 /// The whole input, from the parts of all of its shards.
 fn listed(parts: &[PartReport], listing: Listing) -> Result<Listed, String> {
-    let Listing { shards, skipped } = listing;
+    let Listing { shards, skipped, .. } = listing;
     if parts.len() as u64 != shards {
         return Err(format!("the runner delivered reports for {} of {shards} shards", parts.len()));
     }

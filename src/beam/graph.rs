@@ -59,14 +59,22 @@ pub enum Work {
 /// One of our functions.
 #[derive(Debug)]
 pub enum Function {
-    /// The shards of the input, for one element of any content.
+    /// The message to [`Function::ListGiven`] that it can start, for one element of any content.
+    Start,
+    /// The message to [`Function::ListGiven`] with a URI, for an element that is one.
+    Key,
+    /// The shards of the pipeline file's input, for one element of any content.
     List(Payload),
+    /// The shards of an input whose URIs are a group.
+    ListGiven(Payload),
     /// The pairs of a group.
     Ungroup,
     /// The report of a shard.
     Score(Payload),
     /// Finish the run, given all reports.
     Finish(Payload),
+    /// The report of a shard as a string.
+    Report,
 }
 
 impl Graph {
@@ -145,10 +153,14 @@ impl Function {
         let function = par_do.do_fn.ok_or("it has no function")?;
         let payload = || Payload::decode(&function.payload);
         match function.urn.as_str() {
+            urns::START => Ok(Self::Start),
+            urns::KEY => Ok(Self::Key),
             urns::LIST => payload().map(Self::List),
+            urns::LIST_GIVEN => payload().map(Self::ListGiven),
             urns::UNGROUP => Ok(Self::Ungroup),
             urns::SCORE => payload().map(Self::Score),
             urns::FINISH => payload().map(Self::Finish),
+            urns::REPORT => Ok(Self::Report),
             other => Err(format!("sluice does not implement the function {other:?}")),
         }
     }

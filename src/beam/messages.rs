@@ -9,6 +9,8 @@ use crate::skipped::Skipped;
 /// Summary of the listing that [`super::graph::Function::List`] makes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Listing {
+    /// The URIs that were listed.
+    pub inputs: Vec<String>,
     /// Number of shards.
     pub shards: u64,
     /// Objects that are in no shard.
@@ -25,8 +27,8 @@ pub enum ToScore {
     Listing(Listing),
 }
 
-/// An element on its way to [`super::graph::Function::Finish`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// An element on its way to [`super::graph::Function::Finish`] and [`super::graph::Function::Report`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ToFinish {
     /// The part of a shard, and the run that it belongs to.
@@ -35,9 +37,35 @@ pub enum ToFinish {
         run_id: String,
         /// The part.
         part: Box<PartReport>,
+        /// How long the worker took until the part was stored. The time is short if it was stored before.
+        seconds: f64,
     },
     /// See [`ToScore::Listing`].
     Listing(Listing),
+}
+
+/// What a pipeline of another SDK gets for each shard: the entry of the manifest, the run, and the time.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ShardReport {
+    /// The part, as the manifest describes it.
+    #[serde(flatten)]
+    pub part: PartReport,
+    /// Id of the run.
+    pub run_id: String,
+    /// See [`ToFinish::Part`].
+    pub seconds: f64,
+}
+
+impl ShardReport {
+    /// The report as JSON, if the message to [`super::graph::Function::Finish`] is that of a shard.
+    ///
+    /// # Errors
+    /// If it is no such message.
+    pub fn json_of(message: &[u8]) -> Result<Option<String>, Failure> {
+        let ToFinish::Part { run_id, part, seconds } = decode(message)? else { return Ok(None) };
+        let report = Self { part: *part, run_id, seconds };
+        Ok(Some(serde_json::to_string(&report).expect("a report is plain data")))
+    }
 }
 
 /// The message in `bytes`.

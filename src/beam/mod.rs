@@ -2,13 +2,18 @@
 //!
 //! The types generated from Beam's protos stay in this module.
 
+mod absolute;
 mod artifacts;
 mod boot;
 mod bundle;
+mod chunks;
 mod coders;
+mod components;
 mod connection;
 mod data;
 mod environment;
+mod expansion;
+mod expansion_service;
 mod failure;
 #[cfg(test)]
 mod fake_runner;
@@ -20,6 +25,7 @@ mod messages;
 mod monitoring;
 mod payload;
 mod pipeline;
+mod prepare;
 mod proto;
 mod row_counts;
 mod scorers;
@@ -28,11 +34,13 @@ mod shared_store;
 mod staged;
 mod staging;
 mod submit;
+mod uris;
 mod urns;
 mod worker;
 
 pub use boot::{Endpoints, Process};
 pub use environment::Environment;
+pub use expansion_service::ExpansionService;
 pub use failure::Failure;
 pub use logging::send_to_runners;
 pub use service_error::ServiceError;

@@ -4,12 +4,15 @@
 //! - What Beam's RunInference reports has the same names and the same namespace here. Its times of loading a model are
 //!   those of loading and warming up. Its sizes of models and of requests in bytes are not reported.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, PoisonError};
+
+use sha2::{Digest, Sha256};
 
 use super::bundle::BundleState;
 use super::proto::pipeline::MonitoringInfo;
 use super::urns;
+use crate::plan::hex;
 use crate::progress::Distribution;
 
 /// The capability of runners that take metrics by short ids.
@@ -44,6 +47,9 @@ const RUN_INFERENCE: &str = "RunInference";
 const SUM_INT64: &str = "beam:metrics:sum_int64:v1";
 const USER_DISTRIBUTION: &str = "beam:metric:user:distribution_int64:v1";
 const DISTRIBUTION_INT64: &str = "beam:metrics:distribution_int64:v1";
+
+/// Digits of a short id: enough to keep the metrics of a job apart.
+const SHORT_ID_DIGITS: usize = 16;
 
 /// The metrics of a bundle.
 pub struct Monitoring(Vec<MonitoringInfo>);
@@ -90,9 +96,10 @@ impl Monitoring {
     }
 }
 
-/// Short ids of metrics, each for an URN and its labels.
+/// Short ids of metrics, each for an URN and its labels. Prism has one table of ids for all workers of a job, also those
+/// of other SDKs. So an id is made from what it stands for.
 #[derive(Debug, Default)]
-pub struct ShortIds(Mutex<Vec<MonitoringInfo>>);
+pub struct ShortIds(Mutex<Vec<(String, MonitoringInfo)>>);
 
 impl ShortIds {
     /// Short ids, if the runner has declared that it takes them.
@@ -103,19 +110,26 @@ impl ShortIds {
     fn shorten(&self, mut info: MonitoringInfo) -> (String, Vec<u8>) {
         let payload = std::mem::take(&mut info.payload);
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let place = known.iter().position(|known| *known == info).unwrap_or_else(|| {
-            known.push(info);
-            known.len() - 1
-        });
-        (place.to_string(), payload)
+        if let Some((id, _)) = known.iter().find(|(_, known)| *known == info) {
+            return (id.clone(), payload);
+        }
+        let id = short_id(&info);
+        known.push((id.clone(), info));
+        (id, payload)
     }
 
     /// The metrics of these ids, without payloads.
     pub fn resolve(&self, ids: &[String]) -> HashMap<String, MonitoringInfo> {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let resolve = |id: &String| Some((id.clone(), known.get(id.parse::<usize>().ok()?)?.clone()));
-        ids.iter().filter_map(resolve).collect()
+        known.iter().filter(|(id, _)| ids.contains(id)).cloned().collect()
     }
+}
+
+/// The id of a metric, the same in all workers.
+fn short_id(info: &MonitoringInfo) -> String {
+    let labels: BTreeMap<_, _> = info.labels.iter().collect();
+    let hash = Sha256::digest(format!("{:?}", (&info.urn, &info.r#type, labels)));
+    format!("sluice-{}", &hex(&hash)[..SHORT_ID_DIGITS])
 }
 
 type Labels<'a> = [(&'a str, &'a str)];
@@ -176,19 +190,22 @@ mod tests {
     }
 
     #[test]
-    fn short_ids_stay_the_same_and_can_be_resolved() {
+    fn short_ids_are_the_same_in_all_workers_and_differ_from_those_of_other_sdks() {
         let capabilities = [SHORT_IDS.to_owned()];
-        let ids = ShortIds::if_declared(&capabilities).expect("declared");
-        let reported = |elements| {
-            let info = sum(ELEMENT_COUNT, &[("PCOLLECTION", "c")], elements);
-            Monitoring(vec![info]).reported(Some(&ids))
+        let [one, other] = [(); 2].map(|()| ShortIds::if_declared(&capabilities).expect("declared"));
+        let reported = |ids: &ShortIds, collection, elements| {
+            let info = sum(ELEMENT_COUNT, &[("PCOLLECTION", collection)], elements);
+            let (infos, mut short) = Monitoring(vec![info]).reported(Some(ids));
+            assert!(infos.is_empty());
+            short.drain().next().expect("a metric")
         };
-        let (infos, first) = reported(1);
-        assert!(infos.is_empty());
-        assert_eq!(first, HashMap::from([("0".to_owned(), vec![1])]));
-        assert_eq!(reported(200).1, HashMap::from([("0".to_owned(), vec![0xc8, 0x01])]));
-        let resolved = ids.resolve(&["0".to_owned(), "7".to_owned(), "x".to_owned()]);
+        let (a, payload) = reported(&one, "a", 1);
+        assert_eq!(payload, [1]);
+        let (b, _) = reported(&other, "b", 1);
+        assert_eq!(reported(&other, "a", 200), (a.clone(), vec![0xc8, 0x01]));
+        assert!(a != b && a.starts_with("sluice-"), "{a} {b}");
+        let resolved = other.resolve(&[a.clone(), "0".to_owned()]);
         assert_eq!(resolved.len(), 1);
-        assert_eq!((resolved["0"].urn.as_str(), resolved["0"].payload.len()), (ELEMENT_COUNT, 0));
+        assert_eq!((resolved[&a].urn.as_str(), resolved[&a].payload.len()), (ELEMENT_COUNT, 0));
     }
 }

@@ -19,7 +19,8 @@ pub const VERSION: u32 = 1;
 pub struct Payload {
     /// [`VERSION`].
     pub version: u32,
-    /// The absolute path of the pipeline file where the job was submitted. Model paths are relative to its folder.
+    /// The path of the pipeline file where the job was submitted, for messages. The paths of its files are absolute, in
+    /// the file or in the overrides.
     pub path: PathBuf,
     /// The text of the pipeline file.
     pub text: String,
@@ -77,11 +78,12 @@ impl Payload {
         PipelineFile::parse(&self.text, &self.path, &self.overrides)
     }
 
-    /// The plan, with the paths of the machine that submitted the job. The labels are read, so they must exist.
+    /// The plan without inputs, with the paths of the machine that submitted the job. The labels are read, so they must
+    /// exist.
     ///
     /// # Errors
     /// If the file or the overrides are invalid, or the labels cannot be read.
     pub fn plan(&self) -> Result<Plan, ConfigError> {
-        Plan::check(self.file()?)
+        Plan::without_inputs(self.file()?)
     }
 }

@@ -1,4 +1,4 @@
-//! The portable pipeline of a job. Pure: the payload and an environment in, Beam's message out.
+//! The portable pipelines of sluice. Pure: the payload and an environment in, Beam's message out.
 //!
 //! ```text
 //! impulse ─→ list ─→ reshuffle ─→ score ─→ group ─→ finish
@@ -9,169 +9,82 @@
 //! - `score` emits one report for each shard, all with one key. So `finish` runs once, after the last shard.
 //! - `reshuffle` has the URN of Beam's own transform. A runner without it runs what it consists of: a grouping and
 //!   `ungroup`.
-//! - All coders are Beam's own, so no runner wraps a value.
+//!
+//! The transform for pipelines of other SDKs gets the URIs of its input as a collection, and has the reports of the shards
+//! as its output:
+//!
+//! ```text
+//! URIs ────→ key ───┐
+//! impulse ─→ start ─┴→ merge ─→ gather ─→ list ─→ reshuffle ─→ score ─┬→ group ─→ finish
+//!                                                                     └→ report
+//! ```
+//!
+//! - `gather` groups all URIs, so that the shards have the same places whatever the order in which URIs arrive.
+//! - `start` makes a group even if there is no URI.
 
-use std::collections::HashMap;
-
-use prost::Message;
-
+use super::components::{Builder, Coder};
 use super::environment::Environment;
 use super::payload::Payload;
-use super::proto::pipeline::{self as beam, trigger};
+use super::proto::pipeline as beam;
 use super::urns;
 
-/// Ids of coders.
-const BYTES: &str = "bytes";
-const KV: &str = "kv";
-const ITERABLE: &str = "iterable";
-const KV_ITERABLE: &str = "kv_iterable";
-const GLOBAL_WINDOW: &str = "global_window";
-
-/// Id of the windowing strategy.
-const WINDOWING: &str = "global";
-
-/// Id of the environment.
-const ENVIRONMENT: &str = "worker";
-
-/// Names of the only input and the only output of a transform.
-const INPUT: &str = "in";
-const OUTPUT: &str = "out";
+/// Transforms that follow `list`, in order.
+const STEPS: [&str; 4] = ["reshuffle", "score", "group", "finish"];
 
 /// The pipeline that runs `payload` in `environment`, which gets the payload's staged files as dependencies.
 pub fn pipeline(payload: &Payload, environment: &Environment) -> beam::Pipeline {
-    let payload_json = payload.encode();
-    let mut graph = Graph { payload_json, components: beam::Components::default() };
-    graph.coders();
-    graph.windowing();
-    graph.components.environments.insert(ENVIRONMENT.to_owned(), environment.message(&payload.staged));
-    graph.primitive("impulse", urns::IMPULSE, None, BYTES);
-    graph.par_do("list", urns::LIST, "impulse", Some(KV));
-    graph.primitive("reshuffle/group", urns::GROUP_BY_KEY, Some("list"), KV_ITERABLE);
-    graph.par_do("reshuffle/ungroup", urns::UNGROUP, "reshuffle/group", Some(KV));
-    graph.composite("reshuffle", urns::RESHUFFLE, "list", &["reshuffle/group", "reshuffle/ungroup"]);
-    graph.par_do("score", urns::SCORE, "reshuffle/ungroup", Some(KV));
-    graph.primitive("group", urns::GROUP_BY_KEY, Some("score"), KV_ITERABLE);
-    graph.par_do("finish", urns::FINISH, "group", None);
-    let roots = ["impulse", "list", "reshuffle", "score", "group", "finish"];
+    let mut builder = Builder::new(payload.encode(), environment.message(&payload.staged));
+    let impulse = builder.primitive("impulse", urns::IMPULSE, &[], Coder::Bytes);
+    let listed = builder.par_do("list", urns::LIST, &impulse, Coder::Kv);
+    add_steps(&mut builder, &listed);
+    let roots = ["impulse", "list"].into_iter().chain(STEPS);
     beam::Pipeline {
-        components: Some(graph.components),
-        root_transform_ids: roots.map(str::to_owned).into(),
+        root_transform_ids: roots.map(|root| builder.id(root)).collect(),
+        components: Some(builder.finish()),
         ..Default::default()
     }
 }
 
-/// The id of the collection that a transform makes. Flink's and Spark's runners need other ids than those of transforms.
-fn output_of(transform: &str) -> String {
-    format!("{transform}.out")
+/// The transforms of a composite, in order, and its output.
+#[derive(Debug)]
+pub struct Steps {
+    /// Ids of transforms.
+    pub transforms: Vec<String>,
+    /// Id of a collection of strings.
+    pub output: String,
 }
 
-/// A pipeline that grows.
-struct Graph {
-    payload_json: Vec<u8>,
-    components: beam::Components,
+/// Add the transforms that score the URIs in the collection `uris`.
+pub fn add_transform(builder: &mut Builder, uris: &str) -> Steps {
+    let keyed = builder.par_do("key", urns::KEY, uris, Coder::Kv);
+    let impulse = builder.primitive("impulse", urns::IMPULSE, &[], Coder::Bytes);
+    let started = builder.par_do("start", urns::START, &impulse, Coder::Kv);
+    let merged = builder.primitive("merge", urns::FLATTEN, &[&keyed, &started], Coder::Kv);
+    let gathered = builder.primitive("gather", urns::GROUP_BY_KEY, &[&merged], Coder::KvIterable);
+    let listed = builder.par_do("list", urns::LIST_GIVEN, &gathered, Coder::Kv);
+    let scored = add_steps(builder, &listed);
+    let output = builder.par_do("report", urns::REPORT, &scored, Coder::String);
+    let all = ["key", "impulse", "start", "merge", "gather", "list"].into_iter();
+    let transforms = all.chain(STEPS).chain(["report"]).map(|local| builder.id(local)).collect();
+    Steps { transforms, output }
 }
 
-impl Graph {
-    fn coders(&mut self) {
-        let coders: [(&str, &str, &[&str]); 5] = [
-            (BYTES, urns::BYTES, &[]),
-            (KV, urns::KV, &[BYTES, BYTES]),
-            (ITERABLE, urns::ITERABLE, &[BYTES]),
-            (KV_ITERABLE, urns::KV, &[BYTES, ITERABLE]),
-            (GLOBAL_WINDOW, urns::GLOBAL_WINDOW, &[]),
-        ];
-        self.components.coders.extend(coders.map(|(id, urn, components)| {
-            let component_coder_ids = components.iter().map(|&id| id.to_owned()).collect();
-            (id.to_owned(), beam::Coder { spec: Some(function(urn, Vec::new())), component_coder_ids })
-        }));
-    }
-
-    /// One window for everything, which fires once.
-    fn windowing(&mut self) {
-        let strategy = beam::WindowingStrategy {
-            window_fn: Some(function(urns::GLOBAL_WINDOWS, Vec::new())),
-            merge_status: beam::merge_status::Enum::NonMerging.into(),
-            window_coder_id: GLOBAL_WINDOW.to_owned(),
-            trigger: Some(beam::Trigger { trigger: Some(trigger::Trigger::Default(trigger::Default {})) }),
-            accumulation_mode: beam::accumulation_mode::Enum::Discarding.into(),
-            output_time: beam::output_time::Enum::EndOfWindow.into(),
-            closing_behavior: beam::closing_behavior::Enum::EmitIfNonempty.into(),
-            on_time_behavior: beam::on_time_behavior::Enum::FireAlways.into(),
-            assigns_to_one_window: true,
-            environment_id: ENVIRONMENT.to_owned(),
-            ..Default::default()
-        };
-        self.components.windowing_strategies.insert(WINDOWING.to_owned(), strategy);
-    }
-
-    /// A transform that the runner itself executes.
-    fn primitive(&mut self, id: &str, urn: &str, input: Option<&str>, coder: &str) {
-        self.collection(id, coder);
-        let transform = beam::PTransform {
-            spec: Some(function(urn, Vec::new())),
-            inputs: input.map(|input| (INPUT.to_owned(), output_of(input))).into_iter().collect(),
-            outputs: HashMap::from([(OUTPUT.to_owned(), output_of(id))]),
-            ..Default::default()
-        };
-        self.transform(id, transform);
-    }
-
-    /// One of our functions. `coder` is that of its output, if it has one.
-    fn par_do(&mut self, id: &str, urn: &str, input: &str, coder: Option<&str>) {
-        let do_fn = Some(function(urn, self.payload_json.clone()));
-        let payload = beam::ParDoPayload { do_fn, ..Default::default() };
-        if let Some(coder) = coder {
-            self.collection(id, coder);
-        }
-        let transform = beam::PTransform {
-            spec: Some(function(urns::PAR_DO, payload.encode_to_vec())),
-            inputs: HashMap::from([(INPUT.to_owned(), output_of(input))]),
-            outputs: coder.map(|_| (OUTPUT.to_owned(), output_of(id))).into_iter().collect(),
-            environment_id: ENVIRONMENT.to_owned(),
-            ..Default::default()
-        };
-        self.transform(id, transform);
-    }
-
-    /// A transform that consists of `parts`, and has the output of the last one.
-    fn composite(&mut self, id: &str, urn: &str, input: &str, parts: &[&str]) {
-        let output = parts.last().copied().unwrap_or(input);
-        let transform = beam::PTransform {
-            spec: Some(function(urn, Vec::new())),
-            subtransforms: parts.iter().map(|&part| part.to_owned()).collect(),
-            inputs: HashMap::from([(INPUT.to_owned(), output_of(input))]),
-            outputs: HashMap::from([(OUTPUT.to_owned(), output_of(output))]),
-            ..Default::default()
-        };
-        self.transform(id, transform);
-    }
-
-    fn transform(&mut self, id: &str, transform: beam::PTransform) {
-        let transform = beam::PTransform { unique_name: id.to_owned(), ..transform };
-        self.components.transforms.insert(id.to_owned(), transform);
-    }
-
-    fn collection(&mut self, transform: &str, coder: &str) {
-        let collection = beam::PCollection {
-            unique_name: output_of(transform),
-            coder_id: coder.to_owned(),
-            is_bounded: beam::is_bounded::Enum::Bounded.into(),
-            windowing_strategy_id: WINDOWING.to_owned(),
-            ..Default::default()
-        };
-        self.components.pcollections.insert(output_of(transform), collection);
-    }
-}
-
-fn function(urn: &str, payload: Vec<u8>) -> beam::FunctionSpec {
-    beam::FunctionSpec { urn: urn.to_owned(), payload }
+/// Add the [`STEPS`], given the collection that `list` makes. Returns the one that `score` makes.
+fn add_steps(builder: &mut Builder, listed: &str) -> String {
+    let grouped = builder.primitive("reshuffle/group", urns::GROUP_BY_KEY, &[listed], Coder::KvIterable);
+    let shuffled = builder.par_do("reshuffle/ungroup", urns::UNGROUP, &grouped, Coder::Kv);
+    let parts = ["reshuffle/group", "reshuffle/ungroup"];
+    builder.composite("reshuffle", urns::RESHUFFLE, listed, &shuffled, &parts);
+    let scored = builder.par_do("score", urns::SCORE, &shuffled, Coder::Kv);
+    let group = builder.primitive("group", urns::GROUP_BY_KEY, &[&scored], Coder::KvIterable);
+    builder.last("finish", urns::FINISH, &group);
+    scored
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
-
     use super::*;
+    use crate::beam::components::checks;
     use crate::beam::payload::VERSION;
 
     fn example() -> (Payload, beam::Pipeline) {
@@ -192,73 +105,39 @@ mod tests {
     fn every_id_resolves() {
         let (_, pipeline) = example();
         let all = pipeline.components.expect("components");
-        for coder in all.coders.values() {
-            assert!(coder.component_coder_ids.iter().all(|id| all.coders.contains_key(id)), "{coder:?}");
-        }
-        for strategy in all.windowing_strategies.values() {
-            assert!(all.coders.contains_key(&strategy.window_coder_id));
-            assert!(all.environments.contains_key(&strategy.environment_id));
-        }
-        for collection in all.pcollections.values() {
-            assert!(all.coders.contains_key(&collection.coder_id), "{collection:?}");
-            assert!(all.windowing_strategies.contains_key(&collection.windowing_strategy_id));
-        }
+        checks::every_id_resolves(&all);
         assert_eq!(all.transforms.len(), 8);
-        assert!(all.pcollections.keys().all(|id| !all.transforms.contains_key(id)), "ids are unique");
-        for transform in all.transforms.values() {
-            let collections = transform.inputs.values().chain(transform.outputs.values());
-            assert!(collections.clone().all(|id| all.pcollections.contains_key(id)), "{transform:?}");
-            assert!(transform.subtransforms.iter().all(|id| all.transforms.contains_key(id)));
-        }
-        assert!(pipeline.root_transform_ids.iter().all(|id| all.transforms.contains_key(id)));
-        let names: HashSet<_> = all.transforms.values().map(|transform| &transform.unique_name).collect();
-        assert_eq!(names.len(), all.transforms.len());
     }
 
     #[test]
     fn roots_come_after_what_they_read() {
         let (_, pipeline) = example();
         let all = pipeline.components.expect("components");
-        let mut made = HashSet::new();
-        let mut seen = HashSet::new();
-        for id in &pipeline.root_transform_ids {
-            let transform = &all.transforms[id];
-            assert!(transform.inputs.values().all(|input| made.contains(input)), "{id}");
-            made.extend(transform.outputs.values());
-            seen.insert(id);
-            seen.extend(&transform.subtransforms);
-        }
-        assert_eq!(seen.len(), all.transforms.len(), "every transform is a root or a part of one");
+        checks::order_is_topological(&all, &pipeline.root_transform_ids, &[]);
+        let parts = all.transforms.values().map(|transform| transform.subtransforms.len()).sum::<usize>();
+        assert_eq!(
+            pipeline.root_transform_ids.len() + parts,
+            all.transforms.len(),
+            "each is a root or a part"
+        );
     }
 
     #[test]
     fn only_our_functions_have_the_environment_and_all_carry_the_payload() {
         let (payload, pipeline) = example();
-        let all = pipeline.components.expect("components");
-        let mut functions = Vec::new();
-        for transform in all.transforms.values() {
-            let spec = transform.spec.as_ref().expect("a spec");
-            if spec.urn != urns::PAR_DO {
-                assert_eq!((transform.environment_id.as_str(), spec.payload.len()), ("", 0), "{transform:?}");
-                continue;
-            }
-            assert!(all.environments.contains_key(&transform.environment_id));
-            let par_do = beam::ParDoPayload::decode(&spec.payload[..]).expect("a payload");
-            let do_fn = par_do.do_fn.expect("a function");
-            assert_eq!(serde_json::from_slice::<Payload>(&do_fn.payload).expect("JSON"), payload);
-            functions.push(do_fn.urn);
-        }
-        functions.sort_unstable();
-        assert_eq!(functions, [urns::FINISH, urns::LIST, urns::SCORE, urns::UNGROUP]);
+        let functions = checks::functions(&pipeline.components.expect("components"));
+        assert!(functions.iter().all(|(_, encoded)| Payload::decode(encoded).as_ref() == Ok(&payload)));
+        let urns: Vec<_> = functions.iter().map(|(urn, _)| urn.as_str()).collect();
+        assert_eq!(urns, [urns::FINISH, urns::LIST, urns::SCORE, urns::UNGROUP]);
     }
 
     #[test]
     fn collections_have_the_coders_of_the_contract() {
         let (_, pipeline) = example();
         let all = pipeline.components.expect("components");
-        let coder = |id: &str| all.pcollections[&output_of(id)].coder_id.as_str();
-        assert_eq!(["impulse", "list", "reshuffle/ungroup", "score"].map(coder), [BYTES, KV, KV, KV]);
-        assert_eq!(["reshuffle/group", "group"].map(coder), [KV_ITERABLE; 2]);
+        let coder = |transform: &str| all.pcollections[&format!("{transform}.out")].coder_id.as_str();
+        assert_eq!(["impulse", "list", "reshuffle/ungroup", "score"].map(coder), ["bytes", "kv", "kv", "kv"]);
+        assert_eq!(["reshuffle/group", "group"].map(coder), ["kv_iterable"; 2]);
         assert!(all.transforms["finish"].outputs.is_empty());
     }
 }

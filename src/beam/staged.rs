@@ -2,7 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use prost::Message;
+
 use super::payload::StagedFile;
+use super::proto::pipeline::{ArtifactFilePayload, ArtifactInformation};
 use crate::config::{LabelsSection, PipelineFile};
 use crate::engine::{hash_file, weight_files};
 use crate::error::EngineError;
@@ -22,6 +25,18 @@ pub fn staged_files(file: &PipelineFile) -> Result<Vec<StagedFile>, EngineError>
         paths.push(labels.clone());
     }
     paths.into_iter().map(staged).collect()
+}
+
+/// The file that an artifact of ours stands for, if it is one of `files`.
+///
+/// # Errors
+/// The path of the artifact.
+pub fn file_of<'a>(
+    artifact: &ArtifactInformation,
+    files: &'a [StagedFile],
+) -> Result<&'a StagedFile, String> {
+    let asked = ArtifactFilePayload::decode(&artifact.type_payload[..]).unwrap_or_default().path;
+    files.iter().find(|file| file.path.to_string_lossy() == asked).ok_or(asked)
 }
 
 fn staged(path: PathBuf) -> Result<StagedFile, EngineError> {

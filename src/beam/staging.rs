@@ -3,18 +3,16 @@
 //! - The connection is ours, but the requests come from the service: we answer until it has no more of them.
 //! - Only files of the job are handed out, whatever the service asks for.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use prost::Message;
 use tokio::sync::mpsc::{Sender, channel};
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 use tonic::transport::Channel;
 
+use super::chunks::chunks;
 use super::payload::StagedFile;
 use super::proto::job_management::artifact_request_wrapper::Request;
 use super::proto::job_management::artifact_response_wrapper::Response;
@@ -22,14 +20,12 @@ use super::proto::job_management::artifact_staging_service_client::ArtifactStagi
 use super::proto::job_management::{
     ArtifactResponseWrapper, GetArtifactResponse, ResolveArtifactsRequest, ResolveArtifactsResponse,
 };
-use super::proto::pipeline::{ArtifactFilePayload, ArtifactInformation};
+use super::proto::pipeline::ArtifactInformation;
 use super::service_error::{ServiceError, no_answer, status_error};
+use super::staged::file_of;
 
-/// Bytes of a file in one message. Services accept messages of 4 MiB.
-const CHUNK_BYTES: usize = 1 << 20;
-
-/// Chunks on their way: one is read while another is sent.
-const CHUNKS: usize = 2;
+/// Answers on their way: one is made while another is sent.
+const ANSWERS: usize = 2;
 
 /// What the step is called in messages.
 const STEP: &str = "the staging of files";
@@ -46,7 +42,7 @@ pub async fn stage(
     patience: Duration,
 ) -> Result<(), ServiceError> {
     let mut client = ArtifactStagingServiceClient::new(channel_to).max_decoding_message_size(usize::MAX);
-    let (answers, outbound) = channel(CHUNKS);
+    let (answers, outbound) = channel(ANSWERS);
     let hello = ArtifactResponseWrapper { staging_token: token.to_owned(), ..Default::default() };
     send(&answers, hello, patience).await?;
     let call = client.reverse_artifact_retrieval_service(ReceiverStream::new(outbound));
@@ -75,11 +71,8 @@ pub async fn stage(
 
 /// The path of an artifact, if it is one of `files`.
 fn path_of(artifact: &ArtifactInformation, files: &[StagedFile]) -> Result<PathBuf, ServiceError> {
-    let asked = ArtifactFilePayload::decode(&artifact.type_payload[..]).unwrap_or_default().path;
-    let known = files.iter().find(|file| file.path.to_string_lossy() == asked);
-    let known =
-        known.ok_or_else(|| refused(format!("it asks for {asked:?}, which is no file of the job")))?;
-    Ok(known.path.clone())
+    let unknown = |asked| refused(format!("it asks for {asked:?}, which is no file of the job"));
+    file_of(artifact, files).map(|file| file.path.clone()).map_err(unknown)
 }
 
 /// Send the file in chunks, and then a message that ends it. That one has no data: Prism ignores its data.
@@ -90,23 +83,12 @@ async fn send_file(
 ) -> Result<(), ServiceError> {
     let unreadable = |error: std::io::Error| refused(format!("cannot read {}: {error}", path.display()));
     let chunk = |data| Response::GetArtifactResponse(GetArtifactResponse { data });
-    let mut file = File::open(&path).map_err(unreadable)?;
-    loop {
-        let read = tokio::task::spawn_blocking(move || {
-            let mut data = Vec::with_capacity(CHUNK_BYTES);
-            let read = file.by_ref().take(CHUNK_BYTES as u64).read_to_end(&mut data);
-            read.map(|_| (file, data))
-        });
-        let read =
-            read.await.map_err(|_| refused("a file cannot be read: the reader panicked".to_owned()))?;
-        let (rest, data) = read.map_err(unreadable)?;
-        if data.is_empty() {
-            return send(answers, last(chunk(data)), patience).await;
-        }
-        let message = ArtifactResponseWrapper { is_last: false, ..last(chunk(data)) };
-        send(answers, message, patience).await?;
-        file = rest;
+    let mut pieces = chunks(path.clone());
+    while let Some(piece) = pieces.recv().await {
+        let piece = chunk(piece.map_err(unreadable)?);
+        send(answers, ArtifactResponseWrapper { is_last: false, ..last(piece) }, patience).await?;
     }
+    send(answers, last(chunk(Vec::new())), patience).await
 }
 
 /// A message that ends the answer to one request.

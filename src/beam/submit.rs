@@ -7,7 +7,6 @@
 //! - The output decides how the run ended, not the state of the job: some runners mark a job as cancelled that
 //!   continues to its end, or as failed after a worker has finished the run.
 
-mod absolute;
 #[cfg(test)]
 mod tests;
 
@@ -20,22 +19,22 @@ use prost_types::value::Kind;
 use prost_types::{ListValue, Struct, Value};
 use tokio::runtime::Handle;
 
+use super::absolute::absolute_path;
 use super::environment::{Environment, is_address};
 use super::failure::Failure;
 use super::job_service::{Ended, Limits, RunningJob, Watch};
-use super::payload::{Payload, VERSION};
+use super::payload::Payload;
 use super::pipeline::pipeline;
+use super::prepare::prepare;
 use super::proto::job_management::PrepareJobRequest;
 use super::proto::job_management::job_state::Enum as State;
 use super::service_error::ServiceError;
-use super::staged::staged_files;
 use crate::checked::run_record;
 use crate::commit::{
     Output, OutputListing, OutputState, RunRecord, StoredManifest, admit, check_finished, observe,
     shard_index,
 };
-use crate::config::{Overrides, PipelineFile};
-use crate::engine::hash_model;
+use crate::config::Overrides;
 use crate::error::{ConfigError, Error, Retry, SinkError};
 use crate::flow::StopSignal;
 use crate::plan::Plan;
@@ -44,7 +43,6 @@ use crate::regular_file::read_text;
 use crate::report::{Outcome, OutputReport, Summary};
 use crate::source::list_shards;
 use crate::store::Stores;
-use absolute::{absolute_overrides, absolute_path};
 
 /// What to submit, and where.
 #[derive(Debug, Clone)]
@@ -172,17 +170,11 @@ impl Submission {
         let path = absolute_path(&options.path)?;
         let text =
             read_text(&path).map_err(|source| ConfigError::Read { path: options.path.clone(), source })?;
-        let file = PipelineFile::parse(&text, &path, &options.overrides)?;
-        let overrides = absolute_overrides(&file, &options.overrides)?;
-        let file = PipelineFile::parse(&text, &path, &overrides)?;
-        let plan = Plan::check(file.clone())?;
-        let model_sha256 = hash_model(&plan.model.path)?;
-        let staged = staged_files(&file)?;
+        let (payload, plan) = prepare(path, text, &options.overrides, Plan::check)?;
         let stores = Stores::with(runtime.clone(), plan.storage.clone());
         let output = Output::open(&stores, &plan.output.uri)?;
-        let wanted = run_record(&plan, &model_sha256, None);
+        let wanted = run_record(&plan, &payload.model_sha256, None);
         let is_finished = matches!(admit(&output, &wanted)?, OutputState::Succeeded(..));
-        let payload = Payload { version: VERSION, path, text, overrides, model_sha256, staged };
         let (runtime, limits) = (runtime.clone(), Limits::default());
         Ok(Self { payload, plan, stores, output, wanted, options, is_finished, runtime, limits })
     }
@@ -424,9 +416,10 @@ pub fn own_path() -> Result<PathBuf, ConfigError> {
 ///
 /// # Errors
 /// If it is relative: a runner starts its workers in another folder.
-pub fn check_command(command: &Path, job_endpoint: &str) -> Result<(), ConfigError> {
+pub fn check_command(command: &Path, job_endpoint: Option<&str>) -> Result<(), ConfigError> {
     if command.is_absolute() {
-        let is_local = ["localhost:", "127.", "[::1]:"].iter().any(|here| job_endpoint.starts_with(here));
+        let is_here = |at: &str| ["localhost:", "127.", "[::1]:"].iter().any(|here| at.starts_with(here));
+        let is_local = job_endpoint.is_some_and(is_here);
         if is_local && !command.is_file() {
             let command = command.display();
             tracing::warn!(

@@ -1,10 +1,17 @@
 //! The URNs of Beam's transforms, coders and environments that sluice uses, and its own.
 
+/// The transform that other SDKs use.
+pub const TRANSFORM: &str = "sluice:transform:score:v1";
+
 /// Our functions, each the `do_fn` of a ParDo.
+pub const START: &str = "sluice:fn:start:v1";
+pub const KEY: &str = "sluice:fn:key:v1";
 pub const LIST: &str = "sluice:fn:list:v1";
+pub const LIST_GIVEN: &str = "sluice:fn:list_given:v1";
 pub const UNGROUP: &str = "sluice:fn:ungroup:v1";
 pub const SCORE: &str = "sluice:fn:score:v1";
 pub const FINISH: &str = "sluice:fn:finish:v1";
+pub const REPORT: &str = "sluice:fn:report:v1";
 
 /// Transforms.
 pub const SOURCE: &str = "beam:runner:source:v1";

@@ -1,18 +1,19 @@
 //! `sluice beam`: the commands for Apache Beam.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use clap::{Args, Subcommand};
-use sluice::beam::{Environment, Follower, Submission, SubmitOptions, Submitted, check_command, own_path};
+use sluice::beam::{Follower, Submission, SubmitOptions, Submitted};
 use sluice::commit::Share;
 use sluice::error::{ConfigError, Error};
 use sluice::flow::StopSignal;
 use sluice::progress::ProgressCounters;
 use sluice::report::Outcome;
 
+use super::beam_environment::{EnvironmentArgs, name_and_value};
+use super::beam_expansion_service::{self, ExpansionServiceArgs};
 use super::beam_worker::{self, WorkerArgs};
 use super::logging::LogFormat;
 use super::pipeline_args::PipelineArgs;
@@ -37,6 +38,9 @@ enum BeamCommand {
     /// Run a worker that a runner has started, or a pool of workers.
     #[command(after_help = help::BEAM_WORKER)]
     Worker(WorkerArgs),
+    /// Serve the transform sluice:transform:score:v1 to pipelines in Python, Java and other languages.
+    #[command(after_help = help::BEAM_EXPANSION_SERVICE)]
+    ExpansionService(ExpansionServiceArgs),
 }
 
 /// Arguments of `sluice beam submit`.
@@ -47,15 +51,8 @@ struct SubmitArgs {
     /// Address of the runner's job service.
     #[arg(long, value_name = "HOST:PORT")]
     job_endpoint: String,
-    /// Where the runner gets its workers from: process, external=HOST:PORT (of a pool) or docker=IMAGE.
-    #[arg(long, value_name = "ENVIRONMENT", default_value = PROCESS)]
-    environment: String,
-    /// Path of sluice on the hosts of the runner; with process. By default, the path of this program.
-    #[arg(long, value_name = "PATH")]
-    worker_command: Option<PathBuf>,
-    /// Set a variable of the workers' environment; with process; may be repeated.
-    #[arg(long, value_name = "NAME=VALUE", value_parser = name_and_value)]
-    worker_env: Vec<(String, String)>,
+    #[command(flatten)]
+    environment: EnvironmentArgs,
     /// How many tasks the runner makes of each step. Flink makes one unless it is set.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     parallelism: Option<u32>,
@@ -67,20 +64,12 @@ struct SubmitArgs {
     allow_empty: bool,
 }
 
-/// The default environment.
-const PROCESS: &str = "process";
-
-fn name_and_value(text: &str) -> Result<(String, String), String> {
-    let pair = text.split_once('=').filter(|(name, _)| !name.is_empty());
-    pair.map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .ok_or_else(|| "expected NAME=VALUE".to_owned())
-}
-
 /// Run one of the commands.
 pub fn run(args: &BeamArgs, log_format: LogFormat, progress: &Progress) -> anyhow::Result<ExitCode> {
     match &args.command {
         BeamCommand::Submit(args) => submit(args, log_format, progress),
         BeamCommand::Worker(args) => beam_worker::run(args),
+        BeamCommand::ExpansionService(args) => beam_expansion_service::run(args),
     }
 }
 
@@ -138,21 +127,7 @@ fn submit(args: &SubmitArgs, log_format: LogFormat, progress: &Progress) -> anyh
 
 impl SubmitArgs {
     fn options(&self) -> Result<SubmitOptions, ConfigError> {
-        let of_process = [
-            ("--worker-command", self.worker_command.is_some()),
-            ("--worker-env", !self.worker_env.is_empty()),
-        ];
-        if let Some((argument, _)) = of_process.into_iter().find(|(_, is_given)| *is_given)
-            && self.environment != PROCESS
-        {
-            let message = "only has a meaning with --environment process".to_owned();
-            return Err(ConfigError::Argument { argument, message });
-        }
-        let command = match &self.worker_command {
-            Some(command) => command.clone(),
-            None => own_path()?,
-        };
-        check_command(&command, &self.job_endpoint)?;
+        let environment = self.environment.environment(Some(&self.job_endpoint))?;
         let mut overrides = self.pipeline.overrides();
         if self.allow_empty {
             overrides.set.push("input.allow_empty=true".to_owned());
@@ -161,7 +136,7 @@ impl SubmitArgs {
             path: self.pipeline.file().to_owned(),
             overrides,
             job_endpoint: self.job_endpoint.clone(),
-            environment: Environment::parse(&self.environment, command, self.worker_env.clone())?,
+            environment,
             parallelism: self.parallelism,
             options: self.option.clone(),
         })

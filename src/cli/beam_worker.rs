@@ -9,6 +9,7 @@ use clap::Args;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use sluice::beam::{Endpoints, Process};
 use sluice::crash::leave;
+use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
 use super::exit;
@@ -72,7 +73,7 @@ pub fn of_runner(arguments: &[OsString]) -> Option<Vec<OsString>> {
 /// Run a worker, or a pool of them.
 pub fn run(args: &WorkerArgs) -> anyhow::Result<ExitCode> {
     let (stop, stopped) = watch::channel(false);
-    stop_on_signals(stop, Duration::from_secs_f64(args.grace.clamp(0.0, 86_400.0)))?;
+    stop_on_signals(stop, Some(Duration::from_secs_f64(args.grace.clamp(0.0, 86_400.0))))?;
     let runtime = storage_runtime()?;
     let process = Process::new(runtime.handle().clone());
     let ended = runtime.block_on(async {
@@ -92,19 +93,24 @@ pub fn run(args: &WorkerArgs) -> anyhow::Result<ExitCode> {
             }
         }
     });
+    Ok(end(runtime, ended))
+}
+
+/// End the runtime. Returns the exit code.
+pub fn end(runtime: Runtime, ended: Result<(), String>) -> ExitCode {
     // tasks that hang in a request must not keep the process
     runtime.shutdown_timeout(Duration::from_secs(1));
     match ended {
-        Ok(()) => Ok(ExitCode::SUCCESS),
+        Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
             tracing::error!("{message}");
-            Ok(ExitCode::from(exit::FAILED))
+            ExitCode::from(exit::FAILED)
         }
     }
 }
 
-/// The first signal stops the workers; the second, or the end of `grace`, ends the process.
-fn stop_on_signals(stop: watch::Sender<bool>, grace: Duration) -> anyhow::Result<()> {
+/// The first signal sets `stop`; the second, or the end of `grace`, ends the process.
+pub fn stop_on_signals(stop: watch::Sender<bool>, grace: Option<Duration>) -> anyhow::Result<()> {
     let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
     thread::spawn(move || {
         for signal in signals.forever() {
@@ -113,6 +119,7 @@ fn stop_on_signals(stop: watch::Sender<bool>, grace: Duration) -> anyhow::Result
                 leave(code);
             }
             stop.send_replace(true);
+            let Some(grace) = grace else { continue };
             thread::spawn(move || {
                 thread::sleep(grace);
                 tracing::error!("the grace period is over; exiting while workers are still running");

@@ -128,6 +128,19 @@ A runner on the same host starts the second form itself (sluice beam submit --en
 
 Environment: as for `sluice run`.";
 
+#[cfg(feature = "beam")]
+pub const BEAM_EXPANSION_SERVICE: &str = "Examples:
+  sluice beam expansion-service
+  sluice beam expansion-service --environment external=localhost:50000
+  sluice beam expansion-service --listen 0.0.0.0:8097 --environment docker=repo/sluice:1
+
+In Python, with URIs of shards, folders or globs, as sluice run --input takes them:
+  uris | beam.ExternalTransform('sluice:transform:score:v1', open('safety.toml', 'rb').read(), 'localhost:8097')
+
+The output is that of sluice run, and the transform's elements are the reports of its parts, as JSON.
+
+Environment: as for `sluice run`.";
+
 pub const DOCTOR: &str = "Examples:
   sluice doctor
 

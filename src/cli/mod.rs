@@ -3,6 +3,10 @@
 #[cfg(feature = "beam")]
 mod beam;
 #[cfg(feature = "beam")]
+mod beam_environment;
+#[cfg(feature = "beam")]
+mod beam_expansion_service;
+#[cfg(feature = "beam")]
 mod beam_worker;
 mod bench;
 mod build_engine;

@@ -1,6 +1,8 @@
 //! The same input through `sluice run` and through the runners of Apache Beam.
 
 mod support;
+#[path = "beam/transform.rs"]
+mod transform;
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, Output, Stdio};
@@ -46,33 +48,51 @@ fn script(command: &str, names: &[&str]) -> Output {
     script.output().expect("the script starts")
 }
 
-/// A pool of workers that runs until this is dropped.
-struct Pool {
+/// A server of sluice that runs until this is dropped.
+struct Server {
     process: Child,
     address: String,
 }
 
-impl Pool {
-    fn start() -> Self {
-        let mut pool = sluice();
-        pool.args(["--log-format", "json", "beam", "worker", "--pool", "127.0.0.1:0"]).stderr(Stdio::piped());
-        let mut process = pool.spawn().expect("the binary starts");
+impl Server {
+    /// Start `sluice beam ARGS…`, which logs its address.
+    fn start(mut sluice: Command, args: &[&str]) -> Self {
+        sluice.args(["--log-format", "json", "beam"]).args(args).stderr(Stdio::piped());
+        let mut process = sluice.spawn().expect("the binary starts");
         let mut log = BufReader::new(process.stderr.take().expect("a pipe"));
         let mut line = String::new();
         log.read_line(&mut line).expect("a line of the log");
         let line: serde_json::Value = serde_json::from_str(&line).expect("JSON");
-        let address = line["address"].as_str().expect("the address of the pool").to_owned();
-        // the pool must not wait for a reader of its log
+        let address = line["address"].as_str().expect("the address of the server").to_owned();
+        // the server must not wait for a reader of its log
         std::thread::spawn(move || log.read_to_string(&mut String::new()));
         Self { process, address }
     }
+
+    /// A pool of workers.
+    fn pool() -> Self {
+        Self::start(sluice(), &["worker", "--pool", "127.0.0.1:0"])
+    }
+
+    /// The environment of workers from this pool.
+    fn environment(&self) -> String {
+        format!("external={}", self.address)
+    }
 }
 
-impl Drop for Pool {
+impl Drop for Server {
     fn drop(&mut self) {
         self.process.kill().expect("killed, or gone");
         self.process.wait().expect("a child");
     }
+}
+
+/// A worker has the variables of its runner. This is the one that it needs besides.
+fn library() -> String {
+    let sluice = sluice();
+    let set = sluice.get_envs().find(|(name, _)| *name == "ORT_DYLIB_PATH").and_then(|(_, at)| at);
+    let library = set.map(ToOwned::to_owned).or_else(|| std::env::var_os("ORT_DYLIB_PATH"));
+    format!("ORT_DYLIB_PATH={}", library.expect("set here or there").display())
 }
 
 fn submit(bench: &Bench, endpoint: &str, environment: &str, out: &str, args: &[&str]) -> Output {
@@ -87,13 +107,8 @@ fn submit(bench: &Bench, endpoint: &str, environment: &str, out: &str, args: &[&
         out,
     ]);
     submit.args(["--job-endpoint", endpoint, "--environment", environment, "--parallelism", "2"]);
-    // a worker has the variables of its runner
-    if environment == "process"
-        && let Some(library) =
-            submit.get_envs().find(|(name, _)| *name == "ORT_DYLIB_PATH").and_then(|(_, at)| at)
-    {
-        let library = format!("ORT_DYLIB_PATH={}", library.display());
-        submit.args(["--worker-env", &library]);
+    if environment == "process" {
+        submit.args(["--worker-env", &library()]);
     }
     submit.args(args).output().expect("the binary starts")
 }
@@ -132,8 +147,8 @@ fn every_runner_leaves_the_rows_of_a_run() {
     write_input(&bench);
     assert_code(&run_to_end(&bench, "alone", &["--set", "output.max_error_rate=1.0"]), 0);
     let expected = bench.comparable_rows("alone");
-    let pool = Pool::start();
-    let external = format!("external={}", pool.address);
+    let pool = Server::pool();
+    let external = pool.environment();
     // one after another: together they need more memory than a small machine has
     for (runner, environments) in [
         ("python", &[external.as_str()][..]),
@@ -163,8 +178,8 @@ fn a_job_ends_as_a_run_does() {
     let bench = Bench::new();
     let runners = Runners::start(&["python"]);
     let (_, endpoint) = &runners.endpoints[0];
-    let pool = Pool::start();
-    let environment = format!("external={}", pool.address);
+    let pool = Server::pool();
+    let environment = pool.environment();
     let submit = |out: &str, args: &[&str]| submit(&bench, endpoint, &environment, out, args);
 
     let empty = submit("empty", &[]);
@@ -209,8 +224,8 @@ fn a_job_finishes_the_run_of_a_killed_process() {
     assert!(!bench.path("out/_SUCCESS").exists(), "the run ended before it was killed");
     let runners = Runners::start(&["python"]);
     let (_, endpoint) = &runners.endpoints[0];
-    let pool = Pool::start();
-    let environment = format!("external={}", pool.address);
+    let pool = Server::pool();
+    let environment = pool.environment();
     assert_code(&submit(&bench, endpoint, &environment, "out", &[]), 0);
     assert_code(&run_to_end(&bench, "alone", &[]), 0);
     assert_eq!(bench.comparable_rows("out"), bench.comparable_rows("alone"));

@@ -23,7 +23,7 @@ mod standard_tests;
 #[cfg(test)]
 mod tests;
 
-pub use coder::ElementCoder;
+pub use coder::{Coder, ElementCoder};
 pub use elements::ElementDecoder;
 pub use encode::encode_element;
 pub use value::{Element, Value};

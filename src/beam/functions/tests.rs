@@ -155,12 +155,12 @@ fn score(context: &Context, payload: &Payload, message: &[u8]) -> Result<ScoredS
 }
 
 fn summary_of(shards: u64) -> Vec<u8> {
-    encode(&ToFinish::Listing(Listing { shards, skipped: Skipped::default() }))
+    encode(&ToFinish::Listing(Listing { inputs: Vec::new(), shards, skipped: Skipped::default() }))
 }
 
 fn part_of(run_id: &str, rows: u64) -> Vec<u8> {
     let part = PartReport { path: "predictions/p".to_owned(), rows: Some(rows), ..PartReport::default() };
-    encode(&ToFinish::Part { run_id: run_id.to_owned(), part: Box::new(part) })
+    encode(&ToFinish::Part { run_id: run_id.to_owned(), part: Box::new(part), seconds: 0.0 })
 }
 
 #[test]

@@ -52,7 +52,7 @@ pub fn absolute_overrides(file: &PipelineFile, overrides: &Overrides) -> Result<
 }
 
 /// Whether `uri` is a path below the current folder.
-fn is_relative(uri: &str) -> bool {
+pub fn is_relative(uri: &str) -> bool {
     !uri.is_empty() && !looks_like_uri(uri) && !uri.contains("://") && Path::new(uri).is_relative()
 }
 
