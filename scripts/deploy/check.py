@@ -13,7 +13,12 @@
 - Nodes with GPUs have the driver that the README requires.
 - Every job that scores is followed by one that verifies the same output. A day without images does not fail a CronJob.
 - A CronJob derives the folder of a night from the name of its Job, in the shell of the image.
-- The build context of the image has all files that the sources include.
+- Images of sluice are targets of the Dockerfile.
+- In the Flink cluster, `sluice beam` knows every argument, the job server is the one that the tests run, and Flink's
+  release is the one in its name. Selectors find pods, addresses are those of Services and of the pools, the job fills
+  the slots, and Flink's memory fits into its containers.
+- `sluice beam expansion-service` knows the arguments of the script for Dataflow.
+- The build context of the image has all files that the sources include. The image takes the flags of Beam's runners.
 """
 
 import argparse
@@ -108,6 +113,7 @@ def check_kubernetes(path, sluice, flags, final, resumed):
         check(f"{path.name}: {manifest['kind']} fits Kubernetes {KUBERNETES}", fits)
         if manifest["kind"] == "ConfigMap":
             maps[manifest["metadata"]["name"]] = manifest["data"]
+        if manifest["kind"] not in ("Job", "CronJob"):
             continue
         job = manifest["spec"] if manifest["kind"] == "Job" else manifest["spec"]["jobTemplate"]["spec"]
         [container] = job["template"]["spec"]["containers"]
@@ -116,6 +122,9 @@ def check_kubernetes(path, sluice, flags, final, resumed):
         if command[0] == "verify":
             check(f"{path.name}: a failed verification is not retried", exit_codes(path, job, container)["FailJob"] == {9})
             verified.add(command[1].strip('"'))
+        elif command[:2] == ["beam", "submit"]:
+            check_submit(path, job, maps, sluice, final, resumed)
+            written.add(value(words, "--output"))
         else:
             check_run(path, manifest, job, maps, sluice, flags, final, resumed)
             written.add(value(words, "--output").strip('"'))
@@ -141,14 +150,8 @@ def check_run(path, manifest, job, maps, sluice, flags, final, resumed):
     same = value(words, "--num-shards") == str(job["completions"])
     check(f"{path.name}: --num-shards is the number of completions", same)
 
-    codes = exit_codes(path, job, container)
-    check(f"{path.name}: final codes end the job: {sorted(final)}", codes["FailJob"] == final)
-    check(f"{path.name}: codes that resume cost no retry: {sorted(resumed)}", codes["Ignore"] == resumed)
-    disrupted = {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
-    rules = job["podFailurePolicy"]["rules"]
-    check(f"{path.name}: a preempted pod costs no retry", rules[0] == disrupted and pod["restartPolicy"] == "Never")
-    spare = pod["terminationGracePeriodSeconds"] - float(value(words, "--grace"))
-    check(f"{path.name}: {spare:.0f} s from the end of --grace to SIGKILL", spare >= 10)
+    check_retries(path, job, final, resumed)
+    check_grace(path, pod, words)
     if "cloud.google.com/gke-spot" in pod.get("nodeSelector", {}):
         check(f"{path.name}: --grace ends before a spot node does", float(value(words, "--grace")) <= SPOT_SECONDS - 2)
     if "nvidia.com/gpu" in container["resources"]["limits"]:
@@ -159,8 +162,29 @@ def check_run(path, manifest, job, maps, sluice, flags, final, resumed):
     if manifest["kind"] == "CronJob":
         check(f"{path.name}: a day without an image fails no night", "--allow-empty" in words)
 
+    check_pipeline(path, pod, maps, sluice, words, container["resources"]["limits"]["memory"])
+
+
+def check_retries(path, job, final, resumed):
+    pod = job["template"]["spec"]
+    codes = exit_codes(path, job, pod["containers"][0])
+    check(f"{path.name}: final codes end the job: {sorted(final)}", codes["FailJob"] == final)
+    check(f"{path.name}: codes that resume cost no retry: {sorted(resumed)}", codes["Ignore"] == resumed)
+    disrupted = {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
+    rules = job["podFailurePolicy"]["rules"]
+    check(f"{path.name}: a preempted pod costs no retry", rules[0] == disrupted and pod["restartPolicy"] == "Never")
+
+
+def check_grace(path, pod, words):
+    spare = pod["terminationGracePeriodSeconds"] - float(value(words, "--grace"))
+    check(f"{path.name}: {spare:.0f} s from the end of --grace to SIGKILL", spare >= 10)
+
+
+def check_pipeline(path, pod, maps, sluice, words, limit):
+    """Check the pipeline file of a pod's only container, and that the memory limit of the container that scores
+    covers it."""
     file = next(word for word in words if word.endswith(".toml"))
-    mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+    mounts = {mount["mountPath"]: mount["name"] for mount in pod["containers"][0]["volumeMounts"]}
     volumes = {volume["name"]: volume.get("configMap", {}).get("name") for volume in pod["volumes"]}
     folder, name = file.rsplit("/", 1)
     pipeline = maps.get(volumes.get(mounts.get(folder)), {}).get(name)
@@ -168,8 +192,139 @@ def check_run(path, manifest, job, maps, sluice, flags, final, resumed):
     with tempfile.NamedTemporaryFile("w", suffix=".toml") as written:
         written.write(pipeline or "")
         written.flush()
-        limit = container["resources"]["limits"]["memory"]
-        check_memory(path.name, sluice, words, written.name, int(limit.removesuffix("Gi")) << 30)
+        check_memory(path.name, sluice, words, written.name, mebibytes(limit) << 20)
+
+
+def mebibytes(quantity):
+    """A quantity of memory as Kubernetes and Flink write it."""
+    number, unit = re.fullmatch(r"(\d+)(Gi|Mi|m)", quantity).groups()
+    return int(number) * (1024 if unit == "Gi" else 1)
+
+
+def check_submit(path, job, maps, sluice, final, resumed):
+    """Check a Job that submits to the cluster of kubernetes-flink.yaml."""
+    cluster = FlinkCluster()
+    pod = job["template"]["spec"]
+    [container] = pod["containers"]
+    words = container["args"]
+    check_arguments(path.name, sluice, words)
+    check_retries(path, job, final, resumed)
+    worker = cluster.container("flink-taskmanager", "sluice")
+    check_pipeline(path, pod, maps, sluice, words, worker["resources"]["limits"]["memory"])
+    ports = cluster.service_ports()
+    check(f"{path.name}: the job endpoint is a Service of the cluster", value(words, "--job-endpoint") in ports)
+    admitted = cluster.one("NetworkPolicy")["spec"]["ingress"][0]["from"][0]["podSelector"]["matchLabels"]
+    labels = job["template"]["metadata"]["labels"]
+    check(f"{path.name}: the cluster admits its pod", admitted.items() <= labels.items())
+    pool = f"external={value(worker['args'], '--pool')}"
+    check(f"{path.name}: workers come from the pools of the cluster", value(words, "--environment") == pool)
+    slots = cluster.slots()
+    check(f"{path.name}: the job fills the {slots} slots", value(words, "--parallelism") == str(slots))
+
+
+class FlinkCluster:
+    """The manifest of the Flink cluster."""
+
+    def __init__(self):
+        self.path = FOLDER / "kubernetes-flink.yaml"
+        self.documents = list(yaml.safe_load_all(self.path.read_text()))
+        lines = self.one("ConfigMap")["data"]["properties"].splitlines()
+        self.properties = dict(line.split(": ", 1) for line in lines)
+
+    def all(self, kind):
+        return [manifest for manifest in self.documents if manifest["kind"] == kind]
+
+    def one(self, kind, name=None):
+        [manifest] = [each for each in self.all(kind) if name in (None, each["metadata"]["name"])]
+        return manifest
+
+    def pod(self, name):
+        return self.one("Deployment", name)["spec"]["template"]["spec"]
+
+    def container(self, deployment, name):
+        [container] = [each for each in self.pod(deployment)["containers"] if each["name"] == name]
+        return container
+
+    def service_ports(self):
+        """HOST:PORT of all Services."""
+        services = self.all("Service")
+        return {f"{each['metadata']['name']}:{port['port']}" for each in services for port in each["spec"]["ports"]}
+
+    def slots(self):
+        replicas = self.one("Deployment", "flink-taskmanager")["spec"]["replicas"]
+        return replicas * int(self.properties["taskmanager.numberOfTaskSlots"])
+
+
+# Linux gives out ports from here on, to connections and to the servers that a TaskManager starts for its workers.
+FIRST_EPHEMERAL_PORT = 32768
+
+
+def check_flink(sluice):
+    cluster = FlinkCluster()
+    name = cluster.path.name
+    pods = {each["metadata"]["name"]: each["spec"]["template"]["metadata"]["labels"] for each in cluster.all("Deployment")}
+    for deployment in cluster.all("Deployment"):
+        own = deployment["spec"]["selector"]["matchLabels"].items() <= pods[deployment["metadata"]["name"]].items()
+        check(f"{name}: {deployment['metadata']['name']} selects its own pods", own)
+    for service in cluster.all("Service"):
+        selector, target = service["spec"]["selector"].items(), service["metadata"]["name"]
+        found = [deployment for deployment, labels in pods.items() if selector <= labels.items()]
+        check(f"{name}: the Service {target} has the pods of its name", found == [target])
+        [container] = cluster.pod(target)["containers"]
+        open_ports = {port["containerPort"] for port in container["ports"]}
+        check(f"{name}: {target} listens on them", {port["port"] for port in service["spec"]["ports"]} <= open_ports)
+
+    pod, worker = cluster.pod("flink-taskmanager"), cluster.container("flink-taskmanager", "sluice")
+    check_arguments(name, sluice, worker["args"])
+    check_grace(cluster.path, pod, worker["args"])
+    host, port = value(worker["args"], "--pool").split(":")
+    check(f"{name}: only the own pod reaches a pool, on a port below the system's", host == "localhost" and
+          int(port) < FIRST_EPHEMERAL_PORT)
+    mounted = {mount["mountPath"] for mount in worker["volumeMounts"]}
+    check(f"{name}: workers can store models", "/tmp" in mounted)
+
+    server = cluster.container("flink-job-server", "job-server")
+    master = value(server["args"], "--flink-master")
+    check(f"{name}: the job server finds Flink at {master}", master in cluster.service_ports())
+    tested = (FOLDER.parent / "requirements" / "beam-flink.xml").read_text()
+    flink, beam = re.search(r"<artifactId>beam-runners-flink-(.*)</artifactId>\s*<version>(.*)<", tested).groups()
+    image = f"apache/beam_flink{flink}_job_server:{beam}"
+    check(f"{name}: the job server is the one that the tests run, {image}", server["image"] == image)
+    for deployment in ("jobmanager", "taskmanager"):
+        container = cluster.container(f"flink-{deployment}", deployment)
+        check(f"{name}: the {deployment} has Flink {flink}", container["image"].startswith(f"flink:{flink}."))
+        [address] = [entry["value"] for entry in container["env"] if entry["name"] == "JOB_MANAGER_RPC_ADDRESS"]
+        check(f"{name}: the {deployment} knows the JobManager", f"{address}:6123" in cluster.service_ports())
+        total = mebibytes(cluster.properties[f"{deployment}.memory.process.size"])
+        limit = mebibytes(container["resources"]["limits"]["memory"])
+        check(f"{name}: the {deployment} has {total} MiB of {limit} MiB", total <= limit)
+    spaced = [key for key, text in cluster.properties.items() if " " in text]
+    check(f"{name}: no property has a space {spaced or ''}", not spaced)
+    check(f"{name}: a job that fails starts again", cluster.properties["restart-strategy.type"] == "fixed-delay")
+
+
+def check_dataflow(sluice):
+    path = FOLDER / "dataflow.sh"
+    [words] = re.findall(r"^service=\((.*)\)$", path.read_text(), re.M)
+    words = words.replace('"', "").replace("$port", "8097").split()
+    check_arguments(path.name, sluice, words)
+    check(f"{path.name}: is Bash", subprocess.run(["bash", "-n", path]).returncode == 0)
+
+
+def check_arguments(name, sluice, words):
+    """`--help` makes sluice read the arguments before it, and do nothing else."""
+    done = subprocess.run([sluice, *words, "--help"], capture_output=True, text=True)
+    check(f"{name}: `sluice {' '.join(words[:2])}` knows every argument {done.stderr}", done.returncode == 0)
+
+
+def check_images():
+    """Every image of sluice is a target of the Dockerfile."""
+    targets = set(re.findall(r"^FROM \S+ AS (\S+)$", (FOLDER / "Dockerfile").read_text(), re.M))
+    for path in sorted(FOLDER.iterdir()):
+        if path.name.startswith("Dockerfile") or path.suffix == ".py":
+            continue
+        used = set(re.findall(r"/sluice:([\w.-]+)", path.read_text()))
+        check(f"{path.name}: images of sluice are targets of the Dockerfile: {sorted(used)}", used <= targets)
 
 
 def check_nights(path, manifest, container):
@@ -232,8 +387,33 @@ def check_dockerfile(path):
     missing = [name for name in copied if not (README.parent / name).exists()]
     check(f"Dockerfile: every copied file exists {missing or ''}", not missing)
     ignored = path.with_suffix(".dockerignore").read_text().splitlines()
+    entry = re.findall(r"^ENTRYPOINT (.*)$", text, re.M)
+    check("Dockerfile: images start sluice with their arguments", set(entry) == {'["sluice"]'})
     lost = sorted({str(name) for name in compiled_in() if is_ignored(str(name), ignored)})
     check(f"Dockerfile: every included file reaches the build {lost or ''}", not lost)
+
+
+# What runners pass to their workers: Flink's and Spark's, and Dataflow's and the Python SDK's. Port 1 is closed.
+RUNNER_FLAGS = [
+    ["--id=1-1", "--provision_endpoint=localhost:1", "--semi_persist_dir=/tmp"],
+    [
+        "--id=worker_0",
+        "--logging_endpoint=localhost:2",
+        "--control_endpoint=localhost:3",
+        "--artifact_endpoint=localhost:4",
+        "--provision_endpoint=localhost:1",
+        "--semi_persist_dir=/var/opt/google",
+        "--unknown=1",
+    ],
+]
+
+
+def check_worker(sluice):
+    """Started as a runner starts the image, the binary calls the runner's provision service first."""
+    for flags in RUNNER_FLAGS:
+        done = subprocess.run([sluice, *flags], capture_output=True, text=True, timeout=60)
+        called = done.returncode == 1 and "provision service at localhost:1" in done.stderr
+        check(f"Dockerfile: sluice is a worker, if started with {len(flags)} flags of a runner", called)
 
 
 def compiled_in():
@@ -272,7 +452,11 @@ def main():
     check(f"Kubernetes: every written output is verified: {', '.join(sorted(written))}", written == verified)
     output = check_batch(FOLDER / "gcp-batch.json", sluice, flags, final)
     check_batch_verify(FOLDER / "gcp-batch-verify.json", output)
+    check_flink(sluice)
+    check_dataflow(sluice)
     check_dockerfile(FOLDER / "Dockerfile")
+    check_worker(sluice)
+    check_images()
     return 1 if failures else 0
 
 
