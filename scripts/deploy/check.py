@@ -14,9 +14,9 @@
 - Every job that scores is followed by one that verifies the same output. A day without images does not fail a CronJob.
 - A CronJob derives the folder of a night from the name of its Job, in the shell of the image.
 - Images of sluice are targets of the Dockerfile.
-- In the Flink cluster, `sluice beam` knows every argument, the job server is the one that the tests run, and Flink's
-  release is the one in its name. Selectors find pods, addresses are those of Services and of the pools, the job fills
-  the slots, and Flink's memory fits into its containers.
+- For Flink: `sluice beam` knows every argument. The job server is of the version that the tests run, and Flink of the
+  version in the job server's name. Selectors match pods, and addresses match Services and pools. The job fills the
+  slots. Flink's memory fits into its containers.
 - `sluice beam expansion-service` knows the arguments of the script for Dataflow.
 - The build context of the image has all files that the sources include. The image takes the flags of Beam's runners.
 """
@@ -255,31 +255,33 @@ class FlinkCluster:
         return replicas * int(self.properties["taskmanager.numberOfTaskSlots"])
 
 
-# Linux gives out ports from here on, to connections and to the servers that a TaskManager starts for its workers.
+# Linux assigns ports from here on to connections, and to the servers that a TaskManager starts for its workers.
 FIRST_EPHEMERAL_PORT = 32768
 
 
 def check_flink(sluice):
     cluster = FlinkCluster()
     name = cluster.path.name
-    pods = {each["metadata"]["name"]: each["spec"]["template"]["metadata"]["labels"] for each in cluster.all("Deployment")}
+    labels = {}
     for deployment in cluster.all("Deployment"):
-        own = deployment["spec"]["selector"]["matchLabels"].items() <= pods[deployment["metadata"]["name"]].items()
-        check(f"{name}: {deployment['metadata']['name']} selects its own pods", own)
+        target, spec = deployment["metadata"]["name"], deployment["spec"]
+        labels[target] = spec["template"]["metadata"]["labels"]
+        own = spec["selector"]["matchLabels"].items() <= labels[target].items()
+        check(f"{name}: the Deployment {target} selects its own pods", own)
     for service in cluster.all("Service"):
-        selector, target = service["spec"]["selector"].items(), service["metadata"]["name"]
-        found = [deployment for deployment, labels in pods.items() if selector <= labels.items()]
-        check(f"{name}: the Service {target} has the pods of its name", found == [target])
+        target, spec = service["metadata"]["name"], service["spec"]
+        found = [deployment for deployment in labels if spec["selector"].items() <= labels[deployment].items()]
+        check(f"{name}: the Service {target} selects the pods of the Deployment {target}", found == [target])
         [container] = cluster.pod(target)["containers"]
-        open_ports = {port["containerPort"] for port in container["ports"]}
-        check(f"{name}: {target} listens on them", {port["port"] for port in service["spec"]["ports"]} <= open_ports)
+        listening = {port["containerPort"] for port in container["ports"]}
+        check(f"{name}: the pods listen on its ports", {port["port"] for port in spec["ports"]} <= listening)
 
     pod, worker = cluster.pod("flink-taskmanager"), cluster.container("flink-taskmanager", "sluice")
     check_arguments(name, sluice, worker["args"])
     check_grace(cluster.path, pod, worker["args"])
     host, port = value(worker["args"], "--pool").split(":")
-    check(f"{name}: only the own pod reaches a pool, on a port below the system's", host == "localhost" and
-          int(port) < FIRST_EPHEMERAL_PORT)
+    is_right = host == "localhost" and int(port) < FIRST_EPHEMERAL_PORT
+    check(f"{name}: a pool listens for its own pod, on a port that no other program gets", is_right)
     mounted = {mount["mountPath"] for mount in worker["volumeMounts"]}
     check(f"{name}: workers can store models", "/tmp" in mounted)
 

@@ -3,25 +3,25 @@
 #
 #   PROJECT=… REGION=… BUCKET=… IMAGE=… scripts/deploy/dataflow.sh URIS PIPELINE COUNTS [OPTION OF DATAFLOW]...
 #
-# - URIS (gs://…) has one URI of shards, a folder or a glob in each line. PIPELINE is a pipeline file on this machine,
-#   with the output in its output.uri (gs://…). COUNTS (gs://…) is written: the number of rows by status.
-# - Dataflow takes jobs from Beam's SDKs only, through its own API, so `sluice beam submit` cannot reach it. A pipeline of
-#   Beam's Python SDK can, with sluice's transform in it: `sluice beam expansion-service`, which runs here while the job
-#   is submitted, provides the transform, its image and the model.
-# - IMAGE is the target `beam` of the Dockerfile, or `gpu`, in Artifact Registry. Every worker of Dataflow runs one
-#   container of it, besides those of Python. Its sluice must be the version of the one here ($SLUICE).
-# - Python's version must be one for which Beam has an image (3.10 to 3.14); the environment needs
-#   apache-beam[gcp]==2.77.0. $PYTHON is its interpreter.
-# - The workers run as sluice@$PROJECT.iam.gserviceaccount.com: roles/dataflow.worker, read access to the input and to
-#   the image, roles/storage.objectUser on the bucket and on the output.
-# - Their number is fixed: Dataflow would scale by the bytes of its collections, which are names of shards. Memory of a
-#   worker: what `sluice check` prints, the model, and Python.
-# - To resume a job that failed or was cancelled, run the same command again, or `sluice run`.
-# - Afterwards: sluice verify gs://… of output.uri.
+# - URIS (gs://…) is a text file with one URI in each line: shards, folders or globs. PIPELINE is a pipeline file on
+#   this machine; its output.uri (gs://…) is the output. COUNTS (gs://…) is a text file that the job writes: rows by
+#   status.
+# - Dataflow takes jobs only from Beam's SDKs, through an API of its own, so `sluice beam submit` cannot submit to it. A
+#   pipeline of Beam's Python SDK can contain sluice's transform. `sluice beam expansion-service` provides the
+#   transform, its image and the model. It runs on this machine until the job has ended.
+# - IMAGE is the target `beam` of the Dockerfile, or `gpu`, in Artifact Registry. Dataflow runs one container of it on
+#   each worker, beside those of Python. Sluice on this machine ($SLUICE) must have the same version.
+# - Python ($PYTHON) needs apache-beam[gcp]==2.77.0, and one of the versions 3.10 to 3.14.
+# - The workers run as sluice@PROJECT.iam.gserviceaccount.com, with roles/dataflow.worker, read access to the input and
+#   to the image, and roles/storage.objectUser on BUCKET and on the bucket of the output.
+# - The number of workers is fixed, because Dataflow scales by the size of collections, and these contain only names of
+#   shards. A worker needs memory for the bound that `sluice check` prints, the model, and Python.
+# - If the job fails or is cancelled, the same command resumes the run. When it has succeeded, run
+#   `sluice verify` on the output.
 #
-# Untested on Dataflow. The job description and the staged files have been made and looked at, with an emulator of Cloud
-# Storage in the place of $BUCKET, and the image's flags have been tried with Beam's own job service, which passes the
-# same ones.
+# Not tested on Dataflow. Tested with an emulator of Cloud Storage: Beam's Dataflow runner makes the job description, in
+# which both images are, and stages the model. Workers with the flags that Dataflow passes were tested on Beam's
+# Python job service, which passes the same.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
