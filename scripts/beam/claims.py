@@ -11,8 +11,9 @@ class Claims:
         print(f"{'held' if held else 'FAILED'} {claim}: {figure}", flush=True)
         self._rows.append((claim, figure, held))
 
-    def all_held(self):
-        return all(held for _, _, held in self._rows)
+    def failed(self):
+        """The number of claims that did not hold."""
+        return sum(not held for _, _, held in self._rows)
 
     def table(self):
         """All claims as a Markdown table."""

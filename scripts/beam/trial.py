@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import rows
-from claims import Claims
+from claims import Claims, say
 from commands import Pool, Sluice
 from runners import Runners
 
@@ -41,11 +41,17 @@ class Torture:
 
     @contextlib.contextmanager
     def work(self, part):
-        """A folder for one part. It is kept if the part ends by an exception."""
-        # not in /tmp, which may be in memory; and a runner cannot remove what it does not know
+        """A folder for one part. It is kept if one of the part's claims did not hold."""
+        # not in /tmp, which may be in memory
         work = Path(tempfile.mkdtemp(prefix=f"sluice-torture-{part}-", dir=os.environ.get("TMPDIR", "/var/tmp")))
-        yield work
-        shutil.rmtree(work)
+        failed = self.claims.failed()
+        try:
+            yield work
+        finally:
+            if self.claims.failed() == failed:
+                shutil.rmtree(work)
+            else:
+                say(f"kept {work}")
 
     def pool(self, work):
         """A pool of workers. The log is in the work folder."""

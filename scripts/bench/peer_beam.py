@@ -2,11 +2,15 @@
 """Score a folder with Apache Beam's RunInference, ONNX handler and Pillow.
 
     scripts/bench/peer_beam.py --pipeline FILE --images DIR --out NPZ [--workers N]
+        [--job-endpoint HOST:PORT --pool HOST:PORT]
 
 A single worker runs inside this process, several workers in processes of their own, both under Beam's
-Python runner (FnApiRunner). RunInference loads the model before the first image is read, so the
-reported seconds include neither that nor Beam's start. ONNX Runtime keeps its defaults: the handler
-takes session options, but Beam 2.77 cannot pickle them.
+Python runner (FnApiRunner). With --job-endpoint the job runs there, and has its workers from the pool:
+each task manager has N of them, and each transform 2 tasks.
+
+RunInference loads the model before the first image is read, so the reported seconds include neither that
+nor Beam's start. ONNX Runtime keeps its defaults: the handler takes session options, but Beam 2.77 cannot
+pickle them.
 """
 
 import os
@@ -21,6 +25,7 @@ from apache_beam.ml.inference.base import KeyedModelHandler, RunInference  # noq
 from apache_beam.ml.inference.onnx_inference import OnnxModelHandlerNumpy  # noqa: E402
 from apache_beam.options.pipeline_options import PipelineOptions  # noqa: E402
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner  # noqa: E402
+from apache_beam.runners.portability.portable_runner import PortableRunner  # noqa: E402
 
 import peer  # noqa: E402
 
@@ -50,9 +55,21 @@ def save(results, out):
     peer.save(out, names, scores, finished - min(started))
 
 
+def where(args):
+    """The runner and its options."""
+    if args.job_endpoint:
+        flags = [f"--job_endpoint={args.job_endpoint}", "--environment_type=EXTERNAL", "--parallelism=2"]
+        flags += [f"--environment_config={args.pool}", f"--sdk_worker_parallelism={args.workers}"]
+        return PortableRunner(), PipelineOptions(flags)
+    mode = "in_memory" if args.workers == 1 else "multi_processing"
+    return FnApiRunner(), PipelineOptions(flags=[], direct_num_workers=args.workers, direct_running_mode=mode)
+
+
 def main():
     parser = peer.arguments(__doc__)
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--job-endpoint", metavar="HOST:PORT", help="of a job service, for example Flink's")
+    parser.add_argument("--pool", metavar="HOST:PORT", help="of Beam's Python worker pool, for --job-endpoint")
     args = parser.parse_args()
 
     reference = peer.Reference(args.pipeline)
@@ -63,13 +80,9 @@ def main():
         providers=["CPUExecutionProvider"],
     )
     os.environ["PYTHONPATH"] = str(Path(__file__).parent)  # worker processes import peer, too
-    options = PipelineOptions(
-        flags=[],
-        direct_num_workers=args.workers,
-        direct_running_mode="in_memory" if args.workers == 1 else "multi_processing",
-    )
+    runner, options = where(args)
     paths = [str(path) for path in peer.image_paths(args.images)]
-    with beam.Pipeline(runner=FnApiRunner(), options=options) as pipeline:
+    with beam.Pipeline(runner=runner, options=options) as pipeline:
         (
             pipeline
             | beam.Create(paths)
