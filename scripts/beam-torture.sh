@@ -11,9 +11,9 @@
 #       memory   an idle worker, and 100,000 shards through Flink
 #       bad      mistakes and lost services: the exit code, and the time until it
 #
-# Runs all parts by default, which takes about half an hour on 2 cores and 3 GB of disk. Ends with a table of all claims,
-# and exits with 1 if one did not hold. --help lists further options. $BEAM_RUNNERS_PORT is the first of the 60 ports
-# that it uses, 24000 by default.
+# Runs all parts by default, which takes about half an hour on 2 cores and 3 GB of disk. Ends with a table of all
+# claims, and exits with 1 if one did not hold. --help lists further options. $BEAM_RUNNERS_PORT is the first of the 60
+# ports that it uses, 24000 by default. Needs Linux.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PATH=$PATH:$HOME/.cargo/bin # where rustup puts cargo

@@ -81,7 +81,8 @@ def to_sluice_run(torture, work):
             else:
                 ended = torture.sluice.submit(pipeline, [folder], output, endpoints[setup]).wait()
             if ended.code:
-                torture.claims.add(f"{setup} scores {images} images", f"exit code {ended.code}: {ended.reason()}", False)
+                figure = f"exit code {ended.code}: {ended.reason()}"
+                torture.claims.add(f"{setup} scores {images} images", figure, False)
                 return
             begin, _ = times_of_run(output)
             times[setup].append((begin - started, ended.seconds - (begin - started)))

@@ -6,14 +6,17 @@
 """
 
 import time
+from statistics import median
 
 import inputs
 import processes
 from claims import say
 
 IDLE_LIMIT_MB = 30
-# Growth between these shares of the job that counts as flat: allocators keep some memory.
-FROM, FLAT = 0.1, 1.10
+# Shares of the shards between which memory is compared.
+FROM, TO = 0.1, 0.9
+# What a worker may hold of each shard that it has scored: its report.
+SCORE_KB = 0.5
 # What finishing may hold of each shard: its report, and its entries in the listing of the output and in the manifest.
 FINISH_KB = 5
 SAMPLE_SECONDS = 0.5
@@ -42,14 +45,14 @@ def part(torture):
         verified = torture.sluice.verify(output)
         figure = f"{ended.seconds:.0f} s, {count / ended.seconds:.0f} shards/s"
         torture.claims.add(claim, figure if verified.code == 0 else verified.reason(), verified.code == 0)
-        scoring = [(share, rss) for share, rss in samples if share < 1]
-        early = max(rss for share, rss in scoring if share <= FROM)
-        late = max(rss for share, rss in scoring)
-        figure = f"{early:.0f} MB up to {FROM:.0%} of the shards, {scoring[-1][1]:.0f} MB at the last one, {late:.0f} MB at most"
-        claim = f"memory of the worker while it scores: at most x {FLAT} of that at {FROM:.0%}"
-        torture.claims.add(claim, figure, late <= early * FLAT)
+        early = median(rss for share, rss in samples if share and share <= FROM)
+        late = median(rss for share, rss in samples if TO <= share < 1)
+        growth = (late - early) * 1000 / count
+        figure = f"{early:.0f} MB before {FROM:.0%} of the shards, {late:.0f} MB after {TO:.0%}: {growth:.2f} kB for each"
+        claim = f"memory of the worker while it scores: at most {SCORE_KB} kB more for each shard"
+        torture.claims.add(claim, figure, growth <= SCORE_KB)
         most = max(rss for _, rss in samples)
-        figure = f"{most:.0f} MB at most, {(most - late) * 1000 / count:.1f} kB for each shard; {after:.0f} MB after the job"
+        figure = f"{most:.0f} MB at most: {(most - late) * 1000 / count:.1f} kB for each; {after:.0f} MB after the job"
         claim = f"memory of the worker while it finishes: at most {FINISH_KB} kB more for each shard"
         torture.claims.add(claim, figure, most - late <= FINISH_KB * count / 1000)
 

@@ -4,8 +4,8 @@
     repeating_service.py --port N --counts FILE [--repeat N] [--workers N] [--split TRANSFORM]
 
 - --repeat N: each bundle runs N more times before the run that counts.
-- --split TRANSFORM: each bundle with this transform is asked to split, again and again, until it declines. What it gives
-  away becomes another bundle, which is split likewise.
+- --split TRANSFORM: each bundle with this transform is asked to split, several times or until it declines. What it
+  gives away becomes another bundle, which is split likewise.
 - After each job a line of JSON in FILE has the numbers of bundles, of repetitions, of workers, and of accepted splits
   with the elements that they have given away.
 """
