@@ -40,9 +40,11 @@ ALONE, FLINK, PRISM = "sluice run", "flink", "prism"
 # Time over that of `sluice run`.
 LIMIT = 1.05
 
-PEER_IMAGES = 480
+SLUICE = "sluice"
+# RunInference, by its number of worker processes.
+PEERS = {"RunInference in 1 worker": 1, "RunInference in 2 workers": 2}
+PEER_IMAGES = 960
 PEER_IMAGES_PER_SHARD = 32
-PEER_WORKERS = (1, 2)
 PEER_RATIO = 1.5
 TOLERANCE = 1e-3
 
@@ -132,37 +134,46 @@ def times_of_run(output):
 def to_run_inference(torture, work):
     pipeline = ROOT / "pipelines" / "safety.toml"
     images = dataset.make(ROOT / ".deps" / "bench", PEER_IMAGES)[0].parent
-    names = {workers: f"RunInference, {workers} worker{'s' * (workers > 1)}" for workers in PEER_WORKERS}
-    rates = {setup: [] for setup in ("sluice", *PEER_WORKERS)}
+    rates = {setup: [] for setup in (SLUICE, *PEERS)}
     scores = {}
     with torture.runners.running(FLINK) as endpoint, python_pool(torture, work) as pool:
-        for number, setup in by_turns(["sluice", *PEER_WORKERS], torture.cost_rounds):
-            if setup == "sluice":
-                output = work / f"sluice-{number}"
-                shards = ["--set", f"input.files_per_shard={PEER_IMAGES_PER_SHARD}", "--set", "output.scores=all"]
-                ended = torture.sluice.submit(pipeline, [images], output, endpoint, "process", *shards).wait()
-                if ended.code:
-                    figure = f"exit code {ended.code}: {ended.reason()}"
-                    torture.claims.add("flink scores with open-nsfw", figure, False)
-                    return
-                begin, end = times_of_run(output)
-                seconds, scores[setup] = end - begin, scores_of(output)
+
+        def measure(setup):
+            if setup == SLUICE:
+                output = work / f"sluice-{len(rates[SLUICE])}"
+                seconds, scores[setup] = sluice(torture, pipeline, images, endpoint, output)
             else:
-                seconds, scores[setup] = run_inference(pipeline, images, endpoint, pool, setup, work)
+                seconds, scores[setup] = run_inference(pipeline, images, endpoint, pool, PEERS[setup], work)
             rates[setup].append(PEER_IMAGES / seconds)
-            say(f"{names.get(setup, setup)}: {rates[setup][-1]:.1f} images/s")
-    best = max(PEER_WORKERS, key=lambda workers: median(rates[workers]))
-    ratio = median(one / other for one, other in zip(rates["sluice"], rates[best], strict=True))
-    figure = f"x {ratio:.2f}: {median(rates['sluice']):.1f} images/s, "
-    figure += ", ".join(f"{names[workers]} {median(rates[workers]):.1f}" for workers in PEER_WORKERS)
+            say(f"{setup}: {rates[setup][-1]:.1f} images/s")
+
+        for setup in rates:
+            measure(setup)
+        # the rounds after the first have the faster peer only
+        best = max(PEERS, key=lambda peer: rates[peer][0])
+        for _, setup in by_turns([best, SLUICE], torture.cost_rounds - 1):
+            measure(setup)
+    ratio = median(one / other for one, other in zip(rates[SLUICE], rates[best], strict=True))
+    figure = f"x {ratio:.2f}: " + ", ".join(f"{setup} {median(found):.1f} images/s" for setup, found in rates.items())
     claim = f"flink, {PEER_IMAGES} photos of {dataset.PHOTO.width}x{dataset.PHOTO.height}, open-nsfw: at least"
     torture.claims.add(f"{claim} x {PEER_RATIO} of RunInference", figure, ratio >= PEER_RATIO)
-    expected = scores.pop("sluice")
+    expected = scores.pop(SLUICE)
     different = max(float(numpy.abs(found - expected).max()) for found in scores.values())
     tops = sum(int((found.argmax(1) != expected.argmax(1)).sum()) for found in scores.values())
     figure = f"largest difference {different:.1e}, {tops} of {len(expected)} top classes differ"
     claim = f"scores of RunInference and sluice agree within {TOLERANCE:g}"
     torture.claims.add(claim, figure, different <= TOLERANCE and tops == 0)
+
+
+def sluice(torture, pipeline, images, endpoint, output):
+    """(seconds, scores by file name) of a job of sluice."""
+    settings = [f"input.files_per_shard={PEER_IMAGES_PER_SHARD}", "output.scores=all"]
+    settings = [word for setting in settings for word in ("--set", setting)]
+    ended = torture.sluice.submit(pipeline, [images], output, endpoint, "process", *settings).wait()
+    if ended.code:
+        raise RuntimeError(f"a job failed: {ended.text}")
+    begin, end = times_of_run(output)
+    return end - begin, scores_of(output)
 
 
 def scores_of(output):

@@ -2,9 +2,10 @@
 
 - A kill counts if its target was alive and the job had not ended.
 - Flink starts a failed job again up to 3 times, Spark gives each task 4 attempts. If a worker is killed while Flink's
-  tasks open, Beam's runner keeps a reference to the job's environment for good, and all attempts after the next kill get
-  the dead worker. So a job on Flink meets a second kill only if it had stored a part before the first one.
-- Prism and Beam's Python job service never retry. There a job must fail in seconds, and `sluice run` finishes the output.
+  tasks open, Beam's runner keeps a reference to the job's environment for good, and all attempts after the next kill
+  get the dead worker. So a job on Flink meets a second kill only if it had stored a part before the first one.
+- Prism and Beam's Python job service never retry. There a job must fail in seconds, and `sluice run` finishes the
+  output.
 """
 
 import shutil

@@ -48,7 +48,7 @@ def part(torture):
         early = median(rss for share, rss in samples if share and share <= FROM)
         late = median(rss for share, rss in samples if TO <= share < 1)
         growth = (late - early) * 1000 / count
-        figure = f"{early:.0f} MB before {FROM:.0%} of the shards, {late:.0f} MB after {TO:.0%}: {growth:.2f} kB for each"
+        figure = f"{early:.0f} MB before {FROM:.0%}, {late:.0f} MB after {TO:.0%}: {growth:.2f} kB for each shard"
         claim = f"memory of the worker while it scores: at most {SCORE_KB} kB more for each shard"
         torture.claims.add(claim, figure, growth <= SCORE_KB)
         most = max(rss for _, rss in samples)

@@ -21,7 +21,7 @@ import same
 from commands import Sluice
 from trial import Torture
 
-PARTS = {"same": same.part, "kills": kills.part, "repeat": repeat.part, "cost": cost.part, "memory": memory.part, "bad": bad.part}
+PARTS = {module.__name__: module.part for module in (same, kills, repeat, cost, memory, bad)}
 
 
 def main():
@@ -32,7 +32,7 @@ def main():
     parser.add_argument("--kills", type=int, default=100, help="kills -9 in total (100)")
     parser.add_argument("--cost-shards", type=int, default=200, metavar="N", help="shards of 100 images (200)")
     parser.add_argument("--cost-rounds", type=int, default=3, metavar="N", help="runs of each setup (3)")
-    parser.add_argument("--memory-shards", type=int, default=100_000, metavar="N", help="of one image (100000)")
+    parser.add_argument("--memory-shards", type=int, default=100_000, metavar="N", help="shards of an image (100000)")
     args = parser.parse_args()
     parts = args.parts.split(",")
     if unknown := [part for part in parts if part not in PARTS]:
