@@ -57,7 +57,7 @@ class Tally:
     """The kills of one scene, and what came of them."""
 
     def __init__(self):
-        self.kills = self.jobs = self.spared = 0
+        self.kills = self.jobs = self.spared = self.strays = 0
         self.seconds, self.faults, self.parts_at_kill = [], [], []
 
 
@@ -102,7 +102,7 @@ def claim(torture, scene, tally):
     at = sorted(tally.parts_at_kill)
     spread = f"{at[0]} to {at[-1]} parts stored at a kill, median {at[len(at) // 2]}" if at else "none"
     figure = f"{tally.kills} kills in {tally.jobs} jobs, {tally.spared} jobs ended before a kill; {spread}"
-    figure += f"; {len(tally.faults)} faults"
+    figure += f"; {len(tally.faults)} faults, {tally.strays} outputs with unlisted files"
     if scene.retries:
         what = f"kill -9 of a {scene.target}, {scene.runner}: every job ends DONE, rows identical, verified"
     else:
@@ -241,6 +241,7 @@ class Killing:
             log.write_text(ended.text)
             tally.faults.append(f"{scene.runner}, {scene.target}: {fault} (the submitter's log is {log})")
         else:
+            tally.strays += bool(rows.strays(output))
             shutil.rmtree(output)
 
     def count_left(self, runner):

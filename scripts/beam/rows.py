@@ -1,4 +1,6 @@
-"""Compares the rows of two outputs, bit for bit."""
+"""Compares the rows of two outputs, bit for bit, and finds files that do not belong to an output."""
+
+import json
 
 import pyarrow
 import pyarrow.parquet
@@ -77,3 +79,11 @@ def statuses(of_output):
         for status in column.to_pylist() if column is not None else []:
             counts[status] = counts.get(status, 0) + 1
     return ", ".join(f"{rows} {status}" for status, rows in sorted(counts.items()))
+
+
+def strays(output):
+    """The files of a finished output that its manifest does not list."""
+    manifest = json.loads((output / "_manifest.json").read_text())
+    listed = {entry["path"] for entry in (*manifest["parts"], *manifest["batches"], manifest["record"])}
+    found = {str(path.relative_to(output)) for path in output.rglob("*") if path.is_file()}
+    return sorted(found - listed - {"_manifest.json", "_SUCCESS"})

@@ -37,6 +37,8 @@ def part(torture):
                         fault = f"exit code {ended.code}: {ended.reason()}"
                         if ended.code == 0:
                             fault = torture.fault(output, expected)
+                            if fault is None and (strays := rows.strays(output)):
+                                fault = f"{len(strays)} files that the manifest does not list: {strays[:3]}"
                         figure = f"{rows.count(expected)} rows of {len(expected)} shards, {ended.seconds:.1f} s"
                         claim = f"{runner}, {KINDS[kind]}: rows identical to sluice run, verified"
                         torture.claims.add(claim, fault or figure, fault is None)
