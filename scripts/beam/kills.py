@@ -19,6 +19,10 @@ from claims import say
 
 POLL_SECONDS = 0.005
 
+# The age of a target up to which it is killed if there was none before. A worker that dies within milliseconds, between
+# its control stream and its data stream, is missed by Flink and Spark only after 3 minutes.
+AGE_SECONDS = 1.0
+
 # A worker that lost its runner or its host must have ended by then.
 LEFT_SECONDS = 30
 # A job on a runner without retries must have failed by then.
@@ -193,10 +197,20 @@ class Killing:
             self.torture.runners.start(scene.runner)
 
     def target_at(self, moment, submitted, scene, random):
-        """A live target at that second of the job, or later if there is none then; None once the job has ended."""
+        """A live target at that second of the job; None if the job has ended by then.
+
+        If there is none, up to `AGE_SECONDS` after the next one appears.
+        """
+        is_late = False
         while submitted.is_running():
-            if submitted.seconds() >= moment and (found := self.targets(scene)):
-                return random.choice(found)
+            if submitted.seconds() >= moment:
+                found = self.targets(scene)
+                if found and not is_late:
+                    return random.choice(found)
+                if found:
+                    is_late, moment = False, submitted.seconds() + random.random() * AGE_SECONDS
+                else:
+                    is_late = True
             time.sleep(POLL_SECONDS)
         return None
 
