@@ -25,6 +25,7 @@ use super::proto::job_management::GetArtifactRequest;
 use super::proto::job_management::artifact_retrieval_service_client::ArtifactRetrievalServiceClient;
 use super::proto::pipeline::{ArtifactInformation, ArtifactStagingToRolePayload};
 use super::service_error::words;
+use super::staged::is_name_of_content;
 use crate::config::LabelsSection;
 use crate::error::Error;
 use crate::plan::hex;
@@ -159,7 +160,10 @@ impl Artifacts {
         let missing =
             |why: &str| format!("{} is missing or different on the worker, and {why}", path.display());
         let offered = &self.offer.offered;
-        let offered = offered.iter().find(|artifact| staged_name(artifact).as_deref() == Some(name));
+        let is_offer = |artifact: &&ArtifactInformation| {
+            staged_name(artifact).is_some_and(|name| is_name_of_content(&name, sha256))
+        };
+        let offered = offered.iter().find(is_offer);
         let offered = offered.ok_or_else(|| missing("the runner does not offer it as an artifact"))?.clone();
         let address = self.offer.address.as_deref();
         let address = address.ok_or_else(|| missing("the runner has no artifact service"))?;

@@ -45,6 +45,12 @@ fn staged(path: PathBuf) -> Result<StagedFile, EngineError> {
     Ok(StagedFile { path, sha256, name })
 }
 
+/// Whether a file with this SHA-256 may be staged as `name`. Of two files with the same content, Dataflow's SDK stages one
+/// under the name of the first.
+pub fn is_name_of_content(name: &str, sha256: &str) -> bool {
+    name.strip_prefix(&sha256[..HASH_DIGITS]).is_some_and(|rest| rest.starts_with('-'))
+}
+
 /// The last component of `path`, with those characters only that every file system accepts.
 fn base_name(path: &Path) -> String {
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();

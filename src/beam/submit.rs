@@ -273,10 +273,14 @@ impl Submission {
             return "; the runner gives no reason: look into its log, and into those of its workers"
                 .to_owned();
         };
-        let advice = if error.contains(self.options.environment.urn()) {
-            "; it seems that the runner does not support this --environment"
-        } else {
-            ""
+        let advice = match &self.options.environment {
+            environment if error.contains(environment.urn()) => {
+                "; it seems that the runner does not support this --environment".to_owned()
+            }
+            Environment::Process { command, .. } if CANNOT_START.iter().any(|text| error.contains(text)) => {
+                format!("; its workers are started as {}: can its hosts run that?", command.display())
+            }
+            _ => String::new(),
         };
         format!(": {}{advice}", essence(error))
     }
@@ -353,6 +357,9 @@ impl Submission {
             .unwrap_or_else(|error| format!("the output cannot be read: {error}"))
     }
 }
+
+/// What Java says of a program that it cannot start, without its name: ENOENT and EACCES.
+const CANNOT_START: [&str; 2] = ["error=2,", "error=13,"];
 
 /// Longest part of a runner's error that is repeated.
 const ESSENCE_CHARS: usize = 400;

@@ -106,7 +106,7 @@ pub const BEAM: &str = "Examples:
 #[cfg(feature = "beam")]
 pub const BEAM_SUBMIT: &str = "Examples:
   sluice beam submit safety.toml --job-endpoint localhost:8099 --parallelism 16
-  sluice beam submit safety.toml --job-endpoint flink:8099 --environment external=localhost:50000
+  sluice beam submit safety.toml --job-endpoint flink:8099 --environment external=localhost:15000
   sluice beam submit safety.toml --job-endpoint flink:8099 --environment docker=repo/sluice:1
   sluice beam submit safety.toml --job-endpoint localhost:8099 --option sdk_worker_parallelism=2
 
@@ -121,7 +121,7 @@ Environment: `sluice --help` lists the variables for stores.";
 
 #[cfg(feature = "beam")]
 pub const BEAM_WORKER: &str = "Examples:
-  sluice beam worker --pool 0.0.0.0:50000
+  sluice beam worker --pool 0.0.0.0:15000
   sluice beam worker --id 1-1 --provision_endpoint localhost:40123
 
 A runner on the same host starts the second form itself (sluice beam submit --environment process).
@@ -131,7 +131,7 @@ Environment: as for `sluice run`.";
 #[cfg(feature = "beam")]
 pub const BEAM_EXPANSION_SERVICE: &str = "Examples:
   sluice beam expansion-service
-  sluice beam expansion-service --environment external=localhost:50000
+  sluice beam expansion-service --environment external=localhost:15000
   sluice beam expansion-service --listen 0.0.0.0:8097 --environment docker=repo/sluice:1
 
 In Python, with URIs of shards, folders or globs, as sluice run --input takes them:

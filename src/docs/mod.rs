@@ -16,6 +16,10 @@ pub mod gpu {
     #![doc = include_str!("gpu.md")]
 }
 
+pub mod beam {
+    #![doc = include_str!("beam.md")]
+}
+
 pub mod protocol {
     #![doc = include_str!("protocol.md")]
 }

@@ -35,7 +35,7 @@ impl Bench {
         let staged = [("m.onnx", model), ("labels.txt", labels)].map(|(name, content)| StagedFile {
             path: path(name),
             sha256: sha256(content),
-            name: format!("staged-{name}-{}", sha256(content)),
+            name: format!("{}-{name}", &sha256(content)[..16]),
         });
         Payload {
             version: VERSION,
@@ -110,6 +110,16 @@ fn a_file_that_is_there_is_not_fetched() {
     fs::write(&payload.staged[0].path, b"another model").expect("a file");
     let different = worker.localize(&payload, Needs::All).expect_err("different");
     assert!(different.message.contains("m.onnx is missing or different"), "{different}");
+}
+
+#[test]
+fn an_artifact_with_the_same_content_may_have_another_name() {
+    let bench = Bench::new();
+    let runner = FakeRunner::start(bench.runtime.handle());
+    let payload = bench.payload(b"the same", b"the same");
+    let worker = bench.worker(&runner, &[(&payload.staged[0], content(b"the same"))]);
+    let localized = worker.localize(&payload, Needs::All).expect("one file for both");
+    assert_eq!(localized.plan().expect("a plan").model.labels.expect("labels").len(), 1);
 }
 
 #[test]

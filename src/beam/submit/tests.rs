@@ -673,6 +673,19 @@ fn counts_of_the_runner_reach_the_display() {
 }
 
 #[test]
+fn a_command_that_a_runner_cannot_start_is_named() {
+    let mut bench = Bench::new();
+    let java = "java.io.IOException: error=2, No such file or directory";
+    let events = vec![message(Level::JobMessageError, java), state(State::Failed)];
+    let (_, address) = bench.serve(Script::of(events, Then::Close));
+    let mut submission = bench.submission(&address);
+    submission.options.environment =
+        Environment::Process { command: "/opt/sluice".into(), variables: Vec::new() };
+    let error = bench.follow(submission).expect_err("no worker").to_string();
+    assert!(error.contains(java) && error.contains("its workers are started as /opt/sluice"), "{error}");
+}
+
+#[test]
 fn a_job_whose_processes_cannot_start_is_cancelled() {
     let script = || Script::of(vec![state(State::Running)], Then::StayOpen);
     let process = || Environment::Process { command: "/nonexistent".into(), variables: Vec::new() };
