@@ -14,15 +14,15 @@
 #       spark          Spark within its job server: 2 tasks at once, up to 4 attempts of each
 #       spark-cluster  a master, 2 workers with 1 core each, and a job server
 #
-# $BEAM_RUNNERS_PORT is the first of the 50 ports that the runners use, 20000 by default. Runners with different first
-# ports do not know of each other. Flink, Spark and python's job endpoint listen on loopback only. Beam's other servers
-# (job endpoints, endpoints of SDK workers) listen on all addresses and cannot be told otherwise.
+# $BEAM_RUNNERS_PORT is the first of the 50 ports that the runners use, 20000 by default. Sets of runners with different
+# first ports are independent. Flink, Spark and python's job endpoint listen on loopback only. Beam's other servers (job
+# endpoints, endpoints of SDK workers) listen on all addresses; no option restricts them.
 #
 # - The runners are in .deps/beam, and their versions in scripts/requirements/beam*.
 # - .deps/beam/run/PORT has PROCESS.pid, PROCESS.log and PROCESS, the working directory, of each process. Its process
 #   group has the number in PROCESS.pid, and contains the SDK workers that it starts. PROCESS.log.old is the log of the
 #   process that ran before under this name.
-# - start leaves alone what runs. In a cluster it starts the processes that do not run, and leaves the others alone.
+# - start does not touch running processes. In a cluster it starts only those that are not running.
 
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -246,8 +246,8 @@ start_flink_cluster() {
     #   448 MB.
     # - Beam is on the class path of the cluster: classes of jobs must come from there.
     # - A job of parallelism 2 uses both TaskManagers.
-    # - A TaskManager that is killed is missed after 2 heartbeats. A job starts again after that: its attempts would
-    #   fail as long as they are given to the dead TaskManager.
+    # - The loss of a killed TaskManager is noticed after 2 heartbeats. A job restarts only after that: attempts fail as
+    #   long as they are assigned to the dead TaskManager.
     flink_configuration "$conf" '2 s' "\
 jobmanager.rpc.address: localhost
 jobmanager.rpc.port: $rpc
@@ -296,7 +296,7 @@ SPARK_JOB_SERVER=org.apache.beam.runners.spark.SparkJobServerDriver
 
 use_spark() {
     use_java
-    export SPARK_LOCAL_IP=127.0.0.1 SPARK_SCALA_VERSION=2.12 # Scala's is asked for where no Spark is installed as usual
+    export SPARK_LOCAL_IP=127.0.0.1 SPARK_SCALA_VERSION=2.12 # required outside a standard Spark installation
     export SPARK_HOME=$deps/spark SPARK_CONF_DIR=$run/spark.conf # executors have the jars of the one, and the other
     class_path=$SPARK_CONF_DIR:$(class_path "$SPARK_HOME")
     mkdir -p "$SPARK_CONF_DIR"
@@ -399,7 +399,7 @@ shift || true
 for runner in "$@"; do
     [[ " ${RUNNERS[*]} " == *" $runner "* ]] || fail "unknown runner '$runner': there are ${RUNNERS[*]}"
 done
-# from 32768 on, the system gives out ports as it likes
+# ports from 32768 on are ephemeral: the system assigns them
 if [[ ! $first_port =~ ^[1-9][0-9]{3,4}$ ]] || ((first_port < 1024 || first_port > 32768 - 50)); then
     fail "BEAM_RUNNERS_PORT is '$first_port', it must be from 1024 to $((32768 - 50))"
 fi

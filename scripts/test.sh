@@ -18,9 +18,8 @@ step scripts/check_imports.py --self-test
 step scripts/check_imports.py
 step cargo fmt --check
 step cargo clippy --locked --all-targets -- -D warnings
-step cargo clippy --locked --all-targets --no-default-features -- -D warnings # without Beam
 step cargo clippy --locked --test torture --test gpu_engines -- -D warnings # not built by cargo test
-step cargo clippy --locked --all-targets --features datacenter -- -D warnings
+step cargo clippy --locked --all-targets --no-default-features --features datacenter -- -D warnings # without Beam
 step .deps/deny/cargo-deny --offline check licenses bans sources
 advisories=https://github.com/rustsec/advisory-db
 if git ls-remote --exit-code "$advisories" HEAD >/dev/null 2>&1; then
@@ -38,5 +37,5 @@ trap 'rm -rf "$scored"' EXIT
 step "$sluice" run pipelines/photos.toml --output "$scored/photos"
 step .deps/venv/bin/python scripts/analyst.py "$scored/photos" --records 14 \
     --labels fixtures/photos/expected.json
-step cargo test --locked --features datacenter --lib engine -- --include-ignored
+step cargo test --locked --no-default-features --features datacenter --lib engine -- --include-ignored
 step cargo test --locked -- --include-ignored

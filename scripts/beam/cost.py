@@ -2,11 +2,11 @@
 
 - A round has one run of each setup. Every other round has them in the opposite order. Ratios are medians of the ratios
   within a round.
-- A run begins in its output when its first worker joins it, for `sluice run` as for a job. What is before that is
-  start-up: of the program, the job, and its workers. What is after it counts, up to the end of the command: loading the
-  model, scoring, finishing, and the end of the job.
+- A run begins when its first worker records it in the output, for `sluice run` as for a job. The time before that is
+  start-up: of the program, the job, and its workers. The time after it counts, up to the end of the command: loading
+  the model, scoring, finishing, and the end of the job.
 - RunInference reports the time from the first image read to the last score, and so excludes loading and Beam's start.
-  For sluice on the runner the time is that from the begin to the end of its run, which includes loading.
+  For sluice on the runner, the time is from the beginning to the end of its run, which includes loading.
 """
 
 import contextlib

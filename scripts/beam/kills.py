@@ -3,7 +3,7 @@
 - A kill counts if its target was alive and the job had not ended.
 - Flink starts a failed job again up to 3 times, Spark gives each task 4 attempts. If a worker is killed while Flink's
   tasks open, Beam's runner keeps a reference to the job's environment for good, and all attempts after the next kill
-  get the dead worker. So a job on Flink meets a second kill only if it had stored a part before the first one.
+  get the dead worker. So a job on Flink is killed again only if it had stored a part before the first kill.
 - Prism and Beam's Python job service never retry. There a job must fail in seconds, and `sluice run` finishes the
   output.
 """
@@ -19,8 +19,8 @@ from claims import say
 
 POLL_SECONDS = 0.005
 
-# The age of a target up to which it is killed if there was none before. A worker that dies within milliseconds, between
-# its control stream and its data stream, is missed by Flink only after 3 minutes.
+# The age of a target up to which it is killed if there was none before. If a worker dies within milliseconds, between
+# its control stream and its data stream, Flink notices only after 3 minutes.
 AGE_SECONDS = 1.0
 
 # A worker that lost its runner or its host must have ended by then.

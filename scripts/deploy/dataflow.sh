@@ -6,7 +6,7 @@
 # - URIS (gs://…) is a text file with one URI in each line: shards, folders or globs. PIPELINE is a pipeline file on
 #   this machine; its output.uri (gs://…) is the output. COUNTS (gs://…) is a text file that the job writes: rows by
 #   status.
-# - Dataflow takes jobs only from Beam's SDKs, through an API of its own, so `sluice beam submit` cannot submit to it. A
+# - Dataflow accepts jobs only from Beam's SDKs, through its own API, so `sluice beam submit` cannot submit to it. A
 #   pipeline of Beam's Python SDK can contain sluice's transform. `sluice beam expansion-service` provides the
 #   transform, its image and the model. It runs on this machine until the job has ended.
 # - IMAGE is the target `beam` of the Dockerfile, or `gpu`, in Artifact Registry. Dataflow runs one container of it on

@@ -40,7 +40,7 @@ const PIECE_TIMEOUT: Duration = Duration::from_secs(20);
 #[derive(Debug, Default)]
 pub struct Fetched(Mutex<HashMap<String, Weak<Folder>>>);
 
-/// Fetched files. Removed with the last worker that uses it.
+/// A folder of fetched files. It is removed when the last worker that uses it ends.
 #[derive(Debug)]
 struct Folder {
     path: TempDir,
@@ -85,7 +85,7 @@ impl Artifacts {
         Self { offer, folders: Mutex::default(), patience: PIECE_TIMEOUT }
     }
 
-    /// `payload` with paths of files that exist here, as far as they are needed. Blocks.
+    /// `payload`, with paths on this host for the files that are needed. Blocks.
     ///
     /// # Errors
     /// If a file is neither here nor among the artifacts, or cannot be fetched.

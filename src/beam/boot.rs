@@ -1,14 +1,17 @@
 //! Starting workers: for one runner that has started this process, or as a pool that runners ask for workers.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::watch;
+use tokio::time::timeout;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
 use super::artifacts::{Artifacts, Fetched, Offer};
 use super::connection::{WorkerId, address, answer, connect};
+use super::failure::Failure;
 use super::functions::Context;
 use super::logging::Logging;
 use super::proto::fn_execution::beam_fn_external_worker_pool_server::{
@@ -20,7 +23,10 @@ use super::proto::fn_execution::{
     StopWorkerResponse,
 };
 use super::scorers::Scorers;
-use super::worker;
+use super::worker::{self, Control};
+
+/// How long a runner that asks a pool for a worker waits until its services can be reached.
+const BEGIN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What all workers of a process share.
 #[derive(Clone)]
@@ -46,8 +52,8 @@ pub struct Endpoints {
 
 /// A worker that has not asked for instructions yet.
 struct Begun {
-    /// Address of the control service.
-    control: String,
+    id: WorkerId,
+    control: Control,
     /// What the runner supports.
     capabilities: Vec<String>,
     logging: Option<Logging>,
@@ -70,15 +76,19 @@ impl Process {
         endpoints: Endpoints,
         stop: watch::Receiver<bool>,
     ) -> Result<(), String> {
-        let id = WorkerId::new(id)?;
         let mut stopped = stop.clone();
         let begun = tokio::select! {
-            begun = self.begin(&id, endpoints) => begun?,
+            begun = self.begin(id, endpoints) => begun?,
             _ = stopped.wait_for(|stop| *stop) => return Ok(()),
         };
-        let Begun { control, capabilities, logging, context } = begun;
+        Self::run(begun, stop).await
+    }
+
+    /// Run a worker that is connected to its runner.
+    async fn run(begun: Begun, stop: watch::Receiver<bool>) -> Result<(), String> {
+        let Begun { id, control, capabilities, logging, context } = begun;
         let context = Arc::new(context);
-        let ended = worker::run(id, &control, &capabilities, Arc::clone(&context), stop).await;
+        let ended = worker::run(id, control, &capabilities, Arc::clone(&context), stop).await;
         drop(logging);
         // ending attempts blocks
         let dropped = tokio::task::spawn_blocking(move || drop(context)).await;
@@ -86,13 +96,15 @@ impl Process {
     }
 
     /// What a worker needs before it asks for instructions.
-    async fn begin(&self, id: &WorkerId, endpoints: Endpoints) -> Result<Begun, String> {
+    async fn begin(&self, id: &str, endpoints: Endpoints) -> Result<Begun, String> {
+        let id = WorkerId::new(id)?;
         let info = match &endpoints.provision {
-            Some(address) => provision(address, id).await?,
+            Some(address) => provision(address, &id).await?,
             None => ProvisionInfo::default(),
         };
         let control = address(&info.control_endpoint).or(endpoints.control);
         let control = control.ok_or("the runner has named no control service")?;
+        let control = Control { channel: connect("control service", &control).await?, address: control };
         let logging = match address(&info.logging_endpoint).or(endpoints.logging) {
             // without it, errors still reach the runner as answers
             Some(address) => Logging::open(&address, id.clone())
@@ -109,7 +121,7 @@ impl Process {
             fetched: Arc::clone(&self.fetched),
         });
         let context = Context::new(self.runtime.clone(), self.scorers.for_worker(), artifacts);
-        Ok(Begun { control, capabilities: info.runner_capabilities, logging, context })
+        Ok(Begun { id, control, capabilities: info.runner_capabilities, logging, context })
     }
 
     /// Serve a pool of workers until `stop`. `ready` gets the address when the pool accepts connections.
@@ -152,7 +164,12 @@ async fn provision(address: &str, id: &WorkerId) -> Result<ProvisionInfo, String
     Ok(info.info.unwrap_or_default())
 }
 
-/// The workers of a pool. A worker ends with its control stream, never by its id: ids of different runners may be equal.
+/// Whether Prism has given a worker this id, which begins with the id of the job: `job-001[…]_…`.
+fn is_of_prism(worker_id: &str) -> bool {
+    worker_id.trim_start_matches(['\'', '"']).strip_prefix("job-").is_some_and(|rest| rest.contains('['))
+}
+
+/// The workers of a pool. A worker ends with its control stream, never by its id: different runners may use equal ids.
 struct Workers {
     process: Process,
     stop: watch::Receiver<bool>,
@@ -180,11 +197,27 @@ impl BeamFnExternalWorkerPool for Workers {
             logging: address(&logging_endpoint),
         };
         tracing::info!(worker_id, ?endpoints, "starting a worker");
-        let (process, stop) = (self.process.clone(), self.stop.clone());
+        let mut stop = self.stop.clone();
+        let begun = tokio::select! {
+            begun = timeout(BEGIN_TIMEOUT, self.process.begin(&worker_id, endpoints)) => {
+                begun.unwrap_or_else(|_| Err("the runner's services do not answer".to_owned()))
+            }
+            _ = stop.wait_for(|stop| *stop) => Err("the pool was asked to stop".to_owned()),
+        };
+        let begun = match begun {
+            Ok(begun) => begun,
+            Err(error) => {
+                tracing::error!(worker_id, error, "a worker cannot start");
+                let failure = Failure::from(format!("the worker of a pool cannot start: {error}"));
+                // Prism ends itself when a pool answers with an error, and gives a missing worker a minute
+                let error = if is_of_prism(&worker_id) { String::new() } else { failure.to_text() };
+                return Ok(Response::new(StartWorkerResponse { error }));
+            }
+        };
         let mut running = self.running.lock().await;
         while running.try_join_next().is_some() {}
         running.spawn(async move {
-            match process.worker(&worker_id, endpoints, stop).await {
+            match Process::run(begun, stop).await {
                 Ok(()) => tracing::info!(worker_id, "a worker has ended"),
                 Err(error) => tracing::error!(worker_id, error, "a worker has failed"),
             }

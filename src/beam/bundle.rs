@@ -1,18 +1,19 @@
 //! One bundle: elements from its sources through our functions to its sinks, on a thread of its own.
 //!
-//! - Several shards of a bundle are scored at once, and the shards of all bundles share batches. The order of the outputs
-//!   does not matter to Beam.
-//! - Every sink ends with exactly one message that says so, even if it has no element.
-//! - The runner may reclaim elements that the bundle has not started ([`Position::split`]).
+//! - Several shards of a bundle are scored at once, and the shards of all bundles share batches. Beam does not
+//!   depend on the order of the outputs.
+//! - Every sink sends exactly one end-of-data message, even if it has no element.
+//! - The runner may reclaim elements that the bundle has not started ([`BundleState::split`]).
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread;
 
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvError, Sender, bounded, select, unbounded};
 use tokio::sync::{mpsc, watch};
 
+use super::bundle_state::BundleState;
 use super::coders::{Element, ElementCoder, ElementDecoder, Value, encode_element};
 use super::data::Piece;
 use super::failure::Failure;
@@ -24,133 +25,13 @@ use super::proto::fn_execution::{Elements, elements};
 use super::proto::pipeline;
 use super::scorers::SharedScorer;
 use super::uris::{start_message, uri_message};
-use crate::flow::StopSignal;
 use crate::items::CallOptions;
-use crate::progress::{BatchCounters, Distribution};
-use crate::report::Tally;
 
 /// Shards of one bundle that are scored at once. The scorer reads a few shards ahead, so more would only wait.
 const SHARDS_AT_ONCE: usize = 4;
 
 /// Bytes of a message to the runner, after which it is sent.
 const MESSAGE_BYTES: usize = 1 << 20;
-
-/// What the control stream and the bundle's thread share.
-#[derive(Debug, Default)]
-pub struct BundleState {
-    position: Mutex<Position>,
-    /// The source being read, if it is the only one.
-    source: Mutex<Option<String>>,
-    /// Elements by collection.
-    counts: Mutex<HashMap<String, u64>>,
-    /// The transforms with our functions.
-    functions: Mutex<Vec<String>>,
-    /// What transforms have scored.
-    scored: Mutex<HashMap<String, Arc<ScoredByTransform>>>,
-    /// Asks the bundle's shards to stop.
-    pub stop: StopSignal,
-}
-
-/// What a transform has scored in one bundle.
-#[derive(Debug, Default)]
-pub struct ScoredByTransform {
-    /// Rows of stored parts.
-    pub rows: Mutex<Tally>,
-    /// Batches that the model has run.
-    pub batches: Arc<BatchCounters>,
-    /// Times in which the model was loaded and warmed up. Milliseconds.
-    pub load_ms: Mutex<Distribution>,
-}
-
-/// How far the bundle has read its source.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct Position {
-    /// Elements that the bundle has started.
-    begun: i64,
-    /// The first element that belongs to another bundle.
-    end: Option<i64>,
-    /// Whether the bundle takes no further element.
-    has_ended: bool,
-}
-
-impl Position {
-    /// Start the next element. Returns whether it belongs to this bundle.
-    fn advance(&mut self) -> bool {
-        let is_ours = self.end.is_none_or(|end| self.begun < end);
-        self.begun += i64::from(is_ours);
-        is_ours
-    }
-
-    /// Release the end of the input: keep about `fraction` of the elements that are not started yet. `total` elements are
-    /// expected. Returns the first element that is released, if any.
-    pub fn split(&mut self, fraction: f64, total: i64, allowed: &[i64]) -> Option<i64> {
-        let total = self.end.unwrap_or(i64::MAX).min(total);
-        let rest = total - self.begun;
-        if self.has_ended || rest <= 0 || !(0.0..=1.0).contains(&fraction) {
-            return None;
-        }
-        // a bundle keeps at least one element
-        let first = (self.begun + (rest as f64 * fraction) as i64).max(1);
-        let first = if allowed.is_empty() {
-            first
-        } else {
-            allowed.iter().copied().filter(|&allowed| allowed >= first).min()?
-        };
-        if first >= total {
-            return None;
-        }
-        self.end = Some(first);
-        Some(first)
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl BundleState {
-    /// The place of the element that was begun last; −1 before the first one.
-    pub fn read_index(&self) -> i64 {
-        lock(&self.position).begun - 1
-    }
-
-    /// The source being read, if it is the only one.
-    pub fn source(&self) -> Option<String> {
-        lock(&self.source).clone()
-    }
-
-    /// See [`Position::split`].
-    pub fn split(&self, fraction: f64, total: i64, allowed: &[i64]) -> Option<i64> {
-        lock(&self.position).split(fraction, total, allowed)
-    }
-
-    /// The transforms with our functions, once the bundle has started.
-    pub fn functions(&self) -> Vec<String> {
-        lock(&self.functions).clone()
-    }
-
-    /// What transforms have scored so far.
-    pub fn scored(&self) -> HashMap<String, Arc<ScoredByTransform>> {
-        lock(&self.scored).clone()
-    }
-
-    pub fn scored_by(&self, transform: &str) -> Arc<ScoredByTransform> {
-        Arc::clone(lock(&self.scored).entry(transform.to_owned()).or_default())
-    }
-
-    /// Elements so far, by collection.
-    pub fn counts(&self) -> HashMap<String, u64> {
-        lock(&self.counts).clone()
-    }
-
-    fn count(&self, collection: &str) {
-        let mut counts = lock(&self.counts);
-        match counts.get_mut(collection) {
-            Some(count) => *count += 1,
-            None => drop(counts.insert(collection.to_owned(), 1)),
-        }
-    }
-}
 
 /// What a bundle needs.
 pub struct Bundle {
@@ -194,7 +75,7 @@ impl Bundle {
             }
             drop((next, scored_tx));
             let read = running.read_all();
-            lock(&self.state.position).has_ended = true;
+            self.state.end_input();
             if read.is_err() {
                 // the other shards of this bundle end early
                 self.state.stop.drain();
@@ -274,7 +155,7 @@ impl<'a> Running<'a> {
                 .insert(place, Sink { transform: node.transform.clone(), coder, stream, buffer: Vec::new() });
         }
         let functions = bundle.graph.nodes.iter().filter(|node| matches!(node.work, Work::Function(_)));
-        *lock(&bundle.state.functions) = functions.map(|node| node.transform.clone()).collect();
+        bundle.state.start(functions.map(|node| node.transform.clone()).collect());
         Ok(Self { bundle, sources, sinks, to_score, scored, in_flight: 0, scorers: Vec::new() })
     }
 
@@ -302,12 +183,12 @@ impl<'a> Running<'a> {
         let mut decoder = ElementDecoder::new(self.sources[number].clone());
         // with several sources, a split of one would cut off the others
         if self.sources.len() == 1 {
-            lock(&self.bundle.state.source).replace(source.transform.clone());
+            self.bundle.state.read_from(&source.transform);
         }
         loop {
             self.take_until_fewer_than(SHARDS_AT_ONCE)?;
             if let Some(element) = decoder.next_element().map_err(|error| error.to_string())? {
-                if !lock(&self.bundle.state.position).advance() {
+                if !self.bundle.state.advance() {
                     return Ok(());
                 }
                 self.process(collection, element)?;
@@ -345,9 +226,9 @@ impl<'a> Running<'a> {
             self.scorers.push(scorer);
         }
         let by_transform = self.bundle.state.scored_by(&self.bundle.graph.nodes[place].transform);
-        lock(&by_transform.rows).add(&rows);
+        by_transform.add_rows(&rows);
         if let Some(time) = load_time {
-            lock(&by_transform.load_ms).add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+            by_transform.add_load(time);
         }
         self.emit(place, header, pair_of(ALL, &message))
     }
@@ -400,7 +281,7 @@ impl<'a> Running<'a> {
                 Ok(())
             }
             Work::Function(Function::Score(_)) => {
-                // the elements of one list or group may be many, and its outputs are in no other queue
+                // one list or group may yield many elements, and no other queue bounds them
                 self.take_until_fewer_than(SHARDS_AT_ONCE)?;
                 let (_, message) = as_pair(value)?;
                 let message = as_bytes(*message)?;
@@ -510,45 +391,5 @@ fn as_uri(value: &Value) -> Result<&str, String> {
             std::str::from_utf8(bytes).map_err(|error| format!("a URI is not UTF-8: {error}"))
         }
         other => Err(format!("a URI is {}, expected a string or bytes", other.kind())),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_split_gives_away_elements_that_were_not_begun_and_never_takes_one_back() {
-        let mut position = Position::default();
-        assert!(position.advance() && position.advance());
-        assert_eq!(position.split(0.5, 10, &[]), Some(6));
-        assert_eq!(position.split(1.0, 10, &[]), None, "nothing more to give away");
-        assert_eq!(position.split(0.5, 10, &[]), Some(4));
-        assert_eq!(position.split(0.0, 10, &[]), Some(2));
-        assert_eq!(position.split(0.0, 10, &[]), None, "only what was begun is left");
-        assert!(!position.advance());
-        assert_eq!(position.begun, 2);
-    }
-
-    #[test]
-    fn a_split_before_the_first_element_leaves_one() {
-        let mut position = Position::default();
-        assert_eq!(position.split(0.0, 3, &[]), Some(1));
-        assert!(position.advance() && !position.advance());
-    }
-
-    #[test]
-    fn a_split_keeps_to_the_points_that_the_runner_allows() {
-        let mut position = Position::default();
-        assert!(position.advance());
-        assert_eq!(position.clone().split(0.5, 10, &[0, 3, 7, 10]), Some(7));
-        assert_eq!(position.clone().split(0.9, 10, &[0, 3, 7, 10]), None);
-        assert_eq!(position.split(0.5, 10, &[0]), None);
-    }
-
-    #[test]
-    fn a_bundle_that_has_ended_is_not_split() {
-        let mut position = Position { has_ended: true, ..Position::default() };
-        assert_eq!(position.split(0.0, 10, &[]), None);
     }
 }

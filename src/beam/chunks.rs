@@ -12,8 +12,8 @@ const CHUNK_BYTES: u64 = 1 << 20;
 /// Chunks on their way: one is read while another is sent.
 const CHUNKS: usize = 1;
 
-/// The content of a file in pieces of at most 1 MiB, none of them empty. An error is the last element. A thread reads the
-/// file while the pieces are taken.
+/// The content of a file in non-empty pieces of at most 1 MiB. An error is the last element. A thread reads the file
+/// while the pieces are received.
 pub fn chunks(path: PathBuf) -> Receiver<io::Result<Vec<u8>>> {
     let (sender, receiver) = channel(CHUNKS);
     tokio::task::spawn_blocking(move || {

@@ -78,8 +78,8 @@ impl Builder {
         builder
     }
 
-    /// A builder that adds to `components`. Ids begin with `id_prefix`, names with `name_prefix`, and collections have the
-    /// windowing strategy with the id `windowing`.
+    /// A builder that adds to `components`. Ids begin with `id_prefix`, names with `name_prefix`, and collections have
+    /// the windowing strategy with the id `windowing`.
     pub fn within(
         components: beam::Components,
         id_prefix: String,
@@ -251,8 +251,8 @@ pub mod checks {
         assert_eq!(names.len(), all.transforms.len());
     }
 
-    /// Check that each transform of `order`, ids of a pipeline or of a composite, comes after those whose collections it
-    /// reads. `made` are the collections that exist before.
+    /// Check that each transform of `order`, the ids of a pipeline or of a composite, comes after the producers of its
+    /// inputs. `made` are the collections that exist before.
     pub fn order_is_topological(all: &beam::Components, order: &[String], made: &[String]) {
         let mut made: HashSet<_> = made.iter().collect();
         for id in order {

@@ -2,8 +2,8 @@
 //!
 //! - Every request carries the worker's id, which some runners need to find the worker.
 //! - Messages may have any length: runners send up to 10 MB, more than the usual limit of 4 MiB.
-//! - The operating system checks that the other host is alive. HTTP/2 pings do not: servers in Java end connections
-//!   that ping more often than every five minutes.
+//! - TCP keepalive detects a host that has vanished. HTTP/2 pings are not used: servers in Java close connections that
+//!   ping more often than every five minutes.
 
 use std::time::Duration;
 
@@ -23,8 +23,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long to wait for the answer to a call that a runner answers at once.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How long a connection may be idle before the system asks whether the other host is alive; then how often it asks,
-/// and how many answers may be missing. A host that has vanished is noticed within a minute.
+/// TCP keepalive: the idle time before the first probe, the interval between probes, and how many may go unanswered.
+/// A host that has vanished is noticed within a minute.
 const ALIVE_IDLE: Duration = Duration::from_secs(25);
 const ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const ALIVE_RETRIES: u32 = 3;

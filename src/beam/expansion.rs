@@ -2,10 +2,10 @@
 //! executes.
 //!
 //! - The input is one bounded collection of URIs, which are strings or bytes, in the global window.
-//! - The payload of the transform is the text of a pipeline file, or JSON with the text as `pipeline` and what is overridden
-//!   in it, `output` and `set`. `input.uri` of the file is ignored.
+//! - The payload of the transform is the text of a pipeline file, or JSON with the text as `pipeline` and overrides as
+//!   `output` and `set`. `input.uri` of the file is ignored.
 //! - The output is a collection of strings: the report of each shard as JSON.
-//! - The components of the request stay as they are. Ids of new ones begin with the request's namespace, as SDKs require.
+//! - The request's components are not changed. Ids of new ones begin with the request's namespace, as SDKs require.
 //! - Only the pipeline file, the model and the labels are read. Workers check the input and the output.
 
 use std::collections::HashMap;
@@ -35,7 +35,7 @@ const OUTPUT: &str = "out";
 /// Why a request cannot be expanded.
 #[derive(Debug, thiserror::Error)]
 pub enum ExpansionError {
-    /// The SDK asks for what sluice does not have, or the input cannot be used.
+    /// The SDK asks for an unknown transform, or the input cannot be used.
     #[error("{0}")]
     Request(String),
     /// The payload is neither of the two forms.
@@ -62,8 +62,8 @@ struct Configuration {
     set: Vec<String>,
 }
 
-/// The answer to a request, with the files that its workers need. They run in `environment`. Blocks, because the model is
-/// hashed.
+/// The response to a request, with the files that its workers need. The workers run in `environment`. Blocks, because
+/// the model is hashed.
 ///
 /// # Errors
 /// If the input or the payload cannot be used.
@@ -124,7 +124,7 @@ fn input(components: &beam::Components, transform: &beam::PTransform) -> Result<
     let collection = components.pcollections.get(id);
     let collection = collection.ok_or_else(|| format!("the request has no collection {id:?}"))?;
     if collection.is_bounded != i32::from(beam::is_bounded::Enum::Bounded) {
-        return Err("the collection of URIs is unbounded; a run of sluice has an end".to_owned());
+        return Err("the collection of URIs is unbounded, but must be bounded".to_owned());
     }
     let windowing = &collection.windowing_strategy_id;
     let strategy = components.windowing_strategies.get(windowing);

@@ -1,8 +1,9 @@
 //! Serves the transform for other SDKs: expands it, and hands out the files that its workers need.
 //!
-//! - An SDK asks the same address for both. It fetches the files when it builds its pipeline, and stages them with its job.
+//! - An SDK uses the same address for both. It fetches the files when it builds its pipeline, and stages them with its
+//!   job.
 //! - Only files of transforms that this process has expanded are handed out.
-//! - What is wrong with a request is the error of the answer, as SDKs expect.
+//! - An invalid request gets a response with its `error` set, as SDKs expect.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -137,7 +138,7 @@ impl Expansion for Handler {
 
 #[async_trait]
 impl ArtifactRetrievalService for Handler {
-    /// Files of this host cannot be replaced by anything that an SDK could get without us.
+    /// Returns the artifacts unchanged: only this service can read the files of this host.
     async fn resolve_artifacts(
         &self,
         request: Request<ResolveArtifactsRequest>,

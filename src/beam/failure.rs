@@ -1,7 +1,7 @@
 //! The error of a worker, as text that passes through a runner to the submitter of the job.
 //!
-//! A runner forwards text only, often inside a stack trace or behind words of its own. So the text of an error has the
-//! exit code and the retry in it.
+//! A runner forwards text only, often inside a stack trace or behind words of its own. So the text of an error contains
+//! the exit code, and whether a retry helps.
 
 use std::any::Any;
 use std::fmt;

@@ -325,8 +325,8 @@ pub fn data(instruction: &str, transform: &str, data: Vec<u8>, is_last: bool) ->
     elements::Data { instruction_id, transform_id, data, is_last }
 }
 
-/// A descriptor whose sources `in-0`, `in-1` … and sink `out` are at `address`, with `middle` in between. Its elements
-/// are bytes.
+/// A descriptor whose sources `in-0`, `in-1` … and sink `out` are at `address`, with `middle` between them. Its
+/// elements are bytes.
 pub fn descriptor(address: &str, sources: usize, middle: PTransform) -> ProcessBundleDescriptor {
     let port = |coder: &str| {
         let here = ApiServiceDescriptor { url: address.to_owned(), authentication: None };

@@ -14,7 +14,9 @@ use super::payload::Payload;
 use super::scorers::{Key, ReadyScorer, ScorersOfWorker, SharedScorer};
 use super::uris::{check_uris, uris_of};
 use crate::checked::{refuse_output_inside_input, run_record};
-use crate::commit::{self, AttemptNote, Listed, Output, OutputState, PartName, Run, RunRecord, admit, claim};
+use crate::commit::{
+    self, AttemptNote, Listed, Output, OutputState, PartName, Run, RunRecord, admit, check_current, claim,
+};
 use crate::error::{Error, SinkError, SourceError};
 use crate::items::{CallOptions, ShardRef};
 use crate::plan::{Plan, check_inputs};
@@ -53,6 +55,21 @@ pub struct ScoredShard {
     pub scorer: Option<Arc<SharedScorer>>,
     /// How long it took to make the scorer, if this call did.
     pub load_time: Option<Duration>,
+}
+
+/// A shard that was not scored.
+struct Unscored {
+    failure: Failure,
+    /// Whether the scorer was made for it.
+    with_new_scorer: bool,
+    /// Whether the run of the scorer was removed.
+    is_of_another_run: bool,
+}
+
+impl From<Failure> for Unscored {
+    fn from(failure: Failure) -> Self {
+        Self { failure, with_new_scorer: true, is_of_another_run: false }
+    }
 }
 
 /// A plan with its stores, its output, and the hash of its model.
@@ -155,29 +172,45 @@ impl Context {
             ToScore::Shard(json) => ShardRef::from_json(&json)?,
         };
         let key = payload.encode();
+        match self.score_once(&key, payload, &shard, options.clone()) {
+            // a worker may outlive its job, and the run of its scorer may have been removed since
+            Err(Unscored { with_new_scorer: false, is_of_another_run: true, .. }) => {
+                self.score_once(&key, payload, &shard, options)
+            }
+            scored => scored,
+        }
+        .map_err(|unscored| unscored.failure)
+    }
+
+    fn score_once(
+        &self,
+        key: &[u8],
+        payload: &Payload,
+        shard: &ShardRef,
+        options: CallOptions,
+    ) -> Result<ScoredShard, Unscored> {
         let mut finished = None;
-        let scorer = self.scorers.get(&key, &options.stop, || {
-            finished = self.finished_run(&key, payload)?;
+        let scorer = self.scorers.get(key, &options.stop, || {
+            finished = self.finished_run(key, payload)?;
             if finished.is_some() { Ok(None) } else { self.plan(payload, Needs::All).map(Some) }
         })?;
         let Some(ReadyScorer { scorer, load_time }) = scorer else {
-            return finished.expect("only a finished run needs no scorer").part_of(&shard);
+            return Ok(finished.expect("only a finished run needs no scorer").part_of(shard)?);
         };
         let begun = Instant::now();
-        match scorer.scorer.score(&shard, options) {
+        match scorer.scorer.score(shard, options) {
             Ok(part) => {
                 let scored = scored(scorer.scorer.run_id().to_owned(), part, begun.elapsed());
                 Ok(ScoredShard { scorer: Some(scorer), load_time, ..scored })
             }
             Err(error) => {
+                let is_of_another_run = matches!(error, Error::Sink(SinkError::OtherRun { .. }));
                 // its stages are gone, its engine is broken, or its run was removed
-                if matches!(
-                    error,
-                    Error::StagePanicked { .. } | Error::Engine(_) | Error::Sink(SinkError::OtherRun { .. })
-                ) {
-                    self.scorers.discard(&key, &scorer);
+                if is_of_another_run || matches!(error, Error::StagePanicked { .. } | Error::Engine(_)) {
+                    self.scorers.discard(key, &scorer);
                 }
-                Err(error.into())
+                let with_new_scorer = load_time.is_some();
+                Err(Unscored { failure: error.into(), with_new_scorer, is_of_another_run })
             }
         }
     }
@@ -186,10 +219,14 @@ impl Context {
     /// note in a finished output.
     fn finished_run(&self, key: &[u8], payload: &Payload) -> Result<Option<Arc<FinishedRun>>, Failure> {
         let mut finished = self.finished.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(run) = finished.get(key) {
-            return Ok(Some(Arc::clone(run)));
-        }
         let opened = self.open(payload)?;
+        if let Some(run) = finished.get(key) {
+            match check_current(&opened.output, &run.run_id) {
+                Ok(()) => return Ok(Some(Arc::clone(run))),
+                Err(SinkError::OtherRun { .. }) => drop(finished.remove(key)),
+                Err(error) => return Err(error.into()),
+            }
+        }
         let state = admit(&opened.output, &opened.record())?;
         let (OutputState::Sealed(record, manifest) | OutputState::Succeeded(record, manifest)) = state else {
             return Ok(None);

@@ -1,7 +1,7 @@
 //! What a bundle does, from the runner's descriptor: sources, functions, sinks, and which feeds which.
 //!
-//! Runners send only these to a worker: sources and sinks, which are ends of data streams, and our own functions. Anything
-//! else is an error that names it.
+//! Runners send only these to a worker: sources and sinks, which are ends of data streams, and our own functions. Any
+//! other transform is an error that names it.
 
 use std::collections::HashMap;
 

@@ -1,9 +1,9 @@
 //! One job of a job service: prepared, staged, run, and followed to its end.
 //!
-//! - The service's messages and states arrive on a stream. A stream that breaks is opened again, and what was seen before
-//!   is left out.
-//! - Every few seconds the service is asked for the state and the metrics, so that a service that is gone is noticed even
-//!   if its connection stays open. After [`Limits::lost`] without an answer the job is lost.
+//! - The service's messages and states arrive on a stream. A stream that breaks is opened again, and messages that were
+//!   seen before are skipped.
+//! - The state and the metrics are polled every few seconds, so that a dead service is noticed even if its connection
+//!   stays open. After [`Limits::lost`] without an answer the job is lost.
 //! - Every call has a deadline. While nothing happens, a line of the log says so.
 //! - The state of a job decides nothing about its output: some runners mark a job as cancelled and let it run on.
 
@@ -29,16 +29,16 @@ use super::service_error::{ServiceError, add_causes, no_answer, status_error, wo
 use super::staging::stage;
 use crate::flow::StopSignal;
 
-/// How long to wait for what.
+/// Time limits of a job.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// For the answer to a call, and for progress of the staging.
     pub answer: Duration,
     /// Between two looks at the stop signal.
     pub tick: Duration,
-    /// Between two questions for the state and the metrics.
+    /// Between two polls of the state and the metrics.
     pub poll: Duration,
-    /// For any answer of a service that was there before.
+    /// Without any answer, until the job counts as lost.
     pub lost: Duration,
     /// For the end of a cancelled job.
     pub cancel: Duration,
@@ -46,7 +46,7 @@ pub struct Limits {
     pub last_messages: Duration,
     /// Without a line in the log.
     pub quiet: Duration,
-    /// For a sign of a worker, where a runner would not say that it cannot start one.
+    /// For the first sign of a worker, on a runner that does not report a worker that cannot start.
     pub no_worker: Duration,
 }
 
@@ -55,11 +55,11 @@ impl Default for Limits {
     fn default() -> Self {
         let seconds = Duration::from_secs;
         Self {
-            answer: seconds(45),
+            answer: seconds(25),
             tick: Duration::from_millis(200),
             poll: seconds(5),
             lost: seconds(20),
-            cancel: seconds(30),
+            cancel: seconds(20),
             last_messages: seconds(5),
             quiet: seconds(30),
             no_worker: seconds(45),
@@ -115,9 +115,9 @@ pub struct RunningJob {
     seen: usize,
     cancelled: Option<Instant>,
     has_counts: bool,
-    /// Whether a worker has reported anything.
-    has_workers: bool,
-    started: Instant,
+    /// What workers have reported last, and when it changed.
+    signs_of_life: Vec<(String, Vec<u8>)>,
+    last_sign: Instant,
     last_answer: Instant,
     last_line: Instant,
 }
@@ -166,8 +166,8 @@ impl RunningJob {
             seen: 0,
             cancelled: None,
             has_counts: false,
-            has_workers: false,
-            started: now,
+            signs_of_life: Vec::new(),
+            last_sign: now,
             last_answer: now,
             last_line: now,
         }))
@@ -207,10 +207,13 @@ impl RunningJob {
                 self.poll(watch).await?;
                 next_poll = Instant::now() + self.limits.poll;
             }
-            if watch.starts_processes && self.lacks_workers() {
-                let seconds = self.started.elapsed().as_secs_f64();
+            if self.lacks_workers(watch.starts_processes) {
+                let seconds = self.last_sign.elapsed().as_secs_f64();
                 self.cancel().await;
-                return Err(ServiceError::NoWorker { seconds });
+                return Err(match self.signs_of_life.is_empty() {
+                    true => ServiceError::NoWorker { seconds },
+                    false => ServiceError::LostWorker { seconds },
+                });
             }
             self.break_silence();
         }
@@ -220,14 +223,16 @@ impl RunningJob {
         Ok(Ended { state, failure, error, is_cancelled: cancelled.is_some() })
     }
 
-    /// Whether the job waits for workers that cannot start. Prism waits for ever for a process that cannot start. It is
-    /// known by the ids of its jobs, and reports the metrics of bundles from their start; other runners fail such a
-    /// job, and may queue it for a long time without a sign of a worker.
-    fn lacks_workers(&self) -> bool {
+    /// Whether the job waits for workers that cannot start, or have died. Prism does not notice the first with processes,
+    /// and not always the second. It is known by the ids of its jobs. It reports the metrics of bundles from their start,
+    /// and asks them for progress every 30 s at least; other runners fail such a job, and may queue it for a long time
+    /// without a sign of a worker.
+    fn lacks_workers(&self, starts_processes: bool) -> bool {
         let number = self.job_id.strip_prefix("job-");
         let is_prism = number.is_some_and(|number| number.parse::<u32>().is_ok());
-        let may_start = self.has_workers || self.cancelled.is_some() || self.state != State::Running;
-        is_prism && !may_start && self.started.elapsed() >= self.limits.no_worker
+        let is_expected = starts_processes || !self.signs_of_life.is_empty();
+        let runs = self.state == State::Running && self.cancelled.is_none();
+        is_prism && is_expected && runs && self.last_sign.elapsed() >= self.limits.no_worker
     }
 
     /// Whether the job has ended, or was cancelled long enough ago.
@@ -300,7 +305,7 @@ impl RunningJob {
     /// Ask for the state and the metrics.
     async fn poll(&mut self, watch: &mut Watch<'_>) -> Result<(), ServiceError> {
         let request = GetJobStateRequest { job_id: self.job_id.clone() };
-        match answer("the question for its state", self.client.get_state(request), &self.limits).await {
+        match answer("the request for its state", self.client.get_state(request), &self.limits).await {
             Ok(event) => {
                 self.last_answer = Instant::now();
                 self.enter(event.state());
@@ -319,13 +324,16 @@ impl RunningJob {
         }
     }
 
-    /// Metrics are for display only: a runner may have none, or none of a job that still runs.
+    /// A runner may have no metrics, or none of a job that still runs.
     async fn read_metrics(&mut self, watch: &mut Watch<'_>) {
         let request = GetJobMetricsRequest { job_id: self.job_id.clone() };
-        match answer("the question for metrics", self.client.get_job_metrics(request), &self.limits).await {
+        match answer("the request for metrics", self.client.get_job_metrics(request), &self.limits).await {
             Ok(metrics) => {
                 let metrics = metrics.metrics.unwrap_or_default();
-                self.has_workers |= RowCounts::has_workers(&metrics);
+                let signs = RowCounts::signs_of_life(&metrics);
+                if signs != self.signs_of_life {
+                    (self.signs_of_life, self.last_sign) = (signs, Instant::now());
+                }
                 if let Some(counts) = RowCounts::of(&metrics) {
                     self.has_counts = true;
                     (watch.counts)(counts);

@@ -81,7 +81,7 @@ fn entry(level: Level, place: &str, message: String) -> LogEntry {
     }
 }
 
-/// The log's way to the runner of one worker. Closed at the worker's end, because the runner waits for that.
+/// The log stream to the runner of one worker. Closed when the worker ends, because the runner waits for that.
 pub struct Logging {
     runner: Arc<Runner>,
     task: JoinHandle<()>,

@@ -1,4 +1,4 @@
-//! sluice as a worker of Apache Beam: the Fn API's harness, the submitter of its own pipeline, and a transform for others.
+//! sluice on Apache Beam: an SDK harness for the Fn API, a submitter of its pipeline, and a cross-language transform.
 //!
 //! The types generated from Beam's protos stay in this module.
 
@@ -6,6 +6,7 @@ mod absolute;
 mod artifacts;
 mod boot;
 mod bundle;
+mod bundle_state;
 mod chunks;
 mod coders;
 mod components;

@@ -1,15 +1,15 @@
 //! Metrics of a bundle: elements by collection, how far the source was read, rows by status, and what the model did.
 //!
 //! - Every bundle counts itself from its start, so that a submitter sees that a worker is alive.
-//! - What Beam's RunInference reports has the same names and the same namespace here. Its times of loading a model are
-//!   those of loading and warming up. Its sizes of models and of requests in bytes are not reported.
+//! - The metrics of Beam's RunInference have the same names and namespace here. The load time of a model includes the
+//!   time to fetch it and to warm it up. Sizes of models and of requests in bytes are not reported.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, PoisonError};
 
 use sha2::{Digest, Sha256};
 
-use super::bundle::BundleState;
+use super::bundle_state::BundleState;
 use super::proto::pipeline::MonitoringInfo;
 use super::urns;
 use crate::plan::hex;
@@ -28,6 +28,9 @@ pub const IMAGES: &str = "images_";
 
 /// Bundles that have started.
 const BUNDLES: &str = "bundles";
+
+/// Progress reports that were asked for. It changes as long as the worker lives.
+const REPORTS: &str = "progress_reports";
 
 /// Images that a model has scored, as Beam's RunInference calls them.
 const INFERENCES: &str = "num_inferences";
@@ -66,9 +69,10 @@ impl Monitoring {
         }
         for transform in state.functions() {
             infos.push(sum(urns::USER_SUM, &user_labels(&transform, NAMESPACE, BUNDLES), 1));
+            infos.push(sum(urns::USER_SUM, &user_labels(&transform, NAMESPACE, REPORTS), state.reports()));
         }
         for (transform, scored) in state.scored() {
-            let rows = scored.rows.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let rows = scored.rows();
             for (status, rows) in rows.iter() {
                 let name = format!("{IMAGES}{}", status.as_str());
                 infos.push(sum(urns::USER_SUM, &user_labels(&transform, NAMESPACE, &name), rows));
@@ -78,7 +82,7 @@ impl Monitoring {
             if batches.rows.count > 0 {
                 infos.push(sum(urns::USER_SUM, &inference(INFERENCES), batches.rows.sum));
             }
-            let load_ms = *scored.load_ms.lock().unwrap_or_else(PoisonError::into_inner);
+            let load_ms = scored.load_ms();
             let distributions =
                 [(BATCH_SIZE, batches.rows), (BATCH_LATENCY, batches.latency_us), (LOAD_LATENCY, load_ms)];
             let with_values = distributions.iter().filter(|(_, distribution)| distribution.count > 0);
@@ -96,8 +100,8 @@ impl Monitoring {
     }
 }
 
-/// Short ids of metrics, each for an URN and its labels. Prism has one table of ids for all workers of a job, also those
-/// of other SDKs. So an id is made from what it stands for.
+/// Short ids of metrics, each for a URN with its labels. Prism has one table of ids for all workers of a job, including
+/// those of other SDKs, so an id is a hash of its URN and labels.
 #[derive(Debug, Default)]
 pub struct ShortIds(Mutex<Vec<(String, MonitoringInfo)>>);
 
@@ -170,7 +174,7 @@ mod tests {
         let scored = state.scored_by("score");
         scored.batches.count(3, Duration::from_micros(300));
         scored.batches.count(2, Duration::from_micros(5));
-        scored.load_ms.lock().expect("a lock").add(1);
+        scored.add_load(Duration::from_millis(1));
         let infos = Monitoring::of(&state).0;
         let payload = |urn: &str, name: &str| {
             let is_it = |info: &&MonitoringInfo| {

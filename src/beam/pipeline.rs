@@ -7,11 +7,10 @@
 //!
 //! - `list` emits a key and the JSON of a shard for each shard. The reshuffle spreads them over the workers.
 //! - `score` emits one report for each shard, all with one key. So `finish` runs once, after the last shard.
-//! - `reshuffle` has the URN of Beam's own transform. A runner without it runs what it consists of: a grouping and
-//!   `ungroup`.
+//! - `reshuffle` has the URN of Beam's own transform. A runner that does not know it runs its parts: a
+//!   group-by-key and `ungroup`.
 //!
-//! The transform for pipelines of other SDKs gets the URIs of its input as a collection, and has the reports of the shards
-//! as its output:
+//! The transform for pipelines of other SDKs reads a collection of URIs, and outputs a collection of shard reports:
 //!
 //! ```text
 //! URIs ────→ key ───┐

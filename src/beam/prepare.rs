@@ -10,9 +10,9 @@ use crate::engine::hash_model;
 use crate::error::{ConfigError, Error};
 use crate::plan::Plan;
 
-/// The payload of the pipeline file `path` with this text, for workers in any folder, and the plan that `check` makes of
-/// it. Paths become absolute: those of the model are relative to the folder of `path`, others to the current folder.
-/// Blocks, because the model is hashed.
+/// The payload of the pipeline file `path` with this text, for workers in any folder, and the plan that `check` makes.
+/// Relative paths are made absolute: those of the model against the folder of `path`, others against the current
+/// folder. Blocks, because the model is hashed.
 ///
 /// # Errors
 /// If the file or the overrides are invalid, or the model or the labels cannot be read.

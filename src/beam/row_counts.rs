@@ -21,10 +21,18 @@ impl RowCounts {
         counts.into_iter().flatten().max_by_key(|counts| counts.rows)
     }
 
-    /// Whether any worker has reported something.
-    pub fn has_workers(metrics: &MetricResults) -> bool {
-        let mut all = metrics.attempted.iter().chain(&metrics.committed);
-        all.any(|info| info.labels.get("NAMESPACE").is_some_and(|of| of == NAMESPACE))
+    /// What workers have reported, in a fixed order. It changes as long as they live.
+    pub fn signs_of_life(metrics: &MetricResults) -> Vec<(String, Vec<u8>)> {
+        let all = metrics.attempted.iter().chain(&metrics.committed);
+        let of_worker = all.filter(|info| info.labels.get("NAMESPACE").is_some_and(|of| of == NAMESPACE));
+        let mut signs: Vec<_> = of_worker
+            .map(|info| {
+                let label = |name: &str| info.labels.get(name).map_or("", String::as_str);
+                (format!("{}/{}", label("PTRANSFORM"), label("NAME")), info.payload.clone())
+            })
+            .collect();
+        signs.sort();
+        signs
     }
 
     fn sum(infos: &[MonitoringInfo]) -> Option<Self> {
@@ -82,7 +90,7 @@ mod tests {
     #[test]
     fn any_counter_of_ours_shows_that_a_worker_is_alive() {
         let metrics = |info| MetricResults { attempted: vec![info], committed: Vec::new() };
-        assert!(RowCounts::has_workers(&metrics(info("sluice", "bundles", &[1]))));
-        assert!(!RowCounts::has_workers(&metrics(info("other", "bundles", &[1]))));
+        assert_eq!(RowCounts::signs_of_life(&metrics(info("sluice", "bundles", &[1]))).len(), 1);
+        assert!(RowCounts::signs_of_life(&metrics(info("other", "bundles", &[1]))).is_empty());
     }
 }

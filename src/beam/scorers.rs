@@ -110,7 +110,7 @@ impl ScorersOfWorker {
         if let Some(scorer) = &*scorer {
             return Ok(Some(ReadyScorer { scorer: Arc::clone(scorer), load_time: None }));
         }
-        // calls that waited while the scorer could not be made do not try the same
+        // calls that waited for a scorer that could not be made fail with it, instead of trying again
         if let Some((failed, failure)) = &*lock(&slot.failure)
             && *failed > asked
         {
@@ -158,7 +158,7 @@ impl ScorersOfWorker {
 
 impl Drop for ScorersOfWorker {
     fn drop(&mut self) {
-        // requests cannot be waited for on a thread of the runtime, on which a task that is aborted ends
+        // an aborted task is dropped on a thread of the runtime, which must not block on requests
         thread::scope(|scope| {
             let ending = thread::Builder::new().spawn_scoped(scope, || self.end());
             // a panic was reported by its own thread

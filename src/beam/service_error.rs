@@ -51,9 +51,18 @@ pub enum ServiceError {
     /// The runner cannot start the job's workers, and does not say so.
     #[error(
         "no worker has started for {seconds:.0} s, so the job was cancelled: does the worker's command exist on the \
-         runner's host, and does it run there? The runner's log says why it fails"
+         runner's host, and can it run there? See the runner's log"
     )]
     NoWorker {
+        /// How long.
+        seconds: f64,
+    },
+    /// Workers reported before, and do not any more. The job was cancelled.
+    #[error(
+        "no worker has reported anything for {seconds:.0} s, and the job was cancelled: were the workers killed, or \
+         has their host stopped?"
+    )]
+    LostWorker {
         /// How long.
         seconds: f64,
     },

@@ -1,7 +1,7 @@
-//! One store for many bundles: bundles that end while a store is running share the next one.
+//! Shares one write to the output among many bundles: bundles that end while a write is running share the next one.
 //!
-//! - A request is met by a store that began after the request was made.
-//! - So however many bundles end at once, they wait for two stores at most.
+//! - A request is satisfied by a write that began after the request was made.
+//! - So bundles that end at the same time wait for at most two writes, however many they are.
 
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
@@ -9,11 +9,11 @@ use crossbeam_channel::{Receiver, Sender, bounded, select};
 
 use crate::flow::StopSignal;
 
-/// The stores of one scorer.
+/// The shared writes of one scorer.
 pub struct SharedStore {
     /// Requests so far.
     requested: AtomicU64,
-    /// Of these, the first ones that are met.
+    /// How many of these, from the first on, have been satisfied.
     met: AtomicU64,
     /// Holds a token while no store is running.
     turn: (Sender<()>, Receiver<()>),
@@ -38,8 +38,8 @@ impl Drop for Turn<'_> {
 }
 
 impl SharedStore {
-    /// Run `store`, unless another request's has begun since this call and succeeded. Both return whether it is stored;
-    /// not if `stop` came first. Blocks.
+    /// Run `store`, unless another request's has begun since this call and succeeded. Returns whether it
+    /// was stored: `false` if `stop` came first, or if `store` says so. Blocks.
     ///
     /// # Errors
     /// Those of `store`.

@@ -45,8 +45,8 @@ fn staged(path: PathBuf) -> Result<StagedFile, EngineError> {
     Ok(StagedFile { path, sha256, name })
 }
 
-/// Whether a file with this SHA-256 may be staged as `name`. Of two files with the same content, Dataflow's SDK stages one
-/// under the name of the first.
+/// Whether a file with this SHA-256 may be staged as `name`. Of two files with the same content, Dataflow's SDK stages
+/// only one, under the name of the first.
 pub fn is_name_of_content(name: &str, sha256: &str) -> bool {
     name.strip_prefix(&sha256[..HASH_DIGITS]).is_some_and(|rest| rest.starts_with('-'))
 }

@@ -1,9 +1,9 @@
 //! Submits a pipeline file to a job service, and reports on its output.
 //!
-//! - The submitter checks what can be checked before a runner is asked: the file, the model, and whether the output is
-//!   vacant or has a part of this run. If it has all of the run, no job is submitted.
-//! - Workers may run anywhere, in any folder. So the payload names absolute paths, and the job's artifacts have the model
-//!   and the labels.
+//! - The submitter checks what it can before it contacts the runner: the file, the model, and whether the output is
+//!   vacant or holds an unfinished part of this run. If the run is finished, no job is submitted.
+//! - Workers may run anywhere, in any folder. So the payload has absolute paths, and the job's artifacts contain the
+//!   model and the labels.
 //! - The output decides how the run ended, not the state of the job: some runners mark a job as cancelled that
 //!   continues to its end, or as failed after a worker has finished the run.
 
@@ -57,7 +57,7 @@ pub struct SubmitOptions {
     pub environment: Environment,
     /// Beam's option `parallelism`.
     pub parallelism: Option<u32>,
-    /// Further options of the runner, by name. `true` and `false` are booleans, `[…]` is a list, anything else a string.
+    /// Other options of the runner, by name. `true` and `false` are booleans, `[…]` is a list, all else is a string.
     pub options: Vec<(String, String)>,
 }
 
@@ -238,10 +238,11 @@ impl Submission {
                 None => Err(SubmitError::NotDone { output: self.output_in_words() }),
             },
             Ok(Ended { state, is_cancelled: true, .. }) if state != State::Failed => match finished()? {
-                Some(finished) => Ok(Submitted::Finished(Box::new(finished))),
-                None => {
-                    Ok(Submitted::Cancelled { state: state.as_str_name(), output: self.output_in_words() })
+                // one with too many errors may be of an earlier job
+                Some(finished) if finished.summary.outcome == Outcome::Succeeded => {
+                    Ok(Submitted::Finished(Box::new(finished)))
                 }
+                _ => Ok(Submitted::Cancelled { state: state.as_str_name(), output: self.output_in_words() }),
             },
             failed => {
                 let error = match failed {
@@ -270,15 +271,14 @@ impl Submission {
     /// Why the job ended, by the runner's last error, which the log has in full.
     fn reason(&self, error: Option<&str>) -> String {
         let Some(error) = error else {
-            return "; the runner gives no reason: look into its log, and into those of its workers"
-                .to_owned();
+            return "; the runner gives no reason: see its log, and the logs of its workers".to_owned();
         };
         let advice = match &self.options.environment {
             environment if error.contains(environment.urn()) => {
                 "; it seems that the runner does not support this --environment".to_owned()
             }
             Environment::Process { command, .. } if CANNOT_START.iter().any(|text| error.contains(text)) => {
-                format!("; its workers are started as {}: can its hosts run that?", command.display())
+                format!("; its workers are started as {}: check that its hosts can run it", command.display())
             }
             _ => String::new(),
         };
@@ -322,7 +322,7 @@ impl Submission {
         let mut whole = written.with(reused);
         whole.parts.sort_by_key(|part| shard_index(&part.path));
         let mut summary = Summary::new(&whole, summary.outcome, Vec::new(), wall, Duration::ZERO);
-        summary.bottleneck = "unknown: the workers of the runner had the stages".to_owned();
+        summary.bottleneck = "unknown: the stages ran on the runner's workers".to_owned();
         Ok(Some(FinishedJob { run_id, finished_at, summary }))
     }
 
@@ -358,14 +358,14 @@ impl Submission {
     }
 }
 
-/// What Java says of a program that it cannot start, without its name: ENOENT and EACCES.
+/// How Java reports a program that it cannot start, without naming it: ENOENT and EACCES.
 const CANNOT_START: [&str; 2] = ["error=2,", "error=13,"];
 
 /// Longest part of a runner's error that is repeated.
 const ESSENCE_CHARS: usize = 400;
 
-/// The part of a stack trace that names the error, on one line: in Python what follows the calls, which are indented; in
-/// Java the first line.
+/// The part of a stack trace that names the error, on one line: in Python, the text after the indented calls; in Java,
+/// the first line.
 fn essence(error: &str) -> String {
     let words: Vec<_> = match error.rsplit_once("Traceback (most recent call last):") {
         Some((_, calls)) => {
@@ -418,8 +418,8 @@ pub fn own_path() -> Result<PathBuf, ConfigError> {
     })
 }
 
-/// Check a path of the command of a process environment. Some runners wait for ever for a command that does not exist.
-/// If the one at `job_endpoint` seems to be on this host, a command that is missing here is warned of.
+/// Check the command of a process environment. Some runners wait forever for a command that does not exist. Log a
+/// warning if it does not exist on this host and the runner at `job_endpoint` seems to be here.
 ///
 /// # Errors
 /// If it is relative: a runner starts its workers in another folder.

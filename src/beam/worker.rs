@@ -1,6 +1,6 @@
 //! A worker: takes a runner's instructions, and runs each bundle on a thread of its own.
 //!
-//! - Any number of bundles run at once. Gating them would hang runners that start all stages together.
+//! - Any number of bundles run at once. A limit would hang runners that start all stages together.
 //! - An instruction about a bundle that has not begun, or has ended, gets an empty answer, never an error.
 //! - When the control stream ends, all bundles are asked to stop, and then all streams are closed, since the runner
 //!   waits for that.
@@ -15,9 +15,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::Streaming;
+use tonic::transport::Channel;
 
-use super::bundle::{Bundle, BundleState};
-use super::connection::{WorkerChannel, WorkerId, answer, connect};
+use super::bundle::Bundle;
+use super::bundle_state::BundleState;
+use super::connection::{WorkerChannel, WorkerId, answer};
 use super::data::DataStreams;
 use super::failure::Failure;
 use super::functions::Context;
@@ -65,18 +67,25 @@ struct Descriptor {
     unknown: Option<String>,
 }
 
+/// The control service of a runner.
+pub struct Control {
+    pub address: String,
+    pub channel: Channel,
+}
+
 /// Run a worker until the runner or `stop` ends it.
 ///
 /// # Errors
-/// If the runner cannot be reached, or the connection breaks.
+/// If the runner rejects the worker, or the connection breaks.
 pub async fn run(
     id: WorkerId,
-    control: &str,
+    control: Control,
     capabilities: &[String],
     context: Arc<Context>,
     mut stop: watch::Receiver<bool>,
 ) -> Result<(), String> {
     let (responses, waiting) = mpsc::unbounded_channel();
+    let address = control.address.clone();
     let opened = tokio::select! {
         opened = open(&id, control, waiting) => opened?,
         _ = stop.wait_for(|stop| *stop) => return Ok(()),
@@ -92,7 +101,7 @@ pub async fn run(
         stopping: watch::Sender::new(false),
         responses,
     });
-    tracing::info!(control, "the worker is ready");
+    tracing::info!(control = address, "the worker is ready");
     let mut running = JoinSet::new();
     let ended = loop {
         let request = tokio::select! {
@@ -105,7 +114,7 @@ pub async fn run(
         match request {
             Ok(Some(request)) => worker.take(request, &mut running),
             Ok(None) => break Ok(()),
-            Err(error) => break Err(format!("the control stream to {control} broke: {error}")),
+            Err(error) => break Err(format!("the control stream to {address} broke: {error}")),
         }
     };
     worker.stopping.send_replace(true);
@@ -113,8 +122,8 @@ pub async fn run(
     while running.join_next().await.is_some() {}
     let worker = Arc::into_inner(worker).expect("all tasks that had the worker have ended");
     let Worker { data, responses, .. } = worker;
-    // the control stream ends before the data streams: Python's runner takes a data stream that ends first for the
-    // reason of a failure, and reads no answer
+    // close the control stream before the data streams: if a data stream ends first, Python's runner reports that as
+    // the failure, and reads no answer
     drop(responses);
     let closed = async { while let Ok(Some(_)) = requests.message().await {} };
     let _ = tokio::time::timeout(LAST_ANSWERS, closed).await;
@@ -125,16 +134,16 @@ pub async fn run(
 /// Open the control stream. Some runners answer only with the first instruction.
 async fn open(
     id: &WorkerId,
-    control: &str,
+    control: Control,
     responses: mpsc::UnboundedReceiver<InstructionResponse>,
 ) -> Result<(BeamFnControlClient<WorkerChannel>, Streaming<InstructionRequest>), String> {
-    let channel = connect("control service", control).await?;
+    let Control { address, channel } = control;
     let mut client = BeamFnControlClient::with_interceptor(channel, id.clone())
         .max_decoding_message_size(usize::MAX)
         .max_encoding_message_size(usize::MAX);
     let opened = client.control(UnboundedReceiverStream::new(responses)).await;
     let opened = opened
-        .map_err(|error| format!("the control service at {control} rejected the call: {}", words(&error)))?;
+        .map_err(|error| format!("the control service at {address} rejected the call: {}", words(&error)))?;
     Ok((client, opened.into_inner()))
 }
 
@@ -169,7 +178,10 @@ impl Worker {
             }
             Some(Request::ProcessBundleProgress(request)) => {
                 let state = self.bundles().get(&request.instruction_id).cloned();
-                let reported = state.map(|state| Monitoring::of(&state).reported(self.short_ids.as_ref()));
+                let reported = state.map(|state| {
+                    state.count_report();
+                    Monitoring::of(&state).reported(self.short_ids.as_ref())
+                });
                 let (monitoring_infos, monitoring_data) = reported.unwrap_or_default();
                 let progress =
                     ProcessBundleProgressResponse { monitoring_infos, monitoring_data, ..Default::default() };

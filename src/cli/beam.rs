@@ -53,7 +53,7 @@ struct SubmitArgs {
     job_endpoint: String,
     #[command(flatten)]
     environment: EnvironmentArgs,
-    /// How many tasks the runner makes of each step. Flink makes one unless it is set.
+    /// Number of parallel tasks for each step. Flink runs one by default.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     parallelism: Option<u32>,
     /// Set an option of the runner; may be repeated.
@@ -117,7 +117,7 @@ fn submit(args: &SubmitArgs, log_format: LogFormat, progress: &Progress) -> anyh
         Submitted::Cancelled { state, output } => {
             let runner = match state {
                 "" => "the job had not started".to_owned(),
-                state => format!("the runner says {state}, but may let the job run on to its end"),
+                state => format!("the runner reports {state}, but may let the job run to completion"),
             };
             tracing::warn!("cancelled: {runner}; {output}");
             Ok(ExitCode::from(code_of_signal(received.load(Relaxed))))

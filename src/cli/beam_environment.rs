@@ -12,10 +12,10 @@ pub struct EnvironmentArgs {
     /// Where the runner gets its workers from: process, external=HOST:PORT (of a pool) or docker=IMAGE.
     #[arg(long, value_name = "ENVIRONMENT", default_value = PROCESS)]
     environment: String,
-    /// Path of sluice on the hosts of the runner; with process. By default, the path of this program.
+    /// Path of sluice on the runner's hosts; only with process. Defaults to the path of this program.
     #[arg(long, value_name = "PATH")]
     worker_command: Option<PathBuf>,
-    /// Set a variable of the workers' environment; with process; may be repeated.
+    /// Set an environment variable of the workers; only with process; may be repeated.
     #[arg(long, value_name = "NAME=VALUE", value_parser = name_and_value)]
     worker_env: Vec<(String, String)>,
 }
@@ -40,7 +40,7 @@ impl EnvironmentArgs {
         if let Some((argument, _)) = of_process.into_iter().find(|(_, is_given)| *is_given)
             && self.environment != PROCESS
         {
-            let message = "only has a meaning with --environment process".to_owned();
+            let message = "only applies to --environment process".to_owned();
             return Err(ConfigError::Argument { argument, message });
         }
         let command = match &self.worker_command {

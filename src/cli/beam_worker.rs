@@ -21,7 +21,7 @@ pub struct WorkerArgs {
     /// Serve a pool of workers at this address, for environments of the kind EXTERNAL.
     #[arg(long, value_name = "HOST:PORT", conflicts_with = "id", required_unless_present = "id")]
     pool: Option<String>,
-    /// Id of the one worker to run; runners that start processes or containers pass it.
+    /// Id of the single worker to run, as passed by runners that start processes or containers.
     #[arg(long, value_name = "ID")]
     id: Option<String>,
     /// Address of the runner's provision service, which knows the others.
@@ -36,12 +36,12 @@ pub struct WorkerArgs {
     /// Address of the runner's logging service.
     #[arg(long = "logging_endpoint", value_name = "HOST:PORT")]
     logging: Option<String>,
-    /// Seconds from SIGTERM or SIGINT to the exit, in which rows scored so far are stored.
+    /// Seconds after SIGTERM or SIGINT in which to store the rows scored so far and exit.
     #[arg(long, value_name = "SECONDS", default_value_t = 25.0)]
     grace: f64,
 }
 
-/// The flags that a runner passes and [`WorkerArgs`] has. It passes others, too, each with a value.
+/// The flags of a runner that [`WorkerArgs`] accepts. Runners pass others, too, which are dropped.
 const FLAGS: [&str; 5] =
     ["--id", "--provision_endpoint", "--control_endpoint", "--artifact_endpoint", "--logging_endpoint"];
 

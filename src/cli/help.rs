@@ -101,7 +101,7 @@ Environment: as for `sluice run`.";
 pub const BEAM: &str = "Examples:
   sluice beam submit safety.toml --job-endpoint localhost:8099
 
-`sluice help beam submit` says more.";
+See `sluice help beam submit`.";
 
 #[cfg(feature = "beam")]
 pub const BEAM_SUBMIT: &str = "Examples:
@@ -110,10 +110,10 @@ pub const BEAM_SUBMIT: &str = "Examples:
   sluice beam submit safety.toml --job-endpoint flink:8099 --environment docker=repo/sluice:1
   sluice beam submit safety.toml --job-endpoint localhost:8099 --option sdk_worker_parallelism=2
 
-The runner's workers list, read, score and write, so they need access to the input and the output. The
-model and the labels travel with the job. To resume a run, submit it again, or use `sluice run` with
-the same file and the same absolute addresses. Beam's Python job service starts no processes: use
-external.
+The runner's workers list the input, score it and write the rows, so they need access to the input and
+the output. The model and the labels are staged with the job. To resume a run, submit it again, or use
+`sluice run` with the same file and the same absolute paths. Beam's Python job service starts no
+processes: use --environment external.
 
 A signal cancels the job. Some runners let a cancelled job run on to its end.
 
@@ -124,7 +124,7 @@ pub const BEAM_WORKER: &str = "Examples:
   sluice beam worker --pool 0.0.0.0:15000
   sluice beam worker --id 1-1 --provision_endpoint localhost:40123
 
-A runner on the same host starts the second form itself (sluice beam submit --environment process).
+With `sluice beam submit --environment process`, the runner itself runs the second command.
 
 Environment: as for `sluice run`.";
 
@@ -137,7 +137,7 @@ pub const BEAM_EXPANSION_SERVICE: &str = "Examples:
 In Python, with URIs of shards, folders or globs, as sluice run --input takes them:
   uris | beam.ExternalTransform('sluice:transform:score:v1', open('safety.toml', 'rb').read(), 'localhost:8097')
 
-The output is that of sluice run, and the transform's elements are the reports of its parts, as JSON.
+It writes the same output as sluice run, and returns one JSON report for each part.
 
 Environment: as for `sluice run`.";
 

@@ -2,8 +2,8 @@
 //!
 //! Input: a coder, and bytes that may arrive in pieces. Output: one value.
 //!
-//! - What is still to do is a stack of steps, which waits between pieces. So the work is linear in the bytes, however
-//!   small the pieces are.
+//! - The remaining work is a stack of steps, kept between pieces. So decoding is linear in the bytes, however small the
+//!   pieces are.
 //! - A step reads all of its bytes or none: if it fails, input and stack are as before.
 //! - A length or a count is a claim of the data. Nothing is allocated for it before its bytes have arrived.
 

@@ -13,7 +13,7 @@ use super::coder::{ElementCoder, Window};
 use super::decode::{Context, Input, Problem, Stop, ValueDecoder};
 use super::value::Element;
 
-/// The data of a stream is not what its coder says.
+/// The data of a stream does not match its coder.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("element {index} of the data stream: {problem}")]
 pub struct DecodeError {

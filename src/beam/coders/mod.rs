@@ -9,7 +9,7 @@
 //! `beam_runner_api.proto` and `standard_coders.yaml`, which is part of Beam's Python package, define the encodings.
 //!
 //! - Everything here is pure: no file, no connection, no clock.
-//! - Data is never trusted: no bytes cause a panic, and memory grows with the bytes that arrive, not with what they claim.
+//! - Data is never trusted: no bytes cause a panic, and memory grows with the bytes that arrive, not with their claims.
 //! - Coders are resolved when a stream needs them, because a descriptor also holds coders of other SDKs.
 
 mod coder;

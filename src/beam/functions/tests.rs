@@ -12,7 +12,8 @@ use tokio::sync::{mpsc, watch};
 
 use super::*;
 use crate::beam::artifacts::{Fetched, Offer};
-use crate::beam::bundle::{Bundle, BundleState};
+use crate::beam::bundle::Bundle;
+use crate::beam::bundle_state::BundleState;
 use crate::beam::connection::WorkerId;
 use crate::beam::data::Piece;
 use crate::beam::fake_runner::{descriptor, element, function};
@@ -191,6 +192,20 @@ fn functions_that_are_repeated_after_the_end_of_a_run_return_the_same_and_change
     let refused = score(&context, &payload, &added).err().expect("it has no part");
     assert_eq!((refused.code, refused.retry), (exit_code::OUTPUT, Retry::Never));
     assert!(refused.message.contains("added after the run finished"), "{refused}");
+}
+
+#[test]
+fn a_finished_run_that_was_removed_is_forgotten() {
+    let bench = Bench::new();
+    let payload = bench.payload("");
+    let context = bench.context();
+    let listed = list(&context, &payload).expect("two shards");
+    let [(a, message), (b, _), _] = &listed[..] else { panic!("{listed:?}") };
+    bench.finish_with(&payload, &[a.clone(), b.clone()]);
+    assert_eq!(score(&context, &payload, message).expect("its part").rows.rows(), 5);
+    fs::remove_dir_all(bench.path("out")).expect("removed");
+    let missing = score(&context, &payload, message).err().expect("no part, and no model");
+    assert!(missing.message.contains("none.onnx"), "{missing}");
 }
 
 #[test]

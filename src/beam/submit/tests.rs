@@ -57,6 +57,8 @@ struct Script {
     /// What is asked for besides the files of the job.
     asks_for: Option<ArtifactInformation>,
     metrics: Option<MetricResults>,
+    /// Whether a worker reports its progress each time.
+    is_alive: bool,
     /// What the workers do while the job runs.
     work: Box<dyn Fn() + Send + Sync>,
 }
@@ -69,9 +71,17 @@ impl Script {
             hangs: false,
             asks_for: None,
             metrics: None,
+            is_alive: false,
             work: Box::new(|| {}),
         }
     }
+}
+
+/// A counter of ours.
+fn counter(name: &str, value: u8) -> MonitoringInfo {
+    let labels = [("NAMESPACE", "sluice"), ("NAME", name)];
+    let labels = labels.map(|(label, value)| (label.to_owned(), value.to_owned())).into();
+    MonitoringInfo { urn: urns::USER_SUM.to_owned(), payload: vec![value], labels, ..Default::default() }
 }
 
 /// A job service that follows a script.
@@ -159,7 +169,13 @@ impl JobService for Fake {
     }
 
     async fn get_job_metrics(&self, _: Request<GetJobMetricsRequest>) -> Answered<GetJobMetricsResponse> {
-        Ok(Response::new(GetJobMetricsResponse { metrics: self.script.metrics.clone() }))
+        self.note("metrics");
+        let mut metrics = self.script.metrics.clone();
+        if self.script.is_alive {
+            let reports = u8::try_from(self.count("metrics")).expect("a short job");
+            metrics.get_or_insert_default().attempted.push(counter("progress_reports", reports));
+        }
+        Ok(Response::new(GetJobMetricsResponse { metrics }))
     }
 
     async fn get_jobs(&self, _: Request<GetJobsRequest>) -> Answered<GetJobsResponse> {
@@ -658,12 +674,7 @@ fn a_stop_before_the_start_submits_nothing() {
 #[test]
 fn counts_of_the_runner_reach_the_display() {
     let mut bench = Bench::new();
-    let info = |name: &str, rows: u8| {
-        let labels = [("NAMESPACE", "sluice"), ("NAME", name)];
-        let labels = labels.map(|(label, value)| (label.to_owned(), value.to_owned())).into();
-        MonitoringInfo { urn: urns::USER_SUM.to_owned(), payload: vec![rows], labels, ..Default::default() }
-    };
-    let attempted = vec![info("images_ok", 90), info("images_empty", 10)];
+    let attempted = vec![counter("images_ok", 90), counter("images_empty", 10)];
     let metrics = Some(MetricResults { attempted, committed: Vec::new() });
     let work = Box::new(bench.finisher(Outcome::Succeeded));
     let (_, submitted) = bench.submit(Script { work, metrics, ..Script::of(done(), Then::Close) });
@@ -699,13 +710,8 @@ fn a_job_whose_processes_cannot_start_is_cancelled() {
     assert_eq!(fake.count("cancel"), 1);
 
     // a worker that has begun and has no row yet
-    let labels = [("NAMESPACE", "sluice"), ("NAME", "bundles")];
-    let labels = labels.map(|(label, value)| (label.to_owned(), value.to_owned())).into();
-    let info =
-        MonitoringInfo { urn: urns::USER_SUM.to_owned(), payload: vec![1], labels, ..Default::default() };
-    let metrics = Some(MetricResults { attempted: vec![info], committed: Vec::new() });
-    let streams = vec![(vec![state(State::Running)], Then::StayOpen)];
-    let (fake, address) = bench.serve(Script { metrics, streams, ..script() });
+    let streams = || vec![(vec![state(State::Running)], Then::StayOpen)];
+    let (fake, address) = bench.serve(Script { is_alive: true, streams: streams(), ..script() });
     let mut submission = bench.submission(&address);
     submission.options.environment = process();
     // its end comes later than the limit for the first sign
@@ -718,6 +724,20 @@ fn a_job_whose_processes_cannot_start_is_cancelled() {
     });
     let submitted = bench.follow(submission);
     assert!(matches!(submitted, Ok(Submitted::Cancelled { .. })), "{submitted:?}");
+}
+
+#[test]
+fn a_job_whose_workers_have_died_unnoticed_is_cancelled() {
+    let mut bench = Bench::new();
+    let metrics = Some(MetricResults { attempted: vec![counter("bundles", 1)], committed: Vec::new() });
+    let script = Script::of(vec![state(State::Running)], Then::StayOpen);
+    let (fake, submitted) = bench.submit(Script { metrics, ..script });
+    let error = submitted.expect_err("no worker");
+    assert!(
+        matches!(&error, SubmitError::Service { error: ServiceError::LostWorker { .. }, .. }),
+        "{error:?}"
+    );
+    assert_eq!(fake.count("cancel"), 1);
 }
 
 #[test]

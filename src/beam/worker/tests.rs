@@ -1,5 +1,6 @@
 //! Workers of a scripted runner.
 
+use std::net::SocketAddr;
 use std::sync::mpsc::{Receiver, channel};
 
 use tokio::runtime::Runtime;
@@ -47,6 +48,33 @@ impl Bench {
             let _ = ended.send(process.worker("'1-1'", endpoints, stop).await);
         });
         end
+    }
+
+    /// Start a pool. Returns its address, and how it ends.
+    fn pool(&self) -> (SocketAddr, Receiver<Result<(), String>>) {
+        let (process, stop) = (self.process.clone(), self.stop.subscribe());
+        let (ready, address) = channel();
+        let (ended, end) = channel();
+        self.runtime.spawn(async move {
+            let pool = process.pool("127.0.0.1:0", stop, |address| ready.send(address).expect("a test"));
+            let _ = ended.send(pool.await);
+        });
+        (address.recv_timeout(END).expect("a pool"), end)
+    }
+
+    /// Ask a pool for a worker of the runner at `runner`. Returns the error in its answer.
+    fn start_in(&self, pool: SocketAddr, id: &str, runner: &str) -> String {
+        let here = ApiServiceDescriptor { url: runner.to_owned(), authentication: None };
+        let request = StartWorkerRequest {
+            worker_id: id.to_owned(),
+            provision_endpoint: Some(here),
+            ..Default::default()
+        };
+        let started = async {
+            let mut client = BeamFnExternalWorkerPoolClient::connect(format!("http://{pool}")).await?;
+            client.start_worker(request).await.map_err(Box::<dyn std::error::Error>::from)
+        };
+        self.runtime.block_on(started).expect("an answer").into_inner().error
     }
 
     fn feed(&self, runner: &FakeRunner, instruction: &str, transform: &str, bytes: Vec<u8>, is_last: bool) {
@@ -298,31 +326,25 @@ fn a_worker_without_a_log_at_its_runner_still_answers() {
 }
 
 #[test]
+fn a_runner_learns_that_a_pool_cannot_reach_it() {
+    let bench = Bench::new();
+    let (pool, _end) = bench.pool();
+    let nobody = closed_port();
+    let error = bench.start_in(pool, "1-1", &nobody);
+    let failure = Failure::find(&error).expect("a failure");
+    assert!(failure.message.contains(&nobody) && failure.message.contains("cannot start"), "{error}");
+    assert_eq!(bench.start_in(pool, "job-001[p]_env", &nobody), "", "an error would end Prism");
+}
+
+#[test]
 fn jobs_of_two_runners_on_one_pool_do_not_disturb_each_other() {
     let bench = Bench::new();
-    let (process, stop) = (bench.process.clone(), bench.stop.subscribe());
-    let (ready, address) = channel();
-    let (ended_tx, end) = channel();
-    bench.runtime.spawn(async move {
-        let pool = process.pool("127.0.0.1:0", stop, |address| ready.send(address).expect("a test"));
-        let _ = ended_tx.send(pool.await);
-    });
-    let pool = address.recv_timeout(END).expect("a pool");
+    let (pool, end) = bench.pool();
     let runners = [bench.runner(), bench.runner()];
     for runner in &runners {
         runner.describe("d", descriptor(&runner.address, 1, flatten()));
-        let here = ApiServiceDescriptor { url: runner.address.clone(), authentication: None };
         // runners give the same ids
-        let request = StartWorkerRequest {
-            worker_id: "1-1".to_owned(),
-            provision_endpoint: Some(here),
-            ..Default::default()
-        };
-        let started = async {
-            let mut client = BeamFnExternalWorkerPoolClient::connect(format!("http://{pool}")).await?;
-            client.start_worker(request).await.map_err(Box::<dyn std::error::Error>::from)
-        };
-        bench.runtime.block_on(started).expect("started");
+        assert_eq!(bench.start_in(pool, "1-1", &runner.address), "");
     }
     let controls = runners.each_ref().map(FakeRunner::worker);
     controls.iter().for_each(|control| control.process("1", "d"));
