@@ -1,11 +1,11 @@
 import static org.apache.beam.sdk.values.TypeDescriptors.strings;
 
 import com.fasterxml.jackson.databind.ObjectMapper;
-import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
+import java.util.Map;
 import org.apache.beam.sdk.Pipeline;
 import org.apache.beam.sdk.io.TextIO;
 import org.apache.beam.sdk.options.PipelineOptionsFactory;
@@ -25,10 +25,11 @@ public final class Score {
     public static void main(String[] arguments) throws Exception {
         String[] options = Arrays.copyOfRange(arguments, 4, arguments.length);
         Pipeline pipeline = Pipeline.create(PipelineOptionsFactory.fromArgs(options).create());
-        byte[] file = Files.readAllBytes(Path.of(arguments[1]));
+        String file = Path.of(arguments[1]).toAbsolutePath().toString();
+        byte[] payload = new ObjectMapper().writeValueAsBytes(Map.of("path", file));
         PCollection<String> uris = pipeline.apply(TextIO.read().from(arguments[0]));
         PCollection<String> reports =
-                uris.apply(External.of("sluice:transform:score:v1", file, arguments[2]));
+                uris.apply(External.of("sluice:transform:score:v1", payload, arguments[2]));
         reports.apply(FlatMapElements.via(new RowsByStatus()))
                 .apply(Sum.longsPerKey())
                 .apply(MapElements.into(strings()).via(count -> count.getKey() + " " + count.getValue()))

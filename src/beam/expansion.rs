@@ -2,8 +2,8 @@
 //! executes.
 //!
 //! - The input is one bounded collection of URIs, which are strings or bytes, in the global window.
-//! - The payload of the transform is the text of a pipeline file, or JSON with the text as `pipeline` and overrides as
-//!   `output` and `set`. `input.uri` of the file is ignored.
+//! - The payload of the transform is the text of a pipeline file, or JSON with the file's `path`, its text as `pipeline`,
+//!   or both, and overrides as `output` and `set`. `input.uri` of the file is ignored.
 //! - The output is a collection of strings: the report of each shard as JSON.
 //! - The request's components are not changed. Ids of new ones begin with the request's namespace, as SDKs require.
 //! - Only the pipeline file, the model and the labels are read. Workers check the input and the output.
@@ -13,6 +13,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
+use super::absolute::absolute_path;
 use super::coders::Coder;
 use super::components::Builder;
 use super::environment::Environment;
@@ -23,8 +24,9 @@ use super::proto::expansion::{ExpansionRequest, ExpansionResponse};
 use super::proto::pipeline as beam;
 use super::urns;
 use crate::config::Overrides;
-use crate::error::Error;
+use crate::error::{ConfigError, Error};
 use crate::plan::Plan;
+use crate::regular_file::read_text;
 
 /// The name of the payload in messages. Paths in the payload are relative to the current folder.
 const PAYLOAD: &str = "the payload";
@@ -40,7 +42,8 @@ pub enum ExpansionError {
     Request(String),
     /// The payload is neither of the two forms.
     #[error(
-        "the payload must be the text of a pipeline file, or JSON with the keys pipeline, output and set: {0}"
+        "the payload must be the text of a pipeline file, or JSON with the keys path, pipeline, output and set: \
+         {0}"
     )]
     Payload(String),
     /// The pipeline file, the model or the labels cannot be used.
@@ -49,11 +52,15 @@ pub enum ExpansionError {
 }
 
 /// The payload of the transform.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Configuration {
-    /// The text of the pipeline file.
-    pipeline: String,
+    /// The pipeline file. Model paths are relative to its folder, as on the command line.
+    #[serde(default)]
+    path: Option<PathBuf>,
+    /// The text of the pipeline file; by default, `path` is read.
+    #[serde(default)]
+    pipeline: Option<String>,
     /// Replaces `output.uri`.
     #[serde(default)]
     output: Option<String>,
@@ -80,9 +87,11 @@ pub fn expand(
         return Err(ExpansionError::Request(format!("sluice has no transform {urn:?}, only {known:?}")));
     }
     let (uris, windowing) = input(&components, &transform).map_err(ExpansionError::Request)?;
-    let Configuration { pipeline, output, set } = Configuration::decode(&spec.payload)?;
+    let configuration = Configuration::decode(&spec.payload)?;
+    let (path, pipeline) = configuration.file()?;
+    let Configuration { output, set, .. } = configuration;
     let overrides = Overrides { inputs: Vec::new(), output, set };
-    let (payload, _) = prepare(PathBuf::from(PAYLOAD), pipeline, &overrides, Plan::without_inputs)?;
+    let (payload, _) = prepare(path, pipeline, &overrides, Plan::without_inputs)?;
     let mut builder = Builder::within(
         components,
         format!("{namespace}_"),
@@ -110,7 +119,21 @@ impl Configuration {
         if text.trim_start().starts_with('{') {
             return serde_json::from_str(text).map_err(|error| ExpansionError::Payload(error.to_string()));
         }
-        Ok(Self { pipeline: text.to_owned(), output: None, set: Vec::new() })
+        Ok(Self { pipeline: Some(text.to_owned()), ..Self::default() })
+    }
+
+    /// The path and the text of the pipeline file.
+    fn file(&self) -> Result<(PathBuf, String), ExpansionError> {
+        let path = self.path.clone().map(|path| absolute_path(&path)).transpose().map_err(Error::from)?;
+        let text = match (&self.pipeline, &path) {
+            (Some(text), _) => text.clone(),
+            (None, Some(path)) => read_text(path)
+                .map_err(|source| Error::from(ConfigError::Read { path: path.clone(), source }))?,
+            (None, None) => {
+                return Err(ExpansionError::Payload("it has neither path nor pipeline".to_owned()));
+            }
+        };
+        Ok((path.unwrap_or_else(|| PathBuf::from(PAYLOAD)), text))
     }
 }
 
@@ -268,6 +291,24 @@ mod tests {
         fn refusal(&self) -> String {
             self.expand().expect_err("refused").to_string()
         }
+    }
+
+    #[test]
+    fn a_payload_may_name_the_pipeline_file_whose_folder_has_the_model() {
+        let mut bench = Bench::new();
+        let model = bench.folder.path().join("m.plan");
+        let text = bench.pipeline().replace(&format!("{model:?}"), "\"m.plan\"");
+        let path = bench.folder.path().join("p.toml");
+        bench.set_payload(&serde_json::json!({"pipeline": text, "path": path}).to_string());
+        assert_eq!(bench.payload().staged[0].path, model);
+        bench.set_payload(&serde_json::json!({"path": path}).to_string());
+        assert!(bench.refusal().contains("p.toml"), "{}", bench.refusal());
+        fs::write(&path, &text).expect("a file");
+        assert_eq!((bench.payload().text, bench.payload().path), (text.clone(), path));
+        bench.set_payload(&text);
+        assert!(bench.refusal().contains("m.plan"), "{}", bench.refusal());
+        bench.set_payload("{}");
+        assert!(bench.refusal().contains("neither path nor pipeline"), "{}", bench.refusal());
     }
 
     #[test]

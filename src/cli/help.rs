@@ -135,7 +135,8 @@ pub const BEAM_EXPANSION_SERVICE: &str = "Examples:
   sluice beam expansion-service --listen 0.0.0.0:8097 --environment docker=repo/sluice:1
 
 In Python, with URIs of shards, folders or globs, as sluice run --input takes them:
-  uris | beam.ExternalTransform('sluice:transform:score:v1', open('safety.toml', 'rb').read(), 'localhost:8097')
+  payload = json.dumps({'path': '/jobs/safety.toml'}).encode()
+  uris | beam.ExternalTransform('sluice:transform:score:v1', payload, 'localhost:8097')
 
 It writes the same output as sluice run, and returns one JSON report for each part.
 
