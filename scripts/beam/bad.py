@@ -126,13 +126,12 @@ def of_the_run(bench, endpoint, pool):
 
 def of_workers(bench, runner, endpoint):
     """Workers that do not start."""
-    # Prism leaves such a job RUNNING, so the submitter cancels it
-    said = "no worker has started" if runner == "prism" else "ended as FAILED"
+    # Prism fails such a job at once or leaves it RUNNING, so that the submitter cancels it
     ended = bench.submit(endpoint, "process", "--worker-command", bench.work / "no-sluice").wait()
-    bench.claim(f"{runner}: the worker's binary is missing", ended, [FAILED], [said])
+    bench.claim(f"{runner}: the worker's binary is missing", ended, [FAILED], ["no-sluice"])
 
     ended = bench.submit(endpoint, "process", "--worker-command", "/bin/false").wait()
-    bench.claim(f"{runner}: the worker exits at once", ended, [FAILED], [said])
+    bench.claim(f"{runner}: the worker exits at once", ended, [FAILED], ["no worker has started", "/bin/false"])
 
     # this ends Prism itself
     said = "lost the job service" if runner == "prism" else "ended as FAILED"

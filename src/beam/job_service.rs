@@ -90,6 +90,8 @@ pub struct Ended {
     pub error: Option<String>,
     /// Whether it was cancelled from here.
     pub is_cancelled: bool,
+    /// Whether a worker has reported anything. Some runners pass reports on only when bundles end.
+    pub has_workers: bool,
 }
 
 /// Who follows a job.
@@ -219,8 +221,9 @@ impl RunningJob {
         }
         self.read_last_messages(stream).await;
         self.read_metrics(watch).await;
-        let Self { state, failure, error, cancelled, .. } = self;
-        Ok(Ended { state, failure, error, is_cancelled: cancelled.is_some() })
+        let Self { state, failure, error, cancelled, signs_of_life, .. } = self;
+        let has_workers = !signs_of_life.is_empty();
+        Ok(Ended { state, failure, error, is_cancelled: cancelled.is_some(), has_workers })
     }
 
     /// Whether the job waits for workers that cannot start, or have died. Prism does not notice the first with processes,

@@ -247,8 +247,8 @@ impl Submission {
             failed => {
                 let error = match failed {
                     Ok(Ended { failure: Some(failure), .. }) => SubmitError::Worker(failure),
-                    Ok(Ended { state, error, .. }) => {
-                        let reason = self.reason(error.as_deref());
+                    Ok(Ended { state, error, has_workers, .. }) => {
+                        let reason = self.reason(error.as_deref(), has_workers);
                         let (state, output) = (state.as_str_name(), self.output_in_words());
                         SubmitError::Ended { state, reason, output }
                     }
@@ -269,20 +269,23 @@ impl Submission {
     }
 
     /// Why the job ended, by the runner's last error, which the log has in full.
-    fn reason(&self, error: Option<&str>) -> String {
-        let Some(error) = error else {
-            return "; the runner gives no reason: see its log, and the logs of its workers".to_owned();
+    fn reason(&self, error: Option<&str>, has_workers: bool) -> String {
+        let reason = match error {
+            None => "; the runner gives no reason: see its log, and the logs of its workers".to_owned(),
+            Some(error) => format!(": {}", essence(error)),
         };
         let advice = match &self.options.environment {
-            environment if error.contains(environment.urn()) => {
+            environment if error.is_some_and(|error| error.contains(environment.urn())) => {
                 "; it seems that the runner does not support this --environment".to_owned()
             }
-            Environment::Process { command, .. } if CANNOT_START.iter().any(|text| error.contains(text)) => {
-                format!("; its workers are started as {}: check that its hosts can run it", command.display())
-            }
+            // runners pass on neither the command nor what it prints
+            Environment::Process { command, .. } if !has_workers => format!(
+                "; no worker has reported anything: its workers are started as {}: check that its hosts can run it",
+                command.display()
+            ),
             _ => String::new(),
         };
-        format!(": {}{advice}", essence(error))
+        reason + &advice
     }
 
     fn request(&self) -> PrepareJobRequest {
@@ -357,9 +360,6 @@ impl Submission {
             .unwrap_or_else(|error| format!("the output cannot be read: {error}"))
     }
 }
-
-/// How Java reports a program that it cannot start, without naming it: ENOENT and EACCES.
-const CANNOT_START: [&str; 2] = ["error=2,", "error=13,"];
 
 /// Longest part of a runner's error that is repeated.
 const ESSENCE_CHARS: usize = 400;
