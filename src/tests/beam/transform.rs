@@ -71,15 +71,15 @@ impl Program {
         bench: &Bench,
         service: &Server,
         uris: &[String],
-        payload: &str,
+        pipeline: &str,
     ) -> (Output, Option<String>) {
         let path = |name: &str| bench.path(name);
         let lines: String = uris.iter().map(|uri| format!("{uri}\n")).collect();
         fs::write(path("uris.txt"), lines).expect("a file");
-        fs::write(path("payload"), payload).expect("a file");
+        fs::write(path("job.toml"), pipeline).expect("a file");
         let mut score = Command::new(&self.words[0]);
         score.current_dir(path("in")).args(&self.words[1..]);
-        score.arg(path("uris.txt")).arg(path("payload")).arg(&service.address).arg(path("counts"));
+        score.arg(path("uris.txt")).arg(path("job.toml")).arg(&service.address).arg(path("counts"));
         let ended = score.args(&self.options).output().expect("the program starts");
         let counts = fs::read_to_string(path("counts")).ok();
         if counts.is_some() {
@@ -90,7 +90,7 @@ impl Program {
 
     /// Score `uris` into `out`, and check the counts against its manifest.
     fn score_to_end(&self, bench: &Bench, service: &Server, uris: &[String], out: &str, set: &[&str]) {
-        let (ended, counts) = self.score(bench, service, uris, &payload(bench, out, set));
+        let (ended, counts) = self.score(bench, service, uris, &pipeline(bench, out, set));
         assert!(ended.status.success(), "{}", stderr(&ended));
         let manifest = bench.manifest(out);
         let rows = manifest["summary"]["rows_by_status"].as_object().expect("an object");
@@ -103,11 +103,19 @@ impl Program {
     }
 }
 
-/// The pipeline file of the bench as JSON, with what is overridden.
-fn payload(bench: &Bench, out: &str, set: &[&str]) -> String {
-    let pipeline = fs::read_to_string(bench.path("pipeline.toml")).expect("a file");
-    let set = [&["output.max_error_rate=1.0"], set].concat();
-    serde_json::json!({ "pipeline": pipeline, "output": out, "set": set }).to_string()
+/// The bench's pipeline file, changed so that its output is `out`, and by `set`: `section.key=value`.
+fn pipeline(bench: &Bench, out: &str, set: &[&str]) -> String {
+    let text = fs::read_to_string(bench.path("pipeline.toml")).expect("a file");
+    let mut file: toml::Table = text.parse().expect("TOML");
+    let output = format!("output.uri={out}");
+    for change in ["output.max_error_rate=1.0", &output].iter().chain(set) {
+        let (key, value) = change.split_once('=').expect("a value");
+        let (section, key) = key.split_once('.').expect("a section");
+        let value = value.parse().unwrap_or_else(|_| toml::Value::String(value.to_owned()));
+        let section = file.entry(section).or_insert_with(|| toml::Table::new().into());
+        section.as_table_mut().expect("a table").insert(key.to_owned(), value);
+    }
+    file.to_string()
 }
 
 /// The URIs of all shards.
@@ -158,7 +166,7 @@ fn a_pipeline_without_uris_ends_as_a_run_without_input() {
     let pool = Server::pool();
     let service = service(&bench.path(""), &pool.environment());
     let program = Program::python(None);
-    let (ended, counts) = program.score(&bench, &service, &[], &payload(&bench, "out", &[]));
+    let (ended, counts) = program.score(&bench, &service, &[], &pipeline(&bench, "out", &[]));
     assert!(!ended.status.success() && counts.is_none());
     let error = stderr(&ended);
     assert!(error.contains("input of the pipeline has nothing to score: it has no URI"), "{error}");
@@ -166,7 +174,7 @@ fn a_pipeline_without_uris_ends_as_a_run_without_input() {
     verify(&bench, "out");
     // workers run in other folders
     let relative = ["in/000.tar".to_owned()];
-    let (ended, _) = program.score(&bench, &service, &relative, &payload(&bench, "out", &[]));
+    let (ended, _) = program.score(&bench, &service, &relative, &pipeline(&bench, "out", &[]));
     let error = stderr(&ended);
     assert!(error.contains("\\\"in/000.tar\\\" is a relative path"), "{error}");
 }
@@ -197,7 +205,7 @@ fn workers_get_the_model_and_the_labels_from_the_service() {
 fn a_wrong_payload_is_an_error_of_the_pipeline_and_a_signal_ends_the_service() {
     let bench = Bench::new();
     let mut service = service(&bench.path(""), "process");
-    let wrong = payload(&bench, "out", &["engine.batchsize=4"]);
+    let wrong = pipeline(&bench, "out", &["engine.batchsize=4"]);
     let (ended, _) = Program::python(None).score(&bench, &service, &[], &wrong);
     let error = stderr(&ended);
     let message = "RuntimeError: unknown key engine.batchsize, did you mean batch_size?";
