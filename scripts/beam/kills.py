@@ -26,7 +26,7 @@ AGE_SECONDS = 1.0
 # A worker that lost its runner or its host must have ended by then.
 LEFT_SECONDS = 30
 # A job on a runner without retries must have failed by then.
-FAILED_SECONDS = 60
+FAILED_SECONDS = 30
 
 
 @dataclass(frozen=True)

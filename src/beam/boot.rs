@@ -209,7 +209,7 @@ impl BeamFnExternalWorkerPool for Workers {
             Err(error) => {
                 tracing::error!(worker_id, error, "a worker cannot start");
                 let failure = Failure::from(format!("the worker of a pool cannot start: {error}"));
-                // Prism ends itself when a pool answers with an error, and gives a missing worker a minute
+                // an error would end Prism itself; without one, it fails the job after a minute
                 let error = if is_of_prism(&worker_id) { String::new() } else { failure.to_text() };
                 return Ok(Response::new(StartWorkerResponse { error }));
             }

@@ -34,7 +34,7 @@ pub struct ScoredByTransform {
     rows: Mutex<Tally>,
     /// Batches that the model has run.
     pub batches: Arc<BatchCounters>,
-    /// Times in which the model was loaded and warmed up. Milliseconds.
+    /// Times to fetch, load and warm up the model. Milliseconds.
     load_ms: Mutex<Distribution>,
 }
 

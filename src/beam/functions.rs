@@ -173,7 +173,7 @@ impl Context {
         };
         let key = payload.encode();
         match self.score_once(&key, payload, &shard, options.clone()) {
-            // a worker may outlive its job, and the run of its scorer may have been removed since
+            // a worker may outlive its job, and the scorer's run may have been removed since then
             Err(Unscored { with_new_scorer: false, is_of_another_run: true, .. }) => {
                 self.score_once(&key, payload, &shard, options)
             }

@@ -178,7 +178,7 @@ impl RunningJob {
     /// Follow the job to its end. A stop cancels it; then this returns after [`Limits::cancel`] at the latest.
     ///
     /// # Errors
-    /// [`ServiceError::Lost`] and [`ServiceError::NoWorker`].
+    /// [`ServiceError::Lost`], [`ServiceError::NoWorker`] and [`ServiceError::LostWorker`].
     pub async fn follow(mut self, watch: &mut Watch<'_>) -> Result<Ended, ServiceError> {
         let mut stream = self.subscribe().await;
         let mut next_poll = Instant::now() + self.limits.poll;
@@ -226,10 +226,9 @@ impl RunningJob {
         Ok(Ended { state, failure, error, is_cancelled: cancelled.is_some(), has_workers })
     }
 
-    /// Whether the job waits for workers that cannot start, or have died. Prism does not notice the first with processes,
-    /// and not always the second. It is known by the ids of its jobs. It reports the metrics of bundles from their start,
-    /// and asks them for progress every 30 s at least; other runners fail such a job, and may queue it for a long time
-    /// without a sign of a worker.
+    /// Whether the job waits for workers that cannot start, or that have died. Prism may overlook both, and is recognised
+    /// by the ids of its jobs. It reports the metrics of bundles from their start, and requests their progress at least
+    /// every 30 s. Other runners fail such a job, and may queue a job for a long time without a sign of a worker.
     fn lacks_workers(&self, starts_processes: bool) -> bool {
         let number = self.job_id.strip_prefix("job-");
         let is_prism = number.is_some_and(|number| number.parse::<u32>().is_ok());

@@ -29,7 +29,7 @@ pub const IMAGES: &str = "images_";
 /// Bundles that have started.
 const BUNDLES: &str = "bundles";
 
-/// Progress reports that were asked for. It changes as long as the worker lives.
+/// Progress reports that the runner has requested. The counter changes as long as the worker is alive.
 const REPORTS: &str = "progress_reports";
 
 /// Images that a model has scored, as Beam's RunInference calls them.
@@ -167,6 +167,20 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[test]
+    fn every_progress_report_differs_from_the_last_one() {
+        let state = BundleState::default();
+        state.start(vec!["list".to_owned()]);
+        let report = || {
+            state.count_report();
+            let infos = Monitoring::of(&state).0;
+            let reports =
+                infos.into_iter().find(|info| info.labels.get("NAME").is_some_and(|name| name == REPORTS));
+            reports.expect("a counter").payload
+        };
+        assert_eq!([report(), report()], [[1], [2]]);
+    }
 
     #[test]
     fn metrics_of_scored_shards_have_the_names_of_run_inference() {

@@ -21,7 +21,7 @@ impl RowCounts {
         counts.into_iter().flatten().max_by_key(|counts| counts.rows)
     }
 
-    /// What workers have reported, in a fixed order. It changes as long as they live.
+    /// What workers have reported, in a fixed order. It changes as long as they are alive.
     pub fn signs_of_life(metrics: &MetricResults) -> Vec<(String, Vec<u8>)> {
         let all = metrics.attempted.iter().chain(&metrics.committed);
         let of_worker = all.filter(|info| info.labels.get("NAMESPACE").is_some_and(|of| of == NAMESPACE));
