@@ -82,6 +82,19 @@ impl Bench {
     }
 }
 
+/// A worker and its runner, which has the descriptor "d": so many sources, this transform and a sink.
+fn serving(
+    sources: usize,
+    transform: PTransform,
+) -> (Bench, FakeRunner, Receiver<Result<(), String>>, ControlStream) {
+    let bench = Bench::new();
+    let runner = bench.runner();
+    runner.describe("d", descriptor(&runner.address, sources, transform));
+    let end = bench.start(&runner);
+    let control = runner.worker();
+    (bench, runner, end, control)
+}
+
 fn ended(end: &Receiver<Result<(), String>>) -> Result<(), String> {
     end.recv_timeout(END).expect("the worker ends")
 }
@@ -148,11 +161,7 @@ fn a_panic_in_the_setup_of_a_bundle_is_a_failure() {
 
 #[test]
 fn bundles_that_start_at_once_share_one_data_stream_and_any_number_of_them_waits_for_input() {
-    let bench = Bench::new();
-    let runner = bench.runner();
-    runner.describe("d", descriptor(&runner.address, 1, flatten()));
-    let _end = bench.start(&runner);
-    let control = runner.worker();
+    let (bench, runner, _end, control) = serving(1, flatten());
     assert_eq!(control.worker, "1-1", "without quotes");
     let ids: Vec<_> = (0..20).map(|number| number.to_string()).collect();
     ids.iter().for_each(|id| control.process(id, "d"));
@@ -168,11 +177,7 @@ fn bundles_that_start_at_once_share_one_data_stream_and_any_number_of_them_waits
 
 #[test]
 fn messages_may_be_longer_than_the_usual_limit_of_grpc() {
-    let bench = Bench::new();
-    let runner = bench.runner();
-    runner.describe("d", descriptor(&runner.address, 1, flatten()));
-    let _end = bench.start(&runner);
-    let control = runner.worker();
+    let (bench, runner, _end, control) = serving(1, flatten());
     control.process("1", "d");
     let long = element(&vec![7; 9 << 20]);
     bench.feed(&runner, "1", "in-0", long.clone(), true);
@@ -214,11 +219,7 @@ fn wait_for(control: &ControlStream, collection: &str, elements: u8) {
 
 #[test]
 fn the_rest_of_a_bundle_is_released_and_its_last_element_is_not() {
-    let bench = Bench::new();
-    let runner = bench.runner();
-    runner.describe("d", descriptor(&runner.address, 1, flatten()));
-    let _end = bench.start(&runner);
-    let control = runner.worker();
+    let (bench, runner, _end, control) = serving(1, flatten());
     control.process("1", "d");
     bench.feed(&runner, "1", "in-0", element(b"a"), false);
     wait_for(&control, "read-0", 1);
@@ -234,11 +235,7 @@ fn the_rest_of_a_bundle_is_released_and_its_last_element_is_not() {
 
 #[test]
 fn a_bundle_of_several_sources_is_not_split() {
-    let bench = Bench::new();
-    let runner = bench.runner();
-    runner.describe("d", descriptor(&runner.address, 2, flatten()));
-    let _end = bench.start(&runner);
-    let control = runner.worker();
+    let (bench, runner, _end, control) = serving(2, flatten());
     control.process("1", "d");
     bench.feed(&runner, "1", "in-0", element(b"a"), false);
     wait_for(&control, "read-0", 1);
@@ -294,11 +291,7 @@ fn a_worker_ends_when_it_is_stopped_although_the_runner_does_not_answer_or_read(
 
 #[test]
 fn a_data_stream_that_ends_too_early_ends_the_worker_with_its_address() {
-    let bench = Bench::new();
-    let runner = bench.runner();
-    runner.describe("d", descriptor(&runner.address, 1, flatten()));
-    let end = bench.start(&runner);
-    let control = runner.worker();
+    let (bench, runner, end, control) = serving(1, flatten());
     control.process("1", "d");
     bench.feed(&runner, "1", "in-0", element(b"a"), false);
     wait_for(&control, "read-0", 1);
