@@ -373,14 +373,6 @@ impl Pipeline {
             None => Err(self.lost()),
         }
     }
-
-    /// [`Pipeline::finish`], and wait for the engines to be released.
-    ///
-    /// # Errors
-    /// See there.
-    pub fn close(mut self) -> Result<OutputReport, Error> {
-        self.finish()
-    }
 }
 
 impl Drop for Pipeline {

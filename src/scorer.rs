@@ -18,7 +18,7 @@ use std::time::Instant;
 use tokio::runtime::Handle;
 
 use crate::checked::{Checked, JobOptions, Prepared, run_record};
-use crate::commit::{AttemptNote, Claim, Output, claim, overwrite, shard_history};
+use crate::commit::{AttemptNote, Claim, Output, claim, overwrite, shard_history, tidy_if_decided};
 use crate::decode::Decoder;
 use crate::error::{ConfigError, Error, SourceError};
 use crate::flow::StopSignal;
@@ -30,7 +30,7 @@ use crate::sink::ParquetSink;
 use crate::source::{ReadOptions, open_shard_in_turn};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 /// The scorer of a process, as the module describes.
 pub struct Scorer {
@@ -156,12 +156,21 @@ impl Scorer {
     ///
     /// # Errors
     /// Those of the store, and [`Error::StagePanicked`].
-    pub fn close(self) -> Result<OutputReport, Error> {
-        self.pipeline.close()
+    pub fn close(mut self) -> Result<OutputReport, Error> {
+        self.end()
     }
 
     /// The same, but the engines may still be in use when it returns. Dropping the scorer waits for them. Call this
     /// once.
+    pub(crate) fn end(&mut self) -> Result<OutputReport, Error> {
+        let report = self.finish();
+        if let Err(error) = tidy_if_decided(&self.output, &self.run_id) {
+            tracing::debug!(%error, "objects that this attempt left in a finished output may remain");
+        }
+        report
+    }
+
+    /// The same for an attempt that finishes the run afterwards, which removes what it does not need.
     pub(crate) fn finish(&mut self) -> Result<OutputReport, Error> {
         self.pipeline.finish()
     }

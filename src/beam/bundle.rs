@@ -83,7 +83,7 @@ impl Bundle {
             read?;
             // so that a manifest made after this bundle lists them
             for scorer in std::mem::take(&mut running.scorers) {
-                if !scorer.store_batches(&self.state.stop)? {
+                if !self.context.store_batches(&scorer, &self.state.stop)? {
                     return Err(Failure::stopped());
                 }
             }

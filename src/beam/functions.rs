@@ -15,9 +15,11 @@ use super::scorers::{Key, ReadyScorer, ScorersOfWorker, SharedScorer};
 use super::uris::{check_uris, uris_of};
 use crate::checked::{refuse_output_inside_input, run_record};
 use crate::commit::{
-    self, AttemptNote, Listed, Output, OutputState, PartName, Run, RunRecord, admit, check_current, claim,
+    self, AttemptNote, Listed, Output, OutputState, PartName, Run, RunRecord, StoredParts, admit,
+    check_current, claim, shard_history,
 };
 use crate::error::{Error, SinkError, SourceError};
+use crate::flow::StopSignal;
 use crate::items::{CallOptions, ShardRef};
 use crate::plan::{Plan, check_inputs};
 use crate::report::{PartReport, Tally};
@@ -36,7 +38,7 @@ pub struct Context {
     scorers: ScorersOfWorker,
     artifacts: Artifacts,
     /// Runs that were finished before the worker had a scorer for them.
-    finished: Mutex<HashMap<Key, Arc<FinishedRun>>>,
+    finished: Mutex<HashMap<Key, FinishedRun>>,
 }
 
 /// A run whose parts are decided.
@@ -138,7 +140,8 @@ impl Context {
         opened.plan.set_inputs(uris);
         let Opened { plan, stores, output, .. } = &opened;
         refuse_output_inside_input(stores, plan)?;
-        admit(output, &opened.record())?;
+        let state = admit(output, &opened.record())?;
+        let stored = StoredParts::read(output, state.record().map(|record| &record.run_id[..]))?;
         let mut shards = list_shards(stores, &plan.inputs, &plan.input).map_err(Error::from)?;
         let skips = shards.skips();
         // an input that does not fit the pipeline file must leave nothing in the output
@@ -148,10 +151,12 @@ impl Context {
         let mut count = 0;
         for shard in first.map(Ok).into_iter().chain(shards) {
             let shard = shard.map_err(Error::from)?;
+            stored.compare(&shard).map_err(Error::from)?;
             let key = PartName::of(&shard).to_string();
             emit(key.as_bytes(), &encode(&ToScore::Shard(shard.to_json())))?;
             count += 1;
         }
+        stored.compare_end(count).map_err(Error::from)?;
         let inputs = plan.inputs.clone();
         let listing = Listing { inputs, shards: count, skipped: skips.counts() };
         emit(b"", &encode(&ToScore::Listing(listing)))
@@ -189,13 +194,13 @@ impl Context {
         shard: &ShardRef,
         options: CallOptions,
     ) -> Result<ScoredShard, Unscored> {
-        let mut finished = None;
+        let mut stored = None;
         let scorer = self.scorers.get(key, &options.stop, || {
-            finished = self.finished_run(key, payload)?;
-            if finished.is_some() { Ok(None) } else { self.plan(payload, Needs::All).map(Some) }
+            stored = self.stored(key, payload, shard)?;
+            if stored.is_some() { Ok(None) } else { self.plan(payload, Needs::All).map(Some) }
         })?;
         let Some(ReadyScorer { scorer, load_time }) = scorer else {
-            return Ok(finished.expect("only a finished run needs no scorer").part_of(shard)?);
+            return Ok(stored.expect("only a shard whose part is stored needs no scorer"));
         };
         let begun = Instant::now();
         match scorer.scorer.score(shard, options) {
@@ -204,37 +209,60 @@ impl Context {
                 Ok(ScoredShard { scorer: Some(scorer), load_time, ..scored })
             }
             Err(error) => {
-                let is_of_another_run = matches!(error, Error::Sink(SinkError::OtherRun { .. }));
-                // its stages are gone, its engine is broken, or its run was removed
-                if is_of_another_run || matches!(error, Error::StagePanicked { .. } | Error::Engine(_)) {
-                    self.scorers.discard(key, &scorer);
-                }
+                self.discard_if_ended(&scorer, &error);
+                let is_of_another_run = is_of_another_run(&error);
                 let with_new_scorer = load_time.is_some();
                 Err(Unscored { failure: error.into(), with_new_scorer, is_of_another_run })
             }
         }
     }
 
-    /// The run of `payload`, if its parts are decided. A scorer for it would load the model for nothing, and leave its
-    /// note in a finished output.
-    fn finished_run(&self, key: &[u8], payload: &Payload) -> Result<Option<Arc<FinishedRun>>, Failure> {
+    /// See [`SharedScorer::store_batches`]. Blocks.
+    ///
+    /// # Errors
+    /// See there. If the scorer cannot go on, the next bundle loads another one.
+    pub fn store_batches(&self, scorer: &Arc<SharedScorer>, stop: &StopSignal) -> Result<bool, Failure> {
+        let stored = scorer.store_batches(stop);
+        Ok(stored.inspect_err(|error| self.discard_if_ended(scorer, error))?)
+    }
+
+    /// Make the next bundle load another scorer, if after `error` this one cannot go on: its stages are gone, its
+    /// engine is broken, or its run was removed.
+    fn discard_if_ended(&self, scorer: &Arc<SharedScorer>, error: &Error) {
+        if is_of_another_run(error) || matches!(error, Error::StagePanicked { .. } | Error::Engine(_)) {
+            self.scorers.discard(scorer);
+        }
+    }
+
+    /// The result for a shard, if its part is stored or the parts of the run are decided. A scorer would load the model
+    /// for nothing.
+    fn stored(
+        &self,
+        key: &[u8],
+        payload: &Payload,
+        shard: &ShardRef,
+    ) -> Result<Option<ScoredShard>, Failure> {
         let mut finished = self.finished.lock().unwrap_or_else(PoisonError::into_inner);
         let opened = self.open(payload)?;
         if let Some(run) = finished.get(key) {
             match check_current(&opened.output, &run.run_id) {
-                Ok(()) => return Ok(Some(Arc::clone(run))),
+                Ok(()) => return run.part_of(shard).map(Some),
                 Err(SinkError::OtherRun { .. }) => drop(finished.remove(key)),
                 Err(error) => return Err(error.into()),
             }
         }
-        let state = admit(&opened.output, &opened.record())?;
-        let (OutputState::Sealed(record, manifest) | OutputState::Succeeded(record, manifest)) = state else {
-            return Ok(None);
-        };
-        let parts = manifest.parts.into_iter().map(|part| (part.path.clone(), part)).collect();
-        let run = Arc::new(FinishedRun { run_id: record.run_id, parts });
-        finished.insert(key.to_owned(), Arc::clone(&run));
-        Ok(Some(run))
+        match admit(&opened.output, &opened.record())? {
+            OutputState::Sealed(record, manifest) | OutputState::Succeeded(record, manifest) => {
+                let parts = manifest.parts.into_iter().map(|part| (part.path.clone(), part)).collect();
+                let run = FinishedRun { run_id: record.run_id, parts };
+                finished.entry(key.to_owned()).insert_entry(run).get().part_of(shard).map(Some)
+            }
+            OutputState::Unfinished(record) | OutputState::Failed(record, _) => {
+                let history = shard_history(&opened.output, &record.run_id, shard, &Mutex::default())?;
+                Ok(history.part.map(|part| scored(record.run_id, part, Duration::ZERO)))
+            }
+            OutputState::Vacant | OutputState::Foreign(_) | OutputState::Removing(_) => Ok(None),
+        }
     }
 
     /// Finish the run, given the messages of all shards.
@@ -283,7 +311,7 @@ impl Context {
         if runs.iter().any(|run| *run != record.run_id) {
             return Err(other_run(output, "another run with the same plan has taken the place of this one"));
         }
-        let listed = listed(&parts, listing)?;
+        let listed = listed(&parts, listing, &plan.inputs).map_err(Error::from)?;
         let report = commit::finish(output, Run { plan, record: &record }, listed, parts)?;
         let summary = &report.summary;
         tracing::info!(outcome = ?summary.outcome, rows = summary.rows, shards = summary.shards, "the run has ended");
@@ -317,16 +345,22 @@ impl Opened {
     }
 }
 
+fn is_of_another_run(error: &Error) -> bool {
+    matches!(error, Error::Sink(SinkError::OtherRun { .. }))
+}
+
 fn other_run(output: &Output, difference: &str) -> Failure {
     SinkError::OtherRun { uri: output.uri().to_owned(), difference: difference.to_owned() }.into()
 }
 
 /// The whole input, from the parts of all of its shards.
-fn listed(parts: &[PartReport], listing: Listing) -> Result<Listed, String> {
+fn listed(parts: &[PartReport], listing: Listing, inputs: &[String]) -> Result<Listed, SourceError> {
     let Listing { shards, skipped, .. } = listing;
+    // a runner that has lost the list makes it again, of the input as it is then
+    let changed = |message| SourceError::Changed { shard: inputs.join(", "), message };
     if parts.len() as u64 != shards {
-        return Err(format!("the runner delivered reports for {} of {shards} shards", parts.len()));
+        return Err(changed(format!("the runner delivered reports for {} of {shards} shards", parts.len())));
     }
     Listed::of_parts(parts.iter().map(|part| part.path.as_str()), skipped)
-        .map_err(|place| format!("shard {place} has no report, or more than one"))
+        .map_err(|place| changed(format!("shard {place} has no report, or more than one")))
 }

@@ -56,7 +56,7 @@ impl SharedScorer {
 impl Drop for SharedScorer {
     /// End the attempt: its batches and its note are stored, also if the scorer was discarded. Blocks.
     fn drop(&mut self) {
-        if let Err(error) = self.scorer.finish() {
+        if let Err(error) = self.scorer.end() {
             // the run may have been removed; the parts that it stored are safe
             tracing::debug!(%error, "the end of an attempt cannot be stored");
         }
@@ -133,10 +133,19 @@ impl ScorersOfWorker {
     }
 
     /// Make the next bundle load another scorer, unless one has already.
-    pub fn discard(&self, key: &[u8], failed: &Arc<SharedScorer>) {
-        let slot = self.slot(key);
-        let mut scorer = lock(&slot.scorer);
-        scorer.take_if(|scorer| Arc::ptr_eq(scorer, failed));
+    pub fn discard(&self, failed: &Arc<SharedScorer>) {
+        let slots: Vec<_> = lock(&self.used).values().cloned().collect();
+        for slot in slots {
+            lock(&slot.scorer).take_if(|scorer| Arc::ptr_eq(scorer, failed));
+        }
+    }
+
+    /// Make `scorer` the scorer of a payload.
+    #[cfg(test)]
+    pub fn put(&self, key: &[u8], scorer: Scorer) -> Arc<SharedScorer> {
+        let scorer = Arc::new(SharedScorer { scorer, batches: SharedStore::default() });
+        lock(&self.slot(key).scorer).replace(Arc::clone(&scorer));
+        scorer
     }
 
     fn slot(&self, key: &[u8]) -> Arc<Slot> {

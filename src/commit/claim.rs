@@ -9,7 +9,7 @@ use super::attempts::{AttemptNote, Notes};
 use super::checkpoints::Checkpoints;
 use super::crashes::Crashes;
 use super::fence::{LEFT_BEHIND, is_of_another_run};
-use super::finish::complete_sealed;
+use super::finish::{Decided, complete_sealed};
 use super::listing::OutputListing;
 use super::names::{ATTEMPTS, MANIFEST, MAX_ATTEMPT, ObjectName, RUN, SUCCESS};
 use super::output::{Output, json};
@@ -87,7 +87,7 @@ fn claim_once(output: &Output, wanted: &RunRecord, note: &AttemptNote) -> Result
         match admit(output, wanted)? {
             OutputState::Unfinished(record) => break record,
             OutputState::Sealed(record, manifest) => {
-                drop(complete_sealed(output, &record.run_id, &manifest.parts)?);
+                drop(complete_sealed(output, &record.run_id, Decided::of(&manifest))?);
             }
             OutputState::Failed(record, manifest) => {
                 failed = Some(*manifest);

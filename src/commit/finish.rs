@@ -17,15 +17,15 @@ use std::time::{Duration, SystemTime};
 use super::attempts::{AttemptNote, Notes};
 use super::fence::LEFT_BEHIND;
 use super::footer::SCHEMA_VERSION;
-use super::listing::{ObjectEntry, OutputListing};
+use super::listing::{ObjectEntry, OutputListing, names_in};
 use super::manifest::{StoredManifest, success_content};
-use super::names::{MANIFEST, ObjectName, RUN, SUCCESS, TRANSIENT, part_name, shard_index};
+use super::names::{MANIFEST, ObjectName, RUN, STAGING, SUCCESS, TRANSIENT, part_name, shard_index};
 use super::output::{Output, json, sha256_of};
 use super::overwrite::clear;
 use super::record::{RunRecord, check_current};
 use super::resume::{Listed, Share};
 use super::run_report::{Manifest, RunReport};
-use super::state::{OutputState, observe};
+use super::state::{OutputState, is_decided, observe};
 use super::takeover::{TakenOver, remove_damaged, remove_parts_of_other_runs, take_over};
 use super::upload::publish;
 use crate::error::{Error, SinkError, SourceError};
@@ -196,13 +196,15 @@ impl Ending<'_> {
     /// manifest will ever list it.
     fn end_behind_another(&self, state: &OutputState) -> Result<RunReport, Error> {
         let (output, run_id) = (self.output, &self.record.run_id);
-        let parts = state.manifest_of(run_id).map(|manifest| manifest.parts.clone()).unwrap_or_default();
         tracing::info!("another attempt has finished the run");
+        let manifest = state.manifest_of(run_id).expect("the callers have seen that the parts are decided");
+        let decided = Decided::of(manifest);
         let listing = match state {
-            OutputState::Sealed(..) => complete_sealed(output, run_id, &parts)?,
-            _ => remove_strays(output, run_id, &parts)?,
+            OutputState::Sealed(..) => complete_sealed(output, run_id, decided)?,
+            _ => remove_strays(output, run_id, decided)?,
         };
         tidy_or_warn(output, run_id, &listing);
+        let parts = manifest.parts.clone();
         let finished: HashSet<_> = parts.iter().map(|part| &part.path).collect();
         let known = self.written.parts.iter().chain(&self.reused);
         let known = known.filter(|part| !finished.contains(&part.path)).map(|part| part.shard.clone());
@@ -244,7 +246,8 @@ impl Ending<'_> {
             self.store_note(outcome)?;
             return Ok(report);
         }
-        let listing = remove_strays(output, run_id, &report.parts)?;
+        let decided = Decided { predictions: &report.parts, batches: &report.batches };
+        let listing = remove_strays(output, run_id, decided)?;
         publish_success(output, run_id, &manifest_sha256, created)?;
         tidy_or_warn(output, run_id, &listing);
         Ok(report)
@@ -289,7 +292,8 @@ impl Ending<'_> {
         }
         if (self.note.is_some() || self.listed.has_ended()) && self.share.num_shards == 1 {
             // another attempt may have listed another input
-            let is_alone = OutputListing::read(self.output)?.parts_beside(&whole.parts).is_empty();
+            let is_alone =
+                OutputListing::read(self.output)?.predictions_beside(&whole.parts).next().is_none();
             if is_alone
                 && matches!(observe(self.output)?, OutputState::Unfinished(_) | OutputState::Failed(..))
             {
@@ -397,7 +401,20 @@ fn split<'a>(
     (parts, others)
 }
 
-/// Publish `_SUCCESS` of the sealed run `run_id`, once its `parts` are the only ones. Returns what [`remove_strays`]
+/// The parts of a run, as its final manifest lists them.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Decided<'a> {
+    pub predictions: &'a [PartReport],
+    pub batches: &'a [PartReport],
+}
+
+impl<'a> Decided<'a> {
+    pub fn of(manifest: &'a StoredManifest) -> Self {
+        Self { predictions: &manifest.parts, batches: &manifest.batches }
+    }
+}
+
+/// Publish `_SUCCESS` of the sealed run `run_id`, once its parts are the only ones. Returns what [`remove_strays`]
 /// does.
 ///
 /// # Errors
@@ -405,26 +422,26 @@ fn split<'a>(
 pub(super) fn complete_sealed(
     output: &Output,
     run_id: &str,
-    parts: &[PartReport],
+    decided: Decided<'_>,
 ) -> Result<OutputListing, SinkError> {
-    let listing = remove_strays(output, run_id, parts)?;
+    let listing = remove_strays(output, run_id, decided)?;
     publish_success(output, run_id, &sha256_of(&output.read(MANIFEST)?), false)?;
     Ok(listing)
 }
 
-/// Remove the staged objects, and then every predictions part that is not among the `parts` of the sealed run `run_id`.
-/// Returns the listing that showed these parts.
+/// Remove the staged objects, and then every part that is not among those `decided` for the sealed run `run_id`. Returns
+/// the listing that showed these parts.
 ///
 /// An attempt that publishes a part without having seen the manifest has staged it before the manifest was published.
 /// So either its part is in the second listing, or its copy finds no source. No attempt at the run publishes under the
 /// name of a part that is removed, so no part of the run can be removed by mistake.
 ///
 /// # Errors
-/// Those of the store, and [`SinkError::Incomplete`] if one of the `parts` is missing or has another size.
+/// Those of the store, and [`SinkError::Incomplete`] if one of its predictions parts is missing or has another size.
 pub(super) fn remove_strays(
     output: &Output,
     run_id: &str,
-    parts: &[PartReport],
+    decided: Decided<'_>,
 ) -> Result<OutputListing, SinkError> {
     // another attempt may be publishing `_SUCCESS` from a staged object
     output.wait_for(SUCCESS)?;
@@ -433,13 +450,13 @@ pub(super) fn remove_strays(
     check_current(output, run_id)?;
     output.remove(&staged)?;
     let listing = OutputListing::read(output)?;
-    let strays = output.versions_of(&listing.parts_beside(parts))?;
+    let strays = output.versions_of(&listing.parts_beside(decided.predictions, decided.batches))?;
     check_current(output, run_id)?;
     for stray in strays.iter().flatten() {
         let why = "removing a part that the manifest does not list";
         output.runtime().block_on(output.remove_version(stray, why))?;
     }
-    listing.check_reported(output, parts.iter())?;
+    listing.check_reported(output, decided.predictions.iter())?;
     Ok(listing)
 }
 
@@ -447,11 +464,39 @@ pub(super) fn remove_strays(
 /// killed process may have left files that no listing shows. Objects that another attempt has created since the listing
 /// may stay: that attempt finds the run finished when it ends, and calls this, too.
 pub(super) fn tidy(output: &Output, run_id: &str, listing: &OutputListing) -> Result<(), SinkError> {
+    let needless: Vec<_> = listing.transient().chain(listing.staged.iter().cloned()).collect();
+    remove_transient(output, run_id, &needless, &TRANSIENT)
+}
+
+/// If the run `run_id` is decided, remove its notes, checkpoints and crash notes. An attempt that ends without
+/// finishing the run calls this last: another one may have finished it before these were stored.
+///
+/// # Errors
+/// Those of the store, and [`SinkError::OtherRun`] if the output belongs to another run.
+pub fn tidy_if_decided(output: &Output, run_id: &str) -> Result<(), SinkError> {
+    if !is_decided(output, run_id)? {
+        return Ok(());
+    }
+    // the attempt that finishes the run may be publishing from a staged object
+    let folders: Vec<_> = TRANSIENT.into_iter().filter(|folder| *folder != STAGING).collect();
+    let mut listing = OutputListing::default();
+    for folder in &folders {
+        names_in(output, folder)?.iter().for_each(|name| listing.add(name, 0));
+    }
+    remove_transient(output, run_id, &listing.transient().collect::<Vec<_>>(), &folders)
+}
+
+/// Remove objects of the run `run_id`, and on a disk the `folders` that they are in.
+fn remove_transient(
+    output: &Output,
+    run_id: &str,
+    names: &[String],
+    folders: &[&str],
+) -> Result<(), SinkError> {
     // no listed object is of a run that has begun since, and the names are unique to their runs
     check_current(output, run_id)?;
-    let needless: Vec<_> = listing.transient().chain(listing.staged.iter().cloned()).collect();
-    output.remove(&needless)?;
-    for folder in TRANSIENT.iter().filter(|_| output.local().is_some()) {
+    output.remove(names)?;
+    for folder in folders.iter().filter(|_| output.local().is_some()) {
         check_current(output, run_id)?;
         output.remove_folder(folder)?;
     }

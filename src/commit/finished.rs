@@ -2,7 +2,7 @@
 
 use super::checkpoints::Checkpoints;
 use super::crashes::Crashes;
-use super::finish::{remove_strays, tidy};
+use super::finish::{Decided, remove_strays, tidy};
 use super::listing::OutputListing;
 use super::manifest::StoredManifest;
 use super::output::Output;
@@ -25,8 +25,8 @@ pub fn check_finished(
     let listing = OutputListing::read(output)?;
     let manifest = StoredManifest::read(output)?;
     listing.check_reported(output, manifest.parts.iter().chain(&manifest.batches))?;
-    if !listing.parts_beside(&manifest.parts).is_empty() {
-        remove_strays(output, &manifest.run_id, &manifest.parts)?;
+    if !listing.parts_beside(&manifest.parts, &manifest.batches).is_empty() {
+        remove_strays(output, &manifest.run_id, Decided::of(&manifest))?;
     }
     if limit == Some(manifest.summary.rows) {
         return Ok(());

@@ -132,11 +132,18 @@ impl OutputListing {
         self
     }
 
+    /// Names of parts that are not among the listed `predictions` and `batches`.
+    pub fn parts_beside(&self, predictions: &[PartReport], batches: &[PartReport]) -> Vec<String> {
+        let batches: HashSet<_> = batches.iter().map(|part| &part.path).collect();
+        let others = self.batches.iter().map(|entry| &entry.name).filter(|name| !batches.contains(name));
+        self.predictions_beside(predictions).chain(others).cloned().collect()
+    }
+
     /// Names of predictions parts that are not among the `listed`.
-    pub fn parts_beside(&self, listed: &[PartReport]) -> Vec<String> {
+    pub fn predictions_beside<'a>(&'a self, listed: &'a [PartReport]) -> impl Iterator<Item = &'a String> {
         let listed: HashSet<_> = listed.iter().map(|part| &part.path).collect();
         let parts = self.predictions.values().map(|entry| &entry.name).chain(&self.duplicates);
-        parts.filter(|part| !listed.contains(part)).cloned().collect()
+        parts.filter(move |part| !listed.contains(part))
     }
 
     /// All parts of shards that have more than one.

@@ -95,7 +95,7 @@ mod state;
 mod stored_part;
 mod takeover;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod upload;
 mod verify;
 
@@ -105,7 +105,7 @@ pub use checkpoints::{Checkpoints, Segment};
 pub use claim::{Claim, admit, claim};
 pub use crashes::{Crashes, note_crash};
 pub(crate) use finish::Ending;
-pub use finish::{Run, finish};
+pub use finish::{Run, finish, tidy_if_decided};
 pub use finished::check_finished;
 pub use footer::SCHEMA_VERSION;
 pub(crate) use footer::{
@@ -119,6 +119,7 @@ pub use names::{MANIFEST, ObjectName, PartName, RUN, SUCCESS, part_name, shard_i
 pub use output::{Output, json};
 pub use overwrite::overwrite;
 pub use record::{RunRecord, check_current};
+pub(crate) use resume::StoredParts;
 pub use resume::{Done, Listed, Remaining, Share};
 pub use run_report::RunReport;
 pub(crate) use segments::{READ_BYTES, read_segment, sound_checkpoints};

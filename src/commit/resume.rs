@@ -12,7 +12,9 @@ use super::checkpoints::Checkpoints;
 use super::crashes::Crashes;
 use super::listing::{ObjectEntry, OutputListing};
 use super::names::{MarkName, PartName, part_name, run_tag, shard_index};
-use crate::error::{ConfigError, SourceError};
+use super::output::Output;
+use super::stored_part::read_part;
+use crate::error::{ConfigError, SinkError, SourceError};
 use crate::items::{Resume, ShardRef};
 use crate::report::PartReport;
 use crate::skipped::Skipped;
@@ -222,13 +224,70 @@ impl<I: Iterator<Item = Result<ShardRef, SourceError>>> Remaining<I> {
         if done.name == part_name(shard) {
             return Ok(());
         }
-        let was = self.done.shard_of(done);
-        let message = if was == shard.name {
-            "it has another version now".to_owned()
-        } else {
-            format!("its place in the input was taken by {was}")
-        };
-        Err(SourceError::Changed { shard: shard.name.clone(), message })
+        Err(changed(shard, &self.done.shard_of(done)))
+    }
+}
+
+/// The error when the part at the place of `shard` is of the shard `was`.
+fn changed(shard: &ShardRef, was: &str) -> SourceError {
+    let message = if was == shard.name {
+        "it has another version now".to_owned()
+    } else {
+        format!("its place in the input was taken by {was}")
+    };
+    SourceError::Changed { shard: shard.name.clone(), message }
+}
+
+/// The error when `shard` has a part, and is not in the input.
+fn gone(shard: String) -> SourceError {
+    SourceError::Changed { shard, message: "it has a part, but no longer exists".to_owned() }
+}
+
+/// Compares an input with the parts of an unfinished run by their names, while the input is being listed.
+pub struct StoredParts<'a> {
+    output: &'a Output,
+    /// The run, if the output has one.
+    run_id: Option<&'a str>,
+    listing: OutputListing,
+}
+
+impl<'a> StoredParts<'a> {
+    /// The parts of the run `run_id`.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn read(output: &'a Output, run_id: Option<&'a str>) -> Result<Self, SinkError> {
+        let listing = run_id.map(|_| OutputListing::read(output)).transpose()?.unwrap_or_default();
+        Ok(Self { output, run_id, listing })
+    }
+
+    /// Check that no part of another shard is at the place of `shard`.
+    ///
+    /// # Errors
+    /// [`SourceError::Changed`].
+    pub fn compare(&self, shard: &ShardRef) -> Result<(), SourceError> {
+        match self.listing.predictions.get(&shard.index) {
+            Some(part) if part.name != part_name(shard) => {
+                self.shard_of(part).map_or(Ok(()), |was| Err(changed(shard, &was)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Check that there is no part of a shard behind the last of `shards`.
+    ///
+    /// # Errors
+    /// [`SourceError::Changed`].
+    pub fn compare_end(&self, shards: u64) -> Result<(), SourceError> {
+        let behind = self.listing.predictions.range(shards..).next();
+        behind.and_then(|(_, part)| self.shard_of(part)).map_or(Ok(()), |shard| Err(gone(shard)))
+    }
+
+    /// The shard of a part, if the part can be read and is of this run. Others do not count: they are removed before
+    /// the run finishes.
+    fn shard_of(&self, part: &ObjectEntry) -> Option<String> {
+        let part = self.run_id.map(|run_id| read_part(self.output, &part.name, run_id));
+        part?.ok().map(|part| part.shard)
     }
 }
 
@@ -240,8 +299,7 @@ impl<I: Iterator<Item = Result<ShardRef, SourceError>>> Iterator for Remaining<I
             let Some(shard) = self.shards.next() else {
                 self.ended = true;
                 let (_, gone) = self.done.parts.pop_first()?;
-                let message = "it has a part, but no longer exists".to_owned();
-                return Some(Err(SourceError::Changed { shard: self.done.shard_of(&gone), message }));
+                return Some(Err(self::gone(self.done.shard_of(&gone))));
             };
             let shard = match shard {
                 Ok(shard) => shard,

@@ -13,6 +13,7 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 use super::*;
+use crate::commit::testing::seal;
 use crate::commit::{RunRecord, SCHEMA_VERSION};
 use crate::decode::PANICKING_ID;
 use crate::engine::{Engine, Inference};
@@ -23,6 +24,7 @@ use crate::items::{
     ShardContent, ShardFormat, Status,
 };
 use crate::pipeline::{Bounds, OpenShard};
+use crate::progress::ProgressCounters;
 use crate::sink::Sink;
 use crate::source::{OpenedShard, Skips};
 
@@ -88,23 +90,23 @@ fn opened(shard: u64, first: u64) -> OpenedShard {
     OpenedShard { first_record: first, records: Box::new(records), skips: Skips::default() }
 }
 
-fn sound() -> Box<OpenShard> {
+pub(crate) fn sound() -> Box<OpenShard> {
     Box::new(|shard, first, _| Ok(opened(shard.index, first)))
 }
 
-fn shard(index: u64) -> ShardRef {
+pub(crate) fn shard(index: u64) -> ShardRef {
     ShardRef::new(index, format!("shard-{index}"), ShardFormat::Webdataset, ShardContent::Objects(Vec::new()))
 }
 
 /// A folder with an output, and what a scorer needs.
-struct Bench {
-    runtime: Runtime,
-    folder: TempDir,
+pub(crate) struct Bench {
+    pub(crate) runtime: Runtime,
+    pub(crate) folder: TempDir,
     plan: Plan,
 }
 
 impl Bench {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let plan = Plan::for_tests("");
         Self { runtime: Runtime::new().expect("runtime"), folder, plan }
@@ -136,9 +138,17 @@ impl Bench {
 
     /// The scorer of a new attempt at the run in `name`.
     fn scorer(&self, name: &str, open: Box<OpenShard>) -> Scorer {
+        self.scorer_with(Box::new(Sums), name, open)
+    }
+
+    pub(crate) fn scorer_with(
+        &self,
+        mut engine: Box<dyn Engine>,
+        name: &str,
+        open: Box<OpenShard>,
+    ) -> Scorer {
         let output = self.output(name);
         let (sink, run_id) = self.sink(&output);
-        let mut engine: Box<dyn Engine> = Box::new(Sums);
         let bounds = Bounds::new(&self.plan, 2, 1);
         let stages = Stages {
             open,
@@ -265,28 +275,33 @@ fn shards_scored_from_many_threads_have_the_rows_of_shards_scored_one_after_anot
     assert_eq!(report.batches.len(), 1, "one batches part of all shards");
 }
 
+/// Opens shards whose reader calls `act` once rows of them have arrived in the sink.
+fn stopped_by(
+    arrived: Arc<ProgressCounters>,
+    act: impl Fn() + Clone + Send + Sync + 'static,
+) -> Box<OpenShard> {
+    Box::new(move |shard, first, _| {
+        let (act, arrived) = (act.clone(), Arc::clone(&arrived));
+        let opened = opened(shard.index, first);
+        let records = opened.records.enumerate().map(move |(at, record)| {
+            if at == 140 {
+                while arrived.counts().rows == 0 {
+                    std::thread::yield_now();
+                }
+                act();
+            }
+            record
+        });
+        Ok(OpenedShard { records: Box::new(records), ..opened })
+    })
+}
+
 #[test]
 fn a_stopped_shard_is_resumed_after_its_rows_by_another_scorer() {
     let bench = Bench::new();
     let options = CallOptions::default();
     let (asked, arrived) = (options.stop.clone(), Arc::clone(&options.progress));
-    let first = bench.scorer(
-        "out",
-        Box::new(move |shard, first, _| {
-            let (asked, arrived) = (asked.clone(), Arc::clone(&arrived));
-            let opened = opened(shard.index, first);
-            let records = opened.records.enumerate().map(move |(at, record)| {
-                if at == 140 {
-                    while arrived.counts().rows == 0 {
-                        std::thread::yield_now();
-                    }
-                    asked.drain();
-                }
-                record
-            });
-            Ok(OpenedShard { records: Box::new(records), ..opened })
-        }),
-    );
+    let first = bench.scorer("out", stopped_by(arrived, move || asked.drain()));
     let stopped = first.score(&shard(4), options).expect_err("stopped");
     assert!(matches!(stopped, Error::Stopped { .. }), "{stopped}");
     first.close().expect("noted");
@@ -300,6 +315,36 @@ fn a_stopped_shard_is_resumed_after_its_rows_by_another_scorer() {
     assert!(counts.reused_rows > 0, "{counts:?}");
     let indices: Vec<_> = bench.rows("out", &part).into_iter().map(|row| row[2].clone()).collect();
     assert_eq!(indices, (0..154).map(|index| index.to_string()).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_scorer_leaves_nothing_in_an_output_that_was_finished_meanwhile() {
+    let bench = Bench::new();
+    let output = bench.output("out");
+    let options = CallOptions::default();
+    let (asked, arrived) = (options.stop.clone(), Arc::clone(&options.progress));
+    let finished = output.clone();
+    let scorer = bench.scorer(
+        "out",
+        stopped_by(arrived, move || {
+            seal(&finished, "run-out");
+            asked.drain();
+        }),
+    );
+    let stopped = scorer.score(&shard(4), options).expect_err("stopped");
+    assert!(matches!(stopped, Error::Stopped { .. }), "{stopped}");
+    assert!(
+        bench.folder.path().join("out/_checkpoints").exists(),
+        "the rows so far are stored before the answer"
+    );
+    scorer.close().expect("ended");
+    let mut left: Vec<_> = std::fs::read_dir(bench.folder.path().join("out"))
+        .expect("a folder")
+        .map(|entry| entry.expect("an entry").file_name().into_string().expect("UTF-8"))
+        .filter(|name| name != "_staging")
+        .collect();
+    left.sort();
+    assert_eq!(left, ["_manifest.json", "_run.json"]);
 }
 
 #[test]

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::commit::{ObjectName, Stored};
+use crate::commit::{ObjectName, PendingUpload, Stored};
 use crate::error::SinkError;
 use crate::items::Outcome;
 use crate::report::PartReport;
@@ -63,7 +63,8 @@ impl BatchesWriter {
         // the name is never used again, even if this upload fails: a part that exists already is this one
         self.number += 1;
         let path = writer.name.clone();
-        match writer.finish(&[])?.wait() {
+        // an attempt that has finished the run removes what others were still staging
+        match writer.finish(&[]).and_then(PendingUpload::wait) {
             Ok(Stored { bytes, sha256, .. }) => {
                 Ok(Some(PartReport { path, bytes, sha256, ..PartReport::default() }))
             }

@@ -275,10 +275,10 @@ fn ends<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
 }
 
 /// Assert that all calls end with the panic of `stage`, and that the pipeline can be closed.
-fn assert_all_fail(pipeline: Pipeline, tickets: Vec<Ticket>, panic: &str) {
+fn assert_all_fail(mut pipeline: Pipeline, tickets: Vec<Ticket>, panic: &str) {
     let scored = ends(move || {
         let scored: Vec<_> = tickets.into_iter().map(|ticket| rows(pipeline.wait(ticket))).collect();
-        drop(pipeline.close());
+        drop(pipeline.finish());
         scored
     });
     let is_lost = |scored: &Result<u64, String>| scored.as_ref().is_err_and(|what| what.starts_with(panic));
@@ -314,14 +314,14 @@ fn a_stalled_sink_admits_exactly_what_the_queues_hold() {
     sink.gate = gate;
     let (shards, records) = (6, 100);
     let meters = meters();
-    let pipeline = start(TestEngine::good(), sink, images(records), BOUNDS, &meters);
+    let mut pipeline = start(TestEngine::good(), sink, images(records), BOUNDS, &meters);
     std::thread::scope(|scope| {
         let running = scope.spawn(|| score_all(&pipeline, shards, &CallOptions::default()));
         assert_stops_at(admitted_records(), &meters);
         drop(gate_holder);
         assert_eq!(running.join().expect("no panic"), vec![Ok(records); shards as usize]);
     });
-    pipeline.close().expect("no stage is lost");
+    pipeline.finish().expect("no stage is lost");
     let all: Vec<_> = (0..shards).flat_map(|shard| (0..records).map(move |record| (shard, record))).collect();
     assert_eq!(seen.try_iter().collect::<Vec<_>>(), all, "records are missing, repeated or out of order");
 }
@@ -511,13 +511,14 @@ fn a_call_that_is_stopped_while_its_store_hangs_does_not_block_the_next() {
 fn a_lost_stage_fails_every_call_and_hangs_none() {
     let (sink, _seen) = ungated();
     let good = images(6);
-    let pipeline = start_decoding_to(PixelElement::F32, TestEngine::good(), sink, good, BOUNDS, &meters());
+    let mut pipeline =
+        start_decoding_to(PixelElement::F32, TestEngine::good(), sink, good, BOUNDS, &meters());
     let scored = score_all(&pipeline, 20, &CallOptions::default());
     let is_lost = |scored: &Result<u64, String>| {
         scored.as_ref().is_err_and(|what| what.starts_with("the batch stage panicked: a decoded row"))
     };
     assert!(scored.iter().all(is_lost), "{scored:?}");
-    pipeline.close().expect("the sink has not failed");
+    pipeline.finish().expect("the sink has not failed");
 }
 
 const ENGINE_PANICS: &str = "the engine stage panicked: the test engine panics";

@@ -23,8 +23,10 @@ use crate::beam::proto::pipeline::PTransform;
 use crate::beam::scorers::Scorers;
 use crate::beam::urns;
 use crate::config::Overrides;
+use crate::engine::{Engine, Inference};
 use crate::error::Retry;
 use crate::exit_code;
+use crate::items::{BatchShape, PixelElement, PixelsRef, ShardContent, ShardFormat};
 use crate::plan::hex;
 use crate::report::Outcome;
 use crate::skipped::Skipped;
@@ -104,6 +106,29 @@ impl Bench {
         let mut files = BTreeMap::new();
         walk(&self.path("out"), &mut files);
         files
+    }
+
+    /// Begin a run of `payload`, with parts of the shards of `messages`, each in this run or in the one given. Returns
+    /// the id of the run.
+    fn begin_with(&self, payload: &Payload, messages: &[(&[u8], Option<&str>)]) -> String {
+        let opened = self.context().open(payload).expect("a plan");
+        let begun = claim(&opened.output, &opened.record(), &AttemptNote::begun(0, 1)).expect("vacant");
+        let run_id = begun.record.run_id;
+        for (message, run) in messages {
+            let ToScore::Shard(json) = decode(message).expect("a shard") else { panic!("not a shard") };
+            let shard = ShardRef::from_json(&json).expect("a shard");
+            let identity = shard.identity();
+            let footer = [
+                (commit::ATTEMPT, "0"),
+                (commit::SHARD, &shard.name[..]),
+                (commit::SHARD_IDENTITY, &identity),
+                (commit::SHARD_FORMAT, "webdataset"),
+                (commit::ROWS_BY_STATUS, "{}"),
+            ];
+            let part = commit::testing::part(run.unwrap_or(&run_id), &footer);
+            opened.output.create(&PartName::of(&shard).to_string(), part).expect("created");
+        }
+        run_id
     }
 
     /// Make the output that of a run of `payload` that has finished, with parts of `names` and 5 rows each.
@@ -205,6 +230,105 @@ fn a_finished_run_that_was_removed_is_forgotten() {
     assert_eq!(score(&context, &payload, message).expect("its part").rows.rows(), 5);
     fs::remove_dir_all(bench.path("out")).expect("removed");
     let missing = score(&context, &payload, message).err().expect("no part, and no model");
+    assert!(missing.message.contains("none.onnx"), "{missing}");
+}
+
+#[test]
+fn a_shard_whose_part_is_stored_needs_no_model() {
+    let bench = Bench::new();
+    let payload = bench.payload("");
+    let context = bench.context();
+    let listed = list(&context, &payload).expect("two shards");
+    let run = bench.begin_with(&payload, &[(&listed[0].1, None)]);
+    let scored = score(&context, &payload, &listed[0].1).expect("its part");
+    match decode(&scored.message).expect("a part") {
+        ToFinish::Part { run_id, part, .. } => assert_eq!((run_id, &part.path), (run, &listed[0].0)),
+        other => panic!("{other:?}"),
+    }
+    let missing = score(&context, &payload, &listed[1].1).err().expect("it has no part");
+    assert!(missing.message.contains("none.onnx"), "{missing}");
+}
+
+#[test]
+fn an_input_that_has_changed_is_refused_when_it_is_listed() {
+    // the place of a part, its run if that is another one, and what the error says
+    for (place, run, expected) in [
+        (0, None, Some("its place in the input was taken by before.tar")),
+        (2, None, Some("before.tar: it has a part, but no longer exists")),
+        (0, Some("theirs"), None),
+        (2, Some("theirs"), None),
+    ] {
+        let bench = Bench::new();
+        let payload = bench.payload("");
+        let context = bench.context();
+        let before =
+            ShardRef::new(place, "before.tar", ShardFormat::Webdataset, ShardContent::Objects(Vec::new()));
+        bench.begin_with(&payload, &[(&encode(&ToScore::Shard(before.to_json())), run)]);
+        let listed = list(&context, &payload);
+        match (listed, expected) {
+            (Ok(listed), None) => assert_eq!(listed.len(), 3),
+            (Err(failure), Some(expected)) => {
+                assert_eq!((failure.code, failure.retry), (exit_code::OUTPUT, Retry::Never));
+                assert!(failure.message.contains(expected), "{failure}");
+            }
+            (listed, _) => panic!("place {place}, run {run:?}: {listed:?}"),
+        }
+    }
+}
+
+/// An engine that takes other rows than the bench decodes: the batch stage is lost with the first one.
+struct TakesFloats;
+
+impl Engine for TakesFloats {
+    fn describe(&self) -> String {
+        "takes floats".to_owned()
+    }
+
+    fn batch_shape(&self) -> BatchShape {
+        BatchShape { batch_size: 32, row_elements: 12, element: PixelElement::F32 }
+    }
+
+    fn classes(&self) -> usize {
+        2
+    }
+
+    fn computes_on_cpu(&self) -> bool {
+        false
+    }
+
+    fn infer(&mut self, _: PixelsRef<'_>, _: usize) -> Result<Inference, String> {
+        Err("no batch reaches it".to_owned())
+    }
+
+    fn infer_floats(&mut self, _: &[f32]) -> Result<Vec<f32>, String> {
+        Err("no warm-up reaches it".to_owned())
+    }
+}
+
+#[test]
+fn a_scorer_that_cannot_go_on_is_replaced() {
+    let (bench, scorers) = (Bench::new(), crate::scorer::tests::Bench::new());
+    let (context, payload) = (bench.context(), bench.payload(""));
+    let key = payload.encode();
+    let is_kept = || {
+        let kept = context.scorers.get(&key, &StopSignal::default(), || Ok(None)).expect("no plan is needed");
+        kept.is_some()
+    };
+    let open = || crate::scorer::tests::sound();
+    let lost = context.scorers.put(&key, scorers.scorer_with(Box::new(TakesFloats), "lost", open()));
+    assert!(context.store_batches(&lost, &StopSignal::default()).expect("nothing to store") && is_kept());
+    let shard = crate::scorer::tests::shard(2);
+    let failed = lost.scorer.score(&shard, CallOptions::default()).expect_err("a stage is lost");
+    assert!(matches!(failed, Error::StagePanicked { .. }), "{failed}");
+    context.store_batches(&lost, &StopSignal::default()).expect_err("a stage is lost");
+    assert!(!is_kept());
+
+    // its run was removed, so the shard is given to another scorer, which needs the model
+    let scorer = scorers.scorer_with(Box::new(TakesFloats), "removed", open());
+    fs::remove_file(scorers.folder.path().join("removed/_run.json")).expect("removed");
+    context.scorers.put(&key, scorer);
+    let message = encode(&ToScore::Shard(crate::scorer::tests::shard(0).to_json()));
+    let missing = score(&context, &payload, &message).err().expect("no model");
     assert!(missing.message.contains("none.onnx"), "{missing}");
 }
 

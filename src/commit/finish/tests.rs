@@ -168,24 +168,26 @@ fn a_part_that_the_manifest_does_not_list_does_not_stay_after_the_end_of_the_run
     }
 }
 
-/// Finish a run at whose `moment` another attempt, which has listed one shard more, publishes its part. Returns whether
-/// the moment came.
-fn published_meanwhile(runtime: &tokio::runtime::Runtime, moment: u64) -> bool {
+/// Finish a run at whose `moment` another attempt publishes the part `name`. Returns whether the moment came.
+fn published_meanwhile(runtime: &tokio::runtime::Runtime, moment: u64, name: &str) -> bool {
     let (sent, received) = std::sync::mpsc::channel::<Output>();
     let received = std::sync::Mutex::new(received);
     let has_come = Arc::new(AtomicBool::new(false));
     let came = Arc::clone(&has_come);
+    let published = name.to_owned();
     let store = Hooked::new(InMemory::new(), false, move |now| {
         let output = received.lock().expect("no panic").recv().expect("an output for each moment");
         if now == moment {
             came.store(true, SeqCst);
             // refused once the parts of the run are decided
             let part = crate::commit::testing::part("run", &[]);
-            drop(publish(&output, "run", &part_name(&shard(1)), &part));
+            drop(publish(&output, "run", &published, &part));
         }
         if output.read_if_any(SUCCESS).expect("readable").is_some() {
-            let parts = OutputListing::read(&output).expect("a listing").predictions;
-            assert_eq!(parts.len(), 1, "moment {moment}, seen at {now}");
+            let (listing, manifest) = (OutputListing::read(&output), StoredManifest::read(&output));
+            let StoredManifest { parts, batches, .. } = manifest.expect("a manifest");
+            let strays = listing.expect("a listing").parts_beside(&parts, &batches);
+            assert_eq!(strays, [""; 0], "moment {moment}, seen at {now}");
         }
         Ok(())
     });
@@ -199,7 +201,7 @@ fn published_meanwhile(runtime: &tokio::runtime::Runtime, moment: u64) -> bool {
     let finished = finish(&at(Arc::new(store)), Run { plan: &plan, record: &record }, listed, Vec::new());
     match finished {
         Ok(_) => assert!(observe(&plain).expect("a state").is_success_of("run"), "moment {moment}"),
-        // the part was published before the parts were decided
+        // the part of another shard was published before the parts were decided
         Err(error) => assert!(matches!(error, Error::Source(SourceError::Changed { .. })), "{error}"),
     }
     has_come.load(SeqCst)
@@ -208,8 +210,12 @@ fn published_meanwhile(runtime: &tokio::runtime::Runtime, moment: u64) -> bool {
 #[test]
 fn success_never_appears_beside_a_part_that_the_manifest_does_not_list() {
     let runtime = tokio::runtime::Runtime::new().expect("runtime");
-    let moments = (0..).take_while(|&moment| published_meanwhile(&runtime, moment)).count();
-    assert!(moments > 40, "{moments} moments");
+    let batches = ObjectName::Batches { worker: 0, attempt: 7, number: 0 };
+    // the attempt that finishes the run has not listed that shard
+    for name in [part_name(&shard(1)), batches.to_string()] {
+        let moments = (0..).take_while(|&moment| published_meanwhile(&runtime, moment, &name)).count();
+        assert!(moments > 40, "{moments} moments");
+    }
 }
 
 #[test]
@@ -225,13 +231,14 @@ fn an_attempt_completes_a_sealed_run_whatever_strays_are_left() {
     // as if the attempt had been killed before it removed strays
     output.remove(&[SUCCESS.to_owned()]).expect("removed");
     let other_version = PartName { identity: 7, ..PartName::of(&shard(0)) };
-    for stray in [part_name(&shard(1)), other_version.to_string()] {
+    let batches = ObjectName::Batches { worker: 0, attempt: 7, number: 0 };
+    for stray in [part_name(&shard(1)), other_version.to_string(), batches.to_string()] {
         output.create(&stray, crate::commit::testing::part("run", &[])).expect("stored");
     }
     let sealed = observe(&output).expect("a state");
     assert!(matches!(sealed, OutputState::Sealed(..)), "{sealed:?}");
     let listing = begin();
-    assert_eq!((listing.predictions.len(), listing.duplicates.len()), (1, 0));
+    assert_eq!((listing.predictions.len(), listing.duplicates.len(), listing.batches.len()), (1, 0, 0));
     assert!(observe(&output).expect("a state").is_success_of("run"));
 }
 
@@ -307,7 +314,8 @@ fn replaced_meanwhile(moment: u64, act: impl Fn(&Output) -> Result<(), SinkError
 fn cleaning_up_after_a_run_leaves_the_run_that_replaces_it_alone() {
     // at each moment until a stray is about to be removed
     for moment in 0..9 {
-        let listing = replaced_meanwhile(moment, |output| remove_strays(output, "old", &[]).map(drop));
+        let none = Decided { predictions: &[], batches: &[] };
+        let listing = replaced_meanwhile(moment, |output| remove_strays(output, "old", none).map(drop));
         assert_eq!(listing.predictions.len(), 1, "moment {moment}");
     }
     for moment in 0..4 {

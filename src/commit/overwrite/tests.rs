@@ -7,7 +7,7 @@ use object_store::memory::InMemory;
 use super::*;
 use crate::commit::attempts::{AttemptNote, Notes};
 use crate::commit::claim::claim;
-use crate::commit::finish::remove_strays;
+use crate::commit::finish::{Decided, remove_strays};
 use crate::commit::state::{OutputState, observe};
 use crate::commit::takeover::remove_parts_of_other_runs;
 use crate::commit::testing::{Hooked, in_memory, record, store_part};
@@ -249,7 +249,8 @@ fn replace_and_finish(output: &Output, steps: Range<usize>) {
             }
             4 => {
                 let part = output.digest(PARTS[0]).expect("stored");
-                remove_strays(output, "second", &[part]).expect("removed");
+                let decided = Decided { predictions: &[part], batches: &[] };
+                remove_strays(output, "second", decided).expect("removed");
             }
             _ => {
                 let sha256 = crate::commit::output::sha256_of(&manifest());
