@@ -1,20 +1,21 @@
 //! The files of a job that a worker needs: used where they are, or fetched from the runner.
 //!
 //! - A file is used from its path in the plan if it exists there with the right content.
-//! - Otherwise it is fetched once for each process and content. It is removed when the last worker that needs it ends.
+//! - Otherwise it is fetched once for each process and content. It is removed when the last worker that needs it ends, or
+//!   by a later worker if this process is killed: see [`fetched`].
 //! - Workers wait for each other only if they need the same files, so a service that does not answer delays its own job
 //!   alone.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::io::{self, Write};
+use std::path::{Component, Path, PathBuf};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use prost::Message;
 use sha2::{Digest, Sha256};
-use tempfile::{NamedTempFile, TempDir};
+use tempfile::NamedTempFile;
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
@@ -27,26 +28,19 @@ use super::proto::pipeline::{ArtifactInformation, ArtifactStagingToRolePayload};
 use super::service_error::words;
 use super::staged::is_name_of_content;
 use crate::config::LabelsSection;
+use crate::engine::hash_file;
 use crate::error::Error;
 use crate::plan::hex;
 
+pub use fetched::Fetched;
+use fetched::{Folder, lock};
+
+mod fetched;
 #[cfg(test)]
 mod tests;
 
 /// How long to wait for the next piece of a file.
 const PIECE_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// The folders of files that the workers of a process have fetched, by the content of the files.
-#[derive(Debug, Default)]
-pub struct Fetched(Mutex<HashMap<String, Weak<Folder>>>);
-
-/// A folder of fetched files. It is removed when the last worker that uses it ends.
-#[derive(Debug)]
-struct Folder {
-    path: TempDir,
-    /// Held by the worker that fetches.
-    fetching: Mutex<()>,
-}
 
 /// The artifacts that a runner offers to a worker.
 pub struct Offer {
@@ -76,10 +70,6 @@ pub struct Artifacts {
     patience: Duration,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Artifacts {
     pub fn new(offer: Offer) -> Self {
         Self { offer, folders: Mutex::default(), patience: PIECE_TIMEOUT }
@@ -97,39 +87,44 @@ impl Artifacts {
         };
         let is_needed = |file: &&StagedFile| needs == Needs::All || labels == Some(&file.path);
         let needed: Vec<_> = payload.staged.iter().filter(is_needed).collect();
-        if needed.iter().all(|file| has_content(&file.path, &file.sha256)) {
+        if needed.iter().all(|file| hash_file(&file.path).is_ok_and(|found| found == file.sha256)) {
             return Ok(payload.clone());
         }
         // weights lie beside their model, so all files are fetched into one folder
         let folder = self.fetched(payload, &model.path, &needed)?;
-        let mut payload = payload.clone();
-        let mut set = |key: &str, path: &Path| {
-            let path = folder.join(place(&model.path, path)).to_string_lossy().into_owned();
-            payload.overrides.set.push(format!("model.{key}={}", toml::Value::String(path)));
+        let mut localized = payload.clone();
+        let mut set = |key: &str, file: &StagedFile| {
+            let path = folder.join(place(&model.path, file)).to_string_lossy().into_owned();
+            localized.overrides.set.push(format!("model.{key}={}", toml::Value::String(path)));
         };
-        if needs == Needs::All {
-            set("path", &model.path);
+        for file in needed {
+            if file.path == model.path {
+                set("path", file);
+            }
+            if labels == Some(&file.path) {
+                set("labels", file);
+            }
         }
-        if let Some(labels) = labels {
-            set("labels", labels);
-        }
-        Ok(payload)
+        Ok(localized)
     }
 
     /// The folder with the files `needed`. Those that it lacks are fetched.
     fn fetched(&self, payload: &Payload, model: &Path, needed: &[&StagedFile]) -> Result<PathBuf, Failure> {
         let mut hash = Sha256::new();
-        payload.staged.iter().for_each(|file| hash.update(&file.sha256));
+        for file in &payload.staged {
+            hash.update(&file.sha256);
+            hash.update(place(model, file).as_os_str().as_encoded_bytes());
+        }
         let folder = self.folder(hex(&hash.finalize()))?;
         // one worker fetches, and the others wait for it
         let _fetching = lock(&folder.fetching);
         for file in needed {
-            let to = folder.path.path().join(place(model, &file.path));
+            let to = folder.files().join(place(model, file));
             if !to.exists() {
                 self.fetch(file, &to).map_err(Failure::missing)?;
             }
         }
-        Ok(folder.path.path().to_owned())
+        Ok(folder.files())
     }
 
     /// The folder for the files with the hash `content`. It exists until this worker ends.
@@ -138,18 +133,8 @@ impl Artifacts {
         if let Some(folder) = own.get(&content) {
             return Ok(Arc::clone(folder));
         }
-        let mut all = lock(&self.offer.fetched.0);
-        all.retain(|_, folder| folder.strong_count() > 0);
-        let folder = match all.get(&content).and_then(Weak::upgrade) {
-            Some(folder) => folder,
-            None => {
-                let path =
-                    TempDir::with_prefix("sluice-").map_err(|error| format!("temporary folder: {error}"))?;
-                let made = Arc::new(Folder { path, fetching: Mutex::default() });
-                all.insert(content.clone(), Arc::downgrade(&made));
-                made
-            }
-        };
+        let folder = self.offer.fetched.folder(&content);
+        let folder = folder.map_err(|error| format!("cannot make a temporary folder: {error}"))?;
         own.insert(content, Arc::clone(&folder));
         Ok(folder)
     }
@@ -208,27 +193,18 @@ impl Artifacts {
     }
 }
 
-/// The place of a file in the folder of its model.
-fn place<'a>(model: &Path, file: &'a Path) -> &'a Path {
-    let beside = model.parent().and_then(|folder| file.strip_prefix(folder).ok());
-    beside.or(file.file_name().map(Path::new)).unwrap_or(file)
+/// The place of a file in the folder of fetched files. Weights keep their place beside the model. Other files have names
+/// of their content, since the base name of one may be that of another.
+fn place(model: &Path, file: &StagedFile) -> PathBuf {
+    let beside = model.parent().and_then(|folder| file.path.strip_prefix(folder).ok());
+    let is_below = |path: &&Path| path.components().all(|part| matches!(part, Component::Normal(_)));
+    match beside.filter(is_below) {
+        Some(path) => Path::new("model").join(path),
+        None => Path::new("other").join(&file.name),
+    }
 }
 
 /// The name under which an artifact is staged.
 fn staged_name(artifact: &ArtifactInformation) -> Option<String> {
     ArtifactStagingToRolePayload::decode(&artifact.role_payload[..]).ok().map(|role| role.staged_name)
-}
-
-/// Whether the file at `path` has this SHA-256.
-fn has_content(path: &Path, sha256: &str) -> bool {
-    let hash = || {
-        let (mut file, mut hash, mut piece) = (File::open(path)?, Sha256::new(), vec![0; 1 << 16]);
-        loop {
-            match file.read(&mut piece)? {
-                0 => return io::Result::Ok(hex(&hash.finalize())),
-                length => hash.update(&piece[..length]),
-            }
-        }
-    };
-    hash().is_ok_and(|found| found == sha256)
 }

@@ -2,6 +2,7 @@
 
 use std::sync::mpsc::channel;
 
+use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 use super::*;
@@ -24,26 +25,36 @@ fn sha256(content: &[u8]) -> String {
 impl Bench {
     fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        Self { runtime: Runtime::new().expect("a runtime"), folder, fetched: Arc::default() }
+        let fetched = Fetched::below(folder.path().to_owned());
+        Self { runtime: Runtime::new().expect("a runtime"), folder, fetched: Arc::new(fetched) }
     }
 
     /// A payload whose model and labels exist nowhere on this machine.
     fn payload(&self, model: &[u8], labels: &[u8]) -> Payload {
+        self.payload_of(&[("m.onnx", model), ("labels.txt", labels)])
+    }
+
+    /// A payload with these files: the model, its weights, and the labels.
+    fn payload_of(&self, files: &[(&str, &[u8])]) -> Payload {
         let path = |name: &str| self.folder.path().join(name);
-        let text = "name = \"t\"\n[input]\nuri = \"/in\"\n[preprocess]\nresize = { width = 2, height = 2 }\n\
-                    [model]\npath = \"m.onnx\"\nlabels = \"labels.txt\"\n[output]\nuri = \"/out\"\n";
-        let staged = [("m.onnx", model), ("labels.txt", labels)].map(|(name, content)| StagedFile {
+        let staged = files.iter().map(|(name, content)| StagedFile {
             path: path(name),
             sha256: sha256(content),
-            name: format!("{}-{name}", &sha256(content)[..16]),
+            name: format!("{}-{}", &sha256(content)[..16], name.rsplit('/').next().unwrap_or_default()),
         });
+        let ((model, content), (labels, _)) = (files[0], files[files.len() - 1]);
+        let text = format!(
+            "name = \"t\"\n[input]\nuri = \"/in\"\n[preprocess]\nresize = {{ width = 2, height = 2 }}\n\
+             [model]\npath = \"{model}\"\nlabels = \"{}\"\n[output]\nuri = \"/out\"\n",
+            path(labels).display()
+        );
         Payload {
             version: VERSION,
             path: path("p.toml"),
-            text: text.to_owned(),
+            text,
             overrides: Overrides::default(),
-            model_sha256: sha256(model),
-            staged: staged.into(),
+            model_sha256: sha256(content),
+            staged: staged.collect(),
         }
     }
 
@@ -63,11 +74,6 @@ impl Bench {
 
 fn content(bytes: &[u8]) -> Artifact {
     Artifact::Content(bytes.to_vec())
-}
-
-/// The folders that exist for fetched files.
-fn folders(fetched: &Fetched) -> usize {
-    lock(&fetched.0).values().filter(|folder| folder.strong_count() > 0).count()
 }
 
 #[test]
@@ -90,12 +96,12 @@ fn files_are_fetched_as_far_as_they_are_needed_and_removed_with_the_last_worker(
     let localized = scorer.localize(&payload, Needs::All).expect("the labels were fetched before");
     let path = localized.plan().expect("a plan").model.path;
     assert_eq!(fs::read(&path).expect("a file"), b"the model");
-    assert_eq!(folders(&bench.fetched), 1);
+    assert_eq!(bench.fetched.in_use().len(), 1);
     drop(lister);
     assert!(path.exists(), "another worker uses it");
     drop(scorer);
     assert!(!path.exists());
-    assert_eq!(folders(&bench.fetched), 0);
+    assert_eq!(bench.fetched.in_use().len(), 0);
 }
 
 #[test]
@@ -110,6 +116,49 @@ fn a_file_that_is_there_is_not_fetched() {
     fs::write(&payload.staged[0].path, b"another model").expect("a file");
     let different = worker.localize(&payload, Needs::All).expect_err("different");
     assert!(different.message.contains("m.onnx is missing or different"), "{different}");
+}
+
+#[test]
+fn files_of_the_same_base_name_do_not_take_each_others_place() {
+    for labels in ["labels/m.onnx", "labels/weights", "other/../weights"] {
+        let bench = Bench::new();
+        let runner = FakeRunner::start(bench.runtime.handle());
+        let payload =
+            bench.payload_of(&[("model/m.onnx", b"the model"), ("model/weights", b"1"), (labels, b"a\nb\n")]);
+        let [model, weights, labels] = &payload.staged[..] else { panic!("{payload:?}") };
+        let offered =
+            [(labels, content(b"a\nb\n")), (weights, content(b"1")), (model, content(b"the model"))];
+        let worker = bench.worker(&runner, &offered);
+        let plan = worker.localize(&payload, Needs::All).expect("all are offered").plan().expect("a plan");
+        assert_eq!(plan.model.labels.expect("labels").len(), 2, "{}", labels.path.display());
+        assert_eq!(fs::read(&plan.model.path).expect("a file"), b"the model");
+        assert_eq!(fs::read(plan.model.path.with_file_name("weights")).expect("a file"), b"1");
+    }
+}
+
+#[test]
+fn labels_outside_the_models_folder_stay_inside_the_folder_of_fetched_files() {
+    let bench = Bench::new();
+    let runner = FakeRunner::start(bench.runtime.handle());
+    let payload = bench.payload_of(&[("model/m.onnx", b"the model"), ("model/../labels.txt", b"a\n")]);
+    let [model, labels] = &payload.staged[..] else { panic!("{payload:?}") };
+    let worker = bench.worker(&runner, &[(labels, content(b"a\n")), (model, content(b"the model"))]);
+    worker.localize(&payload, Needs::All).expect("both are offered");
+    let entries = fs::read_dir(bench.folder.path()).expect("a folder");
+    let names: Vec<_> = entries.map(|entry| entry.expect("an entry").file_name()).collect();
+    assert_eq!(names.len(), 1, "{names:?}");
+}
+
+#[test]
+fn a_path_that_is_a_fifo_here_is_fetched_and_not_waited_for() {
+    let bench = Bench::new();
+    let runner = FakeRunner::start(bench.runtime.handle());
+    let payload = bench.payload(b"the model", b"a\n");
+    let labels = &payload.staged[1];
+    assert!(std::process::Command::new("mkfifo").arg(&labels.path).status().expect("mkfifo").success());
+    let worker = bench.worker(&runner, &[(labels, content(b"a\n"))]);
+    let plan = worker.localize(&payload, Needs::Labels).expect("it is offered").plan().expect("a plan");
+    assert_eq!(plan.model.labels.expect("labels").len(), 1);
 }
 
 #[test]
@@ -152,7 +201,7 @@ fn a_service_that_stalls_is_an_error_and_delays_nobody_else() {
     });
     is_fetching.recv().expect("begun");
     // until the folder is being filled
-    while !lock(&fetching.0).values().filter_map(Weak::upgrade).any(|one| one.fetching.try_lock().is_err()) {
+    while !fetching.in_use().iter().any(|folder| folder.fetching.try_lock().is_err()) {
         std::thread::yield_now();
     }
     let worker = bench.worker(&runner, &[(&sound.staged[1], content(b"b\n"))]);
