@@ -1,30 +1,31 @@
 //! The files of a plan that a job's artifacts contain: the model, its weights, and the labels.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use prost::Message;
 
 use super::payload::StagedFile;
 use super::proto::pipeline::{ArtifactFilePayload, ArtifactInformation};
 use crate::config::{LabelsSection, PipelineFile};
-use crate::engine::{hash_file, weight_files};
+use crate::engine::{HashedFile, hash_file};
 use crate::error::EngineError;
 
 /// Digits of the hash in a staged name: enough to keep files of the same name apart.
 const HASH_DIGITS: usize = 16;
 
-/// The files of `file`, with their hashes.
+/// The files of the plan of `file`, whose model has the files `model`.
 ///
 /// # Errors
-/// When one of them cannot be read.
-pub fn staged_files(file: &PipelineFile) -> Result<Vec<StagedFile>, EngineError> {
-    let model = &file.model.path;
-    let mut paths = vec![model.clone()];
-    paths.extend(weight_files(model)?);
+/// When the labels cannot be read.
+pub fn staged_files(
+    model: impl IntoIterator<Item = HashedFile>,
+    file: &PipelineFile,
+) -> Result<Vec<StagedFile>, EngineError> {
+    let mut files: Vec<_> = model.into_iter().map(staged).collect();
     if let Some(LabelsSection::File(labels)) = &file.model.labels {
-        paths.push(labels.clone());
+        files.push(staged(HashedFile { path: labels.clone(), sha256: hash_file(labels)? }));
     }
-    paths.into_iter().map(staged).collect()
+    Ok(files)
 }
 
 /// The file that an artifact of ours stands for, if it is one of `files`.
@@ -39,10 +40,10 @@ pub fn file_of<'a>(
     files.iter().find(|file| file.path.to_string_lossy() == asked).ok_or(asked)
 }
 
-fn staged(path: PathBuf) -> Result<StagedFile, EngineError> {
-    let sha256 = hash_file(&path)?;
+fn staged(file: HashedFile) -> StagedFile {
+    let HashedFile { path, sha256 } = file;
     let name = format!("{}-{}", &sha256[..HASH_DIGITS], base_name(&path));
-    Ok(StagedFile { path, sha256, name })
+    StagedFile { path, sha256, name }
 }
 
 /// Whether a file with this SHA-256 may be staged as `name`. Of two files with the same content, Dataflow's SDK stages
@@ -64,6 +65,7 @@ mod tests {
 
     use super::*;
     use crate::config::Overrides;
+    use crate::engine::hash_files;
 
     #[test]
     fn the_model_and_the_labels_are_staged_under_names_of_their_content() {
@@ -74,15 +76,19 @@ mod tests {
         let text = "name = \"t\"\n[input]\nuri = \"in\"\n[preprocess]\nresize = { width = 2, height = 2 }\n\
                     [model]\npath = \"my model.plan\"\nlabels = \"labels.txt\"\n[output]\nuri = \"out\"\n";
         let parse = |text: &str| PipelineFile::parse(text, &path("p.toml"), &Overrides::default());
-        let files = staged_files(&parse(text).expect("a file")).expect("files");
-        let [model, labels] = &files[..] else { panic!("{files:?}") };
+        let files = |text: &str| {
+            let file = parse(text).expect("a file");
+            staged_files(hash_files(&file.model.path)?, &file)
+        };
+        let found = files(text).expect("files");
+        let [model, labels] = &found[..] else { panic!("{found:?}") };
         assert_eq!((model.path.clone(), labels.path.clone()), (path("my model.plan"), path("labels.txt")));
         // sha256("m")
         assert_eq!(model.sha256, "62c66a7a5dd70c3146618063c344e531e6d4b59e379808443ce962b3abd63c5a");
         assert_eq!(model.name, "62c66a7a5dd70c31-my_model.plan");
         let inline = text.replace("\"labels.txt\"", "[\"a\"]");
-        assert_eq!(staged_files(&parse(&inline).expect("a file")).expect("files").len(), 1);
-        fs::remove_file(path("my model.plan")).expect("removed");
-        assert!(staged_files(&parse(text).expect("a file")).is_err());
+        assert_eq!(files(&inline).expect("files").len(), 1);
+        fs::remove_file(path("labels.txt")).expect("removed");
+        assert!(files(text).is_err());
     }
 }

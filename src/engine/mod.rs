@@ -26,7 +26,7 @@ pub use gpu::GpuEngine;
 pub use memory::explain as explain_memory;
 pub use model_file::hash_model;
 #[cfg(feature = "beam")]
-pub(crate) use model_file::{hash_file, weight_files};
+pub(crate) use model_file::{HashedFile, hash_file, hash_files, hash_of_files};
 pub(crate) use onnxruntime::find_plugin as find_tensorrt_plugin;
 pub use onnxruntime::{OnnxRuntime, load_on_gpus, probe_onnxruntime, probe_provider};
 pub use stage::{run, warm_up};

@@ -11,34 +11,57 @@ use crate::error::EngineError;
 use crate::plan::hex;
 use crate::regular_file::refuse_special;
 
+/// A file of a model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct HashedFile {
+    pub path: PathBuf,
+    /// SHA-256 in lower-case hexadecimal.
+    pub sha256: String,
+}
+
 /// SHA-256 of a model, in lower-case hexadecimal. If an ONNX file keeps weights in other files, it is the hash of the
 /// hashes of all files.
 ///
 /// # Errors
 /// When a file cannot be read, or a model names weights outside its own folder.
 pub fn hash_model(path: &Path) -> Result<String, EngineError> {
-    let whole = hash_file(path)?;
-    let weights = weight_files(path)?;
-    if weights.is_empty() {
-        return Ok(whole);
-    }
-    let mut sha256 = Sha256::new_with_prefix(&whole);
-    for file in weights {
-        sha256.update(hash_file(&file)?);
-    }
-    Ok(hex(&sha256.finalize()))
+    Ok(hash_of_files(&hash_files(path)?))
 }
 
-/// The files in which an ONNX file keeps its weights, besides itself.
+/// The hash of the model with these files, as [`hash_files`] returns them.
+pub(crate) fn hash_of_files(files: &[HashedFile]) -> String {
+    if let [model] = files {
+        return model.sha256.clone();
+    }
+    let mut sha256 = Sha256::new();
+    files.iter().for_each(|file| sha256.update(&file.sha256));
+    hex(&sha256.finalize())
+}
+
+/// The file of a model, and those in which an ONNX file keeps its weights. Each is read once.
 ///
 /// # Errors
-/// When the ONNX file cannot be read, or names weights outside its own folder.
-pub(crate) fn weight_files(path: &Path) -> Result<Vec<PathBuf>, EngineError> {
+/// When a file cannot be read, or the ONNX file names weights outside its own folder.
+pub(crate) fn hash_files(path: &Path) -> Result<Vec<HashedFile>, EngineError> {
+    let hashed = |path: PathBuf| Ok(HashedFile { sha256: hash_file(&path)?, path });
     if is_serialized(path) {
-        return Ok(Vec::new());
+        return Ok(vec![hashed(path.to_owned())?]);
     }
-    let bytes =
-        std::fs::read(path).map_err(|source| EngineError::ModelFile { path: path.to_owned(), source })?;
+    let fail = |source| EngineError::ModelFile { path: path.to_owned(), source };
+    refuse_special(path).map_err(fail)?;
+    let bytes = std::fs::read(path).map_err(fail)?;
+    let mut files = vec![HashedFile { path: path.to_owned(), sha256: hex(&Sha256::digest(&bytes)) }];
+    let weights = weight_files(path, &bytes)?;
+    // weights may be larger than memory
+    drop(bytes);
+    for path in weights {
+        files.push(hashed(path)?);
+    }
+    Ok(files)
+}
+
+/// The files in which the ONNX file at `path`, which has these bytes, keeps its weights besides itself.
+fn weight_files(path: &Path, bytes: &[u8]) -> Result<Vec<PathBuf>, EngineError> {
     let beside = |name: String| {
         // a path outside the folder could name a device or a pipe, which may never end
         let below = |part| matches!(part, Component::Normal(_) | Component::CurDir);
@@ -48,7 +71,7 @@ pub(crate) fn weight_files(path: &Path) -> Result<Vec<PathBuf>, EngineError> {
         }
         Ok(path.with_file_name(name))
     };
-    onnx::external_files(&bytes).into_iter().map(beside).collect()
+    onnx::external_files(bytes).into_iter().map(beside).collect()
 }
 
 /// SHA-256 of a file, in lower-case hexadecimal.
