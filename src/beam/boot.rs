@@ -23,6 +23,7 @@ use super::proto::fn_execution::{
     StopWorkerResponse,
 };
 use super::scorers::Scorers;
+use super::serving::serve_until;
 use super::worker::{self, Control};
 
 /// How long a runner that asks a pool for a worker waits until its services can be reached.
@@ -89,7 +90,9 @@ impl Process {
         let Begun { id, control, capabilities, logging, context } = begun;
         let context = Arc::new(context);
         let ended = worker::run(id, control, &capabilities, Arc::clone(&context), stop).await;
-        drop(logging);
+        if let Some(logging) = logging {
+            logging.close().await;
+        }
         // ending attempts blocks
         let dropped = tokio::task::spawn_blocking(move || drop(context)).await;
         dropped.map_err(|error| error.to_string()).and(ended)
@@ -131,25 +134,17 @@ impl Process {
     pub async fn pool(
         &self,
         address: &str,
-        mut stop: watch::Receiver<bool>,
+        stop: watch::Receiver<bool>,
         ready: impl FnOnce(std::net::SocketAddr),
     ) -> Result<(), String> {
-        let failed = |error: &dyn std::error::Error| format!("the pool cannot listen at {address}: {error}");
-        let listener = tokio::net::TcpListener::bind(address).await.map_err(|error| failed(&error))?;
-        ready(listener.local_addr().map_err(|error| failed(&error))?);
         let workers = Workers { process: self.clone(), stop: stop.clone(), running: Arc::default() };
         let running = Arc::clone(&workers.running);
-        let stopped = async move {
-            let _ = stop.wait_for(|stop| *stop).await;
-        };
-        let served = Server::builder()
-            .add_service(BeamFnExternalWorkerPoolServer::new(workers))
-            .serve_with_incoming_shutdown(tokio_stream::wrappers::TcpListenerStream::new(listener), stopped)
-            .await;
+        let router = Server::builder().add_service(BeamFnExternalWorkerPoolServer::new(workers));
+        let served = serve_until(stop, "pool", address, router, ready).await;
         let mut running = std::mem::take(&mut *running.lock().await);
         // the caller bounds how long a stop may take
         while running.join_next().await.is_some() {}
-        served.map_err(|error| failed(&error))
+        served
     }
 }
 

@@ -15,7 +15,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status};
 
 use super::proto::pipeline::ApiServiceDescriptor;
-use super::service_error::words;
+use super::service_error::{add_causes, words};
 
 /// How long to wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
@@ -25,9 +25,9 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// TCP keepalive: the idle time before the first probe, the interval between probes, and how many may go unanswered.
 /// A host that has vanished is noticed within a minute.
-const ALIVE_IDLE: Duration = Duration::from_secs(25);
-const ALIVE_INTERVAL: Duration = Duration::from_secs(10);
-const ALIVE_RETRIES: u32 = 3;
+pub const ALIVE_IDLE: Duration = Duration::from_secs(25);
+pub const ALIVE_INTERVAL: Duration = Duration::from_secs(10);
+pub const ALIVE_RETRIES: u32 = 3;
 
 /// A connection on which requests carry the worker's id.
 pub type WorkerChannel = InterceptedService<Channel, WorkerId>;
@@ -61,11 +61,7 @@ impl Interceptor for WorkerId {
 pub async fn connect(service: &str, address: &str) -> Result<Channel, String> {
     let failed = |error: &dyn std::error::Error| {
         let mut message = format!("cannot connect to the {service} at {address}: {error}");
-        let mut cause = error.source();
-        while let Some(error) = cause {
-            message = format!("{message}: {error}");
-            cause = error.source();
-        }
+        add_causes(&mut message, error.source());
         message
     };
     let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|error| failed(&error))?;

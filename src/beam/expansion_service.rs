@@ -7,12 +7,9 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::time::sleep;
-use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 use tonic::transport::Server;
 use tonic::{Request, Response, Status, async_trait};
@@ -33,10 +30,8 @@ use super::proto::job_management::artifact_retrieval_service_server::{
 use super::proto::job_management::{
     GetArtifactRequest, GetArtifactResponse, ResolveArtifactsRequest, ResolveArtifactsResponse,
 };
+use super::serving::serve_until;
 use super::staged::file_of;
-
-/// How long open requests may take after a stop.
-const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The expansion service.
 pub struct ExpansionService {
@@ -59,29 +54,13 @@ impl ExpansionService {
         stop: watch::Receiver<bool>,
         ready: impl FnOnce(SocketAddr),
     ) -> Result<(), String> {
-        let failed = |error: &dyn std::error::Error| {
-            format!("the expansion service cannot listen at {address}: {error}")
-        };
-        let listener = TcpListener::bind(address).await.map_err(|error| failed(&error))?;
-        ready(listener.local_addr().map_err(|error| failed(&error))?);
         let handler = Handler { environment: Arc::new(self.environment), files: Arc::default() };
         let expansion = ExpansionServiceServer::new(handler.clone());
         let expansion = expansion.max_decoding_message_size(usize::MAX).max_encoding_message_size(usize::MAX);
-        let (mut until, mut and_then) = (stop.clone(), stop);
-        let served = Server::builder()
+        let router = Server::builder()
             .add_service(expansion)
-            .add_service(ArtifactRetrievalServiceServer::new(handler))
-            .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async move {
-                let _ = until.wait_for(|stop| *stop).await;
-            });
-        tokio::select! {
-            served = served => served.map_err(|error| failed(&error)),
-            // connections stay open as long as their clients want
-            () = async {
-                let _ = and_then.wait_for(|stop| *stop).await;
-                sleep(STOP_TIMEOUT).await;
-            } => Ok(()),
-        }
+            .add_service(ArtifactRetrievalServiceServer::new(handler));
+        serve_until(stop, "expansion service", address, router, ready).await
     }
 }
 

@@ -5,11 +5,12 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prost_types::Timestamp;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tracing::Level;
@@ -21,6 +22,9 @@ use super::proto::fn_execution::log_entry::{List, severity::Enum as Severity};
 
 /// Lines that may wait to be sent to a runner.
 const LINES_WAITING: usize = 1000;
+
+/// How long a runner may take to read the last lines of a worker that ends.
+const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// The runners that get the log.
 static RUNNERS: Mutex<Vec<Arc<Runner>>> = Mutex::new(Vec::new());
@@ -121,6 +125,19 @@ impl Logging {
         });
         Ok(Self { runner, task })
     }
+
+    /// Close the stream, and wait up to [`LAST_LINES`] until the runner has read it.
+    pub async fn close(mut self) {
+        self.end();
+        // a panic was reported by its own thread
+        let _ = timeout(LAST_LINES, &mut self.task).await;
+    }
+
+    /// Take no further lines.
+    fn end(&self) {
+        self.runner.close();
+        remove(&self.runner);
+    }
 }
 
 fn remove(runner: &Arc<Runner>) {
@@ -129,8 +146,83 @@ fn remove(runner: &Arc<Runner>) {
 
 impl Drop for Logging {
     fn drop(&mut self) {
-        self.runner.close();
-        remove(&self.runner);
+        self.end();
         self.task.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Sender, channel};
+
+    use tokio::net::TcpListener;
+    use tokio::runtime::{Builder, Runtime};
+    use tokio_stream::wrappers::TcpListenerStream;
+    use tonic::transport::Server;
+    use tonic::{Request, Response, Status, Streaming, async_trait};
+
+    use super::*;
+    use crate::beam::proto::fn_execution::LogControl;
+    use crate::beam::proto::fn_execution::beam_fn_logging_server::{BeamFnLogging, BeamFnLoggingServer};
+
+    /// A logging service that answers when the stream has ended, as some runners do.
+    struct Service {
+        received: Sender<String>,
+        reads: bool,
+    }
+
+    #[async_trait]
+    impl BeamFnLogging for Service {
+        type LoggingStream = tokio_stream::Empty<Result<LogControl, Status>>;
+
+        async fn logging(
+            &self,
+            request: Request<Streaming<List>>,
+        ) -> Result<Response<Self::LoggingStream>, Status> {
+            if !self.reads {
+                std::future::pending::<()>().await;
+            }
+            let mut lists = request.into_inner();
+            while let Some(list) = lists.message().await? {
+                list.log_entries
+                    .into_iter()
+                    .for_each(|line| self.received.send(line.message).expect("a test"));
+            }
+            Ok(Response::new(tokio_stream::empty()))
+        }
+    }
+
+    /// Send `lines` lines to a service, and close the stream. Returns what the service has received.
+    fn received(reads: bool, lines: usize) -> Vec<String> {
+        let (services, (received, all)) = (Runtime::new().expect("a runtime"), channel());
+        let listener = services.block_on(TcpListener::bind("127.0.0.1:0")).expect("a port");
+        let address = listener.local_addr().expect("an address").to_string();
+        let service = BeamFnLoggingServer::new(Service { received, reads });
+        let server = Server::builder().add_service(service);
+        services.spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+        // one thread, so that nothing is sent before the stream is closed
+        let worker = Builder::new_current_thread().enable_all().build().expect("a runtime");
+        worker.block_on(async {
+            let id = WorkerId::new("1").expect("an id");
+            let logging = Logging::open(&address, id).await.expect("a stream");
+            for line in 0..lines {
+                logging.runner.send(Level::INFO, "a::module", &line.to_string());
+            }
+            logging.close().await;
+        });
+        drop(services);
+        all.iter().collect()
+    }
+
+    #[test]
+    fn the_last_lines_of_a_worker_reach_its_runner() {
+        let lines = received(true, 100);
+        assert_eq!(lines.len(), 101, "with the line of the start");
+        assert_eq!(lines.last().map(String::as_str), Some("99"));
+    }
+
+    #[test]
+    fn a_runner_that_does_not_read_its_log_does_not_keep_a_worker() {
+        assert!(received(false, 1).is_empty());
     }
 }

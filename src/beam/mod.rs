@@ -31,6 +31,7 @@ mod proto;
 mod row_counts;
 mod scorers;
 mod service_error;
+mod serving;
 mod shared_store;
 mod staged;
 mod staging;

@@ -102,6 +102,7 @@ pub fn words(status: &Status) -> String {
     text
 }
 
+/// Add a `cause`, and its own causes, to `text`, as far as it does not contain them.
 pub fn add_causes(text: &mut String, mut cause: Option<&(dyn std::error::Error + 'static)>) {
     while let Some(error) = cause {
         let said = error.to_string();
