@@ -77,7 +77,8 @@ pub fn run(args: &BeamArgs, log_format: LogFormat, progress: &Progress) -> anyho
 fn submit(args: &SubmitArgs, log_format: LogFormat, progress: &Progress) -> anyhow::Result<ExitCode> {
     let stop = StopSignal::default();
     let said = "interrupted: cancelling the job; a second signal exits at once, and leaves the job as it is";
-    let received = stop_on_signals(&stop, said, None)?;
+    let stopped = stop.clone();
+    let received = stop_on_signals(move || stopped.drain(), said, None)?;
     let runtime = storage_runtime()?;
     let submission = Submission::prepare(args.options().map_err(Error::from)?, runtime.handle())?;
     let output = submission.plan().output.uri.clone();

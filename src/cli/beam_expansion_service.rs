@@ -8,7 +8,8 @@ use sluice::error::Error;
 use tokio::sync::watch;
 
 use super::beam_environment::EnvironmentArgs;
-use super::beam_worker::{end, stop_on_signals};
+use super::beam_worker::end;
+use super::signals::stop_on_signals;
 use super::storage::storage_runtime;
 
 /// Arguments of `sluice beam expansion-service`.
@@ -25,7 +26,10 @@ pub struct ExpansionServiceArgs {
 pub fn run(args: &ExpansionServiceArgs) -> anyhow::Result<ExitCode> {
     let service = ExpansionService::new(args.environment.environment(None).map_err(Error::from)?);
     let (stop, stopped) = watch::channel(false);
-    stop_on_signals(stop, None)?;
+    let stop = move || {
+        stop.send_replace(true);
+    };
+    stop_on_signals(stop, "stopping; a second signal exits at once", None)?;
     let runtime = storage_runtime()?;
     let ready = |address| tracing::info!(%address, "the expansion service is ready");
     let ended = runtime.block_on(service.serve(&args.listen, stopped, ready));

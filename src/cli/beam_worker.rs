@@ -2,17 +2,16 @@
 
 use std::ffi::OsString;
 use std::process::ExitCode;
-use std::thread;
 use std::time::Duration;
 
 use clap::Args;
-use signal_hook::consts::{SIGINT, SIGTERM};
 use sluice::beam::{Endpoints, Process};
-use sluice::crash::leave;
+use sluice::error::Error;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
 use super::exit;
+use super::signals::{checked_grace, stop_on_signals};
 use super::storage::storage_runtime;
 
 /// Arguments of `sluice beam worker`.
@@ -45,20 +44,32 @@ pub struct WorkerArgs {
 const FLAGS: [&str; 5] =
     ["--id", "--provision_endpoint", "--control_endpoint", "--artifact_endpoint", "--logging_endpoint"];
 
+/// The option that an image may have before the flags of a runner.
+const LOG_FORMAT: &str = "--log-format";
+
+/// Whether `argument` is `flag` or `flag=VALUE`.
+fn is_flag(argument: &OsString, flag: &str) -> bool {
+    let rest = argument.to_str().and_then(|argument| argument.strip_prefix(flag));
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
+}
+
 /// The arguments of `sluice beam worker` among those that a runner passes to its worker, without the program's name.
-/// `None` if they are not those of a runner.
+/// `None` if they are not those of a runner: those have no command.
 pub fn of_runner(arguments: &[OsString]) -> Option<Vec<OsString>> {
-    let is_flag = |argument: &OsString, flag: &str| {
-        let rest = argument.to_str().and_then(|argument| argument.strip_prefix(flag));
-        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
-    };
     let starts = |argument: &OsString| argument.as_encoded_bytes().starts_with(b"--");
-    if !arguments.first().is_some_and(starts) || !arguments.iter().any(|argument| is_flag(argument, "--id")) {
+    let options = match arguments {
+        [first, _, ..] if first == LOG_FORMAT => 2,
+        [first, ..] if is_flag(first, LOG_FORMAT) => 1,
+        _ => 0,
+    };
+    let (options, flags) = arguments.split_at(options);
+    if !flags.first().is_some_and(starts) || !flags.iter().any(|argument| is_flag(argument, "--id")) {
         return None;
     }
     let mut known = vec!["beam".into(), "worker".into()];
+    known.extend_from_slice(options);
     let mut is_known = false;
-    for argument in arguments {
+    for argument in flags {
         if starts(argument) {
             is_known = FLAGS.iter().any(|flag| is_flag(argument, flag));
         }
@@ -73,7 +84,12 @@ pub fn of_runner(arguments: &[OsString]) -> Option<Vec<OsString>> {
 /// Run a worker, or a pool of them.
 pub fn run(args: &WorkerArgs) -> anyhow::Result<ExitCode> {
     let (stop, stopped) = watch::channel(false);
-    stop_on_signals(stop, Some(Duration::from_secs_f64(args.grace.clamp(0.0, 86_400.0))))?;
+    let said = "stopping: storing the rows scored so far; a second signal exits at once";
+    let grace = checked_grace(args.grace).map_err(Error::from)?;
+    let stop = move || {
+        stop.send_replace(true);
+    };
+    stop_on_signals(stop, said, Some(grace))?;
     let runtime = storage_runtime()?;
     let process = Process::new(runtime.handle().clone());
     let ended = runtime.block_on(async {
@@ -109,27 +125,6 @@ pub fn end(runtime: Runtime, ended: Result<(), String>) -> ExitCode {
     }
 }
 
-/// The first signal sets `stop`; the second, or the end of `grace`, ends the process.
-pub fn stop_on_signals(stop: watch::Sender<bool>, grace: Option<Duration>) -> anyhow::Result<()> {
-    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
-    thread::spawn(move || {
-        for signal in signals.forever() {
-            let code = if signal == SIGTERM { exit::TERMINATED } else { exit::INTERRUPTED };
-            if *stop.borrow() {
-                leave(code);
-            }
-            stop.send_replace(true);
-            let Some(grace) = grace else { continue };
-            thread::spawn(move || {
-                thread::sleep(grace);
-                tracing::error!("the grace period is over; exiting while workers are still running");
-                leave(code);
-            });
-        }
-    });
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -147,7 +142,20 @@ mod tests {
         let apart = "--semi_persist_dir /tmp --id 1-1 --logging_endpoint h:2 --x y z --control_endpoint h:3";
         let expected = "beam worker --id 1-1 --logging_endpoint h:2 --control_endpoint h:3";
         assert_eq!(of(apart).as_deref(), Some(expected));
-        for other in ["run --id", "--version", "--log-format json run", "--identity x"] {
+        for options in ["--log-format json", "--log-format=json"] {
+            let expected = format!("beam worker {options} --id 1-1");
+            assert_eq!(of(&format!("{options} --id 1-1 --x y")), Some(expected));
+        }
+        let others = [
+            "run --id",
+            "--version",
+            "--log-format json run --id x",
+            "--log-format json beam worker --id x --grace 60",
+            "--log-format=json beam worker --id x --grace 60",
+            "--log-format --id",
+            "--identity x",
+        ];
+        for other in others {
             assert_eq!(of(other), None, "{other}");
         }
     }

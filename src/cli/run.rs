@@ -3,12 +3,11 @@
 use std::process::ExitCode;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use clap::Args;
-use sluice::commit::{Output, Share, note_crash};
+use sluice::commit::{Output, note_crash};
 use sluice::crash::{CrashWatch, leave, signal_name};
-use sluice::error::{ConfigError, Error};
+use sluice::error::Error;
 use sluice::flow::StopSignal;
 use sluice::job::{Job, JobOptions};
 use sluice::limits::check_limits;
@@ -20,7 +19,7 @@ use super::pipeline_args::PipelineArgs;
 use super::print::{print, print_json_line};
 use super::progress::Progress;
 use super::share::ShareArgs;
-use super::signals::{code_of_signal, stop_on_signals};
+use super::signals::{checked_grace, code_of_signal, stop_on_signals};
 use super::storage::storage_runtime;
 use super::{exit, summary, total};
 
@@ -47,12 +46,13 @@ pub struct RunArgs {
 
 /// Score the input. The exit code tells the outcome.
 pub fn run(args: &RunArgs, log_format: LogFormat, progress: &Progress) -> anyhow::Result<ExitCode> {
-    let share = args.checked_share().map_err(Error::from)?;
+    let share = args.share.resolve(|name| std::env::var(name).ok()).map_err(Error::from)?;
     let stop = StopSignal::default();
     let options = JobOptions { limit: args.limit, stop: stop.clone(), overwrite: args.overwrite, share };
     options.check().map_err(Error::from)?;
     let said = "interrupted: finishing the work in flight; a second signal exits at once";
-    let received = stop_on_signals(&stop, said, Some(Duration::from_secs_f64(args.grace)))?;
+    let grace = checked_grace(args.grace).map_err(Error::from)?;
+    let received = stop_on_signals(move || stop.drain(), said, Some(grace))?;
     let mut plan = args.pipeline.load().map_err(Error::from)?;
     plan.input.allow_empty |= args.allow_empty;
     check_limits(&plan)?;
@@ -88,21 +88,6 @@ pub fn run(args: &RunArgs, log_format: LogFormat, progress: &Progress) -> anyhow
         Outcome::Interrupted => code_of_signal(received.load(Relaxed)),
     }))
 }
-
-impl RunArgs {
-    /// Check the arguments, and return this worker's share.
-    fn checked_share(&self) -> Result<Share, ConfigError> {
-        let refuse =
-            |argument, message: &str| Err(ConfigError::Argument { argument, message: message.to_owned() });
-        if !(0.0..=MAX_GRACE_SECONDS).contains(&self.grace) {
-            return refuse("--grace", "must be between 0 and 86400 seconds");
-        }
-        self.share.resolve(|name| std::env::var(name).ok())
-    }
-}
-
-/// A day: longer than any platform waits.
-const MAX_GRACE_SECONDS: f64 = 86_400.0;
 
 /// When a decoder or a reader crashes, note the record for the next attempt, and end the process.
 fn note_crashes(watch: CrashWatch, output: Output, run_id: Arc<OnceLock<String>>) {

@@ -1,5 +1,8 @@
 //! The binary as users run it: inputs on disk, a real model, and the Parquet read back.
 
+#[cfg(feature = "beam")]
+#[path = "cli/beam.rs"]
+mod beam;
 #[path = "cli/diff.rs"]
 mod diff;
 #[path = "cli/extract.rs"]
