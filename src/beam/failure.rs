@@ -51,7 +51,7 @@ impl Failure {
     }
 
     /// The failure of a bundle that this version of sluice can never process: an unknown transform, function or coder,
-    /// or a payload or an element of another version.
+    /// elements that do not fit, or a payload of another version.
     pub fn unsupported(message: impl Into<String>) -> Self {
         Self { code: exit_code::USAGE, retry: Retry::Never, message: message.into() }
     }
@@ -59,6 +59,11 @@ impl Failure {
     /// The failure of a bundle whose worker is ending.
     pub fn stopped() -> Self {
         "the worker was asked to stop".to_owned().into()
+    }
+
+    /// Whether it is [`Failure::stopped`].
+    pub fn is_stopped(&self) -> bool {
+        *self == Self::stopped()
     }
 
     /// The failure of work that panicked.

@@ -5,9 +5,12 @@
 //! - The state and the metrics are polled every few seconds, so that a dead service is noticed even if its connection
 //!   stays open. After [`Limits::lost`] without an answer the job is lost.
 //! - Every call has a deadline. While nothing happens, a line of the log says so.
+//! - A stop is heard at each step. If the service was not asked to run the job, nothing runs; otherwise the job is
+//!   cancelled.
 //! - The state of a job decides nothing about its output: some runners mark a job as cancelled and let it run on.
 
 use std::error::Error as _;
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
@@ -36,6 +39,8 @@ pub struct Limits {
     pub answer: Duration,
     /// Between two looks at the stop signal.
     pub tick: Duration,
+    /// After a stop, for the id of a job that the service was asked to run.
+    pub id: Duration,
     /// Between two polls of the state and the metrics.
     pub poll: Duration,
     /// Without any answer, until the job counts as lost.
@@ -57,6 +62,7 @@ impl Default for Limits {
         Self {
             answer: seconds(25),
             tick: Duration::from_millis(200),
+            id: seconds(10),
             poll: seconds(5),
             lost: seconds(20),
             cancel: seconds(20),
@@ -79,6 +85,83 @@ async fn connect(endpoint: &str, limits: &Limits) -> Result<Channel, ServiceErro
     to.connect_timeout(limits.answer).connect().await.map_err(unreachable)
 }
 
+/// Why there is no job to follow.
+#[derive(Debug)]
+pub enum NotStarted {
+    /// The stop came before the service was asked to run the job.
+    Stopped,
+    /// The service does not run the job.
+    Failed(ServiceError),
+    /// The service was asked to run the job, and its answer is missing: the job may run.
+    Unknown(ServiceError),
+}
+
+impl From<ServiceError> for NotStarted {
+    fn from(error: ServiceError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// A job that the service has accepted and not started.
+struct Prepared {
+    client: JobServiceClient<Channel>,
+    run: RunJobRequest,
+}
+
+/// Prepare the job `request` at `endpoint`, and stage `files`.
+async fn prepare(
+    endpoint: &str,
+    request: PrepareJobRequest,
+    files: &[StagedFile],
+    limits: &Limits,
+) -> Result<Prepared, ServiceError> {
+    let channel = connect(endpoint, limits).await?;
+    let mut client = JobServiceClient::new(channel.clone()).max_decoding_message_size(usize::MAX);
+    let prepared = timeout(limits.answer, client.prepare(request)).await;
+    let prepared = prepared.map_err(|_| no_answer("the preparation of the job", limits.answer))?;
+    let prepared = prepared.map_err(|status| not_a_service(endpoint, &status))?.into_inner();
+    if !files.is_empty() {
+        let to = prepared.artifact_staging_endpoint.unwrap_or_default().url;
+        tracing::info!(files = files.len(), "staging the files of the plan");
+        let to = if to.is_empty() { channel } else { connect(&to, limits).await? };
+        stage(to, &prepared.staging_session_token, files, limits.answer).await?;
+    }
+    let run = RunJobRequest {
+        preparation_id: prepared.preparation_id,
+        retrieval_token: prepared.staging_session_token,
+    };
+    Ok(Prepared { client, run })
+}
+
+/// The id of the job, once the service runs it. A stop does not end this at once, because a job is cancelled by its id.
+async fn run(prepared: &mut Prepared, stop: &StopSignal, limits: &Limits) -> Result<String, NotStarted> {
+    const STEP: &str = "the start of the job";
+    let request = prepared.run.clone();
+    let mut run = pin!(answer(STEP, prepared.client.run(request), limits));
+    let run = match unless_stopped(stop, limits.tick, run.as_mut()).await {
+        Some(run) => run,
+        None => timeout(limits.id, run).await.unwrap_or_else(|_| Err(no_answer(STEP, limits.id))),
+    };
+    match run {
+        Ok(run) => Ok(run.job_id),
+        Err(error @ (ServiceError::NoAnswer { .. } | ServiceError::Broken { .. })) => {
+            Err(NotStarted::Unknown(error))
+        }
+        Err(error) => Err(NotStarted::Failed(error)),
+    }
+}
+
+/// The result of `step`; `None` if the stop comes before it.
+async fn unless_stopped<T>(stop: &StopSignal, tick: Duration, step: impl Future<Output = T>) -> Option<T> {
+    let mut step = pin!(step);
+    while !stop.is_draining() {
+        if let Ok(result) = timeout(tick, step.as_mut()).await {
+            return Some(result);
+        }
+    }
+    None
+}
+
 /// How a job ended, or was left.
 #[derive(Debug)]
 pub struct Ended {
@@ -88,6 +171,8 @@ pub struct Ended {
     pub failure: Option<Failure>,
     /// The text of the last error message.
     pub error: Option<String>,
+    /// Whether that one came after the failure, and is not about it.
+    pub is_error_later: bool,
     /// Whether it was cancelled from here.
     pub is_cancelled: bool,
     /// Whether a worker has reported anything. Some runners pass reports on only when bundles end.
@@ -113,6 +198,7 @@ pub struct RunningJob {
     state: State,
     failure: Option<Failure>,
     error: Option<String>,
+    is_error_later: bool,
     /// Messages that were taken from all streams.
     seen: usize,
     cancelled: Option<Instant>,
@@ -125,46 +211,35 @@ pub struct RunningJob {
 }
 
 impl RunningJob {
-    /// Prepare the job `request` at `endpoint`, stage `files` and run it. `None` if `stop` came before the job ran.
+    /// Prepare the job `request` at `endpoint`, stage `files` and run it, unless `stop` comes before.
     ///
     /// # Errors
-    /// If the service cannot be reached or refuses the job.
+    /// See [`NotStarted`].
     pub async fn start(
         endpoint: &str,
         request: PrepareJobRequest,
         files: &[StagedFile],
         stop: &StopSignal,
         limits: Limits,
-    ) -> Result<Option<Self>, ServiceError> {
-        let channel = connect(endpoint, &limits).await?;
-        let mut client = JobServiceClient::new(channel.clone()).max_decoding_message_size(usize::MAX);
-        let prepared = timeout(limits.answer, client.prepare(request)).await;
-        let prepared = prepared.map_err(|_| no_answer("the preparation of the job", limits.answer))?;
-        let prepared = prepared.map_err(|status| not_a_service(endpoint, &status))?.into_inner();
-        if !files.is_empty() {
-            let to = prepared.artifact_staging_endpoint.unwrap_or_default().url;
-            tracing::info!(files = files.len(), "staging the files of the plan");
-            let to = if to.is_empty() { channel } else { connect(&to, &limits).await? };
-            stage(to, &prepared.staging_session_token, files, limits.answer).await?;
-        }
+    ) -> Result<Self, NotStarted> {
+        let prepared = prepare(endpoint, request, files, &limits);
+        let prepared = unless_stopped(stop, limits.tick, prepared).await;
+        let mut prepared = prepared.ok_or(NotStarted::Stopped)??;
         if stop.is_draining() {
-            return Ok(None);
+            return Err(NotStarted::Stopped);
         }
-        let run = RunJobRequest {
-            preparation_id: prepared.preparation_id,
-            retrieval_token: prepared.staging_session_token,
-        };
-        let run = answer("the start of the job", client.run(run), &limits).await?;
-        tracing::info!(job_id = run.job_id, "the runner has accepted the job");
+        let job_id = run(&mut prepared, stop, &limits).await?;
+        tracing::info!(job_id, "the runner has accepted the job");
         let now = Instant::now();
-        Ok(Some(Self {
-            client,
+        Ok(Self {
+            client: prepared.client,
             endpoint: endpoint.to_owned(),
-            job_id: run.job_id,
+            job_id,
             limits,
             state: State::Unspecified,
             failure: None,
             error: None,
+            is_error_later: false,
             seen: 0,
             cancelled: None,
             has_counts: false,
@@ -172,7 +247,7 @@ impl RunningJob {
             last_sign: now,
             last_answer: now,
             last_line: now,
-        }))
+        })
     }
 
     /// Follow the job to its end. A stop cancels it; then this returns after [`Limits::cancel`] at the latest.
@@ -180,6 +255,10 @@ impl RunningJob {
     /// # Errors
     /// [`ServiceError::Lost`], [`ServiceError::NoWorker`] and [`ServiceError::LostWorker`].
     pub async fn follow(mut self, watch: &mut Watch<'_>) -> Result<Ended, ServiceError> {
+        // the stop may have come while the job was starting
+        if watch.stop.is_draining() {
+            self.cancel().await;
+        }
         let mut stream = self.subscribe().await;
         let mut next_poll = Instant::now() + self.limits.poll;
         while !self.is_over() {
@@ -221,14 +300,15 @@ impl RunningJob {
         }
         self.read_last_messages(stream).await;
         self.read_metrics(watch).await;
-        let Self { state, failure, error, cancelled, signs_of_life, .. } = self;
-        let has_workers = !signs_of_life.is_empty();
-        Ok(Ended { state, failure, error, is_cancelled: cancelled.is_some(), has_workers })
+        let Self { state, failure, error, is_error_later, cancelled, signs_of_life, .. } = self;
+        let (is_cancelled, has_workers) = (cancelled.is_some(), !signs_of_life.is_empty());
+        Ok(Ended { state, failure, error, is_error_later, is_cancelled, has_workers })
     }
 
-    /// Whether the job waits for workers that cannot start, or that have died. Prism may overlook both, and is recognised
-    /// by the ids of its jobs. It reports the metrics of bundles from their start, and requests their progress at least
-    /// every 30 s. Other runners fail such a job, and may queue a job for a long time without a sign of a worker.
+    /// Whether the job waits for workers that cannot start, or that have died. Prism may overlook both, and is
+    /// recognised by the ids of its jobs. It reports the metrics of bundles from their start, and requests their
+    /// progress at least every 30 s. Other runners fail such a job, and may queue a job for a long time without a sign
+    /// of a worker.
     fn lacks_workers(&self, starts_processes: bool) -> bool {
         let number = self.job_id.strip_prefix("job-");
         let is_prism = number.is_some_and(|number| number.parse::<u32>().is_ok());
@@ -276,9 +356,14 @@ impl RunningJob {
             Level::JobMessageBasic => tracing::info!("runner: {text}"),
             _ => tracing::debug!("runner: {text}"),
         }
-        self.failure = Failure::find(&text).or_else(|| self.failure.take());
+        let failure = Failure::find(&text);
         if level == Level::JobMessageError {
             self.error = Some(text);
+            self.is_error_later = true;
+        }
+        if failure.is_some() {
+            self.failure = failure;
+            self.is_error_later = false;
         }
     }
 

@@ -22,7 +22,7 @@ use tokio::runtime::Handle;
 use super::absolute::absolute_path;
 use super::environment::{Environment, is_address};
 use super::failure::Failure;
-use super::job_service::{Ended, Limits, RunningJob, Watch};
+use super::job_service::{Ended, Limits, NotStarted, RunningJob, Watch};
 use super::payload::Payload;
 use super::pipeline::pipeline;
 use super::prepare::prepare;
@@ -92,7 +92,8 @@ pub enum Submitted {
     Finished(Box<FinishedJob>),
     /// The job was cancelled, and its run is not finished.
     Cancelled {
-        /// What the runner says about the job, in Beam's words; empty if the job had not started.
+        /// What the runner says about the job, in Beam's words: `UNSPECIFIED` if it has said nothing. Empty if the job
+        /// was not started.
         state: &'static str,
         /// What the output has, in words.
         output: String,
@@ -117,7 +118,7 @@ pub enum SubmitError {
     /// The plan, the model or the output cannot be used.
     #[error(transparent)]
     Local(#[from] Error),
-    /// The job service is at fault. The rest says what the output has, if the job had started.
+    /// The job service is at fault. The rest says what the output has, if the job was started or may have been.
     #[error("{error}{output}")]
     Service {
         /// What went wrong.
@@ -215,9 +216,9 @@ impl Submission {
         let start =
             RunningJob::start(&self.options.job_endpoint, request, &self.payload.staged, stop, self.limits);
         let started = self.runtime.block_on(start);
-        let started = started.map_err(|error| SubmitError::Service { error, output: String::new() })?;
-        let Some(job) = started else {
-            return Ok(Submitted::Cancelled { state: "", output: self.output_in_words() });
+        let job = match started {
+            Ok(job) => job,
+            Err(not_started) => return self.not_started(not_started, stop.is_draining()),
         };
         let begun = Instant::now();
         let mut is_first = true;
@@ -237,16 +238,26 @@ impl Submission {
                 Some(finished) => Ok(Submitted::Finished(Box::new(finished))),
                 None => Err(SubmitError::NotDone { output: self.output_in_words() }),
             },
-            Ok(Ended { state, is_cancelled: true, .. }) if state != State::Failed => match finished()? {
-                // one with too many errors may be of an earlier job
-                Some(finished) if finished.summary.outcome == Outcome::Succeeded => {
-                    Ok(Submitted::Finished(Box::new(finished)))
+            Ok(Ended { state, failure, is_cancelled: true, .. })
+                if state != State::Failed || failure.as_ref().is_none_or(Failure::is_stopped) =>
+            {
+                match finished()? {
+                    // one with too many errors may be of an earlier job
+                    Some(finished) if finished.summary.outcome == Outcome::Succeeded => {
+                        Ok(Submitted::Finished(Box::new(finished)))
+                    }
+                    _ => Ok(Submitted::Cancelled {
+                        state: state.as_str_name(),
+                        output: self.output_in_words(),
+                    }),
                 }
-                _ => Ok(Submitted::Cancelled { state: state.as_str_name(), output: self.output_in_words() }),
-            },
+            }
             failed => {
                 let error = match failed {
-                    Ok(Ended { failure: Some(failure), .. }) => SubmitError::Worker(failure),
+                    Ok(Ended { failure: Some(failure), error, is_error_later, .. }) => {
+                        let later = error.filter(|_| is_error_later);
+                        SubmitError::Worker(with_later_error(failure, later.as_deref()))
+                    }
                     Ok(Ended { state, error, has_workers, .. }) => {
                         let reason = self.reason(error.as_deref(), has_workers);
                         let (state, output) = (state.as_str_name(), self.output_in_words());
@@ -264,6 +275,23 @@ impl Submission {
                     }
                     _ => Err(error),
                 }
+            }
+        }
+    }
+
+    /// The end of a submission without a job to follow.
+    fn not_started(&self, not_started: NotStarted, is_stopped: bool) -> Result<Submitted, SubmitError> {
+        let output = || self.output_in_words();
+        match not_started {
+            NotStarted::Stopped => Ok(Submitted::Cancelled { state: "", output: output() }),
+            NotStarted::Failed(error) => Err(SubmitError::Service { error, output: String::new() }),
+            NotStarted::Unknown(error) if is_stopped => {
+                tracing::warn!(%error, "the job may run: it cannot be cancelled, because its id is unknown");
+                Ok(Submitted::Cancelled { state: State::Unspecified.as_str_name(), output: output() })
+            }
+            NotStarted::Unknown(error) => {
+                let output = format!("; the job may run: see the runner's user interface; {}", output());
+                Err(SubmitError::Service { error, output })
             }
         }
     }
@@ -374,6 +402,17 @@ fn essence(error: &str) -> String {
         None => error.lines().map(str::trim).filter(|line| !line.is_empty()).take(1).collect(),
     };
     words.join(" ").trim().chars().take(ESSENCE_CHARS).collect()
+}
+
+/// `failure`, and a later error of the runner that does not contain it.
+fn with_later_error(failure: Failure, later: Option<&str>) -> Failure {
+    let Some(later) = later else { return failure };
+    let Failure { code, retry, message } = failure;
+    let message = format!(
+        "{message}; the runner's last error is another one, so a later attempt may have failed for another reason: {}",
+        essence(later)
+    );
+    Failure { code, retry, message }
 }
 
 /// A name that every runner accepts: lower-case letters, digits and hyphens. Dataflow and some job services refuse two
