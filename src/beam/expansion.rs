@@ -1,12 +1,16 @@
 //! Expands the transform that pipelines of other SDKs use: from the request of an SDK to the components that the runner
 //! executes.
 //!
-//! - The input is one bounded collection of URIs, which are strings or bytes, in the global window.
-//! - The payload of the transform is the text of a pipeline file, or JSON with the file's `path`, its text as `pipeline`,
-//!   or both, and overrides as `output` and `set`. `input.uri` of the file is ignored.
+//! - The input is one bounded collection of URIs, which are strings or bytes, in the global window. It has no trigger
+//!   that may fire more than once, because all URIs are one group.
+//! - The payload of the transform is the text of a pipeline file, or JSON with the file's `path`, its text as
+//!   `pipeline`, or both, and overrides as `output` and `set`. `input.uri` of the file is ignored.
 //! - The output is a collection of strings: the report of each shard as JSON.
 //! - The request's components are not changed. Ids of new ones begin with the request's namespace, as SDKs require.
 //! - Only the pipeline file, the model and the labels are read. Workers check the input and the output.
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -21,7 +25,7 @@ use super::payload::StagedFile;
 use super::pipeline::{Steps, add_transform};
 use super::prepare::prepare;
 use super::proto::expansion::{ExpansionRequest, ExpansionResponse};
-use super::proto::pipeline as beam;
+use super::proto::pipeline::{self as beam, trigger};
 use super::urns;
 use crate::config::Overrides;
 use crate::error::{ConfigError, Error};
@@ -30,6 +34,10 @@ use crate::regular_file::read_text;
 
 /// The name of the payload in messages. Paths in the payload are relative to the current folder.
 const PAYLOAD: &str = "the payload";
+
+/// Replaces `input.uri`, which is ignored: it need not be an input that workers can read, and a relative path does not
+/// put the current folder into the payload.
+const INPUT: &str = "beam://collection";
 
 /// The name of the output.
 const OUTPUT: &str = "out";
@@ -90,7 +98,7 @@ pub fn expand(
     let configuration = Configuration::decode(&spec.payload)?;
     let (path, pipeline) = configuration.file()?;
     let Configuration { output, set, .. } = configuration;
-    let overrides = Overrides { inputs: Vec::new(), output, set };
+    let overrides = Overrides { inputs: vec![INPUT.to_owned()], output, set };
     let (payload, _) = prepare(path, pipeline, &overrides, Plan::without_inputs)?;
     let mut builder = Builder::within(
         components,
@@ -159,8 +167,32 @@ fn input(components: &beam::Components, transform: &beam::PTransform) -> Result<
              scores all of them"
         ));
     }
+    if let Some(trigger) = strategy.trigger.as_ref().and_then(|trigger| firing_again(trigger)) {
+        return Err(format!(
+            "the collection of URIs has the trigger {trigger}, which may fire more than once; the transform needs the \
+             default trigger, because one run scores all URIs"
+        ));
+    }
     check_coder(components, &collection.coder_id)?;
     Ok((id.clone(), windowing.clone()))
+}
+
+/// The name of the trigger in Beam's Python SDK, if it may fire more than once in the global window of a bounded
+/// collection.
+fn firing_again(trigger: &beam::Trigger) -> Option<&'static str> {
+    use trigger::Trigger;
+    Some(match trigger.trigger.as_ref()? {
+        Trigger::Default(_) | Trigger::Never(_) | Trigger::Always(_) => return None,
+        Trigger::AfterAll(_) => "AfterAll",
+        Trigger::AfterAny(_) => "AfterAny",
+        Trigger::AfterEach(_) => "AfterEach",
+        Trigger::AfterEndOfWindow(_) => "AfterWatermark",
+        Trigger::AfterProcessingTime(_) => "AfterProcessingTime",
+        Trigger::AfterSynchronizedProcessingTime(_) => "AfterSynchronizedProcessingTime",
+        Trigger::ElementCount(_) => "AfterCount",
+        Trigger::OrFinally(_) => "OrFinally",
+        Trigger::Repeat(_) => "Repeatedly",
+    })
 }
 
 /// Check that elements are strings or bytes.
@@ -174,285 +206,5 @@ fn check_coder(components: &beam::Components, id: &str) -> Result<(), String> {
     match coder {
         Coder::Bytes | Coder::String => Ok(()),
         other => Err(format!("the elements of the input are encoded as {}; {advice}", other.urn())),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::fs;
-
-    use tempfile::TempDir;
-
-    use super::*;
-    use crate::beam::components::checks;
-    use crate::beam::payload::Payload;
-
-    /// A folder with a model, and a request like those of SDKs.
-    struct Bench {
-        folder: TempDir,
-        request: ExpansionRequest,
-    }
-
-    impl Bench {
-        fn new() -> Self {
-            let folder = tempfile::tempdir().expect("a folder");
-            fs::write(folder.path().join("m.plan"), "m").expect("a file");
-            let spec = |urn: &str, payload: &[u8]| {
-                Some(beam::FunctionSpec { urn: urn.to_owned(), payload: payload.to_owned() })
-            };
-            let coder = |urn: &str| beam::Coder { spec: spec(urn, b""), component_coder_ids: Vec::new() };
-            let collection = beam::PCollection {
-                unique_name: "uris".to_owned(),
-                coder_id: "text".to_owned(),
-                is_bounded: beam::is_bounded::Enum::Bounded.into(),
-                windowing_strategy_id: "theirs".to_owned(),
-                ..Default::default()
-            };
-            let strategy = beam::WindowingStrategy {
-                window_fn: spec(urns::GLOBAL_WINDOWS, b""),
-                window_coder_id: "window".to_owned(),
-                environment_id: "python".to_owned(),
-                ..Default::default()
-            };
-            let fake = beam::PTransform {
-                unique_name: "impulse_input".to_owned(),
-                spec: spec(urns::IMPULSE, b""),
-                outputs: HashMap::from([("out".to_owned(), "uris".to_owned())]),
-                ..Default::default()
-            };
-            let entry = |id: &str, coder| (id.to_owned(), coder);
-            let components = beam::Components {
-                transforms: HashMap::from([("impulse_input".to_owned(), fake)]),
-                pcollections: HashMap::from([("uris".to_owned(), collection)]),
-                windowing_strategies: HashMap::from([("theirs".to_owned(), strategy)]),
-                coders: HashMap::from([
-                    entry("text", coder(urns::STRING)),
-                    entry("window", coder(urns::GLOBAL_WINDOW)),
-                    entry("pickled", coder("beam:coder:pickled_python:v1")),
-                ]),
-                environments: HashMap::from([("python".to_owned(), beam::Environment::default())]),
-            };
-            let transform = beam::PTransform {
-                unique_name: "Main/Score".to_owned(),
-                spec: spec(urns::TRANSFORM, b""),
-                inputs: HashMap::from([("input".to_owned(), "uris".to_owned())]),
-                ..Default::default()
-            };
-            let request = ExpansionRequest {
-                components: Some(components),
-                transform: Some(transform),
-                namespace: "external_7".to_owned(),
-                ..Default::default()
-            };
-            let mut bench = Self { folder, request };
-            bench.set_payload(&bench.pipeline());
-            bench
-        }
-
-        /// The text of a pipeline file without an input.
-        fn pipeline(&self) -> String {
-            let model = self.folder.path().join("m.plan");
-            format!(
-                "name = \"t\"\n[preprocess]\nresize = {{ width = 2, height = 2 }}\n[model]\npath = {model:?}\n\
-                 [engine]\nkind = \"tensorrt\"\n[output]\nuri = \"out\"\n"
-            )
-        }
-
-        fn components(&mut self) -> &mut beam::Components {
-            self.request.components.as_mut().expect("components")
-        }
-
-        fn collection(&mut self) -> &mut beam::PCollection {
-            self.components().pcollections.get_mut("uris").expect("a collection")
-        }
-
-        fn transform(&mut self) -> &mut beam::PTransform {
-            self.request.transform.as_mut().expect("a transform")
-        }
-
-        fn set_payload(&mut self, payload: &str) {
-            self.transform().spec.as_mut().expect("a spec").payload = payload.as_bytes().to_owned();
-        }
-
-        fn expand(&self) -> Result<(ExpansionResponse, Vec<StagedFile>), ExpansionError> {
-            expand(self.request.clone(), &Environment::External { pool: "localhost:1".to_owned() })
-        }
-
-        /// The payload of the functions of an expanded transform.
-        fn payload(&self) -> Payload {
-            let (response, _) = self.expand().expect("expanded");
-            let functions = checks::functions(&response.components.expect("components"));
-            let decode = |(_, encoded): &(String, Vec<u8>)| Payload::decode(encoded).expect("a payload");
-            let payloads: Vec<_> = functions.iter().map(decode).collect();
-            assert!(payloads.iter().all(|payload| *payload == payloads[0]));
-            payloads.into_iter().next().expect("a function")
-        }
-
-        fn refusal(&self) -> String {
-            self.expand().expect_err("refused").to_string()
-        }
-    }
-
-    #[test]
-    fn a_payload_may_name_the_pipeline_file_whose_folder_has_the_model() {
-        let mut bench = Bench::new();
-        let model = bench.folder.path().join("m.plan");
-        let text = bench.pipeline().replace(&format!("{model:?}"), "\"m.plan\"");
-        let path = bench.folder.path().join("p.toml");
-        bench.set_payload(&serde_json::json!({"pipeline": text, "path": path}).to_string());
-        assert_eq!(bench.payload().staged[0].path, model);
-        bench.set_payload(&serde_json::json!({"path": path}).to_string());
-        assert!(bench.refusal().contains("p.toml"), "{}", bench.refusal());
-        fs::write(&path, &text).expect("a file");
-        assert_eq!((bench.payload().text, bench.payload().path), (text.clone(), path));
-        bench.set_payload(&text);
-        assert!(bench.refusal().contains("m.plan"), "{}", bench.refusal());
-        bench.set_payload("{}");
-        assert!(bench.refusal().contains("neither path nor pipeline"), "{}", bench.refusal());
-    }
-
-    #[test]
-    fn the_components_of_the_request_are_completed() {
-        let bench = Bench::new();
-        let (response, files) = bench.expand().expect("expanded");
-        let (all, transform) =
-            (response.components.expect("components"), response.transform.expect("a transform"));
-        checks::every_id_resolves(&all);
-        let asked = bench.request.components.as_ref().expect("components");
-        for (id, theirs) in &asked.transforms {
-            assert_eq!(&all.transforms[id], theirs);
-        }
-        for (id, theirs) in &asked.coders {
-            assert_eq!(&all.coders[id], theirs);
-        }
-        assert_eq!(all.windowing_strategies, asked.windowing_strategies);
-        assert_eq!(all.environments["external_7_worker"].dependencies.len(), files.len());
-        // an SDK takes what begins with the namespace
-        let ids = all.transforms.keys().chain(all.pcollections.keys()).chain(all.coders.keys());
-        let new: Vec<_> = ids.filter(|id| id.starts_with("external_7_")).collect();
-        let old = asked.transforms.len() + asked.pcollections.len() + asked.coders.len();
-        let count = all.transforms.len() + all.pcollections.len() + all.coders.len();
-        assert_eq!(new.len() + old, count);
-        let new = all.transforms.iter().filter(|(id, _)| id.starts_with("external_7_"));
-        assert!(new.clone().all(|(_, transform)| transform.unique_name.starts_with("Main/Score/")));
-        // the composite is the one that was asked for
-        assert_eq!(
-            (transform.unique_name.as_str(), &transform.inputs["input"]),
-            ("Main/Score", &"uris".to_owned())
-        );
-        checks::order_is_topological(&all, &transform.subtransforms, &["uris".to_owned()]);
-        let parts = new.clone().map(|(_, transform)| transform.subtransforms.len()).sum::<usize>();
-        assert_eq!(transform.subtransforms.len() + parts, new.count(), "each is a part");
-        let outputs: Vec<_> = transform.outputs.values().collect();
-        let [output] = outputs[..] else { panic!("{outputs:?}") };
-        let coder = &all.pcollections[output].coder_id;
-        assert_eq!(all.coders[coder].spec.as_ref().expect("a spec").urn, urns::STRING);
-    }
-
-    #[test]
-    fn the_functions_are_those_of_the_transform() {
-        let (response, _) = Bench::new().expand().expect("expanded");
-        let mut all = response.components.expect("components");
-        all.transforms.retain(|id, _| id.starts_with("external_7_"));
-        let functions = checks::functions(&all);
-        let urns: Vec<_> = functions.iter().map(|(urn, _)| urn.as_str()).collect();
-        let mut expected = [
-            urns::KEY,
-            urns::START,
-            urns::LIST_GIVEN,
-            urns::UNGROUP,
-            urns::SCORE,
-            urns::FINISH,
-            urns::REPORT,
-        ];
-        expected.sort_unstable();
-        assert_eq!(urns, expected);
-    }
-
-    #[test]
-    fn the_payload_is_a_pipeline_file_or_json_that_overrides_it() {
-        let mut bench = Bench::new();
-        let here = std::env::current_dir().expect("a folder");
-        let plain = bench.payload();
-        assert_eq!(plain.file().expect("a file").output.uri, format!("{}/out", here.display()));
-        assert_eq!(plain.staged.len(), 1);
-        let json = serde_json::json!({
-            "pipeline": bench.pipeline(),
-            "output": "gs://bucket/out",
-            "set": ["engine.batch_size=3"],
-        });
-        bench.set_payload(&format!(" {json}"));
-        let file = bench.payload().file().expect("a file");
-        assert_eq!((file.output.uri.as_str(), file.engine.batch_size), ("gs://bucket/out", 3));
-        // the input of the file does not matter
-        bench.set_payload(&bench.pipeline().replace("[model]", "[input]\nuri = \"in\"\n[model]"));
-        assert!(bench.expand().is_ok());
-    }
-
-    #[test]
-    fn a_wrong_payload_is_an_error_with_our_words() {
-        let mut bench = Bench::new();
-        let pipeline = bench.pipeline();
-        for (payload, expected) in [
-            ("{\"pipeline\": \"\", \"outputs\": \"x\"}".to_owned(), "unknown field `outputs`"),
-            (pipeline.replace("[model]", "[modle]"), "unknown key modle, did you mean model?"),
-            (pipeline.replace("name = \"t\"", "name = t"), "the payload is not valid TOML: line 1"),
-            (pipeline.replace("uri = \"out\"", ""), "output.uri: is empty"),
-            (pipeline.replace("m.plan", "n.plan"), "n.plan"),
-        ] {
-            bench.set_payload(&payload);
-            assert!(bench.refusal().contains(expected), "{}", bench.refusal());
-        }
-        bench.transform().spec.as_mut().expect("a spec").payload = vec![0xff];
-        assert!(bench.refusal().contains("the payload must be"), "{}", bench.refusal());
-    }
-
-    #[test]
-    fn strings_and_bytes_are_the_only_elements() {
-        let mut bench = Bench::new();
-        let prefixed = |inner: &str| beam::Coder {
-            spec: Some(beam::FunctionSpec { urn: urns::LENGTH_PREFIX.to_owned(), payload: Vec::new() }),
-            component_coder_ids: vec![inner.to_owned()],
-        };
-        let mut pair = prefixed("text");
-        pair.component_coder_ids.push("text".to_owned());
-        pair.spec.as_mut().expect("a spec").urn = urns::KV.to_owned();
-        let mut bytes = prefixed("text");
-        bytes.component_coder_ids.clear();
-        bytes.spec.as_mut().expect("a spec").urn = urns::BYTES.to_owned();
-        let coders = [("prefixed", prefixed("text")), ("pair", pair), ("bytes", bytes)];
-        bench.components().coders.extend(coders.map(|(id, coder)| (id.to_owned(), coder)));
-        for (coder, expected) in [
-            ("text", None),
-            ("bytes", None),
-            ("prefixed", None),
-            ("pair", Some("beam:coder:kv:v1; URIs must be strings or bytes")),
-            ("pickled", Some("beam:coder:pickled_python:v1, which sluice does not support; URIs must be")),
-            ("none", Some("no coder none")),
-        ] {
-            bench.collection().coder_id = coder.to_owned();
-            match (bench.expand(), expected) {
-                (Ok(_), None) => {}
-                (Err(error), Some(expected)) => assert!(error.to_string().contains(expected), "{error}"),
-                (other, _) => panic!("{coder}: {other:?}"),
-            }
-        }
-    }
-
-    #[test]
-    fn an_input_without_an_end_or_with_windows_is_refused() {
-        let mut bench = Bench::new();
-        bench.transform().spec.as_mut().expect("a spec").urn = "sluice:transform:sort:v1".to_owned();
-        assert!(bench.refusal().contains("sluice has no transform"), "{}", bench.refusal());
-        let mut bench = Bench::new();
-        bench.collection().is_bounded = beam::is_bounded::Enum::Unbounded.into();
-        assert!(bench.refusal().contains("is unbounded"), "{}", bench.refusal());
-        let mut bench = Bench::new();
-        let strategy = bench.components().windowing_strategies.get_mut("theirs").expect("a strategy");
-        strategy.window_fn.as_mut().expect("a function").urn = "beam:window_fn:fixed_windows:v1".to_owned();
-        assert!(bench.refusal().contains("fixed_windows"), "{}", bench.refusal());
-        let mut bench = Bench::new();
-        bench.transform().inputs.insert("second".to_owned(), "uris".to_owned());
-        assert!(bench.refusal().contains("takes one collection, of URIs, and got 2"), "{}", bench.refusal());
     }
 }
