@@ -6,6 +6,7 @@
 //! - The runner may reclaim elements that the bundle has not started ([`BundleState::split`]).
 
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::sync::Arc;
 use std::thread;
 
@@ -139,10 +140,7 @@ struct Sink {
 
 impl<'a> Running<'a> {
     fn new(bundle: &'a Bundle, to_score: Sender<ToScore>, scored: Receiver<Scored>) -> Result<Self, Failure> {
-        let coder = |id: &str| {
-            let coder = ElementCoder::resolve(&bundle.coders, id);
-            coder.map_err(|error| Failure::unsupported(error.to_string()))
-        };
+        let coder = |id: &str| ElementCoder::resolve(&bundle.coders, id).map_err(unfit);
         let sources = bundle.graph.sources.iter().map(|source| coder(&source.port.coder));
         let sources = sources.collect::<Result<_, _>>()?;
         let mut sinks = HashMap::new();
@@ -187,7 +185,7 @@ impl<'a> Running<'a> {
         }
         loop {
             self.take_until_fewer_than(SHARDS_AT_ONCE)?;
-            if let Some(element) = decoder.next_element().map_err(|error| error.to_string())? {
+            if let Some(element) = decoder.next_element().map_err(unfit)? {
                 if !self.bundle.state.advance() {
                     return Ok(());
                 }
@@ -207,7 +205,7 @@ impl<'a> Running<'a> {
             };
             match piece {
                 Ok(Piece::Data(data)) => decoder.push(&data),
-                Ok(Piece::Last) => return decoder.finish().map_err(|error| error.to_string().into()),
+                Ok(Piece::Last) => return decoder.finish().map_err(unfit),
                 Err(RecvError) => {
                     return Err("the data stream ended before the input of the bundle".to_owned().into());
                 }
@@ -308,8 +306,7 @@ impl<'a> Running<'a> {
     /// Send an element to the runner.
     fn send(&mut self, place: usize, element: &Element) -> Result<(), Failure> {
         let sink = self.sinks.get_mut(&place).expect("every sink has an output");
-        encode_element(&element.header, &element.value, &sink.coder, &mut sink.buffer)
-            .map_err(|error| error.to_string())?;
+        encode_element(&element.header, &element.value, &sink.coder, &mut sink.buffer).map_err(unfit)?;
         if sink.buffer.len() >= MESSAGE_BYTES { sink.flush(self.bundle, false) } else { Ok(()) }
     }
 
@@ -350,46 +347,51 @@ impl Sink {
     }
 }
 
+/// The failure of a bundle whose elements do not have the coders or the form that our functions need.
+fn unfit(error: impl Display) -> Failure {
+    Failure::unsupported(error.to_string())
+}
+
 fn pair_of(key: &[u8], value: &[u8]) -> Value {
     let bytes = |bytes: &[u8]| Box::new(Value::Bytes(Bytes::copy_from_slice(bytes)));
     Value::Pair(bytes(key), bytes(value))
 }
 
-fn as_bytes(value: Value) -> Result<Bytes, String> {
+fn as_bytes(value: Value) -> Result<Bytes, Failure> {
     match value {
         Value::Bytes(bytes) => Ok(bytes),
-        other => Err(format!("an element is {}, expected bytes", other.kind())),
+        other => Err(unfit(format!("an element is {}, expected bytes", other.kind()))),
     }
 }
 
-fn as_pair(value: Value) -> Result<(Box<Value>, Box<Value>), String> {
+fn as_pair(value: Value) -> Result<(Box<Value>, Box<Value>), Failure> {
     match value {
         Value::Pair(key, value) => Ok((key, value)),
-        other => Err(format!("an element is {}, expected a pair", other.kind())),
+        other => Err(unfit(format!("an element is {}, expected a pair", other.kind()))),
     }
 }
 
-fn as_group(value: Value) -> Result<(Box<Value>, Vec<Value>), String> {
+fn as_group(value: Value) -> Result<(Box<Value>, Vec<Value>), Failure> {
     let (key, values) = as_pair(value)?;
     match *values {
         Value::Iterable(values) => Ok((key, values)),
-        other => Err(format!("a group is {}, expected an iterable", other.kind())),
+        other => Err(unfit(format!("a group is {}, expected an iterable", other.kind()))),
     }
 }
 
 /// The messages of a group.
-fn messages_of(value: Value) -> Result<impl Iterator<Item = Result<Bytes, Failure>>, String> {
+fn messages_of(value: Value) -> Result<impl Iterator<Item = Result<Bytes, Failure>>, Failure> {
     let (_, values) = as_group(value)?;
-    Ok(values.into_iter().map(|value| Ok(as_bytes(value)?)))
+    Ok(values.into_iter().map(as_bytes))
 }
 
 /// A URI as text.
-fn as_uri(value: &Value) -> Result<&str, String> {
+fn as_uri(value: &Value) -> Result<&str, Failure> {
     match value {
         Value::String(uri) => Ok(uri),
         Value::Bytes(bytes) => {
-            std::str::from_utf8(bytes).map_err(|error| format!("a URI is not UTF-8: {error}"))
+            std::str::from_utf8(bytes).map_err(|error| unfit(format!("a URI is not UTF-8: {error}")))
         }
-        other => Err(format!("a URI is {}, expected a string or bytes", other.kind())),
+        other => Err(unfit(format!("a URI is {}, expected a string or bytes", other.kind()))),
     }
 }

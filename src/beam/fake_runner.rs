@@ -178,8 +178,9 @@ impl FakeRunner {
 }
 
 impl ControlStream {
-    pub fn send(&self, instruction: &str, request: Instruction) {
-        let request = InstructionRequest { instruction_id: instruction.to_owned(), request: Some(request) };
+    /// Send an instruction. One that the worker does not know arrives as none.
+    pub fn send(&self, instruction: &str, request: impl Into<std::option::Option<Instruction>>) {
+        let request = InstructionRequest { instruction_id: instruction.to_owned(), request: request.into() };
         self.instructions.send(Ok(request)).expect("an open stream");
     }
 

@@ -202,7 +202,7 @@ impl Worker {
             }
             Some(Request::SampleData(_)) => Ok(Response::SampleData(SampleDataResponse::default())),
             Some(Request::Register(_)) => Ok(Response::Register(RegisterResponse {})),
-            None => Err("sluice does not know this instruction".to_owned().into()),
+            None => Err(Failure::unsupported("sluice does not know this instruction")),
         };
         self.answer(id, response);
     }

@@ -152,6 +152,38 @@ fn an_unknown_coder_fails_its_bundles_for_good_and_is_named() {
 }
 
 #[test]
+fn an_unknown_instruction_fails_for_good() {
+    let (_bench, _runner, _end, control) = serving(1, flatten());
+    control.send("1", None);
+    let failure = Failure::find(&control.response().error).expect("a failure");
+    assert_eq!((failure.code, failure.retry), never(exit_code::USAGE), "{failure:?}");
+}
+
+#[test]
+fn elements_that_do_not_fit_fail_their_bundle_for_good() {
+    let key = || function(urns::KEY, Vec::new());
+    let cut = element(b"abc")[..14].to_vec();
+    let mut no_window = element(b"a");
+    // the number of windows follows the timestamp
+    no_window[11] = 0;
+    let cases = [
+        (flatten(), cut, "the data ends after 14 bytes"),
+        (flatten(), no_window, "0 windows, expected 1"),
+        (key(), element(b"/in/\xff.tar"), "a URI is not UTF-8"),
+        (key(), element(b"/in"), "a pair"),
+        (function(urns::UNGROUP, Vec::new()), element(b"a"), "an element is bytes, expected a pair"),
+    ];
+    for (middle, input, expected) in cases {
+        let (bench, runner, _end, control) = serving(1, middle);
+        control.process("1", "d");
+        bench.feed(&runner, "1", "in-0", input, true);
+        let failure = Failure::find(&control.response().error).expect("a failure");
+        assert_eq!((failure.code, failure.retry), never(exit_code::USAGE), "{failure:?}");
+        assert!(failure.message.contains(expected), "{failure:?}");
+    }
+}
+
+#[test]
 fn a_panic_in_the_setup_of_a_bundle_is_a_failure() {
     let runtime = Runtime::new().expect("a runtime");
     let failure = runtime.block_on(caught::<()>(async { panic!("a broken promise") }));
