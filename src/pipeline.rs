@@ -12,7 +12,7 @@
 //!   call waits for ever, because a channel without a receiver drops its items ([`channel`]).
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ use crate::decode::{self, Decoder};
 use crate::engine::{self, Engine};
 use crate::error::{EngineError, Error, ReadError, panic_message};
 use crate::flow::{
-    Arrivals, BudgetLimits, Halt, StageMeter, StageShare, StopSignal, channel, hand_over, spawn_stage,
+    Arrivals, BudgetLimits, Halt, StageMeter, StageShare, StopSignal, channel, hand_over, lock, spawn_stage,
 };
 use crate::items::{
     BatchBuffer, BatchShape, Call, CallOptions, Feed, Outcome, Resume, Scored, ShardRef, Ticket,
@@ -413,11 +413,11 @@ impl Panics {
 
     fn add(&self, stage: &'static str, message: String) {
         tracing::error!(stage, message, "a stage panicked");
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert((stage, message));
+        lock(&self.0).get_or_insert((stage, message));
     }
 
     fn first(&self) -> Error {
-        let first = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let first = lock(&self.0).clone();
         let (stage, message) = first.unwrap_or(("pipeline", "a stage dropped a shard".to_owned()));
         Error::StagePanicked { stage, message }
     }

@@ -6,10 +6,11 @@
 //!   whole size. Until then it counts with the bytes of its images, up to that size, because the shard may be
 //!   compressed.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use crate::flow::lock;
 use crate::items::{ShardRef, Status};
 use crate::report::{PartReport, Tally};
 
@@ -139,12 +140,12 @@ pub struct BatchCounts {
 impl BatchCounters {
     /// The counts at this moment.
     pub fn counts(&self) -> BatchCounts {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        *lock(&self.0)
     }
 
     /// Count a batch of `rows` images.
     pub fn count(&self, rows: usize, latency: Duration) {
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = lock(&self.0);
         counts.rows.add(rows as u64);
         counts.latency_us.add(u64::try_from(latency.as_micros()).unwrap_or(u64::MAX));
     }

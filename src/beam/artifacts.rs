@@ -30,10 +30,11 @@ use super::staged::is_name_of_content;
 use crate::config::LabelsSection;
 use crate::engine::hash_file;
 use crate::error::Error;
+use crate::flow::lock;
 use crate::plan::hex;
 
 pub use fetched::Fetched;
-use fetched::{Folder, lock};
+use fetched::Folder;
 
 mod fetched;
 #[cfg(test)]

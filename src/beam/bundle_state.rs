@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::flow::StopSignal;
+use crate::flow::{StopSignal, lock};
 use crate::progress::{BatchCounters, Distribution};
 use crate::report::Tally;
 
@@ -100,10 +100,6 @@ impl Position {
         self.end = Some(first);
         Some(first)
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl BundleState {

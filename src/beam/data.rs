@@ -9,7 +9,7 @@
 //! - When a stream ends, bundles that still need it fail, and the worker ends.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use tokio::sync::{mpsc, watch};
@@ -19,6 +19,7 @@ use tonic::Streaming;
 use super::connection::{WorkerId, connect};
 use super::proto::fn_execution::beam_fn_data_client::BeamFnDataClient;
 use super::proto::fn_execution::{Elements, elements};
+use crate::flow::lock;
 
 /// Messages that may wait to be sent on one stream.
 const MESSAGES_WAITING: usize = 8;
@@ -153,7 +154,7 @@ impl Arrived {
 
 impl Inbox {
     fn arrived(&self) -> std::sync::MutexGuard<'_, Arrived> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 
     fn deliver(&self, data: elements::Data) {

@@ -6,7 +6,7 @@
 //! - An invalid request gets a response with its `error` set, as SDKs expect.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::watch;
 use tokio_stream::wrappers::ReceiverStream;
@@ -32,6 +32,7 @@ use super::proto::job_management::{
 };
 use super::serving::serve_until;
 use super::staged::file_of;
+use crate::flow::lock;
 
 /// The expansion service.
 pub struct ExpansionService {
@@ -74,7 +75,7 @@ struct Handler {
 
 impl Handler {
     fn files(&self) -> MutexGuard<'_, Vec<StagedFile>> {
-        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.files)
     }
 
     fn expand(&self, request: ExpansionRequest) -> ExpansionResponse {

@@ -1,7 +1,7 @@
 //! Our functions: list, score and finish. They block.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -19,7 +19,7 @@ use crate::commit::{
     check_current, claim, shard_history,
 };
 use crate::error::{Error, SinkError, SourceError};
-use crate::flow::StopSignal;
+use crate::flow::{StopSignal, lock};
 use crate::items::{CallOptions, ShardRef};
 use crate::plan::{Plan, check_inputs};
 use crate::report::{PartReport, Tally};
@@ -242,7 +242,7 @@ impl Context {
         payload: &Payload,
         shard: &ShardRef,
     ) -> Result<Option<ScoredShard>, Failure> {
-        let mut finished = self.finished.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut finished = lock(&self.finished);
         let opened = self.open(payload)?;
         if let Some(run) = finished.get(key) {
             match check_current(&opened.output, &run.run_id) {

@@ -4,7 +4,7 @@
 //! - Logging never waits: a runner that does not read its log loses lines. The next line says how many.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prost_types::Timestamp;
@@ -19,6 +19,7 @@ use super::connection::{WorkerId, connect};
 use super::proto::fn_execution::LogEntry;
 use super::proto::fn_execution::beam_fn_logging_client::BeamFnLoggingClient;
 use super::proto::fn_execution::log_entry::{List, severity::Enum as Severity};
+use crate::flow::lock;
 
 /// Lines that may wait to be sent to a runner.
 const LINES_WAITING: usize = 1000;
@@ -37,7 +38,7 @@ struct Runner {
 }
 
 fn runners() -> MutexGuard<'static, Vec<Arc<Runner>>> {
-    RUNNERS.lock().unwrap_or_else(PoisonError::into_inner)
+    lock(&RUNNERS)
 }
 
 /// Send a line of the log to all runners. `place` is the module that it comes from.
@@ -52,7 +53,7 @@ impl Runner {
         let lost = self.lost.swap(0, Relaxed);
         let message =
             if lost == 0 { message.to_owned() } else { format!("({lost} lines were lost here) {message}") };
-        let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let lines = lock(&self.lines);
         if let Some(lines) = &*lines
             && lines.try_send(entry(level, place, message)).is_err()
         {
@@ -61,7 +62,7 @@ impl Runner {
     }
 
     fn close(&self) {
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner).take();
+        lock(&self.lines).take();
     }
 }
 

@@ -5,13 +5,14 @@
 //!   time to fetch it and to warm it up. Sizes of models and of requests in bytes are not reported.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use sha2::{Digest, Sha256};
 
 use super::bundle_state::BundleState;
 use super::proto::pipeline::MonitoringInfo;
 use super::urns;
+use crate::flow::lock;
 use crate::plan::hex;
 use crate::progress::Distribution;
 
@@ -113,7 +114,7 @@ impl ShortIds {
 
     fn shorten(&self, mut info: MonitoringInfo) -> (String, Vec<u8>) {
         let payload = std::mem::take(&mut info.payload);
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = lock(&self.0);
         if let Some((id, _)) = known.iter().find(|(_, known)| *known == info) {
             return (id.clone(), payload);
         }
@@ -124,7 +125,7 @@ impl ShortIds {
 
     /// The metrics of these ids, without payloads.
     pub fn resolve(&self, ids: &[String]) -> HashMap<String, MonitoringInfo> {
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = lock(&self.0);
         known.iter().filter(|(id, _)| ids.contains(id)).cloned().collect()
     }
 }

@@ -5,7 +5,7 @@
 //! - A scorer that has failed is not used again.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use tokio::runtime::Handle;
 use super::failure::Failure;
 use super::shared_store::SharedStore;
 use crate::error::Error;
-use crate::flow::StopSignal;
+use crate::flow::{StopSignal, lock};
 use crate::plan::Plan;
 use crate::scorer::Scorer;
 
@@ -68,11 +68,6 @@ pub struct ReadyScorer {
     pub scorer: Arc<SharedScorer>,
     /// How long it took to make it, if the call did: to fetch, load and warm up the model.
     pub load_time: Option<Duration>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // a scorer that panicked while it was being made has left the slot empty
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Scorers {

@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -37,6 +37,7 @@ use super::proto::fn_execution::{
 };
 use super::proto::pipeline::Coder;
 use super::service_error::words;
+use crate::flow::lock;
 
 #[cfg(test)]
 mod tests;
@@ -155,7 +156,7 @@ async fn caught<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, 
 
 impl Worker {
     fn bundles(&self) -> MutexGuard<'_, HashMap<String, Arc<BundleState>>> {
-        self.bundles.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.bundles)
     }
 
     /// Take an instruction. Bundles are added to `running`, all others are answered at once.

@@ -118,6 +118,9 @@ fn submit(args: &SubmitArgs, log_format: LogFormat, progress: &Progress) -> anyh
         Submitted::Cancelled { state, output } => {
             let runner = match state {
                 "" => "the job had not started".to_owned(),
+                "UNSPECIFIED" => {
+                    "the runner has not confirmed the start of the job, which may run".to_owned()
+                }
                 state => format!("the runner reports {state}, but may let the job run to completion"),
             };
             tracing::warn!("cancelled: {runner}; {output}");

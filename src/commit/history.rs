@@ -3,7 +3,7 @@
 //! - A whole run looks all shards up at once when it begins ([`super::Claim`]). A worker of a distributed runner scores
 //!   single shards, and other workers may have stored parts and segments since it began, so it looks each shard up.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use super::attempts::Notes;
 use super::checkpoints::Checkpoints;
@@ -15,6 +15,7 @@ use super::segments::sound_checkpoints;
 use super::state::observe;
 use super::takeover::{TakenOver, remove_damaged, remove_parts_of_other_runs, take_over};
 use crate::error::SinkError;
+use crate::flow::lock;
 use crate::items::{Resume, ShardRef};
 use crate::report::PartReport;
 
@@ -77,7 +78,7 @@ pub fn shard_history(
     let segments = if segments.chain(&name).is_empty() {
         Vec::new()
     } else {
-        let _reading = reading.lock().unwrap_or_else(PoisonError::into_inner);
+        let _reading = lock(reading);
         sound_checkpoints(output, segments, |_| true)?.chain(&name)
     };
     let resume = Resume { segments, crashed: crashes.in_shard(&name) };

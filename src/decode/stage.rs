@@ -11,13 +11,13 @@
 //! - A call that asks to stop, or has used up its allowance, gets no further records.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
 
 use crate::crash::{AtWork, Work, signal_name};
 use crate::error::{Error, panic_message};
-use crate::flow::{Arrivals, Disconnected, Halt, Receiver, Sender, Slot, StageMeter, slot};
+use crate::flow::{Arrivals, Disconnected, Halt, Receiver, Sender, Slot, StageMeter, lock, slot};
 use crate::items::{
     Call, Cut, Decoded, DecodedImage, EncodedImage, Feed, RecordMeta, Rejected, Scored, ShardEnd, ShardItem,
     ShardStream, Status,
@@ -197,7 +197,7 @@ impl Shared {
             }
             let thread = rayon::current_thread_index().unwrap_or_default();
             // a panic leaves no broken scratch, so poison is ignored
-            let mut scratch = self.scratch[thread].lock().unwrap_or_else(PoisonError::into_inner);
+            let mut scratch = lock(&self.scratch[thread]);
             #[cfg(test)]
             assert!(meta.image_id != PANICKING_ID, "the stage panics on this id");
             let work = Work::Decoding(&meta);

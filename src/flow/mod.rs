@@ -9,6 +9,7 @@
 mod arrivals;
 mod budget;
 mod channel;
+mod lock;
 mod meter;
 mod slot;
 mod stop;
@@ -17,6 +18,7 @@ mod thread;
 pub use arrivals::Arrivals;
 pub use budget::{Account, Budget, BudgetLimits, Permit};
 pub use channel::{Arrival, Disconnected, Halt, Receiver, Sender, channel, hand_over};
+pub use lock::lock;
 pub use meter::{StageMeter, StageShare};
 pub use slot::{Filler, Slot, slot};
 pub use stop::StopSignal;

@@ -1,9 +1,11 @@
 //! Asks a run to stop: sources take no new work, and work in flight is finished.
 
 use std::convert::Infallible;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
+
+use super::lock::lock;
 
 /// Shared flag; once set, no further record is admitted and what is in flight is finished. A thread can wait for it and
 /// for a channel at once ([`super::Receiver::recv_unless`]).
@@ -25,7 +27,7 @@ impl Default for StopSignal {
 impl StopSignal {
     /// Ask for the drain. Safe to call from any thread, any number of times.
     pub fn drain(&self) {
-        self.sender.lock().unwrap_or_else(PoisonError::into_inner).take();
+        lock(&self.sender).take();
     }
 
     /// Whether a drain was asked for.

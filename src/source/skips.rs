@@ -1,8 +1,9 @@
 //! Counts what a listing or a reader skips, by kind, and keeps the first names.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
+use crate::flow::lock;
 use crate::skipped::Skipped;
 
 /// Names of each kind that are kept and logged: enough to recognise the kind.
@@ -41,7 +42,7 @@ impl Skips {
 
     fn state(&self) -> MutexGuard<'_, State> {
         // the counts are valid even if another thread panicked while it held the lock
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 
@@ -53,7 +54,7 @@ impl SkipWarnings {
     /// Log what was skipped in `place`, a shard or an input.
     pub fn warn(&self, place: &str, skips: &Skips) {
         let state = skips.state();
-        let mut logged = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut logged = lock(&self.0);
         for (kind, names) in &state.first {
             let logged = logged.entry(kind.clone()).or_default();
             for name in names.iter().take(NAMES_KEPT.saturating_sub(*logged)) {

@@ -8,13 +8,14 @@
 
 use std::io::{self, BufReader, Read};
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use ::parquet::errors::{ParquetError, Result};
 use ::parquet::file::reader::{ChunkReader, Length};
 use bytes::{Bytes, BytesMut};
 
 use super::object::Object;
+use crate::flow::lock;
 
 /// Bytes of one fetch. The reasoning is that of the sequential reader's `READ_BYTES`, but nothing is fetched ahead
 /// here, so requests are longer.
@@ -75,7 +76,7 @@ impl ColumnWindows {
     /// Clear the windows, and from then on fetch only inside these column chunks.
     pub fn keep_inside(&self, mut chunks: Vec<Range<u64>>) {
         chunks.sort_unstable_by_key(|chunk| chunk.start);
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = lock(&self.state);
         state.chunks = chunks;
         state.windows.clear();
     }
@@ -106,7 +107,7 @@ impl ColumnWindows {
         if length == 0 {
             return Ok(Bytes::new());
         }
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = lock(&self.state);
         if let Some(at) = state.windows.iter().position(|window| window.holds(start)) {
             let window = state.windows.remove(at);
             let bytes = window.from(start, length);
@@ -119,7 +120,7 @@ impl ColumnWindows {
 
     /// Fetch `length` bytes at `start`, or a whole window if that is longer.
     fn fetch(&self, start: u64, length: u64) -> io::Result<Bytes> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = lock(&self.state);
         let at = state.chunks.partition_point(|chunk| chunk.start <= start);
         let chunk_end = at.checked_sub(1).map(|at| state.chunks[at].end).filter(|&end| end > start);
         let ahead = (start + WINDOW_BYTES).min(chunk_end.unwrap_or(u64::MAX));

@@ -17,7 +17,7 @@
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -31,6 +31,7 @@ use object_store::client::{
 };
 
 use crate::error::{NoAnswer, NoListing, WrongChecksum};
+use crate::flow::lock;
 
 use super::answer_length::{ObjectRead, bounded, limited_text};
 use super::error_bodies::reduced;
@@ -146,8 +147,7 @@ impl HttpService for Checked {
         let uri = request.uri().clone();
         if is_get && requests_nothing(request.headers()) {
             // the entry stays: others may be reading the same object
-            let wrong =
-                self.wrong.lock().unwrap_or_else(PoisonError::into_inner).get(&address(&uri)).copied();
+            let wrong = lock(&self.wrong).get(&address(&uri)).copied();
             let broken = || std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
             return Err(match wrong {
                 Some(wrong) => HttpError::new(HttpErrorKind::Decode, wrong),
@@ -336,7 +336,7 @@ impl Body for CheckedBody {
         if frame.is_none() && !self.ended && self.found != self.expected {
             self.ended = true;
             let error = WrongChecksum { found: self.found, expected: self.expected };
-            let mut wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut wrong = lock(&self.wrong);
             if wrong.len() >= MAX_WRONG_ANSWERS {
                 wrong.clear();
             }

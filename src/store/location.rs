@@ -3,7 +3,7 @@
 //! [`super::Stores::resolve`] makes locations from URIs. A location does not imply that an object exists there.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use object_store::ObjectStore;
@@ -11,6 +11,7 @@ use object_store::list::PaginatedListStore;
 use object_store::path::Path;
 
 use crate::error::StorageError;
+use crate::flow::lock;
 
 use super::web;
 
@@ -92,10 +93,10 @@ pub(crate) struct LastRead(Arc<Mutex<Option<Path>>>);
 
 impl LastRead {
     pub fn set(&self, path: &Path) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(path.clone());
+        *lock(&self.0) = Some(path.clone());
     }
 
     pub fn get(&self) -> Option<Path> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.0).clone()
     }
 }

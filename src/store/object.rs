@@ -12,7 +12,7 @@
 use std::collections::VecDeque;
 use std::io::{self, Read};
 use std::ops::Range;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use bytes::{Buf, Bytes};
 use object_store::GetOptions;
@@ -20,6 +20,7 @@ use tokio::task::JoinHandle;
 
 use super::retry::again;
 use crate::error::{SourceError, StorageError};
+use crate::flow::lock;
 use crate::items::ObjectRef;
 
 use super::answer_length::{LengthUnknown, ObjectRead};
@@ -117,7 +118,7 @@ impl Object {
     /// Record the checksum of the bytes that have arrived.
     fn record_arrival(&self, fetched: Fetched) -> Bytes {
         if let Some(crc32c) = fetched.object_crc32c {
-            let mut seen = self.inner.seen.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut seen = lock(&self.inner.seen);
             seen.0 = Some(crc32c);
             seen.1.add(fetched.range, &fetched.bytes);
         }
@@ -130,7 +131,7 @@ impl Object {
     /// # Errors
     /// A checksum mismatch, and those of reads.
     pub(crate) fn check(&self, damaged: bool) -> Result<(), StorageError> {
-        let seen = self.inner.seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let seen = lock(&self.inner.seen).clone();
         let (Some(ObjectCrc32c(expected)), ranges) = seen else { return Ok(()) };
         let fetch = |range: Range<u64>| {
             let mut crc32c = 0;
@@ -158,13 +159,13 @@ impl Object {
 
     /// Takes the first storage error of a reader of this object. A second call returns `None`.
     pub fn take_error(&self) -> Option<StorageError> {
-        self.inner.error.lock().unwrap_or_else(PoisonError::into_inner).take()
+        lock(&self.inner.error).take()
     }
 
     /// Remember `error` for [`Object::take_error`]. Returns an error for the reader to stop at.
     pub(crate) fn remember(&self, error: StorageError) -> io::Error {
         let stop = io::Error::other(error.to_string());
-        self.inner.error.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+        lock(&self.inner.error).get_or_insert(error);
         stop
     }
 

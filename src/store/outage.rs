@@ -4,8 +4,10 @@
 //!   of one server, so the limit applies to the server as a whole: once the server has failed for that long without a
 //!   good answer, each further request is made only once. A good answer resets the limit.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
+
+use crate::flow::lock;
 
 /// Marks a request that is never repeated.
 #[derive(Debug, Clone, Copy)]
@@ -35,12 +37,12 @@ impl Outage {
 
     /// Record a good answer.
     pub fn ended(&self) {
-        *self.since.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *lock(&self.since) = None;
     }
 
     /// Record a temporary failure at `now`. Returns how long the server has failed, if that reaches the limit.
     pub fn failed_at(&self, now: Instant) -> Option<Duration> {
-        let mut since = self.since.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut since = lock(&self.since);
         let lasting = now.saturating_duration_since(*since.get_or_insert(now));
         self.limit.filter(|limit| lasting >= *limit).map(|_| lasting)
     }

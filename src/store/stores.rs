@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use futures_util::FutureExt;
 use object_store::{GetOptions, ObjectMeta};
@@ -14,6 +14,7 @@ use tokio::runtime::Handle;
 
 use crate::config::StorageSection;
 use crate::error::{SourceError, StorageError, wrong_checksum};
+use crate::flow::lock;
 use crate::items::ObjectRef;
 
 use super::address::Address;
@@ -151,7 +152,7 @@ impl Stores {
 
     fn connected(&self, address: &Address) -> Result<Connected, SourceError> {
         // a poisoned lock only means that another thread panicked between two complete insertions
-        let mut open = self.shared.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = lock(&self.shared.open);
         if let Some(connected) = open.get(&address.root) {
             return Ok(connected.clone());
         }

@@ -10,9 +10,11 @@ use std::fs::{self, DirEntry, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
 use tempfile::TempDir;
+
+use crate::flow::lock;
 
 /// How the names of the folders begin.
 const PREFIX: &str = "sluice-beam-";
@@ -51,11 +53,6 @@ pub struct Folder {
     _lock: File,
     /// Held by the worker that fetches.
     pub fetching: Mutex<()>,
-}
-
-/// The value of `mutex`, also if a thread panicked while it held the lock.
-pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Default for Fetched {

@@ -1,12 +1,13 @@
 //! The GPUs of this host, and pinned host memory.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use cudarc::driver::{CudaContext, CudaFunction, PinnedHostSlice, sys};
 
 use super::{CudaResult, driver};
 use crate::config::Devices;
+use crate::flow::lock;
 use crate::items::{BatchBuffer, PixelsMut, PixelsRef};
 
 /// One GPU.
@@ -92,7 +93,7 @@ impl Device {
         &self,
         compile: impl FnOnce() -> CudaResult<CudaFunction>,
     ) -> CudaResult<CudaFunction> {
-        let mut kept = self.normalise.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = lock(&self.normalise);
         match &*kept {
             Some(function) => Ok(function.clone()),
             None => Ok(kept.insert(compile()?).clone()),

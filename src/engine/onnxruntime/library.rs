@@ -8,13 +8,14 @@
 //!   variable at its start; a program that uses this library must set it, otherwise [`open`] fails.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use ort::environment::Environment;
 
 use crate::engine::cuda::keep_open;
 use crate::engine::deps::search_roots;
 use crate::error::EngineError;
+use crate::flow::lock;
 
 /// Where `scripts/setup.sh` puts the library, relative to the root of the repository. The first has GPU
 /// providers and comes with `--gpu`.
@@ -85,7 +86,7 @@ const TELEMETRY: &str = "ORT_DISABLE_TELEMETRY";
 /// [`EngineError::RuntimeMissing`] if it cannot be found or loaded, or if `ORT_DISABLE_TELEMETRY` is not set.
 pub fn open() -> Result<Environment, EngineError> {
     // nothing panics while it holds the lock
-    let mut opened = ENVIRONMENT.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut opened = lock(&ENVIRONMENT);
     if let Some(environment) = &*opened {
         return Ok(environment.clone());
     }

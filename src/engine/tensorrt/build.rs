@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use trtx::trtx_sys::Dims64;
@@ -12,6 +12,7 @@ use trtx::{Builder, OnnxParser, OptProfileSelector};
 use super::library;
 use crate::engine::cuda::{logger, tensorrt};
 use crate::engine::onnx::Precision;
+use crate::flow::lock;
 
 /// An optimization profile: the input shapes that an engine is built for. It is fastest at `opt`, and
 /// rejects shapes outside `min` and `max`.
@@ -103,12 +104,12 @@ impl Progress {
 impl trtx::interfaces::MonitorProgress for Progress {
     fn phase_start(&self, phase_name: &str, _: Option<&str>, num_steps: i32) {
         tracing::debug!(phase = phase_name, steps = num_steps, "building the engine");
-        let mut phases = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut phases = lock(&self.0);
         phases.steps.insert(phase_name.to_owned(), num_steps);
     }
 
     fn step_complete(&self, phase_name: &str, step: i32) -> ControlFlow<()> {
-        let mut phases = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut phases = lock(&self.0);
         if phases.logged_at.elapsed() >= LOG_INTERVAL {
             phases.logged_at = Instant::now();
             let steps = phases.steps.get(phase_name).copied().unwrap_or_default();

@@ -18,7 +18,7 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use ::parquet::basic::Compression;
 use ::parquet::errors::{ParquetError, Result};
@@ -29,6 +29,7 @@ use super::deltas;
 use super::page_header::{DELTA_BYTE_ARRAY, DELTA_LENGTH_BYTE_ARRAY, PageHeader, PageKind};
 use super::thrift::Compact;
 use super::unpack::{unpacked, unpacks_beyond};
+use crate::flow::lock;
 use crate::source::compression::{FREE_BYTES, MAX_RATIO};
 use crate::source::read_ahead::Turn;
 use crate::store::PIECE_BYTES;
@@ -180,7 +181,7 @@ impl<R: ChunkReader> CheckedPages<R> {
             let message = format!("a column ends at byte {end}, the file at {}", self.reader.len());
             return Err(ParquetError::General(message));
         }
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).chunks = chunks;
+        lock(&self.state).chunks = chunks;
         Ok(())
     }
 
@@ -250,7 +251,7 @@ impl<R: ChunkReader> ChunkReader for CheckedPages<R> {
     type T = R::T;
 
     fn get_read(&self, start: u64) -> Result<R::T> {
-        let chunk = self.state.lock().unwrap_or_else(PoisonError::into_inner).chunk_at(start).cloned();
+        let chunk = lock(&self.state).chunk_at(start).cloned();
         if let Some(chunk) = chunk {
             let mut compact = Compact::new(self.reader.get_read(start)?);
             let header =
@@ -258,7 +259,7 @@ impl<R: ChunkReader> ChunkReader for CheckedPages<R> {
             self.check_header(&header, &chunk)?;
             // the library skips an index page
             if header.kind != PageKind::Index {
-                let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut state = lock(&self.state);
                 state.headers.insert(start + compact.consumed, header);
             }
         }
@@ -266,7 +267,7 @@ impl<R: ChunkReader> ChunkReader for CheckedPages<R> {
     }
 
     fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = lock(&self.state);
         let Some(chunk) = state.chunk_at(start).cloned() else {
             drop(state);
             return self.reader.get_bytes(start, length);

@@ -5,7 +5,7 @@
 mod log;
 mod runner;
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use trtx::{CudaEngine, DataType, ExecutionContext, Runtime, TensorFormat, TensorIOMode, TensorLocation};
 
@@ -15,6 +15,7 @@ pub use self::runner::TensorRtRunner;
 use super::flavour::{CompiledKernels, check_plan};
 use super::{CudaResult, Device};
 use crate::error::is_out_of_memory;
+use crate::flow::lock;
 
 /// An engine on a device, ready for execution contexts.
 pub struct Loaded {
@@ -120,7 +121,7 @@ impl Loaded {
     }
 
     fn execution_context(&self) -> trtx::Result<ExecutionContext<'static>> {
-        self.kernels.context(&mut self.engine.lock().unwrap_or_else(PoisonError::into_inner))
+        self.kernels.context(&mut lock(&self.engine))
     }
 }
 
