@@ -119,8 +119,7 @@ pub use names::{MANIFEST, ObjectName, PartName, RUN, SUCCESS, part_name, shard_i
 pub use output::{Output, json};
 pub use overwrite::overwrite;
 pub use record::{RunRecord, check_current};
-pub(crate) use resume::StoredParts;
-pub use resume::{Done, Listed, Remaining, Share};
+pub use resume::{Done, Listed, Remaining, Share, StoredParts};
 pub use run_report::RunReport;
 pub(crate) use segments::{READ_BYTES, read_segment, sound_checkpoints};
 pub use state::{OutputState, is_decided, observe};

@@ -244,6 +244,7 @@ fn gone(shard: String) -> SourceError {
 }
 
 /// Compares an input with the parts of an unfinished run by their names, while the input is being listed.
+#[derive(Debug)]
 pub struct StoredParts<'a> {
     output: &'a Output,
     /// The run, if the output has one.
