@@ -5,7 +5,7 @@
 //!         readers  rayon    1 thread 1 each      2 threads
 //! ```
 //!
-//! - The stages run from [`Pipeline::start`] until [`Pipeline::close`], even if single calls fail.
+//! - The stages run from [`Pipeline::start`] until [`Pipeline::finish`], even if single calls fail.
 //! - Every queue is bounded ([`Bounds`]), so memory is bounded too ([`MemoryBound`]), however many calls are waiting.
 //! - Shards are taken in the order of their calls, one after another, so records keep their order.
 //! - A shard that fails ends its own call. If a stage is lost to a panic, every call that needs it gets an error. No
