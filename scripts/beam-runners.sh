@@ -93,8 +93,15 @@ launch() {
 # runs PROCESS: whether the leader of its group runs. The number of a process that ended may be another's by now, which
 # has another working directory.
 runs() {
-    local pid
-    pid=$(cat "$run/$1.pid" 2>/dev/null) && [[ "/proc/$pid/cwd" -ef $run/$1 ]]
+    local pid try
+    pid=$(cat "$run/$1.pid" 2>/dev/null) || return
+    # the directory of a process that is executing another program cannot be read for a moment
+    for try in 1 2 3 4 5; do
+        if [[ "/proc/$pid/cwd" -ef $run/$1 ]]; then return; fi
+        if [[ ! -e /proc/$pid ]]; then return 1; fi
+        sleep 0.01
+    done
+    return 1
 }
 
 # group PROCESS: prints the number of its process group, if any process of it is left.

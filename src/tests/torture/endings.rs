@@ -84,7 +84,9 @@ impl Torture {
         {
             let out = format!("lost-{number}");
             gcs.lose_answers(&format!("{out}{name}"));
-            let (kills, ended) = self.with_kills(&trial, &out, &[]);
+            // each creation is repeated after a pause
+            let options = ["--set", "output.checkpoint_seconds=0.5"];
+            let (kills, ended) = self.with_kills(&trial, &out, &options);
             killed += kills;
             if ended.status.code() != Some(0) {
                 failures.push(format!("{name}: {:?} {}", ended.status, stderr(&ended)));

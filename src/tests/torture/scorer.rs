@@ -29,9 +29,14 @@ impl Torture {
         for place in [Place::Disk, Place::S3(Server::seaweedfs("bucket")), Place::Gcs(Gcs::start())] {
             let trial = Trial::with_input(self.many_shards(), place);
             let what = format!("SIGKILL, eight threads with one scorer, {}", trial.place.name());
-            let start = Instant::now();
-            assert_code(&scoring(&trial, "uninterrupted-scorer").output().expect("starts"), 0);
-            let took = start.elapsed();
+            // the first run may load the program from disk
+            let took = (0..2).map(|number| {
+                let start = Instant::now();
+                let out = format!("uninterrupted-scorer-{number}");
+                assert_code(&scoring(&trial, &out).output().expect("starts"), 0);
+                start.elapsed()
+            });
+            let took = took.min().expect("two runs");
             let (mut kills, mut failures, mut stopped) = (0, Vec::new(), 0);
             for output in 0..OUTPUTS {
                 let out = format!("out-{output}");
