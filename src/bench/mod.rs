@@ -10,6 +10,7 @@
 //! - The first run of each engine is reported separately. What an engine prepares before it, such as
 //!   TensorRT compiling kernels that are not cached, counts as loading.
 
+mod decode;
 mod input;
 mod measure;
 mod table;
@@ -21,6 +22,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+pub use self::decode::{DecodeOptions, DecodeReport, DecodeRow, Way, decode_markdown, measure_decoding};
 pub use self::measure::{largest_difference, run};
 pub use self::table::markdown;
 use crate::config::{EngineKind, Provider};

@@ -109,6 +109,11 @@ impl Decoder {
         }
     }
 
+    /// Width and height of the tensor.
+    pub fn tensor_size(&self) -> (u32, u32) {
+        self.geometry.tensor
+    }
+
     /// Decodes one image to its header and its tensor row.
     ///
     /// # Errors

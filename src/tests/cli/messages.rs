@@ -75,3 +75,17 @@ fn refused_arguments_are_shown_without_secrets_and_escapes() {
         );
     }
 }
+
+#[test]
+fn bench_measures_engines_or_decoding_and_says_so() {
+    let bench = |args: &[&str]| stderr(&sluice().arg("bench").args(args).output().expect("starts"));
+    assert!(bench(&[]).contains("<--onnx <FILE>|--decode <DIR>>"), "{}", bench(&[]));
+    let both = bench(&["--decode", "a", "--onnx", "b"]);
+    assert!(both.contains("'--decode <DIR>' cannot be used with '--onnx <FILE>'"), "{both}");
+    let alone = bench(&["--onnx", "b", "--threads", "3"]);
+    assert!(alone.contains("'--onnx <FILE>' cannot be used with '--threads <N>'"), "{alone}");
+    let empty = tempfile::tempdir().expect("a folder");
+    let empty = empty.path().display().to_string();
+    let none = bench(&["--decode", &empty]);
+    assert!(none.contains(&format!("--decode: {empty} has no image that can be decoded")), "{none}");
+}
