@@ -38,7 +38,7 @@ pub struct Context {
     scorers: ScorersOfWorker,
     artifacts: Artifacts,
     /// Runs that were finished before the worker had a scorer for them.
-    finished: Mutex<HashMap<Key, FinishedRun>>,
+    finished: Mutex<HashMap<Key, Arc<FinishedRun>>>,
 }
 
 /// A run whose parts are decided.
@@ -242,20 +242,22 @@ impl Context {
         payload: &Payload,
         shard: &ShardRef,
     ) -> Result<Option<ScoredShard>, Failure> {
-        let mut finished = lock(&self.finished);
         let opened = self.open(payload)?;
-        if let Some(run) = finished.get(key) {
+        // not locked during requests: other payloads must not wait for this output
+        let finished = lock(&self.finished).get(key).cloned();
+        if let Some(run) = finished {
             match check_current(&opened.output, &run.run_id) {
                 Ok(()) => return run.part_of(shard).map(Some),
-                Err(SinkError::OtherRun { .. }) => drop(finished.remove(key)),
+                Err(SinkError::OtherRun { .. }) => drop(lock(&self.finished).remove(key)),
                 Err(error) => return Err(error.into()),
             }
         }
         match admit(&opened.output, &opened.record())? {
             OutputState::Sealed(record, manifest) | OutputState::Succeeded(record, manifest) => {
                 let parts = manifest.parts.into_iter().map(|part| (part.path.clone(), part)).collect();
-                let run = FinishedRun { run_id: record.run_id, parts };
-                finished.entry(key.to_owned()).insert_entry(run).get().part_of(shard).map(Some)
+                let run = Arc::new(FinishedRun { run_id: record.run_id, parts });
+                lock(&self.finished).insert(key.to_owned(), Arc::clone(&run));
+                run.part_of(shard).map(Some)
             }
             OutputState::Unfinished(record) | OutputState::Failed(record, _) => {
                 let history = shard_history(&opened.output, &record.run_id, shard, &Mutex::default())?;

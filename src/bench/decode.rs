@@ -46,7 +46,7 @@ pub struct DecodeReport {
     pub images: usize,
     /// Their encoded size.
     pub bytes: u64,
-    /// Files that could not be decoded, and objects that are no files.
+    /// Files that are no images, that are damaged, or that lie beyond the first GiB; folders count, too.
     pub left_out: usize,
     /// Threads that decoded.
     pub threads: usize,
@@ -210,7 +210,7 @@ pub fn decode_markdown(report: &DecodeReport, folder: &Path) -> String {
     let megabytes = *bytes as f64 / 1e6;
     let mut lines = vec![
         format!(
-            "{images} images of {}, {megabytes:.1} MB, to {width}×{height} by {threads} threads",
+            "{images} images of {}, {megabytes:.1} MB, decoded to {width}×{height}; threads: {threads}",
             folder.display()
         ),
         String::new(),
@@ -224,7 +224,7 @@ pub fn decode_markdown(report: &DecodeReport, folder: &Path) -> String {
     if *left_out > 0 {
         lines.push(String::new());
         lines
-            .push(format!("left out: {left_out} files that are no images, are damaged, or lie beyond 1 GiB"));
+            .push(format!("left out: {left_out} files or folders that are no images, are damaged, or lie beyond the first GiB"));
     }
     lines.push(String::new());
     lines.join("\n")

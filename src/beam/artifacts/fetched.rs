@@ -3,7 +3,7 @@
 //! - A folder exists while a worker of the process uses it.
 //! - A process that is killed leaves its folders behind. The first fetch of another process of the same user removes
 //!   them. A folder is left behind if nobody holds the lock of its file `lock`: the system releases the locks of a
-//!   process when it ends. Process ids do not tell, since containers may share the folder for temporary files.
+//!   process when it ends. Process ids prove nothing, because containers may share the folder for temporary files.
 
 use std::collections::HashMap;
 use std::fs::{self, DirEntry, File, OpenOptions};
@@ -22,7 +22,7 @@ const PREFIX: &str = "sluice-beam-";
 /// The locked file of a folder.
 const LOCK: &str = "lock";
 
-/// The locked file until it is locked. A folder without [`LOCK`] is never removed, so that no process removes a folder
+/// The name of that file until it is locked. A folder without [`LOCK`] is never removed, so that no process removes a folder
 /// that another one is making.
 const NEW_LOCK: &str = "new-lock";
 
@@ -134,14 +134,14 @@ fn remove_abandoned(root: &Path) {
 /// Remove a folder, if a process of this user has left it behind. No link is followed.
 fn remove_if_abandoned(entry: &DirEntry) -> io::Result<bool> {
     let user = rustix::process::geteuid().as_raw();
-    // of the entry itself, should it be a link
+    // of a link, not of its target
     let metadata = entry.metadata()?;
     let is_own = metadata.is_dir() && metadata.uid() == user;
     if !entry.file_name().as_encoded_bytes().starts_with(PREFIX.as_bytes()) || !is_own {
         return Ok(false);
     }
     let path = entry.path();
-    // without waiting, should it be a FIFO
+    // opening a FIFO must not wait for a writer
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
     let lock = match OpenOptions::new().read(true).custom_flags(flags).open(path.join(LOCK)) {
         Ok(lock) => lock,
